@@ -1,0 +1,28 @@
+"""The study's uniform quantization (arXiv 2601.15287): one grid a tensor from its minimum to its maximum.
+
+The offset is real, not an integer code, so both ends of the range are met exactly and zero need not be on the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from mmq_sweeps.affine import Format, round_nearest
+from mmq_sweeps.methods.base import LayerStats, Solution
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Per-tensor min/max rounding; no calibration and no fields."""
+
+    needs_statistics: ClassVar[bool] = False
+
+    def format(self, bits: int) -> Format:
+        return Format(bits, "tensor", real_zero=True)
+
+    def quantize(self, weights: Sequence[Tensor], stats: LayerStats | None, format: Format) -> Solution:  # noqa: ARG002
+        return Solution([round_nearest(weight, format) for weight in weights], {})
