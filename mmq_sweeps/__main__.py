@@ -1,0 +1,62 @@
+"""The command: compose with Hydra, run, and turn what goes wrong into one readable line a problem."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from launch import local
+from mmq_sweeps import schema
+from mmq_sweeps.errors import ConfigError, StoreError
+from mmq_sweeps.explain import explain
+from mmq_sweeps.paths import conf_dir
+from mmq_sweeps.sweep import run_sweep
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+@hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")
+def compose_and_run(config: DictConfig) -> None:
+    try:
+        status = run_sweep([config], shlex.join(sys.argv))
+    except (ConfigError, StoreError) as error:
+        # Told here: Hydra would first print its own line about an exception that leaves this function.
+        tell(error)
+        status = BAD_INPUT
+    if status:
+        raise SystemExit(status)
+
+
+def tell(error: BaseException) -> None:
+    """Write ``error`` to standard error, one line a problem."""
+    sys.stderr.writelines(f"error: {line}\n" for line in explain(error, sys.argv[1:]))
+
+
+def main() -> None:
+    """Run ``sys.argv``. Exit status: 0, 1 where a cell failed, 2 for bad input, 130 when interrupted."""
+    sys.argv = [sys.argv[0], *("output=json" if argument == "--json" else argument for argument in sys.argv[1:])]
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Without it Hydra prints a chain of exceptions and exits; with it the exception arrives here to be told in one line.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    schema.register()
+    local.register()
+    try:
+        compose_and_run()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; finished cells are in the store, run the same command again to go on\n")
+        raise SystemExit(INTERRUPTED) from None
+    except (ConfigError, StoreError, HydraException, OmegaConfBaseException, OSError) as error:
+        if wants_traceback:
+            raise
+        tell(error)
+        raise SystemExit(BAD_INPUT) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""A cell: the effective configuration of one measurement, and the hash that names it.
+
+Effective means: only what can change the result. Two configurations that come to the same cell are measured once:
+``method=none`` at four bit-widths, or ``bits=16``, is one full-precision baseline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FULL_PRECISION_BITS = 16
+# Part of every id. Raise it when the same configuration starts to mean another computation.
+SEMANTICS = 1
+# What is left out because it names, places or speeds up without changing the result.
+MODEL_LABELS = ("name", "device")
+PART_LABELS = ("label",)
+TASK_LABELS = ("name", "batch_size")
+CALIBRATION_LABELS = ("batch_size",)
+_ORDER = ("front", "middle", "end", "attention", "mlp")
+
+
+def digest(value: object) -> str:
+    """SHA-256, in hexadecimal, of ``value`` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model x one task x one assignment of (method, bits) to linears.
+
+    ``parts`` maps a quantized part to ``{"bits", "blocks", "layers"}``; parts at full precision are absent. ``method`` is
+    the method's ``_target_`` and fields, ``None`` at full precision; ``calibration`` only where the method uses it.
+    """
+
+    model: dict[str, Any]
+    task: dict[str, Any]
+    parts: dict[str, dict[str, Any]]
+    method: dict[str, Any] | None
+    calibration: dict[str, Any] | None
+    names: dict[str, str]
+
+    @staticmethod
+    def of(config: Mapping[str, Any]) -> Cell:
+        """The cell of a resolved configuration."""
+        method = dict(config["method"])
+        calibration = method.pop("calibration", None)
+        quantizes = method["_target_"] != "none"
+        parts = {
+            part: {
+                "bits": selection["bits"],
+                "blocks": sorted(selection["blocks"], key=_ORDER.index),
+                "layers": sorted(selection["layers"], key=_ORDER.index),
+            }
+            for part, selection in sorted(config["component"].items())
+            if quantizes and selection["bits"] != FULL_PRECISION_BITS
+        }
+        model = _without(config["model"], MODEL_LABELS)
+        model["parts"] = {part: _without(where, PART_LABELS) for part, where in model["parts"].items()}
+        task = _without(config["task"], TASK_LABELS)
+        task["metrics"] = sorted(set(task["metrics"]))
+        names = {"model": config["model"]["name"], "task": config["task"]["name"]}
+        names["method"] = _method_name(method["_target_"]) if parts else "none"
+        if not parts:
+            return Cell(model, task, {}, None, None, names)
+        return Cell(model, task, parts, method, calibration and _without(calibration, CALIBRATION_LABELS), names)
+
+    def baseline(self) -> Cell:
+        """The same model and task at full precision."""
+        return Cell(self.model, self.task, {}, None, None, {**self.names, "method": "none"})
+
+    @property
+    def effective(self) -> dict[str, Any]:
+        """All that the id is made of."""
+        return {
+            "semantics": SEMANTICS,
+            "model": self.model,
+            "task": self.task,
+            "parts": self.parts,
+            "method": self.method,
+            "calibration": self.calibration,
+        }
+
+    @property
+    def id(self) -> str:
+        """Twelve hexadecimal digits."""
+        return digest(self.effective)[:12]
+
+    def title(self) -> str:
+        """A few words for progress lines: ``gptq vision 3 connector 3 language 3``."""
+        bits = " ".join(f"{part} {bits_label(selection)}" for part, selection in self.parts.items())
+        return f"{self.names['method']} {bits}" if bits else "full precision"
+
+
+def bits_label(selection: Mapping[str, Any]) -> str:
+    """``3``, or with what is selected where that is not everything: ``3 (front attention)``."""
+    narrowed = [
+        "+".join(selection[name])
+        for name, everything in (("blocks", 3), ("layers", 2))
+        if len(selection[name]) < everything
+    ]
+    return f"{selection['bits']} ({' '.join(narrowed)})" if narrowed else str(selection["bits"])
+
+
+def _without(mapping: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if key not in keys}
+
+
+def _method_name(target: str) -> str:
+    # mmq_sweeps.methods.gptq.GPTQ -> gptq: a method is one file, and the file's name is the method's.
+    return target.rsplit(".", 2)[-2]

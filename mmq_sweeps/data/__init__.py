@@ -1,0 +1,1 @@
+"""Where images and their texts come from: readers of published data sets and the scenes that ship with the package."""

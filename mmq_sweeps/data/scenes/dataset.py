@@ -1,0 +1,67 @@
+"""Scenes as a data set in three splits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from PIL import Image
+
+from mmq_sweeps.data.scenes.render import render
+from mmq_sweeps.data.scenes.scene import Scene, Words, draw_scene
+from mmq_sweeps.data.scenes.words import Question, questions, references
+
+# The shares, in tenths, of all scenes that a split may hold: a scene's own digest says which split is its.
+_SHARES = {"train": range(8), "calibration": range(8, 9), "evaluation": range(9, 10)}
+SPLITS = tuple(_SHARES)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image with five captions and the questions that it answers; ``id`` names split, seed and index."""
+
+    id: str
+    image: Image.Image
+    references: tuple[str, str, str, str, str]
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """``count`` scenes of a split; scene ``i`` depends on the split, the seed and ``i`` alone, never on ``count``.
+
+    Two equal scenes are always in the same split, whatever their seeds. An unknown split, or a count or seed that is no
+    non-negative integer, is a ValueError.
+    """
+
+    split: str = "evaluation"
+    count: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.split not in _SHARES:
+            raise ValueError(f"Unknown split {self.split!r}: choose {', '.join(SPLITS)}")
+        for name, value in (("count", self.count), ("seed", self.seed)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name}={value!r}: choose an integer from 0")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Example:
+        scene = self.scene(index)
+        name = f"{self.split}-{self.seed}-{index % self.count:06d}"
+        return Example(name, render(scene), references(scene), questions(scene))
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(self.count))
+
+    def scene(self, index: int) -> Scene:
+        """What is drawn in image ``index``; an index outside the data set is an IndexError."""
+        if not -self.count <= index < self.count:
+            raise IndexError(f"index {index} in {self.count} scenes")
+        words = Words(self.seed, SPLITS.index(self.split), index % self.count)
+        while True:
+            scene = draw_scene(words)
+            if int.from_bytes(scene.digest()[:8], "big") % 10 in _SHARES[self.split]:
+                return scene

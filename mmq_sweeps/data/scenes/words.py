@@ -1,0 +1,119 @@
+"""Scenes in words: five captions of each, the caption of a perfect captioner, and questions with one-word answers.
+
+All texts are lower case, with a space around every word and mark, as the embedded model's word-level tokenizer reads
+them. ``VOCABULARY`` lists every word that can occur.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from mmq_sweeps.data.scenes.scene import COLOURS, KINDS, SIZES, TONES, Scene, Shape
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
+_CONVERSE = {"left of": "right of", "above": "below", "below": "above"}
+_OTHER = (
+    "a there is are and with the , : ; ? dot dots shape shapes left right of above below from to top bottom then"
+    " you can see picture shows beside question short answer how many what color size which bigger or yes no"
+)
+VOCABULARY = tuple(dict.fromkeys((*SIZES, *TONES, *COLOURS, *KINDS, *NUMBERS, *_OTHER.split())))
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about one image, its answer in one word, and what it is about: count, colour, size, ..."""
+
+    question: str
+    answer: str
+    kind: str
+
+
+def perfect_caption(scene: Scene) -> str:
+    """What a captioner writes that sees everything and keeps to the first wording: the ceiling for captions.
+
+    It equals the first reference, so it is no guess at the other four wordings.
+    """
+    return _chain(scene)
+
+
+def references(scene: Scene) -> tuple[str, str, str, str, str]:
+    """The five reference captions, each in its own words; all say everything that a caption can say of the scene."""
+    return _chain(scene), _reverse_chain(scene), _listing(scene), _column(scene), _dots_first(scene)
+
+
+def _noun(shape: Shape) -> str:
+    return f"{shape.size} {shape.tone} {shape.colour} {shape.kind}"
+
+
+def _dots(scene: Scene) -> str:
+    count = len(scene.dots)
+    return f"{NUMBERS[count]} dot{'s' if count > 1 else ''}"
+
+
+def _shapes(scene: Scene) -> str:
+    count = len(scene.shapes)
+    return f"{NUMBERS[count]} shape{'s' if count > 1 else ''}"
+
+
+def relation(one: Shape, other: Shape) -> str:
+    """Where ``one`` lies, seen from ``other``, which is further right: the larger of the two distances decides."""
+    if other.x - one.x > abs(other.y - one.y):
+        return "left of"
+    return "above" if one.y < other.y else "below"
+
+
+def _chain(scene: Scene) -> str:
+    """A tiny dark red ring left of a huge pale blue cross with two dots."""
+    parts = [f"a {_noun(scene.shapes[0])}"]
+    for one, other in pairwise(scene.shapes):
+        parts.append(f"{relation(one, other)} a {_noun(other)}")
+    return f"{' '.join(parts)} with {_dots(scene)}"
+
+
+def _reverse_chain(scene: Scene) -> str:
+    """There is a huge pale blue cross right of a tiny dark red ring , and two dots."""
+    shapes = scene.shapes[::-1]
+    parts = [f"there is a {_noun(shapes[0])}"]
+    for one, other in pairwise(shapes):
+        parts.append(f"{_CONVERSE[relation(other, one)]} a {_noun(other)}")
+    return f"{' '.join(parts)} , and {_dots(scene)}"
+
+
+def _listing(scene: Scene) -> str:
+    """You can see a tiny dark red ring , a huge pale blue cross and two dots."""
+    return f"you can see {' , '.join(f'a {_noun(shape)}' for shape in scene.shapes)} and {_dots(scene)}"
+
+
+def _column(scene: Scene) -> str:
+    """From top to bottom : a huge pale blue cross , then a tiny dark red ring ; two dots."""
+    shapes = sorted(scene.shapes, key=lambda shape: shape.y)
+    return f"from top to bottom : {' , then '.join(f'a {_noun(shape)}' for shape in shapes)} ; {_dots(scene)}"
+
+
+def _dots_first(scene: Scene) -> str:
+    """The picture shows two dots beside two shapes : tiny dark red ring , huge pale blue cross."""
+    nouns = " , ".join(_noun(shape) for shape in scene.shapes)
+    return f"the picture shows {_dots(scene)} beside {_shapes(scene)} : {nouns}"
+
+
+def questions(scene: Scene) -> tuple[Question, ...]:
+    """Every question that the scene answers: counts, each shape's look, and how each two shapes compare."""
+    return tuple(_questions(scene))
+
+
+def _questions(scene: Scene) -> Iterator[Question]:
+    yield Question("how many dots are there ?", NUMBERS[len(scene.dots)], "count")
+    yield Question("how many shapes are there ?", NUMBERS[len(scene.shapes)], "count")
+    for shape in scene.shapes:
+        yield Question(f"what color is the {shape.kind} ?", shape.colour, "colour")
+        yield Question(f"what size is the {shape.kind} ?", shape.size, "size")
+        yield Question(f"what is the {shape.size} {shape.tone} {shape.colour} shape ?", shape.kind, "shape")
+    for one, other in pairwise(scene.shapes):
+        bigger = one if one.radius > other.radius else other
+        if abs(one.radius - other.radius) >= 3:
+            yield Question(f"which is bigger , the {one.kind} or the {other.kind} ?", bigger.kind, "comparison")
+        truth = relation(one, other)
+        yield Question(f"is the {one.kind} {truth} the {other.kind} ?", "yes", "relation")
+        yield Question(f"is the {one.kind} {_CONVERSE[truth]} the {other.kind} ?", "no", "relation")

@@ -1,0 +1,42 @@
+"""Metrics of captions, answers and retrieval: per-item scores, figures that equal the published tools', intervals.
+
+Names are known at once; everything that needs numpy, pycocoevalcap or Java is imported when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mmq_sweeps.metrics.names import check_metric_names, load_metric, metric_names
+from mmq_sweeps.metrics.result import MetricResult
+
+if TYPE_CHECKING:
+    from mmq_sweeps.metrics.answers import AnswerScorer
+    from mmq_sweeps.metrics.captions import CaptionScorer
+    from mmq_sweeps.metrics.intervals import paired_difference
+    from mmq_sweeps.metrics.ranks import RetrievalScorer
+
+__all__ = [
+    "AnswerScorer",
+    "CaptionScorer",
+    "MetricResult",
+    "RetrievalScorer",
+    "check_metric_names",
+    "load_metric",
+    "metric_names",
+    "paired_difference",
+]
+
+_LATER = {
+    "AnswerScorer": "answers",
+    "CaptionScorer": "captions",
+    "RetrievalScorer": "ranks",
+    "paired_difference": "intervals",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)

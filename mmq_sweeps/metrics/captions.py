@@ -1,0 +1,61 @@
+"""Captions of one cell after another against the references of one task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmq_sweeps.metrics.base import Metric, require
+from mmq_sweeps.metrics.intervals import result_of
+from mmq_sweeps.metrics.names import load_metric
+from mmq_sweeps.metrics.references import References, read_references
+from mmq_sweeps.metrics.result import MetricResult
+from mmq_sweeps.metrics.tokenizer import shared_tokenizer
+
+
+class CaptionScorer:
+    """Scores captions; everything that depends on the references alone is computed here, once.
+
+    ``references`` are the task's, image id -> captions; their order is the order of every sum. ``cache_dir`` keeps the
+    tokenized references and their n-grams for other processes.
+
+    ValueError: unknown metric, or an image without references. JavaMissingError: there is no Java.
+    """
+
+    def __init__(
+        self,
+        references: Mapping[str, Sequence[str]],
+        metrics: Sequence[str] = ("cider",),
+        cache_dir: Path | None = None,
+    ) -> None:
+        self.metrics: tuple[Metric, ...] = tuple(map(load_metric, dict.fromkeys(metrics)))
+        for metric in self.metrics:
+            require(metric, "captions", type(self).__name__)
+        self._tokenizer = shared_tokenizer()
+        self.references: References = read_references(references, self._tokenizer, cache_dir)
+        self._prepared: dict[str, Any] = {metric.name: metric.prepare(self.references) for metric in self.metrics}
+
+    def score(self, predictions: Mapping[str, str]) -> dict[str, MetricResult]:
+        """Every metric of one cell's captions, image id -> caption, one for each image of the references.
+
+        ValueError: images without a caption, or captions for images that were not asked for.
+        """
+        ids = self.references.image_ids
+        check_items(ids, predictions, "caption")
+        tokens = self._tokenizer.tokenize([predictions[image] for image in ids])
+        return {
+            metric.name: result_of(metric, ids, metric.score(self._prepared[metric.name], tokens))
+            for metric in self.metrics
+        }
+
+
+def check_items(expected: Sequence[str], given: Mapping[str, object], noun: str) -> None:
+    """ValueError unless ``given`` holds exactly the ``expected`` items: no figure is over fewer items than asked."""
+    missing = [item for item in expected if item not in given]
+    if missing:
+        raise ValueError(f"{len(missing)} of {len(expected)} items have no {noun}, for example {missing[0]!r}")
+    wanted = set(expected)
+    extra = [item for item in given if item not in wanted]
+    if extra:
+        raise ValueError(f"{len(extra)} {noun}s are for items that were not asked for, for example {extra[0]!r}")

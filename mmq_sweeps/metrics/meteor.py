@@ -1,0 +1,114 @@
+"""METEOR 1.5 as pycocoevalcap 1.2 runs it (Denkowski and Lavie, Meteor Universal, WMT 2014).
+
+The program is asked for the matching statistics of each caption (``SCORE``) and for the scores of all of them
+(``EVAL``). The figure of a cell is METEOR's score of the *summed* statistics, not the mean of the images' scores. The same
+caption for the same references has the same statistics, so it is matched once per process; only the program starts,
+reads its paraphrase tables (seconds) and matches, everything else is cheap.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from mmq_sweeps.metrics.base import Floats, Scores
+from mmq_sweeps.metrics.java import JavaDiedError, JavaProcess, take
+from mmq_sweeps.metrics.references import References
+from mmq_sweeps.metrics.tokenizer import package_folder
+
+_COMMAND = ("-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm")
+# METEOR 1.5's parameters for English: alpha, beta, gamma, delta, and the weights of its four matchers
+_ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
+_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
+_STATISTICS = 23
+_BATCH = 200
+
+
+@dataclass
+class MeteorProgram:
+    """The running program and the statistics that it has worked out, by the line that asked for them."""
+
+    process: JavaProcess
+    _known: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def statistics(self, lines: Sequence[str]) -> list[str]:
+        """The statistics of each ``SCORE`` line."""
+        unknown = list(dict.fromkeys(line for line in lines if line not in self._known))
+        for start in range(0, len(unknown), _BATCH):
+            batch = unknown[start : start + _BATCH]
+            self._known.update(zip(batch, self._ask(batch, len(batch)), strict=True))
+        return [self._known[line] for line in lines]
+
+    def evaluate(self, statistics: Sequence[str]) -> Floats:
+        """The score of each item, then that of their sum: ``[N + 1]``."""
+        request = " ||| ".join(("EVAL", *statistics))
+        return np.array([float(answer) for answer in self._ask([request], len(statistics) + 1)])
+
+    def _ask(self, requests: Sequence[str], answers: int) -> list[str]:
+        text = "".join(f"{request}\n" for request in requests)
+        lines = self.process.exchange(text, functools.partial(take, answers))
+        errors = [line for line in lines if line.startswith("Error")]
+        if errors:
+            raise JavaDiedError(f"METEOR refused a caption: {errors[0]}")
+        return lines
+
+
+class Meteor:
+    """pycocoevalcap's ``Meteor``: its requests, in its order, to one program that stays."""
+
+    name: ClassVar[str] = "meteor"
+    needs: ClassVar[str] = "captions"
+    higher_is_better: ClassVar[bool] = True
+
+    def prepare(self, references: References) -> list[str]:
+        """The part of each image's request that does not change."""
+        return [" ||| ".join(("SCORE", *tokens)) for tokens in references.tokens]
+
+    def score(self, prepared: list[str], predictions: Sequence[str]) -> Scores:
+        """Scores of tokenized captions in the order of the images. JavaMissingError, JavaDiedError: see ``JavaProcess``."""
+        program = _program_of(os.getpid())
+        requests = [f"{start} ||| {_clean(caption)}" for start, caption in zip(prepared, predictions, strict=True)]
+        statistics = program.statistics(requests)
+        scores = program.evaluate(statistics)
+        totals = np.array([line.split() for line in statistics], dtype=np.float64).reshape(-1, _STATISTICS)
+        return Scores(float(scores[-1]), scores[:-1], totals)
+
+    def aggregate(self, totals: Floats, count: int) -> Floats:  # noqa: ARG002 (part of a metric)
+        """METEOR's score of summed statistics."""
+        return score_of_statistics(totals)
+
+
+def score_of_statistics(totals: Floats) -> Floats:
+    """METEOR of statistics ``[B, 23]``: lengths, function words, four matchers' matches, chunks, matched words."""
+    length, functions = totals[:, 0:2], totals[:, 2:4]
+    matches = totals[:, 4:20].reshape(-1, 4, 4)
+    content = np.einsum("bmk,m->bk", matches[:, :, :2], _WEIGHTS)
+    function = np.einsum("bmk,m->bk", matches[:, :, 2:], _WEIGHTS)
+    matched = _DELTA * content + (1 - _DELTA) * function
+    weighted_length = _DELTA * (length - functions) + (1 - _DELTA) * functions
+    precision, recall = _divide(matched, weighted_length).T
+    mean = _divide(precision * recall, (1 - _ALPHA) * recall + _ALPHA * precision)
+    chunks, words = totals[:, 20], totals[:, 21:23]
+    perfect = (words == length).all(axis=1) & (chunks == 1)
+    fragmentation = np.where(perfect, 0.0, _divide(chunks, words.mean(axis=1)))
+    score: Floats = mean * (1 - _GAMMA * fragmentation**_BETA)
+    return score
+
+
+def _divide(numerator: Floats, denominator: Floats) -> Floats:
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0)
+
+
+def _clean(caption: str) -> str:
+    """As pycocoevalcap: a caption cannot bring its own separator."""
+    return caption.replace("|||", "").replace("  ", " ")
+
+
+@functools.cache
+def _program_of(pid: int) -> MeteorProgram:  # noqa: ARG001 (the cache's key: a forked child gets its own)
+    return MeteorProgram(JavaProcess(_COMMAND, package_folder("meteor")))

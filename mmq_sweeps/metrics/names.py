@@ -1,0 +1,73 @@
+"""Which metrics exist, by name: importing this imports no metric, no numpy and no Java, so a configuration is checked first."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmq_sweeps.metrics.base import Metric
+
+_PACKAGE = "mmq_sweeps.metrics"
+_METRICS = {
+    "cider": "cider:Cider",
+    "cider_d": "cider:CiderD",
+    "meteor": "meteor:Meteor",
+    "bleu_1": "bleu:Bleu1",
+    "bleu_2": "bleu:Bleu2",
+    "bleu_3": "bleu:Bleu3",
+    "bleu_4": "bleu:Bleu4",
+    "rouge_l": "rouge:RougeL",
+    "spice": "spice:Spice",
+    "recall_at_1": "retrieval:RecallAt1",
+    "recall_at_5": "retrieval:RecallAt5",
+    "recall_at_10": "retrieval:RecallAt10",
+    "recall_mean": "retrieval:RecallMean",
+    "text_recall_at_1": "retrieval:TextRecallAt1",
+    "text_recall_at_5": "retrieval:TextRecallAt5",
+    "text_recall_at_10": "retrieval:TextRecallAt10",
+    "image_recall_at_1": "retrieval:ImageRecallAt1",
+    "image_recall_at_5": "retrieval:ImageRecallAt5",
+    "image_recall_at_10": "retrieval:ImageRecallAt10",
+    "vqa_accuracy": "vqa:VqaAccuracy",
+    "gqa_accuracy": "gqa:GqaAccuracy",
+}
+
+
+def metric_names() -> tuple[str, ...]:
+    """The names that ``load_metric`` knows; a dotted path ``package.module:Class`` is accepted beside them."""
+    return tuple(_METRICS)
+
+
+def check_metric_names(names: list[str] | tuple[str, ...]) -> None:
+    """Raise what ``load_metric`` would raise for the first name it does not know, without importing any metric."""
+    for name in names:
+        if ":" not in name and name not in _METRICS:
+            raise ValueError(_unknown(name))
+
+
+def load_metric(name: str) -> Metric:
+    """The metric of this name, or the class at ``package.module:Class``, instantiated without arguments.
+
+    ValueError: no such metric, module or class.
+    """
+    check_metric_names([name])
+    path = name if ":" in name else f"{_PACKAGE}.{_METRICS[name]}"
+    module, _, attribute = path.partition(":")
+    try:
+        factory = getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
+            raise  # the metric's module is there; something that it imports is not
+        raise ValueError(f"Metric {name!r}: there is no module {error.name!r}") from error
+    except AttributeError as error:
+        raise ValueError(f"Metric {name!r}: module {module!r} has no {attribute!r}") from error
+    metric: Metric = factory()
+    return metric
+
+
+def _unknown(name: str) -> str:
+    close = get_close_matches(name, _METRICS, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"Unknown metric {name!r}; choose {', '.join(_METRICS)}, or package.module:Class.{hint}"

@@ -1,0 +1,73 @@
+"""ROUGE-L as pycocoevalcap 1.2 computes it (Lin, ROUGE, 2004): longest common subsequence, beta 1.2.
+
+Precision and recall are each the best over the references, not those of one reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from mmq_sweeps.metrics.base import Floats, Scores, mean_of_totals
+from mmq_sweeps.metrics.references import References
+
+_BETA = 1.2
+
+
+@dataclass(frozen=True)
+class Positions:
+    """A reference's words: how many, and as bits the places at which each word stands."""
+
+    length: int
+    places: dict[str, int]
+
+    @staticmethod
+    def of(sentence: str) -> Positions:
+        words = sentence.split(" ")
+        places: dict[str, int] = {}
+        for index, word in enumerate(words):
+            places[word] = places.get(word, 0) | 1 << index
+        return Positions(len(words), places)
+
+
+class RougeL:
+    """pycocoevalcap's ``Rouge``; an empty caption is one empty word, as there."""
+
+    name: ClassVar[str] = "rouge_l"
+    needs: ClassVar[str] = "captions"
+    higher_is_better: ClassVar[bool] = True
+
+    def prepare(self, references: References) -> list[list[Positions]]:
+        """The places of every word of every reference."""
+        return [[Positions.of(sentence) for sentence in sentences] for sentences in references.tokens]
+
+    def score(self, prepared: list[list[Positions]], predictions: Sequence[str]) -> Scores:
+        """Scores of tokenized captions in the order of the images."""
+        pairs = zip(predictions, prepared, strict=True)
+        return Scores.mean(np.array([_rouge(caption.split(" "), references) for caption, references in pairs]))
+
+    def aggregate(self, totals: Floats, count: int) -> Floats:
+        """The mean over images."""
+        return mean_of_totals(totals, count)
+
+
+def _rouge(words: Sequence[str], references: Sequence[Positions]) -> float:
+    common = [longest_common_subsequence(words, reference) for reference in references]
+    precision = max(length / float(len(words)) for length in common)
+    recall = max(length / float(reference.length) for length, reference in zip(common, references, strict=True))
+    if precision == 0 or recall == 0:
+        return 0.0
+    return ((1 + _BETA**2) * precision * recall) / float(recall + _BETA**2 * precision)
+
+
+def longest_common_subsequence(words: Sequence[str], reference: Positions) -> int:
+    """Its length, a word of ``words`` a step: one row of the usual table is one integer (Hyyrö, 2004)."""
+    full = (1 << reference.length) - 1
+    row = full
+    for word in words:
+        matched = row & reference.places.get(word, 0)
+        row = ((row + matched) | (row - matched)) & full
+    return reference.length - row.bit_count()

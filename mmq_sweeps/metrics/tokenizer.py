@@ -1,0 +1,153 @@
+"""The PTB tokenizer as pycocoevalcap calls it, in one Java process that stays.
+
+pycocoevalcap starts ``edu.stanford.nlp.process.PTBTokenizer -preserveLines -lowerCase`` on a file for every call. Here the
+same program reads standard input. It hands its output over only when its buffers (two of 8 KiB) are full, so every batch
+is followed by filler that pushes the answer out; markers around the batch tell the answer from the filler.
+
+The lexer looks past the end of a line in a few places: ``plan b.`` is ``plan b`` if the next caption begins with ``A`` and
+``plan b.`` otherwise. Such a caption ("open") is therefore tokenized, and remembered, together with the caption that
+follows it; all others are remembered by themselves.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from itertools import accumulate
+from pathlib import Path
+
+from mmq_sweeps.metrics.java import JavaProcess, run_once
+
+TOKENIZER_VERSION = "pycocoevalcap-1.2-ptb"
+PUNCTUATIONS = frozenset(
+    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
+)
+
+_MAIN = "edu.stanford.nlp.process.PTBTokenizer"
+_COMMAND = ("-cp", "stanford-corenlp-3.4.1.jar", _MAIN, "-preserveLines", "-lowerCase")
+_OPTIONS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")  # quick to start, one thread
+_BEGIN, _END = "mmqsweepsbegin", "mmqsweepsend"
+# What may follow a caption without changing it. The quotes close an attribute that a caption left open (<a b='...), which
+# the lexer would otherwise read on for; the letter behind each says that it was no tag after all.
+_NEUTRAL = "x 'x \"x"
+_FILLER = (_NEUTRAL + " x" * 60 + "\n") * 320
+# Characters besides \n at which the tokenizer begins a new line, which would shift the lines of all later captions.
+_LINE_BREAKS = re.compile("[\n\r\u000b\u000c\u2028\u2029]")
+_SIGN_IN_LAST_WORD = re.compile(r"[\W_]\w*$")
+_APOSTROPHES = frozenset("'`´&\u0091\u0092\u2018\u2019\u201b")
+# What the lexer sees behind a caption: text, nothing that matters, or the end of the file.
+_Following = str | None
+_NOTHING, _END_OF_FILE = "", None
+_Key = tuple[str, _Following]
+
+
+@dataclass
+class PtbTokenizer:
+    """Tokens of captions, each computed once; see the module for what a caption's neighbour has to do with it."""
+
+    process: JavaProcess
+    _known: dict[_Key, str] = field(default_factory=dict, repr=False)
+
+    def tokenize(self, captions: Sequence[str]) -> list[str]:
+        """Tokens of each caption, joined by blanks: what pycocoevalcap's tokenizer makes of this list.
+
+        JavaMissingError, JavaDiedError: see ``JavaProcess.exchange``.
+        """
+        keys = _keys([_LINE_BREAKS.sub(" ", caption) for caption in captions])
+        unknown = [key for key in dict.fromkeys(keys) if key not in self._known]
+        last = [key for key in unknown if key[1] is _END_OF_FILE]
+        others = [key for key in unknown if key[1] is not _END_OF_FILE]
+        answers = {**dict(zip(others, self._ask(others), strict=True)), **{key: self._ask_last(key) for key in last}}
+        self._known.update((key, _drop_punctuation(line)) for key, line in answers.items())
+        return [self._known[key] for key in keys]
+
+    def _ask(self, keys: list[_Key]) -> list[str]:
+        if not keys:
+            return []
+        blocks = [_block(key) for key in keys]
+        lines = self._exchange([line for block in blocks for line in block])
+        if len(lines) == sum(map(len, blocks)):
+            starts = accumulate((len(block) for block in blocks[:-1]), initial=0)
+            return [lines[start] for start in starts]
+        if len(keys) > 1:  # some caption's tag swallowed a line break
+            return [self._ask([key])[0] for key in keys]
+        return self._exchange([keys[0][0], _NEUTRAL])[:1]
+
+    def _exchange(self, lines: list[str]) -> list[str]:
+        text = "".join(f"{line}\n" for line in (_BEGIN, *lines, _END))
+        return self.process.exchange(text + _FILLER, _between_markers)
+
+    def _ask_last(self, key: _Key) -> str:
+        """A process that stays cannot be shown the end of the file; very few captions need it."""
+        return run_once((*_OPTIONS, *_COMMAND), self.process.folder, key[0]).split("\n")[0]
+
+
+def shared_tokenizer() -> PtbTokenizer:
+    """This process's tokenizer; a forked child gets its own."""
+    return _tokenizer_of(os.getpid())
+
+
+def package_folder(*parts: str) -> Path:
+    """A folder of the installed pycocoevalcap, found without importing it.
+
+    ModuleNotFoundError: it is not installed.
+    """
+    spec = find_spec("pycocoevalcap")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("Caption metrics use pycocoevalcap's programs: pip install pycocoevalcap")
+    return Path(next(iter(spec.submodule_search_locations)), *parts)
+
+
+@functools.cache
+def _tokenizer_of(pid: int) -> PtbTokenizer:  # noqa: ARG001 (the cache's key)
+    return PtbTokenizer(JavaProcess((*_OPTIONS, *_COMMAND), package_folder("tokenizer")))
+
+
+def _keys(captions: list[str]) -> list[_Key]:
+    """Each caption with what the lexer may see of the next caption that has text."""
+    keys: list[_Key] = []
+    following: _Following = _END_OF_FILE
+    for index in range(len(captions) - 1, -1, -1):
+        caption = captions[index]
+        keys.append((caption, _relevant(caption, following)))
+        if caption.strip():
+            following = caption
+        elif following is _END_OF_FILE:
+            following = _NOTHING  # a line break comes before the end
+    return keys[::-1]
+
+
+def _relevant(caption: str, following: _Following) -> _Following:
+    words = caption.split()
+    if not words or not _SIGN_IN_LAST_WORD.search(words[-1]):
+        return _NOTHING
+    if following is _END_OF_FILE and _APOSTROPHES.isdisjoint(words[-1]):
+        return _NOTHING
+    return following
+
+
+def _block(key: _Key) -> list[str]:
+    caption, following = key
+    if following:
+        return [caption, following, _NEUTRAL]
+    return [caption, _NEUTRAL] if following == _NOTHING else [caption]
+
+
+def _drop_punctuation(line: str) -> str:
+    return " ".join(word for word in line.rstrip().split(" ") if word not in PUNCTUATIONS)
+
+
+def _between_markers(lines: Iterator[str]) -> list[str]:
+    for line in lines:
+        if line == _BEGIN:
+            break
+    answer: list[str] = []
+    for line in lines:
+        if line == _END:
+            break
+        answer.append(line)
+    return answer

@@ -1,0 +1,58 @@
+"""What a person sees while a sweep runs: bars on a terminal, a line a cell elsewhere. All on standard error."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+
+class Progress:
+    """Progress over ``total`` cells, and over the stages of the one at hand."""
+
+    def __init__(self, total: int, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self.total, self.done = total, 0
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._cells = self._bars.add_task("cells", total=total)
+        self._stage = self._bars.add_task("", total=None, visible=False)
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def begin(self, title: str) -> None:
+        """A cell begins."""
+        self._bars.update(self._cells, description=f"cells · {title}")
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """``done`` of ``total`` steps of the stage ``name`` are behind."""
+        self._bars.update(self._stage, description=f"  {name}", completed=done, total=total, visible=True)
+
+    def finish(self, title: str, outcome: str) -> None:
+        """A cell has ended as ``outcome`` says."""
+        self.done += 1
+        self._bars.update(self._cells, completed=self.done)
+        self._bars.update(self._stage, visible=False)
+        if not self.console.is_terminal:
+            self.say(f"cell {self.done} of {self.total}: {title}: {outcome}")
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, soft_wrap=True, markup=False, highlight=False)

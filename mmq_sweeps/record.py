@@ -1,0 +1,68 @@
+"""What a finished or failed cell leaves: ``record.json``, written whole or not at all, with its own digest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from mmq_sweeps.cell import digest
+
+SCHEMA = 1
+
+
+class CorruptRecordError(ValueError):
+    """A record's text is not what was written."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One cell's result.
+
+    ``metrics`` maps a name to ``{"value", "interval", "higher_is_better", "count"}``; ``size`` is that of ``size.py``;
+    ``seconds`` maps a stage to its duration; ``error`` is ``None`` or ``{"class", "message", "traceback"}``. Per-item
+    predictions and scores lie beside the record in ``items.json``, whose SHA-256 is ``items_sha256``.
+    """
+
+    id: str
+    status: str
+    cell: dict[str, Any]
+    names: dict[str, str]
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    size: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_bytes: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    hardware: dict[str, Any] = field(default_factory=dict)
+    error: dict[str, str] | None = None
+    items_sha256: str | None = None
+    created: str = ""
+
+    @property
+    def done(self) -> bool:
+        return self.status == "done"
+
+    @property
+    def baseline(self) -> bool:
+        return not self.cell["parts"]
+
+    def to_json(self) -> str:
+        content = {"schema": SCHEMA, **asdict(self)}
+        return json.dumps({**content, "sha256": digest(content)}, indent=1, allow_nan=False) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> Record:
+        """The record that was written; a ``CorruptRecordError`` says what is wrong with ``text``."""
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise CorruptRecordError(f"is not JSON: {error}") from error
+        if not isinstance(content, dict) or "sha256" not in content:
+            raise CorruptRecordError("has no sha256")
+        stored = content.pop("sha256")
+        if digest(content) != stored:
+            raise CorruptRecordError("does not match its sha256")
+        if content.pop("schema", None) != SCHEMA:
+            raise CorruptRecordError(f"has another schema than {SCHEMA}")
+        return Record(**{name.name: content[name.name] for name in fields(Record)})

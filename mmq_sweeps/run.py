@@ -1,0 +1,129 @@
+"""One cell, from its configuration to its record: quantize, evaluate, score, record."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from mmq_sweeps import environment, size
+from mmq_sweeps.build import build
+from mmq_sweeps.cell import Cell
+from mmq_sweeps.errors import StoreError
+from mmq_sweeps.metrics import MetricResult
+from mmq_sweeps.models.loading import LoadedModel
+from mmq_sweeps.progress import Progress
+from mmq_sweeps.quantize import Loaded, Request, compute, load, requests
+from mmq_sweeps.record import Record
+from mmq_sweeps.store import Store
+from mmq_sweeps.targets import Part
+from mmq_sweeps.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the cells of one model and task share in a process: the model is loaded once, the data read once."""
+
+    loaded: LoadedModel
+    parts: Mapping[str, Part]
+    task: Task
+    calibration_batch_size: int
+    store: Store
+
+    def requests(self, cell: Cell) -> list[Request]:
+        if cell.method is None:
+            return []
+        return requests(cell, build("method", cell.method), self.parts)
+
+    def compute(self, missing: list[Request], progress: Progress) -> dict[str, Exception]:
+        return compute(
+            missing,
+            self.loaded,
+            self.parts,
+            self.task,
+            self.calibration_batch_size,
+            self.store,
+            lambda done, total: progress.stage("quantize", done, total),
+        )
+
+
+def run_cell(cell: Cell, bench: Bench, progress: Progress) -> tuple[Record, list[dict[str, Any]]]:
+    """Measure ``cell`` and record it. A failure is a record as well; only a store that cannot be written is raised."""
+    environment.reset_peak_memory()
+    record = Record(
+        id=cell.id,
+        status="failed",
+        cell=cell.effective,
+        names=cell.names,
+        versions=environment.versions(),
+        hardware=environment.hardware(),
+        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )
+    items: list[dict[str, Any]] = []
+    try:
+        record, items = _measure(cell, bench, progress, record)
+    except StoreError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever fails in a cell fails that cell only
+        told = {"class": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
+        record = replace(record, error=told)
+    record = replace(record, peak_memory_bytes=environment.peak_memory())
+    return bench.store.save(record, items if record.done else None), items
+
+
+def _measure(cell: Cell, bench: Bench, progress: Progress, record: Record) -> tuple[Record, list[dict[str, Any]]]:
+    quantized = _quantized(cell, bench, progress)
+    measured_size = size.measure(bench.loaded.model, bench.parts.values(), quantized.weights)
+    seconds = dict(quantized.seconds) if cell.parts else {}
+
+    started = time.perf_counter()
+    weights = {name: weight.dequantize() for name, weight in quantized.weights.items()}
+    with bench.loaded.weights_replaced(weights):
+        predictions = bench.task.predict(bench.loaded, lambda done, total: progress.stage("evaluate", done, total))
+    seconds["evaluate"] = time.perf_counter() - started
+
+    started = time.perf_counter()
+    progress.stage("score", 0, 1)
+    metrics = bench.task.score(predictions, bench.store.root / "artifacts" / "references")
+    seconds["score"] = time.perf_counter() - started
+
+    record = replace(
+        record,
+        status="done",
+        metrics={name: _summary(result) for name, result in metrics.items()},
+        size=measured_size,
+        seconds=seconds,
+        notes={"solver": quantized.notes} if quantized.notes else {},
+    )
+    return record, _items(predictions, metrics)
+
+
+def _quantized(cell: Cell, bench: Bench, progress: Progress) -> Loaded:
+    wanted = bench.requests(cell)
+    found, missing = load(wanted, bench.loaded, bench.store)
+    if missing:
+        for error in bench.compute(missing, progress).values():
+            raise error
+        found, missing = load(wanted, bench.loaded, bench.store)
+    if missing:
+        raise StoreError(f"the store lost {missing[0].unit.name} right after it was written")
+    return found
+
+
+def _summary(result: MetricResult) -> dict[str, Any]:
+    return {
+        "value": result.value,
+        "interval": list(result.interval),
+        "higher_is_better": result.higher_is_better,
+        "count": len(result.per_item),
+    }
+
+
+def _items(predictions: Mapping[str, str], metrics: Mapping[str, MetricResult]) -> list[dict[str, Any]]:
+    return [
+        {"id": item, "prediction": text, "scores": {name: result.per_item[item] for name, result in metrics.items()}}
+        for item, text in predictions.items()
+    ]

@@ -1,0 +1,138 @@
+"""From a model and its configuration to the linears that a cell quantizes.
+
+The linears of one layer kind (attention, mlp) in one block of a part are a ``Unit``: they are selected, quantized and
+stored together, so that every selection of blocks and layers is made of whole units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from mmq_sweeps.affine import Format
+from mmq_sweeps.errors import TargetError, one_of
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The linears of one layer kind in one block; ``linears`` maps the full name of each to its shape ``(O, I)``."""
+
+    part: str
+    block: int
+    group: str
+    kind: str
+    linears: Mapping[str, tuple[int, int]]
+
+    @property
+    def name(self) -> str:
+        return f"{self.part}.{self.block}.{self.kind}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part found in a model: its module's path, its blocks' paths in order, and its units."""
+
+    name: str
+    module: str
+    blocks: tuple[str, ...]
+    units: tuple[Unit, ...]
+    masked: bool
+
+    def select(self, selection: Mapping[str, Any]) -> list[Unit]:
+        """The units that ``selection`` (``{"blocks", "layers"}``) names; a ``TargetError`` where it names no linear."""
+        chosen = [unit for unit in self.units if unit.group in selection["blocks"] and unit.kind in selection["layers"]]
+        if not any(unit.linears for unit in chosen):
+            groups = {group: f"{len(span)} blocks" for group, span in block_groups(len(self.blocks)).items()}
+            raise TargetError(
+                f"component.{self.name} with blocks={list(selection['blocks'])} layers={list(selection['layers'])} "
+                f"selects no linear: of the {len(self.blocks)} blocks of {self.name}, "
+                + ", ".join(f"{group} has {count}" for group, count in groups.items())
+            )
+        return [unit for unit in chosen if unit.linears]
+
+
+def block_groups(count: int) -> dict[str, range]:
+    """Thirds of ``count`` blocks: ``front`` ``[0, n//3)``, ``middle`` ``[n//3, 2n//3)``, ``end`` ``[2n//3, n)``."""
+    first, second = count // 3, 2 * count // 3
+    return {"front": range(first), "middle": range(first, second), "end": range(second, count)}
+
+
+def find_parts(model: nn.Module, parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Part]:
+    """Every part of ``model`` by its configuration; a ``TargetError`` where a path, a kind or a name does not resolve."""
+    found = {name: _find_part(model, name, where) for name, where in parts.items()}
+    _refuse_shared(model, [unit for part in found.values() for unit in part.units])
+    return found
+
+
+def check_format(units: Iterable[Unit], format: Format) -> list[str]:
+    """A sentence for every linear whose columns the format's groups do not divide."""
+    problems = []
+    for unit in units:
+        for name, shape in unit.linears.items():
+            try:
+                format.groups(shape)
+            except ValueError as error:
+                problems.append(f"method.group_size: {name}: {error}")
+    return problems
+
+
+def _find_part(model: nn.Module, name: str, where: Mapping[str, Any]) -> Part:
+    module_path, module = _resolve(model, where["module"], f"model.parts.{name}.module")
+    relative, blocks = _resolve(module, where["blocks"], f"model.parts.{name}.blocks")
+    paths = tuple(f"{module_path}.{relative}.{child}" for child, _ in blocks.named_children())
+    groups = {index: group for group, span in block_groups(len(paths)).items() for index in span}
+    kinds = {"attention": where["attention"], "mlp": where["mlp"]}
+    units = []
+    for index, (path, block) in enumerate(zip(paths, blocks.children(), strict=True)):
+        by_kind = _linears_by_kind(block, kinds, path)
+        units += [
+            Unit(name, index, groups[index], kind, {f"{path}.{inner}": shape for inner, shape in linears.items()})
+            for kind, linears in by_kind.items()
+        ]
+    if not any(unit.linears for unit in units):
+        raise TargetError(f"model.parts.{name}: no linear lies in the blocks under {module_path}.{relative}")
+    return Part(name, module_path, paths, tuple(units), bool(where["masked"]))
+
+
+def _resolve(root: nn.Module, candidates: Iterable[str], key: str) -> tuple[str, nn.Module]:
+    for path in candidates:
+        try:
+            return path, root.get_submodule(path)
+        except AttributeError:
+            continue
+    children = [name for name, _ in root.named_children()]
+    raise TargetError(
+        f"{key}: none of {', '.join(candidates)} is a module of {type(root).__name__}, which has {', '.join(children)}"
+    )
+
+
+def _linears_by_kind(
+    block: nn.Module, kinds: Mapping[str, list[str]], path: str
+) -> dict[str, dict[str, tuple[int, int]]]:
+    by_kind: dict[str, dict[str, tuple[int, int]]] = {kind: {} for kind in kinds}
+    for name, module in block.named_modules():
+        if not isinstance(module, nn.Linear):
+            continue
+        matching = [kind for kind, prefixes in kinds.items() if _under(name, prefixes)]
+        if len(matching) != 1:
+            what = "no layer kind" if not matching else f"{len(matching)} layer kinds"
+            raise TargetError(f"{path}.{name} belongs to {what}; name it under exactly one. {one_of(kinds)}")
+        by_kind[matching[0]][name] = (module.out_features, module.in_features)
+    return by_kind
+
+
+def _under(name: str, prefixes: Iterable[str]) -> bool:
+    return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
+
+
+def _refuse_shared(model: nn.Module, units: Iterable[Unit]) -> None:
+    owner: dict[int, str] = {}
+    for unit in units:
+        for name in unit.linears:
+            weight = id(model.get_submodule(name).weight)
+            if weight in owner:
+                raise TargetError(f"a linear is selected twice: {owner[weight]} and {unit.part}'s {name} are one weight")
+            owner[weight] = f"{unit.part}'s {name}"

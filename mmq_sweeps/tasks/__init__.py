@@ -1,0 +1,1 @@
+"""Task families, and the scoring of finished predictions from the command line."""

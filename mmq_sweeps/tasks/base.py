@@ -1,0 +1,39 @@
+"""What a task is: the data it reads, the answers it asks of a model, and how they are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from mmq_sweeps.metrics import MetricResult
+from mmq_sweeps.models.loading import LoadedModel
+
+# Told the number of items done and of all items, after every batch.
+Progress = Callable[[int, int], None]
+
+
+class Task(Protocol):
+    """A frozen dataclass whose fields are those of its yaml in ``conf/task/``."""
+
+    def check(self, calibrations: Sequence[Mapping[str, Any]]) -> None:
+        """Read the data; a ValueError where items are missing, or where a calibration sample is an evaluation item."""
+        ...
+
+    def calibration_batches(self, loaded: LoadedModel, calibration: Mapping[str, Any]) -> Iterator[dict[str, Tensor]]:
+        """The model's inputs, a batch at a time, with an ``attention_mask`` ``[B, T]`` that is 0 on padding."""
+        ...
+
+    def predict(self, loaded: LoadedModel, progress: Progress) -> dict[str, str]:
+        """The model's answer to every evaluation item, by the item's id."""
+        ...
+
+    def score(self, predictions: Mapping[str, str], cache: Path) -> dict[str, MetricResult]:
+        """Every metric of the task; what depends on the references only is kept under ``cache``."""
+        ...
+
+    def samples(self, count: int) -> list[tuple[str, Any, list[str]]]:
+        """The id, image and references of the first ``count`` evaluation items, for people to look at."""
+        ...

@@ -1,0 +1,246 @@
+"""The synthetic scenes, the words for them, and the model that was trained on them."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoProcessor, Blip2ForConditionalGeneration
+
+from mmq_sweeps.data.scenes import SPLITS, Example, Scenes, perfect_caption
+from mmq_sweeps.data.scenes.network import Widths
+from mmq_sweeps.data.scenes.render import render_array
+from mmq_sweeps.data.scenes.scene import COLOURS, HUE_STEP, HUES, SIZES, TONES
+from mmq_sweeps.data.scenes.train import PROMPT, Recipe, save, train
+from mmq_sweeps.data.scenes.words import VOCABULARY, relation
+
+EMBEDDED = Path(__file__).parents[2] / "mmq_sweeps" / "models" / "embedded" / "tiny_blip2"
+Embedded = tuple[Blip2ForConditionalGeneration, AutoProcessor]
+TINY = Recipe(steps=12, batch=16, warmup=2, widths=Widths(width=32, vision=1, connector=1, language=1, queries=4))
+
+
+def fingerprint(example: Example) -> str:
+    """Everything that an example is, in one digest."""
+    return hashlib.sha256(
+        repr((example.id, example.references, example.questions)).encode() + example.image.tobytes()
+    ).hexdigest()
+
+
+def in_fresh_process(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_example_has_picture_and_texts() -> None:
+    example = Scenes("evaluation", 3)[0]
+    assert example.image.mode == "RGB"
+    assert example.image.size == (48, 48)
+    assert example.id == "evaluation-0-000000"
+    assert len(example.questions) >= 8
+
+
+def test_pictures_and_texts_are_the_same_everywhere() -> None:
+    """The digest was made once and written down: another platform, Python or numpy must make the same bytes."""
+    together = hashlib.sha256()
+    for split in SPLITS:
+        for example in Scenes(split, 20, seed=3):
+            together.update(fingerprint(example).encode())
+    assert together.hexdigest() == "@DIGEST@"
+
+
+def test_a_fresh_process_draws_the_same() -> None:
+    code = (
+        "import hashlib; from mmq_sweeps.data.scenes import Scenes\n"
+        "e = Scenes('train', 9, seed=5)[7]\n"
+        "print(hashlib.sha256(repr((e.id, e.references, e.questions)).encode() + e.image.tobytes()).hexdigest())"
+    )
+    assert in_fresh_process(code) == fingerprint(Scenes("train", 9, seed=5)[7])
+
+
+def test_import_needs_neither_torch_nor_transformers() -> None:
+    code = "import sys, mmq_sweeps.data.scenes; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    assert in_fresh_process(code) == "[]"
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_smaller_count_is_a_prefix(split: str) -> None:
+    few, many = Scenes(split, 10), Scenes(split, 40)
+    assert [fingerprint(example) for example in few] == [fingerprint(many[i]) for i in range(10)]
+
+
+def test_seeds_draw_different_scenes() -> None:
+    assert Scenes("train", 20, seed=0).scene(0) != Scenes("train", 20, seed=1).scene(0)
+
+
+def test_splits_are_disjoint_by_content_and_ids_unique() -> None:
+    contents: dict[bytes, str] = {}
+    pictures: dict[bytes, str] = {}
+    ids = set()
+    for split in SPLITS:
+        for seed in (0, 1):
+            data = Scenes(split, 150, seed)
+            for index in range(len(data)):
+                scene, picture = data.scene(index), render_array(data.scene(index)).tobytes()
+                assert contents.setdefault(scene.digest(), split) == split
+                assert pictures.setdefault(picture, split) == split
+            ids |= {example.id for example in data}
+            assert all(example.id.startswith(split) for example in data)
+    assert len(ids) == 150 * 2 * len(SPLITS)
+
+
+def test_a_scene_belongs_to_one_split_whatever_its_seed() -> None:
+    """The split is read off the scene's own digest, so a scene that comes up again can only do so in the same split."""
+    for split, digits in (("calibration", {8}), ("evaluation", {9}), ("train", set(range(8)))):
+        data = Scenes(split, 50, seed=11)
+        assert {int.from_bytes(data.scene(i).digest()[:8], "big") % 10 for i in range(50)} <= digits
+
+
+def test_five_references_in_different_words() -> None:
+    for example in Scenes("evaluation", 50):
+        assert len(example.references) == len(set(example.references)) == 5
+        assert len({reference.split()[0] for reference in example.references}) == 5
+        assert max(len(reference.split()) for reference in example.references) <= 32
+
+
+def test_perfect_caption_is_the_first_wording() -> None:
+    data = Scenes("evaluation", 30)
+    for index, example in enumerate(data):
+        caption = perfect_caption(data.scene(index))
+        assert caption == example.references[0]
+        for shape in data.scene(index).shapes:
+            for reference in example.references:
+                assert f"{shape.size} {shape.tone} {shape.colour} {shape.kind}" in reference
+
+
+def test_every_word_is_in_the_vocabulary() -> None:
+    used = {
+        word
+        for example in Scenes("train", 300)
+        for text in (*example.references, *(PROMPT.format(q.question) + " " + q.answer for q in example.questions))
+        for word in text.split()
+    }
+    assert used <= set(VOCABULARY)
+
+
+def test_answers_agree_with_the_scene() -> None:
+    data = Scenes("evaluation", 60)
+    for index, example in enumerate(data):
+        scene = data.scene(index)
+        by_kind = {shape.kind: shape for shape in scene.shapes}
+        answers = {question.question: question.answer for question in example.questions}
+        assert len(answers) == len(example.questions)
+        numbers = ("zero", "one", "two", "three", "four", "five", "six")
+        assert numbers.index(answers["how many dots are there ?"]) == len(scene.dots)
+        assert numbers.index(answers["how many shapes are there ?"]) == len(scene.shapes)
+        for kind, shape in by_kind.items():
+            assert answers[f"what color is the {kind} ?"] == shape.colour
+            low, high = SIZES[answers[f"what size is the {kind} ?"]]
+            assert low <= shape.radius <= high
+        for question in example.questions:
+            if question.kind == "comparison":
+                one, other = (by_kind[word] for word in question.question.split() if word in by_kind)
+                assert by_kind[question.answer] is (one if one.radius > other.radius else other)
+            if question.kind == "relation":
+                one, other = (by_kind[word] for word in question.question.split() if word in by_kind)
+                assert (relation(one, other) in question.question) == (question.answer == "yes")
+
+
+def test_shapes_look_as_they_are_called() -> None:
+    data = Scenes("train", 200)
+    for index in range(200):
+        for shape in data.scene(index).shapes:
+            centre = COLOURS.index(shape.colour) * HUE_STEP
+            assert min((shape.hue - centre) % HUES, (centre - shape.hue) % HUES) < HUE_STEP // 2
+            brightness, saturation = TONES[shape.tone]
+            assert brightness[0] <= shape.brightness <= brightness[1]
+            assert saturation[0] <= shape.saturation <= saturation[1]
+            assert all(0 <= level <= 255 for level in shape.rgb)
+
+
+def test_unknown_split_names_value_and_choices() -> None:
+    with pytest.raises(ValueError, match=r"'test'.*train, calibration, evaluation"):
+        Scenes("test")
+
+
+@pytest.mark.parametrize("wrong", [-1, True, 1.5])
+def test_count_and_seed_are_checked(wrong: object) -> None:
+    with pytest.raises(ValueError, match="count="):
+        Scenes("train", wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="seed="):
+        Scenes("train", 1, wrong)  # type: ignore[arg-type]
+
+
+def test_index_outside_is_an_error_and_negative_counts_from_the_end() -> None:
+    data = Scenes("train", 4)
+    assert fingerprint(data[-1]) == fingerprint(data[3])
+    with pytest.raises(IndexError):
+        data[4]
+
+
+def test_training_learns_saves_and_repeats(tmp_path: Path) -> None:
+    model, processor, losses = train(TINY)
+    again, _, _ = train(TINY)
+    assert losses[-1] < losses[0] - 0.2
+    weights = again.state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
+    save(model, processor, tmp_path)
+    loaded = Blip2ForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32)
+    assert len(AutoProcessor.from_pretrained(tmp_path).tokenizer) == len(processor.tokenizer)
+    for name, weight in loaded.state_dict().items():
+        torch.testing.assert_close(weight, model.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Embedded:
+    model = Blip2ForConditionalGeneration.from_pretrained(EMBEDDED, dtype=torch.float32).eval()
+    return model, AutoProcessor.from_pretrained(EMBEDDED)
+
+
+def write(embedded: Embedded, examples: list[Example], texts: list[str]) -> list[str]:
+    """What the model writes after each text, about each example's image, greedily and in one batch."""
+    model, processor = embedded
+    inputs = processor(images=[e.image for e in examples], text=texts, return_tensors="pt", padding=True)
+    out = model.generate(**inputs, max_new_tokens=40, do_sample=False)[:, inputs.input_ids.shape[1] :]
+    return processor.batch_decode(out, skip_special_tokens=True)
+
+
+def test_embedded_folder_is_small() -> None:
+    assert sum(file.stat().st_size for file in EMBEDDED.iterdir()) <= 16 * 2**20
+
+
+def test_embedded_model_captions_scenes(embedded: Embedded) -> None:
+    examples = list(Scenes("evaluation", 20))
+    captions = write(embedded, examples, [""] * 20)
+    right = total = 0
+    for caption, example in zip(captions, examples, strict=True):
+        truth = example.references[0].split()
+        total += len(truth)
+        right += sum(a == b for a, b in zip(caption.split(), truth, strict=False))
+    assert right / total > 0.7
+
+
+def test_embedded_model_needs_no_text(embedded: Embedded) -> None:
+    model, processor = embedded
+    examples = list(Scenes("evaluation", 4))
+    pixels = processor(images=[e.image for e in examples], return_tensors="pt").pixel_values
+    tokens = model.generate(pixel_values=pixels, max_new_tokens=40, do_sample=False)
+    captions = processor.batch_decode(tokens, skip_special_tokens=True)
+    assert [caption.strip() for caption in captions] == write(embedded, examples, [""] * 4)
+
+
+def test_embedded_model_answers_questions(embedded: Embedded) -> None:
+    asked = [(e, q) for e in Scenes("evaluation", 20) for q in e.questions]
+    texts = [f"Question: {question.question} Short answer:" for _, question in asked]
+    answers = write(embedded, [example for example, _ in asked], texts)
+    right = sum(answer == question.answer for answer, (_, question) in zip(answers, asked, strict=True))
+    assert right / len(asked) > 0.7
+
+
+def test_padding_changes_no_text(embedded: Embedded) -> None:
+    examples = list(Scenes("evaluation", 6))
+    texts = ["" if i % 2 else f"Question: {e.questions[i].question} Short answer:" for i, e in enumerate(examples)]
+    single = [write(embedded, [e], [text])[0] for e, text in zip(examples, texts, strict=True)]
+    assert write(embedded, examples, texts) == single
