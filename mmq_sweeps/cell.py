@@ -56,7 +56,7 @@ class Cell:
                 "blocks": sorted(selection["blocks"], key=_ORDER.index),
                 "layers": sorted(selection["layers"], key=_ORDER.index),
             }
-            for part, selection in sorted(config["component"].items())
+            for part, selection in _in_model_order(config)
             if quantizes and selection["bits"] != FULL_PRECISION_BITS
         }
         model = _without(config["model"], MODEL_LABELS)
@@ -94,6 +94,11 @@ class Cell:
         """A few words for progress lines: ``gptq vision 3 connector 3 language 3``."""
         bits = " ".join(f"{part} {bits_label(selection)}" for part, selection in self.parts.items())
         return f"{self.names['method']} {bits}" if bits else "full precision"
+
+
+def _in_model_order(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    order = list(config["model"]["parts"])
+    return sorted(config["component"].items(), key=lambda item: order.index(item[0]))
 
 
 def bits_label(selection: Mapping[str, Any]) -> str:

@@ -62,16 +62,14 @@ def run_cell(cell: Cell, bench: Bench, progress: Progress) -> tuple[Record, list
         hardware=environment.hardware(),
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
-    items: list[dict[str, Any]] = []
     try:
-        record, items = _measure(cell, bench, progress, record)
+        done, items = _measure(cell, bench, progress, record)
+        return bench.store.save(replace(done, peak_memory_bytes=environment.peak_memory()), items), items
     except StoreError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever fails in a cell fails that cell only
         told = {"class": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
-        record = replace(record, error=told)
-    record = replace(record, peak_memory_bytes=environment.peak_memory())
-    return bench.store.save(record, items if record.done else None), items
+    return bench.store.save(replace(record, error=told, peak_memory_bytes=environment.peak_memory())), []
 
 
 def _measure(cell: Cell, bench: Bench, progress: Progress, record: Record) -> tuple[Record, list[dict[str, Any]]]:

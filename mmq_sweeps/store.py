@@ -50,7 +50,9 @@ class Store:
         with _explained(store.root):
             for folder in ("cells", "artifacts", "tmp"):
                 (store.root / folder).mkdir(parents=True, exist_ok=True)
-            store._write(store.root / "tmp" / "probe", b"writable\n")
+            probe = store.root / "tmp" / f"probe.{os.getpid()}"
+            store._write(probe, b"writable\n")
+            probe.unlink()
             store._remove_stale()
         return store
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,8 @@ class WandbTracker:
                 "pip install wandb, or tracker=none")
             return lambda record, items, samples: None
         folder.mkdir(parents=True, exist_ok=True)
+        # The images of tables wait for `wandb sync` in this folder; wandb's own default is the home directory.
+        os.environ.setdefault("WANDB_DATA_DIR", str(folder))
         session = _WandbSession(wandb, self, sweep, folder, say)
         return session.log
 

@@ -1,8 +1,8 @@
 """What a metric is: a name, what it needs, which way is better, per-item scores, and how items make one figure.
 
 A metric that is not the mean of its per-item scores (BLEU, METEOR, recall over both directions) returns ``totals``: one
-row of counts an item, of which the sum over any items gives the figure of those items through ``aggregate``. That is all
-the bootstrap needs.
+row of counts an item, of which the sum over any items gives the figure of those items through ``aggregate``. That is
+all the bootstrap needs.
 """
 
 from __future__ import annotations

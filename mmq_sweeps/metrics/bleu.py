@@ -1,7 +1,7 @@
 """BLEU-1 to BLEU-4 as pycocoevalcap 1.2 computes them (Papineni et al., ACL 2002), closest reference length.
 
-The figure of a cell is the corpus's: matches, n-grams and lengths are summed over all images first. The per-image scores
-are pycocoevalcap's, BLEU of one image with its smoothing constants.
+The figure of a cell is the corpus's: matches, n-grams and lengths are summed over all images first. The per-image
+scores are pycocoevalcap's, BLEU of one image with its smoothing constants.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """CIDEr as pycocoevalcap 1.2 computes it (Vedantam et al., arXiv 1411.5726).
 
-Its one class is called CIDEr and computes the paper's CIDEr-D without stemming: tf-idf vectors of 1- to 4-grams, the
-candidate's clipped to the reference's, times exp(-d²/2σ²) with σ = 6, times 10, averaged over references and n. d is the
-difference in *bigrams*, which is the difference in words unless a sentence is empty. ``cider`` and ``cider_d`` are
-therefore the same figure under the two names by which it is published.
+Its one class is called CIDEr and computes the paper's CIDEr-D, without stemming: the cosine of tf-idf vectors of 1- to
+4-grams, the caption's clipped to the reference's, times exp(-d²/2σ²) with σ = 6, averaged over references and n, times
+ten. d is the difference in bigrams, which is the difference in words unless a sentence is empty. ``cider`` and
+``cider_d`` are therefore one figure under the two names by which it is published.
 """
 
 from __future__ import annotations

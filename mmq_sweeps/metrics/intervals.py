@@ -1,8 +1,8 @@
 """Bootstrap intervals over items, and the difference of two cells on the same items.
 
 Items are drawn with replacement 1,000 times from a fixed seed, the same draws for every metric of as many items; the
-interval is the 2.5th to 97.5th percentile of the metric's figure on the draws. Only the items vary: document frequencies
-and everything else that comes from the references stay those of the whole task.
+interval is the 2.5th to 97.5th percentile of the metric's figure on the draws. Only the items vary: document
+frequencies and everything else that comes from the references stay those of the whole task.
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ def _draws(count: int) -> Floats:
     generator = np.random.Generator(np.random.PCG64(SEED))
     chosen = generator.integers(0, count, (RESAMPLES, count), dtype=np.int32)
     chosen += np.arange(RESAMPLES, dtype=np.int32)[:, None] * count
-    drawn: Floats = np.bincount(chosen.ravel(), minlength=RESAMPLES * count).reshape(RESAMPLES, count).astype(np.float64)
+    drawn: Floats = (
+        np.bincount(chosen.ravel(), minlength=RESAMPLES * count).reshape(RESAMPLES, count).astype(np.float64)
+    )
     drawn.flags.writeable = False
     return drawn

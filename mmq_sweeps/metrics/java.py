@@ -41,8 +41,8 @@ def java_path() -> Path:
 class JavaProcess:
     """A Java program that answers on standard output what it reads on standard input.
 
-    It starts when first asked, is shared by every thread, and is started again if it died. ``timeout_seconds`` bounds one
-    exchange: a program that does not answer is ended, and the exchange fails instead of waiting for ever.
+    It starts when first asked, is shared by every thread, and is started again if it died. ``timeout_seconds`` bounds
+    one exchange: a program that does not answer is ended, and the exchange fails instead of waiting for ever.
     """
 
     arguments: tuple[str, ...]

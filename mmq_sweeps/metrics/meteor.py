@@ -1,9 +1,9 @@
 """METEOR 1.5 as pycocoevalcap 1.2 runs it (Denkowski and Lavie, Meteor Universal, WMT 2014).
 
 The program is asked for the matching statistics of each caption (``SCORE``) and for the scores of all of them
-(``EVAL``). The figure of a cell is METEOR's score of the *summed* statistics, not the mean of the images' scores. The same
-caption for the same references has the same statistics, so it is matched once per process; only the program starts,
-reads its paraphrase tables (seconds) and matches, everything else is cheap.
+(``EVAL``). The figure of a cell is METEOR's score of the *summed* statistics, not the mean of the images' scores. The
+same caption for the same references has the same statistics, so it is matched once per process; only the program
+starts, reads its paraphrase tables (seconds) and matches, everything else is cheap.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from mmq_sweeps.metrics.base import Floats, Scores
-from mmq_sweeps.metrics.java import JavaDiedError, JavaProcess, take
+from mmq_sweeps.metrics.java import JavaProcess, take
 from mmq_sweeps.metrics.references import References
 from mmq_sweeps.metrics.tokenizer import package_folder
 
@@ -25,7 +25,7 @@ _COMMAND = ("-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", "meteor-1.5.jar", "-", "-
 # METEOR 1.5's parameters for English: alpha, beta, gamma, delta, and the weights of its four matchers
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 _WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
-_STATISTICS = 23
+_STATISTICS, _CHUNKS, _WORDS = 23, 20, slice(21, 23)
 _BATCH = 200
 
 
@@ -54,7 +54,7 @@ class MeteorProgram:
         lines = self.process.exchange(text, functools.partial(take, answers))
         errors = [line for line in lines if line.startswith("Error")]
         if errors:
-            raise JavaDiedError(f"METEOR refused a caption: {errors[0]}")
+            raise ValueError(f"METEOR refused a caption: {errors[0]}")
         return lines
 
 
@@ -70,13 +70,13 @@ class Meteor:
         return [" ||| ".join(("SCORE", *tokens)) for tokens in references.tokens]
 
     def score(self, prepared: list[str], predictions: Sequence[str]) -> Scores:
-        """Scores of tokenized captions in the order of the images. JavaMissingError, JavaDiedError: see ``JavaProcess``."""
+        """Scores of tokenized captions in the order of the images; see ``JavaProcess.exchange`` for its errors."""
         program = _program_of(os.getpid())
         requests = [f"{start} ||| {_clean(caption)}" for start, caption in zip(prepared, predictions, strict=True)]
         statistics = program.statistics(requests)
         scores = program.evaluate(statistics)
         totals = np.array([line.split() for line in statistics], dtype=np.float64).reshape(-1, _STATISTICS)
-        return Scores(float(scores[-1]), scores[:-1], totals)
+        return Scores(float(scores[-1]), scores[:-1], _without_perfect_chunks(totals))
 
     def aggregate(self, totals: Floats, count: int) -> Floats:  # noqa: ARG002 (part of a metric)
         """METEOR's score of summed statistics."""
@@ -93,11 +93,16 @@ def score_of_statistics(totals: Floats) -> Floats:
     weighted_length = _DELTA * (length - functions) + (1 - _DELTA) * functions
     precision, recall = _divide(matched, weighted_length).T
     mean = _divide(precision * recall, (1 - _ALPHA) * recall + _ALPHA * precision)
-    chunks, words = totals[:, 20], totals[:, 21:23]
-    perfect = (words == length).all(axis=1) & (chunks == 1)
-    fragmentation = np.where(perfect, 0.0, _divide(chunks, words.mean(axis=1)))
+    fragmentation = _divide(totals[:, _CHUNKS], totals[:, _WORDS].mean(axis=1))
     score: Floats = mean * (1 - _GAMMA * fragmentation**_BETA)
     return score
+
+
+def _without_perfect_chunks(totals: Floats) -> Floats:
+    """METEOR does not count the one chunk of a caption that is its reference, word for word."""
+    perfect = (totals[:, _WORDS] == totals[:, 0:2]).all(axis=1) & (totals[:, _CHUNKS] == 1)
+    totals[perfect, _CHUNKS] = 0
+    return totals
 
 
 def _divide(numerator: Floats, denominator: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""Which metrics exist, by name: importing this imports no metric, no numpy and no Java, so a configuration is checked first."""
+"""Which metrics exist, by name. Nothing heavy is imported here, so that a configuration is checked before any work."""
 
 from __future__ import annotations
 

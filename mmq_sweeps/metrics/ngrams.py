@@ -1,7 +1,7 @@
 """N-grams of a task's references as arrays, and those of a cell's captions matched against them.
 
-The references of a task do not change from cell to cell, so their n-grams are counted once. A caption's n-grams are then
-looked up in the vocabulary and matched with the rows of its own image by one sorted search over all captions.
+The references of a task do not change from cell to cell, so their n-grams are counted once. A caption's n-grams are
+then looked up in the vocabulary and matched with the rows of its own image by one sorted search over all captions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ORDERS = 4
 
 
 def ngrams(sentence: str) -> Counter[str]:
-    """Counts of the 1- to 4-grams of a tokenized sentence, words joined by blanks, in the order in which they first occur.
+    """Counts of the 1- to 4-grams of a tokenized sentence, words joined by blanks, in order of first occurrence.
 
     The order is pycocoevalcap's (``precook``), so that sums over n-grams round as its sums do.
     """
@@ -44,9 +44,10 @@ def word_count(sentence: str) -> int:
 class ReferenceNgrams:
     """N-grams of the references of ``N`` images, at most ``R`` an image, over a vocabulary of ``V`` n-grams.
 
-    ``rows`` ``[P]`` are the sorted keys image * V + n-gram of the pairs that occur; ``counts`` ``[P, R]`` says how often
-    in which reference. ``lengths`` ``[N, R]`` are words, -1 where an image has fewer than R references. ``cells`` are the
-    entries of ``counts`` that are not zero (row * R + reference), sentence by sentence in pycocoevalcap's order.
+    ``rows`` ``[P]`` are the sorted keys image * V + n-gram of the pairs that occur; ``counts`` ``[P, R]`` says how
+    often in which reference. ``lengths`` ``[N, R]`` are words, -1 where an image has fewer than R references.
+    ``cells`` are the entries of ``counts`` that are not zero (row * R + reference), sentence by sentence in
+    pycocoevalcap's order.
     """
 
     vocabulary: dict[str, int]
@@ -59,7 +60,10 @@ class ReferenceNgrams:
     def of(references: Sequence[Sequence[str]]) -> ReferenceNgrams:
         """Count the n-grams of tokenized references ``[N][R_i]``."""
         vocabulary: dict[str, int] = {}
-        images, ids, slots, counts = [], [], [], []
+        images: list[int] = []
+        ids: list[int] = []
+        slots: list[int] = []
+        counts: list[int] = []
         lengths = np.full((len(references), max(map(len, references), default=0)), -1, dtype=np.int64)
         for image, sentences in enumerate(references):
             for slot, sentence in enumerate(sentences):
@@ -91,8 +95,8 @@ class ReferenceNgrams:
 class CandidateNgrams:
     """The ``M`` distinct n-grams of each of ``N`` captions, caption by caption, in pycocoevalcap's order.
 
-    ``ids`` ``[M]`` is -1 for an n-gram that no reference has; ``row`` ``[M]`` its row in the references of its own image,
-    -1 for none. ``lengths`` ``[N]`` are words.
+    ``ids`` ``[M]`` is -1 for an n-gram that no reference has; ``row`` ``[M]`` its row in the references of its own
+    image, -1 for none. ``lengths`` ``[N]`` are words.
     """
 
     captions: Ints
@@ -123,7 +127,7 @@ class CandidateNgrams:
 
 def sum_by(keys: Ints, weights: Floats, size: int) -> Floats:
     """Sums of ``weights`` by key, each added in the order given: the rounding of a loop."""
-    result: Floats = np.bincount(keys, weights, minlength=size)
+    result: Floats = np.bincount(keys, weights, minlength=size).astype(np.float64)
     return result
 
 

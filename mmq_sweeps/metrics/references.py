@@ -1,7 +1,8 @@
 """A task's references: tokenized and counted once, kept on disk, read by every cell, job and node.
 
 The file's name holds a digest of the references and of the versions that made it, so a changed reference, tokenizer or
-layout is another file. It is npz without pickle, written under another name and renamed: a reader never sees half of it.
+layout is another file. It is npz without pickle, written under another name and renamed: a reader never sees half of
+it.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """The PTB tokenizer as pycocoevalcap calls it, in one Java process that stays.
 
-pycocoevalcap starts ``edu.stanford.nlp.process.PTBTokenizer -preserveLines -lowerCase`` on a file for every call. Here the
-same program reads standard input. It hands its output over only when its buffers (two of 8 KiB) are full, so every batch
-is followed by filler that pushes the answer out; markers around the batch tell the answer from the filler.
+pycocoevalcap starts ``edu.stanford.nlp.process.PTBTokenizer -preserveLines -lowerCase`` on a file for every call. Here
+the same program reads standard input. It hands its output over only when its buffers (two of 8 KiB) are full, so every
+batch is followed by filler that pushes the answer out; markers around the batch tell the answer from the filler.
 
-The lexer looks past the end of a line in a few places: ``plan b.`` is ``plan b`` if the next caption begins with ``A`` and
-``plan b.`` otherwise. Such a caption ("open") is therefore tokenized, and remembered, together with the caption that
-follows it; all others are remembered by themselves.
+The lexer looks past the end of a line in a few places: ``plan b.`` is ``plan b`` if the next caption begins with ``A``
+and ``plan b.`` otherwise. Such a caption ("open") is therefore tokenized, and remembered, together with the caption
+that follows it; all others are remembered by themselves.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ PUNCTUATIONS = frozenset(
 _MAIN = "edu.stanford.nlp.process.PTBTokenizer"
 _COMMAND = ("-cp", "stanford-corenlp-3.4.1.jar", _MAIN, "-preserveLines", "-lowerCase")
 _OPTIONS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")  # quick to start, one thread
-_BEGIN, _END = "mmqsweepsbegin", "mmqsweepsend"
-# What may follow a caption without changing it. The quotes close an attribute that a caption left open (<a b='...), which
-# the lexer would otherwise read on for; the letter behind each says that it was no tag after all.
+_MARKER = "mmqsweeps"
+# What may follow a caption without changing it. The quotes close an attribute that a caption left open (<a b='...),
+# which the lexer would otherwise read on for; the letter behind each says that it was no tag after all.
 _NEUTRAL = "x 'x \"x"
 _FILLER = (_NEUTRAL + " x" * 60 + "\n") * 320
 # Characters besides \n at which the tokenizer begins a new line, which would shift the lines of all later captions.
 _LINE_BREAKS = re.compile("[\n\r\u000b\u000c\u2028\u2029]")
 _SIGN_IN_LAST_WORD = re.compile(r"[\W_]\w*$")
-_APOSTROPHES = frozenset("'`´&\u0091\u0092\u2018\u2019\u201b")
+_APOSTROPHES = frozenset("'`\u00b4&\u0091\u0092\u2018\u2019\u201b")
 # What the lexer sees behind a caption: text, nothing that matters, or the end of the file.
 _Following = str | None
 _NOTHING, _END_OF_FILE = "", None
@@ -78,8 +78,12 @@ class PtbTokenizer:
         return self._exchange([keys[0][0], _NEUTRAL])[:1]
 
     def _exchange(self, lines: list[str]) -> list[str]:
-        text = "".join(f"{line}\n" for line in (_BEGIN, *lines, _END))
-        return self.process.exchange(text + _FILLER, _between_markers)
+        text = "".join(f"{line}\n" for line in lines)
+        marker = _MARKER
+        while marker in text.lower():
+            marker += "x"
+        read = functools.partial(_between, f"{marker}begin", f"{marker}end")
+        return self.process.exchange(f"{marker}begin\n{text}{marker}end\n{_FILLER}", read)
 
     def _ask_last(self, key: _Key) -> str:
         """A process that stays cannot be shown the end of the file; very few captions need it."""
@@ -141,13 +145,7 @@ def _drop_punctuation(line: str) -> str:
     return " ".join(word for word in line.rstrip().split(" ") if word not in PUNCTUATIONS)
 
 
-def _between_markers(lines: Iterator[str]) -> list[str]:
-    for line in lines:
-        if line == _BEGIN:
-            break
-    answer: list[str] = []
-    for line in lines:
-        if line == _END:
-            break
-        answer.append(line)
-    return answer
+def _between(begin: str, end: str, lines: Iterator[str]) -> list[str]:
+    while next(lines) != begin:
+        pass
+    return list(iter(lines.__next__, end))

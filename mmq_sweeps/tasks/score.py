@@ -1,7 +1,8 @@
 """Score a file of finished captions: ``python -m mmq_sweeps.tasks.score FILE.json --metrics cider,meteor [--json]``.
 
-FILE holds ``predictions`` ``[{"image_id": ..., "caption": ...}]`` and ``references``: either a list of caption lists in the
-same order, or an object of image id -> captions. Anything wrong is one line on standard error and exit status 2.
+FILE holds ``predictions`` ``[{"image_id": ..., "caption": ...}]`` and ``references``: either a list of caption lists
+in the same order, or an object of image id -> captions. Anything wrong is one line on standard error and exit status
+2.
 """
 
 from __future__ import annotations

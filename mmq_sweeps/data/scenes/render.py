@@ -28,19 +28,21 @@ def render_array(scene: Scene) -> NDArray[np.uint8]:
 
     Later shapes cover earlier ones; dots lie clear of all.
     """
-    canvas = np.full((CANVAS, CANVAS, 3), scene.ground, dtype=np.int64)
+    canvas = np.full((CANVAS, CANVAS, 3), scene.ground, dtype=np.uint16)
     for shape in scene.shapes:
         _paint(canvas, shape.x, shape.y, shape.radius, _KINDS[shape.kind], shape.rgb)
     for x, y in scene.dots:
         _paint(canvas, x, y, DOT_RADIUS, _circle, (DOT_GREY,) * 3)
-    pixels = canvas.reshape(PIXELS, UNITS, PIXELS, UNITS, 3).sum(axis=(1, 3)) // UNITS**2
+    pixels = np.zeros((PIXELS, PIXELS, 3), dtype=np.uint16)
+    for down, across in np.ndindex(UNITS, UNITS):
+        pixels += canvas[down::UNITS, across::UNITS]
     raw = np.random.PCG64(np.random.SeedSequence(scene.grain)).random_raw(PIXELS * PIXELS * 3 // 8)
     # Bytes are taken in little-endian order whatever the machine's.
-    grain = raw.astype("<u8").view(np.uint8).reshape(pixels.shape).astype(np.int64) % (2 * GRAIN + 1) - GRAIN
-    return np.clip(pixels + grain, 0, 255).astype(np.uint8)
+    grain = raw.astype("<u8").view(np.uint8).reshape(pixels.shape) % (2 * GRAIN + 1)
+    return np.clip((pixels // UNITS**2).astype(np.int16) + grain - GRAIN, 0, 255).astype(np.uint8)
 
 
-def _paint(canvas: Grid, x: int, y: int, radius: int, inside: _Inside, colour: tuple[int, ...]) -> None:
+def _paint(canvas: NDArray[np.uint16], x: int, y: int, radius: int, inside: _Inside, colour: tuple[int, ...]) -> None:
     top, left = max(y - radius, 0), max(x - radius, 0)
     window = canvas[top : y + radius + 1, left : x + radius + 1]
     down = np.arange(top, top + window.shape[0], dtype=np.int64)[:, None] - y

@@ -1,7 +1,7 @@
 """Train the embedded BLIP-2 from scratch: ``python -m mmq_sweeps.data.scenes.train [--out DIR] [--seed N]``.
 
 The weights that come with the package are what the default arguments make. Every step sees fresh scenes of the training
-split, each with one caption and one question.
+split, each with one caption and some with a question.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from mmq_sweeps.data.scenes.words import questions, references
 PROMPT = "question : {} short answer :"
 # What the loss leaves out: image tokens, prompts and padding.
 IGNORED = -100
+# One image in so many also gets a question; answers are learned from few, and a row of question costs one of caption.
+QUESTIONED = 4
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pixels ``[B, 3, 48, 48]`` and texts ``[2B, T]``: row ``i`` is image ``i``'s caption, ``B + i`` its question."""
+    """Pixels ``[B, 3, 48, 48]`` and texts ``[B + Q, T]``: captions of the images, then questions on the first ``Q``."""
 
     pixels: Tensor
     tokens: Tensor
@@ -60,7 +62,8 @@ def batches(recipe: Recipe, processor: Blip2Processor) -> Iterator[Batch]:
         scenes = [data.scene(step * recipe.batch + i) for i in range(recipe.batch)]
         pixels = torch.from_numpy(np.stack([render_array(scene) for scene in scenes]))
         words = Words(recipe.seed, len("texts"), step)
-        texts = [_caption(scene, words) for scene in scenes] + [_question(scene, words) for scene in scenes]
+        texts = [_caption(scene, words) for scene in scenes]
+        texts += [_question(scene, words) for scene in scenes[: recipe.batch // QUESTIONED]]
         # The image processor's own arithmetic: rescale to [0, 1], then normalise with mean and deviation 0.5.
         yield Batch(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, *_rows(texts, ids, processor.num_query_tokens))
 
@@ -92,7 +95,8 @@ def _rows(texts: list[tuple[str, str]], ids: dict[str, int], queries: int) -> tu
 
 def loss_of(model: Blip2ForConditionalGeneration, batch: Batch) -> Tensor:
     """Mean cross-entropy over the words of captions and answers; each image is seen by the vision part once."""
-    features = model.get_image_features(batch.pixels).pooler_output.repeat(2, 1, 1)
+    features = model.get_image_features(batch.pixels).pooler_output
+    features = torch.cat([features, features[: len(batch.tokens) - len(features)]])
     embedded = model.get_input_embeddings()(batch.tokens)
     place = (batch.tokens == model.config.image_token_index).unsqueeze(-1)
     embedded = embedded.masked_scatter(place, features)

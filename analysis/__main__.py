@@ -1,0 +1,64 @@
+"""``python -m analysis VERB --source STORE [--json]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from analysis.pivot import markdown
+from mmq_sweeps.errors import StoreError
+from mmq_sweeps.record import Record
+from mmq_sweeps.store import Store
+from mmq_sweeps.table import draw, output_console, rows
+
+BAD_INPUT = 2
+
+
+def load_records(sources: list[Path]) -> list[Record]:
+    """The records of all ``sources``, one a cell; a FileNotFoundError where a folder is no store."""
+    found: dict[str, Record] = {}
+    for source in sources:
+        if not (source / "cells").is_dir():
+            raise FileNotFoundError(f"--source {source}: is no store (it has no folder 'cells'); run a sweep first")
+        store = Store(source.absolute(), say=lambda text: sys.stderr.write(f"warning: {text}\n"))
+        found |= {record.id: record for record in store.records()}
+    return list(found.values())
+
+
+def table(arguments: argparse.Namespace) -> None:
+    """Every cell of the sources as rows: the same table that a sweep ends with."""
+    table_rows = rows(load_records(arguments.source))
+    console = output_console()
+    if arguments.json:
+        console.out(json.dumps(table_rows, indent=1), highlight=False)
+        return
+    if arguments.markdown:
+        console.out(markdown(table_rows), highlight=False)
+        return
+    console.print(draw(table_rows))
+    for row in table_rows:
+        if row["status"] != "done":
+            sys.stderr.write(f"failed: {row['id']} {row['method']}: {row['error']['class']}: {row['error']['message']}\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m analysis", description="Read finished cells back.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    reader = verbs.add_parser("table", help="all cells of one or several stores, as a table")
+    reader.add_argument("--source", type=Path, nargs="+", default=[Path("runs")], help="stores; default: runs")
+    shape = reader.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="rows for a program")
+    shape.add_argument("--markdown", action="store_true", help="one table a metric: method and parts against bits")
+    reader.set_defaults(run=table)
+    arguments = parser.parse_args()
+    try:
+        arguments.run(arguments)
+    except (OSError, StoreError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(BAD_INPUT) from None
+
+
+if __name__ == "__main__":
+    main()

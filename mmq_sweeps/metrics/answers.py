@@ -1,0 +1,62 @@
+"""Short answers of one cell after another against the answers of one task, in all and by kind of answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mmq_sweeps.metrics.base import Floats, Metric, Scores, require
+from mmq_sweeps.metrics.captions import check_items
+from mmq_sweeps.metrics.intervals import result_of
+from mmq_sweeps.metrics.names import load_metric
+from mmq_sweeps.metrics.result import MetricResult
+
+
+class AnswerScorer:
+    """Scores answers. ``answers``: question id -> its annotators' answers; ``types``: question id -> kind of answer.
+
+    ValueError: unknown metric, a question without answers, or ``types`` for other questions than ``answers``.
+    """
+
+    def __init__(
+        self,
+        answers: Mapping[str, Sequence[str]],
+        metrics: Sequence[str] = ("vqa_accuracy",),
+        types: Mapping[str, str] | None = None,
+    ) -> None:
+        self.metrics: tuple[Metric, ...] = tuple(map(load_metric, dict.fromkeys(metrics)))
+        for metric in self.metrics:
+            require(metric, "answers", type(self).__name__)
+        if not answers:
+            raise ValueError("There are no answers to score against")
+        for question, given in answers.items():
+            if isinstance(given, str) or not given:
+                raise ValueError(f"Question {question!r} needs a list of at least one answer, not {given!r}")
+        if types is not None:
+            check_items(tuple(answers), types, "type")
+        self.question_ids = tuple(answers)
+        self._prepared: dict[str, Any] = {metric.name: metric.prepare(answers) for metric in self.metrics}
+        kinds = np.array([types[question] for question in answers]) if types is not None else np.array([])
+        self._of_type = {str(kind): np.flatnonzero(kinds == kind) for kind in np.unique(kinds)}
+
+    def score(self, predictions: Mapping[str, str]) -> dict[str, MetricResult]:
+        """Every metric of one cell's answers, question id -> answer; ``by_type`` has the figure of each kind.
+
+        ValueError: questions without an answer, or answers to questions that were not asked.
+        """
+        check_items(self.question_ids, predictions, "answer")
+        answers = [predictions[question] for question in self.question_ids]
+        return {metric.name: self._result(metric, answers) for metric in self.metrics}
+
+    def _result(self, metric: Metric, answers: list[str]) -> MetricResult:
+        scores = metric.score(self._prepared[metric.name], answers)
+        by_type = {kind: _figure(metric, scores, items) for kind, items in self._of_type.items()}
+        return replace(result_of(metric, self.question_ids, scores), by_type=by_type)
+
+
+def _figure(metric: Metric, scores: Scores, items: np.ndarray) -> float:
+    totals: Floats = scores.totals[items].sum(axis=0, keepdims=True)
+    return float(metric.aggregate(totals, len(items))[0])

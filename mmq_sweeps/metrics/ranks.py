@@ -1,0 +1,87 @@
+"""Retrieval between images and texts, both directions, from one matrix of scores.
+
+Ties are broken against the model: whatever ties with the right answer counts as ranked before it, and a score that is
+not a number counts as the lowest. A model that gives every pair the same score therefore recalls nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mmq_sweeps.metrics.base import Floats, require
+from mmq_sweeps.metrics.intervals import result_of
+from mmq_sweeps.metrics.names import load_metric
+from mmq_sweeps.metrics.result import MetricResult
+from mmq_sweeps.metrics.retrieval import RecallMetric
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Ranks from 0: of each image's best own text among the texts of others ``[I]``, of each text's image ``[T]``.
+
+    ``owner`` ``[T]`` is the index of each text's image.
+    """
+
+    of_texts: NDArray[np.int64]
+    of_images: NDArray[np.int64]
+    owner: NDArray[np.int64]
+
+    @staticmethod
+    def of(scores: Floats, owner: NDArray[np.int64]) -> Ranks:
+        """Ranks in ``scores`` ``[I, T]``, higher is more alike; texts lie in the order of their images."""
+        scores = np.where(np.isnan(scores), -np.inf, scores)
+        own = scores[owner, np.arange(len(owner))]
+        first = np.searchsorted(owner, np.arange(len(scores)))
+        best = np.maximum.reduceat(own, first)
+        ties_of_its_own = np.add.reduceat((own >= best[owner]).astype(np.int64), first)
+        return Ranks(
+            of_texts=(scores >= best[:, None]).sum(axis=1) - ties_of_its_own,
+            of_images=(scores >= own).sum(axis=0) - 1,
+            owner=owner,
+        )
+
+
+class RetrievalScorer:
+    """Scores matrices of image-text similarity. ``texts``: image id -> ids of its texts.
+
+    ValueError: unknown metric, an image without texts, or a text id that occurs twice.
+    """
+
+    def __init__(self, texts: Mapping[str, Sequence[str]], metrics: Sequence[str] = ("recall_at_1",)) -> None:
+        self.metrics = tuple(_recall_metric(name) for name in dict.fromkeys(metrics))
+        for image, ids in texts.items():
+            if isinstance(ids, str) or not ids:
+                raise ValueError(f"Image {image!r} needs a list of at least one text id, not {ids!r}")
+        self.image_ids = tuple(texts)
+        self.text_ids = tuple(text for ids in texts.values() for text in ids)
+        if not texts or len(set(self.text_ids)) != len(self.text_ids):
+            raise ValueError("Retrieval needs images, and every text id once")
+        self._owner = np.repeat(np.arange(len(texts)), [len(ids) for ids in texts.values()])
+
+    def score(self, scores: ArrayLike) -> dict[str, MetricResult]:
+        """Every metric of ``scores`` ``[images, texts]``, rows and columns in the order of ``image_ids``, ``text_ids``.
+
+        ValueError: the shape is another.
+        """
+        matrix = np.asarray(scores, dtype=np.float64)
+        expected = (len(self.image_ids), len(self.text_ids))
+        if matrix.shape != expected:
+            raise ValueError(f"Scores are {matrix.shape}; {expected[0]} images and {expected[1]} texts need {expected}")
+        ranks = Ranks.of(matrix, self._owner)
+        return {
+            metric.name: result_of(
+                metric, self.image_ids if metric.items == "images" else self.text_ids, metric.score(None, ranks)
+            )
+            for metric in self.metrics
+        }
+
+
+def _recall_metric(name: str) -> RecallMetric:
+    metric = load_metric(name)
+    require(metric, "ranks", "RetrievalScorer")
+    assert isinstance(metric, RecallMetric)  # whatever needs ranks says which items it has
+    return metric

@@ -1,0 +1,143 @@
+"""Recall@K: the share of queries whose right answer is among the first K.
+
+``text_recall_at_k`` asks for texts by image (one of the image's own among the first K counts), ``image_recall_at_k``
+for the image by each text. ``recall_at_k`` is the mean of the two directions and ``recall_mean`` that of all six, with
+images as the items: an image is drawn together with its texts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+
+from mmq_sweeps.metrics.base import Floats, Scores, mean_of_totals
+
+if TYPE_CHECKING:
+    from mmq_sweeps.metrics.ranks import Ranks
+
+
+@runtime_checkable
+class RecallMetric(Protocol):
+    """A metric of ranks; ``items`` says over what it is: ``images`` or ``texts``."""
+
+    name: ClassVar[str]
+    needs: ClassVar[str]
+    higher_is_better: ClassVar[bool]
+    items: ClassVar[str]
+
+    def prepare(self, references: Any) -> Any: ...
+
+    def score(self, prepared: Any, predictions: Any) -> Scores: ...
+
+    def aggregate(self, totals: Floats, count: int) -> Floats: ...
+
+
+class TextRecallAt1:
+    """Image queries: is one of the image's texts among the first ``k``?"""
+
+    name: ClassVar[str] = "text_recall_at_1"
+    needs: ClassVar[str] = "ranks"
+    items: ClassVar[str] = "images"
+    higher_is_better: ClassVar[bool] = True
+    k: ClassVar[int] = 1
+
+    def prepare(self, references: object) -> None:
+        """Nothing depends on the references alone."""
+
+    def score(self, prepared: None, predictions: Ranks) -> Scores:  # noqa: ARG002 (part of a metric)
+        """1 or 0 for each image."""
+        return Scores.mean((predictions.of_texts < self.k).astype(np.float64))
+
+    def aggregate(self, totals: Floats, count: int) -> Floats:
+        """The share of images."""
+        return mean_of_totals(totals, count)
+
+
+class TextRecallAt5(TextRecallAt1):
+    """Among the first five."""
+
+    name: ClassVar[str] = "text_recall_at_5"
+    k: ClassVar[int] = 5
+
+
+class TextRecallAt10(TextRecallAt1):
+    """Among the first ten."""
+
+    name: ClassVar[str] = "text_recall_at_10"
+    k: ClassVar[int] = 10
+
+
+class ImageRecallAt1(TextRecallAt1):
+    """Text queries: is the text's image among the first ``k``?"""
+
+    name: ClassVar[str] = "image_recall_at_1"
+    items: ClassVar[str] = "texts"
+
+    def score(self, prepared: None, predictions: Ranks) -> Scores:  # noqa: ARG002 (part of a metric)
+        """1 or 0 for each text."""
+        return Scores.mean((predictions.of_images < self.k).astype(np.float64))
+
+
+class ImageRecallAt5(ImageRecallAt1):
+    """Among the first five."""
+
+    name: ClassVar[str] = "image_recall_at_5"
+    k: ClassVar[int] = 5
+
+
+class ImageRecallAt10(ImageRecallAt1):
+    """Among the first ten."""
+
+    name: ClassVar[str] = "image_recall_at_10"
+    k: ClassVar[int] = 10
+
+
+class RecallAt1:
+    """The mean of both directions, and over several ``ks`` of these."""
+
+    name: ClassVar[str] = "recall_at_1"
+    needs: ClassVar[str] = "ranks"
+    items: ClassVar[str] = "images"
+    higher_is_better: ClassVar[bool] = True
+    ks: ClassVar[tuple[int, ...]] = (1,)
+
+    def prepare(self, references: object) -> None:
+        """Nothing depends on the references alone."""
+
+    def score(self, prepared: None, predictions: Ranks) -> Scores:  # noqa: ARG002 (part of a metric)
+        """Of each image: the mean of its own hit and of its texts' share of hits."""
+        images = len(predictions.of_texts)
+        texts = np.bincount(predictions.owner, minlength=images)
+        found_text = np.mean([predictions.of_texts < k for k in self.ks], axis=0)
+        found_image = np.mean([predictions.of_images < k for k in self.ks], axis=0)
+        hits = np.bincount(predictions.owner, found_image, minlength=images)
+        totals = np.stack([found_text, hits, texts.astype(np.float64)], axis=1)
+        value = self.aggregate(totals.sum(axis=0, keepdims=True), images)[0]
+        return Scores(float(value), (found_text + hits / texts) / 2, totals)
+
+    def aggregate(self, totals: Floats, count: int) -> Floats:
+        """The mean of the share of images and of the share of texts."""
+        figure: Floats = (totals[:, 0] / count + totals[:, 1] / totals[:, 2]) / 2
+        return figure
+
+
+class RecallAt5(RecallAt1):
+    """Among the first five."""
+
+    name: ClassVar[str] = "recall_at_5"
+    ks: ClassVar[tuple[int, ...]] = (5,)
+
+
+class RecallAt10(RecallAt1):
+    """Among the first ten."""
+
+    name: ClassVar[str] = "recall_at_10"
+    ks: ClassVar[tuple[int, ...]] = (10,)
+
+
+class RecallMean(RecallAt1):
+    """Recall at 1, 5 and 10 together: the figure that retrieval papers call R mean."""
+
+    name: ClassVar[str] = "recall_mean"
+    ks: ClassVar[tuple[int, ...]] = (1, 5, 10)

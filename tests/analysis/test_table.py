@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from analysis.pivot import markdown
+from mmq_sweeps.store import Store
+from mmq_sweeps.table import rows
+from tests.conftest import command_environment
+from tests.test_table import failed, record
+
+
+def analysis(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "analysis", *arguments],
+        capture_output=True, text=True, check=False, env=command_environment(),
+    )  # fmt: skip
+
+
+def test_the_command_reads_several_stores(tmp_path: Path) -> None:
+    Store.open(tmp_path / "a").save(record(16.0, 1.0, "none"), [])
+    Store.open(tmp_path / "b").save(record(4.0, 0.5, vision=4), [])
+    done = analysis("table", "--source", str(tmp_path / "a"), str(tmp_path / "b"), "--json")
+    found = json.loads(done.stdout)
+    assert [row["metrics"]["cider"]["difference"] for row in found] == [0.0, -0.5]
+    assert "CIDEr" in analysis("table", "--source", str(tmp_path / "a")).stdout
+
+
+def test_a_folder_that_is_no_store_is_an_error(tmp_path: Path) -> None:
+    done = analysis("table", "--source", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr == f"error: --source {tmp_path}: is no store (it has no folder 'cells'); run a sweep first\n"
+
+
+def test_failures_are_told(tmp_path: Path) -> None:
+    Store.open(tmp_path).save(failed())
+    assert "RuntimeError: boom" in analysis("table", "--source", str(tmp_path)).stderr
+
+
+def test_markdown_places_methods_and_parts_against_bits() -> None:
+    told = markdown(
+        rows(
+            [
+                record(16.0, 1.0, "none"),
+                record(2.5, 0.25, vision=2),
+                record(4.5, 0.75, vision=4),
+                record(4.6, 0.5, "rtn", vision=4, language=4),
+                record(4.7, 0.6, "awq", vision=4, language=3),
+                failed(),
+            ]
+        )
+    )
+    assert told == "\n".join(
+        [
+            "m, t, cider; full precision 1.0000",
+            "",
+            "| method | parts | 2 | 4 |",
+            "|---|---|---:|---:|",
+            "| gptq | vision | 0.2500 | 0.7500 |",
+            "| rtn | vision + language |  | 0.5000 |",
+            "",
+            "1 cells of mixed bit-widths are not shown.",
+        ]
+    )

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmq_sweeps.affine import (
+    Format,
+    QuantizedWeight,
+    fit_grid,
+    pack_codes,
+    packed_size,
+    round_nearest,
+    round_to_grid,
+    unpack_codes,
+)
+
+BITS = st.integers(2, 8)
+GROUPS = st.sampled_from(["tensor", "channel", 4, 8])
+FORMATS = st.one_of(
+    st.builds(Format, BITS, GROUPS, symmetric=st.booleans()),
+    st.builds(Format, BITS, GROUPS, real_zero=st.just(True)),
+)
+
+
+def random_weight(seed: int, rows: int = 6, columns: int = 16) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+@given(st.lists(st.integers(0, 255), max_size=70), BITS)
+def test_packing_is_exact(values: list[int], bits: int) -> None:
+    codes = torch.tensor([value % 2**bits for value in values], dtype=torch.uint8)
+    packed = pack_codes(codes, bits)
+    assert packed.numel() == packed_size(codes.numel(), bits) == -(-codes.numel() * bits // 8)
+    assert torch.equal(unpack_codes(packed, tuple(codes.shape), bits), codes)
+
+
+def test_packing_puts_the_first_code_into_the_low_bits() -> None:
+    assert pack_codes(torch.tensor([1, 2, 3, 0], dtype=torch.uint8), 2).tolist() == [0b00111001]
+    assert pack_codes(torch.tensor([0b101, 0b011, 0b110], dtype=torch.uint8), 3).tolist() == [0b10011101, 0b1]
+
+
+def test_a_code_too_large_and_a_wrong_byte_count_are_errors() -> None:
+    with pytest.raises(ValueError, match="4 does not fit into 2 bits"):
+        pack_codes(torch.tensor([4]), 2)
+    with pytest.raises(ValueError, match="3 bytes hold no 8 codes of 4 bits"):
+        unpack_codes(torch.zeros(3, dtype=torch.uint8), (2, 4), 4)
+
+
+@settings(deadline=None)
+@given(FORMATS, st.integers(0, 50))
+def test_stored_bits_are_the_bytes_of_the_packed_tensors(form: Format, seed: int) -> None:
+    quantized = round_nearest(random_weight(seed), form)
+    stored = quantized.pack()
+    assert form.stored_bits((6, 16)) == 8 * sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
+    scaled = QuantizedWeight(quantized.codes, quantized.grid, torch.ones(16, dtype=torch.float16))
+    assert form.stored_bits((6, 16), input_scaled=True) == form.stored_bits((6, 16)) + 16 * 16
+    assert torch.equal(QuantizedWeight.unpack(stored, (6, 16), form).dequantize(), quantized.dequantize())
+    assert "input_scale" in scaled.pack()
+
+
+@settings(deadline=None)
+@given(FORMATS, st.integers(0, 50))
+def test_rounding_is_nearest_idempotent_and_leaves_its_input_alone(form: Format, seed: int) -> None:
+    weight = random_weight(seed)
+    before = weight.clone()
+    quantized = round_nearest(weight, form)
+    assert torch.equal(weight, before)
+    scale, _ = quantized.grid.expand(16)
+    inside = (quantized.codes > 0) & (quantized.codes < form.max_code)
+    error = (weight - quantized.dequantize()).abs()
+    assert (error <= scale.expand_as(weight) * 0.5001)[inside].all()
+    assert torch.equal(round_to_grid(quantized.dequantize(), quantized.grid), quantized.codes)
+    groups = quantized.codes.reshape(*form.groups((6, 16)), -1)
+    assert max(len(group.unique()) for row in groups for group in row) <= 2**form.bits
+
+
+def test_the_real_zero_meets_both_ends_of_the_range() -> None:
+    weight = torch.tensor([[0.5, 1.5, 2.0], [0.7, 0.9, 1.1]])
+    restored = round_nearest(weight, Format(2, "tensor", real_zero=True)).dequantize()
+    assert restored.min().item() == pytest.approx(0.5, abs=1e-6)
+    assert restored.max().item() == pytest.approx(2.0, abs=1e-6)
+
+
+def test_zero_stays_zero_on_an_integer_grid() -> None:
+    weight = torch.tensor([[0.0, 1.0, 3.0, -0.1]])
+    for form in (Format(3), Format(3, symmetric=True)):
+        assert round_nearest(weight, form).dequantize()[0, 0] == 0.0
+
+
+def test_constant_and_zero_groups_are_kept() -> None:
+    weight = torch.zeros(2, 8)
+    weight[1] = 0.25
+    assert torch.allclose(round_nearest(weight, Format(4)).dequantize(), weight, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bits": 1}, "bits=1: a format has 2 to 8 bits"),
+        ({"bits": 9}, "bits=9"),
+        ({"bits": True}, "bits=True"),
+        ({"bits": 4, "group_size": "row"}, "group_size='row': choose tensor, channel or a positive number"),
+        ({"bits": 4, "group_size": 0}, "group_size=0"),
+        ({"bits": 4, "symmetric": True, "real_zero": True}, "exclude each other"),
+    ],
+)
+def test_a_format_that_cannot_be_says_why(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Format(**arguments)
+
+
+def test_a_group_that_does_not_divide_names_those_that_do() -> None:
+    with pytest.raises(ValueError, match="group_size=48 does not divide 64 input columns; sizes that do: 16, 32, 64"):
+        Format(4, 48).groups((8, 64))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_an_error(value: float) -> None:
+    weight = torch.ones(2, 4)
+    weight[0, 1] = value
+    with pytest.raises(ValueError, match="not finite"):
+        fit_grid(weight, Format(4))
+
+
+def test_a_scale_beyond_half_precision_is_an_error() -> None:
+    with pytest.raises(ValueError, match="exceeds what float16 holds"):
+        fit_grid(torch.tensor([[0.0, 1e6]]), Format(2))

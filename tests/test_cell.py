@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from omegaconf import DictConfig
+
+from mmq_sweeps.cell import Cell
+from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.sweep import plan
+
+Composed = Callable[..., DictConfig]
+
+
+def cell(composed: Composed, *overrides: str) -> Cell:
+    return plan([composed(*overrides)]).cells[-1]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["method=none", "bits=2"], ["method=none", "bits=8"]),
+        (["method=none"], ["method=gptq", "bits=16"]),
+        (["method=none", "component=vision"], ["method=rtn", "component=language", "bits=16"]),
+        (["component=vision", "bits=3"], ["bits=3", "component.connector.bits=16", "component.language.bits=16"]),
+        (["component.vision.bits=3", "bits=4"], ["bits=3", "component.connector.bits=4", "component.language.bits=4"]),
+        (["component.vision.blocks=[end,front]"], ["component.vision.blocks=[front,end]"]),
+        (["component.vision.layers=[mlp,attention]"], []),
+        (["task.metrics=[meteor,cider]"], ["task.metrics=[cider,meteor]"]),
+        (["task.batch_size=7"], []),
+        (["model.device=cpu"], []),
+        (["tracker=none", "retry=all", "store.dir=elsewhere"], []),
+        (["method=rtn", "seed=3"], ["method=rtn", "seed=4"]),
+        (["method=rtn", "calibration.samples=3"], ["method=rtn"]),
+    ],
+    ids=str,
+)
+def test_what_cannot_change_the_result_does_not_change_the_id(
+    composed: Composed, one: list[str], other: list[str]
+) -> None:
+    assert cell(composed, *one).id == cell(composed, *other).id
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["bits=3"],
+        ["method=uniform"],
+        ["method=gptq"],
+        ["method.group_size=16"],
+        ["method.symmetric=true"],
+        ["component=vision"],
+        ["component.vision.bits=3"],
+        ["component.vision.blocks=[front]"],
+        ["component.vision.layers=[mlp]"],
+        ["task.limit=200"],
+        ["task.metrics=[cider,meteor]"],
+        ["task.generation.num_beams=2"],
+        ["task.data.seed=1"],
+        ["model.dtype=bfloat16"],
+        ["model.checkpoint=elsewhere"],
+    ],
+    ids=str,
+)
+def test_what_can_change_the_result_changes_the_id(composed: Composed, overrides: list[str]) -> None:
+    assert cell(composed, *overrides).id != cell(composed).id
+
+
+def test_calibration_counts_where_a_method_uses_it(composed: Composed) -> None:
+    ids = {
+        cell(composed, "method=gptq", *more).id
+        for more in ([], ["seed=1"], ["calibration.samples=7"], ["method.damping=0.1"])
+    }
+    assert len(ids) == 4
+    assert cell(composed, "method=gptq").calibration == {"samples": 128, "seed": 0}
+    assert cell(composed, "method=gptq", "calibration.batch_size=1").id in ids
+
+
+def test_the_id_is_the_same_in_another_process(composed: Composed) -> None:
+    here = cell(composed, "method=gptq", "bits=3")
+    program = "import sys, json; from mmq_sweeps.cell import digest; print(digest(json.load(sys.stdin))[:12])"
+    other = subprocess.run(
+        [sys.executable, "-c", program], input=json.dumps(here.effective), capture_output=True, text=True, check=True
+    )
+    assert other.stdout.strip() == here.id
+
+
+def test_a_plan_is_distinct_and_starts_with_the_baseline(composed: Composed) -> None:
+    configs = [composed("method=none", f"bits={bits}") for bits in (2, 3, 4, 8)]
+    configs += [composed("method=rtn", f"bits={bits}") for bits in (2, 2, 16)]
+    cells = plan(configs).cells
+    assert [one.title() for one in cells] == ["full precision", "rtn vision 2 connector 2 language 2"]
+
+
+def test_the_group_of_a_sweep_does_not_depend_on_the_order(composed: Composed) -> None:
+    configs = [composed(f"bits={bits}") for bits in (2, 3)]
+    assert plan(configs).group == plan(configs[::-1]).group
+
+
+def test_titles_name_what_is_narrowed(composed: Composed) -> None:
+    title = cell(composed, "component=language", "component.language.blocks=[front]", "bits=3").title()
+    assert title == "rtn language 3 (front)"
+
+
+def test_all_problems_of_all_cells_are_told_at_once(composed: Composed) -> None:
+    configs = [
+        composed("bits=9"),
+        composed("component.vision.blocks=[]", "retry=never"),
+        composed("task.metrics=[cidr]", "component.language.layers=[mlp,mlp]"),
+    ]
+    with pytest.raises(ConfigError) as raised:
+        plan(configs)
+    told = "\n".join(raised.value.problems)
+    for expected in (
+        "bits=9: choose 2 to 8, or 16 for full precision.",
+        "component.vision.blocks=[]: selects nothing. Choose front, middle or end.",
+        "retry=never: Unknown choice 'never'. Choose failed, all or none.",
+        "task.metrics: Unknown metric 'cidr'. Did you mean cider?",
+        "component.language.layers=[mlp, mlp]: names one twice",
+    ):
+        assert expected in told

@@ -1,0 +1,319 @@
+"""The command as people run it: real processes, real stores, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SMALL, command_environment
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def cells(done: subprocess.CompletedProcess[str]) -> list[dict]:
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout)["cells"]
+
+
+def test_a_sweep_a_second_run_and_a_wider_one(command: Command, tmp_path: Path) -> None:
+    first = command("-m", "method=gptq,awq", "bits=2,8", *SMALL)
+    assert first.returncode == 0, first.stderr
+    assert "CIDEr" in first.stdout
+    assert f"store: {tmp_path / 'runs'}" in first.stdout
+    assert "\x1b[" not in first.stdout + first.stderr
+    assert first.stderr.count("cell ") == 5, first.stderr
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs" / "cells").rglob("*.json")}
+    assert len(stamps) == 10
+
+    second = command("-m", "method=gptq,awq", "bits=2,8", *SMALL)
+    assert second.returncode == 0
+    assert second.stdout == first.stdout
+    assert second.stderr == ""
+    assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs" / "cells").rglob("*.json")}
+
+    wider = command("-m", "method=gptq,awq,none", "bits=2,4,8", *SMALL, "--json")
+    assert wider.stderr.count("cell ") == 2, wider.stderr
+    found = cells(wider)
+    assert len(found) == 7
+    assert [row["bpw_paper"] for row in found] == sorted((row["bpw_paper"] for row in found), reverse=True)
+    assert found[0]["method"] == "none"
+
+
+def test_one_cell_alone_equals_the_same_cell_inside_a_sweep(command: Command) -> None:
+    inside = cells(command("-m", "method=gptq", "bits=2,3", *SMALL, "--json"))
+    alone = cells(command("method=gptq", "bits=2", *SMALL, "store.dir=alone", "--json"))
+    by_id = {row["id"]: row for row in inside}
+    assert len(alone) == 2
+    for row in alone:
+        assert row["metrics"] == by_id[row["id"]]["metrics"]
+        assert row["bpw_exact"] == by_id[row["id"]]["bpw_exact"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["component.vision.bits=8", "component.language.bits=3,4"], [("8", "4", "3"), ("8", "4", "4")]),
+        (["component=language", "component.language.blocks=[end]"], [(None, None, "4 (end)")]),
+        (["component=vision,connector"], [("4", None, None), (None, "4", None)]),
+        (["component.vision.layers=[mlp]", "bits=2,16"], [("2 (mlp)", "2", "2")]),
+        (["method.group_size=16", "bits=3"], [("3", "3", "3")]),
+        (["method=uniform", "method.group_size=tensor", "bits=3"], None),
+    ],
+    ids=str,
+)
+def test_overrides_work_swept_and_alone(command: Command, overrides: list[str], expected: list | None) -> None:
+    done = command("-m", *overrides, *SMALL, "task.limit=4", "--json")
+    if expected is None:
+        assert done.returncode == 2
+        assert "method.group_size: Unknown key 'group_size'. Choose _target_" in done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    found = [tuple(row["bits"].get(part) for part in ("vision", "connector", "language")) for row in cells(done)]
+    assert sorted(map(str, found)) == sorted(map(str, [(None, None, None), *expected]))
+
+
+BAD = [
+    (["methd=gptq"], "methd: Unknown key 'methd'. Did you mean method?"),
+    (["method=gptqq"], "method=gptqq: Unknown option of method 'gptqq'. Did you mean gptq? Choose awq, gptq, none"),
+    (["model=blip"], "model=blip: Unknown option of model 'blip'. Choose tiny_blip2."),
+    (["hydra/launcher=slrm"], "hydra/launcher=slrm: Unknown option of hydra/launcher 'slrm'."),
+    (["bitz=3"], "bitz: Unknown key 'bitz'. Did you mean bits?"),
+    (["+bitz=3"], "bitz: Unknown key 'bitz'. Did you mean bits?"),
+    (["method.group_sizee=64"], "method.group_sizee: Unknown key 'group_sizee'. Did you mean group_size?"),
+    (["component.visoin.bits=3"], "component.visoin.bits: Unknown part 'visoin'. Did you mean vision?"),
+    (["+component.audio.bits=3"], "component.audio.bits: Unknown part 'audio'. Choose connector, language or vision."),
+    (["component.vision.bitz=3"], "component.vision.bitz: Unknown key 'bitz'. Did you mean bits?"),
+    (["component=vision", "component.language.bits=3"], "this component selects vision, not language"),
+    (["component.vision.blocks=[frnt]"], "component.vision.blocks: Unknown block 'frnt'. Did you mean front?"),
+    (["component.vision.blocks=front"], "give a list of front, middle, end"),
+    (["component.vision.layers=[]"], "component.vision.layers=[]: selects nothing. Choose attention or mlp."),
+    (["bits=1"], "bits=1: choose 2 to 8, or 16 for full precision."),
+    (["bits=9"], "bits=9: choose 2 to 8, or 16"),
+    (["component.connector.bits=12"], "component.connector.bits=12: choose 2 to 8, or 16"),
+    (["bits=three"], "bits=three: Value 'three' of type 'str' could not be converted to Integer; choose 2 to 8"),
+    (["bits=[]"], "bits=[]: Value '[]' of type 'list' could not be converted to Integer; choose 2 to 8"),
+    (["bits="], "bits=: Value '' of type 'str' could not be converted to Integer; choose 2 to 8"),
+    (["bits=2,3"], "bits=2,3: several values are a sweep, which needs -m"),
+    (["bits=[2"], "cannot read 'bits=[2'"),
+    (["-m", "bits=2,3,44"], "bits=44: choose 2 to 8, or 16"),
+    (["-m", "bits="], "bits=: Value ''"),
+    (["-m", "method=gptq,awk"], "method=awk: Unknown option of method 'awk'. Did you mean awq?"),
+    (["-m", "store.dir=a,b"], "store: differs between the cells of one sweep"),
+    (["method.group_size=7"], "method.group_size: vision_model.encoder.layers.0."),
+    (["method.group_size=rows"], "group_size='rows': choose tensor, channel or a positive number of input columns"),
+    (["method.symmetric=perhaps"], "method.symmetric='perhaps'"),
+    (["method=gptq", "method.damping=-2"], "damping=-2.0: choose a fraction from 0 to 10"),
+    (["method=gptq", "calibration.samples=0"], "calibration.samples=0: choose a whole number above 0."),
+    (["task.limit=0"], "task.limit=0: choose a whole number above 0."),
+    (["task.limit=many"], "task.limit='many': choose a whole number above 0."),
+    (["task.split=evaluatoin"], "evaluatoin"),
+    (["task.metrics=[cidr]"], "task.metrics: Unknown metric 'cidr'. Did you mean cider?"),
+    (["task.metrics=[vqa_accuracy]"], "vqa_accuracy"),
+    (["method=gptq", "task.calibration_split=evaluation"], "calibration samples are also evaluated in task.split"),
+    (["tracker=wandb", "tracker.mode=onlin"], "mode='onlin': Choose offline or online."),
+    (["model.checkpoint=/tmp"], "model.checkpoint=/tmp: holds no weights; expected *.safetensors"),
+    (["model.checkpoint=./absent"], "is not a folder; expected *.safetensors"),
+    (["model.revision=sha256:0123456789abcdef"], "they are not those that the yaml names"),
+    (["model.class_name=Blip3"], "model.class_name=Blip3: transformers"),
+    (["model.device=cuda"], "model.device=cuda: this machine or this build of torch has no CUDA; choose auto or cpu"),
+    (["model.device=tpu"], "model.device=tpu: Unknown choice 'tpu'. Choose auto, cpu, cuda or mps."),
+    (["model.dtype=int8"], "model.dtype=int8: Unknown choice 'int8'. Choose float32, float16 or bfloat16."),
+    (["model.parts.vision.blocks=[layers]"], "model.parts.vision.blocks: none of layers is a module of"),
+    (["retry=maybe"], "retry=maybe: Unknown choice 'maybe'. Choose failed, all or none."),
+    (["store.dir=/dev/null/runs"], "cannot write /dev/null/runs"),
+]
+
+
+def in_process(arguments: list[str], folder: Path) -> tuple[int, str]:
+    """The command's exit status and standard error, from a process forked off this one: torch is imported already."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reader)
+        os.dup2(writer, 2)
+        os.chdir(folder)
+        status = 99
+        try:
+            from mmq_sweeps.__main__ import main
+
+            sys.argv = ["mmq-sweeps", *arguments]
+            sys.stderr = os.fdopen(2, "w", closefd=False)
+            main()
+            status = 0
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader) as output:
+        told = output.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), told
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_bad_input_is_told_before_any_work(tmp_path: Path, arguments: list[str], message: str) -> None:
+    defaults = [one for one in SMALL if not any(given.startswith(one.split("=")[0] + "=") for given in arguments)]
+    tracker = [] if any(given.startswith("tracker=") for given in arguments) else ["tracker=none"]
+    defaults = [one for one in defaults if not one.startswith("tracker")] + tracker
+    status, told = in_process([*arguments, *defaults], tmp_path)
+    assert status == 2, told
+    lines = told.splitlines()
+    assert all(line.startswith("error: ") for line in lines), told
+    assert any(message in line for line in lines), told
+    assert not list(tmp_path.glob("*/cells/*")), "a cell ran"
+
+
+def test_help_names_groups_and_fields(command: Command) -> None:
+    told = command("--help")
+    assert told.returncode == 0
+    for expected in ("method: awq, gptq, none, rtn, uniform", "bits: 4", "component: all", "python -m mmq_sweeps -m"):
+        assert expected in told.stdout
+
+
+def test_killed_at_any_moment_the_next_run_does_what_is_missing(tmp_path: Path) -> None:
+    arguments = ["-m", "method=gptq,rtn", "bits=2,3,4", *SMALL, "task.limit=60"]
+    running = [sys.executable, "-m", "mmq_sweeps", *arguments]
+    kept: set[str] = set()
+    for wanted in (1, 3, 5):
+        process = subprocess.Popen(running, cwd=tmp_path, env=command_environment(), stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if len(list(tmp_path.glob("runs/cells/*/record.json"))) >= wanted:
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        recorded = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("runs/cells/*/record.json")}
+        assert len(recorded) >= wanted
+        assert kept <= set(recorded.items()), "a finished cell was run again"
+        kept = set(recorded.items())
+    done = subprocess.run(running, cwd=tmp_path, env=command_environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("cell ") == 7 - len(kept)
+    assert "warning" not in done.stderr
+    recorded = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("runs/cells/*/record.json")}
+    assert len(recorded) == 7
+    assert kept <= set(recorded.items())
+
+
+def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mmq_sweeps", "-m", "method=gptq,awq", "bits=2,3,4,5", *SMALL, "task.limit=400"],
+        cwd=tmp_path, env=command_environment(), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/cells/*/record.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, told
+    assert "finished cells are in the store, run the same command again" in told
+
+
+def failing_method(folder: Path) -> dict[str, str]:
+    """A method that fails at three bits, with its yaml, as someone would add one outside the package."""
+    (folder / "fragile.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from mmq_sweeps.methods.rtn import RoundToNearest\n\n"
+        "@dataclass(frozen=True)\n"
+        "class Fragile(RoundToNearest):\n"
+        "    def quantize(self, weights, stats, format):\n"
+        "        if format.bits == 3:\n"
+        "            raise RuntimeError('three is too many')\n"
+        "        return super().quantize(weights, stats, format)\n"
+    )
+    (folder / "own" / "method").mkdir(parents=True)
+    (folder / "own" / "method" / "fragile.yaml").write_text(
+        "_target_: fragile.Fragile\ngroup_size: channel\nsymmetric: false\n"
+    )
+    return {"PYTHONPATH": str(folder)}
+
+
+def test_a_failing_cell_stops_no_other_and_is_told_last(command: Command, tmp_path: Path) -> None:
+    environment = failing_method(tmp_path)
+    arguments = ["-m", "method=fragile", "bits=2,3,4", *SMALL, f"hydra.searchpath=[file://{tmp_path}/own]"]
+    done = command(*arguments, **environment)
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.splitlines()[-2:]
+    assert last[0].startswith("failed: fragile vision 3 connector 3 language 3: RuntimeError: three is too many")
+    assert last[1] == "1 of 4 cells failed"
+    assert len([line for line in done.stdout.splitlines() if "fragile" in line]) == 2
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/cells/*/record.json")]
+    error = next(record["error"] for record in records if record["status"] == "failed")
+    assert error["class"] == "RuntimeError"
+    assert 'raise RuntimeError(\'three is too many\')' in error["traceback"]
+
+    kept = command(*arguments, "retry=none", **environment)
+    assert kept.returncode == 1
+    assert "cell " not in kept.stderr.replace("cells", "")
+    (tmp_path / "fragile.py").write_text((tmp_path / "fragile.py").read_text().replace("== 3", "== 33"))
+    mended = command(*arguments, **environment)
+    assert mended.returncode == 0, mended.stderr
+    assert mended.stderr.count("cell ") == 1
+
+
+def test_a_corrupt_record_and_artifact_are_computed_again_and_said(command: Command, tmp_path: Path) -> None:
+    arguments = ["method=gptq", "bits=3", "component=connector", *SMALL, "--json"]
+    before = cells(command(*arguments))
+    identity = before[-1]["id"]
+    record = tmp_path / "runs" / "cells" / identity / "record.json"
+    record.write_text(record.read_text().replace('"done"', '"dome"'))
+    artifact = next((tmp_path / "runs" / "artifacts" / "quantized").glob("*.safetensors"))
+    artifact.write_bytes(artifact.read_bytes()[:-1])
+    after = command(*arguments)
+    assert after.returncode == 0, after.stderr
+    assert f"{record} does not match its sha256: moved to" in after.stderr
+    assert f"{artifact} does not match its sha256: moved to" in after.stderr
+    assert [row["metrics"] for row in cells(after)] == [row["metrics"] for row in before]
+    assert len(list((tmp_path / "runs" / "corrupt").iterdir())) == 3
+
+
+def test_a_disk_that_fills_up_stops_the_sweep_and_loses_nothing(tmp_path: Path) -> None:
+    """A real limit on file sizes, reached by the items of a cell: what was recorded before is shown and kept."""
+    program = (
+        "import resource, signal, sys\n"
+        "from mmq_sweeps.__main__ import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))\n"
+        "main()\n"
+    )
+    small = ["-m", "method=rtn", "bits=8", *SMALL, "component=connector", "component.connector.layers=[mlp]"]
+
+    def run(limit: int) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", program, str(limit), *small],
+            cwd=tmp_path, env=command_environment(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    full = run(20_000)
+    assert full.returncode == 1, full.stderr
+    assert "stopped: cannot write" in full.stderr
+    assert "File too large" in full.stderr
+    assert "1 cells are missing" in full.stderr or "2 cells are missing" in full.stderr
+    roomy = run(50_000_000)
+    assert roomy.returncode == 0, roomy.stderr
+
+
+def test_it_runs_from_any_folder_as_module_and_as_script(tmp_path: Path) -> None:
+    script = Path(sys.executable).parent / "mmq-sweeps"
+    if not script.exists():
+        pytest.skip("the package is not installed; run: pip install -e '.[test]'")
+    elsewhere = tmp_path / "a folder with spaces, and ünïcode"
+    elsewhere.mkdir()
+    told = [
+        subprocess.run([*how, "method=rtn", "bits=2", *SMALL, "--json", f"store.dir=store{index}"],
+                       cwd=elsewhere, capture_output=True, text=True, check=False)
+        for index, how in enumerate([[str(script)], [sys.executable, "-m", "mmq_sweeps"]])
+    ]  # fmt: skip
+    assert all(one.returncode == 0 for one in told), told[0].stderr + told[1].stderr
+    assert [row["metrics"] for row in cells(told[0])] == [row["metrics"] for row in cells(told[1])]
+    assert (elsewhere / "store0" / "cells").is_dir()

@@ -1,0 +1,91 @@
+"""Who may import whom, and what stays light."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = ("mmq_sweeps", "launch", "analysis")
+
+# Prefix of a module -> prefixes of ours that it may import. The longest prefix that fits holds.
+MAY_IMPORT = {
+    "mmq_sweeps.affine": (),
+    "mmq_sweeps.cell": (),
+    "mmq_sweeps.errors": (),
+    "mmq_sweeps.paths": (),
+    "mmq_sweeps.metrics": ("mmq_sweeps.metrics",),
+    "mmq_sweeps.methods": ("mmq_sweeps.affine", "mmq_sweeps.methods"),
+    "mmq_sweeps.models": ("mmq_sweeps.models",),
+    "mmq_sweeps.data": ("mmq_sweeps.data", "mmq_sweeps.models"),
+    "mmq_sweeps.tasks": (
+        "mmq_sweeps.tasks", "mmq_sweeps.models", "mmq_sweeps.data", "mmq_sweeps.metrics", "mmq_sweeps.build",
+        "mmq_sweeps.errors",
+    ),
+    "mmq_sweeps.record": ("mmq_sweeps.cell",),
+    "mmq_sweeps.table": ("mmq_sweeps.cell", "mmq_sweeps.record"),
+    "mmq_sweeps.store": ("mmq_sweeps.cell", "mmq_sweeps.record", "mmq_sweeps.errors"),
+    "mmq_sweeps.__main__": ("mmq_sweeps", "launch"),
+    "mmq_sweeps": ("mmq_sweeps",),
+    "launch": ("mmq_sweeps", "launch"),
+    "analysis": (
+        "analysis", "mmq_sweeps.record", "mmq_sweeps.cell", "mmq_sweeps.store", "mmq_sweeps.table", "mmq_sweeps.errors",
+    ),
+}  # fmt: skip
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package in OURS:
+        for path in (ROOT / package).rglob("*.py"):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of ours that ``path`` imports anywhere, inside functions as well."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.split(".")[0] in OURS}
+
+
+def under(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_imports_follow_the_layers(module: str) -> None:
+    rule = max((prefix for prefix in MAY_IMPORT if under(module, prefix)), key=len)
+    for name in imported(modules()[module]):
+        # The version, and nothing else of the package itself, is for everyone.
+        if name in ("mmq_sweeps", "mmq_sweeps.__version__"):
+            continue
+        assert any(under(name, allowed) for allowed in MAY_IMPORT[rule]), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize(
+    "module", ["mmq_sweeps.__main__", "mmq_sweeps.schema", "mmq_sweeps.sweep", "launch.local", "analysis.__main__"]
+)
+def test_planning_and_reading_back_import_no_torch(module: str) -> None:
+    program = f"import sys, {module}; print([name for name in ('torch', 'transformers', 'wandb') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_package_is_in_the_wheel() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    listed = set(config["options"]["packages"].split())
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in modules().values() if path.name == "__init__.py"}
+    assert listed == found | {"mmq_sweeps.conf"}

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from mmq_sweeps.record import Record
+from mmq_sweeps.table import draw, rows
+
+EVERYTHING = {"blocks": ["front", "middle", "end"], "layers": ["attention", "mlp"]}
+
+
+def record(bpw: float, cider: float, method: str = "gptq", task: str = "t", **bits: int) -> Record:
+    return Record(
+        id=f"{method}{bpw}{task}",
+        status="done",
+        cell={
+            "model": {"checkpoint": "m"},
+            "task": {"name": task},
+            "parts": {part: {"bits": width, **EVERYTHING} for part, width in bits.items()},
+        },
+        names={"model": "m", "task": task, "method": method},
+        metrics={"cider": {"value": cider, "interval": [cider - 0.1, cider + 0.1], "higher_is_better": True}},
+        size={"total": {"bpw_paper": bpw, "bpw_exact": bpw + 0.1, "size_bytes": int(bpw * 1e5)}},
+        seconds={"evaluate": 1.25, "score": 0.25},
+    )
+
+
+def failed() -> Record:
+    error = {"class": "RuntimeError", "message": "boom", "traceback": "..."}
+    one = record(3.0, 0.0, vision=3)
+    return Record(**{**one.__dict__, "id": "f", "status": "failed", "error": error, "metrics": {}, "size": {}})
+
+
+def test_rows_are_sorted_by_bits_per_weight_with_failures_last() -> None:
+    found = rows([failed(), record(2.5, 0.4, vision=2), record(16.0, 1.0, "none"), record(4.5, 0.9, vision=4)])
+    assert [row.get("bpw_paper") for row in found] == [16.0, 4.5, 2.5, None]
+    assert found[-1]["error"] == {"class": "RuntimeError", "message": "boom"}
+
+
+def test_differences_are_from_the_baseline_of_the_same_task() -> None:
+    found = rows(
+        [
+            record(16.0, 1.0, "none"),
+            record(4.0, 0.75, vision=4),
+            record(16.0, 3.0, "none", task="other"),
+            record(4.0, 2.0, task="other", vision=4),
+            record(4.0, 2.0, task="third", vision=4),
+        ]
+    )
+    differences = {(row["task"], row["method"]): row["metrics"]["cider"].get("difference") for row in found}
+    assert differences[("t", "gptq")] == -0.25
+    assert differences[("other", "gptq")] == -1.0
+    assert differences[("third", "gptq")] is None
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_table_has_colours_only_on_a_terminal(terminal: bool) -> None:
+    output = StringIO()
+    console = Console(file=output, force_terminal=terminal, width=200, color_system="standard" if terminal else None)
+    console.print(draw(rows([record(16.0, 1.0, "none"), record(2.5, 0.4, vision=2, language=3), failed()])))
+    text = output.getvalue()
+    assert ("\x1b[" in text) is terminal
+    assert "CIDEr" in text
+    assert "-0.6000" in text
+    assert "0.25 MB" in text
+    assert "1.5" in text
+    assert "boom" not in text
