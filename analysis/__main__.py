@@ -22,9 +22,13 @@ def load_records(sources: list[Path]) -> list[Record]:
     for source in sources:
         if not (source / "cells").is_dir():
             raise FileNotFoundError(f"--source {source}: is no store (it has no folder 'cells'); run a sweep first")
-        store = Store(source.absolute(), say=lambda text: sys.stderr.write(f"warning: {text}\n"))
+        store = Store(source.absolute(), say=_warn)
         found |= {record.id: record for record in store.records()}
     return list(found.values())
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"warning: {text}\n")
 
 
 def table(arguments: argparse.Namespace) -> None:
@@ -40,7 +44,9 @@ def table(arguments: argparse.Namespace) -> None:
     console.print(draw(table_rows))
     for row in table_rows:
         if row["status"] != "done":
-            sys.stderr.write(f"failed: {row['id']} {row['method']}: {row['error']['class']}: {row['error']['message']}\n")
+            sys.stderr.write(
+                f"failed: {row['id']} {row['method']}: {row['error']['class']}: {row['error']['message']}\n"
+            )
 
 
 def main() -> None:

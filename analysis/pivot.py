@@ -14,7 +14,11 @@ def markdown(table_rows: list[Row]) -> str:
     """
     done = [row for row in table_rows if row["status"] == "done"]
     families = dict.fromkeys((row["model"], row["task"], metric) for row in done for metric in row["metrics"])
-    return "\n\n".join(_pivot([row for row in done if (row["model"], row["task"]) == family[:2]], *family) for family in families)
+    tables = []
+    for model, task, metric in families:
+        family = [row for row in done if (row["model"], row["task"]) == (model, task)]
+        tables.append(_pivot(family, model, task, metric))
+    return "\n\n".join(tables)
 
 
 def _pivot(family: list[Row], model: str, task: str, metric: str) -> str:

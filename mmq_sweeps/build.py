@@ -18,7 +18,9 @@ def build(key: str, node: Mapping[str, Any]) -> Any:
     target = find_class(f"{key}._target_", node["_target_"])
     fields = {name: value for name, value in node.items() if name != "_target_"}
     known = [field.name for field in dataclasses.fields(target)]
-    if problems := [f"{key}.{name}={fields[name]}: {unknown('field', name, known)}" for name in fields if name not in known]:
+    if problems := [
+        f"{key}.{name}={fields[name]}: {unknown('field', name, known)}" for name in fields if name not in known
+    ]:
         raise ConfigError(problems)
     try:
         checked = OmegaConf.merge(OmegaConf.structured(target), fields)

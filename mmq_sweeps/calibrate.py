@@ -39,7 +39,9 @@ class BlockCalls:
 
 
 @torch.no_grad()
-def capture(loaded: LoadedModel, parts: Iterable[Part], batches: Iterable[Mapping[str, Tensor]]) -> dict[str, BlockCalls]:
+def capture(
+    loaded: LoadedModel, parts: Iterable[Part], batches: Iterable[Mapping[str, Tensor]]
+) -> dict[str, BlockCalls]:
     """Run the model over ``batches`` once, and keep the calls of every block of ``parts``."""
     parts = list(parts)
     calls = {part.name: BlockCalls() for part in parts}
@@ -155,14 +157,14 @@ def _calls_kept(model: nn.Module, part: Part, calls: BlockCalls, mask: Tensor | 
             hooks.callback(handle.remove)
         yield
     if len(kept) != len(part.blocks):
-        raise RuntimeError(f"{part.name}: {len(kept)} calls of {len(part.blocks)} blocks in one forward pass; expected one each")
+        raise RuntimeError(
+            f"{part.name}: {len(kept)} calls of {len(part.blocks)} blocks in one forward pass; expected one each"
+        )
     calls.rest.append(kept)
     calls.masks.append(mask)
 
 
-def _split_hidden(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
+def _split_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
     if args:
         return args[0], args[1:], kwargs
     return kwargs["hidden_states"], (), {name: value for name, value in kwargs.items() if name != "hidden_states"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import resource
@@ -50,10 +51,9 @@ def _cpu_name() -> str:
 
 def reset_peak_memory() -> None:
     """Peaks count from here on, where the system can reset them."""
-    try:
+    # Not Linux, or not allowed: the peak is then that of the process so far.
+    with contextlib.suppress(OSError):
         _CLEAR.write_text(_RESET_PEAK)
-    except OSError:
-        pass  # Not Linux, or not allowed: the peak is then that of the process so far.
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 

@@ -14,7 +14,7 @@ from mmq_sweeps.progress import Progress
 from mmq_sweeps.quantize import KIND
 from mmq_sweeps.record import Record
 from mmq_sweeps.run import Bench, run_cell
-from mmq_sweeps.store import Store
+from mmq_sweeps.store import Store, explained
 from mmq_sweeps.sweep import Sweep
 from mmq_sweeps.targets import check_format, find_parts
 from mmq_sweeps.trackers import Log, Tracker
@@ -55,8 +55,11 @@ def _bench(cells: Sequence[Cell], sweep: Sweep, store: Store) -> Bench:
     problems = [problem for cell in cells for problem in _cell_problems(cell, bench)]
     calibrations = {digest(cell.calibration): cell.calibration for cell in cells if cell.calibration}
     try:
-        task.check(list(calibrations.values()))
-    except ValueError as error:
+        with explained(bench.references):
+            task.check(list(calibrations.values()), bench.references)
+    except StoreError:
+        raise
+    except (ValueError, RuntimeError) as error:
         problems.append(str(error))
     if problems:
         raise ConfigError(problems)
@@ -79,10 +82,7 @@ def _cell_problems(cell: Cell, bench: Bench) -> list[str]:
 def _prepare(cells: Sequence[Cell], bench: Bench, progress: Progress) -> None:
     """Quantize for all ``cells`` what the store lacks, in one pass; a unit that fails here fails its own cell later."""
     missing = [
-        request
-        for cell in cells
-        for request in bench.requests(cell)
-        if not bench.store.has_artifact(KIND, request.key)
+        request for cell in cells for request in bench.requests(cell) if not bench.store.has_artifact(KIND, request.key)
     ]
     if not missing:
         return
@@ -125,5 +125,3 @@ def quiet_libraries() -> Iterator[None]:
     finally:
         transformers.logging.set_verbosity(verbosity)
         transformers.logging.enable_progress_bar()
-
-

@@ -16,7 +16,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mmq_sweeps.errors import ConfigError, unknown
+from mmq_sweeps.errors import ConfigError, StoreError, unknown
 from mmq_sweeps.paths import conf_dir
 from mmq_sweeps.schema import BITS_CHOICES, BLOCK_GROUPS, LAYER_KINDS
 
@@ -39,8 +39,14 @@ def explain(error: BaseException, arguments: Sequence[str]) -> list[str]:
     if isinstance(error, ConfigCompositionException):
         return [_composition(error, arguments)]
     if isinstance(error, OSError) and error.strerror:
-        return [error.strerror if "cannot write" in error.strerror else str(error)]
+        return [error.strerror if isinstance(error, StoreError) else _system(error)]
     return [_first_line(error)]
+
+
+def _system(error: OSError) -> str:
+    """What Hydra's own writing of a sweep's folder meets: it does not say which file."""
+    where = f" {error.filename}" if error.filename else " a file of the sweep"
+    return f"cannot use{where}: {error.strerror}. Choose another folder with store.dir=FOLDER, or make room"
 
 
 def _missing_option(error: MissingConfigException) -> str:

@@ -12,4 +12,6 @@ def conf_dir() -> Path:
     for folder in (PACKAGE / "conf", PACKAGE.parent / "conf"):
         if (folder / "config.yaml").is_file():
             return folder
-    raise FileNotFoundError(f"no config.yaml in {PACKAGE / 'conf'} or {PACKAGE.parent / 'conf'}; install the package again")
+    raise FileNotFoundError(
+        f"no config.yaml in {PACKAGE / 'conf'} or {PACKAGE.parent / 'conf'}; install the package again"
+    )

@@ -143,13 +143,13 @@ def _quantize(
     tensors: dict[str, torch.Tensor] = {}
     notes: dict[str, Any] = {}
     for names, shared in _sharing(request.unit, stats):
-        weights = [loaded.model.get_submodule(name).weight.detach().float() for name in names]
+        weights = [loaded.linear(name).weight.detach().float() for name in names]
         try:
             solution: Solution = request.method.quantize(weights, shared, request.format)
         except ValueError as error:
             raise ValueError(f"{names[0]}: {error}") from error
         if solution.notes:
-            notes |= {name: solution.notes for name in names}
+            notes |= dict.fromkeys(names, solution.notes)
         for name, quantized in zip(names, solution.weights, strict=True):
             tensors |= {f"{name}:{key}": tensor for key, tensor in quantized.pack().items()}
     seconds = {"calibrate": calibrate_seconds, "quantize": time.perf_counter() - started}
@@ -170,7 +170,7 @@ def _sharing(unit: Unit, stats: Sequence[SharedStats] | None) -> list[tuple[list
 def _refuse_unchanged(weights: Mapping[str, QuantizedWeight], loaded: LoadedModel) -> None:
     unchanged = []
     for name, quantized in weights.items():
-        original = loaded.model.get_submodule(name).weight
+        original = loaded.linear(name).weight
         if torch.equal(quantized.dequantize().to(original.device, original.dtype), original):
             unchanged.append(name)
     if unchanged:

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from mmq_sweeps import environment, size
@@ -32,6 +33,11 @@ class Bench:
     task: Task
     calibration_batch_size: int
     store: Store
+
+    @property
+    def references(self) -> Path:
+        """Where metrics keep what depends on the references only."""
+        return self.store.root / "artifacts" / "references"
 
     def requests(self, cell: Cell) -> list[Request]:
         if cell.method is None:
@@ -85,7 +91,7 @@ def _measure(cell: Cell, bench: Bench, progress: Progress, record: Record) -> tu
 
     started = time.perf_counter()
     progress.stage("score", 0, 1)
-    metrics = bench.task.score(predictions, bench.store.root / "artifacts" / "references")
+    metrics = bench.task.score(predictions, bench.references)
     seconds["score"] = time.perf_counter() - started
 
     record = replace(

@@ -117,7 +117,9 @@ def _choice_problems(config: Mapping[str, Any]) -> list[str]:
         ("model.device", config["model"]["device"].split(":")[0], DEVICES),
         ("model.dtype", config["model"]["dtype"], DTYPES),
     )
-    found = [f"{key}={value}: {unknown('choice', value, choices)}" for key, value, choices in chosen if value not in choices]
+    found = [
+        f"{key}={value}: {unknown('choice', value, choices)}" for key, value, choices in chosen if value not in choices
+    ]
     if config["bits"] not in BITS:
         found.append(f"bits={config['bits']}: {BITS_CHOICES}")
     return found
@@ -141,7 +143,12 @@ def _metric_problems(task: Mapping[str, Any]) -> list[str]:
     metrics = task.get("metrics")
     if not metrics:
         return [f"task.metrics={metrics}: selects no metric. {one_of(metric_names())}"]
-    return [f"task.metrics: {unknown('metric', name, metric_names())}" for name in metrics if name not in metric_names()]
+    # A metric of one's own is named module:Class; it is found when the task is built.
+    return [
+        f"task.metrics: {unknown('metric', name, metric_names())}"
+        for name in metrics
+        if ":" not in name and name not in metric_names()
+    ]
 
 
 def _selection_problems(key: str, selection: Mapping[str, Any]) -> list[str]:
@@ -154,5 +161,7 @@ def _selection_problems(key: str, selection: Mapping[str, Any]) -> list[str]:
             found.append(f"{key}.{name}=[]: selects nothing. {one_of(choices)}")
         found += [f"{key}.{name}: {unknown(name[:-1], value, choices)}" for value in values if value not in choices]
         if len(set(values)) < len(values):
-            found.append(f"{key}.{name}=[{', '.join(values)}]: names one twice, so its linears would be selected twice.")
+            found.append(
+                f"{key}.{name}=[{', '.join(values)}]: names one twice, so its linears would be selected twice."
+            )
     return found

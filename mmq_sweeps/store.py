@@ -19,9 +19,8 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +46,7 @@ class Store:
     def open(root: str | Path, say: Callable[[str], None] = lambda text: None) -> Store:
         """The store at ``root``, created if need be; a ``StoreError`` where it cannot be written."""
         store = Store(Path(root).absolute(), say)
-        with _explained(store.root):
+        with explained(store.root):
             for folder in ("cells", "artifacts", "tmp"):
                 (store.root / folder).mkdir(parents=True, exist_ok=True)
             probe = store.root / "tmp" / f"probe.{os.getpid()}"
@@ -86,7 +85,7 @@ class Store:
     def save(self, record: Record, items: list[dict[str, Any]] | None = None) -> Record:
         """Write a record, after its items, and return it as written."""
         path = self.record_path(record.id)
-        with _explained(path):
+        with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if items is not None:
                 content = json.dumps(items, ensure_ascii=False, allow_nan=False).encode()
@@ -98,7 +97,7 @@ class Store:
     def note(self, name: str, content: dict[str, Any]) -> None:
         """Write ``content`` as JSON under ``name``, a path inside the store."""
         path = self.root / name
-        with _explained(path):
+        with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._write(path, (json.dumps(content, indent=1) + "\n").encode())
 
@@ -131,7 +130,7 @@ class Store:
         described, path = self._artifact_paths(kind, key)
         content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
         marker = {**description, "sha256": digest([description, hashlib.sha256(content).hexdigest()])}
-        with _explained(path):
+        with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._write(path, content)
             self._write(described, json.dumps(marker).encode())
@@ -164,7 +163,7 @@ class Store:
         if not path.exists():
             return
         target = self.root / "corrupt" / f"{path.name}.{uuid.uuid4().hex[:8]}"
-        with _explained(target):
+        with explained(target):
             target.parent.mkdir(exist_ok=True)
             path.replace(target)
         if reason:
@@ -178,7 +177,8 @@ class Store:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
+    """An OSError inside becomes a ``StoreError`` that names ``path`` and what can be done."""
     try:
         yield
     except StoreError:

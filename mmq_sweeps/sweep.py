@@ -6,9 +6,8 @@ A single configuration is a sweep of one. The full-precision cell of every model
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -87,7 +86,9 @@ def run_sweep(configs: Sequence[DictConfig], command: str = "") -> int:
     _show(finished, store, sweep)
     if stopped is not None:
         missing = len(sweep.cells) - sum(record.done for record in finished)
-        console.print(f"stopped: {stopped.strerror or stopped}; {missing} cells are missing", soft_wrap=True, markup=False)
+        console.print(
+            f"stopped: {stopped.strerror or stopped}; {missing} cells are missing", soft_wrap=True, markup=False
+        )
     return 1 if stopped is not None or any(not record.done for record in finished) else 0
 
 
@@ -114,12 +115,13 @@ def _show(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
         output_console().out(json.dumps(told, indent=1), highlight=False)
     else:
         console = output_console()
-        console.print(draw(table_rows))
+        if len(failed) < len(table_rows):
+            console.print(draw(table_rows))
         console.print(f"store: {store.root}", soft_wrap=True, highlight=False, markup=False)
     errors = Console(stderr=True)
     for row in failed:
-        bits = " ".join(f"{part} {bits}" for part, bits in row["bits"].items())
-        message = f"failed: {row['method']} {bits}: {row['error']['class']}: {row['error']['message']}"
+        title = " ".join([row["method"], *(f"{part} {bits}" for part, bits in row["bits"].items())])
+        message = f"failed: {title}: {row['error']['class']}: {row['error']['message']}"
         where = store.record_path(row["id"])
         errors.print(f"{message} (traceback in {where})", soft_wrap=True, highlight=False, markup=False)
     if failed:

@@ -134,5 +134,7 @@ def _refuse_shared(model: nn.Module, units: Iterable[Unit]) -> None:
         for name in unit.linears:
             weight = id(model.get_submodule(name).weight)
             if weight in owner:
-                raise TargetError(f"a linear is selected twice: {owner[weight]} and {unit.part}'s {name} are one weight")
+                raise TargetError(
+                    f"a linear is selected twice: {owner[weight]} and {unit.part}'s {name} are one weight"
+                )
             owner[weight] = f"{unit.part}'s {name}"

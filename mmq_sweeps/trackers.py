@@ -59,8 +59,10 @@ class WandbTracker:
         try:
             import wandb
         except ImportError as error:
-            say(f"warning: wandb cannot be imported ({error}); cells are recorded in the store only. "
-                "pip install wandb, or tracker=none")
+            say(
+                f"warning: wandb cannot be imported ({error}); cells are recorded in the store only. "
+                "pip install wandb, or tracker=none"
+            )
             return lambda record, items, samples: None
         folder.mkdir(parents=True, exist_ok=True)
         # The images of tables wait for `wandb sync` in this folder; wandb's own default is the home directory.
@@ -82,12 +84,15 @@ class _WandbSession:
         try:
             self._log(record, items, samples, "offline" if self.unreachable else self.tracker.mode)
         except Exception as error:  # noqa: BLE001 - a mirror that breaks must not break the cell
-            self.say(f"warning: W&B did not take cell {record.id} ({type(error).__name__}: {_first_line(error)}); "
-                     "its record is in the store")
+            self.say(
+                f"warning: W&B did not take cell {record.id} ({type(error).__name__}: {_first_line(error)}); "
+                "its record is in the store"
+            )
             if self.tracker.mode == "online" and not self.unreachable:
                 # Waiting for the same server at every cell would cost a minute each.
                 self.unreachable = True
-                self.say(f"warning: the cells to come are kept offline; upload them with: wandb sync {self.folder}/wandb/offline-run-*")
+                runs = f"{self.folder}/wandb/offline-run-*"
+                self.say(f"warning: the cells to come are kept offline; upload them with: wandb sync {runs}")
 
     def _log(self, record: Record, items: list[dict[str, Any]], samples: Samples, mode: str) -> None:
         run = self.wandb.init(

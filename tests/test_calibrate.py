@@ -80,9 +80,7 @@ def test_the_number_of_samples_a_batch_does_not_matter(
     longest = max(batch["input_ids"].shape[1] for batch in batches)
     for key in ("input_ids", "attention_mask"):
         filler = loaded.processor.tokenizer.pad_token_id if key == "input_ids" else 0
-        padded = [
-            nn.functional.pad(batch[key], (0, longest - batch[key].shape[1]), value=filler) for batch in batches
-        ]
+        padded = [nn.functional.pad(batch[key], (0, longest - batch[key].shape[1]), value=filler) for batch in batches]
         joined[0][key] = torch.cat(padded)
     for name, shared in all_statistics(loaded, parts["vision"], joined).items():
         torch.testing.assert_close(shared.stats.gram, one[name].stats.gram, rtol=1e-4, atol=1e-5)
@@ -114,8 +112,13 @@ def test_no_hook_stays_and_only_the_wanted_block_is_listened_to(
 
 
 def test_hooks_go_when_the_forward_pass_fails(loaded: LoadedModel, parts: dict[str, Part]) -> None:
-    with pytest.raises((RuntimeError, ValueError)):
-        capture(loaded, parts.values(), [{"pixel_values": torch.zeros(1, 3, 5, 5), "attention_mask": torch.ones(1, 2)}])
+    batch = {
+        "pixel_values": torch.zeros(1, 3, 5, 5),
+        "input_ids": torch.ones(1, 2, dtype=torch.int64),
+        "attention_mask": torch.ones(1, 2, dtype=torch.int64),
+    }
+    with pytest.raises(RuntimeError, match="size"):
+        capture(loaded, parts.values(), [batch])
     assert not any(module._forward_pre_hooks for module in loaded.model.modules())
 
 
@@ -128,7 +131,9 @@ def test_sharing_that_changes_between_batches_is_an_error() -> None:
         block["a"](x), block["b"](x)
         collector.begin(None)
         block["a"](x)
-        with pytest.raises(RuntimeError, match=r"block.b shares its input with block.a in one batch but not in another"):
+        with pytest.raises(
+            RuntimeError, match=r"block.b shares its input with block.a in one batch but not in another"
+        ):
             block["b"](x.clone())
 
 

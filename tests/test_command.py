@@ -124,7 +124,7 @@ BAD = [
     (["model.revision=sha256:0123456789abcdef"], "they are not those that the yaml names"),
     (["model.class_name=Blip3"], "model.class_name=Blip3: transformers"),
     (["model.device=cuda"], "model.device=cuda: this machine or this build of torch has no CUDA; choose auto or cpu"),
-    (["model.device=tpu"], "model.device=tpu: Unknown choice 'tpu'. Choose auto, cpu, cuda or mps."),
+    (["model.device=tpu"], "model.device=tpu: Unknown choice 'tpu'. Did you mean cpu? Choose auto, cpu, cuda or mps."),
     (["model.dtype=int8"], "model.dtype=int8: Unknown choice 'int8'. Choose float32, float16 or bfloat16."),
     (["model.parts.vision.blocks=[layers]"], "model.parts.vision.blocks: none of layers is a module of"),
     (["retry=maybe"], "retry=maybe: Unknown choice 'maybe'. Choose failed, all or none."),
@@ -250,7 +250,7 @@ def test_a_failing_cell_stops_no_other_and_is_told_last(command: Command, tmp_pa
     records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/cells/*/record.json")]
     error = next(record["error"] for record in records if record["status"] == "failed")
     assert error["class"] == "RuntimeError"
-    assert 'raise RuntimeError(\'three is too many\')' in error["traceback"]
+    assert "raise RuntimeError('three is too many')" in error["traceback"]
 
     kept = command(*arguments, "retry=none", **environment)
     assert kept.returncode == 1
@@ -286,21 +286,27 @@ def test_a_disk_that_fills_up_stops_the_sweep_and_loses_nothing(tmp_path: Path) 
         "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))\n"
         "main()\n"
     )
-    small = ["-m", "method=rtn", "bits=8", *SMALL, "component=connector", "component.connector.layers=[mlp]"]
+    small = ["-m", "method=none,rtn", "bits=8", *SMALL, "component=connector", "component.connector.layers=[mlp]"]
 
-    def run(limit: int) -> subprocess.CompletedProcess[str]:
+    def run(limit: int, *overrides: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", program, str(limit), *small],
+            [sys.executable, "-c", program, str(limit), *small, *overrides],
             cwd=tmp_path, env=command_environment(), capture_output=True, text=True, check=False,
         )  # fmt: skip
 
-    full = run(20_000)
-    assert full.returncode == 1, full.stderr
-    assert "stopped: cannot write" in full.stderr
-    assert "File too large" in full.stderr
-    assert "1 cells are missing" in full.stderr or "2 cells are missing" in full.stderr
+    references = run(9_000)
+    assert references.returncode == 1, references.stderr
+    assert f"stopped: cannot write {tmp_path}/runs/artifacts/references" in references.stderr
+    assert run(50_000_000, "method=none").returncode == 0
+    weights = run(9_000)
+    assert weights.returncode == 1, weights.stderr
+    assert f"stopped: cannot write {tmp_path}/runs/artifacts/quantized" in weights.stderr
+    assert "File too large. Choose another folder with store.dir=FOLDER" in weights.stderr
+    assert weights.stderr.endswith("; 1 cells are missing\n")
+    assert "none" in weights.stdout, "the cell that is there is shown"
     roomy = run(50_000_000)
     assert roomy.returncode == 0, roomy.stderr
+    assert roomy.stderr.count("cell ") == 1
 
 
 def test_it_runs_from_any_folder_as_module_and_as_script(tmp_path: Path) -> None:

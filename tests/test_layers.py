@@ -78,7 +78,9 @@ def test_imports_follow_the_layers(module: str) -> None:
     "module", ["mmq_sweeps.__main__", "mmq_sweeps.schema", "mmq_sweeps.sweep", "launch.local", "analysis.__main__"]
 )
 def test_planning_and_reading_back_import_no_torch(module: str) -> None:
-    program = f"import sys, {module}; print([name for name in ('torch', 'transformers', 'wandb') if name in sys.modules])"
+    program = (
+        f"import sys, {module}; print([name for name in ('torch', 'transformers', 'wandb') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
 

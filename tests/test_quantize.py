@@ -77,7 +77,9 @@ def test_gptq_and_awq_beat_rounding_on_the_layers_of_the_model(bench: Bench, com
     from mmq_sweeps.calibrate import block_statistics, capture
 
     methods = ("rtn", "gptq", "awq")
-    quantized = dict(zip(methods, weights(bench, *(cell(composed, f"method={m}", "bits=3") for m in methods)), strict=True))
+    quantized = dict(
+        zip(methods, weights(bench, *(cell(composed, f"method={m}", "bits=3") for m in methods)), strict=True)
+    )
     error = dict.fromkeys(methods, 0.0)
     for part in bench.parts.values():
         batches = bench.task.calibration_batches(bench.loaded, {"samples": 16, "batch_size": 8, "seed": 0})

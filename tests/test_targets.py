@@ -48,7 +48,9 @@ def test_selections_are_made_of_blocks_and_layer_kinds(parts: dict[str, Part]) -
 
 def test_a_selection_without_a_linear_names_what_there_is(parts: dict[str, Part]) -> None:
     short = Part("vision", "v", ("v.0",), (), masked=False)
-    with pytest.raises(TargetError, match=r"component.vision .* selects no linear: of the 1 blocks .* end has 1 blocks"):
+    with pytest.raises(
+        TargetError, match=r"component.vision .* selects no linear: of the 1 blocks .* end has 1 blocks"
+    ):
         short.select({"blocks": ["front"], "layers": ["mlp"]})
     assert parts["vision"].select(ALL)
 
@@ -82,7 +84,7 @@ def test_a_part_without_linears_is_an_error() -> None:
     model.tower = nn.Module()
     model.tower.layers = nn.ModuleList([nn.LayerNorm(4)])
     where = {"module": ["tower"], "blocks": ["layers"], "attention": ["a"], "mlp": ["b"], "masked": False}
-    with pytest.raises(TargetError, match="no linear lies in the blocks under tower.layers"):
+    with pytest.raises(TargetError, match=r"no linear lies in the blocks under tower\.layers"):
         find_parts(model, {"vision": where})
 
 

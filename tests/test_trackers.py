@@ -30,6 +30,11 @@ def _is_png(path: Path) -> bool:
     return path.is_file() and path.read_bytes()[:4] == b"\x89PNG"
 
 
+def _size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
 def samples() -> list:
     return [("a", Image.new("RGB", (8, 8)), ["a red disc", "one red circle"])]
 
@@ -44,8 +49,6 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     import wandb
 
     wandb.teardown()
-
-
 
 
 @pytest.mark.usefixtures("offline")
@@ -64,7 +67,7 @@ def test_an_offline_run_holds_the_cell(tmp_path: Path) -> None:
     assert table["columns"] == ["id", "image", "prediction", "references", "cider"]
     assert table["data"][0][2:] == ["a red circle", "a red disc\none red circle", 0.5]
     staged = tmp_path / "wandb" / "artifacts" / "staging"
-    assert [Image.open(path).size for path in staged.rglob("*") if _is_png(path)] == [(8, 8)]
+    assert [_size(path) for path in staged.rglob("*") if _is_png(path)] == [(8, 8)]
 
 
 def test_the_summary_is_flat() -> None:

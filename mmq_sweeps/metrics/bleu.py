@@ -14,7 +14,7 @@ import numpy as np
 
 from mmq_sweeps.metrics.base import Floats, Scores
 from mmq_sweeps.metrics.ngrams import ORDERS, CandidateNgrams, Ints, ReferenceNgrams, sum_by
-from mmq_sweeps.metrics.references import References
+from mmq_sweeps.metrics.references import Candidates, References
 
 _SMALL, _TINY = 1e-9, 1e-15
 
@@ -31,9 +31,9 @@ class Bleu1:
         """The references' n-grams as they are."""
         return references.ngrams
 
-    def score(self, prepared: ReferenceNgrams, predictions: Sequence[str]) -> Scores:
+    def score(self, prepared: ReferenceNgrams, predictions: Candidates) -> Scores:
         """Scores of tokenized captions in the order of the images."""
-        totals = bleu_statistics(CandidateNgrams.of(predictions, prepared), prepared)
+        totals = bleu_statistics(predictions.ngrams, prepared)
         per_item = np.array([_bleu(row, self.order) for row in totals.tolist()])
         value = _bleu(totals.sum(axis=0).tolist(), self.order)
         return Scores(value, per_item, totals)

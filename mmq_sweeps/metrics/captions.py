@@ -9,7 +9,7 @@ from typing import Any
 from mmq_sweeps.metrics.base import Metric, require
 from mmq_sweeps.metrics.intervals import result_of
 from mmq_sweeps.metrics.names import load_metric
-from mmq_sweeps.metrics.references import References, read_references
+from mmq_sweeps.metrics.references import Candidates, References, read_references
 from mmq_sweeps.metrics.result import MetricResult
 from mmq_sweeps.metrics.tokenizer import shared_tokenizer
 
@@ -44,14 +44,15 @@ class CaptionScorer:
         ids = self.references.image_ids
         check_items(ids, predictions, "caption")
         tokens = self._tokenizer.tokenize([predictions[image] for image in ids])
+        candidates = Candidates(tuple(tokens), self.references)
         return {
-            metric.name: result_of(metric, ids, metric.score(self._prepared[metric.name], tokens))
+            metric.name: result_of(metric, ids, metric.score(self._prepared[metric.name], candidates))
             for metric in self.metrics
         }
 
 
 def check_items(expected: Sequence[str], given: Mapping[str, object], noun: str) -> None:
-    """ValueError unless ``given`` holds exactly the ``expected`` items: no figure is over fewer items than asked."""
+    """ValueError unless ``given`` holds text for exactly the ``expected`` items: no figure is over fewer than asked."""
     missing = [item for item in expected if item not in given]
     if missing:
         raise ValueError(f"{len(missing)} of {len(expected)} items have no {noun}, for example {missing[0]!r}")
@@ -59,3 +60,6 @@ def check_items(expected: Sequence[str], given: Mapping[str, object], noun: str)
     extra = [item for item in given if item not in wanted]
     if extra:
         raise ValueError(f"{len(extra)} {noun}s are for items that were not asked for, for example {extra[0]!r}")
+    odd = [item for item in expected if not isinstance(given[item], str)]
+    if odd:
+        raise ValueError(f"The {noun} of {odd[0]!r} must be text, not {type(given[odd[0]]).__name__}")

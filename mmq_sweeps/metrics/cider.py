@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from mmq_sweeps.metrics.base import Floats, Scores, mean_of_totals
-from mmq_sweeps.metrics.ngrams import ORDERS, CandidateNgrams, Ints, ReferenceNgrams, sum_by
-from mmq_sweeps.metrics.references import References
+from mmq_sweeps.metrics.ngrams import ORDERS, Ints, ReferenceNgrams, sum_by
+from mmq_sweeps.metrics.references import Candidates, References
 
 SIGMA = 6.0
 
@@ -51,17 +50,17 @@ class Cider:
         weights: Floats = grams.counts * idf[grams.rows % size, None]
         return CiderReferences(grams, log_images, idf, weights, _norms(grams, weights))
 
-    def score(self, prepared: CiderReferences, predictions: Sequence[str]) -> Scores:
+    def score(self, prepared: CiderReferences, predictions: Candidates) -> Scores:
         """Scores of tokenized captions in the order of the images."""
-        found = CandidateNgrams.of(predictions, prepared.ngrams)
-        bins, size = found.captions * ORDERS + found.orders, len(predictions) * ORDERS
+        found = predictions.ngrams
+        bins, size = found.captions * ORDERS + found.orders, len(predictions.tokens) * ORDERS
         known = found.ids >= 0
         idf = np.full(len(found.ids), prepared.log_images)
         idf[known] = prepared.idf[found.ids[known]]
         weights = found.counts * idf
         norms = np.sqrt(sum_by(bins, _squares(weights), size)).reshape(-1, ORDERS)
         shared = found.row >= 0
-        totals = np.zeros((len(predictions), ORDERS))
+        totals = np.zeros((len(predictions.tokens), ORDERS))
         for slot in range(prepared.ngrams.lengths.shape[1]):
             theirs = prepared.weights[found.row[shared], slot]
             products = np.minimum(weights[shared], theirs) * theirs

@@ -8,17 +8,19 @@ frequencies and everything else that comes from the references stay those of the
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Floats, Metric, Scores
+from mmq_sweeps.metrics.base import Floats, Metric, Scores, mean_of_totals
 from mmq_sweeps.metrics.names import load_metric
 from mmq_sweeps.metrics.result import MetricResult
 
 RESAMPLES = 1000
 SEED = 20260
 _PERCENTILES = (2.5, 97.5)
+_BLOCK = 6_000_000  # draws in memory at a time; 1,000 draws of as many items as a captioning task has are kept
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class PairedDifference:
 
 def result_of(metric: Metric, items: tuple[str, ...], scores: Scores) -> MetricResult:
     """The result of ``scores`` over ``items``, with its interval."""
-    draws = metric.aggregate(_draws(len(items)) @ scores.totals, len(items)) if items else np.full(1, np.nan)
+    draws = metric.aggregate(resample(scores.totals), len(items)) if items else np.full(1, np.nan)
     return MetricResult(
         name=metric.name,
         value=scores.value,
@@ -62,21 +64,19 @@ def paired_difference(a: MetricResult, b: MetricResult) -> PairedDifference:
     if not a.per_item:
         raise ValueError(f"{a.name}: there are no items to compare")
     items = tuple(a.per_item)
-    draws = _draws(len(items))
-    figures = [_figures(result, items, draws) for result in (a, b)]
+    figures = [_figures(result, items) for result in (a, b)]
     return PairedDifference(a.name, b.value - a.value, _interval(figures[1] - figures[0]))
 
 
-def _figures(result: MetricResult, items: tuple[str, ...], draws: Floats) -> Floats:
+def _figures(result: MetricResult, items: tuple[str, ...]) -> Floats:
     if result.totals is None:
         per_item = np.array([result.per_item[item] for item in items])
-        if not np.isclose(per_item.mean(), result.value, rtol=1e-9, atol=1e-12):
+        if not np.isclose(per_item.mean(), result.value, rtol=1e-9, atol=1e-12, equal_nan=True):
             raise ValueError(f"{result.name} is not the mean of its items: keep the result's totals to compare it")
-        means: Floats = draws @ per_item / len(items)
-        return means
+        return mean_of_totals(resample(per_item[:, None]), len(items))
     place = {item: index for index, item in enumerate(result.per_item)}
     totals = result.totals[[place[item] for item in items]]
-    return load_metric(result.name).aggregate(draws @ totals, len(items))
+    return load_metric(result.name).aggregate(resample(totals), len(items))
 
 
 def _interval(figures: Floats) -> tuple[float, float]:
@@ -84,14 +84,30 @@ def _interval(figures: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def resample(totals: Floats) -> Floats:
+    """Sums ``[RESAMPLES, S]`` of the rows of ``totals`` ``[N, S]`` over the items of each draw."""
+    return np.concatenate([drawn @ totals for drawn in _draws(len(totals))])
+
+
+def _draws(count: int) -> Iterator[Floats]:
+    """How often each of ``count`` items is in each draw, some draws at a time: ``[B, count]``."""
+    if RESAMPLES * count <= _BLOCK:
+        yield _all_draws(count)
+        return
+    generator, rows = np.random.Generator(np.random.PCG64(SEED)), max(1, _BLOCK // count)
+    for start in range(0, RESAMPLES, rows):
+        yield _draw(generator, min(rows, RESAMPLES - start), count)
+
+
 @functools.lru_cache(maxsize=2)
-def _draws(count: int) -> Floats:
-    """``[RESAMPLES, count]``: how often each item is in each draw."""
-    generator = np.random.Generator(np.random.PCG64(SEED))
-    chosen = generator.integers(0, count, (RESAMPLES, count), dtype=np.int32)
-    chosen += np.arange(RESAMPLES, dtype=np.int32)[:, None] * count
-    drawn: Floats = (
-        np.bincount(chosen.ravel(), minlength=RESAMPLES * count).reshape(RESAMPLES, count).astype(np.float64)
-    )
+def _all_draws(count: int) -> Floats:
+    drawn = _draw(np.random.Generator(np.random.PCG64(SEED)), RESAMPLES, count)
     drawn.flags.writeable = False
     return drawn
+
+
+def _draw(generator: np.random.Generator, rows: int, count: int) -> Floats:
+    chosen = generator.integers(0, count, (rows, count), dtype=np.int32)
+    chosen += np.arange(rows, dtype=np.int32)[:, None] * count
+    counts: Floats = np.bincount(chosen.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
+    return counts

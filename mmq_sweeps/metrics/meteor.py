@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -18,7 +19,7 @@ import numpy as np
 
 from mmq_sweeps.metrics.base import Floats, Scores
 from mmq_sweeps.metrics.java import JavaProcess, take
-from mmq_sweeps.metrics.references import References
+from mmq_sweeps.metrics.references import Candidates, References
 from mmq_sweeps.metrics.tokenizer import package_folder
 
 _COMMAND = ("-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm")
@@ -27,6 +28,7 @@ _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 _WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 _STATISTICS, _CHUNKS, _WORDS = 23, 20, slice(21, 23)
 _BATCH = 200
+_REMEMBERED = 100_000
 
 
 @dataclass
@@ -35,14 +37,18 @@ class MeteorProgram:
 
     process: JavaProcess
     _known: dict[str, str] = field(default_factory=dict, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def statistics(self, lines: Sequence[str]) -> list[str]:
         """The statistics of each ``SCORE`` line."""
-        unknown = list(dict.fromkeys(line for line in lines if line not in self._known))
-        for start in range(0, len(unknown), _BATCH):
-            batch = unknown[start : start + _BATCH]
-            self._known.update(zip(batch, self._ask(batch, len(batch)), strict=True))
-        return [self._known[line] for line in lines]
+        with self._lock:
+            if len(self._known) > _REMEMBERED:
+                self._known.clear()
+            unknown = list(dict.fromkeys(line for line in lines if line not in self._known))
+            for start in range(0, len(unknown), _BATCH):
+                batch = unknown[start : start + _BATCH]
+                self._known.update(zip(batch, self._ask(batch, len(batch)), strict=True))
+            return [self._known[line] for line in lines]
 
     def evaluate(self, statistics: Sequence[str]) -> Floats:
         """The score of each item, then that of their sum: ``[N + 1]``."""
@@ -69,10 +75,12 @@ class Meteor:
         """The part of each image's request that does not change."""
         return [" ||| ".join(("SCORE", *tokens)) for tokens in references.tokens]
 
-    def score(self, prepared: list[str], predictions: Sequence[str]) -> Scores:
+    def score(self, prepared: list[str], predictions: Candidates) -> Scores:
         """Scores of tokenized captions in the order of the images; see ``JavaProcess.exchange`` for its errors."""
-        program = _program_of(os.getpid())
-        requests = [f"{start} ||| {_clean(caption)}" for start, caption in zip(prepared, predictions, strict=True)]
+        program = shared_program()
+        requests = [
+            f"{start} ||| {_clean(caption)}" for start, caption in zip(prepared, predictions.tokens, strict=True)
+        ]
         statistics = program.statistics(requests)
         scores = program.evaluate(statistics)
         totals = np.array([line.split() for line in statistics], dtype=np.float64).reshape(-1, _STATISTICS)
@@ -114,6 +122,11 @@ def _clean(caption: str) -> str:
     return caption.replace("|||", "").replace("  ", " ")
 
 
+def shared_program() -> MeteorProgram:
+    """This process's METEOR; a forked child gets its own."""
+    return _program_of(os.getpid())
+
+
 @functools.cache
-def _program_of(pid: int) -> MeteorProgram:  # noqa: ARG001 (the cache's key: a forked child gets its own)
-    return MeteorProgram(JavaProcess(_COMMAND, package_folder("meteor")))
+def _program_of(pid: int) -> MeteorProgram:  # noqa: ARG001 (the cache's key)
+    return MeteorProgram(JavaProcess("METEOR", _COMMAND, package_folder("meteor")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ def metric_names() -> tuple[str, ...]:
     return tuple(_METRICS)
 
 
-def check_metric_names(names: list[str] | tuple[str, ...]) -> None:
+def check_metric_names(names: Iterable[str]) -> None:
     """Raise what ``load_metric`` would raise for the first name it does not know, without importing any metric."""
     for name in names:
         if ":" not in name and name not in _METRICS:

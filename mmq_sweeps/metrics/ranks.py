@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mmq_sweeps.metrics.base import Floats, require
+from mmq_sweeps.metrics.base import Floats, Metric, require
 from mmq_sweeps.metrics.intervals import result_of
 from mmq_sweeps.metrics.names import load_metric
 from mmq_sweeps.metrics.result import MetricResult
-from mmq_sweeps.metrics.retrieval import RecallMetric
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ class RetrievalScorer:
     """
 
     def __init__(self, texts: Mapping[str, Sequence[str]], metrics: Sequence[str] = ("recall_at_1",)) -> None:
-        self.metrics = tuple(_recall_metric(name) for name in dict.fromkeys(metrics))
+        self.metrics: tuple[Metric, ...] = tuple(map(load_metric, dict.fromkeys(metrics)))
+        for metric in self.metrics:
+            require(metric, "ranks", type(self).__name__)
         for image, ids in texts.items():
             if isinstance(ids, str) or not ids:
                 raise ValueError(f"Image {image!r} needs a list of at least one text id, not {ids!r}")
@@ -60,6 +62,7 @@ class RetrievalScorer:
         self.text_ids = tuple(text for ids in texts.values() for text in ids)
         if not texts or len(set(self.text_ids)) != len(self.text_ids):
             raise ValueError("Retrieval needs images, and every text id once")
+        self._prepared: dict[str, Any] = {metric.name: metric.prepare(texts) for metric in self.metrics}
         self._owner = np.repeat(np.arange(len(texts)), [len(ids) for ids in texts.values()])
 
     def score(self, scores: ArrayLike) -> dict[str, MetricResult]:
@@ -72,16 +75,13 @@ class RetrievalScorer:
         if matrix.shape != expected:
             raise ValueError(f"Scores are {matrix.shape}; {expected[0]} images and {expected[1]} texts need {expected}")
         ranks = Ranks.of(matrix, self._owner)
+        items = {"images": self.image_ids, "texts": self.text_ids}
         return {
-            metric.name: result_of(
-                metric, self.image_ids if metric.items == "images" else self.text_ids, metric.score(None, ranks)
-            )
+            metric.name: result_of(metric, items[_items_of(metric)], metric.score(self._prepared[metric.name], ranks))
             for metric in self.metrics
         }
 
 
-def _recall_metric(name: str) -> RecallMetric:
-    metric = load_metric(name)
-    require(metric, "ranks", "RetrievalScorer")
-    assert isinstance(metric, RecallMetric)  # whatever needs ranks says which items it has
-    return metric
+def _items_of(metric: Metric) -> str:
+    """Whether a metric's items are images, as of most, or texts."""
+    return str(getattr(metric, "items", "images"))

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmq_sweeps.metrics.ngrams import ReferenceNgrams
+from mmq_sweeps.metrics.ngrams import CandidateNgrams, ReferenceNgrams
 from mmq_sweeps.metrics.tokenizer import TOKENIZER_VERSION, PtbTokenizer
 
 SCORER_VERSION = "1"
@@ -39,6 +40,19 @@ class References:
     def digest(self) -> str:
         """Identity of these references and of the code that counted them."""
         return digest_of(dict(zip(self.image_ids, self.raw, strict=True)))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """One cell's tokenized captions in the order of the references, and their n-grams, counted for the first to ask."""
+
+    tokens: tuple[str, ...]
+    references: References
+
+    @functools.cached_property
+    def ngrams(self) -> CandidateNgrams:
+        """The captions' n-grams, matched with those of the references."""
+        return CandidateNgrams.of(self.tokens, self.references.ngrams)
 
 
 def read_references(
@@ -82,8 +96,7 @@ def _make(references: Mapping[str, Sequence[str]], tokenizer: PtbTokenizer) -> R
 def _save(path: Path, references: References) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     grams = references.ngrams
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=".tmp", delete=False) as file:
         np.savez(
             file,
             tokens=_text(references.tokens),
@@ -93,13 +106,14 @@ def _save(path: Path, references: References) -> None:
             lengths=grams.lengths,
             cells=grams.cells,
         )
-    temporary.replace(path)
+    os.chmod(file.name, 0o644)  # others on a shared disk read it; a temporary file is its owner's alone
+    os.replace(file.name, path)
 
 
 def _load(path: Path, references: Mapping[str, Sequence[str]]) -> References | None:
     """What ``_save`` wrote; None if there is nothing, or a file cut short (it is then made again)."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             tokens = tuple(tuple(sentences) for sentences in _parse(file["tokens"]))
             vocabulary = {gram: index for index, gram in enumerate(_parse(file["vocabulary"]))}
             arrays = {name: file[name].astype(np.int64) for name in ("rows", "counts", "lengths", "cells")}

@@ -7,7 +7,7 @@ images as the items: an image is drawn together with its texts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -15,22 +15,6 @@ from mmq_sweeps.metrics.base import Floats, Scores, mean_of_totals
 
 if TYPE_CHECKING:
     from mmq_sweeps.metrics.ranks import Ranks
-
-
-@runtime_checkable
-class RecallMetric(Protocol):
-    """A metric of ranks; ``items`` says over what it is: ``images`` or ``texts``."""
-
-    name: ClassVar[str]
-    needs: ClassVar[str]
-    higher_is_better: ClassVar[bool]
-    items: ClassVar[str]
-
-    def prepare(self, references: Any) -> Any: ...
-
-    def score(self, prepared: Any, predictions: Any) -> Scores: ...
-
-    def aggregate(self, totals: Floats, count: int) -> Floats: ...
 
 
 class TextRecallAt1:

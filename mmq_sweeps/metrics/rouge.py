@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from mmq_sweeps.metrics.base import Floats, Scores, mean_of_totals
-from mmq_sweeps.metrics.references import References
+from mmq_sweeps.metrics.references import Candidates, References
 
 _BETA = 1.2
 
@@ -44,9 +44,9 @@ class RougeL:
         """The places of every word of every reference."""
         return [[Positions.of(sentence) for sentence in sentences] for sentences in references.tokens]
 
-    def score(self, prepared: list[list[Positions]], predictions: Sequence[str]) -> Scores:
+    def score(self, prepared: list[list[Positions]], predictions: Candidates) -> Scores:
         """Scores of tokenized captions in the order of the images."""
-        pairs = zip(predictions, prepared, strict=True)
+        pairs = zip(predictions.tokens, prepared, strict=True)
         return Scores.mean(np.array([_rouge(caption.split(" "), references) for caption, references in pairs]))
 
     def aggregate(self, totals: Floats, count: int) -> Floats:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from mmq_sweeps.metrics.base import Floats, Scores, mean_of_totals
 from mmq_sweeps.metrics.java import run_once
-from mmq_sweeps.metrics.references import References
+from mmq_sweeps.metrics.references import Candidates, References
 from mmq_sweeps.metrics.tokenizer import package_folder
 
 _JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
@@ -37,16 +36,16 @@ class Spice:
             raise SpiceFilesMissingError(f"SPICE needs {' and '.join(missing)}: {_FETCH}")
         return references.tokens
 
-    def score(self, prepared: tuple[tuple[str, ...], ...], predictions: Sequence[str]) -> Scores:
+    def score(self, prepared: tuple[tuple[str, ...], ...], predictions: Candidates) -> Scores:
         """Scores of tokenized captions in the order of the images; the program starts for every cell."""
         rows = [
             {"image_id": index, "test": caption, "refs": list(tokens)}
-            for index, (caption, tokens) in enumerate(zip(predictions, prepared, strict=True))
+            for index, (caption, tokens) in enumerate(zip(predictions.tokens, prepared, strict=True))
         ]
         with tempfile.TemporaryDirectory() as folder:
             results = _run(rows, Path(folder))
         scores = {row["image_id"]: _number(row["scores"]["All"]["f"]) for row in results}
-        return Scores.mean(np.array([scores[index] for index in range(len(predictions))]))
+        return Scores.mean(np.array([scores[index] for index in range(len(predictions.tokens))]))
 
     def aggregate(self, totals: Floats, count: int) -> Floats:
         """The mean over images."""

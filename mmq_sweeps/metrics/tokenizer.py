@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -29,8 +30,9 @@ PUNCTUATIONS = frozenset(
 
 _MAIN = "edu.stanford.nlp.process.PTBTokenizer"
 _COMMAND = ("-cp", "stanford-corenlp-3.4.1.jar", _MAIN, "-preserveLines", "-lowerCase")
-_OPTIONS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")  # quick to start, one thread
+_OPTIONS = ("-Dfile.encoding=UTF-8", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")  # quick to start, one thread
 _MARKER = "mmqsweeps"
+_REMEMBERED = 300_000
 # What may follow a caption without changing it. The quotes close an attribute that a caption left open (<a b='...),
 # which the lexer would otherwise read on for; the letter behind each says that it was no tag after all.
 _NEUTRAL = "x 'x \"x"
@@ -51,6 +53,7 @@ class PtbTokenizer:
 
     process: JavaProcess
     _known: dict[_Key, str] = field(default_factory=dict, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def tokenize(self, captions: Sequence[str]) -> list[str]:
         """Tokens of each caption, joined by blanks: what pycocoevalcap's tokenizer makes of this list.
@@ -58,12 +61,17 @@ class PtbTokenizer:
         JavaMissingError, JavaDiedError: see ``JavaProcess.exchange``.
         """
         keys = _keys([_LINE_BREAKS.sub(" ", caption) for caption in captions])
-        unknown = [key for key in dict.fromkeys(keys) if key not in self._known]
-        last = [key for key in unknown if key[1] is _END_OF_FILE]
-        others = [key for key in unknown if key[1] is not _END_OF_FILE]
-        answers = {**dict(zip(others, self._ask(others), strict=True)), **{key: self._ask_last(key) for key in last}}
+        with self._lock:
+            if len(self._known) > _REMEMBERED:
+                self._known.clear()
+            self._learn([key for key in dict.fromkeys(keys) if key not in self._known])
+            return [self._known[key] for key in keys]
+
+    def _learn(self, keys: list[_Key]) -> None:
+        together = [key for key in keys if key[1] is not _END_OF_FILE]
+        answers = dict(zip(together, self._ask(together), strict=True))
+        answers |= {key: self._ask_last(key) for key in keys if key not in answers}
         self._known.update((key, _drop_punctuation(line)) for key, line in answers.items())
-        return [self._known[key] for key in keys]
 
     def _ask(self, keys: list[_Key]) -> list[str]:
         if not keys:
@@ -73,8 +81,9 @@ class PtbTokenizer:
         if len(lines) == sum(map(len, blocks)):
             starts = accumulate((len(block) for block in blocks[:-1]), initial=0)
             return [lines[start] for start in starts]
-        if len(keys) > 1:  # some caption's tag swallowed a line break
-            return [self._ask([key])[0] for key in keys]
+        if len(keys) > 1:  # some caption's tag swallowed a line break: find it
+            half = len(keys) // 2
+            return [*self._ask(keys[:half]), *self._ask(keys[half:])]
         return self._exchange([keys[0][0], _NEUTRAL])[:1]
 
     def _exchange(self, lines: list[str]) -> list[str]:
@@ -108,7 +117,7 @@ def package_folder(*parts: str) -> Path:
 
 @functools.cache
 def _tokenizer_of(pid: int) -> PtbTokenizer:  # noqa: ARG001 (the cache's key)
-    return PtbTokenizer(JavaProcess((*_OPTIONS, *_COMMAND), package_folder("tokenizer")))
+    return PtbTokenizer(JavaProcess("The PTB tokenizer", (*_OPTIONS, *_COMMAND), package_folder("tokenizer")))
 
 
 def _keys(captions: list[str]) -> list[_Key]:

@@ -21,13 +21,20 @@ PINNED = "sha256:"
 class LoadedModel:
     """A model in evaluation mode, what prepares its inputs, and the configuration it was loaded from."""
 
-    model: nn.Module
+    model: transformers.PreTrainedModel
     processor: Any
     config: Mapping[str, Any]
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    def linear(self, name: str) -> nn.Linear:
+        """The linear of this full name; a TypeError where it is something else."""
+        module = self.model.get_submodule(name)
+        if not isinstance(module, nn.Linear):
+            raise TypeError(f"{name} is a {type(module).__name__}, not a linear")
+        return module
 
     def to_device(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Inputs on the model's device, floating ones in its dtype."""
@@ -40,7 +47,7 @@ class LoadedModel:
     @contextmanager
     def weights_replaced(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         """Run with ``weights`` ``{linear: [O, I]}`` in place; afterwards the full-precision ones are back, bit for bit."""
-        linears = {name: self.model.get_submodule(name) for name in weights}
+        linears = {name: self.linear(name) for name in weights}
         kept = {name: linear.weight.detach().clone() for name, linear in linears.items()}
         try:
             with torch.no_grad():

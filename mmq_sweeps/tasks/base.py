@@ -18,8 +18,12 @@ Progress = Callable[[int, int], None]
 class Task(Protocol):
     """A frozen dataclass whose fields are those of its yaml in ``conf/task/``."""
 
-    def check(self, calibrations: Sequence[Mapping[str, Any]]) -> None:
-        """Read the data; a ValueError where items are missing, or where a calibration sample is an evaluation item."""
+    def check(self, calibrations: Sequence[Mapping[str, Any]], cache: Path) -> None:
+        """Read the data and prepare the metrics, before any cell runs.
+
+        A ValueError where items are missing, a metric does not fit the task or a calibration sample is an evaluation
+        item; a RuntimeError where a metric misses what it needs. What depends on the references only is kept in ``cache``.
+        """
         ...
 
     def calibration_batches(self, loaded: LoadedModel, calibration: Mapping[str, Any]) -> Iterator[dict[str, Tensor]]:
@@ -31,7 +35,7 @@ class Task(Protocol):
         ...
 
     def score(self, predictions: Mapping[str, str], cache: Path) -> dict[str, MetricResult]:
-        """Every metric of the task; what depends on the references only is kept under ``cache``."""
+        """Every metric of the task; ``cache`` as for ``check``."""
         ...
 
     def samples(self, count: int) -> list[tuple[str, Any, list[str]]]:

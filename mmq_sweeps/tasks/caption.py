@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.tasks.base import Progress
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CaptionTask:
     """Captions of the first ``limit`` items of ``split``; calibration samples are drawn from ``calibration_split``.
 
@@ -41,7 +41,8 @@ class CaptionTask:
     def examples(self) -> Sequence[Any]:
         return self._read(self.split, self.limit)
 
-    def check(self, calibrations: Sequence[Mapping[str, Any]]) -> None:
+    def check(self, calibrations: Sequence[Mapping[str, Any]], cache: Path) -> None:
+        self._scorer(cache)
         evaluated = {_image_digest(example.image): example.id for example in self.examples}
         ids = set(evaluated.values())
         for calibration in calibrations:
@@ -88,14 +89,16 @@ class CaptionTask:
         return predictions
 
     def score(self, predictions: Mapping[str, str], cache: Path) -> dict[str, MetricResult]:
-        if "_scorer" not in self.__dict__:
-            references = {example.id: list(example.references) for example in self.examples}
-            self.__dict__["_scorer"] = CaptionScorer(references, metrics=sorted(set(self.metrics)), cache_dir=cache)
-        return self.__dict__["_scorer"].score(predictions)
+        return self._scorer(cache).score(predictions)
 
     def samples(self, count: int) -> list[tuple[str, Any, list[str]]]:
         shown = [self.examples[i] for i in range(min(count, len(self.examples)))]
         return [(example.id, example.image, list(example.references)) for example in shown]
+
+    @lru_cache(maxsize=1)  # noqa: B019 - a task lives as long as its process
+    def _scorer(self, cache: Path) -> CaptionScorer:
+        references = {example.id: list(example.references) for example in self.examples}
+        return CaptionScorer(references, metrics=sorted(set(self.metrics)), cache_dir=cache)
 
     def _calibration_examples(self, calibration: Mapping[str, Any]) -> list[Any]:
         return list(self._read(self.calibration_split, calibration["samples"], calibration["seed"]))
@@ -120,4 +123,3 @@ def _answers(tokens: Tensor, prompt: Tensor) -> Tensor:
 
 def _image_digest(image: Any) -> str:
     return hashlib.sha256(f"{image.size}{image.mode}".encode() + image.tobytes()).hexdigest()
-

@@ -75,7 +75,7 @@ def test_inputs_are_not_mutated_and_codes_fit() -> None:
 
 
 def test_an_input_that_is_always_zero_is_no_trouble() -> None:
-    weight, stats, x = salient_layer(4)
+    weight, _, x = salient_layer(4)
     x[:, 5] = 0
     silent = LayerStats(x.T @ x / len(x), x.abs().mean(dim=0), len(x))
     assert torch.isfinite(AWQ().quantize([weight], silent, Format(3)).weights[0].dequantize()).all()

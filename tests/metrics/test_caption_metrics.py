@@ -123,6 +123,8 @@ def test_missing_and_extra_captions_are_errors() -> None:
         scorer.score({"a": "a dog"})
     with pytest.raises(ValueError, match="not asked for, for example 'z'"):
         scorer.score({"a": "a dog", "b": "a cat", "z": "a fish"})
+    with pytest.raises(ValueError, match="The caption of 'b' must be text, not NoneType"):
+        scorer.score({"a": "a dog", "b": None})
 
 
 @pytest.mark.parametrize("references", [{}, {"a": []}, {"a": "a dog"}])

@@ -24,6 +24,8 @@ from transformers import (
 from mmq_sweeps.data.scenes.scene import PIXELS
 from mmq_sweeps.data.scenes.words import VOCABULARY
 
+# A scene is mostly dark ground; these put the ground near zero.
+MEAN, DEVIATION = 0.11, 0.25
 PAD, BOS, EOS, UNKNOWN, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
 
 
@@ -60,7 +62,8 @@ def build_processor(widths: Widths) -> Blip2Processor:
         padding_side="left",
         model_max_length=widths.longest,
     )
-    images = BlipImageProcessorPil(size={"height": PIXELS, "width": PIXELS}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    size = {"height": PIXELS, "width": PIXELS}
+    images = BlipImageProcessorPil(size=size, image_mean=[MEAN] * 3, image_std=[DEVIATION] * 3)
     return Blip2Processor(images, tokenizer, num_query_tokens=widths.queries)
 
 
@@ -70,6 +73,8 @@ def build_model(widths: Widths, processor: Blip2Processor, seed: int) -> Blip2Fo
     model = Blip2ForConditionalGeneration(_config(widths, processor.tokenizer))
     # Blip2 starts its queries at zero, where all of them stay alike; a small spread lets each find its own work.
     torch.nn.init.normal_(model.query_tokens, std=0.5)
+    # Patches differ by their place as much as by what they show, or shapes that span patches are learned late.
+    torch.nn.init.normal_(model.vision_model.embeddings.position_embedding, std=0.5)
     return model
 
 

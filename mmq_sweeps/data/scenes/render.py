@@ -26,7 +26,7 @@ def render(scene: Scene) -> Image.Image:
 def render_array(scene: Scene) -> NDArray[np.uint8]:
     """The scene as ``[48, 48, 3]`` uint8: nine samples a pixel, averaged, and a grain of a few levels on top.
 
-    Later shapes cover earlier ones; dots lie clear of all.
+    Nothing covers anything else.
     """
     canvas = np.full((CANVAS, CANVAS, 3), scene.ground, dtype=np.uint16)
     for shape in scene.shapes:
@@ -63,10 +63,6 @@ def _square(x: Grid, y: Grid, r: int) -> Mask:
     return 8 * np.maximum(abs(x), abs(y)) <= 7 * r
 
 
-def _frame(x: Grid, y: Grid, r: int) -> Mask:
-    return _square(x, y, r) & (2 * np.maximum(abs(x), abs(y)) >= r)
-
-
 def _diamond(x: Grid, y: Grid, r: int) -> Mask:
     return abs(x) + abs(y) <= r
 
@@ -77,12 +73,6 @@ def _triangle(x: Grid, y: Grid, r: int) -> Mask:
 
 def _cross(x: Grid, y: Grid, r: int) -> Mask:
     return 3 * np.minimum(abs(x), abs(y)) <= r
-
-
-def _moon(x: Grid, y: Grid, r: int) -> Mask:
-    # The bite is a circle of 4/5 of the radius, half a radius to the right.
-    bite = (2 * x - r) ** 2 + 4 * y * y
-    return _circle(x, y, r) & (25 * bite > 64 * r * r)
 
 
 def _hourglass(x: Grid, y: Grid, r: int) -> Mask:
@@ -97,11 +87,9 @@ _KINDS: dict[str, _Inside] = {
     "circle": _circle,
     "ring": _ring,
     "square": _square,
-    "frame": _frame,
     "diamond": _diamond,
     "triangle": _triangle,
     "cross": _cross,
-    "moon": _moon,
     "hourglass": _hourglass,
     "bar": _bar,
 }

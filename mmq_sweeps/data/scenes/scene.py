@@ -17,9 +17,13 @@ PIXELS = 48
 UNITS = 3
 CANVAS = PIXELS * UNITS
 
-KINDS = ("circle", "ring", "square", "frame", "diamond", "triangle", "cross", "moon", "hourglass", "bar")
+# Every shape and every dot has one of 3 x 3 cells to itself.
+CELLS = 3
+CELL = CANVAS // CELLS
+
+KINDS = ("circle", "ring", "square", "diamond", "triangle", "cross", "hourglass", "bar")
 # A size's radii and a tone's brightness and saturation; what lies between two classes is never drawn.
-SIZES = {"tiny": (11, 13), "small": (16, 19), "big": (22, 26), "huge": (29, 34)}
+SIZES = {"tiny": (8, 10), "small": (12, 14), "big": (16, 18), "huge": (20, 23)}
 TONES = {"dark": ((95, 130), (200, 255)), "bright": ((215, 255), (200, 255)), "pale": ((215, 255), (90, 125))}
 COLOURS = (
     *("red", "orange", "yellow", "lime", "green", "mint"),
@@ -30,10 +34,10 @@ HUE_STEP = HUES // len(COLOURS)
 # Hues stay this far from the border between two names, which is half a step from either.
 HUE_GUARD = 10
 MOST_SHAPES = 3
-MOST_DOTS = 6
-DOT_RADIUS = 4
-# Two shapes are mentioned from left to right, so their centres are never at (nearly) the same height or breadth.
-LEAST_OFFSET = 5
+MOST_DOTS = 5
+DOT_RADIUS = 5
+# How far a centre may lie from its cell's, where the cell has the room.
+JITTER = 3
 
 
 class Words:
@@ -72,6 +76,16 @@ class Shape:
     saturation: int
 
     @property
+    def column(self) -> int:
+        """0..2 from left to right."""
+        return self.x // CELL
+
+    @property
+    def row(self) -> int:
+        """0..2 from top to bottom."""
+        return self.y // CELL
+
+    @property
     def rgb(self) -> tuple[int, int, int]:
         """The colour as 0..255, in the HSV model."""
         sector, part = divmod(self.hue, 256)
@@ -85,7 +99,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """Shapes from left to right, dots as centres (units), the grey of the ground (0..255) and the seed of its grain."""
+    """Shapes column by column, dots as centres (units), the ground's grey (0..255) and the seed of its grain."""
 
     shapes: tuple[Shape, ...]
     dots: tuple[tuple[int, int], ...]
@@ -98,44 +112,31 @@ class Scene:
 
 
 def draw_scene(words: Words) -> Scene:
-    """The next scene of the stream; layouts that do not fit are drawn again."""
-    while True:
-        shapes = _draw_shapes(words)
-        dots = _draw_dots(words, shapes) if shapes else None
-        if dots is not None:
-            ordered = tuple(sorted(shapes, key=lambda shape: shape.x))
-            return Scene(ordered, tuple(sorted(dots)), words.between(12, 44), words.below(2**32))
+    """The next scene of the stream: one to three shapes, no two of a kind, and one to five dots."""
+    cells, kinds = list(range(CELLS * CELLS)), list(KINDS)
+    shapes = [
+        _draw_shape(words, kinds.pop(words.below(len(kinds))), cells.pop(words.below(len(cells))))
+        for _ in range(words.between(1, MOST_SHAPES))
+    ]
+    dots = [_place(words, cells.pop(words.below(len(cells))), DOT_RADIUS) for _ in range(words.between(1, MOST_DOTS))]
+    ordered = tuple(sorted(shapes, key=lambda shape: (shape.column, shape.row)))
+    return Scene(ordered, tuple(sorted(dots)), words.between(12, 44), words.below(2**32))
 
 
-def _draw_shapes(words: Words) -> list[Shape]:
-    shapes: list[Shape] = []
-    kinds = list(KINDS)
-    for _ in range(words.between(1, MOST_SHAPES)):
-        kind = kinds.pop(words.below(len(kinds)))
-        shape = _draw_shape(words, kind)
-        for _ in range(8):
-            if all(_apart(shape, other) for other in shapes):
-                break
-            shape = _draw_shape(words, kind)
-        else:
-            return []
-        shapes.append(shape)
-    return shapes
-
-
-def _draw_shape(words: Words, kind: str) -> Shape:
+def _draw_shape(words: Words, kind: str, cell: int) -> Shape:
     size = tuple(SIZES)[words.below(len(SIZES))]
     tone = tuple(TONES)[words.below(len(TONES))]
     index = words.below(len(COLOURS))
     radius = words.between(*SIZES[size])
     reach = HUE_STEP // 2 - HUE_GUARD
+    x, y = _place(words, cell, radius)
     return Shape(
         kind=kind,
         size=size,
         tone=tone,
         colour=COLOURS[index],
-        x=words.between(radius, CANVAS - radius),
-        y=words.between(radius, CANVAS - radius),
+        x=x,
+        y=y,
         radius=radius,
         hue=(index * HUE_STEP + words.between(-reach, reach)) % HUES,
         brightness=words.between(*TONES[tone][0]),
@@ -143,22 +144,11 @@ def _draw_shape(words: Words, kind: str) -> Shape:
     )
 
 
-def _apart(one: Shape, other: Shape) -> bool:
-    """Whether neither hides more than a corner of the other and no order or relation between them is close to a tie."""
-    across, down = abs(one.x - other.x), abs(one.y - other.y)
-    reach = 4 * (one.radius + other.radius) // 5
-    return max(across, down) >= reach and across >= LEAST_OFFSET and abs(across - down) >= LEAST_OFFSET
-
-
-def _draw_dots(words: Words, shapes: list[Shape]) -> list[tuple[int, int]] | None:
-    dots: list[tuple[int, int]] = []
-    for _ in range(words.between(1, MOST_DOTS)):
-        for _ in range(20):
-            x, y = words.between(DOT_RADIUS, CANVAS - DOT_RADIUS), words.between(DOT_RADIUS, CANVAS - DOT_RADIUS)
-            clear = all(max(abs(x - s.x), abs(y - s.y)) > s.radius + DOT_RADIUS for s in shapes)
-            if clear and all(max(abs(x - a), abs(y - b)) > 3 * DOT_RADIUS for a, b in dots):
-                dots.append((x, y))
-                break
-        else:
-            return None
-    return dots
+def _place(words: Words, cell: int, radius: int) -> tuple[int, int]:
+    """A centre near the middle of ``cell`` (0..8, row by row) for a thing of this radius."""
+    row, column = divmod(cell, CELLS)
+    room = min(JITTER, CELL // 2 - radius)
+    return (
+        column * CELL + CELL // 2 + words.between(-room, room),
+        row * CELL + CELL // 2 + words.between(-room, room),
+    )

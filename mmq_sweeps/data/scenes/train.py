@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from mmq_sweeps.data.scenes.dataset import Scenes
-from mmq_sweeps.data.scenes.network import IMAGE, Widths, build_model, build_processor
+from mmq_sweeps.data.scenes.network import DEVIATION, IMAGE, MEAN, Widths, build_model, build_processor
 from mmq_sweeps.data.scenes.render import render_array
 from mmq_sweeps.data.scenes.scene import Scene, Words
 from mmq_sweeps.data.scenes.words import questions, references
@@ -64,8 +64,11 @@ def batches(recipe: Recipe, processor: Blip2Processor) -> Iterator[Batch]:
         words = Words(recipe.seed, len("texts"), step)
         texts = [_caption(scene, words) for scene in scenes]
         texts += [_question(scene, words) for scene in scenes[: recipe.batch // QUESTIONED]]
-        # The image processor's own arithmetic: rescale to [0, 1], then normalise with mean and deviation 0.5.
-        yield Batch(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, *_rows(texts, ids, processor.num_query_tokens))
+        # The image processor's own arithmetic: rescale to [0, 1], then normalise.
+        yield Batch(
+            pixels.permute(0, 3, 1, 2).float().div(255).sub(MEAN).div(DEVIATION),
+            *_rows(texts, ids, processor.num_query_tokens),
+        )
 
 
 def _caption(scene: Scene, words: Words) -> tuple[str, str]:

@@ -58,10 +58,10 @@ def _shapes(scene: Scene) -> str:
 
 
 def relation(one: Shape, other: Shape) -> str:
-    """Where ``one`` lies, seen from ``other``, which is further right: the larger of the two distances decides."""
-    if other.x - one.x > abs(other.y - one.y):
+    """Where ``one`` lies, seen from ``other``, which is mentioned later: the larger of the two distances decides."""
+    if other.column - one.column >= abs(other.row - one.row):
         return "left of"
-    return "above" if one.y < other.y else "below"
+    return "above" if one.row < other.row else "below"
 
 
 def _chain(scene: Scene) -> str:
@@ -88,7 +88,7 @@ def _listing(scene: Scene) -> str:
 
 def _column(scene: Scene) -> str:
     """From top to bottom : a huge pale blue cross , then a tiny dark red ring ; two dots."""
-    shapes = sorted(scene.shapes, key=lambda shape: shape.y)
+    shapes = sorted(scene.shapes, key=lambda shape: (shape.row, shape.column))
     return f"from top to bottom : {' , then '.join(f'a {_noun(shape)}' for shape in shapes)} ; {_dots(scene)}"
 
 

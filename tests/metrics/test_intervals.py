@@ -1,0 +1,134 @@
+"""Intervals: deterministic, fast, right for means and for corpus figures, paired on the same items."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmq_sweeps.metrics import AnswerScorer, CaptionScorer, MetricResult, intervals, paired_difference
+from mmq_sweeps.metrics.base import Floats, Scores, mean_of_totals
+from mmq_sweeps.metrics.bleu import Bleu4
+from mmq_sweeps.metrics.gqa import GqaAccuracy
+from mmq_sweeps.metrics.intervals import RESAMPLES, resample, result_of
+from tests.metrics.conftest import Captions
+
+
+def mean_result(per_item: Floats, name: str = "") -> MetricResult:
+    metric = GqaAccuracy()
+    return result_of(metric, tuple(f"{name}{i}" for i in range(len(per_item))), Scores.mean(per_item))
+
+
+def test_the_interval_of_a_mean_is_that_of_theory() -> None:
+    per_item = np.random.default_rng(3).normal(2.0, 5.0, 4000)
+    low, high = mean_result(per_item).interval
+    error = per_item.std() / np.sqrt(len(per_item))
+    assert low == pytest.approx(per_item.mean() - 1.96 * error, abs=0.2 * error)
+    assert high == pytest.approx(per_item.mean() + 1.96 * error, abs=0.2 * error)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    generator = np.random.default_rng(5)
+    hits = 0
+    for _ in range(300):
+        low, high = mean_result(generator.normal(0.0, 1.0, 200)).interval
+        hits += low <= 0 <= high
+    assert 0.90 <= hits / 300 <= 0.985
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=50))
+def test_the_interval_lies_within_the_items(values: list[float]) -> None:
+    low, high = mean_result(np.array(values)).interval
+    assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
+
+
+def test_the_same_items_always_give_the_same_interval() -> None:
+    per_item = np.random.default_rng(1).random(500)
+    first = mean_result(per_item)
+    intervals._all_draws.cache_clear()
+    assert mean_result(per_item) == first
+
+
+def test_every_draw_has_as_many_items_as_there_are() -> None:
+    assert np.array_equal(resample(np.ones((37, 1))), np.full((RESAMPLES, 1), 37.0))
+
+
+def test_draws_in_blocks_are_the_draws_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    totals = np.random.default_rng(2).random((301, 2))
+    at_once = resample(totals)
+    monkeypatch.setattr(intervals, "_BLOCK", 301 * 64)
+    np.testing.assert_allclose(resample(totals), at_once, rtol=1e-12)
+
+
+def test_five_thousand_items_take_less_than_a_tenth_of_a_second() -> None:
+    per_item = np.random.default_rng(0).random(5000)
+    seconds = []
+    for _ in range(5):
+        intervals._all_draws.cache_clear()
+        start = time.perf_counter()
+        mean_result(per_item)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.1
+
+
+def test_bleu_is_drawn_over_corpus_statistics(published_894: Captions) -> None:
+    scorer = CaptionScorer(published_894.references, ["bleu_4"])
+    result = scorer.score(published_894.predictions)["bleu_4"]
+    assert result.interval[0] < result.value < result.interval[1]
+    assert abs(np.mean(list(result.per_item.values())) - result.value) > 0.01
+    # by hand: the corpus score of each drawn set of images
+    generator = np.random.Generator(np.random.PCG64(intervals.SEED))
+    drawn = generator.integers(0, 1000, (RESAMPLES, 1000), dtype=np.int32)
+    by_hand = Bleu4().aggregate(result.totals[drawn[:50]].sum(axis=1), 1000)
+    np.testing.assert_allclose(Bleu4().aggregate(resample(result.totals), 1000)[:50], by_hand, rtol=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["cider", "bleu_4", "rouge_l"])
+def test_paired_difference_of_two_cells(metric: str, published_cells: dict[int, Captions]) -> None:
+    a, b = published_cells[678], published_cells[894]
+    scorer = CaptionScorer(a.references, [metric])
+    worse, better = scorer.score(a.predictions)[metric], scorer.score(b.predictions)[metric]
+    difference = paired_difference(worse, better)
+    assert difference.value == better.value - worse.value
+    assert difference.interval[0] < difference.value < difference.interval[1]
+    assert difference.significant
+    paired_width = difference.interval[1] - difference.interval[0]
+    assert paired_width < sum(result.interval[1] - result.interval[0] for result in (worse, better))
+
+
+def test_paired_difference_of_a_result_with_itself_is_nothing() -> None:
+    result = mean_result(np.random.default_rng(0).random(100))
+    difference = paired_difference(result, result)
+    assert (difference.value, difference.interval, difference.significant) == (0.0, (0.0, 0.0), False)
+
+
+def test_items_are_paired_by_name_not_by_place() -> None:
+    values = np.random.default_rng(0).random(50)
+    a = mean_result(values)
+    reordered = MetricResult(a.name, a.value, dict(reversed(a.per_item.items())), a.interval, True)
+    assert paired_difference(a, reordered).interval == pytest.approx((0, 0), abs=1e-15)
+
+
+def test_what_cannot_be_compared_is_named() -> None:
+    a, b = mean_result(np.ones(3)), mean_result(np.ones(3), name="other")
+    with pytest.raises(ValueError, match="over different items, for example '0'"):
+        paired_difference(a, b)
+    with pytest.raises(ValueError, match="Cannot compare gqa_accuracy with cider"):
+        paired_difference(a, MetricResult("cider", 1.0, a.per_item, (0, 1), True))
+    with pytest.raises(ValueError, match="keep the result's totals"):
+        paired_difference(a, MetricResult("gqa_accuracy", 0.5, a.per_item, (0, 1), True))
+
+
+def test_mean_of_totals_is_the_mean() -> None:
+    assert mean_of_totals(np.array([[6.0], [3.0]]), 3).tolist() == [2.0, 1.0]
+
+
+def test_answers_have_intervals_too() -> None:
+    answers = {str(i): ["yes"] for i in range(100)}
+    result = AnswerScorer(answers, ["gqa_accuracy"]).score({str(i): "yes" if i % 2 else "no" for i in range(100)})
+    assert result["gqa_accuracy"].value == 0.5
+    assert 0.38 < result["gqa_accuracy"].interval[0] < 0.5 < result["gqa_accuracy"].interval[1] < 0.62

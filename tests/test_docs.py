@@ -1,0 +1,105 @@
+"""What the documents say works: their examples are run as written, on a copy of the checkout."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmq_sweeps.data.scenes import Scenes
+from tests.conftest import SMALL, command_environment
+
+ROOT = Path(__file__).resolve().parent.parent
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    for name in ("mmq_sweeps", "launch", "analysis", "conf"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def write_examples(section: str, folder: Path) -> None:
+    """Write every code block of a section that opens with its path."""
+    text = CONTRIBUTING.split(f"## {section}\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", text, flags=re.DOTALL)
+    assert blocks
+    for path, content in blocks:
+        assert not (folder / path).exists()
+        (folder / path).write_text(content)
+
+
+def run(folder: Path, *arguments: str) -> list[dict]:
+    done = subprocess.run(
+        [sys.executable, "-m", "mmq_sweeps", *arguments, *SMALL, "--json"],
+        cwd=folder, env=command_environment(PYTHONPATH=str(folder)), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["cells"]
+
+
+def test_adding_a_method(checkout: Path) -> None:
+    write_examples("Add a method", checkout)
+    found = {row["method"]: row for row in run(checkout, "-m", "method=rtn,rtn_mse", "bits=3")}
+    assert set(found) == {"none", "rtn", "rtn_mse"}
+    assert found["rtn_mse"]["bpw_exact"] == found["rtn"]["bpw_exact"]
+
+
+def test_adding_a_model(checkout: Path) -> None:
+    write_examples("Add a model", checkout)
+    shutil.copytree(
+        checkout / "mmq_sweeps" / "models" / "embedded" / "tiny_blip2", checkout / "checkpoints" / "my_blip2"
+    )
+    found = run(checkout, "model=my_blip2", "method=gptq", "bits=3", "component=vision_language")
+    assert found[-1]["model"] == "my_blip2"
+    assert found[-1]["bits"] == {"vision": "3", "language": "3"}
+
+
+def test_adding_a_task(checkout: Path) -> None:
+    write_examples("Add a task", checkout)
+    for split, source, count in (("test", "evaluation", 8), ("train", "calibration", 4)):
+        folder = checkout / "my_images" / split
+        folder.mkdir(parents=True)
+        examples = list(Scenes(split=source, count=count))
+        for number, example in enumerate(examples):
+            example.image.save(folder / f"{number}.png")
+        captions = {f"{number}.png": list(example.references) for number, example in enumerate(examples)}
+        (folder / "captions.json").write_text(json.dumps(captions))
+    overrides = ["task=my_captions", "method=gptq", "bits=3", "calibration.samples=4", "task.limit=8"]
+    arguments = [one for one in SMALL if one.split("=")[0] not in ("task.limit", "calibration.samples")]
+    done = subprocess.run(
+        [sys.executable, "-m", "mmq_sweeps", *overrides, *arguments, "--json"],
+        cwd=checkout, env=command_environment(PYTHONPATH=str(checkout)), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {row["task"] for row in json.loads(done.stdout)["cells"]} == {"my_captions"}
+
+
+def test_every_experiment_opens_with_its_command_and_composes() -> None:
+    files = sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
+    assert files
+    for path in files:
+        assert f"python -m mmq_sweeps -m experiment={path.stem}" in path.read_text()
+        done = subprocess.run(
+            [sys.executable, "-m", "mmq_sweeps", f"experiment={path.stem}", "--cfg", "job"],
+            cwd=ROOT, env=command_environment(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    for document in documents:
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+        for target in re.findall(
+            r"`((?:docs|benchmarks|conf|mmq_sweeps)/[\w/.]+\.(?:md|py|yaml))`", document.read_text()
+        ):
+            known_example = document.name == "CONTRIBUTING.md"
+            assert (ROOT / target).exists() or known_example, f"{document.name} names {target}"
