@@ -39,7 +39,7 @@ class Progress:
 
     def begin(self, title: str) -> None:
         """A cell begins."""
-        self._bars.update(self._cells, description=f"cells · {title}")
+        self._bars.update(self._cells, description=f"cells · {title}", refresh=True)
 
     def stage(self, name: str, done: int, total: int) -> None:
         """``done`` of ``total`` steps of the stage ``name`` are behind."""

@@ -1,0 +1,123 @@
+"""A sweep in this process: what it loads, what it restores, what it shows while it runs."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from mmq_sweeps import execute
+from mmq_sweeps.models.loading import LoadedModel
+from mmq_sweeps.store import Store
+from mmq_sweeps.sweep import run_sweep
+from tests.conftest import SMALL, command_environment
+
+Composed = Callable[..., DictConfig]
+
+
+def configs(composed: Composed, tmp_path: Path, *axes: list[str]) -> list[DictConfig]:
+    return [composed(*SMALL, f"store.dir={tmp_path / 'runs'}", *one) for one in axes]
+
+
+def test_the_model_is_loaded_once_and_restored(
+    composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loads: list[LoadedModel] = []
+    original = execute.load_model
+
+    def counted(config: dict) -> LoadedModel:
+        loads.append(original(config))
+        return loads[-1]
+
+    monkeypatch.setattr(execute, "load_model", counted)
+    axes = [[f"method={method}", f"bits={bits}"] for method in ("rtn", "gptq") for bits in (2, 8)]
+    assert run_sweep(configs(composed, tmp_path, *axes)) == 0
+    assert len(loads) == 1
+    fresh = original(loads[0].config)
+    for (name, weight), (_, expected) in zip(
+        loads[0].model.named_parameters(), fresh.model.named_parameters(), strict=True
+    ):
+        assert torch.equal(weight, expected), name
+    assert run_sweep(configs(composed, tmp_path, *axes)) == 0
+    assert len(loads) == 1, "a second run loads nothing"
+    assert "CIDEr" in capsys.readouterr().out
+
+
+def test_weights_are_restored_when_evaluating_fails(loaded: LoadedModel) -> None:
+    name = next(name for name, module in loaded.model.named_modules() if isinstance(module, torch.nn.Linear))
+    before = loaded.linear(name).weight.detach().clone()
+    with pytest.raises(RuntimeError, match="boom"), loaded.weights_replaced({name: torch.zeros_like(before)}):
+        assert not loaded.linear(name).weight.any()
+        raise RuntimeError("boom")
+    assert torch.equal(loaded.linear(name).weight, before)
+
+
+def test_a_record_says_what_it_depends_on(composed: Composed, tmp_path: Path) -> None:
+    run_sweep(configs(composed, tmp_path, ["method=gptq", "bits=3"]))
+    store = Store.open(tmp_path / "runs")
+    baseline, record = store.records()
+    assert baseline.baseline
+    assert not record.baseline
+    assert record.cell["parts"]["vision"]["bits"] == 3
+    assert record.cell["calibration"] == {"samples": 16, "seed": 0}
+    assert set(record.seconds) == {"calibrate", "quantize", "evaluate", "score"}
+    assert record.peak_memory_bytes["process"] > 10**7
+    assert record.versions["torch"] == torch.__version__
+    assert record.hardware["cpus"] >= 1
+    assert record.metrics["cider"]["count"] == 24
+    low, high = record.metrics["cider"]["interval"]
+    assert low <= record.metrics["cider"]["value"] <= high
+    items = store.items(record.id)
+    assert len(items) == 24
+    mean = sum(item["scores"]["cider"] for item in items) / len(items)
+    assert mean == pytest.approx(record.metrics["cider"]["value"], abs=1e-12)
+
+
+def test_other_metrics_and_longer_generation_are_chosen_by_the_task(composed: Composed, tmp_path: Path) -> None:
+    overrides = ["method=none", "task.metrics=[bleu_4,rouge_l,cider]", "task.generation.num_beams=2"]
+    run_sweep(configs(composed, tmp_path, overrides))
+    (record,) = Store.open(tmp_path / "runs").records()
+    assert set(record.metrics) == {"bleu_4", "rouge_l", "cider"}
+
+
+def test_a_batch_size_changes_no_caption(composed: Composed, tmp_path: Path) -> None:
+    predictions = []
+    for size in (1, 5, 24):
+        where = tmp_path / str(size)
+        run_sweep(configs(composed, where, ["method=none", f"task.batch_size={size}"]))
+        store = Store.open(where / "runs")
+        predictions.append({item["id"]: item["prediction"] for item in store.items(store.records()[0].id)})
+    assert predictions[0] == predictions[1] == predictions[2]
+
+
+def test_a_terminal_gets_bars_and_colours(tmp_path: Path) -> None:
+    """The command on a real terminal: bars over cells and stages, colours in the table."""
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mmq_sweeps", "method=rtn", "bits=3", *SMALL],
+        cwd=tmp_path, env=command_environment(TERM="xterm-256color", COLUMNS="150"), stdout=child, stderr=child,
+    )  # fmt: skip
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            data = os.read(parent, 65536)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not data:
+            break
+        shown += data
+    os.close(parent)
+    assert process.wait() == 0, shown.decode()
+    text = shown.decode()
+    for expected in ("cells · full precision", "cells · rtn vision 3", "evaluate", "━", "\x1b["):
+        assert expected in text, expected
+    for unwanted in ("Warning", "warning", "Loading weights", "Traceback"):
+        assert unwanted not in text, unwanted
