@@ -101,7 +101,7 @@ def test_a_terminal_gets_bars_and_colours(tmp_path: Path) -> None:
     """The command on a real terminal: bars over cells and stages, colours in the table."""
     parent, child = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "mmq_sweeps", "method=rtn", "bits=3", *SMALL],
+        [sys.executable, "-m", "mmq_sweeps", "method=rtn", "bits=3", *SMALL, "task.limit=300"],
         cwd=tmp_path, env=command_environment(TERM="xterm-256color", COLUMNS="150"), stdout=child, stderr=child,
     )  # fmt: skip
     os.close(child)
