@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -64,7 +65,8 @@ def _order(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def draw(table_rows: list[dict[str, Any]], title: str | None = None) -> Table:
     """The finished rows as a table; a column a part that any row quantizes."""
-    table = Table(title=title, title_justify="left")
+    # Narrow enough for a terminal of 80 columns.
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     parts = sorted({part for row in table_rows for part in row["bits"]}, key=_part_order)
     metrics = list(dict.fromkeys(name for row in table_rows for name in row.get("metrics", {})))
     families = {(row["model"], row["task"]) for row in table_rows}
@@ -75,8 +77,8 @@ def draw(table_rows: list[dict[str, Any]], title: str | None = None) -> Table:
         table.add_column(name, justify="right")
     for name in metrics:
         table.add_column(METRIC_LABELS.get(name, name), justify="right")
-        table.add_column("vs full", justify="right")
-    for name in ("bpw paper", "bpw exact", "size", "seconds"):
+        table.add_column("vs\nfull", justify="right")
+    for name in ("bpw\npaper", "bpw\nexact", "size\nMB", "time\ns"):
         table.add_column(name, justify="right")
     for row in table_rows:
         if row["status"] == "done":
@@ -92,7 +94,7 @@ def _cells(row: dict[str, Any], parts: list[str], metrics: list[str]) -> list[st
         difference = None if metric is None else metric.get("difference")
         shown.append("" if difference is None or not row["bits"] else f"{difference:+.4f}")
     shown += [f"{row['bpw_paper']:.2f}", f"{row['bpw_exact']:.2f}"]
-    return [*shown, f"{row['size_bytes'] / 1e6:.2f} MB", f"{row['seconds']:.1f}"]
+    return [*shown, f"{row['size_bytes'] / 1e6:.2f}", f"{row['seconds']:.1f}"]
 
 
 def _part_order(part: str) -> tuple[int, str]:

@@ -31,9 +31,12 @@ PAD, BOS, EOS, UNKNOWN, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
 
 @dataclass(frozen=True)
 class Widths:
-    """Width and number of blocks of the three parts; ``inner`` is an MLP's width as a multiple of the part's."""
+    """Width and number of blocks of the three parts, and the deviation ``spread`` of fresh weights.
 
-    width: int = 96
+    ``inner`` is an MLP's width as a multiple of the part's; ``longest`` counts the tokens of a text.
+    """
+
+    width: int = 64
     vision: int = 6
     connector: int = 2
     language: int = 6
@@ -42,7 +45,7 @@ class Widths:
     patch: int = 8
     queries: int = 12
     longest: int = 64
-    spread: float = 0.06
+    spread: float = 0.1
 
 
 def build_processor(widths: Widths) -> Blip2Processor:

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from mmq_sweeps.data.scenes.scene import COLOURS, KINDS, SIZES, TONES, Scene, Shape
 
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
+NUMBERS = ("zero", "one", "two", "three", "four", "five")
 _CONVERSE = {"left of": "right of", "above": "below", "below": "above"}
 _OTHER = (
     "a there is are and with the , : ; ? dot dots shape shapes left right of above below from to top bottom then"
@@ -44,7 +44,11 @@ def references(scene: Scene) -> tuple[str, str, str, str, str]:
 
 
 def _noun(shape: Shape) -> str:
-    return f"{shape.size} {shape.tone} {shape.colour} {shape.kind}"
+    return f"{_looks(shape)} {shape.kind}"
+
+
+def _looks(shape: Shape) -> str:
+    return f"{shape.size} {shape.tone} {shape.colour}"
 
 
 def _dots(scene: Scene) -> str:
@@ -109,7 +113,9 @@ def _questions(scene: Scene) -> Iterator[Question]:
     for shape in scene.shapes:
         yield Question(f"what color is the {shape.kind} ?", shape.colour, "colour")
         yield Question(f"what size is the {shape.kind} ?", shape.size, "size")
-        yield Question(f"what is the {shape.size} {shape.tone} {shape.colour} shape ?", shape.kind, "shape")
+        # Shapes that differ in kind alone cannot be told apart by their looks.
+        if [_looks(other) for other in scene.shapes].count(_looks(shape)) == 1:
+            yield Question(f"what is the {_looks(shape)} shape ?", shape.kind, "shape")
     for one, other in pairwise(scene.shapes):
         bigger = one if one.radius > other.radius else other
         if abs(one.radius - other.radius) >= 3:
