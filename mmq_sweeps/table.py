@@ -66,7 +66,9 @@ def _order(row: dict[str, Any]) -> tuple[Any, ...]:
 def draw(table_rows: list[dict[str, Any]], title: str | None = None) -> Table:
     """The finished rows as a table; a column a part that any row quantizes."""
     # Narrow enough for a terminal of 80 columns.
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True
+    )
     parts = sorted({part for row in table_rows for part in row["bits"]}, key=_part_order)
     metrics = list(dict.fromkeys(name for row in table_rows for name in row.get("metrics", {})))
     families = {(row["model"], row["task"]) for row in table_rows}
