@@ -48,8 +48,11 @@ def _bench(cells: Sequence[Cell], sweep: Sweep, store: Store) -> Bench:
     try:
         loaded = load_model(config["model"])
         parts = find_parts(loaded.model, config["model"]["parts"])
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise ConfigError(str(error)) from error
+    except OSError as error:
+        told = " ".join(str(error).split())
+        raise ConfigError(f"model.checkpoint={config['model']['checkpoint']}: {told}") from error
     task = build("task", config["task"])
     bench = Bench(loaded, parts, task, config["calibration"]["batch_size"], store)
     problems = [problem for cell in cells for problem in _cell_problems(cell, bench)]
