@@ -13,7 +13,7 @@ from mmq_sweeps.models.loading import load_model
 from mmq_sweeps.progress import Progress
 from mmq_sweeps.quantize import KIND
 from mmq_sweeps.record import Record
-from mmq_sweeps.run import Bench, run_cell
+from mmq_sweeps.run import Bench, outcome, run_cell
 from mmq_sweeps.store import Store, explained
 from mmq_sweeps.sweep import Sweep
 from mmq_sweeps.targets import check_format, find_parts
@@ -101,16 +101,9 @@ def _prepare(cells: Sequence[Cell], bench: Bench, progress: Progress) -> None:
 def _run_and_log(cell: Cell, bench: Bench, progress: Progress, tracker: Tracker, log: Log) -> Record:
     progress.begin(cell.title())
     record, items = run_cell(cell, bench, progress)
-    progress.finish(cell.title(), _outcome(record))
+    progress.finish(cell.title(), outcome(record))
     log(record, items, bench.task.samples(tracker.samples))
     return record
-
-
-def _outcome(record: Record) -> str:
-    if not record.done:
-        return f"failed, {(record.error or {}).get('class')}"
-    metrics = ", ".join(f"{name} {metric['value']:.4f}" for name, metric in record.metrics.items())
-    return f"{metrics}, {sum(record.seconds.values()):.1f} s"
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from rich.progress import Progress as Bars
 class Progress:
     """Progress over ``total`` cells, and over the stages of the one at hand."""
 
-    def __init__(self, total: int, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+    def __init__(self, total: int) -> None:
+        self.console = Console(stderr=True)
         self.total, self.done = total, 0
         self._bars = Bars(
             TextColumn("{task.description}"),
@@ -36,6 +36,11 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._bars.stop()
+
+    def skip(self, count: int) -> None:
+        """``count`` cells are done already."""
+        self.done += count
+        self._bars.update(self._cells, completed=self.done)
 
     def begin(self, title: str) -> None:
         """A cell begins."""

@@ -70,12 +70,28 @@ def run_cell(cell: Cell, bench: Bench, progress: Progress) -> tuple[Record, list
     )
     try:
         done, items = _measure(cell, bench, progress, record)
-        return bench.store.save(replace(done, peak_memory_bytes=environment.peak_memory()), items), items
+        return _saved(replace(done, peak_memory_bytes=environment.peak_memory()), items, bench, progress), items
     except StoreError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever fails in a cell fails that cell only
         told = {"class": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
     return bench.store.save(replace(record, error=told, peak_memory_bytes=environment.peak_memory())), []
+
+
+def _saved(record: Record, items: list[dict[str, Any]], bench: Bench, progress: Progress) -> Record:
+    try:
+        return bench.store.save(record, items)
+    except StoreError:
+        progress.say(f"measured but not recorded: {record.id}: {outcome(record)}")
+        raise
+
+
+def outcome(record: Record) -> str:
+    """A record in a few words: ``cider 1.2034, 3.1 s``."""
+    if not record.done:
+        return f"failed, {(record.error or {}).get('class')}"
+    metrics = ", ".join(f"{name} {metric['value']:.4f}" for name, metric in record.metrics.items())
+    return f"{metrics}, {sum(record.seconds.values()):.1f} s"
 
 
 def _measure(cell: Cell, bench: Bench, progress: Progress, record: Record) -> tuple[Record, list[dict[str, Any]]]:

@@ -63,13 +63,12 @@ def plan(configs: Sequence[DictConfig]) -> Sweep:
 def run_sweep(configs: Sequence[DictConfig], command: str = "") -> int:
     """Run what the store does not have, print the table, and return the exit status: 1 where a cell failed, else 0."""
     sweep = plan(configs)
-    console = Console(stderr=True)
-    with Progress(len(sweep.cells), console) as progress:
+    with Progress(len(sweep.cells)) as progress:
         store = Store.open(sweep.settings["store"]["dir"], say=lambda text: progress.say(f"warning: {text}"))
         _note_sweep(store, sweep, command)
         records = {cell.id: store.record(cell.id) for cell in sweep.cells}
         pending = [cell for cell in sweep.cells if _pending(records[cell.id], sweep.settings["retry"])]
-        progress.done = len(sweep.cells) - len(pending)
+        progress.skip(len(sweep.cells) - len(pending))
         stopped = None
         if pending:
             # Imports torch, which a sweep that only shows its table does not need.
@@ -86,9 +85,7 @@ def run_sweep(configs: Sequence[DictConfig], command: str = "") -> int:
     _show(finished, store, sweep)
     if stopped is not None:
         missing = len(sweep.cells) - sum(record.done for record in finished)
-        console.print(
-            f"stopped: {stopped.strerror or stopped}; {missing} cells are missing", soft_wrap=True, markup=False
-        )
+        progress.say(f"stopped: {stopped.strerror or stopped}; {missing} cells are missing")
     return 1 if stopped is not None or any(not record.done for record in finished) else 0
 
 

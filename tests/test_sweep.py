@@ -53,9 +53,14 @@ def test_the_model_is_loaded_once_and_restored(
 def test_weights_are_restored_when_evaluating_fails(loaded: LoadedModel) -> None:
     name = next(name for name, module in loaded.model.named_modules() if isinstance(module, torch.nn.Linear))
     before = loaded.linear(name).weight.detach().clone()
-    with pytest.raises(RuntimeError, match="boom"), loaded.weights_replaced({name: torch.zeros_like(before)}):
-        assert not loaded.linear(name).weight.any()
-        raise RuntimeError("boom")
+
+    def failing_evaluation() -> None:
+        with loaded.weights_replaced({name: torch.zeros_like(before)}):
+            assert not loaded.linear(name).weight.any()
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        failing_evaluation()
     assert torch.equal(loaded.linear(name).weight, before)
 
 

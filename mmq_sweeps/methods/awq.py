@@ -76,6 +76,30 @@ def _group_errors(error: Tensor, gram: Tensor, rows: int, columns: int) -> Tenso
     return torch.einsum("ogi,gij,ogj->og", parts, diagonal_blocks, parts)
 
 
+def solve(
+    weights: Sequence[Tensor],
+    stats: LayerStats,
+    format: Format,
+    n_grid: int = 20,
+    clip_steps: int = 10,
+    max_shrink: float = 0.5,
+) -> tuple[list[QuantizedWeight], float]:
+    """Quantize ``weights`` ``[O_k, I]``, which share their input: scale search, then clip search.
+
+    Returns them in order, with one shared ``input_scale``, and the exponent of that scale.
+    """
+    input_scale, ratio = search_scale(weights, stats, format, n_grid)
+    scaled_gram = stats.gram / torch.outer(input_scale, input_scale)
+    quantized = []
+    for weight in weights:
+        scaled = weight * input_scale
+        grid = (
+            search_clip(scaled, scaled_gram, format, clip_steps, max_shrink) if clip_steps else fit_grid(scaled, format)
+        )
+        quantized.append(QuantizedWeight(round_to_grid(scaled, grid), grid, input_scale.to(torch.float16)))
+    return quantized, ratio
+
+
 @dataclass(frozen=True)
 class AWQ:
     """Scale search over ``n_grid`` exponents, then a clip search over ``clip_steps`` ranges (0 leaves clipping out)."""
@@ -104,15 +128,5 @@ class AWQ:
         if stats is None:
             raise ValueError("AWQ needs the statistics of the layer's inputs")
         weights = [weight.float() for weight in weights]
-        input_scale, ratio = search_scale(weights, stats, format, self.n_grid)
-        scaled_gram = stats.gram / torch.outer(input_scale, input_scale)
-        quantized = []
-        for weight in weights:
-            scaled = weight * input_scale
-            grid = (
-                search_clip(scaled, scaled_gram, format, self.clip_steps, self.max_shrink)
-                if self.clip_steps
-                else fit_grid(scaled, format)
-            )
-            quantized.append(QuantizedWeight(round_to_grid(scaled, grid), grid, input_scale.to(torch.float16)))
+        quantized, ratio = solve(weights, stats, format, self.n_grid, self.clip_steps, self.max_shrink)
         return Solution(quantized, {"scale_exponent": ratio})

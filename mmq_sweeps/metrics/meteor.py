@@ -9,7 +9,6 @@ starts, reads its paraphrase tables (seconds) and matches, everything else is ch
 from __future__ import annotations
 
 import functools
-import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from mmq_sweeps.metrics.base import Floats, Scores
-from mmq_sweeps.metrics.java import JavaProcess, take
+from mmq_sweeps.metrics.java import JavaProcess, PerProcess, take
 from mmq_sweeps.metrics.references import Candidates, References
 from mmq_sweeps.metrics.tokenizer import package_folder
 
@@ -72,7 +71,8 @@ class Meteor:
     higher_is_better: ClassVar[bool] = True
 
     def prepare(self, references: References) -> list[str]:
-        """The part of each image's request that does not change."""
+        """The part of each image's request that does not change; the program begins to read its tables."""
+        shared_program().process.start()
         return [" ||| ".join(("SCORE", *tokens)) for tokens in references.tokens]
 
     def score(self, prepared: list[str], predictions: Candidates) -> Scores:
@@ -124,9 +124,11 @@ def _clean(caption: str) -> str:
 
 def shared_program() -> MeteorProgram:
     """This process's METEOR; a forked child gets its own."""
-    return _program_of(os.getpid())
+    return _PROGRAM.get()
 
 
-@functools.cache
-def _program_of(pid: int) -> MeteorProgram:  # noqa: ARG001 (the cache's key)
+def _make_program() -> MeteorProgram:
     return MeteorProgram(JavaProcess("METEOR", _COMMAND, package_folder("meteor")))
+
+
+_PROGRAM = PerProcess(_make_program)

@@ -12,7 +12,6 @@ that follows it; all others are remembered by themselves.
 from __future__ import annotations
 
 import functools
-import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
 
-from mmq_sweeps.metrics.java import JavaProcess, run_once
+from mmq_sweeps.metrics.java import JavaProcess, PerProcess, run_once
 
 TOKENIZER_VERSION = "pycocoevalcap-1.2-ptb"
 PUNCTUATIONS = frozenset(
@@ -101,7 +100,7 @@ class PtbTokenizer:
 
 def shared_tokenizer() -> PtbTokenizer:
     """This process's tokenizer; a forked child gets its own."""
-    return _tokenizer_of(os.getpid())
+    return _TOKENIZER.get()
 
 
 def package_folder(*parts: str) -> Path:
@@ -115,9 +114,11 @@ def package_folder(*parts: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)), *parts)
 
 
-@functools.cache
-def _tokenizer_of(pid: int) -> PtbTokenizer:  # noqa: ARG001 (the cache's key)
+def _make_tokenizer() -> PtbTokenizer:
     return PtbTokenizer(JavaProcess("The PTB tokenizer", (*_OPTIONS, *_COMMAND), package_folder("tokenizer")))
+
+
+_TOKENIZER = PerProcess(_make_tokenizer)
 
 
 def _keys(captions: list[str]) -> list[_Key]:

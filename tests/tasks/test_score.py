@@ -157,4 +157,4 @@ def _tokenizer_without_java() -> Any:
     from mmq_sweeps.metrics.java import JavaProcess
     from mmq_sweeps.metrics.tokenizer import PtbTokenizer
 
-    return PtbTokenizer(JavaProcess(("-version",), CHECKOUT))
+    return PtbTokenizer(JavaProcess("Java", ("-version",), CHECKOUT))
