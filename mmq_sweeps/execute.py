@@ -5,18 +5,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from mmq_sweeps.build import build
 from mmq_sweeps.cell import Cell, digest
 from mmq_sweeps.errors import ConfigError, StoreError
-from mmq_sweeps.models.loading import load_model
+from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.progress import Progress
 from mmq_sweeps.quantize import KIND
 from mmq_sweeps.record import Record
 from mmq_sweeps.run import Bench, outcome, run_cell
 from mmq_sweeps.store import Store, explained
 from mmq_sweeps.sweep import Sweep
-from mmq_sweeps.targets import check_format, find_parts
+from mmq_sweeps.targets import Part, check_format, find_parts
+from mmq_sweeps.tasks.base import Task
 from mmq_sweeps.trackers import Log, Tracker
 
 
@@ -26,47 +28,69 @@ def execute(
     """Run ``pending`` and hand each record to ``keep``; a ``ConfigError`` comes before the first cell or not at all."""
     with quiet_libraries():
         tracker: Tracker = build("tracker", sweep.settings["tracker"])
+        workshop = Workshop(sweep, store)
         groups = _by_model_and_task(pending)
-        benches = {key: _bench(cells, sweep, store) for key, cells in groups.items()}
+        if problems := [problem for cells in groups for problem in workshop.problems(cells)]:
+            raise ConfigError(problems)
         log = tracker.start(sweep.group, store.root / "wandb", progress.say)
-        for key, cells in groups.items():
-            _prepare(cells, benches[key], progress)
+        for cells in groups:
+            bench = workshop.bench(cells[0])
+            _prepare(cells, bench, progress)
             for cell in cells:
-                keep(_run_and_log(cell, benches[key], progress, tracker, log))
+                keep(_run_and_log(cell, bench, progress, tracker, log))
 
 
-def _by_model_and_task(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    groups: dict[str, list[Cell]] = {}
+def _by_model_and_task(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Groups of cells that share a model and a task; groups of one model follow each other."""
+    models: dict[str, dict[str, list[Cell]]] = {}
     for cell in cells:
-        groups.setdefault(digest([cell.model, cell.task]), []).append(cell)
-    return groups
+        models.setdefault(digest(cell.model), {}).setdefault(digest(cell.task), []).append(cell)
+    return [group for tasks in models.values() for group in tasks.values()]
 
 
-def _bench(cells: Sequence[Cell], sweep: Sweep, store: Store) -> Bench:
-    """Load what ``cells`` share and check all of them on it."""
-    config = sweep.configs[cells[0].id]
-    try:
-        loaded = load_model(config["model"])
-        parts = find_parts(loaded.model, config["model"]["parts"])
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    except OSError as error:
-        told = " ".join(str(error).split())
-        raise ConfigError(f"model.checkpoint={config['model']['checkpoint']}: {told}") from error
-    task = build("task", config["task"])
-    bench = Bench(loaded, parts, task, config["calibration"]["batch_size"], store)
-    problems = [problem for cell in cells for problem in _cell_problems(cell, bench)]
-    calibrations = {digest(cell.calibration): cell.calibration for cell in cells if cell.calibration}
-    try:
-        with explained(bench.references):
-            task.check(list(calibrations.values()), bench.references)
-    except StoreError:
-        raise
-    except (ValueError, RuntimeError) as error:
-        problems.append(str(error))
-    if problems:
-        raise ConfigError(problems)
-    return bench
+class Workshop:
+    """Builds what cells share. One model at a time is in memory: a sweep over several loads each as its turn comes."""
+
+    def __init__(self, sweep: Sweep, store: Store) -> None:
+        self._sweep, self._store = sweep, store
+        self._tasks: dict[str, Task] = {}
+        self._model: tuple[str, LoadedModel, dict[str, Part]] | None = None
+
+    def bench(self, cell: Cell) -> Bench:
+        """What ``cell`` and all of its model and task share; a ``ConfigError`` where it cannot be built."""
+        config = self._sweep.configs[cell.id]
+        loaded, parts = self._loaded(config["model"])
+        key = digest(cell.task)
+        if key not in self._tasks:
+            self._tasks[key] = build("task", config["task"])
+        return Bench(loaded, parts, self._tasks[key], config["calibration"]["batch_size"], self._store)
+
+    def problems(self, cells: Sequence[Cell]) -> list[str]:
+        """What keeps ``cells``, which share a model and a task, from running."""
+        bench = self.bench(cells[0])
+        found = [problem for cell in cells for problem in _cell_problems(cell, bench)]
+        calibrations = {digest(cell.calibration): cell.calibration for cell in cells if cell.calibration}
+        try:
+            with explained(bench.references):
+                bench.task.check(list(calibrations.values()), bench.references)
+        except StoreError:
+            raise
+        except (ValueError, RuntimeError) as error:
+            found.append(str(error))
+        return found
+
+    def _loaded(self, config: dict[str, Any]) -> tuple[LoadedModel, dict[str, Part]]:
+        key = digest(config)
+        if self._model is None or self._model[0] != key:
+            self._model = None  # Frees the other model before this one is read.
+            try:
+                loaded = load_model(config)
+                self._model = (key, loaded, find_parts(loaded.model, config["parts"]))
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
+            except OSError as error:
+                raise ConfigError(f"model.checkpoint={config['checkpoint']}: {' '.join(str(error).split())}") from error
+        return self._model[1], self._model[2]
 
 
 def _cell_problems(cell: Cell, bench: Bench) -> list[str]:

@@ -47,6 +47,9 @@ def test_the_model_is_loaded_once_and_restored(
         assert torch.equal(weight, expected), name
     assert run_sweep(configs(composed, tmp_path, *axes)) == 0
     assert len(loads) == 1, "a second run loads nothing"
+    tasks = [["method=rtn", f"task.limit={limit}"] for limit in (8, 12)]
+    assert run_sweep(configs(composed, tmp_path, *tasks)) == 0
+    assert len(loads) == 2, "two tasks share a model"
     assert "CIDEr" in capsys.readouterr().out
 
 
