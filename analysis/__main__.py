@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from analysis.pivot import markdown
 from mmq_sweeps.errors import StoreError
@@ -16,15 +17,15 @@ from mmq_sweeps.table import draw, output_console, rows
 BAD_INPUT = 2
 
 
-def load_records(sources: list[Path]) -> list[Record]:
-    """The records of all ``sources``, one a cell; a FileNotFoundError where a folder is no store."""
-    found: dict[str, Record] = {}
+def load_rows(sources: list[Path]) -> list[dict[str, Any]]:
+    """The cells of all ``sources`` as rows, each once; a FileNotFoundError where a folder is no store."""
+    found: dict[str, tuple[Record, Store]] = {}
     for source in sources:
         if not (source / "cells").is_dir():
             raise FileNotFoundError(f"--source {source}: is no store (it has no folder 'cells'); run a sweep first")
         store = Store(source.absolute(), say=_warn)
-        found |= {record.id: record for record in store.records()}
-    return list(found.values())
+        found |= {record.id: (record, store) for record in store.records()}
+    return rows([record for record, _ in found.values()], lambda cell_id: found[cell_id][1].items(cell_id))
 
 
 def _warn(text: str) -> None:
@@ -33,7 +34,7 @@ def _warn(text: str) -> None:
 
 def table(arguments: argparse.Namespace) -> None:
     """Every cell of the sources as rows: the same table that a sweep ends with."""
-    table_rows = rows(load_records(arguments.source))
+    table_rows = load_rows(arguments.source)
     console = output_console()
     if arguments.json:
         console.out(json.dumps(table_rows, indent=1), highlight=False)

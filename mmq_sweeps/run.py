@@ -143,7 +143,17 @@ def _summary(result: MetricResult) -> dict[str, Any]:
 
 
 def _items(predictions: Mapping[str, str], metrics: Mapping[str, MetricResult]) -> list[dict[str, Any]]:
-    return [
-        {"id": item, "prediction": text, "scores": {name: result.per_item[item] for name, result in metrics.items()}}
+    """Per item its prediction and scores, and the counts of metrics whose figure is no mean of scores."""
+    items: dict[str, dict[str, Any]] = {
+        item: {
+            "id": item,
+            "prediction": text,
+            "scores": {name: result.per_item[item] for name, result in metrics.items()},
+        }
         for item, text in predictions.items()
-    ]
+    }
+    for name, result in metrics.items():
+        if result.totals is not None:
+            for item, row in zip(result.per_item, result.totals.tolist(), strict=True):
+                items[item].setdefault("totals", {})[name] = row
+    return list(items.values())

@@ -105,7 +105,7 @@ def _note_sweep(store: Store, sweep: Sweep, command: str) -> None:
 
 
 def _show(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
-    table_rows = rows(records)
+    table_rows = rows(records, store.items)
     failed = [row for row in table_rows if row["status"] != "done"]
     if sweep.settings["output"] == "json":
         told = {"store": str(store.root), "sweep": sweep.group, "cells": table_rows, "failed": len(failed)}

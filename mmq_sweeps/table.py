@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich import box
@@ -11,25 +12,29 @@ from rich.console import Console
 from rich.table import Table
 
 from mmq_sweeps.cell import bits_label, digest
+from mmq_sweeps.compare import Items, differences
 from mmq_sweeps.record import Record
 
 # A table that is not on a terminal is not cut to 80 columns.
 FILE_WIDTH = 200
+SIGNIFICANT = "*"
+FOOTNOTE = f"{SIGNIFICANT} differs from full precision (paired 95% bootstrap interval without zero)"
 METRIC_LABELS = {"cider": "CIDEr", "cider_d": "CIDEr-D", "meteor": "METEOR", "rouge_l": "ROUGE-L", "spice": "SPICE"}
 
 
-def rows(records: Iterable[Record]) -> list[dict[str, Any]]:
+def rows(records: Iterable[Record], items: Callable[[str], Items]) -> list[dict[str, Any]]:
     """One row a record, from the most bits per weight to the fewest, failures last.
 
     A metric has its value, its interval and, where the full-precision record of the same model and task is among
-    ``records``, its ``difference`` from that.
+    ``records``, its ``difference`` from that with a paired interval. ``items`` reads a cell's items by its id.
     """
     records = list(records)
     baselines = {_family(record): record for record in records if record.baseline and record.done}
-    return sorted((_row(record, baselines.get(_family(record))) for record in records), key=_order)
+    read = functools.cache(items)
+    return sorted((_row(record, baselines.get(_family(record)), read) for record in records), key=_order)
 
 
-def _row(record: Record, baseline: Record | None) -> dict[str, Any]:
+def _row(record: Record, baseline: Record | None, items: Callable[[str], Items]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": record.id,
         "status": record.status,
@@ -38,11 +43,12 @@ def _row(record: Record, baseline: Record | None) -> dict[str, Any]:
     }
     if not record.done:
         return {**row, "error": {key: (record.error or {}).get(key, "") for key in ("class", "message")}}
-    metrics = {}
-    for name, metric in record.metrics.items():
-        metrics[name] = {"value": metric["value"], "interval": metric["interval"]}
-        if baseline is not None and name in baseline.metrics:
-            metrics[name]["difference"] = metric["value"] - baseline.metrics[name]["value"]
+    metrics = {
+        name: {"value": metric["value"], "interval": metric["interval"]} for name, metric in record.metrics.items()
+    }
+    if baseline is not None and baseline is not record:
+        for name, difference in differences(baseline, items(baseline.id), record, items(record.id)).items():
+            metrics[name] |= difference
     total = record.size["total"]
     return {
         **row,
@@ -82,6 +88,8 @@ def draw(table_rows: list[dict[str, Any]], title: str | None = None) -> Table:
         table.add_column("vs\nfull", justify="right")
     for name in ("bpw\npaper", "bpw\nexact", "size\nMB", "time\ns"):
         table.add_column(name, justify="right")
+    if any(metric.get("significant") for row in table_rows for metric in row.get("metrics", {}).values()):
+        table.caption, table.caption_justify = FOOTNOTE, "left"
     for row in table_rows:
         if row["status"] == "done":
             table.add_row(*(row[name] for name in leading), *_cells(row, parts, metrics))
@@ -93,10 +101,13 @@ def _cells(row: dict[str, Any], parts: list[str], metrics: list[str]) -> list[st
     for name in metrics:
         metric = row["metrics"].get(name)
         shown.append("" if metric is None else f"{metric['value']:.4f}")
-        difference = None if metric is None else metric.get("difference")
-        shown.append("" if difference is None or not row["bits"] else f"{difference:+.4f}")
+        shown.append("" if metric is None or "difference" not in metric else _difference(metric))
     shown += [f"{row['bpw_paper']:.2f}", f"{row['bpw_exact']:.2f}"]
     return [*shown, f"{row['size_bytes'] / 1e6:.2f}", f"{row['seconds']:.1f}"]
+
+
+def _difference(metric: dict[str, Any]) -> str:
+    return f"{metric['difference']:+.4f}{SIGNIFICANT if metric['significant'] else ' '}"
 
 
 def _part_order(part: str) -> tuple[int, str]:

@@ -9,6 +9,7 @@ from mmq_sweeps.record import Record
 from mmq_sweeps.table import draw, rows
 
 EVERYTHING = {"blocks": ["front", "middle", "end"], "layers": ["attention", "mlp"]}
+COUNT = 50
 
 
 def record(bpw: float, cider: float, method: str = "gptq", task: str = "t", **bits: int) -> Record:
@@ -33,37 +34,60 @@ def failed() -> Record:
     return Record(**{**one.__dict__, "id": "f", "status": "failed", "error": error, "metrics": {}, "size": {}})
 
 
+def items(one: Record, spread: float = 0.01) -> list[dict]:
+    """Items whose mean is the record's CIDEr, above and below it by turns; full precision has no spread."""
+    value, width = one.metrics["cider"]["value"], spread if one.cell["parts"] else 0.0
+    return [
+        {"id": str(number), "prediction": "a", "scores": {"cider": value + (-1) ** number * width}}
+        for number in range(COUNT)
+    ]
+
+
+def table_of(*records: Record, spread: float = 0.01) -> list[dict]:
+    by_id = {one.id: one for one in records}
+    return rows(records, lambda cell_id: items(by_id[cell_id], spread))
+
+
 def test_rows_are_sorted_by_bits_per_weight_with_failures_last() -> None:
-    found = rows([failed(), record(2.5, 0.4, vision=2), record(16.0, 1.0, "none"), record(4.5, 0.9, vision=4)])
+    found = table_of(failed(), record(2.5, 0.4, vision=2), record(16.0, 1.0, "none"), record(4.5, 0.9, vision=4))
     assert [row.get("bpw_paper") for row in found] == [16.0, 4.5, 2.5, None]
     assert found[-1]["error"] == {"class": "RuntimeError", "message": "boom"}
 
 
 def test_differences_are_from_the_baseline_of_the_same_task() -> None:
-    found = rows(
-        [
-            record(16.0, 1.0, "none"),
-            record(4.0, 0.75, vision=4),
-            record(16.0, 3.0, "none", task="other"),
-            record(4.0, 2.0, task="other", vision=4),
-            record(4.0, 2.0, task="third", vision=4),
-        ]
+    found = table_of(
+        record(16.0, 1.0, "none"),
+        record(4.0, 0.75, vision=4),
+        record(16.0, 3.0, "none", task="other"),
+        record(4.0, 2.0, task="other", vision=4),
+        record(4.0, 2.0, task="third", vision=4),
     )
     differences = {(row["task"], row["method"]): row["metrics"]["cider"].get("difference") for row in found}
-    assert differences[("t", "gptq")] == -0.25
-    assert differences[("other", "gptq")] == -1.0
+    assert differences[("t", "gptq")] == pytest.approx(-0.25)
+    assert differences[("other", "gptq")] == pytest.approx(-1.0)
     assert differences[("third", "gptq")] is None
+    assert differences[("t", "none")] is None
+
+
+def test_a_difference_is_significant_where_its_paired_interval_leaves_out_zero() -> None:
+    small = table_of(record(16.0, 1.0, "none"), record(4.0, 0.95, vision=4), spread=0.01)[1]["metrics"]["cider"]
+    low, high = small["difference_interval"]
+    assert low <= small["difference"] <= high < 0
+    assert small["significant"]
+    noisy = table_of(record(16.0, 1.0, "none"), record(4.0, 0.95, vision=4), spread=2.0)[1]["metrics"]["cider"]
+    assert not noisy["significant"]
 
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_table_has_colours_only_on_a_terminal(terminal: bool) -> None:
     output = StringIO()
     console = Console(file=output, force_terminal=terminal, width=200, color_system="standard" if terminal else None)
-    console.print(draw(rows([record(16.0, 1.0, "none"), record(2.5, 0.4, vision=2, language=3), failed()])))
+    console.print(draw(table_of(record(16.0, 1.0, "none"), record(2.5, 0.4, vision=2, language=3), failed())))
     text = output.getvalue()
     assert ("\x1b[" in text) is terminal
     assert "CIDEr" in text
-    assert "-0.6000" in text
+    assert "-0.6000*" in text
+    assert "* differs from full precision" in text
     assert "0.25" in text
     assert "1.5" in text
     assert "boom" not in text
@@ -73,7 +97,7 @@ def test_it_fits_a_terminal_of_eighty_columns() -> None:
     output = StringIO()
     quantized = record(12.34, 1.2345, "uniform", vision=2, connector=3, language=4)
     console = Console(file=output, width=80)
-    console.print(draw(rows([record(16.0, 1.5, "none"), quantized])))
+    console.print(draw(table_of(record(16.0, 1.5, "none"), quantized)))
     assert "…" not in output.getvalue()
     (line,) = [line for line in output.getvalue().splitlines() if "uniform" in line]
-    assert line.split() == ["uniform", "2", "3", "4", "1.2345", "-0.2655", "12.34", "12.44", "1.23", "1.5"]
+    assert line.split() == ["uniform", "2", "3", "4", "1.2345", "-0.2655*", "12.34", "12.44", "1.23", "1.5"]

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from analysis.pivot import markdown
 from mmq_sweeps.store import Store
-from mmq_sweeps.table import rows
 from tests.conftest import command_environment
-from tests.test_table import failed, record
+from tests.test_table import failed, items, record, table_of
 
 
 def analysis(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -20,11 +19,11 @@ def analysis(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_reads_several_stores(tmp_path: Path) -> None:
-    Store.open(tmp_path / "a").save(record(16.0, 1.0, "none"), [])
-    Store.open(tmp_path / "b").save(record(4.0, 0.5, vision=4), [])
+    for folder, one in (("a", record(16.0, 1.0, "none")), ("b", record(4.0, 0.5, vision=4))):
+        Store.open(tmp_path / folder).save(one, items(one))
     done = analysis("table", "--source", str(tmp_path / "a"), str(tmp_path / "b"), "--json")
     found = json.loads(done.stdout)
-    assert [row["metrics"]["cider"]["difference"] for row in found] == [0.0, -0.5]
+    assert [row["metrics"]["cider"].get("difference") for row in found] == [None, -0.5]
     assert "CIDEr" in analysis("table", "--source", str(tmp_path / "a")).stdout
 
 
@@ -41,15 +40,13 @@ def test_failures_are_told(tmp_path: Path) -> None:
 
 def test_markdown_places_methods_and_parts_against_bits() -> None:
     told = markdown(
-        rows(
-            [
-                record(16.0, 1.0, "none"),
-                record(2.5, 0.25, vision=2),
-                record(4.5, 0.75, vision=4),
-                record(4.6, 0.5, "rtn", vision=4, language=4),
-                record(4.7, 0.6, "awq", vision=4, language=3),
-                failed(),
-            ]
+        table_of(
+            record(16.0, 1.0, "none"),
+            record(2.5, 0.25, vision=2),
+            record(4.5, 0.75, vision=4),
+            record(4.6, 0.5, "rtn", vision=4, language=4),
+            record(4.7, 0.6, "awq", vision=4, language=3),
+            failed(),
         )
     )
     assert told == "\n".join(
