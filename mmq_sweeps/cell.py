@@ -97,8 +97,8 @@ class Cell:
 
 
 def _in_model_order(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    order = list(config["model"]["parts"])
-    return sorted(config["component"].items(), key=lambda item: order.index(item[0]))
+    """The selections of parts that the model has."""
+    return [(part, config["component"][part]) for part in config["model"]["parts"] if part in config["component"]]
 
 
 def bits_label(selection: Mapping[str, Any]) -> str:

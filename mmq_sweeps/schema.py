@@ -57,6 +57,7 @@ class PartSelection:
     bits: int = MISSING
     blocks: list[str] = field(default_factory=lambda: list(BLOCK_GROUPS))
     layers: list[str] = field(default_factory=lambda: list(LAYER_KINDS))
+    if_present: bool = False  # left out, instead of an error, where the model has no such part
 
 
 @dataclass
@@ -101,10 +102,10 @@ def problems(config: Mapping[str, Any]) -> list[str]:
         *_metric_problems(config["task"]),
     ]
     model, parts = config["model"], config["model"]["parts"]
-    if config["method"]["_target_"] != "none" and not config["component"]:
-        found.append(f"component={{}}: selects no part of {model['name']}. {one_of(parts)}")
+    if config["method"]["_target_"] != "none" and not set(config["component"]) & set(parts):
+        found.append(f"component: selects no part of {model['name']}. {one_of(parts)}")
     for part, selection in config["component"].items():
-        if part not in parts:
+        if part not in parts and not selection["if_present"]:
             found.append(f"component: {unknown('part', part, parts)[:-1]}, the parts of {model['name']}.")
         found += _selection_problems(f"component.{part}", selection)
     return found

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from mmq_sweeps.cell import Cell
 from mmq_sweeps.errors import ConfigError
@@ -122,3 +122,16 @@ def test_all_problems_of_all_cells_are_told_at_once(composed: Composed) -> None:
         "component.language.layers=[mlp, mlp]: names one twice",
     ):
         assert expected in told
+
+
+def test_all_leaves_out_a_connector_that_the_model_does_not_have(composed: Composed) -> None:
+    def without_connector(*overrides: str) -> DictConfig:
+        config = composed(*overrides)
+        with open_dict(config):
+            del config.model.parts["connector"]
+        return config
+
+    assert plan([without_connector("bits=3")]).cells[-1].title() == "rtn vision 3 language 3"
+    with pytest.raises(ConfigError, match="component: Unknown part 'connector'") as raised:
+        plan([without_connector("bits=3", "component=connector")])
+    assert any("selects no part of tiny_blip2" in problem for problem in raised.value.problems)

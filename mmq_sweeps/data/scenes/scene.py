@@ -22,9 +22,10 @@ CELLS = 3
 CELL = CANVAS // CELLS
 
 KINDS = ("circle", "ring", "square", "diamond", "triangle", "cross", "hourglass", "bar")
-# A size's radii and a tone's brightness and saturation; what lies between two classes is never drawn.
-SIZES = {"tiny": (8, 10), "small": (12, 14), "big": (16, 18), "huge": (20, 23)}
-TONES = {"dark": ((95, 130), (200, 255)), "bright": ((215, 255), (200, 255)), "pale": ((215, 255), (90, 125))}
+# A size's radii and a tone's brightness and saturation. Neighbouring words lie close together, so that a small error in
+# what a model sees changes a word.
+SIZES = {"tiny": (8, 11), "small": (12, 15), "big": (16, 19), "huge": (20, 23)}
+TONES = {"dark": ((95, 160), (165, 255)), "bright": ((175, 255), (165, 255)), "pale": ((175, 255), (70, 150))}
 COLOURS = (
     *("red", "orange", "yellow", "lime", "green", "mint"),
     *("cyan", "azure", "blue", "violet", "magenta", "rose"),
@@ -32,7 +33,7 @@ COLOURS = (
 HUES = 1536
 HUE_STEP = HUES // len(COLOURS)
 # Hues stay this far from the border between two names, which is half a step from either.
-HUE_GUARD = 10
+HUE_GUARD = 3
 MOST_SHAPES = 3
 MOST_DOTS = 5
 DOT_RADIUS = 5

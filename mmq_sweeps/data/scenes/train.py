@@ -37,7 +37,7 @@ class Recipe:
     """Everything that the trained weights depend on, besides the code and the number of threads."""
 
     seed: int = 0
-    steps: int = 10_000
+    steps: int = 5500
     batch: int = 32
     rate: float = 1.5e-3
     warmup: int = 200
