@@ -19,9 +19,10 @@ class CorruptRecordError(ValueError):
 class Record:
     """One cell's result.
 
-    ``metrics`` maps a name to ``{"value", "interval", "higher_is_better", "count"}``; ``size`` is that of ``size.py``;
-    ``seconds`` maps a stage to its duration; ``error`` is ``None`` or ``{"class", "message", "traceback"}``. Per-item
-    predictions and scores lie beside the record in ``items.json``, whose SHA-256 is ``items_sha256``.
+    ``metrics`` maps a name to ``{"value", "interval", "higher_is_better", "count"}``, with ``"by_type"`` where items
+    have kinds; ``size`` is that of ``size.py``; ``seconds`` maps a stage to its duration; ``error`` is ``None`` or
+    ``{"class", "message", "traceback"}``. Per-item predictions and scores lie beside the record in ``items.json``,
+    whose SHA-256 is ``items_sha256``.
     """
 
     id: str

@@ -138,7 +138,8 @@ def _summary(result: MetricResult) -> dict[str, Any]:
         "value": result.value,
         "interval": list(result.interval),
         "higher_is_better": result.higher_is_better,
-        "count": len(result.per_item),
+        "count": result.count,
+        **({"by_type": result.by_type} if result.by_type else {}),
     }
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from mmq_sweeps.cell import Cell, digest
 from mmq_sweeps.errors import ConfigError, StoreError
+from mmq_sweeps.models.checkpoint import pinned_revision
 from mmq_sweeps.progress import Progress
 from mmq_sweeps.record import Record
 from mmq_sweeps.schema import problems
@@ -90,9 +91,12 @@ def run_sweep(configs: Sequence[DictConfig], command: str = "") -> int:
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, with the model's weights named by their revision."""
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     container = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
-    return {str(key): value for key, value in dict(container).items()}  # type: ignore[arg-type]
+    plain = {str(key): value for key, value in dict(container).items()}  # type: ignore[arg-type]
+    plain["model"]["revision"] = pinned_revision(plain["model"])
+    return plain
 
 
 def _pending(record: Record | None, retry: str) -> bool:

@@ -19,7 +19,15 @@ from mmq_sweeps.record import Record
 FILE_WIDTH = 200
 SIGNIFICANT = "*"
 FOOTNOTE = f"{SIGNIFICANT} differs from full precision (paired 95% bootstrap interval without zero)"
-METRIC_LABELS = {"cider": "CIDEr", "cider_d": "CIDEr-D", "meteor": "METEOR", "rouge_l": "ROUGE-L", "spice": "SPICE"}
+METRIC_LABELS = {
+    "cider": "CIDEr",
+    "cider_d": "CIDEr-D",
+    "meteor": "METEOR",
+    "rouge_l": "ROUGE-L",
+    "spice": "SPICE",
+    "gqa_accuracy": "acc.",
+    "vqa_accuracy": "acc.",
+}
 
 
 def rows(records: Iterable[Record], items: Callable[[str], Items]) -> list[dict[str, Any]]:

@@ -143,6 +143,7 @@ def summary(record: Record) -> dict[str, Any]:
     for name, metric in record.metrics.items():
         flat[name] = metric["value"]
         flat[f"{name}_low"], flat[f"{name}_high"] = metric["interval"]
+        flat |= {f"{name}/{kind}": value for kind, value in metric.get("by_type", {}).items()}
     if record.size:
         flat |= {key: record.size["total"][key] for key in ("bpw_paper", "bpw_exact", "size_bytes")}
         for part, of_part in record.size["parts"].items():

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, open_dict
@@ -135,3 +136,12 @@ def test_all_leaves_out_a_connector_that_the_model_does_not_have(composed: Compo
     with pytest.raises(ConfigError, match="component: Unknown part 'connector'") as raised:
         plan([without_connector("bits=3", "component=connector")])
     assert any("selects no part of tiny_blip2" in problem for problem in raised.value.problems)
+
+
+def test_a_folder_whose_weights_change_is_another_model(composed: Composed, tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    ids = []
+    for content in (b"one", b"two", b"one"):
+        weights.write_bytes(content)
+        ids.append(cell(composed, f"model.checkpoint={tmp_path}").id)
+    assert ids[0] == ids[2] != ids[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +12,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
-PINNED = "sha256:"
+from mmq_sweeps.models.checkpoint import PINNED, WEIGHT_FILES, checkpoint_path, weight_files, weights_digest
 
 
 @dataclass(frozen=True)
@@ -89,14 +87,6 @@ def choose_device(device: str) -> str:
     return device
 
 
-def checkpoint_path(checkpoint: str) -> Path | str:
-    """A folder, where the checkpoint is one (``embedded/NAME`` comes with the package), else the name on the hub."""
-    if checkpoint.startswith("embedded/"):
-        return Path(__file__).resolve().parent / checkpoint
-    looks_like_path = checkpoint.startswith((".", "/", "~")) or Path(checkpoint).exists()
-    return Path(checkpoint).expanduser().absolute() if looks_like_path else checkpoint
-
-
 def _check_folder(folder: Path, revision: str | None) -> None:
     files = weight_files(folder)
     if not files:
@@ -111,17 +101,3 @@ def _check_folder(folder: Path, revision: str | None) -> None:
         raise ValueError(
             f"model.revision={revision}: the weights in {folder} have {found}; they are not those that the yaml names"
         )
-
-
-def weight_files(folder: Path) -> list[Path]:
-    return sorted(path for pattern in WEIGHT_FILES for path in folder.glob(pattern))
-
-
-def weights_digest(folder: Path) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 over the folder's weight files."""
-    sha = hashlib.sha256()
-    for path in weight_files(folder):
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 24):
-                sha.update(chunk)
-    return sha.hexdigest()[:16]

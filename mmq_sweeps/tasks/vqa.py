@@ -1,0 +1,40 @@
+"""Visual question answering: a short answer a question, scored in all and by kind of question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmq_sweeps.metrics import AnswerScorer
+from mmq_sweeps.tasks.generation import GenerationTask, Item
+
+
+@dataclass(frozen=True, eq=False)
+class VqaTask(GenerationTask):
+    """The reader's examples have ``id``, ``image`` and ``questions`` with ``question``, ``answer`` and ``kind``.
+
+    ``prompt`` holds ``{question}``. ``limit`` counts questions.
+    """
+
+    def __post_init__(self) -> None:
+        if "{question}" not in self.prompt:
+            raise ValueError(f"prompt={self.prompt!r}: has no {{question}} in it")
+
+    def items_of(self, example: Any) -> list[Item]:
+        return [
+            Item(
+                id=f"{example.id}/{number}",
+                image=example.image,
+                prompt=self.prompt.format(question=asked.question),
+                references=(asked.answer,),
+                kind=asked.kind,
+            )
+            for number, asked in enumerate(example.questions)
+        ]
+
+    def make_scorer(self, items: Sequence[Item], cache: Path) -> AnswerScorer:  # noqa: ARG002 - nothing is worth keeping
+        answers = {item.id: list(item.references) for item in items}
+        kinds = {item.id: item.kind for item in items}
+        return AnswerScorer(answers, metrics=sorted(set(self.metrics)), types=kinds)

@@ -1,0 +1,107 @@
+"""Captioning and answering: what is asked, what is refused, what a batch changes (nothing)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from mmq_sweeps.build import build
+from mmq_sweeps.data.scenes import Example, Scenes
+from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.models.loading import LoadedModel
+from mmq_sweeps.sweep import plan
+from mmq_sweeps.tasks.generation import GenerationTask, _generated
+
+Composed = Callable[..., DictConfig]
+CALIBRATION = {"samples": 6, "batch_size": 4, "seed": 0}
+
+
+def task(composed: Composed, name: str, *overrides: str) -> GenerationTask:
+    config = composed(f"task={name}", "task.limit=12", *overrides)
+    return build("task", next(iter(plan([config]).configs.values()))["task"])
+
+
+@pytest.mark.parametrize("name", ["scenes_caption", "scenes_vqa"])
+def test_a_batch_size_changes_no_text(composed: Composed, loaded: LoadedModel, name: str) -> None:
+    one = task(composed, name)
+    texts = [replace(one, batch_size=size).predict(loaded, lambda done, total: None) for size in (1, 5, 12)]
+    assert len(texts[0]) == 12
+    assert texts[0] == texts[1] == texts[2]
+
+
+def test_questions_are_scored_in_all_and_by_kind(composed: Composed, tmp_path: Path) -> None:
+    one = task(composed, "scenes_vqa", "task.metrics=[gqa_accuracy]")
+    right = {item.id: item.references[0] for item in one.items}
+    assert one.score(right, tmp_path)["gqa_accuracy"].value == 1.0
+    kinds = {item.kind for item in one.items}
+    wrong = {item.id: "nonsense" if item.kind == "colour" else item.references[0] for item in one.items}
+    result = one.score(wrong, tmp_path)["gqa_accuracy"]
+    assert result.by_type == {kind: float(kind != "colour") for kind in kinds}
+    assert len(kinds) > 2
+
+
+def test_calibration_texts_hold_the_prompt_and_the_answer(composed: Composed, loaded: LoadedModel) -> None:
+    one = task(composed, "scenes_vqa")
+    batches = list(one.calibration_batches(loaded, CALIBRATION))
+    assert [len(batch["input_ids"]) for batch in batches] == [4, 2]
+    text = loaded.processor.batch_decode(batches[0]["input_ids"], skip_special_tokens=True)[0]
+    assert text.startswith("question")
+    assert "short answer" in text
+
+
+def test_calibration_that_is_evaluated_is_refused_by_its_pixels(composed: Composed, tmp_path: Path) -> None:
+    apart = task(composed, "scenes_caption")
+    apart.check([CALIBRATION], tmp_path)
+    same = replace(apart, calibration_split="evaluation")
+    with pytest.raises(
+        ValueError, match=r"6 calibration samples are also evaluated in task.split=evaluation \(evaluati"
+    ):
+        same.check([CALIBRATION], tmp_path)
+
+
+@dataclass(frozen=True)
+class ThreeScenes:
+    """A reader that has three examples, whatever is asked for."""
+
+    split: str
+    count: int
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(Scenes(self.split, 3))
+
+
+def test_more_items_than_there_are_is_an_error(composed: Composed, tmp_path: Path) -> None:
+    one = replace(task(composed, "scenes_caption"), data={"_target_": f"{__name__}.ThreeScenes"})
+    with pytest.raises(ValueError, match="12 examples of evaluation asked for, 3 are there"):
+        one.check([], tmp_path)
+    with pytest.raises(ConfigError, match=r"task.data._target_=nowhere.Reader"):
+        replace(one, data={"_target_": "nowhere.Reader"}).check([], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("scenes_vqa", ["task.prompt=what"], r"prompt='what': has no {question} in it"),
+        ("scenes_vqa", ["task.metrics=[cider]"], "cider"),
+        ("scenes_caption", ["task.metrics=[gqa_accuracy]"], "gqa_accuracy"),
+        ("scenes_caption", ["task.limit=1.5"], "task.limit=1.5: choose a whole number above 0"),
+        ("scenes_caption", ["task.generation=3"], "task.generation"),
+    ],
+)
+def test_fields_that_cannot_be_are_errors(
+    composed: Composed, tmp_path: Path, name: str, overrides: list[str], message: str
+) -> None:
+    with pytest.raises((ConfigError, ValueError), match=message):
+        task(composed, name, *overrides).check([], tmp_path)
+
+
+def test_a_prompt_returned_in_front_is_cut_off() -> None:
+    prompt = torch.tensor([[1, 2], [1, 3]])
+    answer = torch.tensor([[7], [8]])
+    assert torch.equal(_generated(torch.cat([prompt, answer], dim=1), prompt), answer)
+    assert torch.equal(_generated(answer, prompt), answer)
