@@ -7,34 +7,59 @@ The exact one counts what is stored: packed codes, scales, zeros and input scale
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from mmq_sweeps.affine import QuantizedWeight
+from mmq_sweeps.affine import Format, QuantizedWeight
 from mmq_sweeps.targets import Part
 
 FULL_PRECISION_BITS = 16
 
 
+@dataclass(frozen=True)
+class StoredLinear:
+    """How one weight ``[O, I]`` is stored; all that its size depends on, so that none need be quantized to know it."""
+
+    format: Format
+    shape: tuple[int, int]
+    input_scaled: bool = False
+
+    @property
+    def weights(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def bits(self) -> int:
+        return self.format.stored_bits(self.shape, self.input_scaled)
+
+
 def measure(model: nn.Module, parts: Iterable[Part], quantized: Mapping[str, QuantizedWeight]) -> dict[str, Any]:
     """Parameters, quantized weights, both bits per weight and bytes: in total and of each part's module."""
+    stored = {
+        name: StoredLinear(weight.format, weight.shape, input_scaled=weight.input_scale is not None)
+        for name, weight in quantized.items()
+    }
+    return measure_stored(model, parts, stored)
+
+
+def measure_stored(model: nn.Module, parts: Iterable[Part], stored: Mapping[str, StoredLinear]) -> dict[str, Any]:
+    """What ``measure`` tells, of linears stored as ``stored`` says; ``model`` may lie on the meta device."""
     return {
-        "total": _size(model, "", quantized),
-        "parts": {part.name: _size(model.get_submodule(part.module), f"{part.module}.", quantized) for part in parts},
+        "total": _size(model, "", stored),
+        "parts": {part.name: _size(model.get_submodule(part.module), f"{part.module}.", stored) for part in parts},
     }
 
 
-def _size(module: nn.Module, prefix: str, quantized: Mapping[str, QuantizedWeight]) -> dict[str, Any]:
+def _size(module: nn.Module, prefix: str, stored: Mapping[str, StoredLinear]) -> dict[str, Any]:
     # parameters() yields a shared parameter once, as it is stored once.
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    inside = [weight for name, weight in quantized.items() if name.startswith(prefix)]
-    weights = sum(weight.codes.numel() for weight in inside)
+    inside = [linear for name, linear in stored.items() if name.startswith(prefix)]
+    weights = sum(linear.weights for linear in inside)
     rest = FULL_PRECISION_BITS * (parameters - weights)
-    paper_bits = rest + sum(weight.format.bits * weight.codes.numel() for weight in inside)
-    exact_bits = rest + sum(
-        weight.format.stored_bits(weight.shape, input_scaled=weight.input_scale is not None) for weight in inside
-    )
+    paper_bits = rest + sum(linear.format.bits * linear.weights for linear in inside)
+    exact_bits = rest + sum(linear.bits for linear in inside)
     return {
         "parameters": parameters,
         "quantized_weights": weights,

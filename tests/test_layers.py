@@ -22,6 +22,11 @@ MAY_IMPORT = {
     "mmq_sweeps.metrics": ("mmq_sweeps.metrics",),
     "mmq_sweeps.methods": ("mmq_sweeps.affine", "mmq_sweeps.methods"),
     "mmq_sweeps.models": ("mmq_sweeps.models",),
+    "mmq_sweeps.models.catalog": ("mmq_sweeps.errors", "mmq_sweeps.paths", "mmq_sweeps.schema"),
+    "mmq_sweeps.models.__main__": (
+        "mmq_sweeps.models", "mmq_sweeps.affine", "mmq_sweeps.errors", "mmq_sweeps.schema", "mmq_sweeps.size",
+        "mmq_sweeps.table", "mmq_sweeps.targets",
+    ),
     "mmq_sweeps.data": ("mmq_sweeps.data", "mmq_sweeps.models"),
     "mmq_sweeps.tasks": (
         "mmq_sweeps.tasks", "mmq_sweeps.models", "mmq_sweeps.data", "mmq_sweeps.metrics", "mmq_sweeps.build",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import wandb
 from PIL import Image
 
 from mmq_sweeps.record import Record
@@ -46,8 +47,6 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     yield
-    import wandb
-
     wandb.teardown()
 
 
@@ -58,6 +57,8 @@ def test_an_offline_run_holds_the_cell(tmp_path: Path) -> None:
     log = WandbTracker(project="p").start("a-sweep", tmp_path / "wandb", said.append)
     log(RECORD, ITEMS, samples())
     assert not said
+    # W&B's own process writes the file; ending it waits until all is written, as leaving the command does.
+    wandb.teardown()
     folder = next((tmp_path / "wandb" / "wandb").glob("offline-run-*"))
     assert folder.name.endswith(RECORD.id)
     content = (folder / f"run-{RECORD.id}.wandb").read_bytes()
@@ -105,8 +106,6 @@ def test_a_server_that_cannot_be_reached_costs_a_warning(tmp_path: Path, monkeyp
 
 
 def test_a_tracker_that_breaks_in_the_middle_costs_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import wandb
-
     def broken(**_options: object) -> None:
         raise ValueError("no such entity\nand much more")
 

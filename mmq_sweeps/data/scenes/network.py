@@ -45,7 +45,7 @@ class Widths:
     patch: int = 8
     queries: int = 12
     longest: int = 64
-    spread: float = 0.1
+    spread: float = 0.12
 
 
 def build_processor(widths: Widths) -> Blip2Processor:

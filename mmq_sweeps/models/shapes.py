@@ -1,0 +1,50 @@
+"""A model's modules without its weights: built on the meta device from a configuration that needs no network.
+
+Enough to find parts and to count: https://pytorch.org/docs/stable/meta.html. A checkpoint in a folder has its
+``config.json``; for those of the hub, ``configs/NAME.json`` holds the values that decide shapes, and where they come from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from mmq_sweeps.models.checkpoint import checkpoint_path
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The values of a ``config.json`` that decide a model's shape, and a sentence on where they come from."""
+
+    values: Mapping[str, Any]
+    source: str
+
+
+def find_shape(config: Mapping[str, Any]) -> Shape:
+    """The shape of ``conf/model/*.yaml``'s ``config``; a ValueError says where one was looked for."""
+    folder = checkpoint_path(config["checkpoint"])
+    if isinstance(folder, Path) and (folder / "config.json").is_file():
+        return Shape(json.loads((folder / "config.json").read_text()), "The checkpoint's own config.json.")
+    packaged = CONFIGS / f"{config['name']}.json"
+    if not packaged.is_file():
+        own = folder / "config.json" if isinstance(folder, Path) else f"a folder as model.checkpoint, not {folder}"
+        raise ValueError(f"{config['name']}: its shape is not known without {own} or {packaged}")
+    content = json.loads(packaged.read_text())
+    return Shape(content["config"], content["source"])
+
+
+def build_on_meta(config: Mapping[str, Any], shape: Shape) -> transformers.PreTrainedModel:
+    """The model that ``load_model`` would load, without weights."""
+    model_class = getattr(transformers, config["class_name"], None)
+    if model_class is None:
+        raise ValueError(f"{config['name']}: transformers {transformers.__version__} has no {config['class_name']}")
+    with torch.device("meta"):
+        return model_class(model_class.config_class.from_dict(dict(shape.values)))

@@ -1,0 +1,156 @@
+"""``python -m mmq_sweeps.models``: its figures by hand, its errors, and a yaml of one's own."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mmq_sweeps.models.__main__ import main
+from mmq_sweeps.models.catalog import model_names
+from mmq_sweeps.models.shapes import CONFIGS
+from mmq_sweeps.paths import conf_dir
+from tests.models.test_shapes import BY_HAND
+
+ROOT = Path(__file__).parents[2]
+TOTAL = 3_744_679_936
+CHOICES = ("blip2_opt_2_7b", "--bits", "vision=3", "connector=4", "language=8")
+
+
+def test_an_assignment_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*CHOICES, "--json"])
+    told = json.loads(capsys.readouterr().out)
+    vision, connector, language = BY_HAND["blip2_opt_2_7b"].values()
+    weights = vision + connector + language
+    assert (told["total"]["parameters"], told["total"]["quantized_weights"]) == (TOTAL, weights)
+    paper_bits = 3 * vision + 4 * connector + 8 * language + 16 * (TOTAL - weights)
+    assert told["total"]["bpw_paper"] == paper_bits / TOTAL
+    # A row of a weight has a scale of 16 bits and a zero as wide as a code; all rows here fill whole bytes.
+    vision_rows = 39 * (3 * 1408 + 1408 + 6144 + 1408)
+    connector_rows = 12 * (4 * 768 + 3072 + 768) + 6 * 4 * 768
+    language_rows = 32 * (4 * 2560 + 10240 + 2560)
+    grids = vision_rows * (16 + 3) + connector_rows * (16 + 4) + language_rows * (16 + 8)
+    assert told["total"]["bpw_exact"] == (paper_bits + grids) / TOTAL
+    assert told["total"]["size_bytes"] == (paper_bits + grids) // 8
+    assert told["parts"]["language"]["bpw_paper"] < 8.5
+
+
+def test_a_part_left_out_stays_at_full_precision(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["llava_1_5_7b", "--bits", "language=4", "--group-size", "128", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["bits"] == {"vision": 16, "language": 4}
+    assert told["parts"]["vision"]["bpw_exact"] == 16
+    weights = BY_HAND["llava_1_5_7b"]["language"]
+    per_weight = 4 + (16 + 4) / 128
+    parameters = told["total"]["parameters"]
+    expected = (per_weight * weights + 16 * (parameters - weights)) / parameters
+    assert told["total"]["bpw_exact"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_all_models(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert [model["model"] for model in told] == model_names()
+    for model in told:
+        assert sum(part["parameters"] for part in model["parts"].values()) < model["parameters"]
+        assert all(0 < part["quantizable_weights"] < part["parameters"] for part in model["parts"].values())
+
+
+def test_the_tables_of_the_documentation_are_the_command_s(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "mmq_sweeps.models.__main__.model_names", lambda: sorted(path.stem for path in CONFIGS.glob("*"))
+    )
+    main([])
+    main([*CHOICES])
+    page = (ROOT / "docs" / "models.md").read_text()
+    for line in capsys.readouterr().out.splitlines():
+        assert line.rstrip() in page
+
+
+def test_in_an_empty_folder(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    done = command(*CHOICES, module="mmq_sweeps.models")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "6.8711  6.8790" in done.stdout
+    wrong = command("blip2_op", module="mmq_sweeps.models")
+    assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["blip2"], "Unknown model 'blip2'.*Choose .*llava_1_5_7b"),
+        (["llava_1_5_7b", "--bits", "connector=3"], "connector=3: Unknown part 'connector'.*Choose vision or language"),
+        (["llava_1_5_7b", "--bits", "vision=9"], "vision=9: choose 2 to 8, or 16"),
+        (["llava_1_5_7b", "--bits", "vision=1"], "vision=1: choose 2 to 8, or 16"),
+        (["llava_1_5_7b", "--bits", "vision=three"], "vision=three: choose 2 to 8, or 16"),
+        (["llava_1_5_7b", "--bits", "vision=³"], "vision=³: choose 2 to 8, or 16"),
+        (["llava_1_5_7b", "--bits", "vision"], "vision: is not PART=BITS"),
+        (["llava_1_5_7b", "--bits", "vision=3", "vision=4"], "vision is given twice"),
+        (["llava_1_5_7b", "--bits"], "--bits: expected at least one argument"),
+        (["--bits", "vision=3"], "--bits needs a model. Choose "),
+        (["llava_1_5_7b", "--bits", "vision=3", "--group-size", "row"], "--group-size row: .*tensor, channel or"),
+        (["llava_1_5_7b", "--group-size", "0"], "--group-size 0: .*tensor, channel or"),
+        (["llava_1_5_7b", "--bits", "vision=3", "--group-size", "96"], "q_proj: group_size=96 does not divide 1024"),
+        (["absent.yaml"], "absent.yaml: is not a file"),
+        (["llava_1_5_7b", "more"], "unrecognized arguments: more"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    told = capsys.readouterr()
+    assert (stopped.value.code, told.out, told.err.count("\n")) == (2, "", 1)
+    assert re.search(message, told.err)
+
+
+@pytest.fixture
+def own_yaml(tmp_path: Path) -> Path:
+    """A yaml outside ``conf/model``, of a checkpoint in a folder that has no weights yet."""
+    checkpoint = tmp_path / "my_blip2"
+    checkpoint.mkdir()
+    shutil.copy(CONFIGS.parent / "embedded" / "tiny_blip2" / "config.json", checkpoint)
+    text = (conf_dir() / "model" / "tiny_blip2.yaml").read_text()
+    lines = [line for line in text.splitlines() if not line.startswith(("name:", "checkpoint:"))]
+    path = tmp_path / "my_blip2.yaml"
+    path.write_text("\n".join([*lines, "name: my_blip2", f"checkpoint: {checkpoint}"]))
+    return path
+
+
+def test_a_yaml_of_one_s_own(own_yaml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(own_yaml), "--json"])
+    own = json.loads(capsys.readouterr().out)
+    main(["tiny_blip2", "--json"])
+    embedded = json.loads(capsys.readouterr().out)
+    assert own["model"] == "my_blip2"
+    assert own["parts"] == embedded["parts"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("checkpoint: some/where", "its shape is not known without a folder as model.checkpoint, not some/where, or "),
+        ("checkpoint: ./nowhere", "its shape is not known without .*nowhere/config.json or .*configs/my_blip2.json"),
+        ("class_name: Blip7", "transformers .* has no Blip7"),
+        ("class_name: [", "my_blip2.yaml: while parsing"),
+        ("colour: red", "my_blip2.yaml: .*colour"),
+        ("checkpoint: ???", "my_blip2.yaml: .*checkpoint"),
+    ],
+)
+def test_a_yaml_that_does_not_serve(
+    line: str, message: str, own_yaml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = line.partition(":")[0]
+    kept = [one for one in own_yaml.read_text().splitlines() if not one.startswith(f"{key}:")]
+    own_yaml.write_text("\n".join([*kept, line]))
+    with pytest.raises(SystemExit):
+        main([str(own_yaml)])
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert re.search(message, told)
