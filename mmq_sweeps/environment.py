@@ -14,7 +14,7 @@ import torch
 
 import mmq_sweeps
 
-PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "pycocoevalcap", "hydra-core", "omegaconf")
+PACKAGES = ("transformers", "safetensors", "tokenizers", "numpy", "pycocoevalcap", "hydra-core", "omegaconf")
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 # Written to clear_refs, resets the peak of the resident set (proc(5)).
 _RESET_PEAK = "5"
@@ -22,6 +22,8 @@ _RESET_PEAK = "5"
 
 def versions() -> dict[str, str]:
     found = {"mmq_sweeps": mmq_sweeps.__version__, "python": platform.python_version()}
+    # With the build (+cpu, +cu130), which the package's metadata does not have everywhere.
+    found["torch"] = str(torch.__version__)
     for package in PACKAGES:
         try:
             found[package] = version(package)
