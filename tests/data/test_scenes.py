@@ -214,12 +214,14 @@ def test_embedded_folder_is_small() -> None:
 def test_embedded_model_captions_scenes(embedded: Embedded) -> None:
     examples = list(Scenes("evaluation", 20))
     captions = write(embedded, examples, [""] * 20)
-    right = total = 0
+    named = total = 0
     for caption, example in zip(captions, examples, strict=True):
-        truth = example.references[0].split()
+        truth = set(example.references[0].split())
+        named += len(truth & set(caption.split()))
         total += len(truth)
-        right += sum(a == b for a, b in zip(caption.split(), truth, strict=False))
-    assert right / total > 0.7
+        assert caption.split()[0] == "a"
+        assert caption.split()[-2:] == example.references[0].split()[-2:], "the number of dots"
+    assert named / total > 0.85
 
 
 def test_embedded_model_needs_no_text(embedded: Embedded) -> None:
@@ -236,7 +238,7 @@ def test_embedded_model_answers_questions(embedded: Embedded) -> None:
     texts = [f"Question: {question.question} Short answer:" for _, question in asked]
     answers = write(embedded, [example for example, _ in asked], texts)
     right = sum(answer == question.answer for answer, (_, question) in zip(answers, asked, strict=True))
-    assert right / len(asked) > 0.7
+    assert right / len(asked) > 0.6
 
 
 def test_padding_changes_no_text(embedded: Embedded) -> None:
