@@ -64,7 +64,7 @@ def test_one_cell_alone_equals_the_same_cell_inside_a_sweep(command: Command) ->
         (["component=language", "component.language.blocks=[end]"], [(None, None, "4 (end)")]),
         (["component=vision,connector"], [("4", None, None), (None, "4", None)]),
         (["component.vision.layers=[mlp]", "bits=2,16"], [("2 (mlp)", "2", "2")]),
-        (["method.group_size=16", "bits=3"], [("3", "3", "3")]),
+        (["method.group_size=64", "bits=3"], [("3", "3", "3")]),
         (["method=uniform", "method.group_size=tensor", "bits=3"], None),
     ],
     ids=str,
