@@ -41,6 +41,9 @@ def tell(error: BaseException) -> None:
 def main() -> None:
     """Run ``sys.argv``. Exit status: 0, 1 where a cell failed, 2 for bad input, 130 when interrupted."""
     sys.argv = [sys.argv[0], *("output=json" if argument == "--json" else argument for argument in sys.argv[1:])]
+    # Read when torch is imported: threads that wait for each other sleep instead of spinning, without which a cell on a
+    # machine whose cores are all busy takes fifty times as long (docs/decisions.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Without it Hydra prints a chain of exceptions and exits; with it the exception arrives here to be told in one line.
     os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Before anything imports torch, as the command itself does.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import subprocess
 import sys
 from collections.abc import Callable, Iterator

@@ -33,7 +33,8 @@ PAD, BOS, EOS, UNKNOWN, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
 class Widths:
     """Width and number of blocks of the three parts, and the deviation ``spread`` of fresh weights.
 
-    ``inner`` is an MLP's width as a multiple of the part's; ``longest`` counts the tokens of a text.
+    ``inner`` is an MLP's width as a multiple of the part's; ``longest`` counts the tokens of a text; ``row_spread`` is
+    the deviation of the logarithm of the rows' sizes in fresh linears.
     """
 
     width: int = 64
@@ -46,6 +47,7 @@ class Widths:
     queries: int = 12
     longest: int = 64
     spread: float = 0.12
+    row_spread: float = 0.35
 
 
 def build_processor(widths: Widths) -> Blip2Processor:
@@ -78,7 +80,19 @@ def build_model(widths: Widths, processor: Blip2Processor, seed: int) -> Blip2Fo
     torch.nn.init.normal_(model.query_tokens, std=0.5)
     # Patches differ by their place as much as by what they show, or shapes that span patches are learned late.
     torch.nn.init.normal_(model.vision_model.embeddings.position_embedding, std=0.5)
+    _spread_rows(model, widths.row_spread)
     return model
+
+
+def _spread_rows(model: Blip2ForConditionalGeneration, spread: float) -> None:
+    """Start the rows of the blocks' linears log-normally spread in size, at a root mean square of one.
+
+    Large models have output channels many times larger than others; so small a model does not grow them by itself.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and (".layers." in name or ".layer." in name):
+            factors = torch.exp(spread * torch.randn(module.out_features, 1))
+            module.weight.data *= factors / factors.square().mean().sqrt()
 
 
 def _config(widths: Widths, tokenizer: PreTrainedTokenizerFast) -> Blip2Config:
