@@ -12,7 +12,7 @@ from analysis.pivot import markdown
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.record import Record
 from mmq_sweeps.store import Store
-from mmq_sweeps.table import draw, output_console, rows
+from mmq_sweeps.table import output_console, rows, show
 
 BAD_INPUT = 2
 
@@ -42,7 +42,7 @@ def table(arguments: argparse.Namespace) -> None:
     if arguments.markdown:
         console.out(markdown(table_rows), highlight=False)
         return
-    console.print(draw(table_rows))
+    show(table_rows, console)
     for row in table_rows:
         if row["status"] != "done":
             sys.stderr.write(

@@ -91,7 +91,9 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
             continue
         if not isinstance(node, DictConfig) or not node:
             return f"{key}: {path} is a value, which has no fields"
-        choices = sorted(str(choice) for choice in node if choice != "hydra")
+        choices = sorted(str(choice) for choice in node if choice not in ("hydra", "_target_"))
+        if not choices:
+            return f"{key}: {path} has no fields"
         if path == "component" and name in config.model.parts:
             return (
                 f"{key}: this component selects {', '.join(choices)}, not {name}; choose one that does, "

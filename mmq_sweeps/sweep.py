@@ -20,7 +20,7 @@ from mmq_sweeps.progress import Progress
 from mmq_sweeps.record import Record
 from mmq_sweeps.schema import problems
 from mmq_sweeps.store import Store
-from mmq_sweeps.table import draw, output_console, rows
+from mmq_sweeps.table import output_console, rows, show
 
 # Belong to the sweep as a whole; sweeping over them has no meaning.
 OF_THE_SWEEP = ("store", "retry", "output", "tracker")
@@ -117,7 +117,7 @@ def _show(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
     else:
         console = output_console()
         if len(failed) < len(table_rows):
-            console.print(draw(table_rows))
+            show(table_rows, console)
         console.print(f"store: {store.root}", soft_wrap=True, highlight=False, markup=False)
     errors = Console(stderr=True)
     for row in failed:

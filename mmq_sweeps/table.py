@@ -77,12 +77,17 @@ def _order(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["model"], row["task"], bpw, row["method"], sorted(row["bits"].items())
 
 
-def draw(table_rows: list[dict[str, Any]], title: str | None = None) -> Table:
+def show(table_rows: list[dict[str, Any]], console: Console) -> None:
+    """Print the finished rows, and below them what a mark means."""
+    console.print(draw(table_rows))
+    if any(metric.get("significant") for row in table_rows for metric in row.get("metrics", {}).values()):
+        console.print(FOOTNOTE, soft_wrap=True, markup=False, highlight=False)
+
+
+def draw(table_rows: list[dict[str, Any]]) -> Table:
     """The finished rows as a table; a column a part that any row quantizes."""
     # Narrow enough for a terminal of 80 columns.
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True
-    )
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     parts = sorted({part for row in table_rows for part in row["bits"]}, key=_part_order)
     metrics = list(dict.fromkeys(name for row in table_rows for name in row.get("metrics", {})))
     families = {(row["model"], row["task"]) for row in table_rows}
@@ -96,8 +101,6 @@ def draw(table_rows: list[dict[str, Any]], title: str | None = None) -> Table:
         table.add_column("vs\nfull", justify="right")
     for name in ("bpw\npaper", "bpw\nexact", "size\nMB", "time\ns"):
         table.add_column(name, justify="right")
-    if any(metric.get("significant") for row in table_rows for metric in row.get("metrics", {}).values()):
-        table.caption, table.caption_justify = FOOTNOTE, "left"
     for row in table_rows:
         if row["status"] == "done":
             table.add_row(*(row[name] for name in leading), *_cells(row, parts, metrics))

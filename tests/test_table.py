@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from mmq_sweeps.record import Record
-from mmq_sweeps.table import draw, rows
+from mmq_sweeps.table import rows, show
 
 EVERYTHING = {"blocks": ["front", "middle", "end"], "layers": ["attention", "mlp"]}
 COUNT = 50
@@ -82,7 +82,7 @@ def test_a_difference_is_significant_where_its_paired_interval_leaves_out_zero()
 def test_the_table_has_colours_only_on_a_terminal(terminal: bool) -> None:
     output = StringIO()
     console = Console(file=output, force_terminal=terminal, width=200, color_system="standard" if terminal else None)
-    console.print(draw(table_of(record(16.0, 1.0, "none"), record(2.5, 0.4, vision=2, language=3), failed())))
+    show(table_of(record(16.0, 1.0, "none"), record(2.5, 0.4, vision=2, language=3), failed()), console)
     text = output.getvalue()
     assert ("\x1b[" in text) is terminal
     assert "CIDEr" in text
@@ -97,7 +97,7 @@ def test_it_fits_a_terminal_of_eighty_columns() -> None:
     output = StringIO()
     quantized = record(12.34, 1.2345, "uniform", vision=2, connector=3, language=4)
     console = Console(file=output, width=80)
-    console.print(draw(table_of(record(16.0, 1.5, "none"), quantized)))
+    show(table_of(record(16.0, 1.5, "none"), quantized), console)
     assert "…" not in output.getvalue()
     (line,) = [line for line in output.getvalue().splitlines() if "uniform" in line]
     assert line.split() == ["uniform", "2", "3", "4", "1.2345", "-0.2655*", "12.34", "12.44", "1.23", "1.5"]
