@@ -69,6 +69,7 @@ def compute(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Exception]:
     """Quantize and store the ``missing`` requests; returns the error of each that failed, by key."""
+    distinct = list({request.key: request for request in missing}.values())
     failed: dict[str, Exception] = {}
     done = 0
 
@@ -79,9 +80,8 @@ def compute(
         except (ValueError, RuntimeError) as error:
             failed[request.key] = error
         done += 1
-        progress(done, len(missing))
+        progress(done, len(distinct))
 
-    distinct = list({request.key: request for request in missing}.values())
     for request in distinct:
         if request.calibration is None:
             attempt(request, None, 0.0)
