@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 FULL_PRECISION_BITS = 16
+BLOCK_GROUPS = ("front", "middle", "end")
+LAYER_KINDS = ("attention", "mlp")
 # Part of every id. Raise it when the same configuration starts to mean another computation.
 SEMANTICS = 1
 # What is left out because it names, places or speeds up without changing the result.
@@ -20,7 +22,6 @@ MODEL_LABELS = ("name", "device")
 PART_LABELS = ("label",)
 TASK_LABELS = ("name", "batch_size")
 CALIBRATION_LABELS = ("batch_size",)
-_ORDER = ("front", "middle", "end", "attention", "mlp")
 
 
 def digest(value: object) -> str:
@@ -53,8 +54,8 @@ class Cell:
         parts = {
             part: {
                 "bits": selection["bits"],
-                "blocks": sorted(selection["blocks"], key=_ORDER.index),
-                "layers": sorted(selection["layers"], key=_ORDER.index),
+                "blocks": sorted(selection["blocks"], key=BLOCK_GROUPS.index),
+                "layers": sorted(selection["layers"], key=LAYER_KINDS.index),
             }
             for part, selection in _in_model_order(config)
             if quantizes and selection["bits"] != FULL_PRECISION_BITS
@@ -105,7 +106,7 @@ def bits_label(selection: Mapping[str, Any]) -> str:
     """``3``, or with what is selected where that is not everything: ``3 (front attention)``."""
     narrowed = [
         "+".join(selection[name])
-        for name, everything in (("blocks", 3), ("layers", 2))
+        for name, everything in (("blocks", len(BLOCK_GROUPS)), ("layers", len(LAYER_KINDS)))
         if len(selection[name]) < everything
     ]
     return f"{selection['bits']} ({' '.join(narrowed)})" if narrowed else str(selection["bits"])

@@ -16,9 +16,10 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from mmq_sweeps.cell import BLOCK_GROUPS, LAYER_KINDS
 from mmq_sweeps.errors import ConfigError, StoreError, unknown
 from mmq_sweeps.paths import conf_dir
-from mmq_sweeps.schema import BITS_CHOICES, BLOCK_GROUPS, LAYER_KINDS
+from mmq_sweeps.schema import BITS_CHOICES
 
 # What a key of this name takes, wherever it lies.
 HINTS = {

@@ -13,13 +13,11 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from mmq_sweeps.cell import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS
 from mmq_sweeps.errors import one_of, unknown
 from mmq_sweeps.metrics import metric_names
 
-FULL_PRECISION_BITS = 16
 BITS = (2, 3, 4, 5, 6, 7, 8, FULL_PRECISION_BITS)
-BLOCK_GROUPS = ("front", "middle", "end")
-LAYER_KINDS = ("attention", "mlp")
 RETRY = ("failed", "all", "none")
 BITS_CHOICES = f"choose 2 to 8, or {FULL_PRECISION_BITS} for full precision."
 OUTPUT = ("table", "json")

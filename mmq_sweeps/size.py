@@ -13,9 +13,8 @@ from typing import Any
 from torch import nn
 
 from mmq_sweeps.affine import Format, QuantizedWeight
+from mmq_sweeps.cell import FULL_PRECISION_BITS
 from mmq_sweeps.targets import Part
-
-FULL_PRECISION_BITS = 16
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,7 @@ def run_sweep(configs: Sequence[DictConfig], command: str = "") -> int:
         records = {cell.id: store.record(cell.id) for cell in sweep.cells}
         pending = [cell for cell in sweep.cells if _pending(records[cell.id], sweep.settings["retry"])]
         progress.skip(len(sweep.cells) - len(pending))
+        ran: set[str] = set()
         stopped = None
         if pending:
             # Imports torch, which a sweep that only shows its table does not need.
@@ -77,6 +78,7 @@ def run_sweep(configs: Sequence[DictConfig], command: str = "") -> int:
 
             def keep(record: Record) -> None:
                 records[record.id] = record
+                ran.add(record.id)
 
             try:
                 execute(pending, sweep, store, progress, keep)
@@ -85,8 +87,7 @@ def run_sweep(configs: Sequence[DictConfig], command: str = "") -> int:
     finished = [record for record in records.values() if record is not None]
     _show(finished, store, sweep)
     if stopped is not None:
-        missing = len(sweep.cells) - sum(record.done for record in finished)
-        progress.say(f"stopped: {stopped.strerror or stopped}; {missing} cells are missing")
+        progress.say(f"stopped: {stopped.strerror or stopped}; {len(pending) - len(ran)} cells are missing")
     return 1 if stopped is not None or any(not record.done for record in finished) else 0
 
 

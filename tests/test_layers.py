@@ -24,8 +24,8 @@ MAY_IMPORT = {
     "mmq_sweeps.models": ("mmq_sweeps.models",),
     "mmq_sweeps.models.catalog": ("mmq_sweeps.errors", "mmq_sweeps.paths", "mmq_sweeps.schema"),
     "mmq_sweeps.models.__main__": (
-        "mmq_sweeps.models", "mmq_sweeps.affine", "mmq_sweeps.errors", "mmq_sweeps.schema", "mmq_sweeps.size",
-        "mmq_sweeps.table", "mmq_sweeps.targets",
+        "mmq_sweeps.models", "mmq_sweeps.affine", "mmq_sweeps.cell", "mmq_sweeps.errors", "mmq_sweeps.schema",
+        "mmq_sweeps.size", "mmq_sweeps.table", "mmq_sweeps.targets",
     ),
     "mmq_sweeps.data": ("mmq_sweeps.data", "mmq_sweeps.models"),
     "mmq_sweeps.tasks": (

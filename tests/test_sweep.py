@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import subprocess
@@ -14,7 +15,11 @@ import torch
 from omegaconf import DictConfig
 
 from mmq_sweeps import execute
+from mmq_sweeps.errors import StoreError
 from mmq_sweeps.models.loading import LoadedModel
+from mmq_sweeps.progress import Progress
+from mmq_sweeps.record import Record
+from mmq_sweeps.run import Bench
 from mmq_sweeps.store import Store
 from mmq_sweeps.sweep import run_sweep
 from tests.conftest import SMALL, command_environment
@@ -129,3 +134,36 @@ def test_a_terminal_gets_bars_and_colours(tmp_path: Path) -> None:
         assert expected in text, expected
     for unwanted in ("Warning", "warning", "Loading weights", "Traceback"):
         assert unwanted not in text, unwanted
+
+
+def test_a_result_that_cannot_be_recorded_is_told(
+    composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(self: Store, record: Record, items: object = None) -> Record:  # noqa: ARG001
+        raise StoreError(errno.ENOSPC, f"cannot write {record.id}: No space left on device")
+
+    monkeypatch.setattr(Store, "save", full)
+    assert run_sweep(configs(composed, tmp_path, ["method=rtn", "bits=3"])) == 1
+    told = capsys.readouterr().err
+    assert "measured but not recorded" in told
+    assert "cider" in told
+    assert "No space left on device; 2 cells are missing" in told
+
+
+def test_shared_work_that_stops_is_tried_by_each_cell_alone(
+    composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original, calls = Bench.compute, []
+
+    def once_broken(self: Bench, missing: list, progress: Progress) -> dict:
+        calls.append(len(missing))
+        if len(calls) == 1:
+            raise MemoryError("too much at once")
+        return original(self, missing, progress)
+
+    monkeypatch.setattr(Bench, "compute", once_broken)
+    assert run_sweep(configs(composed, tmp_path, ["method=rtn", "bits=3"], ["method=rtn", "bits=4"])) == 0
+    assert (
+        "shared quantization stopped (MemoryError: too much at once); each cell tries alone" in capsys.readouterr().err
+    )
+    assert calls[0] == calls[1] + calls[2]

@@ -39,5 +39,5 @@ class Task(Protocol):
         ...
 
     def samples(self, count: int) -> list[tuple[str, Any, list[str]]]:
-        """The id, image and references of the first ``count`` evaluation items, for people to look at."""
+        """The id, image and texts (prompt, if any, and references) of the first ``count`` items, for people to look at."""
         ...

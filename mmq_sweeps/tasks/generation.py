@@ -117,7 +117,8 @@ class GenerationTask(ABC):
         return self._scorer(cache).score(predictions)
 
     def samples(self, count: int) -> list[tuple[str, Any, list[str]]]:
-        return [(item.id, item.image, [item.prompt, *item.references]) for item in self.items[:count]]
+        shown = self.items[:count]
+        return [(item.id, item.image, [item.prompt] * bool(item.prompt) + list(item.references)) for item in shown]
 
     @lru_cache(maxsize=1)  # noqa: B019 - a task lives as long as its process
     def _scorer(self, cache: Path) -> Scorer:

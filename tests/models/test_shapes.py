@@ -9,11 +9,11 @@ import pytest
 from torch import nn
 
 from mmq_sweeps.affine import Format, round_nearest
+from mmq_sweeps.cell import BLOCK_GROUPS, LAYER_KINDS
 from mmq_sweeps.models.__main__ import Counted, assign, describe
 from mmq_sweeps.models.catalog import model_names
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.paths import conf_dir
-from mmq_sweeps.schema import BLOCK_GROUPS, LAYER_KINDS
 from mmq_sweeps.size import measure
 from mmq_sweeps.targets import Part
 
