@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from mmq_sweeps.build import build
@@ -72,7 +73,7 @@ class Workshop:
         calibrations = {digest(cell.calibration): cell.calibration for cell in cells if cell.calibration}
         try:
             with explained(bench.references):
-                bench.task.check(list(calibrations.values()), bench.references)
+                _check_task(bench, list(calibrations.values()))
         except StoreError:
             raise
         except (ValueError, RuntimeError) as error:
@@ -91,6 +92,16 @@ class Workshop:
             except OSError as error:
                 raise ConfigError(f"model.checkpoint={config['checkpoint']}: {' '.join(str(error).split())}") from error
         return self._model[1], self._model[2]
+
+
+def _check_task(bench: Bench, calibrations: list[dict[str, Any]]) -> None:
+    try:
+        bench.task.check(calibrations, bench.references)
+    except OSError as error:
+        # A file that is named and lies elsewhere is the task's data; all else was writing to the store.
+        if error.filename is None or Path(error.filename).absolute().is_relative_to(bench.store.root):
+            raise
+        raise ValueError(f"task.data: cannot read {error.filename}: {error.strerror}") from error
 
 
 def _cell_problems(cell: Cell, bench: Bench) -> list[str]:

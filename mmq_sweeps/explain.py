@@ -101,7 +101,9 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
                 f"for instance component=all or component={name}"
             )
         return f"{key}: {unknown('part' if path == 'component' else 'key', name, choices)}"
-    return f"{key}: unknown key"
+    return (
+        f"{key}: has the fields {', '.join(map(str, node))}; set them one by one, and add another as +{key}.FIELD=VALUE"
+    )
 
 
 def _composed_without(key: str, arguments: Sequence[str]) -> DictConfig | None:

@@ -114,6 +114,11 @@ BAD = [
     (["method=gptq", "calibration.samples=0"], "calibration.samples=0: choose a whole number above 0."),
     (["task.limit=0"], "task.limit=0: choose a whole number above 0."),
     (["task.limit=many"], "task.limit='many': choose a whole number above 0."),
+    (["task.data={_target_:some.Reader,path:x}"], "task.data: has the fields _target_, seed; set them one by one"),
+    (
+        ["task.data._target_=tests.tasks.test_generation.FromFile"],
+        "task.data: cannot read no/such/images/captions.json: No such file or directory",
+    ),
     (["task.split=evaluatoin"], "evaluatoin"),
     (["task.metrics=[cidr]"], "task.metrics: Unknown metric 'cidr'. Did you mean cider?"),
     (["task.metrics=[vqa_accuracy]"], "vqa_accuracy"),

@@ -75,6 +75,19 @@ class ThreeScenes:
         return iter(Scenes(self.split, 3))
 
 
+@dataclass(frozen=True)
+class FromFile:
+    """A reader whose folder has no images and no captions."""
+
+    split: str
+    count: int
+    seed: int = 0
+
+    def __iter__(self) -> Iterator[Example]:
+        Path("no/such/images/captions.json").read_text()
+        return iter(())
+
+
 def test_more_items_than_there_are_is_an_error(composed: Composed, tmp_path: Path) -> None:
     one = replace(task(composed, "scenes_caption"), data={"_target_": f"{__name__}.ThreeScenes"})
     with pytest.raises(ValueError, match="12 examples of evaluation asked for, 3 are there"):
