@@ -21,12 +21,14 @@ class LayerStats:
     """Statistics of one linear input over the calibration tokens.
 
     ``gram`` ``[I, I]`` is the mean of ``x x^T``, ``mean_abs`` ``[I]`` the mean of ``|x|``, both float32 over ``count``
-    tokens; padding does not count.
+    tokens; padding does not count. ``inputs`` ``[count, I]`` are the tokens themselves, kept only for a method that says
+    ``needs_inputs = True``.
     """
 
     gram: Tensor
     mean_abs: Tensor
     count: int
+    inputs: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,11 @@ class Solution:
 
 @runtime_checkable
 class Method(Protocol):
-    """A way to choose codes and grids."""
+    """A way to choose codes and grids.
+
+    A method that solves many formats cheaper together than one by one also has ``quantize_many(weights, stats, formats)
+    -> list[Solution]``; one that needs the calibration tokens themselves sets ``needs_inputs = True``.
+    """
 
     needs_statistics: ClassVar[bool]
 
@@ -50,3 +56,14 @@ class Method(Protocol):
     def quantize(self, weights: Sequence[Tensor], stats: LayerStats | None, format: Format) -> Solution:
         """Quantize ``weights`` ``[O_k, I]``, the linears that share the input that ``stats`` describe."""
         ...
+
+
+def quantize_many(
+    method: Method, weights: Sequence[Tensor], stats: LayerStats | None, formats: Sequence[Format]
+) -> list[Solution]:
+    """``method``'s solution for each of ``formats``, together where it can, else one by one."""
+    together = getattr(method, "quantize_many", None)
+    if together is not None:
+        solutions: list[Solution] = together(weights, stats, formats)
+        return solutions
+    return [method.quantize(weights, stats, format) for format in formats]
