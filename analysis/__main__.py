@@ -1,10 +1,12 @@
-"""``python -m analysis VERB --source STORE [--json]``."""
+"""``python -m analysis VERB --source SOURCE [--json]``."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,10 @@ from mmq_sweeps.store import Store
 from mmq_sweeps.table import output_console, rows, show
 
 BAD_INPUT = 2
+SOURCES = "stores, or published:FOLDER for the study's own results; default: runs"
+NEEDS_EXTRA = (
+    "this verb needs the analysis extra: pip install 'mmq-sweeps[analysis]', or -e '.[analysis]' in a checkout"
+)
 
 
 def load_rows(sources: list[Path]) -> list[dict[str, Any]]:
@@ -34,7 +40,7 @@ def _warn(text: str) -> None:
 
 def table(arguments: argparse.Namespace) -> None:
     """Every cell of the sources as rows: the same table that a sweep ends with."""
-    table_rows = load_rows(arguments.source)
+    table_rows = load_rows([Path(source) for source in arguments.source])
     console = output_console()
     if arguments.json:
         console.out(json.dumps(table_rows, indent=1), highlight=False)
@@ -50,19 +56,63 @@ def table(arguments: argparse.Namespace) -> None:
             )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m analysis", description="Read finished cells back.")
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-    reader = verbs.add_parser("table", help="all cells of one or several stores, as a table")
-    reader.add_argument("--source", type=Path, nargs="+", default=[Path("runs")], help="stores; default: runs")
-    shape = reader.add_mutually_exclusive_group()
+def _verb(name: str) -> Callable[[argparse.Namespace], None]:
+    """The function ``name`` of ``analysis.verbs``, which needs pandas and scikit-learn: imported only when it is asked for."""
+
+    def run(arguments: argparse.Namespace) -> None:
+        try:
+            verbs = importlib.import_module("analysis.verbs")
+        except ModuleNotFoundError as error:
+            raise ValueError(f"{NEEDS_EXTRA} (there is no {error.name})") from error
+        getattr(verbs, name)(arguments)
+
+    return run
+
+
+def parser() -> argparse.ArgumentParser:
+    command = argparse.ArgumentParser(prog="python -m analysis", description="Read finished cells back.")
+    verbs = command.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name: str, help: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=help, description=help)
+        added.add_argument("--source", nargs="+", default=["runs"], help=SOURCES)
+        added.set_defaults(run=run)
+        return added
+
+    one = verb("table", "all cells of one or several stores, as a table", table)
+    shape = one.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="rows for a program")
     shape.add_argument("--markdown", action="store_true", help="one table a metric: method and parts against bits")
-    reader.set_defaults(run=table)
-    arguments = parser.parse_args()
+
+    one = verb("export", "the table of cells as a file, with every column", _verb("export"))
+    one.add_argument("--out", type=Path, required=True, help="a file that ends in .parquet or .csv")
+
+    one = verb("frontier", "the cells that no other beats in both bits per weight and quality", _verb("frontier"))
+    one.add_argument("--metric", help="default: each task's first")
+    one.add_argument("--bpw", choices=("paper", "exact"), default="paper", help="which bits per weight")
+    one.add_argument("--by-method", action="store_true", help="a frontier for each method")
+    one.add_argument("--keep", type=float, default=0.98, help="the share of full precision to keep; default: 0.98")
+    one.add_argument("--json", action="store_true")
+
+    one = verb(
+        "importance", "how much of the score's variation each part's bit-width accounts for", _verb("importance")
+    )
+    one.add_argument("--metric", help="default: each task's first")
+    one.add_argument("--fine", action="store_true", help="by part, block group and layer kind")
+    one.add_argument("--all-methods", action="store_true", help="all methods in one forest; default: one a method")
+    one.add_argument("--json", action="store_true")
+
+    one = verb("audit", "cells that measured nothing, or something else than they say", _verb("audit"))
+    one.add_argument("--metric", help="default: each task's first")
+    one.add_argument("--json", action="store_true")
+    return command
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     try:
         arguments.run(arguments)
-    except (OSError, StoreError) as error:
+    except (OSError, StoreError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(BAD_INPUT) from None
 

@@ -1,0 +1,132 @@
+"""The table that everything here works on: one row a cell, whatever it was read from.
+
+| column | meaning |
+|---|---|
+| ``id``, ``source`` | the cell, and what it was read from |
+| ``model``, ``task``, ``method`` | names; ``method`` is ``none`` at full precision |
+| ``bits.PART`` | bits of the part's quantized linears: 16 where none is quantized, missing where the model has no such part |
+| ``blocks.PART``, ``layers.PART`` | what of a part is quantized, joined by ``+``; empty where nothing is |
+| ``weights.PART`` | weights of the part that are quantized |
+| ``bpw_paper``, ``bpw_exact`` | bits per weight; exact only where it is known |
+| ``metric.NAME``, ``low.NAME``, ``high.NAME`` | the figure and its 95% interval over items, where there is one |
+| ``created``, ``where`` | when, and the file or address it came from |
+
+What a source says beyond that is kept under the name it has there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+FULL_PRECISION_BITS = 16
+PARTS = ("vision", "connector", "language")
+BITS, METRIC = "bits.", "metric."
+# A group of cells that can be compared: the same model and task from the same source.
+FAMILY = ("source", "model", "task")
+
+Items = Sequence[dict[str, Any]]
+
+
+def _no_items(row: pd.Series) -> Items | None:  # noqa: ARG001
+    return None
+
+
+@dataclass(frozen=True)
+class Cells:
+    """``frame`` is the table above. ``notes`` are sentences on what was found odd while reading.
+
+    ``items`` reads the per-item predictions and scores of a row, ``None`` where its source has none.
+    """
+
+    frame: pd.DataFrame
+    notes: tuple[str, ...] = ()
+    items: Callable[[pd.Series], Items | None] = field(default=_no_items, compare=False)
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts that any cell's model has, vision first."""
+        named = [column.removeprefix(BITS) for column in self.frame.columns if column.startswith(BITS)]
+        return sorted(named, key=part_order)
+
+    @property
+    def metrics(self) -> list[str]:
+        return [column.removeprefix(METRIC) for column in self.frame.columns if column.startswith(METRIC)]
+
+    def of(self, rows: pd.DataFrame) -> Cells:
+        """The same source with fewer ``rows``; columns that have become empty are left out."""
+        return Cells(rows.dropna(axis=1, how="all").reset_index(drop=True), self.notes, self.items)
+
+    def families(self) -> list[tuple[str, Cells]]:
+        """The groups of comparable cells, by a title: model and task, and the source where there are several."""
+        several = self.frame["source"].nunique() > 1
+        found = []
+        for (source, model, task), rows in self.frame.groupby(list(FAMILY), sort=True):
+            title = f"{model}, {task}" + (f" ({source})" if several else "")
+            found.append((title, self.of(rows)))
+        return found
+
+    def scores(self, rows: pd.DataFrame, metric: str) -> np.ndarray | None:
+        """Scores ``[cells, items]`` of ``rows`` in one order of items; ``None`` unless all have the same items."""
+        columns: list[dict[str, float]] = []
+        for _, row in rows.iterrows():
+            items = self.items(row)
+            if not items or metric not in items[0].get("scores", {}):
+                return None
+            columns.append({item["id"]: item["scores"][metric] for item in items})
+        if not columns or any(column.keys() != columns[0].keys() for column in columns):
+            return None
+        return np.array([[column[item] for item in columns[0]] for column in columns], dtype=np.float64)
+
+
+def part_order(part: str) -> tuple[int, str]:
+    return (PARTS.index(part) if part in PARTS else len(PARTS)), part
+
+
+def assignment(row: pd.Series) -> str:
+    """``gptq vision 3 connector 4 language 8``: the cell in words; narrowed selections are in brackets."""
+    told = []
+    for column in sorted(
+        (name for name in row.index if name.startswith(BITS)), key=lambda c: part_order(c[len(BITS) :])
+    ):
+        part, bits = column.removeprefix(BITS), row[column]
+        if pd.isna(bits) or bits == FULL_PRECISION_BITS:
+            continue
+        narrowed = [row.get(f"{what}.{part}") for what in ("blocks", "layers")]
+        shown = " ".join(
+            text
+            for text, all_of in zip(narrowed, ("front+middle+end", "attention+mlp"), strict=True)
+            if isinstance(text, str) and text not in ("", all_of)
+        )
+        told.append(f"{part} {int(bits)}" + (f" ({shown})" if shown else ""))
+    return f"{row['method']} {' '.join(told)}" if told else "full precision"
+
+
+def joined(tables: Sequence[Cells]) -> Cells:
+    """All ``tables`` as one. A cell that two of them hold alike is there once; one that they hold differently is noted."""
+    frame = pd.concat([table.frame for table in tables], ignore_index=True)
+    notes = [note for table in tables for note in table.notes]
+    by_source: dict[str, Callable[[pd.Series], Items | None]] = {}
+    for table in tables:
+        by_source |= dict.fromkeys(table.frame["where"], table.items)
+    kept, conflicts = _deduplicated(frame)
+    return Cells(kept, (*notes, *conflicts), lambda row: by_source[row["where"]](row))
+
+
+def _deduplicated(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    figures = [column for column in frame.columns if column.startswith(METRIC)]
+    notes = []
+    for cell, rows in frame[frame.duplicated("id", keep=False)].groupby("id", sort=False):
+        spread = rows[figures].max() - rows[figures].min()
+        if (spread > 0).any():
+            name = str(spread.idxmax()).removeprefix(METRIC)
+            notes.append(
+                f"cell {cell} was measured {len(rows)} times with different results ({name} differs by "
+                f"{spread.max():.4g}); the newest is shown: {', '.join(sorted(set(rows['where'])))}"
+            )
+    newest = frame.sort_values("created", kind="stable", na_position="first") if "created" in frame else frame
+    return newest.drop_duplicates("id", keep="last").sort_index().reset_index(drop=True), notes

@@ -1,0 +1,218 @@
+"""How much of the score's variation each part's bit-width accounts for.
+
+As the study does (arXiv 2601.15287): a random forest predicts the score from the bits of the parts, and its impurity
+importance, permutation importance and mean absolute SHAP values (arXiv 1802.03888), each normalised to 100, are averaged.
+Beyond it: an interval from drawing cells again, the forest's cross-validated fit, and three checks that would show a
+ranking made by the grid instead of by the model: bit-widths that every part has only, each bit-width left out in turn,
+and the importance per bit of model size that the part's bits take.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.inspection import permutation_importance
+from sklearn.model_selection import KFold, cross_val_predict
+
+from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, part_order
+
+TREES = 100
+REPEATS = 10
+RESAMPLES = 40
+FOLDS = 5
+MEASURES = ("forest", "permutation", "shap")
+LEAST_CELLS = 20
+WELL_FITTED = 0.5
+
+
+@dataclass(frozen=True)
+class Importance:
+    """``table`` has a row a feature: the three measures, their ``mean`` and its interval ``low``, ``high``; each sums to 100.
+
+    ``fit`` is the cross-validated share of explained variance. ``checks`` maps a check's name to the mean measure it
+    found, feature by feature; ``warnings`` are sentences on what makes the ranking doubtful.
+    """
+
+    title: str
+    metric: str
+    count: int
+    table: pd.DataFrame
+    fit: float
+    checks: dict[str, dict[str, float]]
+    warnings: tuple[str, ...]
+
+
+def importances(
+    cells: Cells,
+    metric: str | None = None,
+    by_method: bool = True,
+    fine: bool = False,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[Importance]:
+    """Importance of every part in every family of comparable cells; of each method by itself unless ``by_method`` is false.
+
+    ``fine`` takes part x block group x layer kind as features, for grids that narrow their selections. Families with
+    fewer than ``LEAST_CELLS`` cells, one bit-width or a constant score are told by a ValueError if nothing else is left.
+    """
+    found, reasons = [], []
+    done = cells.of(cells.frame[cells.frame["status"] == "done"])
+    for title, family in done.families():
+        name = metric or (family.metrics or ["none"])[0]
+        if name not in family.metrics:
+            reasons.append(f"{title}: has no metric {name!r}")
+            continue
+        for label, rows in _methods(title, family.frame, by_method):
+            features = fine_features(rows) if fine else part_features(rows)
+            score = rows[f"{METRIC}{name}"].to_numpy(dtype=np.float64)
+            if reason := _unfit(features, score):
+                reasons.append(f"{label}: {reason}")
+                continue
+            found.append(_importance(label, name, rows, features, score, resamples, seed))
+    if not found:
+        raise ValueError("no importance can be told: " + "; ".join(reasons))
+    return found
+
+
+def _methods(title: str, frame: pd.DataFrame, by_method: bool) -> list[tuple[str, pd.DataFrame]]:
+    if not by_method:
+        return [(title, frame)]
+    names = [name for name in sorted(frame["method"].unique()) if name != "none"]
+    return [(f"{title}, {name}", frame[frame["method"].isin([name, "none"])]) for name in names]
+
+
+def part_features(rows: pd.DataFrame) -> pd.DataFrame:
+    """Bits of every part whose bits vary, ``[N, P]``."""
+    columns = sorted((name for name in rows if name.startswith(BITS)), key=lambda name: part_order(name[len(BITS) :]))
+    bits = rows[columns].rename(columns=lambda name: name.removeprefix(BITS)).astype(np.float64)
+    return bits.loc[:, bits.nunique() > 1]
+
+
+def fine_features(rows: pd.DataFrame) -> pd.DataFrame:
+    """Bits of every part x block group x layer kind whose bits vary; 16 where a cell leaves it alone."""
+    features = {}
+    for part in sorted((name[len(BITS) :] for name in rows if name.startswith(BITS)), key=part_order):
+        for group in ("front", "middle", "end"):
+            for kind in ("attention", "mlp"):
+                chosen = _names(rows[f"blocks.{part}"], group) & _names(rows[f"layers.{part}"], kind)
+                features[f"{part} {group} {kind}"] = rows[f"{BITS}{part}"].where(chosen, FULL_PRECISION_BITS)
+    bits = pd.DataFrame(features).astype(np.float64)
+    return bits.loc[:, bits.nunique() > 1]
+
+
+def _names(column: pd.Series, name: str) -> pd.Series:
+    return column.fillna("").str.split("+").map(lambda names: name in names)
+
+
+def _unfit(features: pd.DataFrame, score: np.ndarray) -> str | None:
+    if len(score) < LEAST_CELLS:
+        return f"{len(score)} cells are too few for a forest; run at least {LEAST_CELLS}"
+    if features.shape[1] < 2:
+        return "fewer than two parts have several bit-widths; sweep component.PART.bits of two parts"
+    if np.ptp(score) == 0:
+        return "every cell has the same score"
+    return None
+
+
+def _importance(
+    title: str, metric: str, rows: pd.DataFrame, features: pd.DataFrame, score: np.ndarray, resamples: int, seed: int
+) -> Importance:
+    bits = features.to_numpy()
+    table = pd.DataFrame(measures(bits, score, seed), index=features.columns, columns=list(MEASURES))
+    table["mean"] = table.mean(axis=1)
+    draws = np.random.default_rng(seed).integers(0, len(score), (resamples, len(score)))
+    again = Parallel(n_jobs=-1)(delayed(_mean_measure)(bits[draw], score[draw], seed) for draw in draws)
+    table["low"], table["high"] = np.percentile(again, (2.5, 97.5), axis=0)
+    table["per_bit"] = _per_bit(table["mean"], rows, features)
+    fit = cross_validated_fit(bits, score, seed)
+    checks = _checks(features, score, seed)
+    return Importance(title, metric, len(score), table, fit, checks, tuple(_warnings(table, fit, checks)))
+
+
+def measures(bits: np.ndarray, score: np.ndarray, seed: int) -> np.ndarray:
+    """``[P, 3]``: impurity, permutation and SHAP importance of the columns of ``bits`` ``[N, P]``, each summing to 100."""
+    forest = RandomForestRegressor(TREES, random_state=seed).fit(bits, score)
+    permuted = permutation_importance(forest, bits, score, n_repeats=REPEATS, random_state=seed)
+    # Cells of a grid that is drawn with replacement repeat: each distinct one is explained once.
+    distinct, count = np.unique(bits, axis=0, return_counts=True)
+    shap = np.average(np.abs(_tree_explainer()(forest).shap_values(distinct)), axis=0, weights=count)
+    found = np.stack([forest.feature_importances_, permuted.importances_mean.clip(min=0), shap], axis=1)
+    shares: np.ndarray = 100 * found / found.sum(axis=0)
+    return shares
+
+
+def _tree_explainer() -> Any:
+    # Slow to import, and it imports plotting that we do not use, with that library's warnings.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from shap import TreeExplainer
+    return TreeExplainer
+
+
+def _mean_measure(bits: np.ndarray, score: np.ndarray, seed: int) -> np.ndarray:
+    return measures(bits, score, seed).mean(axis=1)
+
+
+def cross_validated_fit(bits: np.ndarray, score: np.ndarray, seed: int = 0) -> float:
+    """Share of the score's variance that a forest explains of cells that it has not seen; 1 is all, below 0 is nothing."""
+    folds = KFold(FOLDS, shuffle=True, random_state=seed)
+    predicted = cross_val_predict(RandomForestRegressor(TREES, random_state=seed), bits, score, cv=folds)
+    return float(1 - np.square(score - predicted).sum() / np.square(score - score.mean()).sum())
+
+
+def _per_bit(mean: pd.Series, rows: pd.DataFrame, features: pd.DataFrame) -> pd.Series:
+    """Importance for each bit per weight that the feature's range of bits takes of the model, the largest 100."""
+    weights = pd.Series(
+        {
+            name: rows[f"weights.{name.split()[0]}"].max() if f"weights.{name.split()[0]}" in rows else np.nan
+            for name in features
+        }
+    )
+    saved = weights * (features.max() - features.min())
+    rate = mean / saved
+    return 100 * rate / rate.max()
+
+
+def _checks(features: pd.DataFrame, score: np.ndarray, seed: int) -> dict[str, dict[str, float]]:
+    shared = set.intersection(*(set(features[name]) for name in features))
+    subsets = {}
+    if any(set(features[name]) != shared for name in features):
+        subsets["bit-widths that every part has"] = features.isin(shared).all(axis=1).to_numpy()
+    for width in sorted({width for name in features for width in features[name]}):
+        subsets[f"without {width:g} bits"] = (features != width).all(axis=1).to_numpy()
+    found = {}
+    for name, kept in subsets.items():
+        bits = features[kept]
+        if kept.sum() >= LEAST_CELLS and (bits.nunique() > 1).all() and np.ptp(score[kept]) > 0:
+            found[name] = dict(zip(features, _mean_measure(bits.to_numpy(), score[kept], seed), strict=True))
+    return found
+
+
+def _warnings(table: pd.DataFrame, fit: float, checks: dict[str, dict[str, float]]) -> Sequence[str]:
+    found = []
+    if fit < WELL_FITTED:
+        found.append(f"the forest explains only {max(fit, 0):.0%} of the variation of cells that it has not seen")
+    ranking = _ranking(table["mean"])
+    for name, shares in checks.items():
+        if _ranking(pd.Series(shares)) != ranking:
+            told = ", ".join(f"{feature} {share:.1f}" for feature, share in shares.items())
+            found.append(
+                f"the ranking changes with {name}: {told}"
+                if name.startswith("bit")
+                else f"the ranking changes {name}: {told}"
+            )
+    first, second = ranking[0], ranking[1]
+    if table.loc[first, "low"] <= table.loc[second, "high"]:
+        found.append(f"{first} and {second} are not told apart: their intervals overlap")
+    return found
+
+
+def _ranking(shares: pd.Series) -> list[str]:
+    return list(shares.sort_values(ascending=False, kind="stable").index)

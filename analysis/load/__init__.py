@@ -1,0 +1,36 @@
+"""From a source named on the command line to the table of cells.
+
+| source | what is read |
+|---|---|
+| ``FOLDER`` | a store: every finished and failed cell |
+| ``published:FOLDER`` | the study's own results: a clone of its repository, or a folder with some of its files |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.cells import Cells, joined
+from analysis.load import published, stores
+from mmq_sweeps.errors import one_of
+
+KINDS = {"store": stores.load, "published": published.load}
+
+
+def load(sources: Sequence[str]) -> Cells:
+    """All cells of ``sources`` in one table.
+
+    FileNotFoundError where a folder is not there, ValueError where it holds nothing that can be read or the kind of
+    source is unknown; both say what to do.
+    """
+    return joined([_load_one(source) for source in sources])
+
+
+def _load_one(source: str) -> Cells:
+    kind, found, place = source.partition(":")
+    if not found or len(kind) == 1:  # A drive's letter is no kind of source.
+        kind, place = "store", source
+    if kind not in KINDS:
+        raise ValueError(f"--source {source}: unknown kind {kind!r}. {one_of(KINDS)}, or a store's folder alone")
+    return KINDS[kind](Path(place).expanduser())

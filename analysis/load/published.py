@@ -1,0 +1,264 @@
+"""Cells from the results that the study (arXiv 2601.15287) published in its repository, gautomdas/mmq.
+
+Files are known by their columns, not by their names, so a clone serves as well as a folder with some of its files:
+
+| file there | cells |
+|---|---|
+| ``gptq_scores.csv`` | GPTQ, captions: bits of each part |
+| ``results/quantization_results_w_size.csv`` | uniform, captions: bits, layer kinds and block groups |
+| ``awq/awq_image_captioning.csv`` | AWQ, captions: bits of each part |
+| ``awq/awq_image_text_retrieval.csv`` | AWQ, retrieval: bits of the two parts |
+| ``results/N.json``, ``predictions/N.json`` | the captions behind row ``config=N`` of the uniform file |
+| ``configs/N.json`` | what row ``config=N`` set out to quantize |
+
+Bits per weight are computed again by the paper's formula from the bits that a row states; the study's own size columns are
+kept under their names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, PARTS, Cells
+
+GROUPS, KINDS = ("front", "middle", "end"), ("attention", "mlp")
+_PREFIX = {"VIT": "vision", "QFORMER": "connector", "LLM": "language"}
+_PLACE = {"FIRST": "front", "MIDDLE": "middle", "LAST": "end"}
+_LAYERS = {"MLP": ("mlp",), "ATTENTION": ("attention",), "BOTH": ("attention", "mlp")}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Parameters of a model, and of each part its blocks and weights a block: ``weights[kind][block]``."""
+
+    parameters: int
+    weights: dict[str, dict[str, list[int]]]
+
+    def quantized(self, part: str, groups: Iterable[str], kinds: Iterable[str]) -> int:
+        chosen = set(groups)
+        return sum(
+            count
+            for kind in kinds
+            for index, count in enumerate(self.weights[part][kind])
+            if _group(index, len(self.weights[part][kind])) in chosen
+        )
+
+    def bpw(self, quantized: dict[str, tuple[int, int]]) -> float:
+        """The paper's bits per weight of ``{part: (bits, quantized weights)}``."""
+        low = sum(count for _, count in quantized.values())
+        bits = FULL_PRECISION_BITS * (self.parameters - low) + sum(width * count for width, count in quantized.values())
+        return bits / self.parameters
+
+
+def _group(index: int, blocks: int) -> str:
+    return "front" if index < blocks // 3 else "middle" if index < 2 * blocks // 3 else "end"
+
+
+# The linear weights in the blocks of the study's models; `python -m mmq_sweeps.models --json` counts the same.
+_VISION = {"attention": [7_929_856] * 39, "mlp": [17_301_504] * 39}
+# Every second block of the Q-Former has cross-attention to the image.
+_CONNECTOR = {"attention": [5_701_632, 2_359_296] * 6, "mlp": [4_718_592] * 12}
+BLIP2_OPT = Counts(
+    3_744_679_936,
+    {
+        "vision": _VISION,
+        "connector": _CONNECTOR,
+        "language": {"attention": [26_214_400] * 32, "mlp": [52_428_800] * 32},
+    },
+)
+# The retriever's Q-Former also reads texts, through an MLP of their own.
+BLIP2_ITM = Counts(
+    1_172_032_258,
+    {"vision": _VISION, "connector": {**_CONNECTOR, "mlp": [2 * 4_718_592] * 12}},
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One of the published tables: the columns that it is known by, and what makes a cell of a row."""
+
+    columns: frozenset[str]
+    read: Callable[[pd.DataFrame, Path], list[dict[str, Any]]]
+
+
+def load(folder: Path) -> Cells:
+    """Every table of the study under ``folder``.
+
+    FileNotFoundError where there is no such folder, ValueError where a table is cut off or no file is one of the study's.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"--source published:{folder}: is no folder; clone https://github.com/gautomdas/mmq and name its folder"
+        )
+    rows: list[dict[str, Any]] = []
+    for path in sorted(folder.rglob("*.csv")):
+        table = _read(path)
+        layout = next((layout for layout in LAYOUTS if layout.columns <= set(table.columns)), None)
+        if layout is not None:
+            rows += layout.read(table, path)
+    if not rows:
+        raise ValueError(
+            f"--source published:{folder}: no file in it has the columns of one of the study's tables. A clone that "
+            "was cut off may lack them: run 'git status' and 'git lfs pull' there"
+        )
+    predictions = _numbered(folder, "predictions") | _numbered(folder, "results")
+    frame = pd.DataFrame(rows)
+    _add_outputs(frame, predictions)
+    frame["status"] = "done"
+    return Cells(frame, tuple(_notes(frame)), lambda row: _items(row, predictions))
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is not the table that it was published as ({error}); fetch it again") from error
+    if list(table.columns)[:1] == ["version https://git-lfs.github.com/spec/v1"]:
+        raise ValueError(f"{path}: is a Git LFS pointer; run 'git lfs pull' in the clone")
+    return table
+
+
+def _bits_table(model: str, task: str, method: str, counts: Counts, metrics: dict[str, str]) -> Callable[..., Any]:
+    """Reads a table whose rows state the bits of whole parts."""
+    columns = {"vision": "vit_bits", "connector": "qformer_bits", "language": "llm_bits"}
+    parts = [part for part in PARTS if part in counts.weights]
+
+    def read(table: pd.DataFrame, path: Path) -> list[dict[str, Any]]:
+        _complete(table, [*(columns[part] for part in parts), *metrics], path)
+        rows = []
+        for number, line in enumerate(table.to_dict("records")):
+            bits = {part: int(line.pop(columns[part])) for part in parts}
+            selected = {part: (width, GROUPS, KINDS) for part, width in bits.items() if width < FULL_PRECISION_BITS}
+            rows.append(
+                {
+                    "id": f"{method}-{task}-" + "-".join(str(width) for width in bits.values()),
+                    **_cell(model, task, method, counts, selected, path, number),
+                    **{f"{METRIC}{name}": line.pop(column) for column, name in metrics.items()},
+                    **line,
+                }
+            )
+        return rows
+
+    return read
+
+
+def _uniform_table(table: pd.DataFrame, path: Path) -> list[dict[str, Any]]:
+    _complete(table, ["config", "bit_size", "type", "CIDEr", "METEOR"], path)
+    rows = []
+    for number, line in enumerate(table.to_dict("records")):
+        kinds = _LAYERS[line["type"]]
+        selected = {}
+        for prefix, part in _PREFIX.items():
+            groups = tuple(place for there, place in _PLACE.items() if line.pop(f"{prefix}_{there}"))
+            if groups and line["bit_size"] < FULL_PRECISION_BITS:
+                selected[part] = (int(line["bit_size"]), groups, kinds)
+        rows.append(
+            {
+                "id": f"uniform-{line['config']}",
+                **_cell("blip2_opt_2_7b", "coco_caption", "uniform", BLIP2_OPT, selected, path, number),
+                f"{METRIC}cider": line.pop("CIDEr"),
+                f"{METRIC}meteor": line.pop("METEOR"),
+                **line,
+            }
+        )
+    return rows
+
+
+def _cell(
+    model: str, task: str, method: str, counts: Counts, selected: dict[str, Any], path: Path, number: int
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "source": f"published {path.name}",
+        "model": model,
+        "task": task,
+        "method": method if selected else "none",
+        "where": f"{path} row {number + 1}",
+    }
+    quantized = {}
+    for part in counts.weights:
+        bits, groups, kinds = selected.get(part, (FULL_PRECISION_BITS, (), ()))
+        quantized[part] = (bits, counts.quantized(part, groups, kinds))
+        row[f"{BITS}{part}"] = bits
+        row[f"blocks.{part}"], row[f"layers.{part}"] = "+".join(groups), "+".join(kinds)
+        row[f"weights.{part}"] = quantized[part][1]
+    row["bpw_paper"] = counts.bpw(quantized)
+    return row
+
+
+def _complete(table: pd.DataFrame, columns: list[str], path: Path) -> None:
+    holes = table[columns].isna().any(axis=1)
+    if holes.any():
+        raise ValueError(
+            f"{path}: row {int(holes.idxmax()) + 1} lacks {', '.join(table.columns[table.loc[holes.idxmax()].isna()])}; "
+            "the file is cut off: fetch it again"
+        )
+
+
+_CAPTIONS = {"cider": "cider", "meteor": "meteor"}
+_RECALLS = {
+    f"{column}_r{rank}": f"{direction}_recall_at_{rank}"
+    for column, direction in (("txt", "text"), ("img", "image"))
+    for rank in (1, 5, 10)
+}
+LAYOUTS = (
+    Layout(frozenset({"config", "bit_size", "type", "VIT_FIRST", "LLM_LAST", "CIDEr", "METEOR"}), _uniform_table),
+    Layout(
+        frozenset({"vit_bits", "qformer_bits", "llm_bits", "METEOR", "CIDEr", "model_size"}),
+        _bits_table("blip2_opt_2_7b", "coco_caption", "awq", BLIP2_OPT, {"CIDEr": "cider", "METEOR": "meteor"}),
+    ),
+    Layout(
+        frozenset({"vit_bits", "qformer_bits", "llm_bits", *_CAPTIONS}),
+        _bits_table("blip2_opt_2_7b", "coco_caption", "gptq", BLIP2_OPT, _CAPTIONS),
+    ),
+    Layout(
+        frozenset({"vit_bits", "qformer_bits", *_RECALLS}),
+        _bits_table("blip2_itm_vit_g", "flickr30k_retrieval", "awq", BLIP2_ITM, _RECALLS),
+    ),
+)
+
+
+def _numbered(folder: Path, name: str) -> dict[int, Path]:
+    """The files ``N.json`` in the folders called ``name``, by ``N``."""
+    return {int(path.stem): path for path in folder.rglob(f"{name}/*.json") if path.stem.isdigit()}
+
+
+def _add_outputs(frame: pd.DataFrame, predictions: dict[int, Path]) -> None:
+    """Which captions a row's model wrote, as a digest; the same digest is the same output."""
+    if "config" not in frame or not predictions:
+        return
+    found = {
+        number: hashlib.sha256(_captions_text(path).encode()).hexdigest()[:16] for number, path in predictions.items()
+    }
+    frame["output"] = frame["config"].map(found)
+
+
+def _captions_text(path: Path) -> str:
+    try:
+        return json.dumps(json.loads(path.read_text())["predictions"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: holds no predictions of the study ({error}); fetch it again") from error
+
+
+def _items(row: pd.Series, predictions: dict[int, Path]) -> list[dict[str, Any]] | None:
+    if pd.isna(row.get("config")) or int(row["config"]) not in predictions:
+        return None
+    content = json.loads(predictions[int(row["config"])].read_text())
+    return [{"id": str(told["image_id"]), "prediction": told["caption"]} for told in content["predictions"]]
+
+
+def _notes(frame: pd.DataFrame) -> Iterable[str]:
+    full = (
+        frame[frame["method"] == "none"].groupby("source")[f"{METRIC}cider"].mean().dropna()
+        if f"{METRIC}cider" in frame
+        else pd.Series()
+    )
+    if len(full) > 1 and full.max() - full.min() > 1e-6:
+        told = ", ".join(f"{source.removeprefix('published ')} {value:.4f}" for source, value in full.items())
+        yield f"full precision scores differently in the published files ({told}): compare within a file"

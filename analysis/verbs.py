@@ -1,0 +1,181 @@
+"""What the verbs of ``python -m analysis`` print: tables for a person, JSON for a program."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from analysis import audit as auditing
+from analysis import frontier as frontiers
+from analysis import importance as importances
+from analysis.cells import METRIC, Cells
+from analysis.load import load
+from mmq_sweeps.errors import one_of
+from mmq_sweeps.table import METRIC_LABELS, SIGNIFICANT, output_console
+
+WRITERS = {".parquet": "to_parquet", ".csv": "to_csv"}
+
+
+def export(arguments: argparse.Namespace) -> None:
+    out: Path = arguments.out
+    if out.suffix not in WRITERS:
+        raise ValueError(f"--out {out}: unknown kind of file {out.suffix!r}. {one_of(WRITERS)}")
+    cells = _cells(arguments)
+    getattr(cells.frame, WRITERS[out.suffix])(out, index=False)
+    output_console().print(
+        f"{len(cells.frame)} cells, {len(cells.frame.columns)} columns: {out}", soft_wrap=True, highlight=False
+    )
+
+
+def frontier(arguments: argparse.Namespace) -> None:
+    found = frontiers.frontiers(_cells(arguments), arguments.metric, f"bpw_{arguments.bpw}", arguments.by_method)
+    if arguments.json:
+        _told([_frontier_json(one, arguments.keep) for one in found])
+        return
+    console = output_console()
+    for one in found:
+        _heading(console, one.title)
+        console.print(_frontier_table(one))
+        _lines(console, [*_frontier_summary(one, arguments.keep), *one.notes])
+
+
+def importance(arguments: argparse.Namespace) -> None:
+    found = importances.importances(
+        _cells(arguments), arguments.metric, by_method=not arguments.all_methods, fine=arguments.fine
+    )
+    if arguments.json:
+        _told([_importance_json(one) for one in found])
+        return
+    console = output_console()
+    for one in found:
+        _heading(console, one.title)
+        console.print(_importance_table(one))
+        told = f"{one.count} cells; the forest explains {one.fit:.0%} of the variation of cells that it has not seen"
+        _lines(console, [told, *(f"warning: {warning}" for warning in one.warnings)])
+
+
+def audit(arguments: argparse.Namespace) -> None:
+    found = auditing.audit(_cells(arguments), arguments.metric)
+    if arguments.json:
+        _told([finding.as_dict() for finding in found])
+        return
+    console = output_console()
+    if not found:
+        console.print("nothing found")
+    for family in dict.fromkeys(finding.family for finding in found):
+        _heading(console, family)
+        _lines(console, [f"{one.defect}: {one.sentence}" for one in found if one.family == family])
+
+
+def _cells(arguments: argparse.Namespace) -> Cells:
+    cells = load(arguments.source)
+    for note in cells.notes:
+        sys.stderr.write(f"note: {note}\n")
+    return cells
+
+
+def _frontier_table(one: frontiers.Frontier) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    uncertain, compared = "probability" in one.cells, "difference" in one.cells
+    table.add_column("bpw", justify="right")
+    table.add_column(METRIC_LABELS.get(one.metric, one.metric), justify="right")
+    if uncertain:
+        table.add_column("95% interval", justify="right")
+    if compared:
+        table.add_column("vs full", justify="right")
+    if uncertain:
+        table.add_column("on frontier", justify="right")
+    table.add_column("cell")
+    for _, row in one.rows.iterrows():
+        shown = [f"{row[one.bpw]:.3f}", f"{row[f'{METRIC}{one.metric}']:.4f}"]
+        if uncertain:
+            shown.append(f"{row['low']:.4f} .. {row['high']:.4f}")
+        if compared:
+            shown.append(f"{row['difference']:+.4f}{SIGNIFICANT if row['significant'] else ' '}")
+        if uncertain:
+            shown.append(f"{row['probability']:.0%}")
+        table.add_row(*shown, row["assignment"])
+    return table
+
+
+def _frontier_summary(one: frontiers.Frontier, keep: float) -> Iterable[str]:
+    yield f"{len(one.rows)} of {len(one.cells)} cells are on the frontier; hypervolume {one.hypervolume():.4f}"
+    smallest = one.smallest_within(keep)
+    if smallest is not None:
+        kept = f"fewest bits that keep {keep:.0%} of full precision ({one.full:.4f})"
+        yield f"{kept}: {smallest[one.bpw]:.3f} ({smallest['assignment']})"
+    elif one.full is not None:
+        yield f"no cell keeps {keep:.0%} of full precision ({one.full:.4f})"
+    if "significant" in one.cells and one.rows["significant"].any():
+        yield f"{SIGNIFICANT} differs from full precision (paired bootstrap over items, false discovery rate 5%)"
+
+
+def _frontier_json(one: frontiers.Frontier, keep: float) -> dict[str, Any]:
+    smallest = one.smallest_within(keep)
+    return {
+        "title": one.title,
+        "metric": one.metric,
+        "bpw": one.bpw,
+        "full": one.full,
+        "cells": len(one.cells),
+        "hypervolume": one.hypervolume(),
+        "keep": keep,
+        "smallest": None if smallest is None else _plain(smallest),
+        "frontier": [_plain(row) for _, row in one.rows.iterrows()],
+        "notes": list(one.notes),
+    }
+
+
+def _importance_table(one: importances.Importance) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("part")
+    for name in (*importances.MEASURES, "mean", "95% interval", "per bit saved"):
+        table.add_column(name, justify="right")
+    for feature, row in one.table.iterrows():
+        measures = [f"{row[name]:.1f}" for name in (*importances.MEASURES, "mean")]
+        per_bit = "" if pd.isna(row["per_bit"]) else f"{row['per_bit']:.1f}"
+        table.add_row(str(feature), *measures, f"{row['low']:.1f} .. {row['high']:.1f}", per_bit)
+    return table
+
+
+def _importance_json(one: importances.Importance) -> dict[str, Any]:
+    return {
+        "title": one.title,
+        "metric": one.metric,
+        "cells": one.count,
+        "fit": one.fit,
+        "importance": {str(feature): _plain(row) for feature, row in one.table.iterrows()},
+        "checks": one.checks,
+        "warnings": list(one.warnings),
+    }
+
+
+def _plain(row: pd.Series) -> dict[str, Any]:
+    """The row as JSON has it: missing values are left out."""
+    return {
+        str(name): getattr(value, "item", lambda value=value: value)()
+        for name, value in row.items()
+        if not pd.isna(value)
+    }
+
+
+def _told(content: Any) -> None:
+    output_console().out(json.dumps(content, indent=1), highlight=False)
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print(f"\n{text}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _lines(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.cells import assignment
+from analysis.load import load
+from analysis.load.published import BLIP2_ITM, BLIP2_OPT, GROUPS, KINDS
+from mmq_sweeps.record import Record
+from mmq_sweeps.store import Store
+from tests.analysis.grids import saved, stored
+
+
+def test_a_store_becomes_a_table(tmp_path: Path) -> None:
+    stored(tmp_path, {"none": [({}, 16.0, 1.0)], "gptq": [({"vision": 3}, 12.0, 0.9), ({"vision": 2}, 11.0, 0.4)]})
+    frame = load([str(tmp_path)]).frame.sort_values("bpw_paper", ascending=False)
+    assert list(frame["bits.vision"]) == [16, 3, 2]
+    assert list(frame["bits.language"]) == [16, 16, 16]
+    assert list(frame["metric.cider"]) == [1.0, 0.9, 0.4]
+    assert [assignment(row) for _, row in frame.iterrows()] == ["full precision", "gptq vision 3", "gptq vision 2"]
+
+
+def test_two_stores_are_one_table_and_a_conflict_is_told(tmp_path: Path) -> None:
+    for name, value in (("a", 0.9), ("b", 0.8)):
+        stored(tmp_path / name, {"none": [({}, 16.0, 1.0)], "gptq": [({"vision": 3}, 12.0, value)]})
+    cells = load([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert len(cells.frame) == 2
+    assert len(cells.notes) == 1
+    assert "was measured 2 times with different results (cider differs by 0.1)" in cells.notes[0]
+
+
+def test_a_failed_cell_is_told_and_left_out_of_figures(tmp_path: Path) -> None:
+    stored(tmp_path, {"none": [({}, 16.0, 1.0)]})
+    one = Store(tmp_path).records()[0]
+    error = {"class": "RuntimeError", "message": "boom", "traceback": ""}
+    saved(
+        Store(tmp_path),
+        Record(
+            **{
+                **one.__dict__,
+                "id": "f",
+                "status": "failed",
+                "error": error,
+                "metrics": {},
+                "size": {},
+                "items_sha256": None,
+            }
+        ),
+    )
+    assert load([str(tmp_path)]).notes == (f"1 of 2 cells in {tmp_path} failed and are left out of figures",)
+
+
+def test_a_record_that_is_being_written_counts_as_not_there(tmp_path: Path) -> None:
+    stored(tmp_path, {"none": [({}, 16.0, 1.0)]})
+    (tmp_path / "cells" / "half").mkdir()
+    (tmp_path / "cells" / "half" / "items.json").write_text("[")
+    assert len(load([str(tmp_path)]).frame) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda folder: None, "is no store (it has no folder 'cells'); run a sweep first"),
+        (lambda folder: (folder / "cells").mkdir(), "holds no finished cell yet"),
+    ],
+)
+def test_what_is_no_store_is_an_error(tmp_path: Path, make, told: str) -> None:
+    make(tmp_path)
+    with pytest.raises((OSError, ValueError), match=told.replace("(", r"\(").replace(")", r"\)")):
+        load([str(tmp_path)])
+
+
+def test_an_unknown_kind_of_source_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"unknown kind 'wnadb'. Choose store or published."):
+        load(["wnadb:me/project"])
+
+
+def test_the_published_tables_are_read(published: Path) -> None:
+    frame = load([f"published:{published}"]).frame
+    assert frame.groupby("source").size().to_dict() == {
+        "published gptq_captioning.csv": 448,
+        "published uniform_captioning.csv": 1500,
+    }
+    row = frame[frame["config"] == 678].iloc[0]
+    assert assignment(row) == "uniform vision 6 (attention) connector 6 (attention) language 6 (attention)"
+    assert row["metric.cider"] == 1.195565473292705
+    assert row["quantized_size"] == 89226734592
+    assert isinstance(row["output"], str)
+
+
+def test_full_precision_that_differs_between_files_is_told(published: Path) -> None:
+    assert any("1.2041" in note and "compare within a file" in note for note in load([f"published:{published}"]).notes)
+
+
+def test_bits_per_weight_of_the_study_are_those_of_the_models_command() -> None:
+    for name, counts in (("blip2_opt_2_7b", BLIP2_OPT), ("blip2_itm_vit_g", BLIP2_ITM)):
+        bits = [f"{part}=3" for part in counts.weights]
+        done = subprocess.run(
+            [sys.executable, "-m", "mmq_sweeps.models", name, "--bits", *bits, "--json"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        told = json.loads(done.stdout)
+        quantized = {part: (3, counts.quantized(part, GROUPS, KINDS)) for part in counts.weights}
+        assert {part: count for part, (_, count) in quantized.items()} == {
+            part: size["quantized_weights"] for part, size in told["parts"].items()
+        }
+        assert counts.parameters == told["total"]["parameters"]
+        assert counts.bpw(quantized) == pytest.approx(told["total"]["bpw_paper"], rel=1e-12)
+
+
+def test_all_layouts_of_a_clone_are_known_by_their_columns(tmp_path: Path) -> None:
+    (tmp_path / "awq").mkdir()
+    (tmp_path / "awq" / "captions.csv").write_text(
+        "vit_bits,qformer_bits,llm_bits,METEOR,CIDEr,model_size\n3,4,8,0.2,1.1,100\n16,16,16,0.3,1.25,200\n"
+    )
+    columns = "txt_r1,txt_r5,txt_r10,txt_r_mean,img_r1,img_r5,img_r10,img_r_mean,r_mean,agg_metrics,model_size"
+    (tmp_path / "awq" / "retrieval.csv").write_text(
+        f"vit_bits,qformer_bits,{columns}\n3,4,90,95,99,94,80,90,95,88,91,90,100\n"
+    )
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    frame = load([f"published:{tmp_path}"]).frame
+    assert sorted(frame["method"]) == ["awq", "awq", "none"]
+    retrieval = frame[frame["task"] == "flickr30k_retrieval"].iloc[0]
+    assert (retrieval["metric.text_recall_at_1"], retrieval["metric.image_recall_at_10"]) == (90, 95)
+    assert np.isnan(retrieval["bits.language"])
+    assert assignment(retrieval) == "awq vision 3 connector 4"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n", "is a Git LFS pointer"),
+        ("vit_bits,qformer_bits,llm_bits,cider,meteor\n3,4,8,1.1,0.2\n3,4,", "row 2 lacks llm_bits, cider, meteor"),
+        ("", "is not the table that it was published as"),
+        ("a,b\n1,2\n", "no file in it has the columns"),
+    ],
+)
+def test_a_clone_that_was_cut_off_is_an_error(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "gptq_scores.csv").write_text(text)
+    with pytest.raises(ValueError, match=told):
+        load([f"published:{tmp_path}"])
+
+
+def test_predictions_of_a_row_are_read(published: Path, tmp_path: Path) -> None:
+    shutil.copytree(published, tmp_path / "clone")
+    cells = load([f"published:{tmp_path / 'clone'}"])
+    row = cells.frame[cells.frame["config"] == 894].iloc[0]
+    items = cells.items(row)
+    assert items is not None
+    assert len(items) == 1000
+    assert cells.items(cells.frame[cells.frame["config"] == 1].iloc[0]) is None
+
+
+def test_the_table_goes_through_parquet_unchanged(published: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cells.parquet"
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis", "export", "--source", f"published:{published}", "--out", str(out)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "1948 cells" in done.stdout
+    pd.testing.assert_frame_equal(pd.read_parquet(out), load([f"published:{published}"]).frame, check_dtype=False)
