@@ -102,6 +102,17 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--all-methods", action="store_true", help="all methods in one forest; default: one a method")
     one.add_argument("--json", action="store_true")
 
+    one = verb("sensitivity", "the damage of one selection, of two together, and by which method", _verb("sensitivity"))
+    one.add_argument("--metric", help="default: each task's first")
+    one.add_argument("--json", action="store_true")
+
+    one = verb("recommend", "the assignment to take under a budget of bits or of quality", _verb("recommend"))
+    budget = one.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--max-bpw", type=float, help="the most bits per weight, by the paper's formula")
+    budget.add_argument("--min-quality", type=float, help="the least share of full precision, such as 0.98")
+    one.add_argument("--metric", help="default: each task's first")
+    one.add_argument("--json", action="store_true")
+
     one = verb("audit", "cells that measured nothing, or something else than they say", _verb("audit"))
     one.add_argument("--metric", help="default: each task's first")
     one.add_argument("--json", action="store_true")

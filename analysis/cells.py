@@ -74,10 +74,11 @@ class Cells:
         """Scores ``[cells, items]`` of ``rows`` in one order of items; ``None`` unless all have the same items."""
         columns: list[dict[str, float]] = []
         for _, row in rows.iterrows():
-            items = self.items(row)
-            if not items or metric not in items[0].get("scores", {}):
+            # Of retrieval some metrics are over images, some over texts.
+            scored = {item["id"]: item["scores"][metric] for item in self.items(row) or () if metric in item["scores"]}
+            if not scored:
                 return None
-            columns.append({item["id"]: item["scores"][metric] for item in items})
+            columns.append(scored)
         if not columns or any(column.keys() != columns[0].keys() for column in columns):
             return None
         return np.array([[column[item] for item in columns[0]] for column in columns], dtype=np.float64)

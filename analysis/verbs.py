@@ -17,7 +17,9 @@ from rich.table import Table
 from analysis import audit as auditing
 from analysis import frontier as frontiers
 from analysis import importance as importances
-from analysis.cells import METRIC, Cells
+from analysis import recommend as recommending
+from analysis import sensitivity as sensitivities
+from analysis.cells import METRIC, Cells, assignment
 from analysis.load import load
 from mmq_sweeps.errors import one_of
 from mmq_sweeps.table import METRIC_LABELS, SIGNIFICANT, output_console
@@ -74,6 +76,93 @@ def audit(arguments: argparse.Namespace) -> None:
     for family in dict.fromkeys(finding.family for finding in found):
         _heading(console, family)
         _lines(console, [f"{one.defect}: {one.sentence}" for one in found if one.family == family])
+
+
+def sensitivity(arguments: argparse.Namespace) -> None:
+    found = sensitivities.sensitivities(_cells(arguments), arguments.metric)
+    if arguments.json:
+        _told([_sensitivity_json(one) for one in found])
+        return
+    console = output_console()
+    for one in found:
+        _heading(console, f"{one.title}; full precision {one.full:.4f}")
+        for title, rows in (("alone", one.alone), ("pairs", one.pairs), ("methods", one.methods)):
+            if not rows.empty:
+                _heading(console, SENSITIVITY[title])
+                console.print(_plain_table(rows))
+        _lines(console, one.notes)
+
+
+SENSITIVITY = {
+    "alone": "damage of one selection, all else at full precision",
+    "pairs": "damage of two parts together, the sum of their damages alone, and the interaction (above zero: worse together)",
+    "methods": "methods at the assignments that both have",
+}
+
+
+def recommend(arguments: argparse.Namespace) -> None:
+    found = recommending.recommend(_cells(arguments), arguments.max_bpw, arguments.min_quality, arguments.metric)
+    if arguments.json:
+        _told([_recommendation_json(one) for one in found])
+        return
+    console = output_console()
+    for one in found:
+        _heading(console, f"{one.title}, {one.budget}")
+        _lines(console, [*_recommendation(one), *one.notes])
+
+
+def _recommendation(one: recommending.Recommendation) -> Iterable[str]:
+    yield f"best measured: {_figure(one.best, one)}"
+    for _, row in one.as_good.iterrows():
+        yield f"not significantly worse: {_figure(row, one)}"
+    for candidate in one.candidates:
+        yield (
+            f"expected better, not measured: {candidate['expected']:.4f} (error of the fitted model {candidate['error']:.4f}) "
+            f"at {candidate['bpw_paper']:.3f} bits: {candidate['command']}"
+        )
+
+
+def _figure(row: pd.Series, one: recommending.Recommendation) -> str:
+    figure = row[f"{METRIC}{one.metric}"]
+    low, high = row.get(f"low.{one.metric}"), row.get(f"high.{one.metric}")
+    interval = "" if low is None or pd.isna(low) else f" ({low:.4f} .. {high:.4f})"
+    share = "" if not one.full else f", {figure / one.full:.1%} of full precision"
+    return f"{assignment(row)}: {one.metric} {figure:.4f}{interval}{share}, {row['bpw_paper']:.3f} bits per weight"
+
+
+def _recommendation_json(one: recommending.Recommendation) -> dict[str, Any]:
+    return {
+        "title": one.title,
+        "metric": one.metric,
+        "budget": one.budget,
+        "full": one.full,
+        "best": _plain(one.best),
+        "as_good": [_plain(row) for _, row in one.as_good.iterrows()],
+        "candidates": one.candidates,
+        "notes": list(one.notes),
+    }
+
+
+def _sensitivity_json(one: sensitivities.Sensitivity) -> dict[str, Any]:
+    tables = {"alone": one.alone, "pairs": one.pairs, "methods": one.methods}
+    return {
+        "title": one.title,
+        "metric": one.metric,
+        "full": one.full,
+        **{name: rows.to_dict("records") for name, rows in tables.items()},
+        "notes": list(one.notes),
+    }
+
+
+def _plain_table(rows: pd.DataFrame) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in rows:
+        table.add_column(
+            str(name), justify="left" if rows[name].dtype == object or rows[name].dtype == "str" else "right"
+        )
+    for _, row in rows.iterrows():
+        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
+    return table
 
 
 def _cells(arguments: argparse.Namespace) -> Cells:

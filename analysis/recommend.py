@@ -1,0 +1,199 @@
+"""Which assignment to take under a budget: the best that was measured, what is as good, and what might be better.
+
+The unmeasured assignments are those of the bit-widths that the cells of a method have, put together anew. A random forest
+fitted to that method's cells predicts them, and its error is that of cells that it has not seen; nothing predicted is
+called a result.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.model_selection import KFold, cross_val_predict
+
+from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, part_order
+from analysis.frontier import resampled_means
+from analysis.importance import FOLDS, LEAST_CELLS, TREES
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """``best`` is a row of the table of cells; ``as_good`` the rows that are not significantly worse, best first.
+
+    ``candidates`` are unmeasured: ``bits`` by part, ``bpw_paper``, ``expected``, the ``error`` of the model that expects
+    it (root mean square over unseen cells), and the ``command`` that measures it.
+    """
+
+    title: str
+    metric: str
+    budget: str
+    full: float | None
+    best: pd.Series
+    as_good: pd.DataFrame
+    candidates: list[dict[str, Any]]
+    notes: tuple[str, ...]
+
+
+def recommend(
+    cells: Cells,
+    max_bpw: float | None = None,
+    min_quality: float | None = None,
+    metric: str | None = None,
+    seed: int = 0,
+) -> list[Recommendation]:
+    """For every family: the best cell of at most ``max_bpw`` bits per weight, or the smallest of at least ``min_quality``
+    of full precision. Exactly one of the two is given. A ValueError where no cell is within the budget.
+    """
+    if (max_bpw is None) == (min_quality is None):
+        raise ValueError("give one of --max-bpw and --min-quality")
+    done = cells.of(cells.frame[cells.frame["status"] == "done"])
+    found, reasons = [], []
+    for title, family in done.families():
+        name = metric or (family.metrics or ["none"])[0]
+        try:
+            found.append(_of_family(title, family, name, max_bpw, min_quality, seed))
+        except ValueError as error:
+            reasons.append(f"{title}: {error}")
+    if not found:
+        raise ValueError("nothing can be recommended: " + "; ".join(reasons))
+    return found
+
+
+def _of_family(
+    title: str, family: Cells, metric: str, max_bpw: float | None, min_quality: float | None, seed: int
+) -> Recommendation:
+    if metric not in family.metrics:
+        raise ValueError(f"has no metric {metric!r}")
+    rows = family.frame[family.frame[f"{METRIC}{metric}"].notna()].reset_index(drop=True)
+    score = rows[f"{METRIC}{metric}"]
+    full = score[rows["method"] == "none"].median() if (rows["method"] == "none").any() else None
+    if max_bpw is not None:
+        budget, allowed = f"at most {max_bpw:g} bits per weight", rows["bpw_paper"] <= max_bpw
+        if not allowed.any():
+            raise ValueError(
+                f"no cell has at most {max_bpw:g} bits per weight; the smallest has {rows['bpw_paper'].min():.3f}"
+            )
+        best = int(score[allowed].idxmax())
+    else:
+        if full is None:
+            raise ValueError("has no full-precision cell, so its share cannot be told; run method=none")
+        budget, allowed = f"at least {min_quality:.0%} of full precision", score >= min_quality * full
+        if not allowed.any():
+            raise ValueError(f"no cell keeps {min_quality:.0%} of full precision")
+        best = int(rows["bpw_paper"][allowed].idxmin())
+    as_good, notes = _as_good(family, rows, metric, best, allowed.to_numpy())
+    candidates = _candidates(
+        rows, metric, rows.loc[best], max_bpw, None if full is None or min_quality is None else min_quality * full, seed
+    )
+    return Recommendation(
+        title, metric, budget, None if full is None else float(full), rows.loc[best], as_good, candidates, notes
+    )
+
+
+def _as_good(
+    family: Cells, rows: pd.DataFrame, metric: str, best: int, allowed: np.ndarray
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Cells within the budget whose paired difference from the best one has an interval that reaches zero."""
+    chosen = rows[allowed]
+    scores = family.scores(chosen, metric)
+    if scores is None or not np.allclose(scores.mean(axis=1), chosen[f"{METRIC}{metric}"]):
+        return rows.iloc[:0], ("which cells are as good cannot be told: not all have per-item scores",)
+    draws = resampled_means(scores)
+    position = int(np.flatnonzero(chosen.index == best)[0])
+    high = np.percentile(draws - draws[:, position : position + 1], 97.5, axis=0)
+    kept = chosen[(high >= 0) & (chosen.index != best)]
+    return kept.sort_values(f"{METRIC}{metric}", ascending=False, kind="stable"), ()
+
+
+def _candidates(
+    rows: pd.DataFrame, metric: str, best: pd.Series, max_bpw: float | None, least: float | None, seed: int
+) -> list[dict[str, Any]]:
+    """Unmeasured assignments that are expected to beat ``best`` within the budget, the nearest in size first."""
+    parts = _known_parts(rows)
+    whole = rows[_whole(rows, parts)]
+    found: list[dict[str, Any]] = []
+    for method in sorted(set(whole["method"]) - {"none"}):
+        own = whole[whole["method"].isin([method, "none"])]
+        if len(own) >= LEAST_CELLS:
+            found += [_candidate(best, method, *told) for told in _expected(own, parts, metric, seed)]
+    if max_bpw is not None:
+        better = [one for one in found if one["bpw_paper"] <= max_bpw and one["expected"] > best[f"{METRIC}{metric}"]]
+    else:
+        better = [one for one in found if one["bpw_paper"] < best["bpw_paper"] and one["expected"] >= (least or 0.0)]
+    nearest = sorted(better, key=lambda one: (abs(one["bpw_paper"] - best["bpw_paper"]), -one["expected"]))
+    return nearest[:SHOWN]
+
+
+def _expected(
+    own: pd.DataFrame, parts: list[str], metric: str, seed: int
+) -> list[tuple[dict[str, int], float, float, float]]:
+    """Bits by part, bits per weight, expected figure and the forest's error, of every assignment that ``own`` lacks."""
+    bits = own[[f"{BITS}{part}" for part in parts]].to_numpy(dtype=np.float64)
+    score = own[f"{METRIC}{metric}"].to_numpy(dtype=np.float64)
+    measured = {tuple(line) for line in bits}
+    levels = (sorted(set(column)) for column in bits.T)
+    unmeasured = [line for line in itertools.product(*levels) if line not in measured]
+    if not unmeasured:
+        return []
+    forest = RandomForestRegressor(TREES, random_state=seed)
+    folds = KFold(FOLDS, shuffle=True, random_state=seed)
+    error = float(np.sqrt(np.mean((cross_val_predict(forest, bits, score, cv=folds) - score) ** 2)))
+    expected = forest.fit(bits, score).predict(np.array(unmeasured))
+    return [
+        (
+            {part: int(width) for part, width in zip(parts, line, strict=True)},
+            _bpw(own, parts, line),
+            float(value),
+            error,
+        )
+        for line, value in zip(unmeasured, expected, strict=True)
+    ]
+
+
+def _candidate(
+    best: pd.Series, method: str, bits: dict[str, int], bpw: float, expected: float, error: float
+) -> dict[str, Any]:
+    return {
+        "method": method,
+        "bits": bits,
+        "bpw_paper": bpw,
+        "expected": expected,
+        "error": error,
+        "command": _command(best, method, bits),
+    }
+
+
+def _known_parts(rows: pd.DataFrame) -> list[str]:
+    named = [name[len(BITS) :] for name in rows if name.startswith(BITS) and rows[name].notna().all()]
+    return sorted(named, key=part_order)
+
+
+def _whole(rows: pd.DataFrame, parts: list[str]) -> pd.Series:
+    """Cells whose parts are quantized altogether or not at all."""
+    kept = pd.Series(data=True, index=rows.index)
+    for part in parts:
+        kept &= rows[f"blocks.{part}"].isin(["", "front+middle+end"]) & rows[f"layers.{part}"].isin(
+            ["", "attention+mlp"]
+        )
+    return kept
+
+
+def _bpw(rows: pd.DataFrame, parts: list[str], widths: tuple[float, ...]) -> float:
+    """The paper's bits per weight of ``widths``, from the parts' weights and a cell that says how many parameters there are."""
+    weights = np.array([rows[f"weights.{part}"].max() for part in parts])
+    saved = (FULL_PRECISION_BITS - rows[[f"{BITS}{part}" for part in parts]].to_numpy(dtype=np.float64)) @ weights
+    most = int(np.argmax(saved))
+    parameters = saved[most] / (FULL_PRECISION_BITS - rows["bpw_paper"].to_numpy()[most])
+    return float(FULL_PRECISION_BITS - (FULL_PRECISION_BITS - np.array(widths)) @ weights / parameters)
+
+
+def _command(best: pd.Series, method: str, widths: dict[str, int]) -> str:
+    bits = " ".join(f"component.{part}.bits={width}" for part, width in widths.items())
+    return f"python -m mmq_sweeps model={best['model']} task={best['task']} method={method} {bits}"
