@@ -113,6 +113,12 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--metric", help="default: each task's first")
     one.add_argument("--json", action="store_true")
 
+    one = verb("figures", "the study's figures as PNG and PDF for a paper and as pages to point at", _verb("figures"))
+    one.add_argument("--out", type=Path, default=Path("figures"), help="the folder to write to; default: figures")
+    one.add_argument("--metric", help="default: each task's first")
+    one.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some of them: see docs/analysis.md")
+    one.add_argument("--json", action="store_true")
+
     one = verb("audit", "cells that measured nothing, or something else than they say", _verb("audit"))
     one.add_argument("--metric", help="default: each task's first")
     one.add_argument("--json", action="store_true")

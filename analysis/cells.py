@@ -75,7 +75,9 @@ class Cells:
         columns: list[dict[str, float]] = []
         for _, row in rows.iterrows():
             # Of retrieval some metrics are over images, some over texts.
-            scored = {item["id"]: item["scores"][metric] for item in self.items(row) or () if metric in item["scores"]}
+            scored = {
+                item["id"]: item["scores"][metric] for item in self.items(row) or () if metric in item.get("scores", {})
+            }
             if not scored:
                 return None
             columns.append(scored)

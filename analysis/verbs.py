@@ -111,6 +111,23 @@ def recommend(arguments: argparse.Namespace) -> None:
         _lines(console, [*_recommendation(one), *one.notes])
 
 
+def figures(arguments: argparse.Namespace) -> None:
+    # Drawing libraries are slow to import, and the other verbs do without.
+    from analysis.figures import catalog, interactive, paper
+
+    plots = catalog.figures(_cells(arguments), arguments.metric, arguments.only)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for plot in plots:
+        written += [*paper.save(plot, arguments.out), interactive.save(plot, arguments.out)]
+    if arguments.json:
+        _told([str(path) for path in written])
+        return
+    console = output_console()
+    _lines(console, [f"{plot.name}: {plot.title}" for plot in plots])
+    _lines(console, [f"{len(written)} files in {arguments.out}"])
+
+
 def _recommendation(one: recommending.Recommendation) -> Iterable[str]:
     yield f"best measured: {_figure(one.best, one)}"
     for _, row in one.as_good.iterrows():

@@ -1,0 +1,165 @@
+"""Figures for a paper: PNG and PDF, one column wide or two.
+
+Colours are Okabe and Ito's, which people with any colour vision tell apart; a series also has a marker and a dash of its
+own, so that a figure printed in grey can be read. Fonts are embedded as outlines that journals take (type 42).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures.plots import XY, Bars, Heatmap, Plot, Series, Space
+
+COLUMN_INCHES = {"column": 3.3, "page": 6.9}
+PANEL_INCHES = 2.4
+DPI = 300
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+FULL_PRECISION = "full precision"
+SETTINGS = {
+    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7, "xtick.labelsize": 7,
+    "ytick.labelsize": 7, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
+    "grid.linewidth": 0.5, "lines.linewidth": 1.2, "lines.markersize": 4, "legend.frameon": False,
+    "pdf.fonttype": 42, "ps.fonttype": 42, "savefig.bbox": "tight", "savefig.pad_inches": 0.03,
+}  # fmt: skip
+
+
+def save(plot: Plot, folder: Path) -> list[Path]:
+    """Draw ``plot`` at both widths; files ``NAME-column.png``, ``NAME-page.pdf`` and so on in ``folder``."""
+    written = []
+    with mpl.rc_context(SETTINGS):
+        for width, inches in COLUMN_INCHES.items():
+            figure = draw(plot, inches)
+            for kind in ("png", "pdf"):
+                path = folder / f"{plot.name}-{width}.{kind}"
+                # The same figures give the same file: no date, no version of the drawing library.
+                metadata = (
+                    {"CreationDate": None, "Producer": None, "Creator": None} if kind == "pdf" else {"Software": None}
+                )
+                figure.savefig(path, dpi=DPI, metadata=metadata)
+                written.append(path)
+    return written
+
+
+def draw(plot: Plot, inches: float) -> Figure:
+    """``plot`` with as many panels a row as fit into ``inches``."""
+    columns = max(1, min(len(plot.panels), int(inches // 2.2)))
+    rows = -(-len(plot.panels) // columns)
+    figure = Figure(figsize=(inches, rows * PANEL_INCHES + 0.3), layout="constrained")
+    styles = _styles(plot)
+    for number, panel in enumerate(plot.panels):
+        axes: Any = figure.add_subplot(rows, columns, number + 1, projection="3d" if isinstance(panel, Space) else None)
+        DRAW[type(panel)](axes, panel, styles)
+        axes.set_title(panel.title)
+    _share_heights(figure, plot)
+    _legend(figure)
+    return figure
+
+
+def _share_heights(figure: Figure, plot: Plot) -> None:
+    """Curves of the same quantity have the same range of it: a small effect must not look like a large one."""
+    curves = [panel for panel in plot.panels if isinstance(panel, XY)]
+    if len(curves) < len(plot.panels) or len({panel.y_label for panel in curves}) > 1:
+        return
+    limits = [axes.get_ylim() for axes in figure.axes]
+    for axes in figure.axes:
+        axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+
+
+def _styles(plot: Plot) -> dict[str, int]:
+    """The number of each style, in the order that the figure first has it."""
+    named: dict[str, int] = {}
+    for panel in plot.panels:
+        series = panel.series if isinstance(panel, XY) else panel.groups if isinstance(panel, Bars) else ()
+        for one in series:
+            named.setdefault(one.style or one.label, len(named))
+    return named
+
+
+def _look(one: Series, styles: dict[str, int]) -> dict[str, Any]:
+    number = styles[one.style or one.label] % len(COLOURS)
+    look = {"color": COLOURS[number], "marker": MARKERS[number], "linestyle": DASHES[number] if one.line else "none"}
+    return {**look, "alpha": 0.25, "markersize": 2, "markeredgewidth": 0} if one.faint else look
+
+
+def _draw_xy(axes: Axes, panel: XY, styles: dict[str, int]) -> None:
+    for one in panel.series:
+        look = _look(one, styles)
+        axes.plot(one.x, one.y, label=one.label or None, **look)
+        if one.low is not None and one.high is not None:
+            axes.fill_between(one.x, one.low, one.high, color=look["color"], alpha=0.15, linewidth=0)
+    if panel.level is not None:
+        axes.axhline(panel.level, color="0.4", linestyle=":", linewidth=1, label=FULL_PRECISION)
+    if panel.diagonal:
+        low, high = axes.get_xlim()
+        axes.axline((low, low), (high, high), color="0.4", linestyle=":", linewidth=1, label="damages add up")
+    if panel.ticks:
+        axes.set_xticks(list(panel.ticks), [f"{width:g}" for width in panel.ticks])
+    axes.set_xlabel(panel.x_label)
+    axes.set_ylabel(panel.y_label)
+
+
+def _draw_heatmap(axes: Axes, panel: Heatmap, _styles: dict[str, int]) -> None:
+    values = np.array(panel.values, dtype=np.float64)
+    image = axes.imshow(values, cmap="cividis", aspect="auto", origin="lower")
+    axes.set_xticks(range(len(panel.columns)), panel.columns)
+    axes.set_yticks(range(len(panel.rows)), panel.rows)
+    axes.set_xlabel(panel.x_label)
+    axes.set_ylabel(panel.y_label)
+    axes.grid(visible=False)
+    axes.figure.colorbar(image, ax=axes, label=panel.value_label)
+
+
+def _draw_bars(axes: Axes, panel: Bars, styles: dict[str, int]) -> None:
+    width = 0.8 / max(len(panel.groups), 1)
+    for number, one in enumerate(panel.groups):
+        place = np.arange(len(panel.labels)) + (number - (len(panel.groups) - 1) / 2) * width
+        figures = np.array(one.y, dtype=np.float64)
+        error = None
+        if one.low is not None and one.high is not None:
+            # The interval of redrawn cells need not hold the figure of the cells themselves.
+            error = np.clip([figures - np.array(one.low), np.array(one.high) - figures], 0, None)
+        hatch = ("", "///", "...", "xxx", "\\\\\\")[styles[one.style or one.label] % 5]
+        colour = COLOURS[styles[one.style or one.label] % len(COLOURS)]
+        axes.bar(
+            place, figures, width * 0.95, yerr=error, capsize=2, label=one.label, color=colour, alpha=0.85,
+            hatch=hatch, edgecolor="white", error_kw={"linewidth": 0.8},
+        )  # fmt: skip
+    axes.set_xticks(range(len(panel.labels)), panel.labels)
+    axes.set_ylabel(panel.y_label)
+
+
+def _draw_space(axes: Any, panel: Space, _styles: dict[str, int]) -> None:
+    points = np.array(panel.points, dtype=np.float64)
+    shown = axes.scatter(*points.T, c=panel.values, cmap="cividis", s=6, depthshade=False)
+    for name, label in zip(("x", "y", "z"), panel.labels, strict=True):
+        getattr(axes, f"set_{name}label")(label, labelpad=-6)
+        axes.tick_params(axis=name, pad=-3)
+    axes.figure.colorbar(shown, ax=axes, label=panel.value_label, shrink=0.6, pad=0.12)
+
+
+DRAW: dict[type, Callable[[Any, Any, dict[str, int]], None]] = {
+    XY: _draw_xy,
+    Heatmap: _draw_heatmap,
+    Bars: _draw_bars,
+    Space: _draw_space,
+}
+
+
+def _legend(figure: Figure) -> None:
+    """One legend for all panels, below them."""
+    named: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
+    if named:
+        columns = max(1, int(figure.get_figwidth() // 1.3))
+        figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=min(columns, len(named)))

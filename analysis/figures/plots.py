@@ -1,0 +1,88 @@
+"""What a figure shows, apart from how it is drawn: panels of numbers with labels.
+
+Two renderers draw these: ``paper`` for PNG and PDF, ``interactive`` for a page that tells a cell when it is pointed at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+Numbers = Sequence[float]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points that belong together. ``low`` and ``high`` are the 95% interval of ``y``; ``names`` are shown on pointing."""
+
+    label: str
+    x: Numbers
+    y: Numbers
+    low: Numbers | None = None
+    high: Numbers | None = None
+    names: Sequence[str] = ()
+    line: bool = True
+    faint: bool = False
+    # Series of one style have one colour, marker and dash, in every panel of a figure; by default the label decides.
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class XY:
+    """Curves or points over two axes. ``level`` is a horizontal line (full precision); ``diagonal`` draws x = y."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: Sequence[Series]
+    level: float | None = None
+    diagonal: bool = False
+    ticks: Numbers = ()
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """``values[row][column]`` over ``rows`` and ``columns``; a missing one is NaN."""
+
+    title: str
+    x_label: str
+    y_label: str
+    columns: Sequence[str]
+    rows: Sequence[str]
+    values: Sequence[Numbers]
+    value_label: str
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One bar a ``label`` in each of ``groups``, with its interval."""
+
+    title: str
+    y_label: str
+    labels: Sequence[str]
+    groups: Sequence[Series]
+
+
+@dataclass(frozen=True)
+class Space:
+    """Points in three dimensions, coloured by ``values``."""
+
+    title: str
+    labels: tuple[str, str, str]
+    points: Sequence[tuple[float, float, float]]
+    values: Numbers
+    value_label: str
+    names: Sequence[str] = ()
+
+
+Panel = XY | Heatmap | Bars | Space
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure: its file's ``name``, its ``title`` and its panels, side by side."""
+
+    name: str
+    title: str
+    panels: Sequence[Panel]
+    notes: Sequence[str] = field(default=())

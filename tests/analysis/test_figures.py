@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from analysis.figures import interactive, paper
+from analysis.figures.catalog import FIGURES, figures
+from analysis.figures.plots import XY, Heatmap
+from analysis.load import load
+from tests.analysis.grids import PARTS, stored
+
+FULL = {"none": [({}, 16.0, 1.0)]}
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    """Two methods at 3, 4 and 16 bits of every part."""
+    assignments = [dict(zip(PARTS, widths, strict=True)) for widths in itertools.product((3, 4, 16), repeat=3)]
+    rows = [{part: bits for part, bits in one.items() if bits < 16} for one in assignments]
+
+    def cells(loss: float) -> list[tuple[dict[str, int], float, float]]:
+        return [
+            (
+                bits,
+                16 - sum(16 - width for width in bits.values()) / 4,
+                1 - loss * sum(5 - width for width in bits.values()),
+            )
+            for bits in rows
+            if bits
+        ]
+
+    stored(tmp_path / "runs", {**FULL, "gptq": cells(0.02), "rtn": cells(0.1)})
+    return tmp_path / "runs"
+
+
+def test_every_figure_of_a_grid_is_drawn_at_both_widths_and_as_a_page(grid: Path, tmp_path: Path) -> None:
+    plots = figures(load([str(grid)]), names=[name for name in FIGURES if name != "importance"])
+    # Nothing in the grid narrows its selections, so block groups and layer kinds have nothing to show.
+    assert [plot.name.split("-")[0] for plot in plots] == ["tradeoff", "parts", "heatmaps", "space", "interaction"]
+    for plot in plots:
+        written = {path.name: path for path in paper.save(plot, tmp_path)}
+        for width, inches in paper.COLUMN_INCHES.items():
+            with Image.open(written[f"{plot.name}-{width}.png"]) as image:
+                # Cut to what is drawn, so never wider than the column, and not much narrower.
+                assert 0.7 * inches < image.width / paper.DPI <= inches + 0.1
+            assert written[f"{plot.name}-{width}.pdf"].read_bytes().startswith(b"%PDF")
+
+
+def test_figures_show_the_cells_scores(grid: Path) -> None:
+    plots = {plot.name.split("-")[0]: plot for plot in figures(load([str(grid)]), names=["parts", "heatmaps"])}
+    vision = plots["parts"].panels[0]
+    assert isinstance(vision, XY)
+    gptq = next(series for series in vision.series if series.label == "gptq")
+    assert (list(gptq.x), list(gptq.y)) == ([3, 4], pytest.approx([0.96, 0.98]))
+    assert vision.level == pytest.approx(1.0)
+    heatmap = plots["heatmaps"].panels[0]
+    assert isinstance(heatmap, Heatmap)
+    assert (heatmap.title, heatmap.columns, heatmap.rows) == ("gptq, language 16", ["3", "4", "16"], ["3", "4", "16"])
+    assert np.array(heatmap.values)[0, 0] == pytest.approx(0.92)
+    assert np.array(heatmap.values)[2, 2] == pytest.approx(1.0)
+
+
+def test_curves_of_one_quantity_share_its_range(grid: Path) -> None:
+    (plot,) = figures(load([str(grid)]), names=["parts"])
+    assert len({axes.get_ylim() for axes in paper.draw(plot, 6.9).axes}) == 1
+
+
+def test_a_page_needs_no_network_and_names_its_cells(grid: Path, tmp_path: Path) -> None:
+    (plot,) = figures(load([str(grid)]), names=["tradeoff"])
+    page = interactive.save(plot, tmp_path).read_text()
+    assert "gptq vision 3 connector 4 language 4" in page
+    assert not re.search(r"<(script|link)[^>]+(src|href)=", page)
+
+
+def test_the_same_cells_give_the_same_files(grid: Path, tmp_path: Path) -> None:
+    (plot,) = figures(load([str(grid)]), names=["interaction"])
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    for first, second in zip(paper.save(plot, tmp_path / "a"), paper.save(plot, tmp_path / "b"), strict=True):
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_narrowed_selections_have_figures_of_their_own(published: Path) -> None:
+    plots = {plot.name: plot for plot in figures(load([f"published:{published}"]), "cider", names=["groups", "layers"])}
+    assert list(plots) == [f"{name}-blip2_opt_2_7b-coco_caption-uniform_captioning" for name in ("groups", "layers")]
+    layers = plots["layers-blip2_opt_2_7b-coco_caption-uniform_captioning"]
+    language = next(panel for panel in layers.panels if isinstance(panel, XY) and panel.title.startswith("language"))
+    attention = next(series for series in language.series if series.label == "attention")
+    # Never quantized in that file.
+    assert np.ptp(attention.y) < 1e-4
+
+
+def test_the_command_writes_what_it_says(grid: Path, tmp_path: Path) -> None:
+    arguments = ["figures", "--source", str(grid), "--only", "interaction", "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-m", "analysis", *arguments], capture_output=True, text=True, check=True)
+    assert f"5 files in {tmp_path / 'out'}" in done.stdout
+    assert len(list((tmp_path / "out").iterdir())) == 5
+
+
+def test_an_unknown_figure_is_an_error(grid: Path) -> None:
+    with pytest.raises(ValueError, match="unknown figures tradeof: choose tradeoff, parts"):
+        figures(load([str(grid)]), names=["tradeof"])
