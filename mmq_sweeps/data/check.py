@@ -1,0 +1,117 @@
+"""What of a published set is there, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmq_sweeps.data.catalog import DataSet
+from mmq_sweeps.data.images import describe, problems
+from mmq_sweeps.data.manifest import FOLDER, recorded_sizes
+from mmq_sweeps.data.published import Pictured
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The images that calibration needs: ``count`` of them (None: all of the training split) drawn with ``seed``."""
+
+    count: int | None = 128
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split: how many images and texts were asked for, and what is wrong with which file, or with all of it."""
+
+    split: str
+    drawn: str = ""
+    images: int = 0
+    texts: int = 0
+    wrong: Mapping[Path, str] = field(default_factory=dict)
+    error: str = ""
+
+    @property
+    def complete(self) -> bool:
+        return not self.error and not self.wrong
+
+    def describe(self) -> str:
+        if self.error:
+            return f"{self.split}: {self.error}"
+        found = "all there" if not self.wrong else describe(self.wrong, self.images)
+        return f"{self.split}: {self.images:,} images{self.drawn}, {self.texts:,} texts: {found}"
+
+
+@dataclass(frozen=True)
+class Report:
+    name: str
+    root: Path
+    parts: Sequence[Part]
+    decoded: bool
+
+    @property
+    def complete(self) -> bool:
+        return all(part.complete for part in self.parts)
+
+    def as_json(self) -> dict[str, Any]:
+        parts = [
+            {
+                "split": part.split, "images": part.images, "texts": part.texts, "complete": part.complete,
+                "error": part.error or None, "wrong": {str(path): reason for path, reason in part.wrong.items()},
+            }
+            for part in self.parts
+        ]  # fmt: skip
+        return {
+            "name": self.name, "root": str(self.root), "complete": self.complete, "decoded": self.decoded,
+            "splits": parts,
+        }  # fmt: skip
+
+
+def check(
+    one: DataSet, root: Path, draw: Draw, decode: bool = False, progress: Callable[[int, int], None] | None = None
+) -> Report:
+    """Read the annotations of ``one`` below ``root`` and look for every image that evaluation and ``draw`` need.
+
+    A file is wrong where it is missing or has another size than when it was unpacked; with ``decode`` also where it
+    cannot be decoded. Nothing is raised for what is missing: the report says it.
+    """
+    asked: list[tuple[str, dict[str, Any], str]] = [(one.evaluation_split, {}, "")]
+    if draw.count is None:
+        asked.append((one.training_split, {}, ""))
+    elif draw.count:
+        asked.append((one.training_split, {"count": draw.count, "seed": draw.seed}, f" drawn with seed {draw.seed}"))
+    sizes = recorded_sizes(root)
+    parts = [_check_part(one, root, sizes, split, fields, drawn, decode, progress) for split, fields, drawn in asked]
+    return Report(one.name, root, parts, decode)
+
+
+def _check_part(
+    one: DataSet,
+    root: Path,
+    sizes: Mapping[str, int],
+    split: str,
+    fields: Mapping[str, Any],
+    drawn: str,
+    decode: bool,
+    progress: Callable[[int, int], None] | None,
+) -> Part:
+    try:
+        chosen: Sequence[Pictured] = one.reader(root=str(root), split=split, **fields).choose()
+    except ValueError as error:
+        return Part(split, error=str(error))
+    paths = [example.path for example in chosen]
+    wrong = {path: reason for path in paths if (reason := _wrong(root, path, sizes))}
+    if decode:
+        cache = root / FOLDER / "images.json"
+        wrong |= problems([path for path in paths if path not in wrong], cache, progress)
+    return Part(split, drawn, len(chosen), sum(example.texts for example in chosen), wrong)
+
+
+def _wrong(root: Path, path: Path, sizes: Mapping[str, int]) -> str:
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return "missing"
+    wanted = sizes.get(path.relative_to(root).as_posix(), size) if path.is_relative_to(root) else size
+    return "" if size == wanted else f"of another size: has {size:,} of {wanted:,} bytes"

@@ -1,0 +1,78 @@
+"""COCO captions (arXiv 1504.00325): the 2017 annotations, and Karpathy's splits of 2014 (arXiv 1412.2306)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+from mmq_sweeps.data.karpathy import KarpathyCaptions
+from mmq_sweeps.data.published import Captioned, PublishedData, fields, is_other_split, listed, read_json, stamped
+
+_EXPECTED = "a captions file such as captions_val2017.json, with 'images' and 'annotations' that have a 'caption'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoCaptions(PublishedData[Captioned]):
+    """``captions_val2017.json`` or ``captions_train2017.json``: images with about five captions each."""
+
+    annotations: str = "annotations/captions_{split}.json"
+    images: str = "{split}"
+
+    prepared_as: ClassVar[str] = "coco_caption"
+
+    def sources(self) -> list[Path]:
+        return [self.below(self.annotations)]
+
+    def read(self) -> Sequence[Captioned]:
+        (path,) = self.sources()
+        captions = _read(*stamped(path))
+        for _, name, url in captions.images:
+            # The published files say by the address of each image which split it is of.
+            if any(is_other_split(self.split, part) for part in url.split("/")):
+                self.fail(f"{path} is of another split: it names {url}, for {name}")
+        folder = self.below(self.images)
+        return [
+            Captioned(str(image), folder / name, captions.texts[image])
+            for image, name, _ in captions.images
+            if image in captions.texts
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoKarpathy(KarpathyCaptions):
+    """``dataset_coco.json``: the splits train, restval, val and test of the images of 2014, in ``train2014``, ``val2014``."""
+
+    annotations: str = "dataset_coco.json"
+    images: str = "."
+
+    prepared_as: ClassVar[str] = "coco_karpathy"
+
+
+@dataclass(frozen=True)
+class _Captions:
+    """``(id, file name, address)`` of each image, and the captions by image id."""
+
+    images: list[tuple[int | str, str, str]]
+    texts: dict[int | str, tuple[str, ...]]
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, size: int, changed: int) -> _Captions:  # noqa: ARG001 - what the cache goes by
+    content = read_json(path, _EXPECTED)
+    images = [
+        (*fields(path, f"images[{index}]", entry, ("id", "file_name"), _EXPECTED), str(entry.get("coco_url", "")))
+        for index, entry in enumerate(listed(path, content, "images", _EXPECTED))
+    ]
+    known = {image for image, *_ in images}
+    texts: dict[int | str, list[str]] = {}
+    for index, entry in enumerate(listed(path, content, "annotations", _EXPECTED)):
+        image, caption = fields(path, f"annotations[{index}]", entry, ("image_id", "caption"), _EXPECTED)
+        if image not in known:
+            raise ValueError(f"{path}: annotations[{index}] is of image {image!r}, which 'images' does not have")
+        if not isinstance(caption, str):
+            raise ValueError(f"{path}: annotations[{index}] has the caption {caption!r}, which is no text")
+        texts.setdefault(image, []).append(caption)
+    return _Captions(images, {image: tuple(found) for image, found in texts.items()})

@@ -1,0 +1,18 @@
+"""Flickr30k (TACL 2014, "From image descriptions to visual denotations") in Karpathy's splits: 29,000, 1,014 and 1,000."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mmq_sweeps.data.karpathy import KarpathyCaptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flickr30k(KarpathyCaptions):
+    """``dataset_flickr30k.json``: the splits train, val and test, with five captions an image."""
+
+    annotations: str = "dataset_flickr30k.json"
+    images: str = "flickr30k-images"
+
+    prepared_as: ClassVar[str] = "flickr30k"

@@ -1,0 +1,79 @@
+"""GQA (arXiv 1902.09506): questions made from scene graphs, with one answer each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from sys import intern
+from typing import Any, ClassVar
+
+from mmq_sweeps.data.published import Asked, PublishedData, Questioned, read_json, stamped
+
+_EXPECTED = (
+    "a questions file such as testdev_balanced_questions.json: an object of question id -> "
+    "{'imageId', 'question', 'answer', 'types': {'structural', ...}}"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gqa(PublishedData[Questioned]):
+    """``testdev_balanced``, ``train_balanced`` and so on; ``kind`` is the structural type: query, verify, choose, ...
+
+    ``file_names`` makes an image's file name of its ``{id}``.
+    """
+
+    questions: str = "{split}_questions.json"
+    images: str = "images"
+    file_names: str = "{id}.jpg"
+
+    prepared_as: ClassVar[str] = "gqa"
+
+    def sources(self) -> list[Path]:
+        return [self.below(self.questions)]
+
+    def read(self) -> Sequence[Questioned]:
+        (path,) = self.sources()
+        folder = self.below(self.images)
+        try:
+            return [
+                Questioned(image, folder / self.file_names.format(split=self.split, id=image), asked)
+                for image, asked in _read(*stamped(path)).items()
+            ]
+        except (KeyError, IndexError) as error:
+            raise ValueError(
+                f"file_names={self.file_names!r}: only {{split}} and {{id}} may stand in braces"
+            ) from error
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, size: int, changed: int) -> Mapping[str, tuple[Asked, ...]]:  # noqa: ARG001
+    """The questions of each image."""
+    content = read_json(path, _EXPECTED, _keep)
+    by_image: dict[str, list[Asked]] = {}
+    for identity, kept in content.items():
+        if not isinstance(kept, _Kept):
+            shown = ", ".join(list(map(str, kept))[:8]) if isinstance(kept, dict) else repr(kept)[:80]
+            raise ValueError(f"{path}: {identity!r} is no question but has {shown or 'nothing'}; expected {_EXPECTED}")
+        by_image.setdefault(kept.image, []).append(Asked(str(identity), kept.question, (kept.answer,), kept.kind))
+    return {image: tuple(asked) for image, asked in by_image.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    image: str
+    question: str
+    answer: str
+    kind: str
+
+
+def _keep(entry: dict[str, Any]) -> Any:
+    """Drops programs and scene graph links while the file is read: they are most of a gigabyte and not used here."""
+    if "imageId" not in entry:
+        return entry
+    question, answer = entry["question"], entry["answer"]
+    if not isinstance(question, str) or not isinstance(answer, str):
+        return entry
+    types = entry.get("types") or {}
+    return _Kept(intern(str(entry["imageId"])), question, intern(answer), intern(str(types.get("structural", ""))))

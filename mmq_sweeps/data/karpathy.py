@@ -1,0 +1,69 @@
+"""Karpathy's splits of captioned images (arXiv 1412.2306): ``dataset_coco.json``, ``dataset_flickr30k.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mmq_sweeps.data.published import Captioned, PublishedData, fields, listed, read_json, stamped
+
+_EXPECTED = "one of Karpathy's files, with 'images' that have 'filename', 'split' and 'sentences'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KarpathyCaptions(PublishedData[Captioned]):
+    """Images with about five captions each. ``split`` may join several: ``train+restval``.
+
+    An image lies at ``images`` / its ``filepath`` (COCO's: ``val2014``) / its ``filename``. Its id is COCO's own, or the
+    file's name without suffix.
+    """
+
+    annotations: str
+    images: str
+
+    def sources(self) -> list[Path]:
+        return [self.below(self.annotations)]
+
+    def read(self) -> Sequence[Captioned]:
+        (path,) = self.sources()
+        splits = _read(*stamped(path))
+        wanted = self.split.split("+")
+        for name in wanted:
+            if name not in splits:
+                self.fail(f"{path} has no split {name!r}; choose {', '.join(splits)}, or several joined by +")
+        folder = self.below(self.images)
+        named = sorted((place, entry) for name in dict.fromkeys(wanted) for place, entry in splits[name])
+        return [Captioned(found.id, folder / found.file, found.references) for _, found in named]
+
+
+@dataclass(frozen=True, order=True)
+class _Entry:
+    id: str
+    file: str
+    references: tuple[str, ...]
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, size: int, changed: int) -> Mapping[str, list[tuple[int, _Entry]]]:  # noqa: ARG001
+    """The images of each split with their places in the file."""
+    content = read_json(path, _EXPECTED)
+    splits: dict[str, list[tuple[int, _Entry]]] = {}
+    for place, image in enumerate(listed(path, content, "images", _EXPECTED)):
+        name, split, sentences = fields(path, f"images[{place}]", image, ("filename", "split", "sentences"), _EXPECTED)
+        if not isinstance(sentences, list) or not sentences:
+            raise ValueError(f"{path}: images[{place}] has no sentences")
+        raw = tuple(_raw(path, place, sentence) for sentence in sentences)
+        identity = str(image["cocoid"]) if "cocoid" in image else PurePosixPath(name).stem
+        entry = _Entry(identity, str(PurePosixPath(image.get("filepath", ""), name)), raw)
+        splits.setdefault(split, []).append((place, entry))
+    return splits
+
+
+def _raw(path: Path, place: int, sentence: Any) -> str:
+    (raw,) = fields(path, f"a sentence of images[{place}]", sentence, ("raw",), _EXPECTED)
+    if not isinstance(raw, str):
+        raise ValueError(f"{path}: images[{place}] has the sentence {raw!r}, which is no text")
+    return raw

@@ -1,0 +1,63 @@
+"""What was unpacked from an archive or downloaded singly, written down once it was verified."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from mmq_sweeps.data.unpack import Unpacked, is_there
+
+FOLDER = "manifests"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``files`` by path below the root. ``sha256`` is the archive's; ``published`` says that it was known beforehand."""
+
+    source: str
+    size: int = 0
+    sha256: str = ""
+    published: bool = False
+    files: Mapping[str, Unpacked] = field(default_factory=dict)
+
+    def wrong(self, root: Path, read: bool = False) -> list[str]:
+        """The files that are missing or of another size; with ``read`` also those of another content."""
+        return [place for place, file in self.files.items() if not is_there(root / place, file, read)]
+
+
+def read_manifest(root: Path, name: str) -> Manifest | None:
+    """The manifest of the archive ``name``; None where there is none, or none that can be read."""
+    try:
+        content = json.loads(_path(root, name).read_text())
+        files = {place: Unpacked(*entry) for place, entry in content.pop("files").items()}
+        return Manifest(**content, files=files)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def write_manifest(root: Path, name: str, manifest: Manifest) -> None:
+    path = _path(root, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    content = asdict(manifest) | {"files": {place: [one.size, one.crc] for place, one in manifest.files.items()}}
+    temporary.write_text(json.dumps(content, indent=0))
+    temporary.replace(path)
+
+
+def recorded_sizes(root: Path) -> dict[str, int]:
+    """The size in bytes of every file that any manifest below ``root`` has, by its path below ``root``."""
+    return {place: file.size for manifest in _all(root) for place, file in manifest.files.items()}
+
+
+def _all(root: Path) -> Iterator[Manifest]:
+    for path in sorted((root / FOLDER).glob("*.manifest.json")):
+        found = read_manifest(root, path.name.removesuffix(".manifest.json"))
+        if found is not None:
+            yield found
+
+
+def _path(root: Path, name: str) -> Path:
+    return root / FOLDER / f"{name}.manifest.json"
