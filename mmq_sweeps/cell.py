@@ -17,10 +17,13 @@ BLOCK_GROUPS = ("front", "middle", "end")
 LAYER_KINDS = ("attention", "mlp")
 # Part of every id. Raise it when the same configuration starts to mean another computation.
 SEMANTICS = 1
-# What is left out because it names, places or speeds up without changing the result.
-MODEL_LABELS = ("name", "device")
+# What is left out because it names, places or speeds up without changing the result. A model's prompts are the task's,
+# which holds the one that it uses.
+MODEL_LABELS = ("name", "device", "device_map", "max_memory", "offload_dir", "prompts", "generation")
 PART_LABELS = ("label",)
-TASK_LABELS = ("name", "batch_size")
+TASK_LABELS = ("name", "batch_size", "pair_batch_size", "model_classes")
+# Where the files of a published set lie. A digest of its annotations says what they are.
+DATA_PLACES = ("root", "annotations", "questions", "images", "file_names")
 CALIBRATION_LABELS = ("batch_size",)
 
 
@@ -31,11 +34,20 @@ def digest(value: object) -> str:
 
 
 @dataclass(frozen=True)
+class Annotations:
+    """Digests of the files that say what is evaluated, and from what calibration samples are drawn."""
+
+    evaluation: str
+    calibration: str
+
+
+@dataclass(frozen=True)
 class Cell:
     """One model x one task x one assignment of (method, bits) to linears.
 
-    ``parts`` maps a quantized part to ``{"bits", "blocks", "layers"}``; parts at full precision are absent. ``method`` is
-    the method's ``_target_`` and fields, ``None`` at full precision; ``calibration`` only where the method uses it.
+    ``parts`` maps a quantized part to ``{"bits", "blocks", "layers"}``, and ``"group_size"`` where that is not the
+    method's own; parts at full precision are absent. ``method`` is the method's ``_target_`` and fields, ``None`` at full
+    precision; ``calibration`` only where the method uses it.
     """
 
     model: dict[str, Any]
@@ -46,8 +58,8 @@ class Cell:
     names: dict[str, str]
 
     @staticmethod
-    def of(config: Mapping[str, Any]) -> Cell:
-        """The cell of a resolved configuration."""
+    def of(config: Mapping[str, Any], annotations: Annotations | None = None) -> Cell:
+        """The cell of a resolved configuration; ``annotations`` where the data are files that have digests."""
         method = dict(config["method"])
         calibration = method.pop("calibration", None)
         quantizes = method["_target_"] != "none"
@@ -56,6 +68,7 @@ class Cell:
                 "bits": selection["bits"],
                 "blocks": sorted(selection["blocks"], key=BLOCK_GROUPS.index),
                 "layers": sorted(selection["layers"], key=LAYER_KINDS.index),
+                **_group_size(selection, method),
             }
             for part, selection in _in_model_order(config)
             if quantizes and selection["bits"] != FULL_PRECISION_BITS
@@ -64,6 +77,9 @@ class Cell:
         model["parts"] = {part: _without(where, PART_LABELS) for part, where in model["parts"].items()}
         task = _without(config["task"], TASK_LABELS)
         task["metrics"] = sorted(set(task["metrics"]))
+        if annotations is not None:
+            task["data"] = {**_without(task["data"], DATA_PLACES), "annotations": annotations.evaluation}
+            calibration = calibration and {**calibration, "annotations": annotations.calibration}
         names = {"model": config["model"]["name"], "task": config["task"]["name"]}
         names["method"] = _method_name(method["_target_"]) if parts else "none"
         if not parts:
@@ -102,14 +118,23 @@ def _in_model_order(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, A
     return [(part, config["component"][part]) for part in config["model"]["parts"] if part in config["component"]]
 
 
+def _group_size(selection: Mapping[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:
+    """A part's own group size; nothing where it is the one that the method has anyhow."""
+    own = selection["group_size"]
+    return {} if own is None or own == method.get("group_size") else {"group_size": own}
+
+
 def bits_label(selection: Mapping[str, Any]) -> str:
-    """``3``, or with what is selected where that is not everything: ``3 (front attention)``."""
+    """``3``, ``3 g64`` with a group size of its own, ``3 (front attention)`` where that is not all of the part."""
     narrowed = [
         "+".join(selection[name])
         for name, everything in (("blocks", len(BLOCK_GROUPS)), ("layers", len(LAYER_KINDS)))
         if len(selection[name]) < everything
     ]
-    return f"{selection['bits']} ({' '.join(narrowed)})" if narrowed else str(selection["bits"])
+    bits = str(selection["bits"])
+    if size := selection.get("group_size"):
+        bits += f" g{size}" if isinstance(size, int) else f" {size}"
+    return f"{bits} ({' '.join(narrowed)})" if narrowed else bits
 
 
 def _without(mapping: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def _results(record: Record, items: Items) -> dict[str, MetricResult]:
         name: MetricResult(
             name=name,
             value=metric["value"],
-            per_item={item["id"]: item["scores"][name] for item in items},
+            per_item={item["id"]: item["scores"][name] for item in items if name in item["scores"]},
             interval=(metric["interval"][0], metric["interval"][1]),
             higher_is_better=metric["higher_is_better"],
             totals=_totals(name, items),
@@ -47,6 +47,5 @@ def _results(record: Record, items: Items) -> dict[str, MetricResult]:
 
 def _totals(name: str, items: Items) -> Any:
     """The counts behind a figure that is no mean of items (BLEU, METEOR); ``None`` for one that is."""
-    if not items or name not in items[0].get("totals", {}):
-        return None
-    return np.array([item["totals"][name] for item in items], dtype=np.float64)
+    rows = [item["totals"][name] for item in items if name in item.get("totals", {})]
+    return np.array(rows, dtype=np.float64) if rows else None

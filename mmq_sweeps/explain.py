@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmq_sweeps.cell import BLOCK_GROUPS, LAYER_KINDS
@@ -88,6 +88,9 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     node, path = config, ""
     for name in key.split("."):
         if isinstance(node, DictConfig) and name in node:
+            if target := _stands_for(node, name):
+                asked = target + key.removeprefix(f"{path}.{name}".lstrip("."))
+                return f"{key}: {path}.{name} is that of the model; set {asked} instead"
             node, path = node[name], f"{path}.{name}".lstrip(".")
             continue
         if not isinstance(node, DictConfig) or not node:
@@ -104,6 +107,13 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     return (
         f"{key}: has the fields {', '.join(map(str, node))}; set them one by one, and add another as +{key}.FIELD=VALUE"
     )
+
+
+def _stands_for(node: DictConfig, name: str) -> str | None:
+    """The key of the model that a field of the task takes its value from, as ``${model.generation.caption}`` does."""
+    raw = OmegaConf.to_container(node, resolve=False)
+    value = str(raw[name]) if isinstance(raw, dict) else ""
+    return value[2:-1] if value.startswith("${model.") and value.endswith("}") else None
 
 
 def _composed_without(key: str, arguments: Sequence[str]) -> DictConfig | None:

@@ -13,12 +13,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from mmq_sweeps.cell import Cell, digest
+from mmq_sweeps.annotations import annotations_of
+from mmq_sweeps.cell import Annotations, Cell, digest
 from mmq_sweeps.errors import ConfigError, StoreError
 from mmq_sweeps.models.checkpoint import pinned_revision
 from mmq_sweeps.progress import Progress
 from mmq_sweeps.record import Record
-from mmq_sweeps.schema import problems
+from mmq_sweeps.schema import problems, unasked, without_value
 from mmq_sweeps.store import Store
 from mmq_sweeps.table import output_console, rows, show
 
@@ -50,15 +51,29 @@ def plan(configs: Sequence[DictConfig]) -> Sweep:
             found.append(f"{key}: differs between the cells of one sweep; give it one value, or run two sweeps.")
     if found:
         raise ConfigError(found)
+    annotations = _annotations(plain)
     baselines: dict[str, Cell] = {}
     asked: dict[str, Cell] = {}
     by_id: dict[str, dict[str, Any]] = {}
-    for config in plain:
-        cell = Cell.of(config)
+    for config, files in zip(plain, annotations, strict=True):
+        cell = Cell.of(config, files)
         for kind, one in ((baselines, cell.baseline()), (asked, cell)):
             kind.setdefault(one.id, one)
             by_id.setdefault(one.id, config)
     return Sweep(tuple((baselines | asked).values()), by_id, settings)
+
+
+def _annotations(configs: Sequence[dict[str, Any]]) -> list[Annotations | None]:
+    """The digests of each configuration's annotation files; a ``ConfigError`` tells all that are missing."""
+    found, missing = [], []
+    for config in configs:
+        try:
+            found.append(annotations_of(config))
+        except ConfigError as error:
+            missing += error.problems
+    if missing:
+        raise ConfigError(missing)
+    return found
 
 
 def run_sweep(configs: Sequence[DictConfig], command: str = "") -> int:
@@ -93,9 +108,15 @@ def run_sweep(configs: Sequence[DictConfig], command: str = "") -> int:
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain values, with the model's weights named by their revision."""
+    if problem := unasked(config) or without_value(config):
+        raise ConfigError(problem)
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     container = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     plain = {str(key): value for key, value in dict(container).items()}  # type: ignore[arg-type]
+    plain["model"]["parts"] = {part: where for part, where in plain["model"]["parts"].items() if where["module"]}
+    if isinstance(limits := plain["model"]["max_memory"], dict):
+        # The number of a GPU is read as a number, which JSON has no keys of.
+        plain["model"]["max_memory"] = {str(place): limit for place, limit in limits.items()}
     plain["model"]["revision"] = pinned_revision(plain["model"])
     return plain
 

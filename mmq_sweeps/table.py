@@ -27,7 +27,15 @@ METRIC_LABELS = {
     "spice": "SPICE",
     "gqa_accuracy": "acc.",
     "vqa_accuracy": "acc.",
+    "recall_mean": "R@mean",
+    **{
+        f"{prefix}recall_at_{rank}": f"{shown}@{rank}"
+        for prefix, shown in (("", "R"), ("text_", "TR"), ("image_", "IR"))
+        for rank in (1, 5, 10)
+    },
 }
+# Where there are more metrics than these, only the first is shown beside its difference from full precision.
+COMPARED = 3
 
 
 def rows(records: Iterable[Record], items: Callable[[str], Items]) -> list[dict[str, Any]]:
@@ -98,7 +106,8 @@ def draw(table_rows: list[dict[str, Any]]) -> Table:
         table.add_column(name, justify="right")
     for name in metrics:
         table.add_column(METRIC_LABELS.get(name, name), justify="right")
-        table.add_column("vs\nfull", justify="right")
+        if name in _compared(metrics):
+            table.add_column("vs\nfull", justify="right")
     for name in ("bpw\npaper", "bpw\nexact", "size\nMB", "time\ns"):
         table.add_column(name, justify="right")
     for row in table_rows:
@@ -112,9 +121,14 @@ def _cells(row: dict[str, Any], parts: list[str], metrics: list[str]) -> list[st
     for name in metrics:
         metric = row["metrics"].get(name)
         shown.append("" if metric is None else f"{metric['value']:.4f}")
-        shown.append("" if metric is None or "difference" not in metric else _difference(metric))
+        if name in _compared(metrics):
+            shown.append("" if metric is None or "difference" not in metric else _difference(metric))
     shown += [f"{row['bpw_paper']:.2f}", f"{row['bpw_exact']:.2f}"]
     return [*shown, f"{row['size_bytes'] / 1e6:.2f}", f"{row['seconds']:.1f}"]
+
+
+def _compared(metrics: list[str]) -> list[str]:
+    return metrics if len(metrics) <= COMPARED else metrics[:1]
 
 
 def _difference(metric: dict[str, Any]) -> str:

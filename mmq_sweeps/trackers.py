@@ -128,7 +128,7 @@ class _WandbSession:
         by_id = {item["id"]: item for item in items}
         rows = [
             [item_id, self.wandb.Image(image), by_id[item_id]["prediction"], "\n".join(references)]
-            + [by_id[item_id]["scores"][name] for name in metrics]
+            + [by_id[item_id]["scores"].get(name) for name in metrics]
             for item_id, image, references in samples
             if item_id in by_id
         ]

@@ -59,7 +59,7 @@ def test_what_cannot_change_the_result_does_not_change_the_id(
         ["component.vision.layers=[mlp]"],
         ["task.limit=200"],
         ["task.metrics=[cider,meteor]"],
-        ["task.generation.num_beams=2"],
+        ["model.generation.caption.num_beams=2"],
         ["task.data.seed=1"],
         ["model.dtype=bfloat16"],
         ["model.checkpoint=elsewhere"],

@@ -94,7 +94,7 @@ def test_a_record_says_what_it_depends_on(composed: Composed, tmp_path: Path) ->
 
 
 def test_other_metrics_and_longer_generation_are_chosen_by_the_task(composed: Composed, tmp_path: Path) -> None:
-    overrides = ["method=none", "task.metrics=[bleu_4,rouge_l,cider]", "task.generation.num_beams=2"]
+    overrides = ["method=none", "task.metrics=[bleu_4,rouge_l,cider]", "model.generation.caption.num_beams=2"]
     run_sweep(configs(composed, tmp_path, overrides))
     (record,) = Store.open(tmp_path / "runs").records()
     assert set(record.metrics) == {"bleu_4", "rouge_l", "cider"}

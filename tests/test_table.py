@@ -101,3 +101,16 @@ def test_it_fits_a_terminal_of_eighty_columns() -> None:
     assert "…" not in output.getvalue()
     (line,) = [line for line in output.getvalue().splitlines() if "uniform" in line]
     assert line.split() == ["uniform", "2", "3", "4", "1.2345", "-0.2655*", "12.34", "12.44", "1.23", "1.5"]
+
+
+def test_of_many_metrics_only_the_first_stands_beside_its_difference() -> None:
+    names = [f"{side}_recall_at_{rank}" for side in ("text", "image") for rank in (1, 5, 10)]
+
+    def widened(row: dict) -> dict:
+        return {**row, "metrics": dict.fromkeys(names, row["metrics"]["cider"])}
+
+    console = Console(file=StringIO(), width=100)
+    show([widened(row) for row in table_of(record(16.0, 1.0, "none"), record(4.0, 0.75, vision=4))], console)
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert [label in told for label in ("TR@1", "TR@10", "IR@1", "IR@10")] == [True] * 4
+    assert told.count("-0.2500*") == 1

@@ -35,10 +35,17 @@ _METRICS = {
     "gqa_accuracy": "gqa:GqaAccuracy",
 }
 
+# What the metrics of each module need, told without importing them.
+_NEEDS = dict.fromkeys(("cider", "meteor", "bleu", "rouge", "spice"), "captions")
+_NEEDS |= {"retrieval": "ranks", "vqa": "answers", "gqa": "answers"}
 
-def metric_names() -> tuple[str, ...]:
-    """The names that ``load_metric`` knows; a dotted path ``package.module:Class`` is accepted beside them."""
-    return tuple(_METRICS)
+
+def metric_names(needs: str | None = None) -> tuple[str, ...]:
+    """The names that ``load_metric`` knows; a dotted path ``package.module:Class`` is accepted beside them.
+
+    With ``needs`` only those of metrics that need ``captions``, ``answers`` or ``ranks``.
+    """
+    return tuple(name for name, path in _METRICS.items() if needs in (None, _NEEDS[path.partition(":")[0]]))
 
 
 def check_metric_names(names: Iterable[str]) -> None:

@@ -31,16 +31,20 @@ class Ranks:
     owner: NDArray[np.int64]
 
     @staticmethod
-    def of(scores: Floats, owner: NDArray[np.int64]) -> Ranks:
-        """Ranks in ``scores`` ``[I, T]``, higher is more alike; texts lie in the order of their images."""
-        scores = np.where(np.isnan(scores), -np.inf, scores)
-        own = scores[owner, np.arange(len(owner))]
-        first = np.searchsorted(owner, np.arange(len(scores)))
+    def of(by_image: Floats, owner: NDArray[np.int64], by_text: Floats | None = None) -> Ranks:
+        """Ranks of texts in the rows of ``by_image`` ``[I, T]`` and of images in the columns of ``by_text`` ``[I, T]``.
+
+        Higher is more alike. Without ``by_text`` one matrix serves both. Texts lie in the order of their images.
+        """
+        by_image = _lowest_where_nan(by_image)
+        own = by_image[owner, np.arange(len(owner))]
+        first = np.searchsorted(owner, np.arange(len(by_image)))
         best = np.maximum.reduceat(own, first)
         ties_of_its_own = np.add.reduceat((own >= best[owner]).astype(np.int64), first)
+        by_text = by_image if by_text is None else _lowest_where_nan(by_text)
         return Ranks(
-            of_texts=(scores >= best[:, None]).sum(axis=1) - ties_of_its_own,
-            of_images=(scores >= own).sum(axis=0) - 1,
+            of_texts=(by_image >= best[:, None]).sum(axis=1) - ties_of_its_own,
+            of_images=(by_text >= by_text[owner, np.arange(len(owner))]).sum(axis=0) - 1,
             owner=owner,
         )
 
@@ -74,12 +78,20 @@ class RetrievalScorer:
         expected = (len(self.image_ids), len(self.text_ids))
         if matrix.shape != expected:
             raise ValueError(f"Scores are {matrix.shape}; {expected[0]} images and {expected[1]} texts need {expected}")
-        ranks = Ranks.of(matrix, self._owner)
+        return self.score_ranks(Ranks.of(matrix, self._owner))
+
+    def score_ranks(self, ranks: Ranks) -> dict[str, MetricResult]:
+        """Every metric of ranks found elsewhere, images and texts in the order of ``image_ids`` and ``text_ids``."""
         items = {"images": self.image_ids, "texts": self.text_ids}
         return {
             metric.name: result_of(metric, items[_items_of(metric)], metric.score(self._prepared[metric.name], ranks))
             for metric in self.metrics
         }
+
+
+def _lowest_where_nan(scores: Floats) -> Floats:
+    lowest: Floats = np.where(np.isnan(scores), -np.inf, scores)
+    return lowest
 
 
 def _items_of(metric: Metric) -> str:

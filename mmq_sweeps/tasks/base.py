@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
-
 from mmq_sweeps.metrics import MetricResult
 from mmq_sweeps.models.loading import LoadedModel
 
@@ -26,12 +24,16 @@ class Task(Protocol):
         """
         ...
 
-    def calibration_batches(self, loaded: LoadedModel, calibration: Mapping[str, Any]) -> Iterator[dict[str, Tensor]]:
-        """The model's inputs, a batch at a time, with an ``attention_mask`` ``[B, T]`` that is 0 on padding."""
+    def notes(self) -> dict[str, Any]:
+        """What a record must say besides its figures: ``{"missing": ...}`` where items were left out; empty as a rule."""
+        ...
+
+    def calibration_batches(self, loaded: LoadedModel, calibration: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The model's keyword arguments, a forward pass at a time, with an ``attention_mask`` ``[B, T]``, 0 on padding."""
         ...
 
     def predict(self, loaded: LoadedModel, progress: Progress) -> dict[str, str]:
-        """The model's answer to every evaluation item, by the item's id."""
+        """The model's answer to every evaluation item, by the item's id. Images are decoded as they are needed."""
         ...
 
     def score(self, predictions: Mapping[str, str], cache: Path) -> dict[str, MetricResult]:

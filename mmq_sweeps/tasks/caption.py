@@ -16,7 +16,7 @@ class CaptionTask(GenerationTask):
     """The reader's examples have ``id``, ``image`` and ``references``; every caption has the same ``prompt``."""
 
     def items_of(self, example: Any) -> list[Item]:
-        return [Item(example.id, example.image, self.prompt, tuple(example.references))]
+        return [Item(example.id, example, self.prompt, tuple(example.references))]
 
     def make_scorer(self, items: Sequence[Item], cache: Path) -> CaptionScorer:
         references = {item.id: list(item.references) for item in items}

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from mmq_sweeps.build import find_class
 from mmq_sweeps.metrics import MetricResult
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.tasks.base import Progress
+from mmq_sweeps.tasks.examples import Examples, decoded, prepared, split_up
 
 
 @dataclass(frozen=True)
 class Item:
-    """One text asked for: an image with a prompt, the texts that are right, and the kind of item (may be empty)."""
+    """One text asked for: about an example's image, with a prompt, the texts that are right, and the kind of item."""
 
     id: str
-    image: Any
+    example: Any
     prompt: str
     references: tuple[str, ...]
     kind: str = ""
@@ -36,10 +37,10 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class GenerationTask(ABC):
-    """The first ``limit`` items of ``split``; calibration samples are drawn from ``calibration_split``.
+    """The first ``limit`` items of ``split``, or all with null; calibration samples are drawn from ``calibration_split``.
 
-    ``data`` is a reader: ``_target_`` and fields of a dataclass that also takes ``split`` and ``count``, and is a
-    sequence of examples. ``generation`` goes to the model's ``generate``.
+    ``data`` is a reader (``Examples``). ``generation`` goes to the model's ``generate``. With ``allow_missing`` items
+    whose image cannot be used are left out, which the record says; without, they are an error.
     """
 
     name: str
@@ -47,11 +48,12 @@ class GenerationTask(ABC):
     data: dict[str, Any]
     split: str
     calibration_split: str
-    limit: int
+    limit: int | None
     prompt: str
     generation: dict[str, Any]
     metrics: list[str]
     batch_size: int
+    allow_missing: bool = False
 
     @abstractmethod
     def items_of(self, example: Any) -> list[Item]:
@@ -62,55 +64,66 @@ class GenerationTask(ABC):
         """The task's metrics over ``items``; a ValueError where a metric does not fit the task."""
 
     @cached_property
+    def examples(self) -> Examples:
+        return Examples(self.data, self.split, self.calibration_split, self.allow_missing)
+
+    @property
     def items(self) -> list[Item]:
-        # An example has at least one item, so as many examples as items are enough.
-        return [item for example in self._read(self.split, self.limit) for item in self.items_of(example)][: self.limit]
+        """What is evaluated."""
+        usable = {id(example) for example in self.examples.usable(self._shown)}
+        return [item for item in self._asked if id(item.example) in usable]
 
     def check(self, calibrations: Sequence[Mapping[str, Any]], cache: Path) -> None:
+        if not self.allow_missing:
+            self._scorer(cache)
+        # Takes longer, and may leave out items that the scorer must not expect.
+        self.examples.check(self._shown, calibrations, cache)
         self._scorer(cache)
-        evaluated = {_image_digest(item.image) for item in self.items}
-        ids = {item.id for item in self.items}
-        for calibration in calibrations:
-            shared = [
-                sample.id
-                for sample in self._calibration_items(calibration)
-                if sample.id in ids or _image_digest(sample.image) in evaluated
-            ]
-            if shared:
-                shown = ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else "")
-                raise ValueError(
-                    f"task.calibration_split={self.calibration_split}: {len(shared)} calibration samples are also "
-                    f"evaluated in task.split={self.split} ({shown}); choose a split apart from it"
-                )
 
-    def calibration_batches(self, loaded: LoadedModel, calibration: Mapping[str, Any]) -> Iterator[dict[str, Tensor]]:
+    def notes(self) -> dict[str, Any]:
+        missing = self.examples.missing(self._shown)
+        return {"missing": missing | {"items": len(self._asked) - len(self.items)}} if missing else {}
+
+    def calibration_batches(self, loaded: LoadedModel, calibration: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Images with the prompt and the first right text behind it, as in teacher forcing."""
-        samples = self._calibration_items(calibration)
-        for start in range(0, len(samples), calibration["batch_size"]):
-            batch = samples[start : start + calibration["batch_size"]]
+
+        def prepare(batch: Sequence[Item]) -> dict[str, Any]:
             texts = [f"{item.prompt} {item.references[0]}".strip() for item in batch]
-            yield dict(
-                loaded.processor(images=[item.image for item in batch], text=texts, return_tensors="pt", padding=True)
-            )
+            shown = _one_each(batch)
+            return dict(loaded.processor(images=shown, text=texts, return_tensors="pt", padding=True))
+
+        # One item an example, by turns the first, the second and so on of those that it has.
+        found = enumerate(map(self.items_of, self.examples.drawn(calibration)))
+        samples = [items[index % len(items)] for index, items in found]
+        for _, inputs in prepared(split_up(samples, calibration["batch_size"]), prepare):
+            yield inputs
 
     @torch.no_grad()
     def predict(self, loaded: LoadedModel, progress: Progress) -> dict[str, str]:
+        # A fast tokenizer fails where one thread encodes while another decodes.
+        tokenizing = Lock()
+
+        def prepare(batch: Sequence[Item]) -> Any:
+            shown = _one_each(batch)
+            with tokenizing:
+                return loaded.processor(
+                    images=shown,
+                    text=[item.prompt for item in batch],
+                    return_tensors="pt",
+                    padding=True,
+                    # Text is generated behind the prompt, so padding goes before it.
+                    padding_side="left",
+                )
+
+        items = self.items
         predictions: dict[str, str] = {}
-        for start in range(0, len(self.items), self.batch_size):
-            batch = self.items[start : start + self.batch_size]
-            inputs = loaded.processor(
-                images=[item.image for item in batch],
-                text=[item.prompt for item in batch],
-                return_tensors="pt",
-                padding=True,
-                # Text is generated behind the prompt, so padding goes before it.
-                padding_side="left",
-            )
-            inputs = loaded.to_device(inputs)
+        for batch, prompts in prepared(split_up(items, self.batch_size), prepare):
+            inputs = loaded.to_device(prompts)
             tokens = loaded.model.generate(**inputs, **self.generation)
-            texts = loaded.processor.batch_decode(_generated(tokens, inputs["input_ids"]), skip_special_tokens=True)
+            with tokenizing:
+                texts = loaded.processor.batch_decode(_generated(tokens, inputs["input_ids"]), skip_special_tokens=True)
             predictions |= {item.id: text.strip() for item, text in zip(batch, texts, strict=True)}
-            progress(len(predictions), len(self.items))
+            progress(len(predictions), len(items))
         return predictions
 
     def score(self, predictions: Mapping[str, str], cache: Path) -> dict[str, MetricResult]:
@@ -118,25 +131,33 @@ class GenerationTask(ABC):
 
     def samples(self, count: int) -> list[tuple[str, Any, list[str]]]:
         shown = self.items[:count]
-        return [(item.id, item.image, [item.prompt] * bool(item.prompt) + list(item.references)) for item in shown]
+        return [
+            (item.id, item.example.image, [item.prompt] * bool(item.prompt) + list(item.references)) for item in shown
+        ]
 
     @lru_cache(maxsize=1)  # noqa: B019 - a task lives as long as its process
     def _scorer(self, cache: Path) -> Scorer:
         return self.make_scorer(self.items, cache)
 
-    def _calibration_items(self, calibration: Mapping[str, Any]) -> list[Item]:
-        """One item an example, by turns the first, the second and so on of those that it has."""
-        examples = self._read(self.calibration_split, calibration["samples"], calibration["seed"])
-        return [items[index % len(items)] for index, items in enumerate(map(self.items_of, examples))]
+    @cached_property
+    def _asked(self) -> list[Item]:
+        """The items asked for, whether or not their images can be used."""
+        # An example has at least one item, so as many examples as items are enough.
+        every = (item for example in self.examples.first(self.limit) for item in self.items_of(example))
+        found = list(islice(every, self.limit))
+        if not found or (self.limit is not None and len(found) < self.limit):
+            raise ValueError(f"task.limit={self.limit}: {self.split} has {len(found)} items to evaluate")
+        return found
 
-    def _read(self, split: str, count: int, seed: int | None = None) -> Sequence[Any]:
-        fields = {name: value for name, value in self.data.items() if name != "_target_"}
-        if seed is not None:
-            fields["seed"] = seed
-        examples = list(find_class("task.data._target_", self.data["_target_"])(split=split, count=count, **fields))
-        if len(examples) < count:
-            raise ValueError(f"{count} examples of {split} asked for, {len(examples)} are there")
-        return examples
+    @cached_property
+    def _shown(self) -> list[Any]:
+        """The examples that the items are about, each once."""
+        return list({id(item.example): item.example for item in self._asked}.values())
+
+
+def _one_each(batch: Sequence[Item]) -> list[list[Any]]:
+    # Some processors take a plain list for the several images of one text.
+    return [[image] for image in decoded([item.example for item in batch])]
 
 
 def _generated(tokens: Tensor, prompt: Tensor) -> Tensor:
@@ -145,7 +166,3 @@ def _generated(tokens: Tensor, prompt: Tensor) -> Tensor:
     if tokens.shape[1] >= length and bool((tokens[:, :length] == prompt).all()):
         return tokens[:, length:]
     return tokens
-
-
-def _image_digest(image: Any) -> str:
-    return hashlib.sha256(f"{image.size}{image.mode}".encode() + image.tobytes()).hexdigest()

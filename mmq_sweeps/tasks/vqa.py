@@ -13,9 +13,10 @@ from mmq_sweeps.tasks.generation import GenerationTask, Item
 
 @dataclass(frozen=True, eq=False)
 class VqaTask(GenerationTask):
-    """The reader's examples have ``id``, ``image`` and ``questions`` with ``question``, ``answer`` and ``kind``.
+    """The reader's examples have ``id``, ``image`` and ``questions`` with ``question``, ``answers`` and ``kind``.
 
-    ``prompt`` holds ``{question}``. ``limit`` counts questions.
+    A question may have an ``id``; else it is named after its example and its place. ``prompt`` holds ``{question}``.
+    ``limit`` counts questions.
     """
 
     def __post_init__(self) -> None:
@@ -25,10 +26,11 @@ class VqaTask(GenerationTask):
     def items_of(self, example: Any) -> list[Item]:
         return [
             Item(
-                id=f"{example.id}/{number}",
-                image=example.image,
-                prompt=self.prompt.format(question=asked.question),
-                references=(asked.answer,),
+                id=getattr(asked, "id", f"{example.id}/{number}"),
+                example=example,
+                # Not str.format: a chat format may have braces of its own.
+                prompt=self.prompt.replace("{question}", asked.question),
+                references=tuple(asked.answers),
                 kind=asked.kind,
             )
             for number, asked in enumerate(example.questions)

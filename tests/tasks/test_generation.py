@@ -90,7 +90,7 @@ class FromFile:
 
 def test_more_items_than_there_are_is_an_error(composed: Composed, tmp_path: Path) -> None:
     one = replace(task(composed, "scenes_caption"), data={"_target_": f"{__name__}.ThreeScenes"})
-    with pytest.raises(ValueError, match="12 examples of evaluation asked for, 3 are there"):
+    with pytest.raises(ValueError, match=r"task.limit=12: evaluation has 3 items to evaluate"):
         one.check([], tmp_path)
     with pytest.raises(ConfigError, match=r"task.data._target_=nowhere.Reader"):
         replace(one, data={"_target_": "nowhere.Reader"}).check([], tmp_path)

@@ -1,0 +1,178 @@
+"""Which examples of a reader a task evaluates, which it draws for calibration, and what is wrong with their files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mmq_sweeps.build import find_class
+from mmq_sweeps.data import images
+
+# How many of the files that cannot be used a message and a record name.
+SHOWN = 3
+Batch = TypeVar("Batch")
+Inputs = TypeVar("Inputs")
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """``data`` is a reader: ``_target_`` and fields of a dataclass that also takes ``split``, ``count`` and ``seed``.
+
+    It is a sequence of examples with ``id`` and ``image``, and ``path`` where the image is a file. ``image`` is decoded
+    when it is asked for and not kept here, so that a set of any size fits in memory.
+    """
+
+    data: dict[str, Any]
+    split: str
+    calibration_split: str
+    allow_missing: bool
+
+    @cached_property
+    def _unusable(self) -> dict[Path, str]:
+        """What ``check`` found wrong, where ``allow_missing`` lets it pass."""
+        return {}
+
+    def first(self, count: int | None) -> Iterator[Any]:
+        """The examples of ``split`` in order, ``count`` at most where the reader has no end of its own."""
+        endless = not any(field.name == "count" and field.default is None for field in fields(self._reader))
+        if endless and count is None:
+            raise ValueError(f"task.limit=null: {self._reader.__name__} has no end; choose a number")
+        yield from self._read(self.split, count if endless else None)
+
+    def drawn(self, calibration: Mapping[str, Any]) -> list[Any]:
+        """The ``samples`` examples of ``calibration_split`` that the calibration's seed draws; a ValueError if fewer."""
+        count = calibration["samples"]
+        found = list(self._read(self.calibration_split, count, calibration["seed"]))
+        if len(found) < count:
+            raise ValueError(f"calibration.samples={count}: {self.calibration_split} has {len(found)} examples")
+        return found
+
+    def usable(self, examples: Iterable[Any]) -> list[Any]:
+        """Those whose image can be decoded, as far as ``check`` has looked."""
+        return [example for example in examples if _path(example) not in self._unusable]
+
+    def check(self, evaluated: Sequence[Any], calibrations: Sequence[Mapping[str, Any]], cache: Path) -> None:
+        """Decode every image that is needed, once; ``cache`` remembers which files were right.
+
+        A ValueError where images cannot be used and ``allow_missing`` is not set, where none can, or where a calibration
+        sample is also evaluated or cannot be used: what was quantized with fewer samples would be kept and shared.
+        """
+        verdicts = cache / "images.json"
+        paths = _paths(evaluated)
+        if found := images.problems(paths, verdicts):
+            told = f"task.split={self.split}: {images.describe(found, len(paths), SHOWN)}"
+            if len(found) == len(paths):
+                raise ValueError(f"{told}. None is left; get them again")
+            if not self.allow_missing:
+                raise ValueError(
+                    f"{told}. Get them again, or set task.allow_missing=true to go without them, which every record says"
+                )
+        self._unusable.update(found)
+        for calibration in calibrations:
+            samples = self.drawn(calibration)
+            paths = _paths(samples)
+            if found := images.problems(paths, verdicts):
+                raise ValueError(
+                    f"task.calibration_split={self.calibration_split}: {images.describe(found, len(paths), SHOWN)}. "
+                    f"Get them again, or draw others than those of calibration.seed={calibration['seed']}"
+                )
+            self._check_apart(self.usable(evaluated), samples)
+
+    def missing(self, evaluated: Sequence[Any]) -> dict[str, Any]:
+        """What a record says of images that could not be used: how many, of how many, and the first; empty if none."""
+        bad = {path: self._unusable[path] for path in _paths(evaluated) if path in self._unusable}
+        if not bad:
+            return {}
+        first = {path.name: reason for path, reason in list(bad.items())[:SHOWN]}
+        return {"images": len(bad), "of": len(evaluated), "first": first}
+
+    def _check_apart(self, evaluated: Sequence[Any], samples: Sequence[Any]) -> None:
+        ids = {example.id for example in evaluated}
+        same = _SameImage(evaluated)
+        shared = [sample.id for sample in samples if sample.id in ids or sample in same]
+        if shared:
+            shown = ", ".join(shared[:SHOWN]) + (", ..." if len(shared) > SHOWN else "")
+            raise ValueError(
+                f"task.calibration_split={self.calibration_split}: {len(shared)} calibration samples are also "
+                f"evaluated in task.split={self.split} ({shown}); choose a split apart from it"
+            )
+
+    @property
+    def _reader(self) -> Any:
+        return find_class("task.data._target_", self.data["_target_"])
+
+    def _read(self, split: str, count: int | None, seed: int | None = None) -> Iterable[Any]:
+        given = {name: value for name, value in self.data.items() if name != "_target_"}
+        if seed is not None:
+            given["seed"] = seed
+        try:
+            read: Iterable[Any] = self._reader(split=split, count=count, **given)
+        except TypeError as error:
+            raise ValueError(f"task.data: {error}") from error
+        return read
+
+
+class _SameImage:
+    """Whether an example's image is one of these: by size and content of the files, or by the pixels of drawn ones."""
+
+    def __init__(self, examples: Sequence[Any]) -> None:
+        self._by_size: dict[int, list[Path]] = {}
+        for path in _paths(examples):
+            self._by_size.setdefault(path.stat().st_size, []).append(path)
+        self._pixels = {_pixels(example.image) for example in examples if _path(example) is None}
+
+    def __contains__(self, example: Any) -> bool:
+        path = _path(example)
+        if path is None:
+            return bool(self._pixels) and _pixels(example.image) in self._pixels
+        alike = self._by_size.get(path.stat().st_size, [])
+        return bool(alike) and _content(path) in map(_content, alike)
+
+
+def prepared(batches: Sequence[Batch], prepare: Callable[[Batch], Inputs]) -> Iterator[tuple[Batch, Inputs]]:
+    """Each batch with what ``prepare`` makes of it, the next being prepared while the caller works on one."""
+    if not batches:
+        return
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(prepare, batches[0])
+        for batch, following in zip(batches, [*batches[1:], None], strict=True):
+            inputs = ahead.result()
+            if following is not None:
+                ahead = pool.submit(prepare, following)
+            yield batch, inputs
+
+
+def decoded(examples: Sequence[Any]) -> list[Any]:
+    """The image of each example; one that several in a row share is decoded once."""
+    kept: dict[int, Any] = {}
+    for example in examples:
+        if id(example) not in kept:
+            kept[id(example)] = example.image
+    return [kept[id(example)] for example in examples]
+
+
+def split_up(items: Sequence[Batch], size: int) -> list[Sequence[Batch]]:
+    """``items`` in runs of ``size``."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _path(example: Any) -> Path | None:
+    path: Path | None = getattr(example, "path", None)
+    return path
+
+
+def _paths(examples: Iterable[Any]) -> list[Path]:
+    return list(dict.fromkeys(path for example in examples if (path := _path(example)) is not None))
+
+
+def _content(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def _pixels(image: Any) -> bytes:
+    return hashlib.sha256(f"{image.size}{image.mode}".encode() + image.tobytes()).digest()
