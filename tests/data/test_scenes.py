@@ -1,26 +1,18 @@
-"""The synthetic scenes, the words for them, and the model that was trained on them."""
+"""The synthetic scenes and the words for them."""
 
 from __future__ import annotations
 
 import hashlib
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoProcessor, Blip2ForConditionalGeneration
 
 from mmq_sweeps.data.scenes import SPLITS, Example, Scenes, perfect_caption
-from mmq_sweeps.data.scenes.network import Widths
 from mmq_sweeps.data.scenes.render import render_array
 from mmq_sweeps.data.scenes.scene import COLOURS, HUE_STEP, HUES, SIZES, TONES
-from mmq_sweeps.data.scenes.train import PROMPT, Recipe, save, train
+from mmq_sweeps.data.scenes.tiny_blip2 import PROMPT
 from mmq_sweeps.data.scenes.words import VOCABULARY, relation
-
-EMBEDDED = Path(__file__).parents[2] / "mmq_sweeps" / "models" / "embedded" / "tiny_blip2"
-Embedded = tuple[Blip2ForConditionalGeneration, AutoProcessor]
-TINY = Recipe(steps=12, batch=16, warmup=2, widths=Widths(width=32, vision=1, connector=1, language=1, queries=4))
 
 
 def fingerprint(example: Example) -> str:
@@ -178,71 +170,3 @@ def test_index_outside_is_an_error_and_negative_counts_from_the_end() -> None:
     assert fingerprint(data[-1]) == fingerprint(data[3])
     with pytest.raises(IndexError):
         data[4]
-
-
-def test_training_learns_saves_and_repeats(tmp_path: Path) -> None:
-    model, processor, losses = train(TINY)
-    again, _, _ = train(TINY)
-    assert losses[-1] < losses[0] - 0.2
-    weights = again.state_dict()
-    assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
-    save(model, processor, tmp_path)
-    loaded = Blip2ForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32)
-    assert len(AutoProcessor.from_pretrained(tmp_path).tokenizer) == len(processor.tokenizer)
-    for name, weight in loaded.state_dict().items():
-        torch.testing.assert_close(weight, model.state_dict()[name], rtol=1e-3, atol=1e-4)
-
-
-@pytest.fixture(scope="module")
-def embedded() -> Embedded:
-    model = Blip2ForConditionalGeneration.from_pretrained(EMBEDDED, dtype=torch.float32).eval()
-    return model, AutoProcessor.from_pretrained(EMBEDDED)
-
-
-def write(embedded: Embedded, examples: list[Example], texts: list[str]) -> list[str]:
-    """What the model writes after each text, about each example's image, greedily and in one batch."""
-    model, processor = embedded
-    inputs = processor(images=[e.image for e in examples], text=texts, return_tensors="pt", padding=True)
-    out = model.generate(**inputs, max_new_tokens=40, do_sample=False)[:, inputs.input_ids.shape[1] :]
-    return processor.batch_decode(out, skip_special_tokens=True)
-
-
-def test_embedded_folder_is_small() -> None:
-    assert sum(file.stat().st_size for file in EMBEDDED.iterdir()) <= 16 * 2**20
-
-
-def test_embedded_model_captions_scenes(embedded: Embedded) -> None:
-    examples = list(Scenes("evaluation", 20))
-    captions = write(embedded, examples, [""] * 20)
-    named = total = 0
-    for caption, example in zip(captions, examples, strict=True):
-        truth = set(example.references[0].split())
-        named += len(truth & set(caption.split()))
-        total += len(truth)
-        assert caption.split()[0] == "a"
-        assert caption.split()[-2:] == example.references[0].split()[-2:], "the number of dots"
-    assert named / total > 0.85
-
-
-def test_embedded_model_needs_no_text(embedded: Embedded) -> None:
-    model, processor = embedded
-    examples = list(Scenes("evaluation", 4))
-    pixels = processor(images=[e.image for e in examples], return_tensors="pt").pixel_values
-    tokens = model.generate(pixel_values=pixels, max_new_tokens=40, do_sample=False)
-    captions = processor.batch_decode(tokens, skip_special_tokens=True)
-    assert [caption.strip() for caption in captions] == write(embedded, examples, [""] * 4)
-
-
-def test_embedded_model_answers_questions(embedded: Embedded) -> None:
-    asked = [(e, q) for e in Scenes("evaluation", 20) for q in e.questions]
-    texts = [f"Question: {question.question} Short answer:" for _, question in asked]
-    answers = write(embedded, [example for example, _ in asked], texts)
-    right = sum(answer == question.answer for answer, (_, question) in zip(answers, asked, strict=True))
-    assert right / len(asked) > 0.6
-
-
-def test_padding_changes_no_text(embedded: Embedded) -> None:
-    examples = list(Scenes("evaluation", 6))
-    texts = ["" if i % 2 else f"Question: {e.questions[i].question} Short answer:" for i, e in enumerate(examples)]
-    single = [write(embedded, [e], [text])[0] for e, text in zip(examples, texts, strict=True)]
-    assert write(embedded, examples, texts) == single

@@ -29,6 +29,11 @@ class Question:
     answer: str
     kind: str
 
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All right answers, as other data sets have them."""
+        return (self.answer,)
+
 
 def perfect_caption(scene: Scene) -> str:
     """What a captioner writes that sees everything and keeps to the first wording: the ceiling for captions.

@@ -1,0 +1,268 @@
+"""The embedded LLaVA, which answers questions and captions: its shape, the batches it learns from, its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
+
+from mmq_sweeps.data.scenes.dataset import Scenes
+from mmq_sweeps.data.scenes.network import (
+    CELL_PATCH,
+    DEVIATION,
+    IGNORED,
+    IMAGE,
+    MEAN,
+    Names,
+    build_tokenizer,
+    padded,
+    pixels_of,
+    smooth_patches,
+    spread_rows,
+)
+from mmq_sweeps.data.scenes.quality import answer_accuracy
+from mmq_sweeps.data.scenes.scene import CELLS, PIXELS, Scene, Words
+from mmq_sweeps.data.scenes.words import VOCABULARY, perfect_caption, questions
+
+# The prompts of LLaVA-1.5 (Liu et al., arXiv 2310.03744).
+PREFIX = f"USER: {IMAGE}\n"
+ANSWER = "{question}\nAnswer the question using a single word or phrase. ASSISTANT:"
+CAPTION = "Describe the scene. ASSISTANT:"
+# The number of a row's turn that is a caption.
+CAPTIONED = 1
+_PROMPT_WORDS = ("user", "assistant", "describe", "scene", "using", "single", "word", "phrase", ".")
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Width and number of blocks of the two parts that are quantized, and the deviation ``spread`` of fresh weights.
+
+    ``inner`` and ``gated`` are the widths of the vision's and the language's MLPs as multiples of the parts' width;
+    ``longest`` counts the tokens of a text; ``row_spread`` is the deviation of the logarithm of the rows' sizes in fresh
+    linears.
+    """
+
+    width: int = 64
+    vision: int = 6
+    language: int = 4
+    heads: int = 4
+    inner: int = 4
+    gated: int = 3
+    longest: int = 128
+    spread: float = 0.12
+    row_spread: float = 0.6
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pixels ``[B, 3, 48, 48]`` and several turns on each image in one row ``[B, T]``.
+
+    ``turns`` is 0 on what all turns of a row share (the image's tokens and what precedes them), and the turn's number
+    behind it; ``places`` are the positions that a token has in a text with its own turn alone.
+    """
+
+    pixels: Tensor
+    tokens: Tensor
+    labels: Tensor
+    turns: Tensor
+    places: Tensor
+    names: Names
+
+    @property
+    def sees(self) -> Tensor:
+        """Which token attends to which, ``[B, 1, T, T]``: what precedes it in its own turn, and what all turns share."""
+        turns = self.turns
+        same = (turns[:, :, None] == turns[:, None, :]) | (turns[:, None, :] == 0)
+        return same.tril().unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """Everything that the trained weights depend on, besides the code and the number of threads.
+
+    Each picture comes with a caption and with ``questions`` questions, or all that it has. ``naming`` weighs the loss of
+    ``Names``.
+    """
+
+    seed: int = 0
+    steps: int = 3500
+    batch: int = 16
+    questions: int = 4
+    rate: float = 2e-3
+    warmup: int = 150
+    naming: float = 1.0
+    widths: Widths = field(default_factory=Widths)
+
+    def build(self) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+        """A model with fresh weights, equal for equal seeds, and its processor."""
+        processor = build_processor(self.widths)
+        return build_model(self.widths, processor, self.seed), processor
+
+    def batches(self, processor: LlavaProcessor) -> Iterator[Batch]:
+        """The batches of training in order; batch ``n`` depends on the seed, the sizes and ``n`` alone."""
+        data = Scenes("train", self.steps * self.batch, self.seed)
+        for step in range(self.steps):
+            scenes = [data.scene(step * self.batch + i) for i in range(self.batch)]
+            words = Words(self.seed, len("turns"), step)
+            yield pack(scenes, [_turns(scene, self.questions, words) for scene in scenes], processor)
+
+    def loss(self, model: LlavaForConditionalGeneration, batch: Batch) -> Tensor:
+        """Mean cross-entropy over the words of captions and answers, and how well image tokens name what they show."""
+        hidden, features = read(model, batch)
+        hidden = hidden[:, :-1]
+        targets, turns = batch.labels[:, 1:], batch.turns[:, 1:]
+        # Apart, or the many words of captions would hide the few of answers.
+        written = [
+            cross_entropy(model.lm_head(hidden[kept]), targets[kept])
+            for kept in ((targets != IGNORED) & chosen for chosen in (turns == CAPTIONED, turns != CAPTIONED))
+        ]
+        named = batch.names.loss(features, model.get_input_embeddings())
+        return torch.stack(written).mean() + self.naming * named
+
+    def quality(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> dict[str, float]:
+        """The share of evaluation questions answered right."""
+        return {"answers right": answer_accuracy(model, processor, PREFIX + ANSWER)}
+
+
+def read(model: LlavaForConditionalGeneration, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The language model's last hidden states ``[B, T, width]``, and the image tokens ``[9 B, width]`` that it read."""
+    features = torch.cat(model.get_image_features(batch.pixels).pooler_output)
+    embedded = model.get_input_embeddings()(batch.tokens)
+    place = (batch.tokens == model.config.image_token_index).unsqueeze(-1)
+    hidden = model.model.language_model(
+        inputs_embeds=embedded.masked_scatter(place, features),
+        attention_mask=batch.sees,
+        position_ids=batch.places,
+        use_cache=False,
+    ).last_hidden_state
+    return hidden, features
+
+
+def pack(scenes: Sequence[Scene], turns: Sequence[Sequence[tuple[str, str]]], processor: LlavaProcessor) -> Batch:
+    """One row a scene: the image once, behind it each of its turns (what is asked, what is right) on its own."""
+    tokenizer = processor.tokenizer
+    rows = [_row(asked, processor) for asked in turns]
+    return Batch(
+        pixels_of(scenes),
+        padded([row.tokens for row in rows], tokenizer.pad_token_id),
+        padded([row.labels for row in rows], IGNORED),
+        padded([row.turns for row in rows], -1),
+        padded([row.places for row in rows], 0),
+        Names.of(scenes, tokenizer),
+    )
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of a batch, before padding."""
+
+    tokens: list[int]
+    labels: list[int]
+    turns: list[int]
+    places: list[int]
+
+
+def _row(asked: Sequence[tuple[str, str]], processor: LlavaProcessor) -> _Row:
+    tokenizer = processor.tokenizer
+    before = tokenizer(PREFIX).input_ids
+    place = before.index(processor.image_token_id)
+    tokens = [*before[:place], *[processor.image_token_id] * (CELLS * CELLS), *before[place + 1 :]]
+    shared = len(tokens)
+    labels, turns, places = [IGNORED] * shared, [0] * shared, list(range(shared))
+    for turn, texts in enumerate(asked, 1):
+        prompt, answer = (tokenizer(text, add_special_tokens=False).input_ids for text in texts)
+        answer = [*answer, tokenizer.eos_token_id]
+        tokens += prompt + answer
+        labels += [IGNORED] * len(prompt) + answer
+        turns += [turn] * len(prompt + answer)
+        places += range(shared, shared + len(prompt + answer))
+    return _Row(tokens, labels, turns, places)
+
+
+def _turns(scene: Scene, count: int, words: Words) -> list[tuple[str, str]]:
+    """A caption in the first wording, then ``count`` questions of the scene's."""
+    choices = list(questions(scene))
+    chosen = [choices.pop(words.below(len(choices))) for _ in range(min(count, len(choices)))]
+    return [
+        (CAPTION, perfect_caption(scene)),
+        *((ANSWER.format(question=asked.question), asked.answer) for asked in chosen),
+    ]
+
+
+def build_processor(widths: Widths) -> LlavaProcessor:
+    """A processor that puts an image token for each patch where the text has ``<image>``."""
+    vocabulary = tuple(dict.fromkeys((*VOCABULARY, *_PROMPT_WORDS)))
+    # Generation continues the right end of every row, so padding belongs on the left.
+    tokenizer = build_tokenizer(vocabulary, widths.longest, padding_side="left")
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
+    size = {"height": PIXELS, "width": PIXELS}
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": PIXELS}, crop_size=size, image_mean=[MEAN] * 3, image_std=[DEVIATION] * 3
+    )
+    return LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=CELL_PATCH,
+        # The class token is counted as an additional one, and left out again.
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token=IMAGE,
+    )
+
+
+def build_model(widths: Widths, processor: LlavaProcessor, seed: int) -> LlavaForConditionalGeneration:
+    """A model with fresh weights; equal seeds give equal weights."""
+    torch.manual_seed(seed)
+    model = LlavaForConditionalGeneration(_config(widths, processor))
+    # Patches differ by their place as much as by what they show.
+    torch.nn.init.normal_(model.model.vision_tower.embeddings.position_embedding.weight, std=0.5)
+    smooth_patches(model.model.vision_tower.embeddings.patch_embedding)
+    spread_rows(model, widths.row_spread)
+    return model
+
+
+def _config(widths: Widths, processor: LlavaProcessor) -> LlavaConfig:
+    tokenizer = processor.tokenizer
+    vision = CLIPVisionConfig(
+        hidden_size=widths.width,
+        intermediate_size=widths.inner * widths.width,
+        num_hidden_layers=widths.vision,
+        num_attention_heads=widths.heads,
+        image_size=PIXELS,
+        patch_size=CELL_PATCH,
+        hidden_act="quick_gelu",
+        initializer_range=0.04,
+    )
+    language = LlamaConfig(
+        hidden_size=widths.width,
+        intermediate_size=widths.gated * widths.width,
+        num_hidden_layers=widths.language,
+        num_attention_heads=widths.heads,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=widths.longest,
+        initializer_range=widths.spread,
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=language,
+        image_token_index=processor.image_token_id,
+        image_seq_length=CELLS * CELLS,
+        # Each block of so small a tower counts; LLaVA-1.5 reads the last but one.
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+    )
