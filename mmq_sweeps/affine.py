@@ -8,6 +8,7 @@ A weight ``W`` ``[O, I]`` (output features x input features) is stored as intege
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,8 @@ MIN_BITS, MAX_BITS = 2, 8
 # The smallest normal half: a group whose weights are all (nearly) equal still gets a scale that float16 can hold.
 SMALLEST_SCALE = 2.0**-14
 LARGEST_SCALE = 65504.0
+# Real zeros stay below these, in steps of the grid; a zero of that size is off by no more than 2**-11 (2**-24) of itself.
+LARGEST_ZERO = {torch.float16: 2.0**15, torch.float32: 2.0**23}
 
 
 @dataclass(frozen=True)
@@ -113,20 +116,27 @@ def fit_grid(weight: Tensor, format: Format, shrink: Tensor | float = 1.0) -> Gr
         raise ValueError("the weight has values that are not finite")
     rows, columns = format.groups((weight.shape[0], weight.shape[1]))
     grouped = weight.reshape(rows, columns, -1)
-    low, high = grouped.amin(dim=2) * shrink, grouped.amax(dim=2) * shrink
+    return grid_over(grouped.amin(dim=2) * shrink, grouped.amax(dim=2) * shrink, format)
+
+
+def grid_over(low: Tensor, high: Tensor, format: Format) -> Grid:
+    """The grid of groups whose weights run from ``low`` to ``high``, each ``[O, G]``; ``fit_grid`` says the rest."""
     if format.symmetric:
         # Codes run over [0, max_code] about the middle code, so one step more lies below zero than above.
-        scale = _storable(torch.maximum(-low, high) * 2 / format.max_code, format)
+        scale = storable_scale(torch.maximum(-low, high) * 2 / format.max_code, format)
         return Grid(scale, torch.full_like(scale, (format.max_code + 1) // 2), format)
     if format.real_zero:
-        scale = _storable((high - low) / format.max_code, format)
+        # A narrow range far from zero would need a zero beyond its precision's largest number: its step is widened.
+        smallest = low.abs() / LARGEST_ZERO[format.scale_dtype]
+        scale = storable_scale(torch.maximum((high - low) / format.max_code, smallest), format)
         return Grid(scale, _round_to(-low / scale, format.scale_dtype), format)
     low, high = low.clamp(max=0), high.clamp(min=0)
-    scale = _storable((high - low) / format.max_code, format)
+    scale = storable_scale((high - low) / format.max_code, format)
     return Grid(scale, torch.round(-low / scale).clamp(0, format.max_code), format)
 
 
-def _storable(scale: Tensor, format: Format) -> Tensor:
+def storable_scale(scale: Tensor, format: Format) -> Tensor:
+    """``scale`` rounded as ``format`` stores it, and no smaller than what that can hold; a ValueError if it is larger."""
     if format.scale_dtype is torch.float32:
         return _round_to(scale.clamp(min=torch.finfo(torch.float32).tiny), torch.float32)
     if scale.max() > LARGEST_SCALE:
@@ -156,8 +166,9 @@ class QuantizedWeight:
 
     def dequantize(self) -> Tensor:
         """The weight ``[O, I]`` that the codes stand for, in the grid's working precision."""
-        scale, zero = self.grid.expand(self.codes.shape[1])
-        weight = (self.codes.to(scale.dtype) - zero) * scale
+        scale, zero = self.grid.scale, self.grid.zero
+        grouped = self.codes.to(scale.dtype).reshape(*scale.shape, -1)
+        weight = grouped.sub_(zero[:, :, None]).mul_(scale[:, :, None]).reshape(self.shape)
         return weight if self.input_scale is None else weight / self.input_scale.to(scale.dtype)
 
     def pack(self) -> dict[str, Tensor]:
@@ -191,8 +202,9 @@ class QuantizedWeight:
 
 def round_to_grid(weight: Tensor, grid: Grid) -> Tensor:
     """The nearest code of every weight ``[O, I]``, uint8 ``[O, I]``."""
-    scale, zero = grid.expand(weight.shape[1])
-    return torch.round(weight / scale + zero).clamp_(0, grid.format.max_code).to(torch.uint8)
+    codes = weight.reshape(*grid.scale.shape, -1) / grid.scale[:, :, None]
+    codes = codes.add_(grid.zero[:, :, None]).round_().clamp_(0, grid.format.max_code)
+    return codes.to(torch.uint8).reshape(weight.shape)
 
 
 def round_nearest(weight: Tensor, format: Format) -> QuantizedWeight:
@@ -212,26 +224,43 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
 
     Eight codes fill ``bits`` whole bytes, little end first, for every width from 2 to 8.
     """
-    flat = codes.reshape(-1).to(torch.int64)
-    if flat.numel() and int(flat.max()) >= 2**bits:
-        raise ValueError(f"a code of {int(flat.max())} does not fit into {bits} bits")
-    padded = torch.nn.functional.pad(flat, (0, -flat.numel() % 8)).reshape(-1, 8)
-    # At most 8 x 8 = 64 bits: the sum of shifted codes may set int64's sign bit, which the byte masks below undo.
-    words = (padded << (bits * torch.arange(8, device=flat.device))).sum(dim=1)
-    octets = (words[:, None] >> (8 * torch.arange(bits, device=flat.device))) & 0xFF
-    return octets.to(torch.uint8).reshape(-1)[: packed_size(flat.numel(), bits)].clone()
+    flat = codes.reshape(-1)
+    if flat.numel() and (int(flat.max()) >= 2**bits or int(flat.min()) < 0):
+        wrong = int(flat.max()) if int(flat.max()) >= 2**bits else int(flat.min())
+        raise ValueError(f"a code of {wrong} does not fit into {bits} bits")
+    if bits == 8:
+        return flat.to(torch.uint8, copy=True)
+    eights = torch.nn.functional.pad(flat.to(torch.uint8), (0, -flat.numel() % 8)).reshape(-1, 8)
+    octets = torch.zeros(len(eights), bits, dtype=torch.uint8, device=codes.device)
+    # In bytes throughout: wider words would take eight times the memory of the codes.
+    for code, octet, shift in _overlaps(bits):
+        part = eights[:, code]
+        octets[:, octet] |= part << shift if shift >= 0 else part >> -shift
+    return octets.reshape(-1)[: packed_size(flat.numel(), bits)].clone()
 
 
 def unpack_codes(packed: Tensor, shape: tuple[int, ...], bits: int) -> Tensor:
     """What ``pack_codes`` made, back to uint8 codes of ``shape``; a wrong number of bytes is a ValueError."""
-    count = 1
-    for size in shape:
-        count *= size
+    count = math.prod(shape)
     if packed.numel() != packed_size(count, bits):
         raise ValueError(
             f"{packed.numel()} bytes hold no {count} codes of {bits} bits ({packed_size(count, bits)} bytes)"
         )
-    octets = torch.nn.functional.pad(packed.to(torch.int64), (0, -packed.numel() % bits)).reshape(-1, bits)
-    words = (octets << (8 * torch.arange(bits, device=packed.device))).sum(dim=1)
-    codes = (words[:, None] >> (bits * torch.arange(8, device=packed.device))) & (2**bits - 1)
-    return codes.to(torch.uint8).reshape(-1)[:count].reshape(shape)
+    if bits == 8:
+        return packed.reshape(shape).clone()
+    octets = torch.nn.functional.pad(packed, (0, -packed.numel() % bits)).reshape(-1, bits)
+    eights = torch.zeros(len(octets), 8, dtype=torch.uint8, device=packed.device)
+    for code, octet, shift in _overlaps(bits):
+        part = octets[:, octet]
+        eights[:, code] |= part >> shift if shift >= 0 else part << -shift
+    return eights.bitwise_and_(2**bits - 1).reshape(-1)[:count].reshape(shape)
+
+
+def _overlaps(bits: int) -> list[tuple[int, int, int]]:
+    """Which of eight codes has bits in which of their ``bits`` bytes, and by how much it is shifted up there."""
+    return [
+        (code, octet, bits * code - 8 * octet)
+        for code in range(8)
+        for octet in range(bits)
+        if -bits < bits * code - 8 * octet < 8
+    ]

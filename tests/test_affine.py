@@ -36,9 +36,48 @@ def test_packing_is_exact(values: list[int], bits: int) -> None:
     assert torch.equal(unpack_codes(packed, tuple(codes.shape), bits), codes)
 
 
+SHAPES = st.lists(st.integers(0, 23), min_size=1, max_size=3).map(tuple)
+
+
+@settings(deadline=None)
+@given(SHAPES, BITS, st.integers(0, 2**31))
+def test_every_shape_and_width_comes_back(shape: tuple[int, ...], bits: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(0, 2**bits, shape, dtype=torch.uint8, generator=generator)
+    before = codes.clone()
+    packed = pack_codes(codes, bits)
+    assert packed.dtype == torch.uint8
+    assert packed.shape == (packed_size(codes.numel(), bits),)
+    restored = unpack_codes(packed, shape, bits)
+    assert torch.equal(restored, before)
+    assert torch.equal(codes, before)
+    # Kept apart from what they were made of: a later change of one must not reach the other.
+    packed.zero_()
+    assert torch.equal(restored, before)
+    assert torch.equal(codes, before)
+
+
+@given(st.lists(st.integers(0, 255), max_size=40), BITS)
+def test_the_packed_bytes_are_one_little_endian_number(values: list[int], bits: int) -> None:
+    codes = [value % 2**bits for value in values]
+    number = sum(code << (bits * index) for index, code in enumerate(codes))
+    expected = number.to_bytes(packed_size(len(codes), bits), "little")
+    assert bytes(pack_codes(torch.tensor(codes, dtype=torch.uint8), bits).tolist()) == expected
+
+
+def test_codes_of_a_view_are_packed_in_its_own_order() -> None:
+    codes = torch.arange(15, dtype=torch.uint8).reshape(3, 5)
+    assert torch.equal(unpack_codes(pack_codes(codes.T, 4), (5, 3), 4), codes.T)
+
+
 def test_packing_puts_the_first_code_into_the_low_bits() -> None:
     assert pack_codes(torch.tensor([1, 2, 3, 0], dtype=torch.uint8), 2).tolist() == [0b00111001]
     assert pack_codes(torch.tensor([0b101, 0b011, 0b110], dtype=torch.uint8), 3).tolist() == [0b10011101, 0b1]
+
+
+def test_a_negative_code_is_an_error() -> None:
+    with pytest.raises(ValueError, match="-1 does not fit into 8 bits"):
+        pack_codes(torch.tensor([3, -1]), 8)
 
 
 def test_a_code_too_large_and_a_wrong_byte_count_are_errors() -> None:
@@ -58,6 +97,22 @@ def test_stored_bits_are_the_bytes_of_the_packed_tensors(form: Format, seed: int
     assert form.stored_bits((6, 16), input_scaled=True) == form.stored_bits((6, 16)) + 16 * 16
     assert torch.equal(QuantizedWeight.unpack(stored, (6, 16), form).dequantize(), quantized.dequantize())
     assert "input_scale" in scaled.pack()
+
+
+@settings(deadline=None)
+@given(FORMATS, st.integers(1, 9), st.integers(1, 9), st.booleans())
+def test_stored_bits_of_odd_shapes(form: Format, rows: int, groups: int, scaled: bool) -> None:
+    columns = groups * form.group_size if isinstance(form.group_size, int) else groups
+    weight = random_weight(rows, rows, columns)
+    quantized = round_nearest(weight, form)
+    if scaled:
+        quantized = QuantizedWeight(quantized.codes, quantized.grid, torch.full((columns,), 2.0, dtype=torch.float16))
+    stored = quantized.pack()
+    size = 8 * sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
+    assert form.stored_bits((rows, columns), scaled) == size
+    restored = QuantizedWeight.unpack(stored, (rows, columns), form)
+    assert torch.equal(restored.dequantize(), quantized.dequantize())
+    assert torch.equal(restored.codes, quantized.codes)
 
 
 @settings(deadline=None)
@@ -93,6 +148,15 @@ def test_constant_and_zero_groups_are_kept() -> None:
     weight = torch.zeros(2, 8)
     weight[1] = 0.25
     assert torch.allclose(round_nearest(weight, Format(4)).dequantize(), weight, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", ["tensor", "channel", 4])
+@pytest.mark.parametrize("value", [1000.0, -1000.0, 0.25, 0.0])
+def test_a_real_zero_of_a_narrow_range_far_from_zero_stays_finite(size: int | str, value: float) -> None:
+    weight = torch.full((2, 8), value)
+    weight[0, 0] = value * 1.0001
+    restored = round_nearest(weight, Format(8, size, real_zero=True)).dequantize()
+    assert torch.allclose(restored, weight, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -3,101 +3,331 @@
 Both searches measure the squared error of the layer's output over all calibration tokens, which is a quadratic form in
 the Gram matrix ``G`` ``[I, I]`` of its inputs: ``sum_o e_o G e_o^T`` for the weight error ``e`` ``[O, I]``. No sample of
 tokens is run again. The scale is kept beside the codes (``Q(W s) / s``) instead of being fused into an earlier layer, so
-it works wherever a linear stands.
+it works wherever a linear stands. Rows are taken some at a time: nothing the size of a weight is made but its codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from mmq_sweeps.affine import Format, Grid, QuantizedWeight, check_group_size, fit_grid, round_to_grid
+from mmq_sweeps.affine import (
+    MAX_BITS,
+    Format,
+    Grid,
+    QuantizedWeight,
+    check_group_size,
+    fit_grid,
+    grid_over,
+    round_to_grid,
+)
 from mmq_sweeps.methods.base import LayerStats, Solution
+
+# Weights worked on at a time: few enough for a processor's cache, enough rows for a matrix product.
+CHUNK = 2**21
+# Columns of the Gram matrix a product: what lies above the diagonal blocks is taken once and counted twice.
+GRAM_BLOCK = 1024
+# A linear of fewer rows has every candidate measured on all of them. Of more, the share with the widest ranges is
+# measured first, and the others in rounds (first row, step).
+RACE_ROWS = 1024
+WIDEST = 1 / 16
+ROUNDS = ((0, 8), (4, 8), (2, 4), (1, 2))
+# A candidate leaves the race when it is behind the leader by this many standard errors.
+MARGIN = 4.0
+SMALLEST_INPUT_SCALE, LARGEST_INPUT_SCALE = 2.0**-14, 65504.0
+
+Loss = Callable[[list[Tensor]], float]
 
 
 def output_error(error: Tensor, gram: Tensor) -> Tensor:
     """Mean squared output error of each row ``[O]`` that the weight error ``[O, I]`` makes on inputs with ``gram``."""
-    return ((error @ gram) * error).sum(dim=1)
+    loss = torch.zeros(len(error), dtype=error.dtype, device=error.device)
+    for start in range(0, error.shape[1], GRAM_BLOCK):
+        stop = start + GRAM_BLOCK
+        part = error[:, start:stop]
+        product = part @ gram[start:stop, start:stop]
+        if start:
+            # G is symmetric, so half of the product is never formed.
+            product.addmm_(error[:, :start], gram[:start, start:stop], alpha=2)
+        loss += product.mul_(part).sum(dim=1)
+    return loss
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An input scale ``[I]``, as float16 holds it, and its exponent."""
+
+    values: Tensor
+    exponent: float
+
+
+def candidate_scales(
+    weights: Sequence[Tensor], mean_abs: Tensor, format: Format, n_grid: int, duo_scaling: bool
+) -> list[Scale]:
+    """No scaling, and ``mean_abs ** r`` for ``r = k / n_grid``, over ``w_mean ** (1 - r)`` with ``duo_scaling``.
+
+    ``w_mean`` ``[I]`` is the mean over all rows of a weight's magnitude relative to the largest of its group. As in
+    autoawq, a scale is normalised to a geometric mid-range of one.
+    """
+    w_mean = _mean_relative_magnitude(weights, format) if duo_scaling else None
+    candidates = [Scale(torch.ones_like(mean_abs), 0.0)]
+    for ratio in (k / n_grid for k in range(0 if duo_scaling else 1, n_grid)):
+        scale = mean_abs.pow(ratio)
+        if w_mean is not None:
+            scale = scale / (w_mean.pow(1 - ratio) + 1e-4)
+        scale = scale.clamp(min=1e-4)
+        scale = scale / (scale.max() * scale.min()).sqrt()
+        stored = scale.clamp(SMALLEST_INPUT_SCALE, LARGEST_INPUT_SCALE).to(torch.float16).float()
+        candidates.append(Scale(stored, ratio))
+    return candidates
+
+
+def _mean_relative_magnitude(weights: Sequence[Tensor], format: Format) -> Tensor:
+    total = torch.zeros(weights[0].shape[1], dtype=torch.float32, device=weights[0].device)
+    for weight in weights:
+        whole = weight.abs().max().float() if format.group_size == "tensor" else None
+        for rows in _chunks(weight):
+            magnitude = _grouped(weight[rows].float().abs(), format)
+            largest = magnitude.amax(dim=2, keepdim=True) if whole is None else whole
+            total += (magnitude / (largest + 1e-6)).sum(dim=0).reshape(-1)
+    return total / sum(len(weight) for weight in weights)
 
 
 def search_scale(
-    weights: Sequence[Tensor], stats: LayerStats, format: Format, n_grid: int = 20
-) -> tuple[Tensor, float]:
-    """The input scale ``[I]`` with the least output error over ``weights``, and its exponent.
-
-    Candidates are ``mean_abs ** (k / n_grid)`` for ``k = 0 .. n_grid - 1``, normalised to a geometric mid-range of one;
-    ``k = 0`` is no scaling, so the result is never worse than rounding. Scales are rounded to float16 as stored.
-    """
-    best_error, best_scale, best_ratio = float("inf"), torch.ones_like(stats.mean_abs), 0.0
-    for k in range(n_grid):
-        ratio = k / n_grid
-        scale = stats.mean_abs.clamp(min=1e-4).pow(ratio)
-        scale = (scale / (scale.max() * scale.min()).sqrt()).to(torch.float16).float()
-        error = 0.0
-        for weight in weights:
-            scaled = weight * scale
-            grid = fit_grid(scaled, format)
-            rounded = QuantizedWeight(round_to_grid(scaled, grid), grid, scale).dequantize()
-            error += output_error(weight - rounded, stats.gram).sum().item()
-        if error < best_error:
-            best_error, best_scale, best_ratio = error, scale, ratio
-    return best_scale, best_ratio
-
-
-def search_clip(scaled: Tensor, gram: Tensor, format: Format, steps: int, max_shrink: float) -> Grid:
-    """The grid of ``scaled`` ``[O, I]`` whose range, shrunk by up to ``max_shrink``, has the least output error a group.
-
-    ``gram`` is that of the scaled inputs. A group's error is measured on its own columns, as in the paper's code; no
-    shrinking is a candidate, and wins ties.
-    """
-    rows, columns = format.groups((scaled.shape[0], scaled.shape[1]))
-    best = torch.full((rows, columns), float("inf"), dtype=scaled.dtype, device=scaled.device)
-    shrink = torch.ones_like(best)
-    for step in range(steps):
-        candidate = 1 - max_shrink * step / steps
-        grid = fit_grid(scaled, format, candidate)
-        error = scaled - QuantizedWeight(round_to_grid(scaled, grid), grid).dequantize()
-        loss = _group_errors(error, gram, rows, columns)
-        better = loss < best
-        best, shrink = torch.where(better, loss, best), torch.where(better, candidate, shrink)
-    return fit_grid(scaled, format, shrink)
-
-
-def _group_errors(error: Tensor, gram: Tensor, rows: int, columns: int) -> Tensor:
-    if rows == 1 and columns == 1:
-        return output_error(error, gram).sum().reshape(1, 1)
-    size = error.shape[1] // columns
-    parts = error.reshape(error.shape[0], columns, size)
-    diagonal_blocks = torch.stack([gram[i : i + size, i : i + size] for i in range(0, error.shape[1], size)])
-    return torch.einsum("ogi,gij,ogj->og", parts, diagonal_blocks, parts)
-
-
-def solve(
     weights: Sequence[Tensor],
     stats: LayerStats,
-    format: Format,
+    formats: Sequence[Format],
     n_grid: int = 20,
-    clip_steps: int = 10,
-    max_shrink: float = 0.5,
-) -> tuple[list[QuantizedWeight], float]:
-    """Quantize ``weights`` ``[O_k, I]``, which share their input: scale search, then clip search.
+    duo_scaling: bool = True,
+    loss: Loss | None = None,
+) -> list[Scale]:
+    """For each of ``formats`` (alike but for their bits) the candidate scale with the least loss over ``weights``.
 
-    Returns them in order, with one shared ``input_scale``, and the exponent of that scale.
+    The loss is the output error over all calibration tokens, or ``loss`` of the dequantized weights: what an attention
+    module makes of its query, key and value, say, which no Gram matrix knows. No scaling is a candidate, so the result
+    is never worse than rounding.
     """
-    input_scale, ratio = search_scale(weights, stats, format, n_grid)
-    scaled_gram = stats.gram / torch.outer(input_scale, input_scale)
-    quantized = []
+    candidates = candidate_scales(weights, stats.mean_abs, formats[0], n_grid, duo_scaling)
+    if loss is None:
+        totals = _race(weights, torch.stack([one.values for one in candidates]), stats.gram, formats)
+    else:
+        tried = [[loss(_restored(weights, one.values, format)) for one in candidates] for format in formats]
+        totals = torch.tensor(tried, dtype=torch.float64)
+    return [candidates[best] for best in totals.argmin(dim=1).tolist()]
+
+
+def _restored(weights: Sequence[Tensor], scale: Tensor, format: Format) -> list[Tensor]:
+    restored = []
     for weight in weights:
-        scaled = weight * input_scale
-        grid = (
-            search_clip(scaled, scaled_gram, format, clip_steps, max_shrink) if clip_steps else fit_grid(scaled, format)
-        )
-        quantized.append(QuantizedWeight(round_to_grid(scaled, grid), grid, input_scale.to(torch.float16)))
-    return quantized, ratio
+        scaled = weight.float() * scale
+        restored.append(weight + _rounding_error(scaled, fit_grid(scaled, format)) / scale)
+    return restored
+
+
+def _race(weights: Sequence[Tensor], scales: Tensor, gram: Tensor, formats: Sequence[Format]) -> Tensor:
+    """The loss ``[F, C]`` of each of ``scales`` ``[C, I]`` in each format; infinite where it left the race.
+
+    A candidate that is clearly behind the leader on the rows so far is left (Maron and Moore, 1994); the others are
+    measured on all rows, so the losses that are compared in the end are exact.
+    """
+    alive = torch.ones(len(formats), len(scales), dtype=torch.bool)
+    measured = torch.zeros(len(formats), len(scales), 0, dtype=torch.float64)
+    certain, population = 0, sum(len(weight) for weight in weights)
+    for rows_by_weight in _rounds(weights):
+        for weight, rows in zip(weights, rows_by_weight, strict=True):
+            for chunk in rows.split(max(1, CHUNK // weight.shape[1])):
+                losses = _losses(weight, chunk, scales, gram, formats, alive)
+                measured = torch.cat([measured, losses], dim=2)
+        certain = certain or measured.shape[2]
+        for index, of_format in enumerate(measured):
+            alive[index] &= _not_clearly_behind(of_format, certain, population)
+    return measured.sum(dim=2)
+
+
+def _rounds(weights: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Rows of each weight, round by round: first those whose range is widest, on which most of the loss may lie."""
+    orders = [torch.argsort(weight.amax(dim=1) - weight.amin(dim=1), descending=True) for weight in weights]
+    if min(len(order) for order in orders) < RACE_ROWS:
+        yield orders
+        return
+    yield [order[: int(WIDEST * len(order))] for order in orders]
+    for first, step in ROUNDS:
+        yield [order[int(WIDEST * len(order)) :][first::step] for order in orders]
+
+
+def _not_clearly_behind(losses: Tensor, certain: int, population: int) -> Tensor:
+    """Which candidates ``[C]`` may be the best on all rows, by their ``losses`` ``[C, n]`` on ``n`` of them.
+
+    The first ``certain`` rows stand for themselves, those that follow for all others of the ``population``.
+    """
+    count, others = losses.shape[1] - certain, population - certain
+    if count < 2:
+        return torch.isfinite(losses).all(dim=1)
+    behind = losses - losses[losses.sum(dim=1).argmin()]
+    sampled = behind[:, certain:]
+    total = behind[:, :certain].sum(dim=1) + others * sampled.mean(dim=1)
+    return total <= MARGIN * others * sampled.std(dim=1) * ((1 - count / others) / count) ** 0.5
+
+
+def _losses(
+    weight: Tensor, rows: Tensor, scales: Tensor, gram: Tensor, formats: Sequence[Format], alive: Tensor
+) -> Tensor:
+    """The loss ``[F, C, n]`` of each of ``rows`` where ``alive`` ``[F, C]``, else infinite; on the CPU."""
+    losses = torch.full((*alive.shape, len(rows)), torch.inf, dtype=torch.float64)
+    part = weight[rows].float()
+    # The same candidates are always taken together: the last bits of a product may depend on its number of rows, and
+    # a format's result must not depend on the formats beside it.
+    for batch in torch.arange(len(scales)).split(max(1, CHUNK // part.numel())):
+        if not alive[:, batch].any():
+            continue
+        tried = scales[batch.to(scales.device), None]
+        scaled = (part * tried).reshape(-1, part.shape[1])
+        low, high = _ranges(scaled, formats[0])
+        if formats[0].group_size == "tensor":
+            low, high = (bound.repeat_interleave(len(rows))[:, None] for bound in _tensor_ranges(weight, tried[:, 0]))
+        for index, format in enumerate(formats):
+            if alive[index, batch].any():
+                error = _rounding_error(scaled, grid_over(low, high, format))
+                error.reshape(len(batch), *part.shape).div_(tried)
+                losses[index, batch] = output_error(error, gram).reshape(len(batch), -1).double().cpu()
+    return losses.where(alive[:, :, None], torch.inf)
+
+
+def quantize_clipped(
+    weight: Tensor, scale: Tensor, gram: Tensor, format: Format, fractions: Sequence[float]
+) -> QuantizedWeight:
+    """Quantize ``weight * scale`` on grids cut at that one of ``fractions`` of each group's magnitude that errs least.
+
+    A group's error is that of its own columns, as in the paper's code. What the errors of groups do to each other can
+    make a row's cuts a loss in all: such a row is left uncut. ``fractions`` begin with 1, no cut, which wins ties.
+    """
+    if format.group_size == "tensor":
+        return _quantize_whole(weight, scale, gram, format, fractions)
+    codes = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
+    group_losses = _group_losses(scale, gram, format)
+    grids = []
+    for rows in _chunks(weight):
+        scaled = weight[rows].float() * scale
+        low, high = _ranges(scaled, format)
+        grid = grid_over(low, high, format)
+        if len(fractions) > 1:
+            cut = _best_cut(scaled, low, high, format, fractions, group_losses)
+            before, after = (output_error(_rounding_error(scaled, each).div_(scale), gram) for each in (grid, cut))
+            grid = _where((after > before)[:, None], grid, cut)
+        codes[rows] = round_to_grid(scaled, grid)
+        grids.append(grid)
+    whole = Grid(torch.cat([grid.scale for grid in grids]), torch.cat([grid.zero for grid in grids]), format)
+    return QuantizedWeight(codes, whole, scale.to(torch.float16))
+
+
+def _best_cut(
+    scaled: Tensor,
+    low: Tensor,
+    high: Tensor,
+    format: Format,
+    fractions: Sequence[float],
+    group_losses: Callable[[Tensor], Tensor],
+) -> Grid:
+    kept, *others = _cut_grids(low, high, format, fractions)
+    least = group_losses(_rounding_error(scaled, kept))
+    for grid in others:
+        loss = group_losses(_rounding_error(scaled, grid))
+        kept, least = _where(loss < least, grid, kept), torch.minimum(loss, least)
+    return kept
+
+
+def _cut_grids(low: Tensor, high: Tensor, format: Format, fractions: Sequence[float]) -> Iterator[Grid]:
+    """Grids of weights clipped to each of ``fractions`` of the largest magnitude: of a skewed group one end goes first."""
+    for fraction in fractions:
+        bound = torch.maximum(-low, high) * fraction
+        if format.symmetric:
+            yield grid_over(-bound, bound, format)
+            continue
+        start, end = torch.maximum(low, -bound), torch.minimum(high, bound)
+        grid = grid_over(start, end, format)
+        yield grid
+        if fraction < 1:
+            # Cut at both ends, a range has its zero half way between two codes: either may be the better one.
+            yield Grid(grid.scale, torch.where(start == -end, format.max_code - grid.zero, grid.zero), format)
+
+
+def _group_losses(scale: Tensor, gram: Tensor, format: Format) -> Callable[[Tensor], Tensor]:
+    """What finds the mean squared output error ``[O, G]`` of each group's own columns from a scaled error ``[O, I]``."""
+    count = _group_count(len(gram), format)
+    if count == 1:
+        return lambda error: output_error(error / scale, gram)[:, None]
+    size = len(gram) // count
+    blocks = torch.stack([gram[i : i + size, i : i + size] for i in range(0, len(gram), size)])
+    blocks.div_(scale.reshape(count, size, 1)).div_(scale.reshape(count, 1, size))
+
+    def of_groups(error: Tensor) -> Tensor:
+        parts = error.reshape(len(error), count, size).transpose(0, 1)
+        return torch.bmm(parts, blocks).mul_(parts).sum(dim=2).T
+
+    return of_groups
+
+
+def _where(first: Tensor, one: Grid, other: Grid) -> Grid:
+    """The groups of ``one`` where ``first`` ``[O, G]`` or ``[O, 1]``, elsewhere those of ``other``."""
+    return Grid(torch.where(first, one.scale, other.scale), torch.where(first, one.zero, other.zero), one.format)
+
+
+def _quantize_whole(
+    weight: Tensor, scale: Tensor, gram: Tensor, format: Format, fractions: Sequence[float]
+) -> QuantizedWeight:
+    low, high = (bound[:, None] for bound in _tensor_ranges(weight, scale[None]))
+    grids = list(_cut_grids(low, high, format, fractions))
+    losses = torch.zeros(len(grids), dtype=torch.float64)
+    for rows in _chunks(weight) if len(grids) > 1 else ():
+        scaled = weight[rows].float() * scale
+        for index, grid in enumerate(grids):
+            losses[index] += output_error(_rounding_error(scaled, grid).div_(scale), gram).double().sum().cpu()
+    best = grids[int(losses.argmin())]
+    codes = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
+    for rows in _chunks(weight):
+        codes[rows] = round_to_grid(weight[rows].float() * scale, best)
+    return QuantizedWeight(codes, best, scale.to(torch.float16))
+
+
+def _rounding_error(scaled: Tensor, grid: Grid) -> Tensor:
+    """What rounding ``scaled`` ``[O, I]`` to ``grid`` adds to it."""
+    scale, zero = grid.scale[:, :, None], grid.zero[:, :, None]
+    grouped = scaled.reshape(*grid.scale.shape, -1)
+    error = (grouped / scale).add_(zero).round_().clamp_(0, grid.format.max_code).sub_(zero).mul_(scale).sub_(grouped)
+    return error.reshape(scaled.shape)
+
+
+def _ranges(scaled: Tensor, format: Format) -> tuple[Tensor, Tensor]:
+    """The least and the largest weight of each group of each row, both ``[O, G]``."""
+    grouped = _grouped(scaled, format)
+    return grouped.amin(dim=2), grouped.amax(dim=2)
+
+
+def _tensor_ranges(weight: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest of all weights with each of ``scales`` ``[C, I]``, both ``[C]``."""
+    # Scales are positive, so a column's largest scaled weight is its scale times its largest weight.
+    low, high = weight.amin(dim=0).float(), weight.amax(dim=0).float()
+    return (low * scales).amin(dim=1), (high * scales).amax(dim=1)
+
+
+def _grouped(rows: Tensor, format: Format) -> Tensor:
+    """``rows`` ``[O, I]`` as ``[O, G, I/G]``."""
+    return rows.reshape(len(rows), _group_count(rows.shape[1], format), -1)
+
+
+def _group_count(columns: int, format: Format) -> int:
+    return format.groups((1, columns))[1]
+
+
+def _chunks(weight: Tensor) -> Iterator[slice]:
+    """Slices of rows that hold about ``CHUNK`` weights each."""
+    step = max(1, CHUNK // weight.shape[1])
+    for start in range(0, len(weight), step):
+        yield slice(start, min(start + step, len(weight)))
 
 
 @dataclass(frozen=True)
@@ -107,6 +337,7 @@ class AWQ:
     group_size: int | str = "channel"
     symmetric: bool = False
     n_grid: int = 20
+    duo_scaling: bool = True
     clip_steps: int = 10
     max_shrink: float = 0.5
 
@@ -125,8 +356,39 @@ class AWQ:
         return Format(bits, self.group_size, self.symmetric)
 
     def quantize(self, weights: Sequence[Tensor], stats: LayerStats | None, format: Format) -> Solution:
+        return self.quantize_many(weights, stats, [format])[0]
+
+    def quantize_many(
+        self, weights: Sequence[Tensor], stats: LayerStats | None, formats: Sequence[Format]
+    ) -> list[Solution]:
+        """Quantize ``weights`` in each of ``formats``, which share candidate scales and the ranges that they make."""
         if stats is None:
             raise ValueError("AWQ needs the statistics of the layer's inputs")
-        weights = [weight.float() for weight in weights]
-        quantized, ratio = solve(weights, stats, format, self.n_grid, self.clip_steps, self.max_shrink)
-        return Solution(quantized, {"scale_exponent": ratio})
+        if not torch.isfinite(stats.gram.diagonal()).all():
+            raise ValueError("the Gram matrix of the calibration inputs has values that are not finite")
+        if not all(torch.isfinite(weight.amax() - weight.amin()) for weight in weights):
+            raise ValueError("the weight has values that are not finite")
+        solutions: dict[Format, Solution] = {}
+        for alike in _alike(formats):
+            found = search_scale(weights, stats, alike, self.n_grid, self.duo_scaling)
+            for format, scale in zip(alike, found, strict=True):
+                cuts = self.cuts(format)
+                quantized = [quantize_clipped(weight, scale.values, stats.gram, format, cuts) for weight in weights]
+                solutions[format] = Solution(quantized, {"scale_exponent": scale.exponent})
+        return [solutions[format] for format in formats]
+
+    def cuts(self, format: Format) -> list[float]:
+        """Of a group's largest magnitude, where its range may end: first no cut, which alone is left without steps."""
+        fractions = [1 - self.max_shrink * step / max(self.clip_steps, 1) for step in range(max(self.clip_steps, 1))]
+        if self.clip_steps and format.symmetric:
+            # A symmetric range lies half a step beyond its last code; stretched so far, the largest weight has a code.
+            fractions.append(format.max_code / (format.max_code - 1))
+        return fractions
+
+
+def _alike(formats: Sequence[Format]) -> list[list[Format]]:
+    """Distinct formats, those that differ in nothing but their bits together."""
+    found: dict[Format, list[Format]] = {}
+    for format in dict.fromkeys(formats):
+        found.setdefault(replace(format, bits=MAX_BITS), []).append(format)
+    return list(found.values())

@@ -7,8 +7,9 @@ devices or configuration files: it sees the weights of linears that share one in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import importlib.util
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -22,13 +23,15 @@ class LayerStats:
 
     ``gram`` ``[I, I]`` is the mean of ``x x^T``, ``mean_abs`` ``[I]`` the mean of ``|x|``, both float32 over ``count``
     tokens; padding does not count. ``inputs`` ``[count, I]`` are the tokens themselves, kept only for a method that says
-    ``needs_inputs = True``.
+    ``needs_inputs = True``. ``shared`` is where solvers leave what serves every bit-width and method on this input, such
+    as a factorization.
     """
 
     gram: Tensor
     mean_abs: Tensor
     count: int
     inputs: Tensor | None = None
+    shared: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -67,3 +70,12 @@ def quantize_many(
         solutions: list[Solution] = together(weights, stats, formats)
         return solutions
     return [method.quantize(weights, stats, format) for format in formats]
+
+
+def check_installed(module: str, extra: str) -> None:
+    """A ValueError that names the pip command unless the published library of the optional ``extra`` is installed."""
+    if importlib.util.find_spec(module) is None:
+        raise ValueError(
+            f"the library {extra} is not installed; install it with pip install 'mmq-sweeps[{extra}]' "
+            f"(in a checkout: pip install -e '.[{extra}]')"
+        )

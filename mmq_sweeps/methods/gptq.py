@@ -1,135 +1,383 @@
-"""GPTQ (arXiv 2210.17323): round column by column, and correct the columns to come for each error made.
+"""GPTQ (arXiv 2210.17323): round column by column, and let the columns to come make up for each error made.
 
-Symbols are the paper's: ``W`` ``[O, I]`` the weight, ``H`` ``[I, I]`` the Hessian of the layer's squared output error
-(proportional to the Gram matrix of its inputs), ``U`` the upper Cholesky factor of the inverse of the damped ``H``.
+Symbols: ``W`` ``[O, I]`` the weight, ``H`` ``[I, I]`` the Hessian of the layer's squared output error (proportional to
+the Gram matrix of its inputs), ``E`` the errors of the columns that are done.
+
+The paper inverts ``H`` and factors the inverse. Here ``H = M^T M`` with ``M`` lower triangular is factored and nothing is
+inverted: column ``j`` is rounded after ``sum_i<j (M_ji / M_jj) E_i`` is added to it, which is the same correction, since
+GPTQ is Babai's nearest plane algorithm (arXiv 2507.18553). That takes a quarter of the arithmetic of
+factor-invert-factor, and the errors take the place of the working copy of the weight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from mmq_sweeps.affine import Format, Grid, QuantizedWeight, check_group_size, fit_grid
+from mmq_sweeps.affine import Format, Grid, QuantizedWeight, check_group_size, fit_grid, round_nearest
 from mmq_sweeps.methods.base import LayerStats, Solution
 
 # Damping grows tenfold a try, from the configured fraction of the mean diagonal to the whole of it and once beyond.
 MAX_DAMPING = 10.0
+BLOCK = 512
+# A factor of up to so many columns (64 MB) is kept for the next method; a larger one lies in its Gram matrix's memory.
+KEPT_COLUMNS = 4096
+# Numbers that are worked on at a time where the largest weight has fewer.
+LEAST_CHUNK = 2**24
+
+
+class NotDefiniteError(ValueError):
+    """A Gram matrix that is indefinite beyond the largest damping."""
 
 
 @dataclass(frozen=True)
 class Factor:
-    """``U`` ``[I, I]`` in the order that columns are quantized in; ``order[j]`` is the original index of column ``j``."""
+    """``lower`` ``[I, I]``: ``M`` with its rows divided by its diagonal, in the order that columns are quantized in.
 
-    upper: Tensor
+    What stands above its diagonal means nothing. ``order[j]`` is the original index of column ``j``; ``dead`` ``[I]``
+    marks inputs that are always zero, in the original order.
+    """
+
+    lower: Tensor
     order: Tensor
     dead: Tensor
     damping: float
 
 
 def factorize(gram: Tensor, damping: float = 0.01, act_order: bool = True) -> Factor:
-    """Factor the damped inverse of ``gram`` ``[I, I]``; it serves every bit-width and every linear on the same input.
+    """Factor the damped ``gram`` ``[I, I]``; it serves every bit-width and every linear on the same input.
 
     Inputs that are always zero are marked ``dead`` and get a unit diagonal. ``act_order`` takes columns by falling
-    diagonal. Where the Cholesky factorization fails, damping grows tenfold a try; the value used is returned.
-    A matrix that is not finite, or fails at the largest damping, is a ValueError.
+    diagonal. Where the Cholesky factorization fails, damping grows tenfold a try; the value used is returned. A matrix
+    that is not finite is a ValueError, one that fails at the largest damping a NotDefiniteError.
     """
-    if not torch.isfinite(gram).all():
+    return _factorize_in_place(gram.clone(), damping, act_order)[0]
+
+
+@contextmanager
+def factorized_in_place(gram: Tensor, damping: float, act_order: bool) -> Iterator[Factor]:
+    """The same in the memory of ``gram``, which must be symmetric to the last bit and is itself again afterwards.
+
+    A symmetric matrix is known from one triangle, so the factor lies in the other.
+    """
+    factor, blocks = _factorize_in_place(gram, damping, act_order)
+    try:
+        yield factor
+    finally:
+        _restore(gram, blocks)
+        _permute(gram, factor.order.argsort())
+
+
+def _factorize_in_place(H: Tensor, damping: float, act_order: bool) -> tuple[Factor, list[Tensor]]:
+    """Factor ``H`` in its lower triangle; also its blocks on the diagonal, as they were, in the factor's order.
+
+    An error leaves ``H`` as it was.
+    """
+    if not torch.stack(torch.aminmax(H)).isfinite().all():
         raise ValueError("the Gram matrix of the calibration inputs has values that are not finite")
-    diagonal = gram.diagonal()
-    dead = diagonal <= 0
-    hessian = gram.clone()
-    hessian.diagonal()[dead] = 1.0
-    order = (
-        torch.argsort(diagonal, descending=True, stable=True) if act_order else torch.arange(len(dead)).to(dead.device)
-    )
-    hessian = hessian[order][:, order]
-    mean_diagonal = hessian.diagonal().mean()
+    dead = H.diagonal() <= 0
+    order = torch.arange(len(H), device=H.device)
+    if act_order:
+        order = torch.argsort(H.diagonal(), descending=True, stable=True)
+    _permute(H, order)
+    blocks = [H[start : start + BLOCK, start : start + BLOCK].clone() for start in range(0, len(H), BLOCK)]
+    diagonal = H.diagonal().masked_fill(dead[order], 1.0)
+    mean_diagonal = diagonal.mean()
     while damping <= MAX_DAMPING:
-        damped = hessian.clone()
-        damped.diagonal().add_(damping * mean_diagonal)
-        # H = R R^T with R upper follows from factoring the flipped matrix; then H^-1 = U^T U with U = R^-1: one
-        # factorization and one triangular solve where factor-invert-factor takes three steps.
-        lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
-        if not int(failed):
-            identity = torch.eye(len(dead), dtype=gram.dtype, device=gram.device)
-            upper = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
-            if torch.isfinite(upper).all():
-                return Factor(upper, order, dead, damping)
+        H.diagonal().copy_(diagonal + damping * mean_diagonal)
+        if _cholesky_in_place(H):
+            return Factor(H, order, dead, damping), blocks
+        _restore(H, blocks)
         damping = max(damping * 10, 1e-6)
-    raise ValueError(f"Cholesky factorization of the Gram matrix failed even with damping {damping / 10:g}")
+    _permute(H, order.argsort())
+    raise NotDefiniteError(f"Cholesky factorization of the Gram matrix failed even with damping {damping / 10:g}")
 
 
-def solve(weight: Tensor, factor: Factor, format: Format, block_size: int = 128) -> QuantizedWeight:
-    """Quantize ``weight`` ``[O, I]`` column by column behind ``factor``.
+def _permute(matrix: Tensor, order: Tensor) -> None:
+    """Bring rows and columns of a square matrix into ``order``, in place, a block of them at a time."""
+    for rows in matrix.split(BLOCK):
+        rows.copy_(rows.index_select(1, order))
+    for columns in matrix.split(BLOCK, dim=1):
+        columns.copy_(columns.index_select(0, order))
 
-    Grids are fitted to the uncorrected weight (static groups), so the result does not depend on ``block_size``, which
-    only sets how many columns are corrected one at a time before the rest is corrected in one product.
+
+def _restore(H: Tensor, blocks: Sequence[Tensor]) -> None:
+    """Write over the lower triangle of ``H`` what the upper one and the ``blocks`` on the diagonal say."""
+    for start, block in zip(range(0, len(H), BLOCK), blocks, strict=True):
+        rows = H[start : start + BLOCK]
+        rows[:, :start] = H[:start, start : start + BLOCK].T
+        rows[:, start : start + BLOCK] = block
+
+
+def _cholesky_in_place(H: Tensor) -> bool:
+    """Write ``M``, its rows divided by its diagonal, into the lower triangle of ``H = M^T M``; false where it fails.
+
+    The last rows come first, since the last row of ``H`` is the last row of ``M`` times its last element. Above the
+    diagonal only the blocks on it are written to.
     """
-    W = weight.to(factor.upper.dtype)[:, factor.order]
-    W[:, factor.dead[factor.order]] = 0.0
-    grid = fit_grid(_original_order(W, factor.order), format)
-    scale, zero = _column_grids(grid, factor.order, W.shape)
-    Q = torch.empty_like(W)
-    columns = W.shape[1]
-    for start in range(0, columns, block_size):
-        stop = min(start + block_size, columns)
-        Err = torch.empty_like(W[:, start:stop])
-        for j in range(start, stop):
-            w, u = W[:, j], factor.upper[j]
-            q = torch.round(w / scale[:, j] + zero[:, j]).clamp_(0, format.max_code)
-            err = (w - (q - zero[:, j]) * scale[:, j]) / u[j]
-            W[:, j + 1 : stop].addr_(err, u[j + 1 : stop], alpha=-1)
-            Q[:, j], Err[:, j - start] = q, err
-        W[:, stop:] -= Err @ factor.upper[start:stop, stop:]
-    codes = _original_order(Q, factor.order).to(torch.uint8)
-    return QuantizedWeight(codes, grid)
+    diagonal = H.new_empty(len(H))
+    starts = range(0, len(H), BLOCK)
+    for start in reversed(starts):
+        stop = min(start + BLOCK, len(H))
+        rows = H[start:stop, :stop]
+        rows.addmm_(H[stop:, start:stop].T, H[stop:, :stop], alpha=-1)
+        # D^T D of the block on the diagonal, D lower, is the usual factor of the block read backwards.
+        factor, failed = torch.linalg.cholesky_ex(rows[:, start:].flip(0, 1))
+        if int(failed):
+            return False
+        block = factor.T.flip(0, 1)
+        rows[:, start:] = block
+        rows[:, :start] = torch.linalg.solve_triangular(block.T, rows[:, :start], upper=True)
+        diagonal[start:stop] = block.diagonal()
+        if not torch.stack(torch.aminmax(rows)).isfinite().all():
+            return False
+    for start in starts:
+        H[start : start + BLOCK, : start + BLOCK].div_(diagonal[start : start + BLOCK, None])
+    return True
 
 
-def _original_order(matrix: Tensor, order: Tensor) -> Tensor:
-    restored = torch.empty_like(matrix)
-    restored[:, order] = matrix
-    return restored
+def solve(weight: Tensor, factor: Factor, format: Format, block_size: int = 32) -> QuantizedWeight:
+    """Quantize ``weight`` ``[O, I]`` column by column behind ``factor``, with static groups."""
+    return solve_many([weight], factor, [format], block_size)[0][0]
 
 
-def _column_grids(grid: Grid, order: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    scale, zero = grid.expand(shape[1])
-    return scale.expand(shape)[:, order], zero.expand(shape)[:, order]
+def solve_many(
+    weights: Sequence[Tensor],
+    factor: Factor,
+    formats: Sequence[Format],
+    block_size: int = 32,
+    static_groups: bool = True,
+    grids: Sequence[Sequence[Grid]] | None = None,
+) -> list[list[QuantizedWeight]]:
+    """Quantize ``weights`` ``[O_k, I]`` to each of ``formats``; a list a format.
+
+    Rows do not depend on each other: those of all weights go through the columns together, a chunk at a time that takes
+    no more memory than the largest weight (or ``LEAST_CHUNK``). Chunks do not depend on how many ``formats`` are asked
+    for, and formats are solved one after the other, so that products have the same shape and sums the same order: a
+    format's codes do not depend on what else was asked for. ``block_size`` columns are corrected one by one and longer
+    stretches in products; it changes speed only. With ``static_groups`` grids are fitted to the weight as it is, else
+    each group's when its turn comes, to its columns corrected by all before them. ``grids`` may be given instead, by
+    format and weight.
+    """
+    weights = [_without_dead(weight.to(factor.lower.dtype), factor.dead) for weight in weights]
+    rows, columns = sum(map(len, weights)), weights[0].shape[1]
+    works = []
+    for index, format in enumerate(formats):
+        fitted = grids[index] if grids else None
+        if fitted is None and (static_groups or not isinstance(format.group_size, int)):
+            fitted = [fit_grid(weight, format) for weight in weights]
+        works.append(_Work(weights, factor, format, block_size, fitted))
+    chunk = max(1, max(max(weight.numel() for weight in weights), LEAST_CHUNK) // (2 * columns))
+    for start in range(0, rows, chunk):
+        _solve_rows(works, weights, factor.order, start, min(start + chunk, rows))
+    return [work.result(weights) for work in works]
+
+
+def _solve_rows(works: Sequence[_Work], weights: Sequence[Tensor], order: Tensor, start: int, stop: int) -> None:
+    W = _rows(weights, start, stop).T.index_select(0, order)
+    X = torch.empty_like(W)
+    for work in works:
+        work.quantize(W, X.zero_(), start)
+
+
+class _Work:
+    """The weights of ``solve_many``, on top of each other, on their way to one format.
+
+    ``scale`` and ``zero`` ``[G, R]`` are the grids of all rows. Of the rows at hand, ``W`` ``[I, r]`` is the weight as
+    columns, in the factor's order, and ``X`` ``[I, r]`` the correction of a column until its turn comes and its error from
+    then on.
+    """
+
+    def __init__(
+        self, weights: Sequence[Tensor], factor: Factor, format: Format, leaf: int, grids: Sequence[Grid] | None
+    ) -> None:
+        rows, columns = sum(map(len, weights)), weights[0].shape[1]
+        self.format, self.leaf, self.grids = format, leaf, grids
+        self.N, self.order = factor.lower, factor.order
+        groups = format.groups((rows, columns))[1]
+        self.scale, self.zero = (weights[0].new_empty(groups, rows) for _ in range(2))
+        if grids is not None:
+            sizes = [len(weight) for weight in weights]
+            for whole, parts in ((self.scale, [g.scale for g in grids]), (self.zero, [g.zero for g in grids])):
+                for rows_of, part in zip(whole.split(sizes, dim=1), parts, strict=True):
+                    rows_of.copy_(part.T)
+        self.width = columns // groups
+        self.group = factor.order // self.width
+        self.codes = torch.empty(rows, columns, dtype=torch.uint8, device=weights[0].device)
+
+    def quantize(self, W: Tensor, X: Tensor, row: int) -> None:
+        """Quantize the rows ``W`` ``[I, r]``, the first of which is ``row``; ``X`` holds zeros."""
+        self.W, self.X, self.rows = W, X, slice(row, row + W.shape[1])
+        self._columns(0, len(W))
+        del self.W, self.X
+
+    def result(self, weights: Sequence[Tensor]) -> list[QuantizedWeight]:
+        found, row = [], 0
+        for k, weight in enumerate(weights):
+            rows = slice(row, row + len(weight))
+            if self.grids is None:
+                grid = Grid(self.scale[:, rows].T.contiguous(), self.zero[:, rows].T.contiguous(), self.format)
+            else:
+                grid = self.grids[k]
+            found.append(QuantizedWeight(self.codes[rows], grid))
+            row += len(weight)
+        return found
+
+    def _columns(self, start: int, stop: int) -> None:
+        """Quantize columns ``[start, stop)``, which all columns before them have corrected."""
+        size = stop - start
+        refit = self.grids is None
+        if refit and size == self.width:
+            self._fit(start, stop)
+        if size <= self.leaf and not (refit and size > self.width):
+            self._one_by_one(start, stop)
+            return
+        half = (size + 1) // 2
+        # A group whose grid is fitted when its turn comes lies within one half.
+        middle = start + (-(-half // self.width) * self.width if refit and size > self.width else half)
+        self._columns(start, middle)
+        self.X[middle:stop].addmm_(self.N[middle:stop, start:middle], self.X[start:middle])
+        self._columns(middle, stop)
+
+    def _one_by_one(self, start: int, stop: int) -> None:
+        group = self.group[start:stop]
+        scale, zero = self.scale[:, self.rows], self.zero[:, self.rows]
+        scale, zero = (
+            part.expand(stop - start, -1) if len(part) == 1 else part.index_select(0, group) for part in (scale, zero)
+        )
+        low, high = -zero, self.format.max_code - zero
+        V = self.X[start:stop] + self.W[start:stop]
+        Q = torch.empty_like(V)
+        E = self.X[start:stop]
+        T = self.N[start:stop, start:stop]
+        for k, (w, v, q, s, lowest, highest, error) in enumerate(
+            zip(self.W[start:stop], V, Q, scale, low, high, E, strict=True)
+        ):
+            if k:
+                v.addmv_(E[:k].T, T[k, :k])
+            # The code less its zero: rounding before the zero is added is what the published code does.
+            torch.div(v, s, out=q).round_().clamp_(lowest, highest)
+            torch.addcmul(w, q, s, value=-1, out=error)
+        self.codes[self.rows].index_copy_(1, self.order[start:stop], Q.add_(zero).T.to(torch.uint8))
+
+    def _fit(self, start: int, stop: int) -> None:
+        """Fit the grid of the group of columns ``[start, stop)`` to the corrected columns."""
+        # What the columns would be if all of them were free to make up for the errors so far, none of them rounded yet.
+        T = self.N[start:stop, start:stop]
+        free = torch.linalg.solve_triangular(T, self.X[start:stop], upper=False, unitriangular=True)
+        corrected = free.add_(self.W[start:stop]).T
+        grid = fit_grid(corrected, replace(self.format, group_size="channel"))
+        for whole, part in ((self.scale, grid.scale), (self.zero, grid.zero)):
+            whole[start // self.width, self.rows] = part[:, 0]
+
+
+def _without_dead(weight: Tensor, dead: Tensor) -> Tensor:
+    return weight.masked_fill(dead, 0.0) if dead.any() else weight
+
+
+def _rows(weights: Sequence[Tensor], start: int, stop: int) -> Tensor:
+    """Rows ``[start, stop)`` of the weights on top of each other."""
+    pieces = []
+    for weight in weights:
+        pieces.append(weight[max(start, 0) : max(stop, 0)])
+        start, stop = start - len(weight), stop - len(weight)
+    return torch.cat(pieces)
 
 
 @dataclass(frozen=True)
 class GPTQ:
-    """GPTQ with static groups. ``damping`` is a fraction of the mean diagonal of the Gram matrix."""
+    """GPTQ. ``damping`` is a fraction of the mean diagonal of the Gram matrix.
+
+    ``static_groups`` fits every grid before a column is quantized; without it each group's grid is fitted to its
+    corrected columns, which needs them in their own order. ``sequential`` is read by the caller: each block of a part is
+    calibrated behind the already quantized ones.
+    """
 
     group_size: int | str = "channel"
     symmetric: bool = False
     damping: float = 0.01
     act_order: bool = True
-    block_size: int = 128
+    static_groups: bool = True
+    block_size: int = 32
+    sequential: bool = False
 
     needs_statistics: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_group_size(self.group_size)
-        if not 0 <= self.damping <= MAX_DAMPING:
-            raise ValueError(f"damping={self.damping!r}: choose a fraction from 0 to {MAX_DAMPING:g}")
-        if self.block_size < 1:
-            raise ValueError(f"block_size={self.block_size!r}: choose a positive number of columns")
+        check_solver_fields(self.damping, self.act_order, self.static_groups, self.group_size, self.block_size)
 
     def format(self, bits: int) -> Format:
         return Format(bits, self.group_size, self.symmetric)
 
     def quantize(self, weights: Sequence[Tensor], stats: LayerStats | None, format: Format) -> Solution:
+        return self.quantize_many(weights, stats, [format])[0]
+
+    def quantize_many(
+        self, weights: Sequence[Tensor], stats: LayerStats | None, formats: Sequence[Format]
+    ) -> list[Solution]:
+        """Quantize to all ``formats`` behind one factorization; other methods find it where it is kept."""
         if stats is None:
             raise ValueError("GPTQ needs the statistics of the layer's inputs")
-        factor = factorize(stats.gram, self.damping, self.act_order)
-        quantized = [solve(weight.float(), factor, format, self.block_size) for weight in weights]
+        weights = [weight.float() for weight in weights]
+        try:
+            with self._factorized(stats) as factor:
+                if factor.dead.all():
+                    return [_rounded(weights, format, "every input is always zero") for format in formats]
+                solved = solve_many(weights, factor, formats, self.block_size, self.static_groups)
+                return [Solution(of_format, self.notes(factor)) for of_format in solved]
+        except NotDefiniteError as error:
+            return [_rounded(weights, format, str(error)) for format in formats]
+
+    @contextmanager
+    def _factorized(self, stats: LayerStats) -> Iterator[Factor]:
+        if len(stats.gram) <= KEPT_COLUMNS or self._key in stats.shared:
+            yield self.factor(stats)
+            return
+        with factorized_in_place(stats.gram, self.damping, self.act_order) as factor:
+            yield factor
+
+    @property
+    def _key(self) -> tuple[str, float, bool]:
+        return ("gptq", self.damping, self.act_order)
+
+    def factor(self, stats: LayerStats) -> Factor:
+        """The factorization, kept with ``stats`` for whoever asks next."""
+        if self._key not in stats.shared:
+            stats.shared[self._key] = factorize(stats.gram, self.damping, self.act_order)
+        factor: Factor = stats.shared[self._key]
+        return factor
+
+    def notes(self, factor: Factor) -> dict[str, object]:
+        """What a record should say of the factorization."""
         notes: dict[str, object] = {}
         if factor.damping != self.damping:
             notes["damping"] = factor.damping
         if dead := int(factor.dead.sum()):
             notes["dead_inputs"] = dead
-        return Solution(quantized, notes)
+        return notes
+
+
+def check_solver_fields(
+    damping: float, act_order: bool, static_groups: bool, group_size: int | str, block_size: int
+) -> None:
+    """An error that names the field and the choices unless a solver of this kind can do what its fields ask for."""
+    if not 0 <= damping <= MAX_DAMPING:
+        raise ValueError(f"damping={damping!r}: choose a fraction from 0 to {MAX_DAMPING:g}")
+    if block_size < 1:
+        raise ValueError(f"block_size={block_size!r}: choose a positive number of columns")
+    if act_order and not static_groups and isinstance(group_size, int):
+        raise ValueError(
+            f"static_groups=False with act_order=True and group_size={group_size}: such groups are of columns that do "
+            "not lie side by side; choose static_groups=True or act_order=False"
+        )
+
+
+def _rounded(weights: Sequence[Tensor], format: Format, reason: str) -> Solution:
+    """Rounding to nearest, which is what GPTQ comes to as the damping grows."""
+    return Solution([round_nearest(weight, format) for weight in weights], {"fallback": "rtn", "reason": reason})

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mmq_sweeps.affine import Format, QuantizedWeight, round_nearest
-from mmq_sweeps.methods.awq import AWQ, output_error, search_clip, search_scale
+from mmq_sweeps.methods import awq
+from mmq_sweeps.methods.awq import AWQ, candidate_scales, output_error, quantize_clipped, search_scale
 from mmq_sweeps.methods.base import LayerStats
 from tests.methods.test_gptq import FORMATS, layer
 
@@ -23,12 +24,28 @@ def error(weight: torch.Tensor, quantized: QuantizedWeight, stats: LayerStats) -
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=str)
-def test_is_never_worse_than_rounding_on_its_own_gram_matrix(form: Format) -> None:
+@pytest.mark.parametrize("duo_scaling", [False, True])
+def test_is_never_worse_than_rounding_on_its_own_gram_matrix(form: Format, duo_scaling: bool) -> None:
     for seed in range(4):
         weight, stats = layer(seed)
-        # Without clipping: a clip that is chosen group by group ignores what the groups' errors do to each other.
-        solved = AWQ(form.group_size, form.symmetric, clip_steps=0).quantize([weight], stats, form).weights[0]
-        assert error(weight, solved, stats) <= error(weight, round_nearest(weight, form), stats) * (1 + 1e-5)
+        method = AWQ(form.group_size, form.symmetric, duo_scaling=duo_scaling)
+        assert error(weight, method.quantize([weight], stats, form).weights[0], stats) <= error(
+            weight, round_nearest(weight, form), stats
+        ) * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=str)
+def test_clipping_makes_no_row_worse(form: Format) -> None:
+    weight, stats = layer(7)
+    cut, uncut = (AWQ(form.group_size, form.symmetric, clip_steps=steps) for steps in (10, 0))
+    errors = [
+        output_error(weight - method.quantize([weight], stats, form).weights[0].dequantize(), stats.gram)
+        for method in (cut, uncut)
+    ]
+    if form.group_size == "tensor":
+        errors = [each.sum() for each in errors]
+    assert (errors[0] <= errors[1] * (1 + 1e-5)).all()
+    assert errors[0].sum() < errors[1].sum()
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
@@ -39,18 +56,21 @@ def test_wins_clearly_where_few_columns_carry_the_activations(bits: int) -> None
     assert error(weight, solution.weights[0], stats) < 0.7 * error(weight, round_nearest(weight, Format(bits)), stats)
 
 
-def test_the_loss_is_the_squared_output_error_over_all_tokens() -> None:
+def test_the_loss_is_the_squared_output_error_over_all_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, stats, x = salient_layer(1)
     difference = weight - round_nearest(weight, Format(3)).dequantize()
-    assert torch.allclose(output_error(difference, stats.gram), (x @ difference.T).square().mean(dim=0), rtol=1e-4)
+    expected = (x @ difference.T).square().mean(dim=0)
+    for block in (1, 7, 32, 1024):
+        monkeypatch.setattr(awq, "GRAM_BLOCK", block)
+        assert torch.allclose(output_error(difference, stats.gram), expected, rtol=1e-4)
 
 
 def test_linears_that_share_an_input_share_the_scale() -> None:
     weight, stats, _ = salient_layer(2)
     solved = AWQ().quantize([weight, weight.flip(0) * 2], stats, Format(3)).weights
     assert torch.equal(solved[0].input_scale, solved[1].input_scale)
-    alone = search_scale([weight, weight.flip(0) * 2], stats, Format(3))[0]
-    assert torch.equal(solved[0].input_scale.float(), alone)
+    alone = search_scale([weight, weight.flip(0) * 2], stats, [Format(3)])[0]
+    assert torch.equal(solved[0].input_scale.float(), alone.values)
 
 
 def test_clipping_is_chosen_only_where_it_helps() -> None:
@@ -58,10 +78,86 @@ def test_clipping_is_chosen_only_where_it_helps() -> None:
     weight[0, 0] = 4.0
     gram = torch.eye(64)
     gram[0, 0] = 1e-6
-    clipped = search_clip(weight, gram, Format(3), steps=10, max_shrink=0.9)
-    assert clipped.scale.item() < 0.5 * search_clip(weight, torch.eye(64), Format(3), 1, 0.9).scale.item()
+    cuts, no_scale = [1 - step / 10 for step in range(10)], torch.ones(64)
+    cut = quantize_clipped(weight, no_scale, gram, Format(3), cuts)
+    assert cut.grid.scale.item() < 0.5 * quantize_clipped(weight, no_scale, gram, Format(3), [1.0]).grid.scale.item()
     even = torch.tensor([[0.0, 1.0, 2.0, 3.0]])
-    assert search_clip(even, torch.eye(4), Format(2), 10, 0.5).scale.item() == 1.0
+    assert quantize_clipped(even, torch.ones(4), torch.eye(4), Format(2), cuts).grid.scale.item() == 1.0
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=str)
+@pytest.mark.parametrize("duo_scaling", [False, True])
+def test_the_choice_is_the_best_of_all_candidates(form: Format, duo_scaling: bool) -> None:
+    weight, stats, _ = salient_layer(5)
+    weights = [weight, weight.flip(1)[:7]]
+    candidates = candidate_scales(weights, stats.mean_abs, form, 20, duo_scaling)
+    losses = [
+        sum(
+            error(weight, QuantizedWeight(rounded.codes, rounded.grid, each.values), stats)
+            for weight in weights
+            for rounded in [round_nearest(weight * each.values, form)]
+        )
+        for each in candidates
+    ]
+    found = search_scale(weights, stats, [form], 20, duo_scaling)[0]
+    chosen = next(i for i, each in enumerate(candidates) if torch.equal(each.values, found.values))
+    assert losses[chosen] <= min(losses) * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_many_rows_the_best_candidate_is_found_without_measuring_all(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, stats, _ = salient_layer(seed)
+    generator = torch.Generator().manual_seed(seed)
+    # A few rows that outweigh the rest, which rows drawn blindly would miss.
+    weight = torch.randn(1200, 32, generator=generator) * torch.where(torch.arange(1200) % 300 == 7, 30.0, 1.0)[:, None]
+    weights, formats = [weight, torch.randn(1100, 32, generator=generator)], [Format(bits, 8) for bits in (2, 3, 4)]
+    scales = torch.stack([each.values for each in candidate_scales(weights, stats.mean_abs, formats[0], 20, True)])
+    raced = awq._race(weights, scales, stats.gram, formats)
+    monkeypatch.setattr(awq, "RACE_ROWS", 10**6)
+    measured = awq._race(weights, scales, stats.gram, formats)
+    assert torch.isinf(raced).any()
+    assert torch.isfinite(measured).all()
+    finished = torch.isfinite(raced)
+    assert torch.allclose(raced[finished], measured[finished], rtol=1e-5)
+    assert torch.equal(raced.argmin(dim=1), measured.argmin(dim=1))
+
+
+def test_rows_at_a_time_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, stats = layer(3, rows=40)
+    for form in FORMATS:
+        whole = AWQ(form.group_size, form.symmetric).quantize([weight], stats, form).weights[0]
+        monkeypatch.setattr(awq, "CHUNK", 7 * 32)
+        parts = AWQ(form.group_size, form.symmetric).quantize([weight], stats, form).weights[0]
+        monkeypatch.undo()
+        assert torch.equal(whole.codes, parts.codes)
+        assert torch.equal(whole.grid.scale, parts.grid.scale)
+        assert torch.equal(whole.grid.zero, parts.grid.zero)
+
+
+@pytest.mark.parametrize("rows", [12, 1100])
+def test_many_formats_at_once_are_each_what_it_is_alone(rows: int) -> None:
+    weight, stats = layer(4, rows=rows)
+    formats = [Format(2), Format(4, 8), Format(3), Format(3, 8), Format(4), Format(2), Format(8, "tensor")]
+    together = AWQ().quantize_many([weight, weight.flip(0)], stats, formats)
+    assert len(together) == len(formats)
+    for form, solution in zip(formats, together, strict=True):
+        alone = AWQ().quantize([weight, weight.flip(0)], stats, form)
+        assert alone.notes == solution.notes
+        for one, other in zip(alone.weights, solution.weights, strict=True):
+            assert one.format == form
+            assert torch.equal(one.input_scale, other.input_scale)
+            assert torch.equal(one.codes, other.codes)
+            assert torch.equal(one.grid.scale, other.grid.scale)
+
+
+def test_a_loss_of_one_s_own_decides_the_scale() -> None:
+    weight, stats, x = salient_layer(6)
+    by_tokens = search_scale([weight], stats, [Format(3)], loss=lambda found: float((x @ (found[0] - weight).T).norm()))
+    assert torch.equal(by_tokens[0].values, search_scale([weight], stats, [Format(3)])[0].values)
+    untouched = search_scale([weight], stats, [Format(3)], loss=lambda found: float((found[0] - weight).norm()))
+    assert untouched[0].exponent < by_tokens[0].exponent
 
 
 def test_inputs_are_not_mutated_and_codes_fit() -> None:
@@ -78,7 +174,45 @@ def test_an_input_that_is_always_zero_is_no_trouble() -> None:
     weight, _, x = salient_layer(4)
     x[:, 5] = 0
     silent = LayerStats(x.T @ x / len(x), x.abs().mean(dim=0), len(x))
-    assert torch.isfinite(AWQ().quantize([weight], silent, Format(3)).weights[0].dequantize()).all()
+    for duo_scaling in (False, True):
+        for form in (Format(3), Format(3, 8)):
+            solved = AWQ(form.group_size, duo_scaling=duo_scaling).quantize([weight], silent, form).weights[0]
+            assert torch.isfinite(solved.dequantize()).all()
+            assert error(weight, solved, silent) <= error(weight, round_nearest(weight, form), silent) * (1 + 1e-5)
+
+
+def test_inputs_that_are_all_zero_and_columns_without_weights_are_no_trouble() -> None:
+    weight = torch.randn(12, 32, generator=torch.Generator().manual_seed(0))
+    weight[:, 3] = 0
+    for duo_scaling in (False, True):
+        silent = LayerStats(torch.zeros(32, 32), torch.zeros(32), 5)
+        solved = AWQ(duo_scaling=duo_scaling).quantize([weight], silent, Format(4)).weights[0]
+        assert torch.equal(solved.dequantize(), round_nearest(weight, Format(4)).dequantize())
+        one_token = torch.randn(1, 32, generator=torch.Generator().manual_seed(1)) * 1e4
+        few = LayerStats(one_token.T @ one_token, one_token.abs()[0], 1)
+        solved = AWQ(8, duo_scaling=duo_scaling).quantize([weight], few, Format(4, 8)).weights[0]
+        assert error(weight, solved, few) <= error(weight, round_nearest(weight, Format(4, 8)), few) * (1 + 1e-5)
+        assert torch.isfinite(solved.dequantize()).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_errors(value: float) -> None:
+    weight, stats, x = salient_layer(7)
+    broken = weight.clone()
+    broken[2, 3] = value
+    with pytest.raises(ValueError, match="weight has values that are not finite"):
+        AWQ().quantize([weight, broken], stats, Format(4))
+    x[4, 5] = value
+    with pytest.raises(ValueError, match="Gram matrix of the calibration inputs has values that are not finite"):
+        AWQ().quantize([weight], LayerStats(x.T @ x, x.abs().mean(dim=0), len(x)), Format(4))
+
+
+def test_half_precision_weights_are_solved_as_their_values_in_single_precision() -> None:
+    weight, stats, _ = salient_layer(8)
+    half = weight.half()
+    one, other = (AWQ().quantize([each], stats, Format(4)).weights[0] for each in (half, half.float()))
+    assert torch.equal(one.codes, other.codes)
+    assert one.grid.scale.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

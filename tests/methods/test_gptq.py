@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mmq_sweeps.affine import Format, fit_grid, round_nearest
+from mmq_sweeps.methods import gptq
 from mmq_sweeps.methods.base import LayerStats
-from mmq_sweeps.methods.gptq import GPTQ, MAX_DAMPING, factorize, solve
+from mmq_sweeps.methods.gptq import GPTQ, MAX_DAMPING, factorize, factorized_in_place, solve, solve_many
 
 FORMATS = [Format(2), Format(3), Format(4, 8), Format(3, symmetric=True), Format(4, "tensor")]
 
@@ -80,6 +84,102 @@ def test_block_size_changes_speed_only() -> None:
     assert all(torch.equal(codes[0], other) for other in codes[1:])
 
 
+@pytest.mark.parametrize("group_size", ["channel", 8])
+@pytest.mark.parametrize("static_groups", [True, False])
+def test_all_bit_widths_at_once_equal_one_by_one(group_size: int | str, static_groups: bool) -> None:
+    weight, stats = layer(8, columns=96, rows=40)
+    method = GPTQ(group_size, act_order=False, static_groups=static_groups)
+    formats = [method.format(bits) for bits in (2, 3, 4, 8)]
+    together = method.quantize_many([weight, weight[:7]], stats, formats)
+    for form, solution in zip(formats, together, strict=True):
+        alone = method.quantize([weight, weight[:7]], replace(stats, shared={}), form)
+        for one, other in zip(solution.weights, alone.weights, strict=True):
+            assert one.format == form
+            assert torch.equal(one.codes, other.codes)
+            assert torch.equal(one.grid.scale, other.grid.scale)
+
+
+def test_rows_are_solved_in_chunks_without_changing_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, stats = layer(9, rows=50)
+    factor = factorize(stats.gram.double())
+    weights = [weight[:31].double(), weight[31:].double()]
+    formats = [Format(2), Format(3, 8)]
+    whole = solve_many(weights, factor, formats)
+    monkeypatch.setattr(gptq, "LEAST_CHUNK", 1)
+    chunked = solve_many(weights, factor, formats)
+    for one, other in itertools.product(range(2), repeat=2):
+        assert torch.equal(whole[one][other].codes, chunked[one][other].codes)
+
+
+def test_groups_fitted_on_the_way_see_columns_corrected_by_all_before_them() -> None:
+    weight, stats = layer(10)
+    form = Format(2, 8)
+    solved = GPTQ(8, act_order=False, static_groups=False).quantize([weight], stats, form).weights[0]
+    W, H = weight.double().clone(), stats.gram.double().clone()
+    H.diagonal().add_(0.01 * H.diagonal().mean())
+    inverse = torch.linalg.inv(H)
+    for j in range(32):
+        if j % 8 == 0:
+            grid = fit_grid(W[:, j : j + 8].float(), Format(2))
+            assert torch.allclose(solved.grid.scale[:, j // 8], grid.scale[:, 0], rtol=2**-10)
+        q = (solved.codes[:, j] - solved.grid.zero[:, j // 8]) * solved.grid.scale[:, j // 8]
+        W[:, j + 1 :] -= torch.outer((W[:, j] - q) / inverse[j, j], inverse[j, j + 1 :])
+        inverse -= torch.outer(inverse[:, j], inverse[j, :]) / inverse[j, j]
+
+
+@pytest.mark.parametrize("block", [5, 16, 512])
+@pytest.mark.parametrize("act_order", [False, True])
+def test_the_factor_is_that_of_the_damped_matrix(monkeypatch: pytest.MonkeyPatch, block: int, act_order: bool) -> None:
+    monkeypatch.setattr(gptq, "BLOCK", block)
+    gram = layer(11)[1].gram.double()
+    factor = factorize(gram, 0.1, act_order)
+    H = gram + 0.1 * gram.diagonal().mean() * torch.eye(32, dtype=torch.float64)
+    H = H[factor.order][:, factor.order]
+    # H = M^T M, and the rows of ``lower`` are those of M over its diagonal.
+    unit = factor.lower.tril(-1) + torch.eye(32, dtype=torch.float64)
+    squares = torch.linalg.solve(unit.T, torch.linalg.solve(unit.T, H).T)
+    assert torch.allclose(squares, squares.diagonal().diag())
+    assert bool((factor.order == torch.arange(32)).all()) != act_order
+
+
+@pytest.mark.parametrize("block", [5, 512])
+def test_a_factor_in_the_gram_matrix_s_own_memory_leaves_it_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(gptq, "BLOCK", block)
+    weight, stats = layer(12)
+    gram = (stats.gram + stats.gram.T) / 2
+    before = gram.clone()
+    expected = factorize(gram).lower.tril(-1)
+    with factorized_in_place(gram, 0.01, True) as factor:
+        assert factor.lower.data_ptr() == gram.data_ptr()
+        assert torch.equal(factor.lower.tril(-1), expected)
+    assert torch.equal(gram, before)
+    with pytest.raises(RuntimeError, match="stop"), factorized_in_place(gram, 0.01, True):
+        raise RuntimeError("stop")
+    assert torch.equal(gram, before)
+    indefinite = torch.tensor([[1.0, -100.0], [-100.0, 1.0]])
+    kept = indefinite.clone()
+    with pytest.raises(ValueError, match="failed even"), factorized_in_place(indefinite, 0.01, True):
+        pass
+    assert torch.equal(indefinite, kept)
+    # A matrix with too many columns to keep its factor is solved that way.
+    small = GPTQ().quantize([weight], LayerStats(gram, stats.mean_abs, 1), Format(3)).weights[0]
+    monkeypatch.setattr(gptq, "KEPT_COLUMNS", 31)
+    large_stats = LayerStats(gram, stats.mean_abs, 1)
+    assert torch.equal(GPTQ().quantize([weight], large_stats, Format(3)).weights[0].codes, small.codes)
+    assert not large_stats.shared
+    assert torch.equal(gram, before)
+
+
+def test_one_factorization_serves_every_method_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, stats = layer(13)
+    GPTQ().quantize_many([weight], stats, [Format(2), Format(4)])
+    monkeypatch.setattr(gptq, "factorize", lambda *_: pytest.fail("factorized again"))
+    GPTQ(group_size=8).quantize([weight], stats, Format(4, 8))
+    assert len(stats.shared) == 1
+
+
 def test_linears_that_share_an_input_are_solved_as_if_alone() -> None:
     weight, stats = layer(2)
     other = layer(3)[0]
@@ -93,6 +193,28 @@ def test_inputs_are_not_mutated() -> None:
     GPTQ().quantize([weight], stats, Format(2))
     assert torch.equal(weight, before[0])
     assert torch.equal(stats.gram, before[1])
+
+
+def test_inputs_that_are_all_zero_and_a_matrix_beyond_damping_fall_back_to_rounding_by_name() -> None:
+    weight, stats = layer(14)
+    beyond = stats.gram - 1000 * stats.gram.diagonal().mean() * (torch.ones(32, 32) - torch.eye(32))
+    for gram, reason in ((torch.zeros(32, 32), "every input is always zero"), (beyond, "failed even with damping 10")):
+        for solution in GPTQ().quantize_many([weight], LayerStats(gram, stats.mean_abs, 10), [Format(2), Format(4)]):
+            form = solution.weights[0].format
+            assert solution.notes["fallback"] == "rtn"
+            assert reason in str(solution.notes["reason"])
+            assert torch.equal(solution.weights[0].codes, round_nearest(weight, form).codes)
+
+
+def test_constant_inputs_are_solved_and_damping_that_is_too_small_for_them_grows() -> None:
+    weight, _ = layer(15)
+    x = torch.ones(50, 32) * torch.arange(1, 33)
+    for damping in (0.01, 0.0):
+        solution = GPTQ(damping=damping).quantize([weight], statistics(x), Format(3))
+        assert ("damping" in solution.notes) == (damping == 0)
+        error = output_error(weight, solution.weights[0].dequantize(), statistics(x))
+        # One direction counts, so the last columns make up for what the others lack.
+        assert error < 0.01 * output_error(weight, round_nearest(weight, Format(3)).dequantize(), statistics(x))
 
 
 def test_dead_inputs_get_zero_and_are_noted() -> None:
@@ -132,6 +254,7 @@ def test_a_matrix_beyond_damping_and_one_that_is_not_finite_are_errors() -> None
         ({"damping": -1.0}, f"damping=-1.0: choose a fraction from 0 to {MAX_DAMPING:g}"),
         ({"block_size": 0}, "block_size=0"),
         ({"group_size": -3}, "group_size=-3"),
+        ({"group_size": 8, "static_groups": False}, "static_groups=False with act_order=True and group_size=8"),
     ],
 )
 def test_fields_that_cannot_be_are_errors(fields: dict, message: str) -> None:

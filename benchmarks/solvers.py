@@ -1,0 +1,46 @@
+"""Our solvers against the published libraries' own: equal results, and how much faster.
+
+    OMP_NUM_THREADS=2 python benchmarks/solvers.py [--json] [--only SECTION ...] [--pairs 5]
+
+Needs the extras `auto-gptq` and `autoawq`. Ratios are medians of pairs: ours and theirs one after the other, in turn
+first. `--help` lists the sections; without `--only` all of them run, in that order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(CHECKOUT))
+
+import torch  # noqa: E402
+
+from benchmarks import solvers_awq, solvers_beyond, solvers_gptq  # noqa: E402
+
+SECTIONS = {**solvers_gptq.SECTIONS, **solvers_awq.SECTIONS, **solvers_beyond.SECTIONS}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), metavar="SECTION",
+                        help=f"of {', '.join(SECTIONS)}")  # fmt: skip
+    parser.add_argument("--pairs", type=int, default=5, help="pairs of timings for every ratio (default: 5)")
+    options = parser.parse_args()
+    found = {}
+    with torch.no_grad():
+        for name in options.only:
+            found[name] = SECTIONS[name].measure(options.pairs)
+            if not options.json:
+                sys.stdout.write("\n".join([f"{name} ({torch.get_num_threads()} threads)",
+                                            *SECTIONS[name].lines(found[name]), "", ""]))  # fmt: skip
+                sys.stdout.flush()
+    if options.json:
+        sys.stdout.write(json.dumps({"threads": torch.get_num_threads(), **found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""AWQ against autoawq's own solver; sections of ``benchmarks/solvers.py``.
+
+    awq_parity  chosen scales, and our output error over the library's, on embedded and random layers
+    awq_block   scale and clip search for the six linears of a block of BLIP-2 OPT-2.7b at 4 bits, groups of 128
+    awq_widths  that block's attention linears at seven bit-widths at once against one by one
+    awq_memory  what solving that block takes beside weights and Gram matrices (Linux only)
+
+``awq_block`` gives both the same 2,048 tokens and candidates. The library's clip search takes a quarter of an hour on
+two cores, row by row alike, so of every linear it is timed on the first 64 rows and counted for all of them. As on an
+OPT, it leaves query and key unclipped; ours clips all six.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.solvers_gptq import BLOCK, embedded_layers
+from benchmarks.timing import Section, correlated_inputs, random_weight, seconds
+from mmq_sweeps.affine import Format, QuantizedWeight
+from mmq_sweeps.methods.autoawq import AutoAWQ, SharedInput, library_solver
+from mmq_sweeps.methods.awq import AWQ, Scale, output_error, quantize_clipped, search_scale
+from mmq_sweeps.methods.base import LayerStats
+
+BITS = (2, 3, 4, 5, 6, 7, 8)
+FORMAT = Format(4, 128)
+BATCHES, TOKENS = 4, 512
+TIMED_ROWS = 64
+OURS = AWQ(group_size=128, duo_scaling=True)
+
+
+def statistics(x: Tensor) -> LayerStats:
+    return LayerStats(x.T @ x / len(x), x.abs().mean(dim=0), len(x), x)
+
+
+def inputs(columns: int, batches: int = BATCHES, seed: int = 0) -> Tensor:
+    """Tokens ``[batches * 512, columns]``, one channel in a hundred an outlier."""
+    x = torch.cat(correlated_inputs(columns, batches, TOKENS, seed)).flatten(0, 1)
+    x[:, ::100] *= 10
+    return x
+
+
+def loss(weights: Iterable[Tensor], solved: Iterable[QuantizedWeight], gram: Tensor) -> float:
+    return sum(
+        float(output_error(weight - one.dequantize(), gram).sum()) for weight, one in zip(weights, solved, strict=True)
+    )
+
+
+def measure_parity(_pairs: int) -> dict[str, Any]:
+    layers = [("embedded", [weight], gram_inputs) for _, weight, gram_inputs in embedded_inputs()]
+    for seed in range(3):
+        x = inputs(256, 1, seed)
+        layers.append(("random", [random_weight(rows, 256, seed + rows) for rows in (256, 192)], x))
+    rows = []
+    for bits, group, symmetric in itertools.product((2, 3, 4, 8), ("channel", 32), (False, True)):
+        for kind in ("embedded", "random"):
+            form = Format(bits, group, symmetric)
+            found = [compare(weights, x, form) for of, weights, x in layers if of == kind and fits(x, group)]
+            row = {"bits": bits, "group_size": group, "symmetric": symmetric, "layers": kind, "count": len(found)}
+            row["equal_scales"] = sum(equal for equal, _ in found)
+            row["mean_ratio"] = sum(ratio for _, ratio in found) / len(found)
+            row["largest_ratio"] = max(ratio for _, ratio in found)
+            rows.append(row)
+    return {"rows": rows}
+
+
+def fits(x: Tensor, group: int | str) -> bool:
+    return not isinstance(group, int) or x.shape[1] % group == 0
+
+
+def embedded_inputs() -> Iterable[tuple[str, Tensor, Tensor]]:
+    """Name, weight and inputs of every linear in the first block of each part of the embedded model.
+
+    The inputs are as many rows as the Gram matrix has, with that Gram matrix: what both solvers are given is the same.
+    """
+    for name, weight, gram in embedded_layers():
+        values, vectors = torch.linalg.eigh(gram.double())
+        root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+        yield name, weight, (root * len(root) ** 0.5).float()
+
+
+def compare(weights: list[Tensor], x: Tensor, form: Format) -> tuple[bool, float]:
+    """Whether both chose the same scale, and our output error over the library's."""
+    stats = statistics(x)
+    theirs = AutoAWQ(form.group_size, form.symmetric).quantize(weights, stats, form).weights
+    ours = AWQ(form.group_size, form.symmetric, duo_scaling=True).quantize(weights, stats, form).weights
+    scales = [one[0].input_scale.float() for one in (theirs, ours)]  # type: ignore[union-attr]
+    return torch.allclose(*scales, rtol=2e-3), loss(weights, ours, stats.gram) / loss(weights, theirs, stats.gram)
+
+
+def parity_lines(found: Mapping[str, Any]) -> Iterable[str]:
+    yield "bits  group    symmetric  layers    count  equal scales  error over theirs: mean  largest"
+    for row in found["rows"]:
+        yield (
+            f"{row['bits']:4}  {row['group_size']!s:7}  {row['symmetric']!s:9}  {row['layers']:8}  {row['count']:5}  "
+            f"{row['equal_scales']:12}  {row['mean_ratio']:23.4f}  {row['largest_ratio']:7.4f}"
+        )
+
+
+def block_weights() -> dict[str, dict[str, Tensor]]:
+    return {
+        shared: {name: random_weight(*shape, seed=index) for index, (name, shape) in enumerate(linears.items())}
+        for shared, linears in BLOCK.items()
+    }
+
+
+def measure_block(pairs: int) -> dict[str, Any]:
+    """Seconds of both for the whole block, by pair, and both's errors on the rows that the library has clipped."""
+    names = [f"{whose}_{what}" for whose in ("ours", "theirs") for what in ("scale", "clip", "loss")]
+    timings = []
+    for pair in range(pairs):
+        found = dict.fromkeys(names, 0.0)
+        for linears in block_weights().values():
+            stats = statistics(inputs(next(iter(linears.values())).shape[1]))
+            for turn in (time_ours, time_theirs)[:: -1 if pair % 2 else 1]:
+                turn(linears, stats, found)
+        for whose in ("ours", "theirs"):
+            found[whose] = found[f"{whose}_scale"] + found[f"{whose}_clip"]
+        timings.append(found)
+    both = {
+        "ratios": [found["theirs"] / found["ours"] for found in timings],
+        "scale_ratios": [found["theirs_scale"] / found["ours_scale"] for found in timings],
+        "loss_ratios": [found["ours_loss"] / found["theirs_loss"] for found in timings],
+    }
+    return {
+        **{f"{name}_seconds": median(found[name] for found in timings) for name in timings[0] if "loss" not in name},
+        **{name.removesuffix("s"): median(values) for name, values in both.items()},
+        **both,
+    }
+
+
+def time_ours(linears: dict[str, Tensor], stats: LayerStats, found: dict[str, float]) -> None:
+    weights = list(linears.values())
+    scales: list[Scale] = []
+    solved: list[QuantizedWeight] = []
+
+    def clip(weight: Tensor) -> None:
+        solved.append(quantize_clipped(weight, scales[0].values, stats.gram, FORMAT, OURS.cuts(FORMAT)))
+
+    # Together these are OURS.quantize.
+    found["ours_scale"] += seconds(lambda: scales.extend(search_scale(weights, stats, [FORMAT], duo_scaling=True)))
+    found["ours_clip"] += seconds(lambda: [clip(weight) for weight in weights])
+    for weight, one in zip(weights, solved, strict=True):
+        rows = (weight - one.dequantize())[:TIMED_ROWS]
+        found["ours_loss"] += float(output_error(rows, stats.gram).sum())
+
+
+def time_theirs(linears: dict[str, Tensor], stats: LayerStats, found: dict[str, float]) -> None:
+    weights, x = list(linears.values()), stats.inputs
+    assert x is not None
+    solver, module = library_solver(FORMAT, x.shape[1], True), SharedInput(weights)
+    scales: list[Tensor] = []
+    found["theirs_scale"] += seconds(
+        lambda: scales.append(solver._search_best_scale(module, module.before, list(module.linears), x, module)[2])
+    )
+    scaled_inputs = x / scales[0]
+    for name, weight in linears.items():
+        scaled = weight[:TIMED_ROWS] * scales[0]
+        layer = nn.Linear(len(x[0]), TIMED_ROWS, bias=False)
+        layer.weight = nn.Parameter(scaled, requires_grad=False)
+        clips: list[Any] = []
+        took = seconds(lambda: clips.extend(solver._search_best_clip(module, {name: layer}, {name: scaled_inputs})))  # noqa: B023
+        found["theirs_clip"] += took * len(weight) / TIMED_ROWS
+        for _, clip in clips:
+            grouped = scaled.reshape(*clip.shape[:2], -1)
+            scaled = torch.clamp(grouped, -clip, clip).reshape(scaled.shape)
+        rounded = solver.pseudo_quantize_tensor(scaled.half())[0].float() / scales[0]
+        found["theirs_loss"] += float(output_error(weight[:TIMED_ROWS] - rounded, stats.gram).sum())
+
+
+def block_lines(found: Mapping[str, Any]) -> Iterable[str]:
+    yield "              ours      autoawq   ratio"
+    yield (
+        f"scale search  {found['ours_scale_seconds']:6.1f} s  {found['theirs_scale_seconds']:6.1f} s  "
+        f"{found['scale_ratio']:6.1f}"
+    )
+    yield f"clip search   {found['ours_clip_seconds']:6.1f} s  {found['theirs_clip_seconds']:6.1f} s"
+    yield (
+        f"both          {found['ours_seconds']:6.1f} s  {found['theirs_seconds']:6.1f} s  {found['ratio']:6.1f}  "
+        "(to be 5 or more)"
+    )
+    yield f"output error on the rows that both clipped: {found['loss_ratio']:.4f} of theirs (to be 1 or less)"
+
+
+def measure_widths(pairs: int) -> dict[str, Any]:
+    weights = list(block_weights()["qkv"].values())
+    stats = statistics(inputs(2560))
+    formats = [Format(bits, 128) for bits in BITS]
+    together, alone = [], []
+    for _ in range(pairs):
+        together.append(seconds(lambda: OURS.quantize_many(weights, stats, formats)))
+        alone.append(seconds(lambda: [OURS.quantize(weights, stats, form) for form in formats]))
+    ratios = [one / other for one, other in zip(alone, together, strict=True)]
+    return {"together_seconds": median(together), "alone_seconds": median(alone), "ratio": median(ratios)}
+
+
+def widths_lines(found: Mapping[str, Any]) -> Iterable[str]:
+    yield f"at once {found['together_seconds']:.1f} s   one by one {found['alone_seconds']:.1f} s   {found['ratio']:.2f} times"
+
+
+def measure_memory(_pairs: int) -> dict[str, Any]:
+    """Peak memory that solving adds to a process that holds the weights and the Gram matrix, by shared input."""
+    rows = []
+    for shared in BLOCK:
+        program = f"from benchmarks.solvers_awq import peak; peak({shared!r})"
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1],
+            # Freed memory goes back to the system at once, so that what is used again is counted again.
+            env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
+        )  # fmt: skip
+        rows.append(json.loads(done.stdout))
+    return {"rows": rows}
+
+
+def peak(shared: str) -> None:
+    """Print, as JSON, the MB that solving the linears on one input adds to the process, and the largest weight's MB."""
+    weights = list(block_weights()[shared].values())
+    columns = weights[0].shape[1]
+    gram = torch.rand(columns, columns)
+    gram.diagonal().add_(columns)
+    stats = LayerStats(gram, gram.diagonal().sqrt(), 2048)
+    # What torch sets up once is no part of it.
+    OURS.quantize([weights[0][:128, :256]], LayerStats(gram[:256, :256], gram[0, :256], 9), FORMAT)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
+    before = resident("VmRSS")
+    OURS.quantize(weights, stats, FORMAT)
+    added = resident("VmHWM") - before
+    largest = max(weight.numel() for weight in weights) * 4
+    found = {"input": shared, "added_mb": added, "largest_weight_mb": largest / 2**20}
+    sys.stdout.write(json.dumps(found))
+
+
+def resident(field: str) -> float:
+    """A line of Linux's status of this process, in MB of 2**20 bytes."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) / 1024
+
+
+def memory_lines(found: Mapping[str, Any]) -> Iterable[str]:
+    for row in found["rows"]:
+        yield (
+            f"{row['input']:4}  {row['added_mb']:6.0f} MB beside weights and Gram matrix; "
+            f"the largest weight is {row['largest_weight_mb']:.0f} MB"
+        )
+
+
+SECTIONS: dict[str, Section] = {
+    "awq_parity": Section(measure_parity, parity_lines),
+    "awq_block": Section(measure_block, block_lines),
+    "awq_widths": Section(measure_widths, widths_lines),
+    "awq_memory": Section(measure_memory, memory_lines),
+}

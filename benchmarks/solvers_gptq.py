@@ -1,0 +1,456 @@
+"""GPTQ against auto-gptq's own solver; sections of ``benchmarks/solvers.py``.
+
+parity    codes and reconstruction error on the same grids, in single and double precision
+groups    static groups against groups that are fitted when their turn comes, and against the library's way
+layer     one layer at one bit-width
+block     the six linears of a block of BLIP-2 OPT-2.7b at four bit-widths, from given activations
+memory    what solving that block takes beside weights and Gram matrices (Linux only)
+growth    seconds as columns, rows, tokens and bit-widths grow
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.timing import Section, correlated_inputs, in_pairs, random_weight
+from mmq_sweeps.affine import Format, Grid, QuantizedWeight
+from mmq_sweeps.calibrate import Collector
+from mmq_sweeps.methods.auto_gptq import AutoGPTQ, codes_of, load, run
+from mmq_sweeps.methods.base import LayerStats, quantize_many
+from mmq_sweeps.methods.gptq import GPTQ, factorize, solve_many
+
+BITS = (2, 3, 4, 8)
+GROUPS: tuple[int | str, ...] = ("channel", 128, 32)
+# A block of BLIP-2 OPT-2.7b (facebook/opt-2.7b): linears by the input they share, and their shapes [O, I].
+BLOCK = {
+    "qkv": {"q_proj": (2560, 2560), "k_proj": (2560, 2560), "v_proj": (2560, 2560)},
+    "out": {"out_proj": (2560, 2560)},
+    "fc1": {"fc1": (10240, 2560)},
+    "fc2": {"fc2": (2560, 10240)},
+}
+BATCHES, TOKENS = 8, 512
+
+
+@contextmanager
+def in_double_precision() -> Iterator[None]:
+    """The library casts what it is given by ``.float()``; inside, that casts to double precision instead."""
+    single = Tensor.float
+    Tensor.float = Tensor.double  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        Tensor.float = single  # type: ignore[method-assign]
+
+
+def linear(weight: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer.weight = nn.Parameter(weight.clone(), requires_grad=False)
+    return layer
+
+
+def output_error(weight: Tensor, restored: Tensor, gram: Tensor) -> float:
+    """The mean over tokens of the squared output error, in double precision."""
+    difference = (weight - restored).double()
+    return float(((difference @ gram.double()) * difference).sum())
+
+
+def compare(weight: Tensor, gram: Tensor, format: Format, act_order: bool) -> tuple[float, float]:
+    """The share of equal codes, and our output error over the library's, both on the library's own unrounded grids.
+
+    In the precision of ``weight`` ``[O, I]`` and ``gram`` ``[I, I]``, with the same damping and static groups.
+    """
+    restored, scale, zero = run(linear(weight), 2 * gram, format, act_order=act_order)
+    grid = Grid(scale, zero, format)
+    mine = solve_many([weight], factorize(gram, act_order=act_order), [format], grids=[[grid]])[0][0]
+    equal = float((mine.codes == codes_of(restored, grid)).double().mean())
+    return equal, output_error(weight, mine.dequantize(), gram) / output_error(weight, restored, gram)
+
+
+def embedded_layers() -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Name, weight and Gram matrix of every linear of the embedded model's parts."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from mmq_sweeps import schema
+    from mmq_sweeps.build import build
+    from mmq_sweeps.models.loading import load_model
+    from mmq_sweeps.paths import conf_dir
+    from mmq_sweeps.targets import find_parts
+
+    schema.register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose("config"), resolve=True)
+    loaded = load_model(config["model"])
+    parts = find_parts(loaded.model, config["model"]["parts"])
+    task = build("task", config["task"])
+    names = [name for part in parts.values() for unit in part.units for name in unit.linears]
+    rows: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    def keep(name: str) -> Any:
+        return lambda _module, inputs: rows[name].append(inputs[0].flatten(0, -2))
+
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.callback(loaded.linear(name).register_forward_pre_hook(keep(name)).remove)
+        for batch in task.calibration_batches(loaded, config["calibration"]):
+            loaded.model(**loaded.to_device(batch), use_cache=False)
+    for name in names:
+        x = torch.cat(rows.pop(name))
+        yield name, loaded.linear(name).weight.detach(), x.T @ x / len(x)
+
+
+def correlated_layers() -> Iterator[tuple[str, Tensor, Tensor]]:
+    for rows, columns in ((256, 128), (192, 512)):
+        x = torch.cat(correlated_inputs(columns, 4, 512))[:, :].flatten(0, 1)
+        yield f"random {rows}x{columns}", random_weight(rows, columns), x.T @ x / len(x)
+
+
+def measure_parity(_pairs: int) -> dict[str, Any]:
+    """Of every kind of layer and configuration: the shares of equal codes and the ratios of output errors."""
+    rows = []
+    layers = [("embedded", *layer[1:]) for layer in embedded_layers()]
+    layers += [("random", *layer[1:]) for layer in correlated_layers()]
+    for bits, group, symmetric, act_order in itertools.product(BITS, GROUPS, (False, True), (False, True)):
+        format = Format(bits, group, symmetric)
+        for kind in ("embedded", "random"):
+            fitting = [
+                (weight, gram)
+                for of_kind, weight, gram in layers
+                if of_kind == kind and not (isinstance(group, int) and weight.shape[1] % group)
+            ]
+            sizes = [weight.numel() for weight, _ in fitting]
+            single = [compare(weight, gram, format, act_order) for weight, gram in fitting]
+            with in_double_precision():
+                double = [compare(weight.double(), gram.double(), format, act_order) for weight, gram in fitting]
+            rows.append(
+                {
+                    "bits": bits, "group_size": group, "symmetric": symmetric, "act_order": act_order,
+                    "layers": kind, "count": len(fitting),
+                    "least_equal_double": min(equal for equal, _ in double),
+                    "equal_single": sum(size * equal for size, (equal, _) in zip(sizes, single, strict=True)) / sum(sizes),
+                    "least_equal_single": min(equal for equal, _ in single),
+                    "mean_error_ratio_single": statistics.mean(ratio for _, ratio in single),
+                    "largest_error_ratio_single": max(ratio for _, ratio in single),
+                }
+            )  # fmt: skip
+    return {"rows": rows}
+
+
+def parity_lines(found: Mapping[str, Any]) -> Iterable[str]:
+    yield "                                                      double         single          error, ours/theirs, single"
+    yield "bits  group    symmetric  act_order  layers    count   equal   equal  worst layer     mean  worst layer"
+    for row in found["rows"]:
+        yield (
+            f"{row['bits']:4}  {row['group_size']!s:7}  {row['symmetric']!s:9}  {row['act_order']!s:9}  "
+            f"{row['layers']:8}  {row['count']:5}  {share(row['least_equal_double'])}  {share(row['equal_single'])}"
+            f"  {share(row['least_equal_single']):>11}  {row['mean_error_ratio_single']:7.5f}  "
+            f"{row['largest_error_ratio_single']:11.5f}"
+        )
+
+
+def share(value: float) -> str:
+    """``all``, or a percentage that never rounds up to 100."""
+    return "   all" if value == 1 else f"{math.floor(1e4 * value) / 100:5.2f}%"
+
+
+def measure_groups(_pairs: int) -> dict[str, Any]:
+    """Output error over that of our default, a geometric mean over the embedded model's linears, each way of grouping."""
+    layers = list(embedded_layers())
+    rows = []
+    for bits, group in itertools.product((2, 3, 4), (16, 32, 64)):
+        format = Format(bits, group)
+        ratios: dict[str, list[float]] = {}
+        for _, weight, gram in layers:
+            if weight.shape[1] % group or weight.shape[1] == group:
+                continue
+            ways = {
+                "default": ours(weight, gram, format, act_order=True, static_groups=True),
+                "static": ours(weight, gram, format, act_order=False, static_groups=True),
+                "refit": ours(weight, gram, format, act_order=False, static_groups=False),
+                "library": run(linear(weight), 2 * gram, format, act_order=False, static_groups=False)[0],
+                "library_act_order": run(linear(weight), 2 * gram, format, act_order=True, static_groups=False)[0],
+            }
+            errors = {way: output_error(weight, restored, gram) for way, restored in ways.items()}
+            for way, error in errors.items():
+                ratios.setdefault(way, []).append(error / errors["default"])
+        means = {way: statistics.geometric_mean(values) for way, values in ratios.items()}
+        rows.append({"bits": bits, "group_size": group, "count": len(ratios["default"]), **means})
+    return {"rows": rows}
+
+
+def ours(weight: Tensor, gram: Tensor, format: Format, act_order: bool, static_groups: bool) -> Tensor:
+    method = GPTQ(format.group_size, format.symmetric, act_order=act_order, static_groups=static_groups)
+    stats = LayerStats(gram, gram.diagonal().sqrt(), 1)
+    return method.quantize([weight], stats, format).weights[0].dequantize()
+
+
+def groups_lines(found: Mapping[str, Any]) -> Iterable[str]:
+    yield "output error over that of act_order=true static_groups=true, geometric mean over linears"
+    yield "                     act_order=false                              library, static_groups=False"
+    yield "bits  group  count   static_groups=true  static_groups=false      act_order=False  act_order=True"
+    for row in found["rows"]:
+        yield (
+            f"{row['bits']:4}  {row['group_size']:5}  {row['count']:5}  {row['static']:19.3f}  {row['refit']:19.3f}  "
+            f"{row['library']:19.3f}  {row['library_act_order']:14.3f}"
+        )
+
+
+def measure_layer(pairs: int) -> dict[str, Any]:
+    """One layer at one bit-width from its Gram matrix, factorization included."""
+    rows = []
+    for (out, columns), bits in (((2560, 2560), 4), ((2560, 10240), 4)):
+        x = torch.cat(correlated_inputs(columns, BATCHES, TOKENS)).flatten(0, 1)
+        weight, gram, format = random_weight(out, columns), x.T @ x / len(x), Format(bits)
+        del x
+        found = in_pairs(
+            lambda: GPTQ().quantize([weight], LayerStats(gram, gram[0], 1), format),  # noqa: B023
+            lambda: AutoGPTQ().quantize([weight], LayerStats(gram, gram[0], 1), format),  # noqa: B023
+            pairs,
+        )
+        rows.append({"rows": out, "columns": columns, "bits": bits, **found})
+    return {"rows": rows}
+
+
+def layer_lines(found: Mapping[str, Any]) -> Iterable[str]:
+    for row in found["rows"]:
+        yield (
+            f"{row['rows']}x{row['columns']} at {row['bits']} bits: {row['ours_seconds']:.2f} s, auto-gptq "
+            f"{row['theirs_seconds']:.2f} s, {row['ratio']:.1f} times"
+        )
+
+
+class Given(nn.Linear):
+    """A linear that hands its input on: what a block is called with is given, not computed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def block_of() -> tuple[nn.ModuleDict, dict[str, list[Tensor]]]:
+    """A block's linears, and the batches of each distinct input."""
+    linears, inputs = {}, {}
+    for seed, (name, members) in enumerate(BLOCK.items()):
+        for member, shape in members.items():
+            rows, columns = shape
+            linears[member] = Given(columns, rows, bias=False, device="meta")
+            linears[member].weight = nn.Parameter(random_weight(rows, columns, seed), requires_grad=False)
+        inputs[name] = correlated_inputs(columns, BATCHES, TOKENS, seed)
+    return nn.ModuleDict(linears), inputs
+
+
+def our_statistics(block: nn.ModuleDict, inputs: Mapping[str, Sequence[Tensor]]) -> list[Any]:
+    collector = Collector(list(dict(block.named_children())))
+    with collector.listening(block):
+        for batch in range(BATCHES):
+            collector.begin(None)
+            for name, members in BLOCK.items():
+                for member in members:
+                    block[member](inputs[name][batch])
+    return collector.statistics()
+
+
+def our_block(block: nn.ModuleDict, inputs: Mapping[str, Sequence[Tensor]]) -> dict[str, list[QuantizedWeight]]:
+    """The block's six linears at every bit-width: Gram matrices, then one call for each distinct input."""
+    found: dict[str, list[QuantizedWeight]] = {}
+    for shared in our_statistics(block, inputs):
+        names = shared.linears
+        solutions = quantize_many(GPTQ(), [block[name].weight for name in names], shared.stats, list(map(Format, BITS)))
+        for k, name in enumerate(names):
+            found[name] = [solution.weights[k] for solution in solutions]
+    return found
+
+
+def their_block(
+    block: nn.ModuleDict, inputs: Mapping[str, Sequence[Tensor]]
+) -> tuple[dict[str, list[Tensor]], float, float]:
+    """The same by the library: dequantized weights, seconds of summing Hessians once a linear, and of solving."""
+    solver_class, _ = load()
+    found: dict[str, list[Tensor]] = {}
+    summing = solving = 0.0
+    for name, members in BLOCK.items():
+        for member in members:
+            layer = block[member]
+            solver = solver_class(layer)
+
+            started = time.perf_counter()
+            for batch in inputs[name]:
+                solver.add_batch(batch, None)
+            summing += time.perf_counter() - started
+            started = time.perf_counter()
+            weight = layer.weight.detach()
+            found[member] = [run(linear(weight), solver.H.clone(), Format(bits))[0] for bits in BITS]
+            solving += time.perf_counter() - started
+    return found, summing, solving
+
+
+def measure_block(pairs: int) -> dict[str, Any]:
+    block, inputs = block_of()
+    found: dict[str, Any] = {"tokens": BATCHES * TOKENS, "bits": BITS}
+    pairs_found = []
+    for pair in range(pairs):
+        if pair % 2:
+            theirs, summing, solving = their_block(block, inputs)
+        started = time.perf_counter()
+        mine = our_block(block, inputs)
+        our_seconds = time.perf_counter() - started
+        if not pair % 2:
+            theirs, summing, solving = their_block(block, inputs)
+        pairs_found.append((our_seconds, summing, solving))
+        if not pair:
+            found["error_ratios"] = error_ratios(block, inputs, mine, theirs)
+        del mine, theirs
+    found["ours_seconds"] = statistics.median(mine for mine, _, _ in pairs_found)
+    found["theirs_seconds"] = statistics.median(summing + solving for _, summing, solving in pairs_found)
+    found["ratios"] = [(summing + solving) / mine for mine, summing, solving in pairs_found]
+    found["ratio"] = statistics.median(found["ratios"])
+    found["ratio_summing_per_width"] = statistics.median(
+        (len(BITS) * summing + solving) / mine for mine, summing, solving in pairs_found
+    )
+    return found
+
+
+def error_ratios(
+    block: nn.ModuleDict,
+    inputs: Mapping[str, Sequence[Tensor]],
+    mine: Mapping[str, Sequence[QuantizedWeight]],
+    theirs: Mapping[str, Sequence[Tensor]],
+) -> dict[str, list[float]]:
+    """Our squared output error over the library's, a list over bit-widths for each linear."""
+    found = {}
+    for name, members in BLOCK.items():
+        x = torch.cat(list(inputs[name])).flatten(0, 1)
+        for member in members:
+            weight = block[member].weight.detach()
+            found[member] = [
+                float((x @ (weight - own.dequantize()).T).square().sum() / (x @ (weight - other).T).square().sum())
+                for own, other in zip(mine[member], theirs[member], strict=True)
+            ]
+    return found
+
+
+def block_lines(found: Mapping[str, Any]) -> Iterable[str]:
+    yield (
+        f"{found['tokens']} tokens, bits {', '.join(map(str, found['bits']))}: {found['ours_seconds']:.1f} s, auto-gptq "
+        f"{found['theirs_seconds']:.1f} s, {found['ratio']:.1f} times "
+        f"(pairs: {', '.join(f'{ratio:.1f}' for ratio in found['ratios'])})"
+    )
+    yield (
+        "auto-gptq's Hessians summed once a linear; summed once a linear and bit-width, as it does by itself: "
+        f"{found['ratio_summing_per_width']:.1f} times"
+    )
+    yield "output error, ours over theirs, each on its own grids:"
+    for member, ratios in found["error_ratios"].items():
+        yield f"  {member:9} " + "  ".join(
+            f"{bits} bits {ratio:.4f}" for bits, ratio in zip(found["bits"], ratios, strict=True)
+        )
+
+
+def measure_growth(_pairs: int) -> dict[str, Any]:
+    """Seconds of ours and of the library's, Hessian included, one quantity at a time away from the base."""
+    base = {"rows": 2560, "columns": 2560, "tokens": 4096, "widths": 1}
+    steps = {
+        "rows": (1280, 2560, 5120),
+        "columns": (1280, 2560, 5120),
+        "tokens": (2048, 4096, 8192),
+        "widths": (1, 2, 4),
+    }
+    rows = []
+    for quantity, values in steps.items():
+        for value in values:
+            at = {**base, quantity: value}
+            x = torch.cat(correlated_inputs(at["columns"], 1, at["tokens"])).flatten(0, 1)
+            weight, formats = random_weight(at["rows"], at["columns"]), list(map(Format, BITS[: at["widths"]]))
+            found = in_pairs(
+                lambda: quantize_many(GPTQ(), [weight], LayerStats(x.T @ x / len(x), x[0], len(x)), formats),  # noqa: B023
+                lambda: [run(linear(weight), 2 * (x.T @ x / len(x)), format) for format in formats],  # noqa: B023
+                3,
+            )
+            rows.append({"quantity": quantity, **at, **found})
+    return {"rows": rows}
+
+
+def growth_lines(found: Mapping[str, Any]) -> Iterable[str]:
+    yield "             rows  columns  tokens  bit-widths   ours s  auto-gptq s"
+    for row in found["rows"]:
+        yield (
+            f"{row['quantity']:8}  {row['rows']:7}  {row['columns']:7}  {row['tokens']:6}  {row['widths']:10}  "
+            f"{row['ours_seconds']:7.2f}  {row['theirs_seconds']:11.2f}"
+        )
+
+
+def memory_of(side: str) -> dict[str, float]:
+    """In a process of its own: bytes held before solving a block, and the most that solving took beside them."""
+    block, inputs = block_of()
+    statistics_of = our_statistics(block, inputs)
+    del inputs
+    held = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
+    for shared in statistics_of:
+        names = shared.linears
+        weights = [block[name].weight.detach() for name in names]
+        if side == "ours":
+            quantize_many(GPTQ(), weights, shared.stats, list(map(Format, BITS)))
+        else:
+            for weight, bits in itertools.product(weights, BITS):
+                run(linear(weight), 2 * shared.stats.gram, Format(bits))
+    return {"held": held, "peak": resident("VmHWM")}
+
+
+def resident(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def measure_memory(_pairs: int) -> dict[str, Any]:
+    shapes = [shape for members in BLOCK.values() for shape in members.values()]
+    inputs = [next(iter(members.values()))[1] for members in BLOCK.values()]
+    found: dict[str, Any] = {
+        "weights": 4 * sum(rows * columns for rows, columns in shapes),
+        "largest_weight": 4 * max(rows * columns for rows, columns in shapes),
+        "grams": 4 * sum(columns**2 for columns in inputs),
+        "results": len(BITS)
+        * max(sum(rows * columns for rows, columns in members.values()) for members in BLOCK.values()),
+    }
+    for side in ("ours", "theirs"):
+        program = (
+            f"import json, sys; sys.path.insert(0, {str(Path(__file__).resolve().parents[1])!r}); "
+            f"from benchmarks.solvers_gptq import memory_of; print(json.dumps(memory_of({side!r})))"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        found[side] = json.loads(done.stdout)
+    return found
+
+
+def memory_lines(found: Mapping[str, Any]) -> Iterable[str]:
+    def megabytes(value: float) -> str:
+        return f"{value / 1e6:6.0f} MB"
+
+    yield f"weights {megabytes(found['weights'])}, Gram matrices {megabytes(found['grams'])}, " + (
+        f"largest weight {megabytes(found['largest_weight'])}, codes of the largest call {megabytes(found['results'])}"
+    )
+    for side, name in (("ours", "ours"), ("theirs", "auto-gptq")):
+        extra = found[side]["peak"] - found[side]["held"]
+        yield f"{name:9} peak beside what was held (weights and Gram matrices): {megabytes(extra)}"
+
+
+SECTIONS: dict[str, Section] = {
+    "parity": Section(measure_parity, parity_lines),
+    "groups": Section(measure_groups, groups_lines),
+    "layer": Section(measure_layer, layer_lines),
+    "block": Section(measure_block, block_lines),
+    "memory": Section(measure_memory, memory_lines),
+    "growth": Section(measure_growth, growth_lines),
+}

@@ -1,0 +1,64 @@
+"""What the benchmarks of the solvers share: a section of a report, pairs of timings, and layers to solve."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Section:
+    """``measure(pairs)`` finds a section's figures, which JSON can hold; ``lines`` tells them to people."""
+
+    measure: Callable[[int], dict[str, Any]]
+    lines: Callable[[dict[str, Any]], Iterable[str]]
+
+
+def seconds(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def in_pairs(ours: Callable[[], object], theirs: Callable[[], object], pairs: int) -> dict[str, Any]:
+    """Median seconds of both, timed one after the other, in turn first; the ratio is the median of the pairs' ratios."""
+    found: list[tuple[float, float]] = []
+    for pair in range(pairs):
+        if pair % 2:
+            their_seconds, our_seconds = seconds(theirs), seconds(ours)
+        else:
+            our_seconds, their_seconds = seconds(ours), seconds(theirs)
+        found.append((our_seconds, their_seconds))
+    ratios = [theirs / ours for ours, theirs in found]
+    return {
+        "ours_seconds": statistics.median(ours for ours, _ in found),
+        "theirs_seconds": statistics.median(theirs for _, theirs in found),
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+    }
+
+
+def correlated_inputs(columns: int, batches: int, tokens: int, seed: int = 0) -> list[Tensor]:
+    """Batches ``[1, tokens, columns]`` of one input: channels of unlike size that share a few directions."""
+    generator = torch.Generator().manual_seed(seed)
+    size = torch.exp(0.7 * torch.randn(columns, generator=generator))
+    shared = torch.randn(32, columns, generator=generator) / 4
+    return [
+        (
+            torch.randn(1, tokens, columns, generator=generator)
+            + torch.randn(1, tokens, 32, generator=generator) @ shared
+        )
+        * size
+        for _ in range(batches)
+    ]
+
+
+def random_weight(rows: int, columns: int, seed: int = 0) -> Tensor:
+    """A weight ``[rows, columns]`` of the size that trained ones have."""
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) / columns**0.5

@@ -1,0 +1,161 @@
+"""auto-gptq 0.7.1's own solver (https://github.com/AutoGPTQ/AutoGPTQ, MIT licence), to compare with and to sweep.
+
+The library is discontinued and no longer imports on current releases of transformers. What is worked around, all in
+``load``, without touching what another import of ``auto_gptq`` in the same process sees:
+
+- Only ``quantization/gptq.py`` and ``quantization/quantizer.py`` are loaded, as a package of a private name, so the
+  package's ``__init__``, which fails on ``no_init_weights`` of transformers 5, does not run.
+- ``torch.cuda.synchronize()``, which raises where torch was built without CUDA, does nothing in these two files.
+- Two switches of torch's (``allow_tf32``) that the file sets when it is imported are set back.
+
+Its Hessian is handed over as twice the Gram matrix, which is what its ``add_batch`` sums up but for a factor that does
+not change its result. Its scales come back rounded to half precision, as it stores them itself (``QuantLinear.pack``).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mmq_sweeps.affine import LARGEST_SCALE, Format, Grid, QuantizedWeight, check_group_size
+from mmq_sweeps.methods.base import LayerStats, Solution, check_installed
+from mmq_sweeps.methods.gptq import check_solver_fields
+
+PACKAGE = "_mmq_sweeps_auto_gptq"
+
+
+class _TorchWithoutSynchronize(ModuleType):
+    """torch as the solver's files see it: ``cuda`` has a ``synchronize`` that does nothing, and an ``empty_cache``."""
+
+    cuda = SimpleNamespace(synchronize=lambda: None, empty_cache=lambda: None)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+@functools.cache
+def load() -> tuple[Any, Any]:
+    """The library's classes ``GPTQ`` and ``Quantizer``."""
+    check_installed("auto_gptq", "auto-gptq")
+    found = importlib.util.find_spec("auto_gptq")
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    package = ModuleType(PACKAGE)
+    package.__path__ = [str(Path(location, "quantization")) for location in found.submodule_search_locations]
+    sys.modules[PACKAGE] = package
+    switches = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        solver = importlib.import_module(f"{PACKAGE}.gptq")
+        quantizer = importlib.import_module(f"{PACKAGE}.quantizer")
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = switches
+    solver.torch = _TorchWithoutSynchronize("torch")  # type: ignore[attr-defined]
+    return solver.GPTQ, quantizer.Quantizer
+
+
+def run(
+    layer: nn.Linear,
+    hessian: Tensor,
+    format: Format,
+    damping: float = 0.01,
+    act_order: bool = True,
+    static_groups: bool = True,
+    block_size: int = 128,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The library's dequantized weight ``[O, I]`` for ``layer``, and its scales and zeros ``[O, G]``, unrounded.
+
+    ``layer`` gets that weight too, and ``hessian`` ``[I, I]`` is used up. A factorization that fails is a ValueError: the
+    library tries one damping only.
+    """
+    solver_class, quantizer_class = load()
+    solver = solver_class(layer)
+    solver.quantizer = quantizer_class()
+    solver.quantizer.configure(format.bits, perchannel=format.group_size != "tensor", sym=format.symmetric, mse=False)
+    solver.H, solver.nsamples = hessian, 1
+    grouped = isinstance(format.group_size, int)
+    try:
+        scale, zero, _ = solver.fasterquant(
+            blocksize=block_size,
+            percdamp=damping,
+            group_size=format.group_size if grouped else -1,
+            actorder=act_order,
+            static_groups=static_groups and grouped,
+        )
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise ValueError(f"auto-gptq's factorization failed with damping {damping:g}: {error}") from error
+    return layer.weight.detach(), scale, zero
+
+
+@dataclass(frozen=True)
+class AutoGPTQ:
+    """auto-gptq's solver with its own grids. Fields are those of ``GPTQ``; ``block_size`` is the library's.
+
+    With ``static_groups=False`` and groups smaller than a block, the library fits a group's grid to columns that the
+    current block has not corrected yet, so ``block_size`` changes the result.
+    """
+
+    group_size: int | str = "channel"
+    symmetric: bool = False
+    damping: float = 0.01
+    act_order: bool = True
+    static_groups: bool = True
+    block_size: int = 128
+    sequential: bool = False
+
+    needs_statistics: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_group_size(self.group_size)
+        check_solver_fields(self.damping, self.act_order, self.static_groups, self.group_size, self.block_size)
+        check_installed("auto_gptq", "auto-gptq")
+
+    def format(self, bits: int) -> Format:
+        return Format(bits, self.group_size, self.symmetric)
+
+    def quantize(self, weights: Sequence[Tensor], stats: LayerStats | None, format: Format) -> Solution:
+        if stats is None:
+            raise ValueError("auto-gptq needs the statistics of the layer's inputs")
+        for name, values in (("the weight", weights), ("the Gram matrix of the calibration inputs", [stats.gram])):
+            if not all(torch.isfinite(value).all() for value in values):
+                raise ValueError(f"{name} has values that are not finite")
+        dead = int((stats.gram.diagonal() == 0).sum())
+        return Solution(
+            [self._solve(weight, stats, format) for weight in weights], {"dead_inputs": dead} if dead else {}
+        )
+
+    def _solve(self, weight: Tensor, stats: LayerStats, format: Format) -> QuantizedWeight:
+        rows, columns = weight.shape
+        group_rows, _ = format.groups((rows, columns))
+        layer = nn.Linear(columns, rows, bias=False, device="meta")
+        layer.weight = nn.Parameter(weight.detach().float().clone(), requires_grad=False)
+        restored, scale, zero = run(
+            layer, 2 * stats.gram, format, self.damping, self.act_order, self.static_groups, self.block_size
+        )
+        grid = Grid(scale[:group_rows], zero[:group_rows], format)
+        return QuantizedWeight(codes_of(restored, grid), stored(grid))
+
+
+def codes_of(restored: Tensor, grid: Grid) -> Tensor:
+    """The codes uint8 ``[O, I]`` of a dequantized weight."""
+    scale, zero = grid.expand(restored.shape[1])
+    return torch.round(restored / scale + zero).to(torch.uint8)
+
+
+def stored(grid: Grid) -> Grid:
+    """The grid with scales as precise as they are stored. A scale too large for that is a ValueError."""
+    dtype = grid.format.scale_dtype
+    if dtype is torch.float16 and grid.scale.max() > LARGEST_SCALE:
+        raise ValueError(
+            f"a scale of {grid.scale.max().item():.3g} exceeds what float16 holds; the weights are too large"
+        )
+    return Grid(grid.scale.to(dtype).to(grid.scale.dtype), grid.zero, grid.format)

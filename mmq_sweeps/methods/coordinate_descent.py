@@ -1,0 +1,301 @@
+"""Coordinate descent on the output error, from GPTQ's codes, with the grids fitted to the codes in turn.
+
+The squared output error of a row, ``e H e^T`` for its weight error ``e``, is quadratic in one code while the others
+stand, so each code has a best value in closed form. Going over the columns again and again (QuantEase, arXiv 2309.01885;
+CDQuant, arXiv 2406.17542) mends what GPTQ, which visits a column once, leaves. The error is quadratic in a group's scale
+and offset as well (COMQ, arXiv 2403.07134), so grids are refitted between the passes. Both only go downhill and end at
+the nearest minimum; hence several ranges are tried by GPTQ first, and each row goes on from the best, at first with
+shares of its full range (clipping) and later with ranges around the fitted ones.
+
+``H`` ``[I, I]`` is GPTQ's damped Gram matrix. Inside, weights are transposed, ``[I, O]``, as they are visited by column.
+The codes are stored in the same format as GPTQ's and take the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mmq_sweeps.affine import (
+    LARGEST_SCALE,
+    Format,
+    Grid,
+    QuantizedWeight,
+    check_group_size,
+    fit_grid,
+    storable_scale,
+)
+from mmq_sweeps.methods.base import LayerStats, Solution
+from mmq_sweeps.methods.gptq import GPTQ, Factor, NotDefiniteError, solve_many
+
+# Shares of a group's full range that GPTQ starts from, and of the fitted scale that it starts from again.
+FIRST_RANGES = (1.0, 0.85, 0.7, 0.55, 0.4)
+LATER_RANGES = (0.9, 1.0, 1.1)
+
+
+class Hessian:
+    """``H``: ``gram`` ``[I, I]`` damped as in ``factor``. Columns are copied as they are asked for, never all of it."""
+
+    def __init__(self, gram: Tensor, factor: Factor) -> None:
+        diagonal = gram.diagonal().masked_fill(factor.dead, 1.0)
+        self._gram, self._diagonal = gram, diagonal + factor.damping * diagonal.mean()
+
+    def columns(self, start: int, stop: int) -> Tensor:
+        """``H[:, start:stop]``."""
+        block = self._gram[:, start:stop].clone()
+        block[start:stop].diagonal().copy_(self._diagonal[start:stop])
+        return block
+
+    def blocks(self, start: int, stop: int, size: int) -> Iterator[tuple[slice, Tensor]]:
+        """``[start, stop)`` in pieces of up to ``size`` columns, and ``H`` at the columns of each."""
+        for first in range(start, stop, size):
+            last = min(first + size, stop)
+            yield slice(first, last), self.columns(first, last)
+
+
+@dataclass
+class Candidate:
+    """Codes ``Q`` ``[I, O]`` (as floats) on grids ``scale`` and ``zero`` ``[G, O]`` (``[1, 1]`` for ``tensor``)."""
+
+    Q: Tensor
+    scale: Tensor
+    zero: Tensor
+
+    @staticmethod
+    def of(quantized: QuantizedWeight) -> Candidate:
+        grid = quantized.grid
+        return Candidate(quantized.codes.T.to(grid.scale.dtype).contiguous(), grid.scale.T, grid.zero.T)
+
+    def quantized(self, format: Format) -> QuantizedWeight:
+        grid = Grid(self.scale.T.contiguous(), self.zero.T.contiguous(), format)
+        return QuantizedWeight(self.Q.T.to(torch.uint8).contiguous(), grid)
+
+    def error(self, W: Tensor) -> Tensor:
+        """What ``W`` ``[I, O]`` is short of the weight that the codes stand for."""
+        grouped = self.Q.reshape(len(self.scale), -1, self.Q.shape[1])
+        return W - (grouped - self.zero[:, None]).mul_(self.scale[:, None]).reshape(W.shape)
+
+
+def output_error(E: Tensor, H: Hessian, block_size: int) -> Tensor:
+    """``e H e^T`` of every row ``[O]`` of the weight whose error is ``E`` ``[I, O]``."""
+    total = torch.zeros_like(E[0])
+    for at, columns in H.blocks(0, len(E), block_size):
+        total += _half_product(columns, at.start, E).mul_(E[at]).sum(dim=0)
+    return total
+
+
+def _half_product(columns: Tensor, start: int, X: Tensor) -> Tensor:
+    """Of ``H X``, the rows of a block that begins at ``start``, with twice what is above the block and nothing below.
+
+    Multiplied with ``X`` and summed over all blocks it is ``X^T H X`` in half the arithmetic, as ``H`` is symmetric.
+    ``columns`` are ``H``'s of the block, and are overwritten.
+    """
+    stop = start + columns.shape[1]
+    columns[:start] *= 2
+    return columns[:stop].T @ X[:stop]
+
+
+def descend(W: Tensor, candidate: Candidate, H: Hessian, max_code: int, block_size: int) -> None:
+    """Set each code of ``candidate`` to its best value, column after column, given all others as they are by then.
+
+    ``P``, the gradient of a block's columns, is a product; within the block it is kept up by updates of rank one.
+    """
+    Q, E = candidate.Q, candidate.error(W)
+    width = len(Q) // len(candidate.scale)
+    for at, columns in H.blocks(0, len(Q), block_size):
+        P, own = columns.T @ E, columns[at]
+        for k, j in enumerate(range(at.start, at.stop)):
+            s = candidate.scale[j // width]
+            q = (P[k] / (own[k, k] * s)).add_(Q[j]).round_().clamp_(0, max_code)
+            change = (q - Q[j]).mul_(s)
+            P[k + 1 :].addr_(own[k + 1 :, k], change, alpha=-1)
+            E[j] -= change
+            Q[j] = q
+
+
+def refit(W: Tensor, candidate: Candidate, H: Hessian, format: Format, block_size: int) -> None:
+    """Fit each group's scale and, unless symmetric, its integer zero to the codes as they are, group after group.
+
+    For a zero there is a best scale; tried are the zero as it is, its neighbours, and the best real zero rounded. A grid
+    is kept where none of them, rounded as stored, has less output error.
+    """
+    Q, E = candidate.Q, candidate.error(W)
+    scale, zero = candidate.scale.clone(), candidate.zero.clone()
+    width = len(Q) // len(scale)
+    for g in range(len(scale)):
+        group = slice(g * width, (g + 1) * width)
+        moments = _moments(Q, E, group, H, block_size)
+        if format.group_size == "tensor":
+            moments = [moment.sum(dim=0, keepdim=True) for moment in moments]
+        scale[g], zero[g] = _best_grid(scale[g], zero[g], moments, format)
+        E[group] = W[group] - (Q[group] - zero[g]).mul_(scale[g])
+    candidate.scale, candidate.zero = scale, zero
+
+
+def _moments(Q: Tensor, E: Tensor, group: slice, H: Hessian, block_size: int) -> list[Tensor]:
+    """Of each row: ``q H e``, ``1 H e``, ``q H q``, ``q H 1`` and ``1 H 1`` ``[O]``, all but ``e`` of the group only."""
+    found = [torch.zeros_like(E[0]) for _ in range(5)]
+    for at, columns in H.blocks(group.start, group.stop, block_size):
+        He, own = columns.T @ E, columns[group]
+        h = own.sum(dim=0)
+        Hq = _half_product(own, at.start - group.start, Q[group])
+        terms = ((He * Q[at]).sum(dim=0), He.sum(dim=0), Hq.mul_(Q[at]).sum(dim=0), h @ Q[at], h.sum())
+        for total, term in zip(found, terms, strict=True):
+            total += term
+    return found
+
+
+def _best_grid(s: Tensor, z: Tensor, moments: Sequence[Tensor], format: Format) -> tuple[Tensor, Tensor]:
+    """The scale and zero, of those that ``refit`` tries, that lower ``e H e^T`` most for each row.
+
+    On a grid ``(t, y)`` instead of ``(s, z)`` the error is ``e - x q + o`` with ``x = t - s`` and ``o = t y - s z``.
+    """
+    qe, ue, qq, qu, uu = moments
+    zeros = [z]
+    if not format.symmetric:
+        x = (qe * uu - ue * qu) / (qq * uu - qu * qu)
+        o = (qe * qu - ue * qq) / (qq * uu - qu * qu)
+        free = ((s * z + o) / (s + x)).nan_to_num(0.0)
+        zeros += [(y.round()).clamp(0, format.max_code) for y in (z - 1, z + 1, free)]
+    best, best_s, best_z = torch.zeros_like(qe), s, z
+    for y in zeros:
+        t = (qe - y * ue + s * (qq - (z + y) * qu + z * y * uu)) / (qq - 2 * y * qu + y * y * uu)
+        t = storable_scale(t.nan_to_num(0.0).clamp(max=LARGEST_SCALE), format)
+        x, o = t - s, t * y - s * z
+        change = x * x * qq - 2 * x * o * qu + o * o * uu - 2 * (x * qe - o * ue)
+        better = change < best
+        best, best_s, best_z = (
+            torch.where(better, new, old) for new, old in ((change, best), (t, best_s), (y, best_z))
+        )
+    return best_s, best_z
+
+
+def solve(
+    weight: Tensor,
+    gram: Tensor,
+    factor: Factor,
+    format: Format,
+    rounds: int = 2,
+    sweeps: int = 2,
+    block_size: int = 128,
+) -> QuantizedWeight:
+    """Quantize ``weight`` ``[O, I]`` with no more output error than GPTQ leaves behind the same ``factor``.
+
+    A round starts GPTQ from several ranges, keeps the best codes of each row, and then refits the grids and goes over
+    all columns ``sweeps`` times.
+    """
+    weight = weight.masked_fill(factor.dead, 0.0)
+    H, W = Hessian(gram, factor), weight.T.contiguous()
+    kept: Candidate | None = None
+    for _ in range(rounds):
+        grids = (
+            [fit_grid(weight, format, share) for share in FIRST_RANGES]
+            if kept is None
+            else [_scaled(kept.quantized(format).grid, share) for share in LATER_RANGES]
+        )
+        started = solve_many([weight] * len(grids), factor, [format], grids=[grids])[0]
+        candidates = [Candidate.of(quantized) for quantized in started]
+        kept = _best_rows(W, [*([kept] if kept else []), *candidates], H, format, block_size)
+        for _ in range(sweeps):
+            refit(W, kept, H, format, block_size)
+            descend(W, kept, H, format.max_code, block_size)
+    assert kept is not None
+    return kept.quantized(format)
+
+
+def split_rows(quantized: QuantizedWeight, rows: Sequence[int]) -> list[QuantizedWeight]:
+    """``quantized`` ``[O, I]`` as weights of so many ``rows`` each; not for one grid a tensor."""
+    codes, scales, zeros = (
+        part.split(list(rows)) for part in (quantized.codes, quantized.grid.scale, quantized.grid.zero)
+    )
+    return [
+        QuantizedWeight(code, Grid(scale, zero, quantized.format))
+        for code, scale, zero in zip(codes, scales, zeros, strict=True)
+    ]
+
+
+def _scaled(grid: Grid, share: float) -> Grid:
+    return Grid(storable_scale((grid.scale * share).clamp(max=LARGEST_SCALE), grid.format), grid.zero, grid.format)
+
+
+def _best_rows(W: Tensor, candidates: Sequence[Candidate], H: Hessian, format: Format, block_size: int) -> Candidate:
+    """Each row from the candidate that has the least output error there; the first of equals."""
+    least, best = None, candidates[0]
+    for candidate in candidates:
+        error = output_error(candidate.error(W), H, block_size)
+        if format.group_size == "tensor":
+            error = error.sum(dim=0, keepdim=True)
+        if least is None:
+            least = error
+            continue
+        better = error < least
+        least = torch.where(better, error, least)
+        best = Candidate(
+            torch.where(better, candidate.Q, best.Q),
+            torch.where(better, candidate.scale, best.scale),
+            torch.where(better, candidate.zero, best.zero),
+        )
+    return best
+
+
+@dataclass(frozen=True)
+class CoordinateDescent:
+    """GPTQ from several ranges, then coordinate descent. ``damping`` and ``act_order`` are GPTQ's."""
+
+    group_size: int | str = "channel"
+    symmetric: bool = False
+    damping: float = 0.01
+    act_order: bool = True
+    rounds: int = 2
+    sweeps: int = 2
+    block_size: int = 128
+    sequential: bool = False
+
+    needs_statistics: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_group_size(self.group_size)
+        if self.rounds < 1:
+            raise ValueError(f"rounds={self.rounds!r}: choose at least one round")
+        if self.sweeps < 0:
+            raise ValueError(f"sweeps={self.sweeps!r}: choose 0 or more passes over the columns")
+        if self.block_size < 1:
+            raise ValueError(f"block_size={self.block_size!r}: choose a positive number of columns")
+        self._gptq()  # Checks the fields that it shares.
+
+    def format(self, bits: int) -> Format:
+        return Format(bits, self.group_size, self.symmetric)
+
+    def quantize(self, weights: Sequence[Tensor], stats: LayerStats | None, format: Format) -> Solution:
+        return self.quantize_many(weights, stats, [format])[0]
+
+    def quantize_many(
+        self, weights: Sequence[Tensor], stats: LayerStats | None, formats: Sequence[Format]
+    ) -> list[Solution]:
+        """Quantize to all ``formats`` behind one factorization, which GPTQ with the same fields shares."""
+        if stats is None:
+            raise ValueError("coordinate descent needs the statistics of the layer's inputs")
+        weights, gptq = [weight.float() for weight in weights], self._gptq()
+        try:
+            factor = gptq.factor(stats)
+        except NotDefiniteError:
+            return gptq.quantize_many(weights, stats, formats)
+        if factor.dead.all():
+            return gptq.quantize_many(weights, stats, formats)
+        return [Solution(self._solved(weights, stats, factor, format), gptq.notes(factor)) for format in formats]
+
+    def _solved(
+        self, weights: Sequence[Tensor], stats: LayerStats, factor: Factor, format: Format
+    ) -> list[QuantizedWeight]:
+        fields = (self.rounds, self.sweeps, self.block_size)
+        if format.group_size == "tensor":
+            return [solve(weight, stats.gram, factor, format, *fields) for weight in weights]
+        # Rows do not depend on each other: those of all weights go through the columns together.
+        return split_rows(solve(torch.cat(list(weights)), stats.gram, factor, format, *fields), list(map(len, weights)))
+
+    def _gptq(self) -> GPTQ:
+        return GPTQ(self.group_size, self.symmetric, self.damping, self.act_order)
