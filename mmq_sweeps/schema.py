@@ -6,35 +6,43 @@ the dataclass that its yaml names; they are checked against it when it is built 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from mmq_sweeps.cell import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS
 from mmq_sweeps.errors import one_of, unknown
 from mmq_sweeps.metrics import metric_names
+from mmq_sweeps.paths import conf_dir
 
 BITS = (2, 3, 4, 5, 6, 7, 8, FULL_PRECISION_BITS)
 RETRY = ("failed", "all", "none")
 BITS_CHOICES = f"choose 2 to 8, or {FULL_PRECISION_BITS} for full precision."
 OUTPUT = ("table", "json")
+GROUP_SIZES = ("tensor", "channel")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+DEVICE_MAPS = ("auto", "cpu", "disk")
 DTYPES = ("float32", "float16", "bfloat16")
+# What the metrics of each kind of task need; a task of one's own is checked when it is built.
+SCORED = {"CaptionTask": "captions", "VqaTask": "answers", "RetrievalTask": "ranks"}
 
 
 @dataclass
 class PartConfig:
     """Where a part of a model lies. Paths are tried in order, since they move between releases of transformers."""
 
-    label: str = MISSING
+    label: str = ""  # what the model's authors call it
     module: list[str] = MISSING
     blocks: list[str] = MISSING  # relative to the module
     attention: list[str] = MISSING  # names inside a block
     mlp: list[str] = MISSING
-    masked: bool = False  # its tokens are those of the attention mask: padding does not count in statistics
+    # Its tokens are those of the attention mask, so padding does not count in statistics: true, or the names inside a
+    # block that are given these tokens (or only the last of them) where others are not.
+    masked: Any = False
 
 
 @dataclass
@@ -45,7 +53,13 @@ class ModelConfig:
     dtype: str = "float32"
     class_name: str = MISSING
     device: str = "auto"
+    device_map: Any = None  # where weights lie that are not on the device: one of DEVICE_MAPS or {MODULE: DEVICE}
+    max_memory: Any = None  # for device_map=auto: {cpu: 16GB, 0: 20GB}
+    offload_dir: str | None = None  # for what does not fit into memory; null: the system's temporary folder
     parts: dict[str, PartConfig] = MISSING
+    # How this model is asked for a caption and for an answer; a model that cannot be asked has neither.
+    prompts: dict[str, str] = field(default_factory=dict)
+    generation: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass
@@ -55,6 +69,7 @@ class PartSelection:
     bits: int = MISSING
     blocks: list[str] = field(default_factory=lambda: list(BLOCK_GROUPS))
     layers: list[str] = field(default_factory=lambda: list(LAYER_KINDS))
+    group_size: Any = None  # tensor, channel or a number of input columns; null: the method's own
     if_present: bool = False  # left out, instead of an error, where the model has no such part
 
 
@@ -98,8 +113,13 @@ def problems(config: Mapping[str, Any]) -> list[str]:
         *_choice_problems(config),
         *_count_problems(config),
         *_metric_problems(config["task"]),
+        *_class_problems(config["task"], config["model"]),
     ]
     model, parts = config["model"], config["model"]["parts"]
+    if not parts:
+        example = "'model.parts.vision={module: [PATH], blocks: [PATH], attention: [NAME], mlp: [NAME]}'"
+        return [*found, f"model.parts: {model['name']} names none; give its parts, for instance {example}"]
+    found += [f"model.parts.{part}.blocks=[]: names no path." for part, where in parts.items() if not where["blocks"]]
     if config["method"]["_target_"] != "none" and not set(config["component"]) & set(parts):
         found.append(f"component: selects no part of {model['name']}. {one_of(parts)}")
     for part, selection in config["component"].items():
@@ -119,6 +139,13 @@ def _choice_problems(config: Mapping[str, Any]) -> list[str]:
     found = [
         f"{key}={value}: {unknown('choice', value, choices)}" for key, value, choices in chosen if value not in choices
     ]
+    device_map = config["model"]["device_map"]
+    if device_map is not None and not isinstance(device_map, Mapping) and device_map not in DEVICE_MAPS:
+        choices = unknown("choice", device_map, DEVICE_MAPS)
+        found.append(f"model.device_map={device_map}: {choices[:-1]}, or {{MODULE: DEVICE, ...}}.")
+    max_memory = config["model"]["max_memory"]
+    if max_memory is not None and not isinstance(max_memory, Mapping):
+        found.append(f"model.max_memory={max_memory}: give what each place may hold, for instance {{0: 20GB, cpu: 40GB}}.")
     if config["bits"] not in BITS:
         found.append(f"bits={config['bits']}: {BITS_CHOICES}")
     return found
@@ -128,9 +155,10 @@ def _count_problems(config: Mapping[str, Any]) -> list[str]:
     counts = {
         "calibration.samples": config["calibration"]["samples"],
         "calibration.batch_size": config["calibration"]["batch_size"],
-        "task.limit": config["task"].get("limit", 1),
         "task.batch_size": config["task"].get("batch_size", 1),
     }
+    if config["task"].get("limit") is not None:
+        counts["task.limit"] = config["task"]["limit"]
     return [
         f"{key}={value!r}: choose a whole number above 0."
         for key, value in counts.items()
@@ -141,13 +169,67 @@ def _count_problems(config: Mapping[str, Any]) -> list[str]:
 def _metric_problems(task: Mapping[str, Any]) -> list[str]:
     metrics = task.get("metrics")
     if not metrics:
-        return [f"task.metrics={metrics}: selects no metric. {one_of(metric_names())}"]
+        return [f"task.metrics={metrics}: selects no metric. {one_of(_metrics_of(task))}"]
     # A metric of one's own is named module:Class; it is found when the task is built.
-    return [
-        f"task.metrics: {unknown('metric', name, metric_names())}"
-        for name in metrics
-        if ":" not in name and name not in metric_names()
+    named = [name for name in metrics if ":" not in name]
+    found = [
+        f"task.metrics: {unknown('metric', name, _metrics_of(task))}" for name in named if name not in metric_names()
     ]
+    return found + [
+        f"task.metrics: {name} is no metric of task={task['name']}. {one_of(_metrics_of(task))}"
+        for name in named
+        if name in metric_names() and name not in _metrics_of(task)
+    ]
+
+
+def _metrics_of(task: Mapping[str, Any]) -> tuple[str, ...]:
+    """The metrics that fit the task; all where it is a task of one's own."""
+    return metric_names(SCORED.get(task["_target_"].rpartition(".")[2]))
+
+
+def _class_problems(task: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
+    """A task that only some classes of models can do names them; the others are asked for text, which needs a prompt."""
+    classes = task.get("model_classes")
+    if classes is None or model["class_name"] in classes:
+        return []
+    fitting = [name for name, other in _models().items() if other.get("class_name") in classes]
+    return [
+        f"task={task['name']}: {model['name']} is a {model['class_name']}, and this task needs "
+        f"{' or '.join(classes)}. {one_of(f'model={name}' for name in fitting)}"
+    ]
+
+
+def without_value(config: DictConfig) -> str | None:
+    """Which keys nobody has given a value; ``None`` where all have one."""
+    keys = sorted(key for key in OmegaConf.missing_keys(config) if not key.startswith("hydra."))
+    if not keys:
+        return None
+    return f"{', '.join(keys)}: no value; give {' '.join(f'{key}=VALUE' for key in keys)}"
+
+
+def unasked(config: DictConfig) -> str | None:
+    """What is wrong where a task takes its prompt from a model that is never asked; ``None`` where nothing is.
+
+    Looked for before the configuration is resolved, which would fail with the name of a key that nobody has written.
+    """
+    for key in ("prompt", "generation"):
+        node = OmegaConf.to_container(config.task, resolve=False).get(key)  # type: ignore[union-attr]
+        place = re.fullmatch(r"\$\{model\.(prompts|generation)\.(\w+)\}", str(node))
+        if place is None or place[2] in config.model[place[1]]:
+            continue
+        group, kind = place[1], place[2]
+        asked = [name for name, model in _models().items() if kind in (model.get(group) or {})]
+        return (
+            f"task={config.task.name}: asks for a {place[2]}, and model={config.model.name} has no "
+            f"model.{place[1]}.{place[2]}. {one_of(f'model={name}' for name in asked)}"
+        )
+    return None
+
+
+def _models() -> dict[str, dict[str, Any]]:
+    """Every model of ``conf/model``, by name, as its yaml has it."""
+    paths = sorted((conf_dir() / "model").glob("*.yaml"))
+    return {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in paths}  # type: ignore[misc]
 
 
 def _selection_problems(key: str, selection: Mapping[str, Any]) -> list[str]:
@@ -163,4 +245,7 @@ def _selection_problems(key: str, selection: Mapping[str, Any]) -> list[str]:
             found.append(
                 f"{key}.{name}=[{', '.join(values)}]: names one twice, so its linears would be selected twice."
             )
+    size = selection["group_size"]
+    if size not in (None, *GROUP_SIZES) and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        found.append(f"{key}.group_size={size}: choose {', '.join(GROUP_SIZES)} or a positive number of input columns.")
     return found

@@ -7,7 +7,8 @@ stored together, so that every selection of blocks and layers is made of whole u
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -33,13 +34,25 @@ class Unit:
 
 @dataclass(frozen=True)
 class Part:
-    """A part found in a model: its module's path, its blocks' paths in order, and its units."""
+    """A part found in a model: its module's path, its blocks' paths in order, and its units.
+
+    ``masked`` says which linears are given the tokens of the attention mask: all, or those under some names in a block.
+    """
 
     name: str
     module: str
     blocks: tuple[str, ...]
     units: tuple[Unit, ...]
-    masked: bool
+    masked: bool | tuple[str, ...]
+
+    @cached_property
+    def masked_linears(self) -> dict[str, bool]:
+        """The full names of those linears, and whether the mask's tokens may be those of its end only."""
+        linears = {name: unit.block for unit in self.units for name in unit.linears}
+        if isinstance(self.masked, bool):
+            return dict.fromkeys(linears, False) if self.masked else {}
+        inner = {name: name.removeprefix(f"{self.blocks[block]}.") for name, block in linears.items()}
+        return {name: True for name in linears if _under(inner[name], self.masked)}
 
     def select(self, selection: Mapping[str, Any]) -> list[Unit]:
         """The units that ``selection`` (``{"blocks", "layers"}``) names; a ``TargetError`` where it names no linear."""
@@ -67,15 +80,15 @@ def find_parts(model: nn.Module, parts: Mapping[str, Mapping[str, Any]]) -> dict
     return found
 
 
-def check_format(units: Iterable[Unit], format: Format) -> list[str]:
-    """A sentence for every linear whose columns the format's groups do not divide."""
+def check_format(units: Iterable[Unit], format: Format, key: str = "method.group_size") -> list[str]:
+    """A sentence for every linear whose columns the format's groups do not divide; ``key`` is where the size stands."""
     problems = []
     for unit in units:
         for name, shape in unit.linears.items():
             try:
                 format.groups(shape)
             except ValueError as error:
-                problems.append(f"method.group_size: {name}: {error}")
+                problems.append(f"{key}: {name}: {error}")
     return problems
 
 
@@ -94,7 +107,19 @@ def _find_part(model: nn.Module, name: str, where: Mapping[str, Any]) -> Part:
         ]
     if not any(unit.linears for unit in units):
         raise TargetError(f"model.parts.{name}: no linear lies in the blocks under {module_path}.{relative}")
-    return Part(name, module_path, paths, tuple(units), bool(where["masked"]))
+    part = Part(name, module_path, paths, tuple(units), _masked(where["masked"], f"model.parts.{name}.masked"))
+    for inner in part.masked if isinstance(part.masked, tuple) else ():
+        if not replace(part, masked=(inner,)).masked_linears:
+            raise TargetError(f"model.parts.{name}.masked: {inner} holds no linear of a block of {name}")
+    return part
+
+
+def _masked(masked: Any, key: str) -> bool | tuple[str, ...]:
+    if isinstance(masked, bool):
+        return masked
+    if isinstance(masked, str) or not all(isinstance(inner, str) for inner in masked):
+        raise TargetError(f"{key}={masked}: give true, false or a list of names inside a block")
+    return tuple(masked)
 
 
 def _resolve(root: nn.Module, candidates: Iterable[str], key: str) -> tuple[str, nn.Module]:

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mmq_sweeps.calibrate import Collector, block_statistics, capture
-from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.targets import Part
+from mmq_sweeps.calibrate import Collector, Replay, SharedStats, block_statistics, capture
+from mmq_sweeps.execute import quiet_libraries
+from mmq_sweeps.models.loading import LoadedModel, load_model
+from mmq_sweeps.models.retriever import Retriever
+from mmq_sweeps.paths import conf_dir
+from mmq_sweeps.schema import ModelConfig
+from mmq_sweeps.targets import Part, find_parts
 from mmq_sweeps.tasks.caption import CaptionTask
 
 CALIBRATION = {"samples": 12, "batch_size": 5, "seed": 0}
@@ -32,11 +37,17 @@ def direct_inputs(loaded: LoadedModel, batches: list[dict[str, Tensor]], name: s
     return seen
 
 
-def all_statistics(loaded: LoadedModel, part: Part, batches: list[dict[str, Tensor]]) -> dict:
-    calls = capture(loaded, [part], batches)[part.name]
+def every_linear(part: Part) -> list[str]:
+    return [name for unit in part.units for name in unit.linears]
+
+
+def all_statistics(
+    loaded: LoadedModel, part: Part, batches: list[dict[str, Any]], keep_inputs: bool = False
+) -> dict[str, SharedStats]:
+    passes = capture(loaded, [part], batches)[part.name]
     return {
         name: shared
-        for _, found in block_statistics(loaded.model, part, calls, lambda index: True)
+        for _, found in block_statistics(loaded, part, passes, every_linear(part), keep_inputs)
         for shared in found
         for name in shared.linears
     }
@@ -106,8 +117,11 @@ def test_no_hook_stays_and_only_the_wanted_block_is_listened_to(
     loaded: LoadedModel, parts: dict[str, Part], batches: list[dict[str, Tensor]]
 ) -> None:
     part = parts["vision"]
-    calls = capture(loaded, [part], batches)["vision"]
-    assert [index for index, _ in block_statistics(loaded.model, part, calls, lambda index: index == 1)] == [1]
+    passes = capture(loaded, [part], batches)["vision"]
+    wanted = list(next(unit for unit in part.units if unit.block == 1 and unit.kind == "mlp").linears)
+    found = dict(block_statistics(loaded, part, passes, wanted))
+    assert list(found) == [1]
+    assert sorted(name for shared in found[1] for name in shared.linears) == sorted(wanted)
     assert not any(module._forward_pre_hooks for module in loaded.model.modules())
 
 
@@ -124,16 +138,14 @@ def test_hooks_go_when_the_forward_pass_fails(loaded: LoadedModel, parts: dict[s
 
 def test_sharing_that_changes_between_batches_is_an_error() -> None:
     block = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
-    collector = Collector()
+    collector = Collector(["a", "b"])
     x = torch.ones(2, 3)
-    with collector.listening(block, "block"):
+    with collector.listening(block):
         collector.begin(None)
         block["a"](x), block["b"](x)
         collector.begin(None)
         block["a"](x)
-        with pytest.raises(
-            RuntimeError, match=r"block.b shares its input with block.a in one batch but not in another"
-        ):
+        with pytest.raises(RuntimeError, match="b shares its input with a in one batch but not in another"):
             block["b"](x.clone())
 
 
@@ -141,13 +153,12 @@ def test_memory_of_one_block_at_a_time(
     loaded: LoadedModel, parts: dict[str, Part], batches: list[dict[str, Tensor]]
 ) -> None:
     """The statistics of a block are gone when those of the next are made, unless someone keeps them."""
-    import gc
     import weakref
 
-    calls = capture(loaded, [parts["vision"]], batches)["vision"]
+    vision = parts["vision"]
+    passes = capture(loaded, [vision], batches)["vision"]
     alive: list[weakref.ref] = []
-    for _, found in block_statistics(loaded.model, parts["vision"], calls, lambda index: True):
-        gc.collect()
+    for _, found in block_statistics(loaded, vision, passes, every_linear(vision)):
         assert not any(reference() for reference in alive)
         alive = [weakref.ref(shared.stats.gram) for shared in found]
         del found
@@ -158,3 +169,226 @@ def test_the_checkpoint_is_where_the_package_says(model_config: dict) -> None:
 
     folder = Path(mmq_sweeps.__file__).parent / "models" / model_config["checkpoint"]
     assert (folder / "config.json").is_file()
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_either_side_of_padding_is_left_out_and_image_tokens_count(
+    loaded: LoadedModel, parts: dict[str, Part], padding: str
+) -> None:
+    from PIL import Image
+
+    texts = ["a red circle", "a blue square above a green triangle"]
+    images = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    batch = dict(loaded.processor(images=images, text=texts, return_tensors="pt", padding=True, padding_side=padding))
+    tokens = int(batch["attention_mask"].sum())
+    assert tokens < batch["input_ids"].numel()
+    together = all_statistics(loaded, parts["language"], [batch])
+    alone = [
+        dict(loaded.processor(images=[image], text=[text], return_tensors="pt"))
+        for image, text in zip(images, texts, strict=True)
+    ]
+    one_by_one = all_statistics(loaded, parts["language"], alone)
+    for name, shared in together.items():
+        assert shared.stats.count == tokens
+        torch.testing.assert_close(shared.stats.gram, one_by_one[name].stats.gram, rtol=1e-2, atol=1e-3)
+
+
+def test_inputs_are_kept_where_they_are_asked_for(
+    loaded: LoadedModel, parts: dict[str, Part], batches: list[dict[str, Tensor]]
+) -> None:
+    assert all(one.stats.inputs is None for one in all_statistics(loaded, parts["vision"], batches).values())
+    for shared in all_statistics(loaded, parts["language"], batches, keep_inputs=True).values():
+        inputs = shared.stats.inputs
+        assert inputs is not None
+        assert inputs.dtype == torch.float32
+        assert inputs.shape == (shared.stats.count, shared.stats.gram.shape[0])
+        torch.testing.assert_close(shared.stats.gram, inputs.T @ inputs / len(inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_a_long_run_loses_nothing_to_its_length() -> None:
+    """Sums in single precision stall: after many tokens what one adds is below the last digit."""
+    model = nn.ModuleDict({"a": nn.Linear(2, 1)})
+    collector = Collector(["a"])
+    large, small = torch.full((1, 2), 4096.0), torch.tensor([[1.0, -1.0]])
+    with collector.listening(model):
+        for x in (large, *[small] * 3000):
+            collector.begin(None)
+            model["a"](x)
+    stats = collector.statistics()[0].stats
+    expected = (2.0**24 + 3000) / 3001
+    assert stats.count == 3001
+    assert stats.gram[0, 0].item() == pytest.approx(expected, rel=1e-7)
+    assert stats.gram[0, 1].item() == pytest.approx((2.0**24 - 3000) / 3001, rel=1e-7)
+
+
+def test_tokens_that_are_not_finite_are_counted() -> None:
+    model = nn.ModuleDict({"a": nn.Linear(2, 1), "b": nn.Linear(2, 1)})
+    collector = Collector(["a", "b"])
+    x = torch.ones(5, 2)
+    x[1, 0], x[3, 1] = float("inf"), float("nan")
+    with collector.listening(model):
+        collector.begin(None)
+        model["a"](x), model["b"](torch.ones(1, 2))
+    assert {shared.linears: shared.not_finite for shared in collector.statistics()} == {("a",): 2, ("b",): 0}
+
+
+class Stack(nn.Module):
+    """Blocks that are called in the ``order`` that a forward pass asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(2, 2)) for _ in range(3)])
+
+    def forward(self, x: Tensor, order: list[int], use_cache: bool) -> Tensor:
+        assert not use_cache
+        for index in order:
+            x = self.blocks[index](x)
+        return x
+
+
+@pytest.fixture
+def stack() -> tuple[LoadedModel, Part]:
+    model = nn.ModuleDict({"tower": Stack()})
+    model.forward = model["tower"].forward
+    where = {"module": ["tower"], "blocks": ["blocks"], "attention": [], "mlp": ["0"], "masked": False}
+    return LoadedModel(model, None, {}), find_parts(model, {"tower": where})["tower"]
+
+
+def test_blocks_may_be_passed_several_times_or_not_at_all(stack: tuple[LoadedModel, Part]) -> None:
+    loaded, part = stack
+    x = torch.randn(4, 2)
+    orders = ([0, 1, 2], [], [0, 1, 2, 0, 1, 2])
+    passes = capture(loaded, [part], [{"x": x, "order": order} for order in orders])["tower"]
+    assert len(passes) == 3
+    found = [shared for _, block in block_statistics(loaded, part, passes, every_linear(part)) for shared in block]
+    assert [shared.stats.count for shared in found] == [12, 12, 12]
+
+
+@pytest.mark.parametrize(
+    ("order", "told"),
+    [
+        ([0, 2, 1], r"tower: tower.blocks.2 was called where tower.blocks.1 was expected"),
+        ([0, 1, 2, 0, 0], r"tower: tower.blocks.0 was called where tower.blocks.1 was expected"),
+        ([1, 2], r"tower: tower.blocks.1 was called where tower.blocks.0 was expected"),
+        ([0, 1], r"tower: a pass ended before tower.blocks.2"),
+    ],
+)
+def test_a_block_that_is_left_out_is_named(stack: tuple[LoadedModel, Part], order: list[int], told: str) -> None:
+    loaded, part = stack
+    with pytest.raises(RuntimeError, match=told):
+        capture(loaded, [part], [{"x": torch.randn(4, 2), "order": order}])
+
+
+def loaded_with(name: str, **more: Any) -> LoadedModel:
+    from omegaconf import OmegaConf
+
+    structure = OmegaConf.structured(ModelConfig)
+    config = OmegaConf.merge(structure, OmegaConf.load(conf_dir() / "model" / f"{name}.yaml"), more)
+    with quiet_libraries():
+        return load_model(OmegaConf.to_container(config))
+
+
+@pytest.fixture(scope="module")
+def retriever() -> Retriever:
+    return Retriever(loaded_with("tiny_blip2_itm"), 64)
+
+
+def pairs(retriever: Retriever, texts: list[str], matching: bool) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    side = retriever.loaded.model.config.vision_config.image_size
+    pixels = torch.randn(len(texts), 3, side, side, generator=generator)
+    return retriever.forward_inputs(pixels, retriever.tokenized(texts), matching)
+
+
+TEXTS = ["a red circle", "a small blue square is left of a large green triangle", "two circles"]
+
+
+@pytest.mark.parametrize("matching", [False, True])
+def test_the_passes_of_a_retriever_replay_exactly(retriever: Retriever, matching: bool) -> None:
+    loaded = retriever.loaded
+    part = find_parts(loaded.model, loaded.config["parts"])["connector"]
+    outputs: list[Tensor] = []
+    last = loaded.model.get_submodule(part.blocks[-1])
+    handle = last.register_forward_hook(lambda _block, _inputs, output: outputs.append(output))
+    passes = capture(loaded, [part], [pairs(retriever, TEXTS, matching)])["connector"]
+    handle.remove()
+    # For the features the image and the text pass the Q-Former one after the other, for the matching head together.
+    assert len(passes) == (1 if matching else 2)
+    replay = Replay(loaded, part, passes)
+    for _ in part.blocks:
+        replay.advance()
+    assert all(torch.equal(one, other) for one, other in zip(replay.hidden, outputs, strict=True))
+
+
+def test_padding_of_texts_does_not_count_in_a_q_former(retriever: Retriever) -> None:
+    """Query tokens and image tokens count, whatever is padded beside them."""
+    loaded = retriever.loaded
+    part = find_parts(loaded.model, loaded.config["parts"])["connector"]
+    words = int(retriever.tokenized(TEXTS).mask.sum())
+    assert words < retriever.tokenized(TEXTS).mask.numel()
+    queries = len(TEXTS) * loaded.model.config.num_query_tokens
+    vision = loaded.model.config.vision_config
+    image = len(TEXTS) * ((vision.image_size // vision.patch_size) ** 2 + 1)
+    for matching in (False, True):
+        together = all_statistics(loaded, part, [pairs(retriever, TEXTS, matching)])
+        counts = {
+            "attention.attention.query": queries + words,
+            "attention.output.dense": queries + words,
+            "crossattention.attention.query": queries,
+            "crossattention.attention.key": image,
+            "crossattention.output.dense": queries,
+            "intermediate_query.dense": queries,
+            "output_query.dense": queries,
+            "intermediate.dense": words,
+            "output.dense": words,
+        }
+        assert {name: together[f"{part.blocks[0]}.{name}"].stats.count for name in counts} == counts
+        batch = pairs(retriever, TEXTS, matching)
+        alone = []
+        for row, text in enumerate(TEXTS):
+            own = pairs(retriever, [text], matching)
+            alone.append({**own, "pixel_values": batch["pixel_values"][row : row + 1]})
+        one_by_one = all_statistics(loaded, part, alone)
+        for name, shared in together.items():
+            assert shared.stats.count == one_by_one[name].stats.count
+            torch.testing.assert_close(shared.stats.gram, one_by_one[name].stats.gram, rtol=1e-3, atol=1e-4)
+
+
+def test_a_mask_that_fits_no_input_is_named(retriever: Retriever) -> None:
+    loaded = retriever.loaded
+    where = {**loaded.config["parts"]["connector"], "masked": True}
+    part = find_parts(loaded.model, {"connector": where})["connector"]
+    with pytest.raises(RuntimeError, match=r"crossattention\S*: its tokens .* are not those of the attention mask"):
+        all_statistics(loaded, part, [pairs(retriever, TEXTS, matching=True)])
+
+
+@pytest.mark.parametrize("name", ["vision", "connector", "language"])
+def test_an_offloaded_model_gives_the_same_statistics(
+    loaded: LoadedModel, offloaded: LoadedModel, parts: dict[str, Part], batches: list[dict[str, Tensor]], name: str
+) -> None:
+    here = all_statistics(loaded, parts[name], batches[:1])
+    there = all_statistics(offloaded, parts[name], batches[:1])
+    assert here.keys() == there.keys()
+    assert all(torch.equal(here[linear].stats.gram, there[linear].stats.gram) for linear in here)
+
+
+@pytest.fixture(scope="module")
+def offloaded() -> LoadedModel:
+    found = loaded_with("tiny_blip2", device="cpu", device_map="disk")
+    assert any(parameter.device.type == "meta" for parameter in found.model.parameters())
+    return found
+
+
+def test_a_gram_matrix_is_summed_by_panels_without_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(3, 1, 20, 10, generator=torch.Generator().manual_seed(0))
+    linears = nn.ModuleDict({"linear": nn.Linear(10, 2)})
+    monkeypatch.setattr("mmq_sweeps.calibrate.PANEL", 4)
+    collector = Collector(["linear"])
+    with collector.listening(linears):
+        for batch in x:
+            collector.begin(None)
+            linears["linear"](batch)
+    gram = collector.statistics()[0].stats.gram
+    rows = x.flatten(0, 2).double()
+    assert torch.allclose(gram, (rows.T @ rows / len(rows)).float(), atol=1e-6)
+    assert torch.equal(gram, gram.T)

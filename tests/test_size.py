@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
+from omegaconf import DictConfig
 from torch import nn
 
 from mmq_sweeps.affine import Format, round_nearest
+from mmq_sweeps.build import build
 from mmq_sweeps.models.loading import LoadedModel
+from mmq_sweeps.progress import Progress
+from mmq_sweeps.quantize import KIND, load
+from mmq_sweeps.run import Bench
 from mmq_sweeps.size import measure
+from mmq_sweeps.store import Store
+from mmq_sweeps.sweep import plan
 from mmq_sweeps.targets import Part
+from tests.conftest import SMALL
 
 
 def quantize_all(loaded: LoadedModel, parts: dict[str, Part], bits: int) -> dict:
@@ -49,3 +60,39 @@ def test_a_shared_parameter_counts_once() -> None:
     model = nn.ModuleDict({"a": nn.Linear(4, 4, bias=False), "b": nn.Linear(4, 4, bias=False)})
     model["b"].weight = model["a"].weight
     assert measure(model, [], {})["total"]["parameters"] == 16
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=rtn", "bits=3"),
+        ("method=rtn", "bits=5", "method.symmetric=true", "component.connector.group_size=16"),
+        ("method=uniform", "bits=4"),
+        ("method=gptq", "bits=2", "component.connector.group_size=32"),
+        ("method=gptq", "bits=3", "method.sequential=true", "component.connector.layers=[mlp]"),
+        ("method=awq", "bits=7"),
+        ("method=hqq", "bits=6", "method.group_size=8"),
+    ],
+    ids=" ".join,
+)
+def test_the_exact_size_is_that_of_the_stored_tensors(
+    composed: Callable[..., DictConfig],
+    loaded: LoadedModel,
+    parts: dict[str, Part],
+    tmp_path: Path,
+    overrides: tuple[str, ...],
+) -> None:
+    sweep = plan([composed(*SMALL, "component=connector", *overrides)])
+    cell = sweep.cells[-1]
+    store = Store.open(tmp_path / "store")
+    bench = Bench(loaded, parts, build("task", sweep.configs[cell.id]["task"]), 8, store)
+    requests = bench.requests(cell)
+    assert not bench.compute(requests, Progress(1))
+    tensors = [tensor for one in requests for tensor in store.artifact(KIND, one.key)[0].values()]
+    quantized = sum(shape[0] * shape[1] for one in requests for shape in one.unit.linears.values())
+    found, _ = load(requests, store)
+    size = measure(loaded.model, parts.values(), found.weights)["parts"]["connector"]
+    assert size["quantized_weights"] == quantized
+    stored = sum(tensor.nbytes for tensor in tensors)
+    assert size["size_bytes"] == stored + 2 * (size["parameters"] - quantized)
+    assert size["bpw_exact"] == pytest.approx(8 * size["size_bytes"] / size["parameters"], rel=1e-12)

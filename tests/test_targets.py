@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import DictConfig
 from torch import nn
 
 from mmq_sweeps.affine import Format
-from mmq_sweeps.errors import TargetError
+from mmq_sweeps.errors import ConfigError, TargetError
 from mmq_sweeps.models.loading import LoadedModel
+from mmq_sweeps.sweep import plan
 from mmq_sweeps.targets import Part, block_groups, check_format, find_parts
+
+Composed = Callable[..., DictConfig]
 
 ALL = {"blocks": ["front", "middle", "end"], "layers": ["attention", "mlp"]}
 
@@ -92,3 +97,62 @@ def test_a_group_size_that_does_not_divide_names_the_linear(parts: dict[str, Par
     problems = check_format(parts["language"].select(ALL), Format(4, 7))
     assert all("group_size=7 does not divide" in problem for problem in problems)
     assert any("fc1" in problem for problem in problems)
+
+
+def test_a_group_size_is_told_by_the_key_that_it_stands_at(parts: dict[str, Part]) -> None:
+    problems = check_format(parts["vision"].select(ALL), Format(4, 7), "component.vision.group_size")
+    assert problems
+    assert all(problem.startswith("component.vision.group_size: vision_model.") for problem in problems)
+
+
+def test_what_sees_the_tokens_of_the_mask(loaded: LoadedModel, model_config: dict) -> None:
+    config = copy.deepcopy(model_config["parts"])
+
+    def masked(value: object) -> dict[str, bool]:
+        config["connector"]["masked"] = value
+        return find_parts(loaded.model, config)["connector"].masked_linears
+
+    assert masked(False) == {}
+    everything = masked(True)
+    assert everything
+    assert not any(everything.values())
+    named = masked(["attention", "output_query"])
+    assert all(named.values())
+    inside = {name: name.split(".", 4)[-1] for name in everything}
+    assert set(named) == {name for name in everything if inside[name].startswith(("attention.", "output_query."))}
+    with pytest.raises(
+        TargetError, match=r"model.parts.connector.masked: text holds no linear of a block of connector"
+    ):
+        masked(["attention", "text"])
+    with pytest.raises(TargetError, match=r"model.parts.connector.masked=attention: give true, false or a list"):
+        masked("attention")
+
+
+@pytest.mark.parametrize("size", ["0", "-4", "seven", "true", "1.5"])
+def test_a_group_size_that_is_none_is_told_before_a_cell_runs(composed: Composed, size: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        plan([composed(f"component.vision.group_size={size}")])
+    (told,) = raised.value.problems
+    assert told.startswith("component.vision.group_size=")
+    assert told.endswith("choose tensor, channel or a positive number of input columns.")
+
+
+@pytest.mark.parametrize(
+    ("same", "overrides"),
+    [
+        (True, ["component.vision.group_size=null"]),
+        (True, ["component.vision.group_size=channel"]),  # which is the method's
+        (False, ["component.vision.group_size=16"]),
+        (False, ["component.vision.group_size=tensor"]),
+    ],
+)
+def test_a_group_size_counts_where_it_is_not_the_methods(composed: Composed, same: bool, overrides: list[str]) -> None:
+    plain, own = (plan([composed("method=rtn", *more)]).cells[-1] for more in ([], overrides))
+    assert (plain.id == own.id) is same
+    assert ("group_size" in own.parts["vision"]) is not same
+
+
+def test_a_title_names_a_group_size_of_its_own(composed: Composed) -> None:
+    overrides = ("bits=3", "component.vision.group_size=64", "component.language.group_size=tensor")
+    one = plan([composed(*overrides, "component.language.blocks=[end]")]).cells[-1]
+    assert one.title() == "rtn vision 3 g64 connector 3 language 3 tensor (end)"
