@@ -21,6 +21,14 @@ class StoreError(OSError):
     """The store cannot be read or written."""
 
 
+class OutOfMemory(MemoryError):
+    """Something did not fit into the memory of the CPU or of a GPU; ``asked_bytes`` is what was refused, if that is known."""
+
+    def __init__(self, message: str, asked_bytes: int | None) -> None:
+        super().__init__(message)
+        self.asked_bytes = asked_bytes
+
+
 class TargetError(ValueError):
     """The linears that a cell selects cannot be quantized as asked."""
 

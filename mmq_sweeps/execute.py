@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmq_sweeps import environment
 from mmq_sweeps.build import build
 from mmq_sweeps.cell import Cell, digest
 from mmq_sweeps.errors import ConfigError, StoreError
@@ -18,7 +20,7 @@ from mmq_sweeps.record import Record
 from mmq_sweeps.run import Bench, outcome, run_cell
 from mmq_sweeps.store import Store, explained
 from mmq_sweeps.sweep import Sweep
-from mmq_sweeps.targets import Part, check_format, find_parts
+from mmq_sweeps.targets import Part, find_parts
 from mmq_sweeps.tasks.base import Task
 from mmq_sweeps.trackers import Log, Tracker
 
@@ -89,9 +91,22 @@ class Workshop:
                 self._model = (key, loaded, find_parts(loaded.model, config["parts"]))
             except ValueError as error:
                 raise ConfigError(str(error)) from error
-            except OSError as error:
+            except (MemoryError, RuntimeError, OSError) as error:
+                if environment.ran_out_of_memory(error):
+                    raise ConfigError(_too_large(config, error)) from error
+                if not isinstance(error, OSError):
+                    raise
                 raise ConfigError(f"model.checkpoint={config['checkpoint']}: {' '.join(str(error).split())}") from error
         return self._model[1], self._model[2]
+
+
+def _too_large(config: dict[str, Any], error: BaseException) -> str:
+    asked = environment.asked_bytes(error)
+    needed = f"{environment.told_size(asked)} more memory than there is" if asked else "more memory than there is"
+    return (
+        f"model.checkpoint={config['checkpoint']}: loading it in {config['dtype']} asked for {needed}; choose a smaller "
+        "model.dtype, model.device_map=auto, model.device_map=disk or another model.device"
+    )
 
 
 def _check_task(bench: Bench, calibrations: list[dict[str, Any]]) -> None:
@@ -114,7 +129,7 @@ def _cell_problems(cell: Cell, bench: Bench) -> list[str]:
         requests = bench.requests(cell)
     except ValueError as error:
         return [str(error)]
-    return [problem for request in requests for problem in check_format([request.unit], request.format)]
+    return [problem for request in requests for problem in request.problems()]
 
 
 def _prepare(cells: Sequence[Cell], bench: Bench, progress: Progress) -> None:
@@ -149,10 +164,14 @@ def quiet_libraries() -> Iterator[None]:
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    placing = logging.getLogger("accelerate.big_modeling")
+    level = placing.level
+    placing.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        placing.setLevel(level)
         transformers.logging.set_verbosity(verbosity)
         transformers.logging.enable_progress_bar()

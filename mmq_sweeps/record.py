@@ -21,8 +21,8 @@ class Record:
 
     ``metrics`` maps a name to ``{"value", "interval", "higher_is_better", "count"}``, with ``"by_type"`` where items
     have kinds; ``size`` is that of ``size.py``; ``seconds`` maps a stage to its duration; ``error`` is ``None`` or
-    ``{"class", "message", "traceback"}``. Per-item predictions and scores lie beside the record in ``items.json``,
-    whose SHA-256 is ``items_sha256``.
+    ``{"class", "message", "traceback"}``, and ``"asked_bytes"`` where memory was refused. Per-item predictions and scores
+    lie beside the record in ``items.json``, whose SHA-256 is ``items_sha256``.
     """
 
     id: str
@@ -36,7 +36,7 @@ class Record:
     notes: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
-    error: dict[str, str] | None = None
+    error: dict[str, Any] | None = None
     items_sha256: str | None = None
     created: str = ""
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from mmq_sweeps import environment, size
+from mmq_sweeps.affine import QuantizedWeight
 from mmq_sweeps.build import build
 from mmq_sweeps.cell import Cell
-from mmq_sweeps.errors import StoreError
+from mmq_sweeps.errors import OutOfMemory, StoreError
 from mmq_sweeps.metrics import MetricResult
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.progress import Progress
@@ -74,7 +78,14 @@ def run_cell(cell: Cell, bench: Bench, progress: Progress) -> tuple[Record, list
     except StoreError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever fails in a cell fails that cell only
-        told = {"class": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
+        told: dict[str, Any] = {
+            "class": type(error).__name__,
+            "message": str(error),
+            "traceback": traceback.format_exc(),
+        }
+        if isinstance(error, OutOfMemory):
+            told["asked_bytes"] = error.asked_bytes
+    environment.give_back_memory()
     return bench.store.save(replace(record, error=told, peak_memory_bytes=environment.peak_memory())), []
 
 
@@ -95,13 +106,16 @@ def outcome(record: Record) -> str:
 
 
 def _measure(cell: Cell, bench: Bench, progress: Progress, record: Record) -> tuple[Record, list[dict[str, Any]]]:
-    quantized = _quantized(cell, bench, progress)
+    with _memory_told("quantizing", "calibration.batch_size", bench.calibration_batch_size):
+        quantized = _quantized(cell, bench, progress)
     measured_size = size.measure(bench.loaded.model, bench.parts.values(), quantized.weights)
     seconds = dict(quantized.seconds) if cell.parts else {}
 
     started = time.perf_counter()
-    weights = {name: weight.dequantize() for name, weight in quantized.weights.items()}
-    with bench.loaded.weights_replaced(weights):
+    with (
+        _memory_told("evaluating", "task.batch_size", getattr(bench.task, "batch_size", None)),
+        bench.loaded.weights_replaced(Dequantized(quantized.weights)),
+    ):
         predictions = bench.task.predict(bench.loaded, lambda done, total: progress.stage("evaluate", done, total))
     seconds["evaluate"] = time.perf_counter() - started
 
@@ -116,18 +130,54 @@ def _measure(cell: Cell, bench: Bench, progress: Progress, record: Record) -> tu
         metrics={name: _summary(result) for name, result in metrics.items()},
         size=measured_size,
         seconds=seconds,
-        notes={"solver": quantized.notes} if quantized.notes else {},
+        notes=bench.task.notes() | ({"solver": quantized.notes} if quantized.notes else {}),
     )
     return record, _items(predictions, metrics)
 
 
+class Dequantized(Mapping[str, Tensor]):
+    """Weights made from their codes whenever one is asked for, so that never all of them are there in full."""
+
+    def __init__(self, quantized: Mapping[str, QuantizedWeight]) -> None:
+        self._quantized = quantized
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._quantized[name].dequantize()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._quantized)
+
+    def __len__(self) -> int:
+        return len(self._quantized)
+
+
+@contextmanager
+def _memory_told(doing: str, key: str, batch_size: int | None) -> Iterator[None]:
+    """Say of memory that was refused how much it was, how much was in use, and what needs less."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not environment.ran_out_of_memory(error):
+            raise
+        asked = environment.asked_bytes(error)
+        needed = f"{environment.told_size(asked)} more" if asked else "more"
+        peaks = " and ".join(
+            f"{environment.told_size(peak)} of the {place}" for place, peak in environment.peak_memory().items()
+        )
+        raise OutOfMemory(
+            f"{doing} asked for {needed} memory than there is, at a peak of {peaks}; choose a smaller {key} (now "
+            f"{batch_size}), a smaller model.dtype or model.device_map=disk",
+            asked,
+        ) from error
+
+
 def _quantized(cell: Cell, bench: Bench, progress: Progress) -> Loaded:
     wanted = bench.requests(cell)
-    found, missing = load(wanted, bench.loaded, bench.store)
+    found, missing = load(wanted, bench.store)
     if missing:
         for error in bench.compute(missing, progress).values():
             raise error
-        found, missing = load(wanted, bench.loaded, bench.store)
+        found, missing = load(wanted, bench.store)
     if missing:
         raise StoreError(f"the store lost {missing[0].unit.name} right after it was written")
     return found
@@ -149,7 +199,8 @@ def _items(predictions: Mapping[str, str], metrics: Mapping[str, MetricResult]) 
         item: {
             "id": item,
             "prediction": text,
-            "scores": {name: result.per_item[item] for name, result in metrics.items()},
+            # Of retrieval some metrics are over images, some over texts.
+            "scores": {name: result.per_item[item] for name, result in metrics.items() if item in result.per_item},
         }
         for item, text in predictions.items()
     }

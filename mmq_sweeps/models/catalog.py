@@ -15,7 +15,8 @@ from mmq_sweeps.schema import ModelConfig
 
 
 def model_names() -> list[str]:
-    return sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+    """Those that say which model they are; ``custom`` leaves that to the command line."""
+    return sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml") if "???" not in path.read_text())
 
 
 def read_model(model: str) -> dict[str, Any]:

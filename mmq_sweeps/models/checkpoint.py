@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,16 @@ def weight_files(folder: Path) -> list[Path]:
 
 def weights_digest(folder: Path) -> str:
     """The first 16 hexadecimal digits of the SHA-256 over the folder's weight files."""
+    files = weight_files(folder)
+    found = [path.stat() for path in files]
+    # Asked for when a cell is named and again when it is loaded; the weights of a real model take a while.
+    return _digest(tuple(files), tuple((file.st_size, file.st_mtime_ns, file.st_ino) for file in found))
+
+
+@cache
+def _digest(files: tuple[Path, ...], _versions: tuple[tuple[int, int, int], ...]) -> str:
     sha = hashlib.sha256()
-    for path in weight_files(folder):
+    for path in files:
         with path.open("rb") as file:
             while chunk := file.read(1 << 24):
                 sha.update(chunk)

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from mmq_sweeps.models.aside import room_aside
 from mmq_sweeps.models.checkpoint import PINNED, WEIGHT_FILES, checkpoint_path, weight_files, weights_digest
+from mmq_sweeps.models.hub import absent, hub_options
+from mmq_sweeps.models.placing import (
+    AUTO,
+    check_room,
+    choose_device,
+    computing_device,
+    locations,
+    offloading_hooks,
+    onloaded,
+    read_max_memory,
+)
+from mmq_sweeps.models.shapes import Shape, build_on_meta, find_class
+
+SHOWN = 3
+# What older releases saved and newer ones compute.
+OLD_BUFFERS = ("position_ids", "inv_freq", "masked_bias")
+NUMBERED = re.compile(r"\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -25,7 +48,8 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        """The device that computes; weights may lie elsewhere until they are needed."""
+        return computing_device(self.model)
 
     def linear(self, name: str) -> nn.Linear:
         """The linear of this full name; a TypeError where it is something else."""
@@ -34,57 +58,187 @@ class LoadedModel:
             raise TypeError(f"{name} is a {type(module).__name__}, not a linear")
         return module
 
-    def to_device(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Inputs on the model's device, floating ones in its dtype."""
+    def weight(self, name: str) -> Tensor:
+        """The weight ``[O, I]`` of the linear of this full name, read from where it lies: a device, the CPU or the disk."""
+        linear = self.linear(name)
+        with self.placed(name):
+            return linear.weight.detach()
+
+    @contextmanager
+    def placed(self, path: str) -> Iterator[None]:
+        """While it is open, the weights of the module at ``path`` are where it computes; then they are where they were.
+
+        Costs nothing where they lie there anyhow. Else they are read once, however often the module is run meanwhile.
+        """
+        with ExitStack() as placed:
+            for module in self.model.get_submodule(path).modules():
+                placed.enter_context(onloaded(module))
+            yield
+
+    def to_device(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Inputs on the computing device, floating ones in the model's dtype; what is no tensor stays as it is."""
         dtype = next(self.model.parameters()).dtype
         return {
-            name: tensor.to(self.device, dtype if tensor.is_floating_point() else tensor.dtype)
-            for name, tensor in inputs.items()
+            name: value.to(self.device, dtype if value.is_floating_point() else value.dtype)
+            if isinstance(value, Tensor)
+            else value
+            for name, value in inputs.items()
         }
 
     @contextmanager
     def weights_replaced(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """Run with ``weights`` ``{linear: [O, I]}`` in place; afterwards the full-precision ones are back, bit for bit."""
+        """Run with ``weights`` ``{linear: [O, I]}`` in place; afterwards the full-precision ones are back, bit for bit.
+
+        ``weights`` may make each when it is asked for: they are asked for one at a time, those of offloaded linears
+        whenever the linear is brought to the computing device.
+        """
         linears = {name: self.linear(name) for name in weights}
-        kept = {name: linear.weight.detach().clone() for name, linear in linears.items()}
-        try:
-            with torch.no_grad():
-                for name, linear in linears.items():
+        resident = {name: linear for name, linear in linears.items() if linear.weight.device.type != "meta"}
+        with ExitStack() as undo:
+            for name, linear in linears.items():
+                if name not in resident:
+                    undo.enter_context(_read_instead(linear, name, weights))
+            size = sum(linear.weight.nbytes for linear in resident.values())
+            aside = undo.enter_context(room_aside(size, self.config.get("offload_dir")))
+            for name, linear in resident.items():
+                aside.keep(name, linear.weight)
+                undo.callback(aside.put_back, name, linear.weight)
+                with torch.no_grad():
                     linear.weight.copy_(weights[name])
             yield
-        finally:
-            with torch.no_grad():
-                for name, linear in linears.items():
-                    linear.weight.copy_(kept[name])
+
+
+@contextmanager
+def _read_instead(linear: nn.Linear, name: str, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Bring ``weights[name]`` where ``linear``'s offloaded weight would be brought."""
+    hooks = [hook for hook in offloading_hooks(linear) if hook.offload]
+    kept = [hook.weights_map for hook in hooks]
+    try:
+        for hook in hooks:
+            hook.weights_map = _Overlaid(hook.weights_map, name, weights)
+        yield
+    finally:
+        for hook, weights_map in zip(hooks, kept, strict=True):
+            hook.weights_map = weights_map
+
+
+class _Overlaid(Mapping[str, Tensor]):
+    """A linear's own weights as they lie elsewhere, but for ``weight``: that is ``weights[name]`` whenever it is asked for."""
+
+    def __init__(self, own: Mapping[str, Tensor], name: str, weights: Mapping[str, Tensor]) -> None:
+        self._own, self._name, self._weights = own, name, weights
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._weights[self._name] if key == "weight" else self._own[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._own)
+
+    def __len__(self) -> int:
+        return len(self._own)
 
 
 def load_model(config: Mapping[str, Any]) -> LoadedModel:
-    """Load ``conf/model/*.yaml``'s ``config``; a ValueError names the folder or class that does not serve."""
-    checkpoint = checkpoint_path(config["checkpoint"])
-    revision = config["revision"]
+    """Load ``conf/model/*.yaml``'s ``config``; a ValueError names what does not serve, and what would."""
+    find_class(config)
+    device = choose_device(config["device"])
+    checkpoint, options = _source(config)
+    try:
+        values, _ = transformers.PretrainedConfig.get_config_dict(checkpoint, **options)
+        model = _read_weights(config, checkpoint, options, values, device)
+        processor = transformers.AutoProcessor.from_pretrained(checkpoint, **options)
+    except SafetensorError as error:
+        raise ValueError(f"model.checkpoint={config['checkpoint']}: cannot read its weights: {error}") from error
+    except OSError as error:
+        if options.get("local_files_only") and error.errno is None:  # not one of the system's own
+            raise ValueError(absent(config["checkpoint"], config["revision"])) from error
+        raise
+    return LoadedModel(model.eval().requires_grad_(False), processor, config)
+
+
+def _source(config: Mapping[str, Any]) -> tuple[Path | str, dict[str, Any]]:
+    """Where the checkpoint is read from, and what ``from_pretrained`` is told about it."""
+    checkpoint, revision = checkpoint_path(config["checkpoint"]), config["revision"]
     if isinstance(checkpoint, Path):
         _check_folder(checkpoint, revision)
-        revision = None
-    model_class = getattr(transformers, config["class_name"], None)
-    if model_class is None:
-        raise ValueError(
-            f"model.class_name={config['class_name']}: transformers {transformers.__version__} has no such class"
+        return checkpoint, {}
+    return checkpoint, hub_options(checkpoint, revision)
+
+
+def _read_weights(
+    config: Mapping[str, Any],
+    checkpoint: Path | str,
+    options: Mapping[str, Any],
+    values: Mapping[str, Any],
+    device: torch.device,
+) -> transformers.PreTrainedModel:
+    """Each weight is read once, straight to where it is to lie and in the dtype it is to have."""
+    model_class, dtype = find_class(config), getattr(torch, config["dtype"])
+    _check_family(config, values)
+    placing: dict[str, Any] = {}
+    if config.get("device_map") == AUTO:
+        placing = {"device_map": AUTO, "max_memory": read_max_memory(config.get("max_memory"), config["device"])}
+    else:
+        skeleton = build_on_meta(config, Shape(values, ""))
+        where = locations(skeleton, config.get("device_map"), device)
+        check_room(skeleton, where, dtype, config["checkpoint"])
+        if where != {"": "cpu"}:
+            placing = {"device_map": where}
+    # Only what is read in another form than it is stored in is written there; else it is read from the checkpoint.
+    if config.get("offload_dir") is not None:
+        Path(config["offload_dir"]).mkdir(parents=True, exist_ok=True)
+    folder = tempfile.mkdtemp(dir=config.get("offload_dir"), prefix="mmq-offload-")
+    with ExitStack() as cleaning:
+        cleaning.callback(shutil.rmtree, folder, ignore_errors=True)
+        model, info = model_class.from_pretrained(
+            checkpoint,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            offload_folder=folder,
+            **placing,
+            **options,
         )
-    options: dict[str, Any] = {} if revision is None else {"revision": revision}
-    model = model_class.from_pretrained(checkpoint, dtype=getattr(torch, config["dtype"]), **options)
-    processor = transformers.AutoProcessor.from_pretrained(checkpoint, **options)
-    return LoadedModel(model.eval().requires_grad_(False).to(choose_device(config["device"])), processor, config)
+        _check_weights(config, values, info)
+        weakref.finalize(model, cleaning.pop_all().close)
+    return model
 
 
-def choose_device(device: str) -> str:
-    """``auto`` is CUDA where there is one, else the CPU; a device that is absent is a ValueError."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"model.device={device}: this machine or this build of torch has no CUDA; choose auto or cpu")
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("model.device=mps: this machine or this build of torch has no MPS; choose auto or cpu")
-    return device
+def _check_family(config: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    family, own = find_class(config).config_class.model_type, values.get("model_type")
+    if own != family:
+        raise ValueError(
+            f"model.class_name={config['class_name']}: is of the family {family}, but {config['checkpoint']} is of "
+            f"{own}{_architectures(values)}"
+        )
+
+
+def _check_weights(config: Mapping[str, Any], values: Mapping[str, Any], info: Mapping[str, Any]) -> None:
+    """transformers would draw missing weights at random and leave others out, with a warning."""
+    missing, mismatched = sorted(info["missing_keys"]), sorted(key for key, *_ in info["mismatched_keys"])
+    unexpected = sorted(key for key in info["unexpected_keys"] if not key.endswith(OLD_BUFFERS))
+    if config["class_name"] in (values.get("architectures") or []):
+        # Beside a class's own layers, transformers knows best what of its checkpoints is of no use.
+        unexpected = [key for key in unexpected if NUMBERED.search(key)]
+    problems = [
+        f"{len(names)} weights {what} ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"
+        for what, names in (
+            ("are missing", missing),
+            ("have another shape", mismatched),
+            ("have no place", unexpected),
+        )
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"model.class_name={config['class_name']}: does not fit {config['checkpoint']}{_architectures(values)}: "
+            + ", ".join(problems)
+        )
+
+
+def _architectures(values: Mapping[str, Any]) -> str:
+    names = values.get("architectures")
+    return f", whose config.json names {' or '.join(names)}" if names else ""
 
 
 def _check_folder(folder: Path, revision: str | None) -> None:
@@ -92,6 +246,8 @@ def _check_folder(folder: Path, revision: str | None) -> None:
     if not files:
         what = "holds no weights" if folder.is_dir() else "is not a folder"
         raise ValueError(f"model.checkpoint={folder}: {what}; expected {' or '.join(WEIGHT_FILES)} beside config.json")
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"model.checkpoint={folder}: holds no config.json")
     if revision is None:
         return
     if not revision.startswith(PINNED):

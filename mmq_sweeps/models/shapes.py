@@ -43,8 +43,17 @@ def find_shape(config: Mapping[str, Any]) -> Shape:
 
 def build_on_meta(config: Mapping[str, Any], shape: Shape) -> transformers.PreTrainedModel:
     """The model that ``load_model`` would load, without weights."""
-    model_class = getattr(transformers, config["class_name"], None)
-    if model_class is None:
-        raise ValueError(f"{config['name']}: transformers {transformers.__version__} has no {config['class_name']}")
+    model_class = find_class(config)
     with torch.device("meta"):
         return model_class(model_class.config_class.from_dict(dict(shape.values)))
+
+
+def find_class(config: Mapping[str, Any]) -> Any:
+    """The class that ``config`` names; a ValueError where transformers has no such model."""
+    found: Any = getattr(transformers, config["class_name"], None)
+    is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
+    if not is_model or found.config_class is None:
+        raise ValueError(
+            f"model.class_name={config['class_name']}: transformers {transformers.__version__} has no such class of models"
+        )
+    return found

@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from mmq_sweeps.calibrate import block_statistics, capture
+from mmq_sweeps.calibrate import Replay, capture
 from mmq_sweeps.execute import quiet_libraries
 from mmq_sweeps.models.catalog import read_model
 from mmq_sweeps.models.loading import LoadedModel
@@ -105,13 +105,16 @@ def test_blocks_replay_exactly_and_every_linear_has_statistics(name: str) -> Non
     calls = capture(loaded, parts.values(), [toy_batch(name)])
     in_the_model = dict(outputs)
     for part in parts.values():
+        replay = Replay(loaded, part, calls[part.name])
         found = [
             one
-            for _, shared in block_statistics(loaded.model, part, calls[part.name], lambda _: True)
-            for one in shared
+            for path in part.blocks
+            for one in replay.advance(
+                [name for unit in part.units for name in unit.linears if name.startswith(f"{path}.")]
+            )
         ]
-        assert torch.equal(calls[part.name].hidden[0], in_the_model[part.name])
+        assert torch.equal(replay.hidden[0], in_the_model[part.name])
         linears = [linear for one in found for linear in one.linears]
         assert sorted(linears) == sorted(linear for unit in part.units for linear in unit.linears)
-        if part.masked:
+        if part.masked is True:
             assert {one.stats.count for one in found} == {BATCH * LENGTH - PADDED}

@@ -137,7 +137,7 @@ def test_a_yaml_of_one_s_own(own_yaml: Path, capsys: pytest.CaptureFixture[str])
     [
         ("checkpoint: some/where", "its shape is not known without a folder as model.checkpoint, not some/where or "),
         ("checkpoint: ./nowhere", "its shape is not known without .*nowhere/config.json or .*configs/my_blip2.json"),
-        ("class_name: Blip7", "transformers .* has no Blip7"),
+        ("class_name: Blip7", "model.class_name=Blip7: transformers .* has no such class"),
         ("class_name: [", "my_blip2.yaml: while parsing"),
         ("colour: red", "my_blip2.yaml: .*colour"),
         ("checkpoint: ???", "my_blip2.yaml: .*checkpoint"),

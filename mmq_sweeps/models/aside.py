@@ -1,0 +1,54 @@
+"""Full-precision weights kept aside while quantized ones are in their place, to be put back bit for bit."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import torch
+from torch import Tensor
+
+from mmq_sweeps.models.memory import available_bytes
+
+
+class Aside:
+    """Keeps tensors in the CPU's memory, or with a ``file`` in that: one that has no name and is gone when closed."""
+
+    def __init__(self, file: IO[bytes] | None) -> None:
+        self._file = file
+        self._kept: dict[str, Tensor | tuple[int, int]] = {}
+
+    def keep(self, name: str, tensor: Tensor) -> None:
+        copy = tensor.detach().to("cpu", copy=self._file is None).contiguous()
+        if self._file is None:
+            self._kept[name] = copy
+            return
+        octets = copy.view(-1).view(torch.uint8).numpy()
+        self._kept[name] = (self._file.tell(), octets.nbytes)
+        self._file.write(octets.data)
+
+    @torch.no_grad()
+    def put_back(self, name: str, into: Tensor) -> None:
+        kept = self._kept.pop(name)
+        if isinstance(kept, Tensor):
+            into.copy_(kept)
+            return
+        assert self._file is not None
+        offset, size = kept
+        self._file.seek(offset)
+        octets = bytearray(self._file.read(size))
+        into.copy_(torch.frombuffer(octets, dtype=into.dtype).view(into.shape))
+
+
+@contextmanager
+def room_aside(size: int, folder: str | Path | None) -> Iterator[Aside]:
+    """Room for ``size`` bytes: in memory where they take at most half of what is free, else in a file in ``folder``."""
+    free = available_bytes(torch.device("cpu"))
+    if free is None or size <= free // 2:
+        yield Aside(None)
+        return
+    with tempfile.TemporaryFile(dir=folder, prefix="mmq-weights-") as file:
+        yield Aside(file)

@@ -1,0 +1,51 @@
+"""Checkpoints of the hub: whether it can be reached, and what is here without it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub import constants, get_session, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
+
+PROBE_SECONDS = 5
+# The error of the client that huggingface_hub is built on, which changes between releases, is the base of its own.
+TransportError: type[Exception] = HfHubHTTPError.__mro__[1]
+
+
+def hub_options(name: str, revision: str | None) -> dict[str, Any]:
+    """What ``from_pretrained`` is told about ``name``; a ValueError with the ways out where it cannot be had.
+
+    Without network a cached checkpoint is read from the cache at once: asking for each file would be tried for minutes.
+    """
+    options: dict[str, Any] = {} if revision is None else {"revision": revision}
+    if reachable():
+        return options
+    if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+        raise ValueError(absent(name, revision))
+    return {**options, "local_files_only": True}
+
+
+def reachable() -> bool:
+    """Whether the hub answers anything at all; one try."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS)
+    except (OSError, TransportError):
+        return False
+    return True
+
+
+def absent(name: str, revision: str | None) -> str:
+    """That ``name`` is neither a folder, nor cached, nor to be had, and the two ways out."""
+    why = (
+        "HF_HUB_OFFLINE forbids asking the hub"
+        if constants.HF_HUB_OFFLINE
+        else f"{constants.ENDPOINT} cannot be reached"
+    )
+    what = f"{name} --revision {revision}" if revision else name
+    return (
+        f"model.checkpoint={name}: no folder here, not (wholly) in the cache {constants.HF_HUB_CACHE}, and {why}; either run "
+        f"`hf download {what}` where there is network and set HF_HOME to the folder it fills, or give the folder that "
+        "holds the checkpoint as model.checkpoint=FOLDER"
+    )
