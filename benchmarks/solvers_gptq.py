@@ -258,8 +258,14 @@ def our_statistics(block: nn.ModuleDict, inputs: Mapping[str, Sequence[Tensor]])
             collector.begin(None)
             for name, members in BLOCK.items():
                 for member in members:
-                    block[member](inputs[name][batch])
+                    hear(block[member], inputs[name][batch])
     return collector.statistics()
+
+
+def hear(layer: nn.Module, x: Tensor) -> None:
+    """What a call of ``layer`` tells those who listen, without its product: the library is given activations as well."""
+    for hook in layer._forward_pre_hooks.values():
+        hook(layer, (x,))
 
 
 def our_block(block: nn.ModuleDict, inputs: Mapping[str, Sequence[Tensor]]) -> dict[str, list[QuantizedWeight]]:

@@ -207,22 +207,34 @@ class _Sums:
         self.count = 0
         self._not_finite = torch.zeros((), dtype=torch.int64, device=x.device)
         self._inputs: list[Tensor] | None = [] if keep_inputs else None
+        self._waiting: list[Tensor] = []
 
     def add(self, tokens: Tensor) -> None:
         for rows in tokens.split(TOKENS_AT_ONCE):
-            rows = rows.float()
-            magnitude = rows.abs()
-            # Only what lies on and left of the diagonal, by panels: half the arithmetic, and no second matrix of its size.
-            for start in range(0, len(self.gram), PANEL):
-                stop = start + PANEL
-                self.gram[start:stop, :stop] += rows[:, start:stop].T @ rows[:, :stop]
-            self.magnitude += magnitude.sum(dim=0)
-            self._not_finite += (~magnitude.amax(dim=1).isfinite()).sum()
-            if self._inputs is not None:
-                self._inputs.append(rows.clone())
+            # A copy: what a linear was given may be changed in place behind it.
+            self._waiting.append(rows.to(torch.float32, copy=True))
+            if sum(map(len, self._waiting)) >= TOKENS_AT_ONCE:
+                self._sum_up()
         self.count += len(tokens)
 
+    def _sum_up(self) -> None:
+        """Add the products of the tokens that wait: one pass over the sums for many batches."""
+        if not self._waiting:
+            return
+        rows = torch.cat(self._waiting)
+        self._waiting.clear()
+        # Only what lies on and left of the diagonal, by panels: half the arithmetic, and no second matrix of its size.
+        for start in range(0, len(self.gram), PANEL):
+            stop = start + PANEL
+            self.gram[start:stop, :stop] += rows[:, start:stop].T @ rows[:, :stop]
+        if self._inputs is not None:
+            self._inputs.append(rows)
+        magnitude = rows.abs()
+        self.magnitude += magnitude.sum(dim=0)
+        self._not_finite += (~magnitude.amax(dim=1).isfinite()).sum()
+
     def mean(self) -> LayerStats:
+        self._sum_up()
         gram = torch.empty_like(self.gram, dtype=torch.float32)
         for start in range(0, len(gram), PANEL):
             stop = start + PANEL
@@ -233,6 +245,7 @@ class _Sums:
         return LayerStats(gram, magnitude, self.count, None if self._inputs is None else torch.cat(self._inputs))
 
     def not_finite(self) -> int:
+        self._sum_up()
         return int(self._not_finite)
 
 

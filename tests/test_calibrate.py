@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mmq_sweeps import calibrate
 from mmq_sweeps.calibrate import Collector, Replay, SharedStats, block_statistics, capture
 from mmq_sweeps.execute import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel, load_model
@@ -205,8 +206,10 @@ def test_inputs_are_kept_where_they_are_asked_for(
         torch.testing.assert_close(shared.stats.gram, inputs.T @ inputs / len(inputs), rtol=1e-4, atol=1e-5)
 
 
-def test_a_long_run_loses_nothing_to_its_length() -> None:
+def test_a_long_run_loses_nothing_to_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums in single precision stall: after many tokens what one adds is below the last digit."""
+    # Here every token stands for the many that are multiplied at once.
+    monkeypatch.setattr(calibrate, "TOKENS_AT_ONCE", 1)
     model = nn.ModuleDict({"a": nn.Linear(2, 1)})
     collector = Collector(["a"])
     large, small = torch.full((1, 2), 4096.0), torch.tensor([[1.0, -1.0]])

@@ -28,7 +28,7 @@ from mmq_sweeps.affine import (
 from mmq_sweeps.methods.base import LayerStats, Solution
 
 # Weights worked on at a time: few enough for a processor's cache, enough rows for a matrix product.
-CHUNK = 2**21
+CHUNK = 2**20
 # Columns of the Gram matrix a product: what lies above the diagonal blocks is taken once and counted twice.
 GRAM_BLOCK = 1024
 # A linear of fewer rows has every candidate measured on all of them. Of more, the share with the widest ranges is

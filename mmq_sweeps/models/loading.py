@@ -184,18 +184,19 @@ def _read_weights(
         check_room(skeleton, where, dtype, config["checkpoint"])
         if where != {"": "cpu"}:
             placing = {"device_map": where}
-    # Only what is read in another form than it is stored in is written there; else it is read from the checkpoint.
     if config.get("offload_dir") is not None:
         Path(config["offload_dir"]).mkdir(parents=True, exist_ok=True)
-    folder = tempfile.mkdtemp(dir=config.get("offload_dir"), prefix="mmq-offload-")
     with ExitStack() as cleaning:
-        cleaning.callback(shutil.rmtree, folder, ignore_errors=True)
+        if placing:
+            # Only what is read in another form than it is stored in is written there; else it is read from the checkpoint.
+            folder = tempfile.mkdtemp(dir=config.get("offload_dir"), prefix="mmq-offload-")
+            cleaning.callback(shutil.rmtree, folder, ignore_errors=True)
+            placing["offload_folder"] = folder
         model, info = model_class.from_pretrained(
             checkpoint,
             dtype=dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            offload_folder=folder,
             **placing,
             **options,
         )
