@@ -269,7 +269,9 @@ def _named(error: Exception, names: Sequence[str]) -> Exception:
     """``error`` with the linears that it is about; of memory that was refused nothing is to be changed."""
     if environment.ran_out_of_memory(error):
         return error
-    named = ValueError(f"{', '.join(names)}: {error}")
+    # What a method raises is the cell's error: its class says whether the input was wrong or the solver failed.
+    kind = RuntimeError if isinstance(error, RuntimeError) else ValueError
+    named = kind(f"{', '.join(names)}: {error}")
     named.__cause__ = error
     return named
 

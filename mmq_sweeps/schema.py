@@ -145,7 +145,9 @@ def _choice_problems(config: Mapping[str, Any]) -> list[str]:
         found.append(f"model.device_map={device_map}: {choices[:-1]}, or {{MODULE: DEVICE, ...}}.")
     max_memory = config["model"]["max_memory"]
     if max_memory is not None and not isinstance(max_memory, Mapping):
-        found.append(f"model.max_memory={max_memory}: give what each place may hold, for instance {{0: 20GB, cpu: 40GB}}.")
+        found.append(
+            f"model.max_memory={max_memory}: give what each place may hold, for instance {{0: 20GB, cpu: 40GB}}."
+        )
     if config["bits"] not in BITS:
         found.append(f"bits={config['bits']}: {BITS_CHOICES}")
     return found

@@ -6,6 +6,9 @@ import os
 
 # Before anything imports torch, as the command itself does.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Every worker has a core; more threads than cores would only wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import subprocess
 import sys

@@ -82,7 +82,10 @@ def test_overrides_work_swept_and_alone(command: Command, overrides: list[str], 
 
 BAD = [
     (["methd=gptq"], "methd: Unknown key 'methd'. Did you mean method?"),
-    (["method=gptqq"], "method=gptqq: Unknown option of method 'gptqq'. Did you mean gptq? Choose awq, gptq, none"),
+    (
+        ["method=gptqq"],
+        "method=gptqq: Unknown option of method 'gptqq'. Did you mean gptq? Choose auto_gptq, autoawq, awq",
+    ),
     (["model=blip"], "model=blip: Unknown option of model 'blip'."),
     (["hydra/launcher=slrm"], "hydra/launcher=slrm: Unknown option of hydra/launcher 'slrm'."),
     (["bitz=3"], "bitz: Unknown key 'bitz'. Did you mean bits?"),
@@ -128,7 +131,10 @@ BAD = [
     (["model.checkpoint=./absent"], "is not a folder; expected *.safetensors"),
     (["model.revision=sha256:0123456789abcdef"], "they are not those that the yaml names"),
     (["model.class_name=Blip3"], "model.class_name=Blip3: transformers"),
-    (["model.device=cuda"], "model.device=cuda: this machine or this build of torch has no CUDA; choose auto or cpu"),
+    (
+        ["model.device=cuda"],
+        "model.device=cuda: this machine and this build of torch have no such device; choose auto or cpu",
+    ),
     (["model.device=tpu"], "model.device=tpu: Unknown choice 'tpu'. Did you mean cpu? Choose auto, cpu, cuda or mps."),
     (["model.dtype=int8"], "model.dtype=int8: Unknown choice 'int8'. Choose float32, float16 or bfloat16."),
     (["model.parts.vision.blocks=[layers]"], "model.parts.vision.blocks: none of layers is a module of"),
@@ -180,7 +186,12 @@ def test_bad_input_is_told_before_any_work(tmp_path: Path, arguments: list[str],
 def test_help_names_groups_and_fields(command: Command) -> None:
     told = command("--help")
     assert told.returncode == 0
-    for expected in ("method: awq, gptq, none, rtn, uniform", "bits: 4", "component: all", "python -m mmq_sweeps -m"):
+    for expected in (
+        "method: auto_gptq, autoawq, awq, coordinate_descent, gptq, hqq, none, rtn, uniform",
+        "bits: 4",
+        "component: all",
+        "python -m mmq_sweeps -m",
+    ):
         assert expected in told.stdout
 
 
@@ -251,7 +262,10 @@ def test_a_failing_cell_stops_no_other_and_is_told_last(command: Command, tmp_pa
     done = command(*arguments, **environment)
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-2:]
-    assert last[0].startswith("failed: fragile vision 3 connector 3 language 3: RuntimeError: three is too many")
+    failure = (
+        "failed: fragile vision 3 connector 3 language 3: RuntimeError: vision_model.encoder.layers.0.self_attn.qkv: "
+    )
+    assert last[0].startswith(f"{failure}three is too many")
     assert last[1] == "1 of 4 cells failed"
     assert len([line for line in done.stdout.splitlines() if "fragile" in line]) == 2
     records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/cells/*/record.json")]

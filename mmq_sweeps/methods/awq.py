@@ -27,8 +27,8 @@ from mmq_sweeps.affine import (
 )
 from mmq_sweeps.methods.base import LayerStats, Solution
 
-# Weights worked on at a time: few enough for a processor's cache, enough rows for a matrix product.
-CHUNK = 2**20
+# Weights worked on at a time: few enough for a processor's cache, but enough rows for a matrix product.
+CHUNK, CHUNK_ROWS = 2**20, 256
 # Columns of the Gram matrix a product: what lies above the diagonal blocks is taken once and counted twice.
 GRAM_BLOCK = 1024
 # A linear of fewer rows has every candidate measured on all of them. Of more, the share with the widest ranges is
@@ -139,7 +139,7 @@ def _race(weights: Sequence[Tensor], scales: Tensor, gram: Tensor, formats: Sequ
     certain, population = 0, sum(len(weight) for weight in weights)
     for rows_by_weight in _rounds(weights):
         for weight, rows in zip(weights, rows_by_weight, strict=True):
-            for chunk in rows.split(max(1, CHUNK // weight.shape[1])):
+            for chunk in rows.split(max(CHUNK_ROWS, CHUNK // weight.shape[1])):
                 losses = _losses(weight, chunk, scales, gram, formats, alive)
                 measured = torch.cat([measured, losses], dim=2)
         certain = certain or measured.shape[2]
@@ -324,8 +324,8 @@ def _group_count(columns: int, format: Format) -> int:
 
 
 def _chunks(weight: Tensor) -> Iterator[slice]:
-    """Slices of rows that hold about ``CHUNK`` weights each."""
-    step = max(1, CHUNK // weight.shape[1])
+    """Slices of rows to work on at a time."""
+    step = max(CHUNK_ROWS, CHUNK // weight.shape[1])
     for start in range(0, len(weight), step):
         yield slice(start, min(start + step, len(weight)))
 

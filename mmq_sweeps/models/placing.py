@@ -26,9 +26,10 @@ def choose_device(device: str) -> torch.device:
     there = _devices()
     name = device if device == "cpu" or ":" in device or device == "mps" else f"{device}:0"
     if name not in there:
+        choices = ["auto", *there]
         raise ValueError(
-            f"model.device={device}: this machine and this build of torch have no such device; choose auto, "
-            f"{' or '.join(there)}"
+            f"model.device={device}: this machine and this build of torch have no such device; choose "
+            f"{', '.join(choices[:-1])} or {choices[-1]}"
         )
     return torch.device(device)
 

@@ -129,6 +129,7 @@ def test_rows_at_a_time_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for form in FORMATS:
         whole = AWQ(form.group_size, form.symmetric).quantize([weight], stats, form).weights[0]
         monkeypatch.setattr(awq, "CHUNK", 7 * 32)
+        monkeypatch.setattr(awq, "CHUNK_ROWS", 1)
         parts = AWQ(form.group_size, form.symmetric).quantize([weight], stats, form).weights[0]
         monkeypatch.undo()
         assert torch.equal(whole.codes, parts.codes)

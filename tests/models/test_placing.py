@@ -68,7 +68,7 @@ def test_every_weight_has_one_place(device_map: Any, loaded: LoadedModel) -> Non
         ({"device_map": {"vision": "disk"}}, "'vision' is no module of .*, which has vision_model, qformer"),
         ({"device_map": {"": "disk"}}, "'' is no module"),
         ({"device_map": {"qformer": "cuda:7"}}, "model.device_map: qformer: cuda:7: no such device; choose cpu"),
-        ({"device": "cuda:7"}, "model.device=cuda:7: .* no such device; choose auto, cpu"),
+        ({"device": "cuda:7"}, "model.device=cuda:7: .* no such device; choose auto or cpu"),
         (
             {"device_map": "auto", "max_memory": {"gpu": "1GB"}},
             "model.max_memory: gpu: give cpu, or the number of a GPU",
