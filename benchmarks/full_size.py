@@ -253,7 +253,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--blocks", type=int, help="so many blocks a part")
     parser.add_argument("--folder", type=Path, help="where the checkpoint is written once; default: a folder of /tmp")
     parser.add_argument("--scratch", help="where the store is kept while it runs; default: the temporary folder")
-    parser.add_argument("--methods", default=",".join(method_names()), help="default: %(default)s")
+    parser.add_argument("--methods", default="uniform,rtn,gptq,awq", help="default: the study's, %(default)s")
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--samples", type=int, default=8, help="images that are calibrated on")
     parser.add_argument("--images", type=int, default=4, help="images that are answered, in one batch")
@@ -267,12 +267,6 @@ def read_arguments() -> argparse.Namespace:
     name = MODEL if arguments.blocks is None else f"{MODEL}_{arguments.blocks}"
     arguments.folder = arguments.folder or Path(tempfile.gettempdir()) / "mmq_full_size" / name
     return arguments
-
-
-def method_names() -> list[str]:
-    """The methods that need no library of someone else's."""
-    there = {path.stem for path in (conf_dir() / "method").glob("*.yaml")}
-    return [name for name in ("rtn", "uniform", "hqq", "gptq", "awq", "coordinate_descent") if name in there]
 
 
 def main() -> None:

@@ -46,11 +46,21 @@ def test_a_part_that_decides_alone_has_all_of_it(tmp_path: Path) -> None:
     assert found.table.drop(columns=["low", "high", "per_bit"]).sum().tolist() == pytest.approx([100] * 4)
 
 
-def test_importance_per_bit_weighs_the_size_of_a_part() -> None:
+def test_parts_that_matter_alike_have_like_importance() -> None:
     rng = np.random.default_rng(0)
     bits = rng.choice(WIDTHS, (200, 2)).astype(float)
     shares = measures(bits, bits[:, 0] + bits[:, 1], seed=0).mean(axis=1)
     assert shares == pytest.approx([50, 50], abs=8)
+
+
+def test_importance_per_bit_weighs_the_size_of_a_part(tmp_path: Path) -> None:
+    stored(tmp_path, grid(lambda vision, connector, language: (vision + language) / 16), items=2)
+    cells = load([str(tmp_path)])
+    (found,) = importances(cells.of(cells.frame.assign(**{"weights.language": 1000})), resamples=1)
+    # Language has ten times the weights of vision and the same range of bits.
+    mean, per_bit = found.table["mean"], found.table["per_bit"]
+    assert per_bit["vision"] == 100
+    assert per_bit["language"] == pytest.approx(10 * mean["language"] / mean["vision"])
 
 
 def test_noise_is_not_explained() -> None:
