@@ -25,6 +25,8 @@ TASK_LABELS = ("name", "batch_size", "pair_batch_size", "model_classes")
 # Where the files of a published set lie. A digest of its annotations says what they are.
 DATA_PLACES = ("root", "annotations", "questions", "images", "file_names")
 CALIBRATION_LABELS = ("batch_size",)
+# What of a task decides the calibration inputs.
+CALIBRATION_FIELDS = ("_target_", "version", "data", "calibration_split", "prompt", "text_length", "dropped_marks")
 
 
 def digest(value: object) -> str:
@@ -106,6 +108,23 @@ class Cell:
     def id(self) -> str:
         """Twelve hexadecimal digits."""
         return digest(self.effective)[:12]
+
+    def part_key(self, part: str) -> str:
+        """Names the quantization of ``part`` (at full precision as well): equal in all cells that quantize it alike."""
+        selection = self.parts.get(part)
+        depends: dict[str, Any] = {"semantics": SEMANTICS, "model": self.model, "part": part, "selection": selection}
+        if selection is not None:
+            depends["method"] = self.method
+            depends["calibration"] = self.calibration
+            depends["data"] = self.calibration and {key: self.task.get(key) for key in CALIBRATION_FIELDS}
+        return digest(depends)[:24]
+
+    def output_key(self, part: str) -> str:
+        """Names what ``part`` gives on the evaluation data: its own quantization and that of every part before it."""
+        names = list(self.model["parts"])
+        upstream = names[: names.index(part) + 1]
+        task = {key: value for key, value in self.task.items() if key != "metrics"}
+        return digest([task, *(self.part_key(name) for name in upstream)])[:24]
 
     def title(self) -> str:
         """A few words for progress lines: ``gptq vision 3 connector 3 language 3``."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from mmq_sweeps import environment
 from mmq_sweeps.affine import Format, QuantizedWeight
 from mmq_sweeps.calibrate import Pass, Replay, SharedStats, block_statistics, capture
-from mmq_sweeps.cell import SEMANTICS, Cell, digest
+from mmq_sweeps.cell import CALIBRATION_FIELDS, SEMANTICS, Cell, digest
 from mmq_sweeps.errors import StoreError, TargetError
 from mmq_sweeps.methods.base import LayerStats, Method, Solution, quantize_many
 from mmq_sweeps.models.loading import LoadedModel
@@ -30,8 +30,6 @@ from mmq_sweeps.targets import Part, Unit, check_format
 from mmq_sweeps.tasks.base import Task
 
 KIND = "quantized"
-# What of a task decides the calibration inputs.
-CALIBRATION_FIELDS = ("_target_", "version", "data", "calibration_split", "prompt", "text_length", "dropped_marks")
 T = TypeVar("T")
 
 

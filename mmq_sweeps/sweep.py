@@ -6,8 +6,8 @@ A single configuration is a sweep of one. The full-precision cell of every model
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -39,6 +39,30 @@ class Sweep:
     def group(self) -> str:
         """The same cells are the same group, whenever they are run."""
         return digest(sorted(cell.id for cell in self.cells))[:12]
+
+    def to_json(self) -> dict[str, Any]:
+        """All that another process needs to run the cells, as plain values; what cells have in common is there once."""
+        sections: dict[str, Any] = {}
+
+        def kept(values: Mapping[str, Any]) -> dict[str, str]:
+            keys = {name: digest(value)[:16] for name, value in values.items()}
+            sections.update({key: values[name] for name, key in keys.items()})
+            return keys
+
+        cells = {cell.id: {"cell": kept(asdict(cell)), "config": kept(self.configs[cell.id])} for cell in self.cells}
+        return {"settings": self.settings, "cells": cells, "sections": sections}
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> Sweep:
+        """The sweep that ``to_json`` told of."""
+        sections = content["sections"]
+
+        def read(keys: Mapping[str, str]) -> dict[str, Any]:
+            return {name: sections[key] for name, key in keys.items()}
+
+        cells = [Cell(**read(entry["cell"])) for entry in content["cells"].values()]
+        configs = {cell_id: read(entry["config"]) for cell_id, entry in content["cells"].items()}
+        return Sweep(tuple(cells), configs, dict(content["settings"]))
 
 
 def plan(configs: Sequence[DictConfig]) -> Sweep:

@@ -145,3 +145,23 @@ def test_a_folder_whose_weights_change_is_another_model(composed: Composed, tmp_
         weights.write_bytes(content)
         ids.append(cell(composed, f"model.checkpoint={tmp_path}").id)
     assert ids[0] == ids[2] != ids[1]
+
+
+def test_parts_that_are_quantized_alike_have_one_key(composed: Composed) -> None:
+    mixed = cell(composed, "method=gptq", "component.vision.bits=3", "component.language.bits=2")
+    other = cell(composed, "method=gptq", "component.vision.bits=3", "component.language.bits=8")
+    assert mixed.part_key("vision") == other.part_key("vision")
+    assert mixed.part_key("language") != other.part_key("language")
+    assert mixed.part_key("vision") != cell(composed, "method=rtn", "component.vision.bits=3").part_key("vision")
+    full = cell(composed, "method=gptq", "component=language", "bits=3")
+    assert full.part_key("vision") == full.baseline().part_key("vision")
+
+
+def test_what_a_part_gives_depends_on_the_parts_before_it(composed: Composed) -> None:
+    one = cell(composed, "component.vision.bits=3", "component.connector.bits=4", "component.language.bits=2")
+    metrics = cell(composed, "component.vision.bits=3", "component.connector.bits=4", "task.metrics=[meteor]")
+    vision = cell(composed, "component.vision.bits=2", "component.connector.bits=4")
+    assert one.output_key("connector") == metrics.output_key("connector")
+    assert one.output_key("connector") != vision.output_key("connector")
+    assert one.output_key("vision") != one.output_key("connector")
+    assert one.output_key("vision") != cell(composed, "component.vision.bits=3", "task.limit=9").output_key("vision")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pty
 import subprocess
@@ -21,7 +22,7 @@ from mmq_sweeps.progress import Progress
 from mmq_sweeps.record import Record
 from mmq_sweeps.run import Bench
 from mmq_sweeps.store import Store
-from mmq_sweeps.sweep import run_sweep
+from mmq_sweeps.sweep import Sweep, plan, run_sweep
 from tests.conftest import SMALL, command_environment
 
 Composed = Callable[..., DictConfig]
@@ -167,3 +168,10 @@ def test_shared_work_that_stops_is_tried_by_each_cell_alone(
         "shared quantization stopped (MemoryError: too much at once); each cell tries alone" in capsys.readouterr().err
     )
     assert calls[0] == calls[1] + calls[2]
+
+
+def test_a_sweep_comes_back_from_json_as_it_was(composed: Composed) -> None:
+    sweep = plan([composed("method=gptq", f"bits={bits}") for bits in (2, 3)] + [composed("method=rtn")])
+    told = json.loads(json.dumps(sweep.to_json()))
+    assert Sweep.from_json(told) == sweep
+    assert len(json.dumps(told)) < len(json.dumps(sweep.configs))

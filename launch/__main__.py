@@ -1,0 +1,40 @@
+"""``python -m launch VERB``: plan a sweep, watch it, read its logs, end it, run what failed, look after its store.
+
+A verb is a module with ``add_arguments(parser)`` and ``run(arguments)``, which returns the exit status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from mmq_sweeps.errors import ConfigError, StoreError
+
+BAD_INPUT, INTERRUPTED = 2, 130
+# Imported when asked for, so that `--help` and the quick verbs stay quick.
+VERBS: dict[str, tuple[str, str]] = {}
+
+
+def main() -> None:
+    command = argparse.ArgumentParser(prog="python -m launch", description=(__doc__ or "").splitlines()[0])
+    verbs = command.add_subparsers(required=True, metavar="VERB")
+    asked = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
+    for name, (module, help) in VERBS.items():
+        added = verbs.add_parser(name, help=help, description=help)
+        if name == asked:
+            verb = importlib.import_module(module)
+            verb.add_arguments(added)
+            added.set_defaults(run=verb.run)
+    arguments = command.parse_args()
+    try:
+        raise SystemExit(arguments.run(arguments))
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+    except (ConfigError, StoreError, OSError, ValueError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(BAD_INPUT) from None
+
+
+if __name__ == "__main__":
+    main()
