@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 
+class Reporter(Protocol):
+    """What running cells tell of themselves. ``cell`` is the id of the one at hand, "" for work that several share."""
+
+    def begin(self, title: str, cell: str = "") -> None:
+        """A cell, or work that several share, begins."""
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """``done`` of ``total`` steps of the stage ``name`` are behind."""
+
+    def finish(self, title: str, outcome: str, cell: str = "") -> None:
+        """A cell has ended as ``outcome`` says."""
+
+    def say(self, text: str) -> None:
+        """A sentence for a person."""
+
+
 class Progress:
-    """Progress over ``total`` cells, and over the stages of the one at hand."""
+    """A ``Reporter`` to a person: progress over ``total`` cells, and over the stages of the one at hand."""
 
     def __init__(self, total: int) -> None:
         self.console = Console(stderr=True)
@@ -42,16 +58,13 @@ class Progress:
         self.done += count
         self._bars.update(self._cells, completed=self.done)
 
-    def begin(self, title: str) -> None:
-        """A cell begins."""
+    def begin(self, title: str, cell: str = "") -> None:  # noqa: ARG002
         self._bars.update(self._cells, description=f"cells · {title}", refresh=True)
 
     def stage(self, name: str, done: int, total: int) -> None:
-        """``done`` of ``total`` steps of the stage ``name`` are behind."""
         self._bars.update(self._stage, description=f"  {name}", completed=done, total=total, visible=True)
 
-    def finish(self, title: str, outcome: str) -> None:
-        """A cell has ended as ``outcome`` says."""
+    def finish(self, title: str, outcome: str, cell: str = "") -> None:  # noqa: ARG002
         self.done += 1
         self._bars.update(self._cells, completed=self.done)
         self._bars.update(self._stage, visible=False)
