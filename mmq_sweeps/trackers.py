@@ -13,6 +13,8 @@ from mmq_sweeps.record import Record
 
 MODES = ("offline", "online")
 INIT_TIMEOUT_SECONDS = 60
+# The key of a run's summary that holds the record as it is in the store.
+RECORD = "record"
 
 # The id, image and references of items to show.
 Samples = list[tuple[str, Any, list[str]]]
@@ -136,8 +138,11 @@ class _WandbSession:
 
 
 def summary(record: Record) -> dict[str, Any]:
-    """What a tracker shows of a cell, flat: metrics with intervals, bits per weight, size, seconds, status."""
-    flat: dict[str, Any] = {"status": record.status}
+    """What a tracker shows of a cell, flat: metrics with intervals, bits per weight, size, seconds, status.
+
+    The record itself is with it as text, so that it can be read back exactly: W&B makes ``4.0`` of a summary a ``4``.
+    """
+    flat: dict[str, Any] = {"status": record.status, RECORD: record.to_json()}
     if record.error:
         flat["error"] = f"{record.error['class']}: {record.error['message']}"
     for name, metric in record.metrics.items():

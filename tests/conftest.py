@@ -25,6 +25,7 @@ from mmq_sweeps.execute import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.paths import conf_dir
 from mmq_sweeps.targets import Part, find_parts
+from tests.wandb_server import Site, serve, settings
 
 # Few items: these tests ask whether a cell is right, not how good its model is.
 SMALL = ("task.limit=24", "calibration.samples=16", "calibration.batch_size=8", "tracker=none")
@@ -68,6 +69,23 @@ def loaded(model_config: dict) -> LoadedModel:
 @pytest.fixture(scope="session")
 def parts(loaded: LoadedModel, model_config: dict) -> dict[str, Part]:
     return find_parts(loaded.model, model_config["parts"])
+
+
+@pytest.fixture
+def wandb_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A W&B server on loopback that this process's client, and every process that it starts, takes for the real one."""
+    import wandb
+
+    # Set first, so that what a tracker sets is undone as well.
+    monkeypatch.setenv("WANDB_DATA_DIR", "")
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    with serve(Site()) as site:
+        for name, value in settings(site, tmp_path).items():
+            monkeypatch.setenv(name, value)
+        wandb.teardown()  # The client keeps the settings of its first use.
+        yield site
+        wandb.teardown()
 
 
 @pytest.fixture
