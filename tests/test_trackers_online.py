@@ -29,7 +29,7 @@ FAILED = replace(
 def sync(folder: Path, site: Site, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "wandb", "sync", *map(str, sorted((folder / "wandb").glob("offline-run-*")))],
-        env=environment(site, tmp_path), capture_output=True, text=True, timeout=120, check=False,
+        env=environment(site, tmp_path), capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 

@@ -344,7 +344,7 @@ def serve(site: Site) -> Iterator[Site]:
     class Server(ThreadingHTTPServer):
         daemon_threads = True
 
-        def handle_error(self, request: Any, client_address: Any) -> None:
+        def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
             if not isinstance(sys.exc_info()[1], ConnectionError):  # The client's process may end at any moment.
                 site.broken.append(traceback.format_exc())
 
