@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 import wandb
+
 from mmq_sweeps.record import Record
 from mmq_sweeps.trackers import WandbTracker
 from tests.test_trackers import ITEMS, RECORD, samples
