@@ -7,16 +7,18 @@ import shlex
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from launch import local
+from launch import launchers
+from launch.start import start
 from mmq_sweeps import schema
 from mmq_sweeps.errors import ConfigError, StoreError
 from mmq_sweeps.explain import explain
 from mmq_sweeps.paths import conf_dir
-from mmq_sweeps.sweep import run_sweep
+from mmq_sweeps.sweep import plan
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -24,7 +26,7 @@ BAD_INPUT, INTERRUPTED = 2, 130
 @hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")
 def compose_and_run(config: DictConfig) -> None:
     try:
-        status = run_sweep([config], shlex.join(sys.argv))
+        status = start(plan([config]), launchers.settings_of(HydraConfig.get().launcher), shlex.join(sys.argv))
     except (ConfigError, StoreError) as error:
         # Told here: Hydra would first print its own line about an exception that leaves this function.
         tell(error)
@@ -48,7 +50,7 @@ def main() -> None:
     # Without it Hydra prints a chain of exceptions and exits; with it the exception arrives here to be told in one line.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     schema.register()
-    local.register()
+    launchers.register()
     try:
         compose_and_run()
     except KeyboardInterrupt:

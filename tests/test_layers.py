@@ -81,8 +81,12 @@ def test_imports_follow_the_layers(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["mmq_sweeps.__main__", "mmq_sweeps.schema", "mmq_sweeps.sweep", "launch.local", "analysis.__main__"]
-)
+    "module",
+    [
+        "mmq_sweeps.__main__", "mmq_sweeps.schema", "mmq_sweeps.sweep", "mmq_sweeps.order", "analysis.__main__",
+        "launch.__main__", "launch.launchers", "launch.local", "launch.plan", "launch.start", "launch.sweeps",
+    ],
+)  # fmt: skip
 def test_planning_and_reading_back_import_no_torch(module: str) -> None:
     program = (
         f"import sys, {module}; print([name for name in ('torch', 'transformers', 'wandb') if name in sys.modules])"

@@ -15,6 +15,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from launch.start import run_sweep
 from mmq_sweeps import execute
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.models.loading import LoadedModel
@@ -22,7 +23,7 @@ from mmq_sweeps.progress import Progress
 from mmq_sweeps.record import Record
 from mmq_sweeps.run import Bench
 from mmq_sweeps.store import Store
-from mmq_sweeps.sweep import Sweep, plan, run_sweep
+from mmq_sweeps.sweep import Sweep, plan
 from tests.conftest import SMALL, command_environment
 
 Composed = Callable[..., DictConfig]

@@ -12,6 +12,7 @@ from accelerate import dispatch_model
 from omegaconf import DictConfig
 from torch import Tensor
 
+from launch.start import run_sweep
 from mmq_sweeps.calibrate import block_statistics, capture
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.execute import quiet_libraries
@@ -20,7 +21,7 @@ from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.models.memory import available_bytes
 from mmq_sweeps.models.placing import check_room, choose_device, locations, read_max_memory
 from mmq_sweeps.store import Store
-from mmq_sweeps.sweep import plan, run_sweep
+from mmq_sweeps.sweep import plan
 from mmq_sweeps.targets import find_parts
 from tests.conftest import SMALL
 from tests.models.test_families import FAMILIES, toy_batch, toy_model

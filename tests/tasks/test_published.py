@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from launch.start import run_sweep
 from mmq_sweeps.build import build
 from mmq_sweeps.cell import Cell
 from mmq_sweeps.data import published
@@ -21,7 +22,7 @@ from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.models.catalog import model_names, read_model
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.store import Store
-from mmq_sweeps.sweep import plan, run_sweep
+from mmq_sweeps.sweep import plan
 from tests.data.layouts import write_coco, write_coco_karpathy, write_flickr30k, write_gqa, write_vqav2
 
 Composed = Callable[..., DictConfig]

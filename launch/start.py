@@ -1,0 +1,104 @@
+"""From a sweep to its table: plan it, check it, note it in the store, run what is missing where the launcher says."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from launch import sweeps
+from launch.plan import Plan, make_plan
+from mmq_sweeps.errors import ConfigError, StoreError, unknown
+from mmq_sweeps.record import Record
+from mmq_sweeps.store import Store
+from mmq_sweeps.sweep import Sweep, plan
+from mmq_sweeps.table import output_console, rows, show
+
+# By the class that the launcher's yaml names: the module whose ``dispatch`` runs a plan's cells.
+DISPATCHERS = {"LocalLauncher": "launch.local", "SlurmLauncher": "launch.slurm"}
+HERE = {"_target_": "hydra_plugins.launch.local.LocalLauncher"}
+
+
+def run_sweep(configs: Iterable[DictConfig], command: str = "", launcher: Mapping[str, Any] | None = None) -> int:
+    """Run what the store does not have, print the table, and return the exit status: 1 where a cell failed, else 0."""
+    return start(plan(configs), launcher or HERE, command)
+
+
+def start(sweep: Sweep, launcher: Mapping[str, Any], command: str = "", asked: int | None = None) -> int:
+    """Run what the store lacks of ``sweep`` by ``launcher``, the plain values of ``hydra.launcher``; the exit status.
+
+    It is 0 as well where cells were left to run elsewhere.
+    """
+    dispatch = importlib.import_module(_dispatcher(launcher)).dispatch
+    store = Store.open(sweep.settings["store"]["dir"], say=lambda text: tell(f"warning: {text}"))
+    records = {cell.id: store.record(cell.id) for cell in sweep.cells}
+    made = make_plan(sweep, records.get, lambda cell_id: record_sha(store, cell_id), launcher, asked)
+    sweep_id = sweeps.write(store, made, command, launcher)
+    missing, stopped = 0, None
+    if made.pending:
+        try:
+            if not dispatch(made, store, sweep_id, launcher):
+                return 0
+        except StoreError as error:
+            stopped = error
+        missing = _read_again(made, store, records)
+    found = [record for record in records.values() if record is not None]
+    show_records(found, store, sweep)
+    if stopped is not None:
+        tell(f"stopped: {stopped.strerror or stopped}; {missing} cells are missing")
+    elif missing:
+        tell(f"{missing} cells are missing; run the same command again to go on")
+    return 1 if stopped is not None or missing or any(not record.done for record in found) else 0
+
+
+def _read_again(made: Plan, store: Store, records: dict[str, Record | None]) -> int:
+    """Bring ``records`` up to date, and count the pending cells that were not run."""
+    missing = 0
+    for cell in made.pending:
+        records[cell.id] = store.record(cell.id)
+        missing += records[cell.id] is None or record_sha(store, cell.id) == made.redo.get(cell.id)
+    return missing
+
+
+def tell(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def record_sha(store: Store, cell_id: str) -> str:
+    """What names a record that is to be replaced."""
+    return hashlib.sha256(store.record_path(cell_id).read_bytes()).hexdigest()
+
+
+def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
+    """The table of ``records`` on standard output, and what failed of them on standard error."""
+    table_rows = rows(records, store.items)
+    failed = [row for row in table_rows if row["status"] != "done"]
+    if sweep.settings["output"] == "json":
+        told = {"store": str(store.root), "sweep": sweep.group, "cells": table_rows, "failed": len(failed)}
+        output_console().out(json.dumps(told, indent=1), highlight=False)
+    else:
+        console = output_console()
+        if len(failed) < len(table_rows):
+            show(table_rows, console)
+        console.print(f"store: {store.root}", soft_wrap=True, highlight=False, markup=False)
+    errors = Console(stderr=True)
+    for row in failed:
+        title = " ".join([row["method"], *(f"{part} {bits}" for part, bits in row["bits"].items())])
+        message = f"failed: {title}: {row['error']['class']}: {row['error']['message']}"
+        where = store.record_path(row["id"])
+        errors.print(f"{message} (traceback in {where})", soft_wrap=True, highlight=False, markup=False)
+    if failed:
+        errors.print(f"{len(failed)} of {len(table_rows)} cells failed", highlight=False)
+
+
+def _dispatcher(launcher: Mapping[str, Any]) -> str:
+    name = str(launcher["_target_"]).rpartition(".")[2]
+    if name not in DISPATCHERS:
+        raise ConfigError(f"hydra.launcher._target_: {unknown('launcher', name, DISPATCHERS)}")
+    return DISPATCHERS[name]
