@@ -10,14 +10,17 @@
 | ``bpw_paper``, ``bpw_exact`` | bits per weight; exact only where it is known |
 | ``metric.NAME``, ``low.NAME``, ``high.NAME`` | the figure and its 95% interval over items, where there is one |
 | ``created``, ``where`` | when, and the file or address it came from |
+| ``setting`` | a hash of the model's and the task's whole configuration; cells that differ in it are not compared |
+| ``variant`` | the method's fields and its calibration, as JSON; where cells of one method differ in any, ``method`` says so |
 
 What a source says beyond that is kept under the name it has there.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +30,8 @@ FULL_PRECISION_BITS = 16
 PARTS = ("vision", "connector", "language")
 BITS, METRIC = "bits.", "metric."
 # A group of cells that can be compared: the same model and task from the same source.
-FAMILY = ("source", "model", "task")
+FAMILY = ("source", "model", "task", "setting")
+VARIANT = "variant"
 
 Items = Sequence[dict[str, Any]]
 
@@ -37,15 +41,26 @@ def _no_items(row: pd.Series) -> Items | None:  # noqa: ARG001
 
 
 @dataclass(frozen=True)
+class History:
+    """How cells came to be: the ``commands``, sentences on the cells that they left ``lacking``, the ``versions`` that ran."""
+
+    commands: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Cells:
     """``frame`` is the table above. ``notes`` are sentences on what was found odd while reading.
 
-    ``items`` reads the per-item predictions and scores of a row, ``None`` where its source has none.
+    ``items`` reads the per-item predictions and scores of a row, ``None`` where its source has none. ``history`` is read
+    when it is asked for.
     """
 
     frame: pd.DataFrame
     notes: tuple[str, ...] = ()
     items: Callable[[pd.Series], Items | None] = field(default=_no_items, compare=False)
+    history: Callable[[], History] = field(default=History, compare=False)
 
     @property
     def parts(self) -> list[str]:
@@ -59,15 +74,19 @@ class Cells:
 
     def of(self, rows: pd.DataFrame) -> Cells:
         """The same source with fewer ``rows``; columns that have become empty are left out."""
-        return Cells(rows.dropna(axis=1, how="all").reset_index(drop=True), self.notes, self.items)
+        return replace(self, frame=rows.dropna(axis=1, how="all").reset_index(drop=True))
 
     def families(self) -> list[tuple[str, Cells]]:
-        """The groups of comparable cells, by a title: model and task, and the source where there are several."""
+        """The groups of comparable cells, by a title: model and task, and what else tells them apart."""
         several = self.frame["source"].nunique() > 1
+        named = list(FAMILY[:3])
+        settings = self.frame.get("setting", pd.Series("", self.frame.index)).fillna("")
         found = []
-        for (source, model, task), rows in self.frame.groupby(list(FAMILY), sort=True):
+        for (source, model, task), rows in self.frame.groupby(named, sort=True):
             title = f"{model}, {task}" + (f" ({source})" if several else "")
-            found.append((title, self.of(rows)))
+            split = rows.groupby(settings.loc[rows.index], sort=True)
+            for setting, alike in split:
+                found.append((title + (f" [{setting}]" if split.ngroups > 1 else ""), self.of(alike)))
         return found
 
     def scores(self, rows: pd.DataFrame, metric: str) -> np.ndarray | None:
@@ -117,7 +136,41 @@ def joined(tables: Sequence[Cells]) -> Cells:
     for table in tables:
         by_source |= dict.fromkeys(table.frame["where"], table.items)
     kept, conflicts = _deduplicated(frame)
-    return Cells(kept, (*notes, *conflicts), lambda row: by_source[row["where"]](row))
+    return Cells(
+        _with_variants_named(kept),
+        (*notes, *conflicts),
+        lambda row: by_source[row["where"]](row),
+        lambda: _together([table.history() for table in tables]),
+    )
+
+
+def _together(histories: Sequence[History]) -> History:
+    return History(
+        *(
+            tuple(dict.fromkeys(line for one in histories for line in getattr(one, what.name)))
+            for what in fields(History)
+        )
+    )
+
+
+def _with_variants_named(frame: pd.DataFrame) -> pd.DataFrame:
+    """Cells of one method that differ in its fields are cells of several: ``gptq method.group_size=64``."""
+    if VARIANT not in frame:
+        return frame
+    grouped = frame[frame[VARIANT].notna() & (frame["method"] != "none")].groupby(["model", "task", "method"])
+    named = frame["method"].copy()
+    for (_, _, method), rows in grouped:
+        if rows[VARIANT].nunique() == 1:
+            continue
+        told = {text: json.loads(text) for text in rows[VARIANT].unique()}
+        differing = [
+            key
+            for key in dict.fromkeys(key for one in told.values() for key in one)
+            if len({json.dumps(one.get(key)) for one in told.values()}) > 1
+        ]
+        suffix = {text: "".join(f" {key}={one[key]}" for key in differing if key in one) for text, one in told.items()}
+        named.loc[rows.index] = method + rows[VARIANT].map(suffix)
+    return frame.assign(method=named)
 
 
 def _deduplicated(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -131,5 +184,8 @@ def _deduplicated(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
                 f"cell {cell} was measured {len(rows)} times with different results ({name} differs by "
                 f"{spread.max():.4g}); the newest is shown: {', '.join(sorted(set(rows['where'])))}"
             )
-    newest = frame.sort_values("created", kind="stable", na_position="first") if "created" in frame else frame
+    # A finished cell counts before one that failed, whichever is newer.
+    order = [name for name in ("done", "created") if name == "done" or name in frame]
+    newest = frame.assign(done=frame["status"] == "done").sort_values(order, kind="stable", na_position="first")
+    newest = newest.drop(columns="done")
     return newest.drop_duplicates("id", keep="last").sort_index().reset_index(drop=True), notes

@@ -19,19 +19,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, PARTS, Cells
+from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, PARTS, Cells, History
+from analysis.load import cache, configured
+from analysis.load.configured import GROUPS, KINDS, Selected
+from mmq_sweeps.cell import digest
 
-GROUPS, KINDS = ("front", "middle", "end"), ("attention", "mlp")
-_PREFIX = {"VIT": "vision", "QFORMER": "connector", "LLM": "language"}
-_PLACE = {"FIRST": "front", "MIDDLE": "middle", "LAST": "end"}
-_LAYERS = {"MLP": ("mlp",), "ATTENTION": ("attention",), "BOTH": ("attention", "mlp")}
+READERS = (Path(__file__), Path(configured.__file__))
+_PLACES = {"FIRST": "front", "MIDDLE": "middle", "LAST": "end"}
+Configs = Mapping[int, Selected | None]
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,11 @@ BLIP2_ITM = Counts(
 
 @dataclass(frozen=True)
 class Layout:
-    """One of the published tables: the columns that it is known by, and what makes a cell of a row."""
+    """One of the published tables: the columns that it is known by, its rows when whole, and what makes a cell of a row."""
 
     columns: frozenset[str]
-    read: Callable[[pd.DataFrame, Path], list[dict[str, Any]]]
+    count: int
+    read: Callable[[pd.DataFrame, Path, Configs], tuple[list[dict[str, Any]], list[str]]]
 
 
 def load(folder: Path) -> Cells:
@@ -97,22 +100,46 @@ def load(folder: Path) -> Cells:
         raise FileNotFoundError(
             f"--source published:{folder}: is no folder; clone https://github.com/gautomdas/mmq and name its folder"
         )
+    predictions = _numbered(folder, "predictions") | _numbered(folder, "results")
+    configs = _numbered(folder, "configs")
+    tables = sorted(folder.rglob("*.csv"))
+    stamps = digest([[str(path), cache.stamp(path)] for path in (*tables, *predictions.values(), *configs.values())])
+    kept_at = cache.path_of(folder, READERS)
+    kept = cache.read(kept_at)
+    if kept is None or kept.empty or kept.attrs.get("stamps") != stamps:
+        kept = _table(folder, tables, predictions, configs).assign(**{cache.STAMP: ""})
+        kept.attrs["stamps"] = stamps
+        refused = cache.write(kept_at, kept)
+        kept.attrs["notes"] += [refused] if refused else []
+    frame = kept.drop(columns=cache.STAMP)
+    notes, lacking, frame.attrs = tuple(kept.attrs["notes"]), tuple(kept.attrs["lacking"]), {}
+    return Cells(frame, notes, lambda row: _items(row, predictions), lambda: History(lacking=lacking))
+
+
+def _table(folder: Path, tables: list[Path], predictions: dict[int, Path], configs: dict[int, Path]) -> pd.DataFrame:
+    """The rows of every table, with ``attrs``: ``notes`` and ``lacking``, sentences each."""
     rows: list[dict[str, Any]] = []
-    for path in sorted(folder.rglob("*.csv")):
+    notes: list[str] = []
+    chosen = {number: configured.selected(path) for number, path in configs.items()}
+    for path in tables:
         table = _read(path)
         layout = next((layout for layout in LAYOUTS if layout.columns <= set(table.columns)), None)
         if layout is not None:
-            rows += layout.read(table, path)
+            found, odd = layout.read(table, path, chosen)
+            rows, notes = rows + found, notes + odd
+            if len(table) < layout.count:
+                notes.append(f"{path.name} has {len(table)} of the {layout.count} rows that were published")
     if not rows:
         raise ValueError(
             f"--source published:{folder}: no file in it has the columns of one of the study's tables. A clone that "
             "was cut off may lack them: run 'git status' and 'git lfs pull' there"
         )
-    predictions = _numbered(folder, "predictions") | _numbered(folder, "results")
     frame = pd.DataFrame(rows)
     _add_outputs(frame, predictions)
     frame["status"] = "done"
-    return Cells(frame, tuple(_notes(frame)), lambda row: _items(row, predictions))
+    stated = dict.fromkeys(frame["config"].dropna().astype(int)) if "config" in frame else {}
+    frame.attrs = {"notes": [*notes, *_notes(frame)], "lacking": configured.lacking(stated, chosen) if stated else []}
+    return frame
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -130,7 +157,7 @@ def _bits_table(model: str, task: str, method: str, counts: Counts, metrics: dic
     columns = {"vision": "vit_bits", "connector": "qformer_bits", "language": "llm_bits"}
     parts = [part for part in PARTS if part in counts.weights]
 
-    def read(table: pd.DataFrame, path: Path) -> list[dict[str, Any]]:
+    def read(table: pd.DataFrame, path: Path, _configs: Configs) -> tuple[list[dict[str, Any]], list[str]]:
         _complete(table, [*(columns[part] for part in parts), *metrics], path)
         rows = []
         for number, line in enumerate(table.to_dict("records")):
@@ -144,31 +171,41 @@ def _bits_table(model: str, task: str, method: str, counts: Counts, metrics: dic
                     **line,
                 }
             )
-        return rows
+        return rows, []
 
     return read
 
 
-def _uniform_table(table: pd.DataFrame, path: Path) -> list[dict[str, Any]]:
+def _uniform_table(table: pd.DataFrame, path: Path, configs: Configs) -> tuple[list[dict[str, Any]], list[str]]:
     _complete(table, ["config", "bit_size", "type", "CIDEr", "METEOR"], path)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    stated: dict[int, Selected] = {}
     for number, line in enumerate(table.to_dict("records")):
-        kinds = _LAYERS[line["type"]]
-        selected = {}
-        for prefix, part in _PREFIX.items():
-            groups = tuple(place for there, place in _PLACE.items() if line.pop(f"{prefix}_{there}"))
-            if groups and line["bit_size"] < FULL_PRECISION_BITS:
-                selected[part] = (int(line["bit_size"]), groups, kinds)
+        config = int(line["config"])
+        stated[config] = _stated(line)
+        meant = configs.get(config)
+        selected = stated[config] if meant is None else meant
         rows.append(
             {
-                "id": f"uniform-{line['config']}",
+                "id": f"uniform-{config}",
                 **_cell("blip2_opt_2_7b", "coco_caption", "uniform", BLIP2_OPT, selected, path, number),
                 f"{METRIC}cider": line.pop("CIDEr"),
                 f"{METRIC}meteor": line.pop("METEOR"),
                 **line,
             }
         )
-    return rows
+    return rows, configured.differences(stated, configs)
+
+
+def _stated(line: dict[str, Any]) -> Selected:
+    """What the columns of a row say is quantized; the 0/1 columns are taken out of ``line``."""
+    kinds = configured.LAYERS[line["type"]]
+    selected: Selected = {}
+    for prefix, part in configured.PARTS.items():
+        groups = tuple(place for there, place in _PLACES.items() if line.pop(f"{prefix}_{there}"))
+        if groups and line["bit_size"] < FULL_PRECISION_BITS:
+            selected[part] = (int(line["bit_size"]), groups, kinds)
+    return selected
 
 
 def _cell(
@@ -208,17 +245,20 @@ _RECALLS = {
     for rank in (1, 5, 10)
 }
 LAYOUTS = (
-    Layout(frozenset({"config", "bit_size", "type", "VIT_FIRST", "LLM_LAST", "CIDEr", "METEOR"}), _uniform_table),
+    Layout(frozenset({"config", "bit_size", "type", "VIT_FIRST", "LLM_LAST", "CIDEr", "METEOR"}), 1500, _uniform_table),
     Layout(
         frozenset({"vit_bits", "qformer_bits", "llm_bits", "METEOR", "CIDEr", "model_size"}),
+        343,
         _bits_table("blip2_opt_2_7b", "coco_caption", "awq", BLIP2_OPT, {"CIDEr": "cider", "METEOR": "meteor"}),
     ),
     Layout(
         frozenset({"vit_bits", "qformer_bits", "llm_bits", *_CAPTIONS}),
+        448,
         _bits_table("blip2_opt_2_7b", "coco_caption", "gptq", BLIP2_OPT, _CAPTIONS),
     ),
     Layout(
         frozenset({"vit_bits", "qformer_bits", *_RECALLS}),
+        49,
         _bits_table("blip2_itm_vit_g", "flickr30k_retrieval", "awq", BLIP2_ITM, _RECALLS),
     ),
 )

@@ -1,44 +1,57 @@
-"""Cells from a store of this project's own records."""
+"""Cells from a store of this project's own records.
+
+Reading changes nothing in a store: a sweep may be writing it, and it may belong to somebody else.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, Items
-from mmq_sweeps.cell import BLOCK_GROUPS, LAYER_KINDS
-from mmq_sweeps.record import Record
+from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, VARIANT, Cells, History, Items
+from analysis.load import cache
+from mmq_sweeps.cell import BLOCK_GROUPS, LAYER_KINDS, digest
+from mmq_sweeps.record import CorruptRecordError, Record
 from mmq_sweeps.store import Store
+
+READERS = (Path(__file__),)
+# Names of unreadable records that a note has room for.
+SHOWN = 3
 
 
 def load(folder: Path) -> Cells:
     """Every cell of the store in ``folder``; one that is being written while this reads counts as not there yet."""
     if not (folder / "cells").is_dir():
         raise FileNotFoundError(f"--source {folder}: is no store (it has no folder 'cells'); run a sweep first")
-    notes: list[str] = []
-    store = Store(folder.absolute(), say=notes.append)
-    records = store.records()
-    if not records:
+    store = Store(folder.absolute())
+    table, notes = _table(store)
+    if table.empty:
+        broken = f" ({notes[0]})" if notes else ""
         raise ValueError(
-            f"--source {folder}: the store holds no finished cell yet; run a sweep with store.dir={folder}"
+            f"--source {folder}: the store holds no finished cell yet{broken}; run a sweep with store.dir={folder}"
         )
-    rows = [_row(record, store) for record in records]
-    failed = sum(not record.done for record in records)
+    failed = int((table["status"] != "done").sum())
     if failed:
-        notes.append(f"{failed} of {len(records)} cells in {folder} failed and are left out of figures")
-    return Cells(pd.DataFrame(rows), tuple(notes), lambda row: _items(store, row))
+        notes.append(f"{failed} of {len(table)} cells in {folder} failed and are left out of figures")
+    return Cells(table, tuple(notes), lambda row: _items(store, row), lambda: _history(store, table["id"]))
 
 
-def _row(record: Record, store: Store) -> dict[str, Any]:
+def row_of(record: Record, where: str) -> dict[str, Any]:
+    """The row of the table that ``record`` makes, ``where`` being its file or address."""
     row: dict[str, Any] = {
         "id": record.id,
         "source": "store",
         "status": record.status,
         **record.names,
+        "setting": digest([record.cell["model"], record.cell["task"]])[:8],
+        VARIANT: json.dumps(_variant(record.cell), sort_keys=True),
         "created": record.created,
-        "where": str(store.record_path(record.id)),
+        "where": where,
         "seconds": sum(record.seconds.values()),
         "error": (record.error or {}).get("class"),
     }
@@ -58,9 +71,98 @@ def _row(record: Record, store: Store) -> dict[str, Any]:
     return row
 
 
+def _table(store: Store) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of all readable records, oldest first: those that have not changed from the cache."""
+    kept_at = cache.path_of(store.root, READERS)
+    kept, stamps = cache.read(kept_at), _stamps(store)
+    current = pd.DataFrame(columns=["id", cache.STAMP])
+    if kept is not None:
+        current = kept[kept["id"].map(stamps) == kept[cache.STAMP]]
+    unread = stamps.keys() - set(current["id"])
+    rows, broken = _read(store, {cell_id: stamps[cell_id] for cell_id in unread})
+    if not rows and kept is not None and len(current) == len(kept):
+        return current.drop(columns=cache.STAMP), broken
+    table = pd.DataFrame(rows) if current.empty else pd.concat([current, pd.DataFrame(rows)], ignore_index=True)
+    if table.empty:
+        return table, broken
+    table = table.sort_values(["created", "id"], kind="stable", ignore_index=True)
+    refused = cache.write(kept_at, table)
+    return table.drop(columns=cache.STAMP), broken + ([refused] if refused else [])
+
+
+def _stamps(store: Store) -> dict[str, str]:
+    """The stamp of every record, by its cell. Taken before the records are read, so that none can be newer than its row."""
+    found = {}
+    cells = str(store.root / "cells")
+    with os.scandir(cells) as folders:
+        for folder in folders:
+            try:
+                found[folder.name] = cache.stamp(f"{cells}/{folder.name}/record.json")
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # It is being written.
+    return found
+
+
+def _read(store: Store, stamps: Mapping[str, str]) -> tuple[list[dict[str, Any]], list[str]]:
+    rows, broken = [], []
+    for cell_id, stamp in stamps.items():
+        path = store.record_path(cell_id)
+        try:
+            record = Record.from_json(path.read_text())
+        except FileNotFoundError:
+            continue
+        except (CorruptRecordError, UnicodeDecodeError) as error:
+            broken.append(f"{path} {error}")
+            continue
+        rows.append({**row_of(record, str(path)), cache.STAMP: stamp})
+    if not broken:
+        return rows, []
+    more = f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
+    told = f"left out: {'; '.join(sorted(broken)[:SHOWN])}{more}; run the sweep again to measure anew"
+    return rows, [told]
+
+
+def _variant(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a cell's method can differ under the same name, as the command line has it."""
+    found = {f"method.{name}": value for name, value in (cell.get("method") or {}).items() if name != "_target_"}
+    found |= {f"calibration.{name}": value for name, value in (cell.get("calibration") or {}).items()}
+    for part, selection in cell["parts"].items():
+        if "group_size" in selection:
+            found[f"component.{part}.group_size"] = selection["group_size"]
+    return found
+
+
 def _in_order(chosen: list[str], order: tuple[str, ...]) -> str:
     return "+".join(sorted(chosen, key=order.index))
 
 
 def _items(store: Store, row: pd.Series) -> Items | None:
-    return store.items(str(row["id"])) if row["status"] == "done" else None
+    if row["status"] != "done":
+        return None
+    try:
+        return store.items(str(row["id"]))
+    except FileNotFoundError:
+        return None
+
+
+def _history(store: Store, measured: pd.Series) -> History:
+    """The commands that filled the store, the cells that they asked for in vain, and the versions that ran."""
+    commands, lacking = [], []
+    present = set(measured)
+    for path in sorted((store.root / "sweeps").glob("*.json")):
+        try:
+            told = json.loads(path.read_text())
+            asked, command = set(told["cells"]), str(told["command"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # Notes for people; a sweep that cannot be read back is none that can be told about.
+        commands.append(command)
+        if missing := asked - present:
+            lacking.append(f"{len(missing)} of {len(asked)} cells have no record yet: run {command} again")
+    versions = set()
+    for cell_id in present:
+        try:
+            content = json.loads(store.record_path(cell_id).read_text())["versions"]
+        except (OSError, ValueError, KeyError):
+            continue
+        versions.add(", ".join(f"{name} {version}" for name, version in sorted(content.items()) if version))
+    return History(tuple(dict.fromkeys(commands)), tuple(lacking), tuple(sorted(versions)))

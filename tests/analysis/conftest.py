@@ -15,3 +15,11 @@ def published() -> Path:
             "the study's published results are not here: git clone https://github.com/gautomdas/mmq and set MMQ_PUBLISHED"
         )
     return folder
+
+
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tables read in a test are cached in a folder of that test, in child processes as well."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder

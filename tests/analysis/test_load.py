@@ -15,7 +15,7 @@ from analysis.load import load
 from analysis.load.published import BLIP2_ITM, BLIP2_OPT, GROUPS, KINDS
 from mmq_sweeps.record import Record
 from mmq_sweeps.store import Store
-from tests.analysis.grids import saved, stored
+from tests.analysis.grids import record, saved, stored
 
 
 def test_a_store_becomes_a_table(tmp_path: Path) -> None:
@@ -166,3 +166,100 @@ def test_the_table_goes_through_parquet_unchanged(published: Path, tmp_path: Pat
     )  # fmt: skip
     assert "1948 cells" in done.stdout
     pd.testing.assert_frame_equal(pd.read_parquet(out), load([f"published:{published}"]).frame, check_dtype=False)
+
+
+def configuration(folder: Path, number: int, *entries: tuple[str, str, str, int]) -> None:
+    names = ("model_part", "layer_group", "layer_type", "num_bits")
+    (folder / "configs").mkdir(exist_ok=True)
+    (folder / "configs" / f"{number}.json").write_text(
+        json.dumps([dict(zip(names, entry, strict=True)) for entry in entries])
+    )
+
+
+def uniform_rows(published: Path, folder: Path, *numbers: int) -> None:
+    table = pd.read_csv(published / "uniform_captioning.csv")
+    table[table["config"].isin(numbers)].to_csv(folder / "uniform.csv", index=False)
+
+
+def test_configurations_say_what_a_row_quantized(published: Path, tmp_path: Path) -> None:
+    uniform_rows(published, tmp_path, 894, 678)
+    configuration(tmp_path, 894, ("QFORMER", "MIDDLE", "MLP", 5), ("QFORMER", "LAST", "MLP", 5))
+    # The row has attention of all blocks of all parts at 6 bits.
+    configuration(tmp_path, 678, ("VIT", "ALL", "BOTH", 4), ("LLM", "FIRST", "MLP", 16))
+    configuration(tmp_path, 7, ("VIT", "ALL", "BOTH", 4))
+    cells = load([f"published:{tmp_path}"])
+    shown = cells.frame.set_index("config")
+    assert assignment(shown.loc[894]) == "uniform connector 5 (middle+end mlp)"
+    assert assignment(shown.loc[678]) == "uniform vision 4"
+    assert shown.loc[678, "bpw_paper"] == pytest.approx(16 - 12 * 39 * (7_929_856 + 17_301_504) / 3_744_679_936)
+    (note,) = [note for note in cells.notes if "configuration" in note]
+    assert note.startswith("1 of 2 rows state something else than their configuration; what is configured is shown.")
+    assert "config 678: row vision 6 (front+middle+end attention)" in note
+    assert cells.history().lacking == ("1 of 3 configurations have no row of results: 7",)
+    assert load([f"published:{tmp_path}"]).notes == cells.notes
+
+
+def test_a_configuration_of_several_widths_is_told(published: Path, tmp_path: Path) -> None:
+    uniform_rows(published, tmp_path, 894)
+    configuration(tmp_path, 894, ("QFORMER", "MIDDLE", "MLP", 5), ("QFORMER", "LAST", "MLP", 3))
+    cells = load([f"published:{tmp_path}"])
+    assert any("several bit-widths in a part, shown as the row has it" in note for note in cells.notes)
+    assert assignment(cells.frame.iloc[0]) == "uniform connector 5 (middle+end mlp)"
+
+
+def test_a_configuration_that_was_cut_off_is_an_error(published: Path, tmp_path: Path) -> None:
+    uniform_rows(published, tmp_path, 894)
+    configuration(tmp_path, 894)
+    (tmp_path / "configs" / "894.json").write_text('[{"model_part": "VIT"')
+    with pytest.raises(ValueError, match=r"894\.json: is no configuration of the study .* fetch it again"):
+        load([f"published:{tmp_path}"])
+
+
+def test_predictions_that_were_cut_off_are_an_error(published: Path, tmp_path: Path) -> None:
+    uniform_rows(published, tmp_path, 894)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "894.json").write_text((published / "predictions" / "894.json").read_text()[:999])
+    with pytest.raises(ValueError, match=r"894\.json: holds no predictions of the study .* fetch it again"):
+        load([f"published:{tmp_path}"])
+
+
+def test_a_table_with_fewer_rows_than_were_published_is_told(published: Path, tmp_path: Path) -> None:
+    uniform_rows(published, tmp_path, 894, 678)
+    assert "uniform.csv has 2 of the 1500 rows that were published" in load([f"published:{tmp_path}"]).notes
+
+
+def test_columns_that_nobody_knows_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "gptq.csv").write_text("vit_bits,qformer_bits,llm_bits,cider,meteor,machine\n3,4,8,1.1,0.2,a100\n")
+    assert load([f"published:{tmp_path}"]).frame.loc[0, "machine"] == "a100"
+
+
+def test_a_finished_cell_counts_before_one_that_failed_later(tmp_path: Path) -> None:
+    stored(tmp_path / "a", {"none": [({}, 16.0, 1.0)]})
+    one = Store(tmp_path / "a").records()[0]
+    error = {"class": "RuntimeError", "message": "boom", "traceback": ""}
+    lost = {"metrics": {}, "size": {}, "items_sha256": None, "created": "2027-01-01T00:00:00.000+00:00"}
+    saved(Store.open(tmp_path / "b"), Record(**{**one.__dict__, **lost, "status": "failed", "error": error}))
+    frame = load([str(tmp_path / "a"), str(tmp_path / "b")]).frame
+    assert frame[["status", "metric.cider"]].to_numpy().tolist() == [["done", pytest.approx(1.0)]]
+
+
+def variant(folder: Path, name: str, group_size: int, samples: int, limit: int = 40) -> None:
+    """A gptq cell with a group size, calibration samples and a task of its own."""
+    made = record("gptq", {"vision": 3}, 12.0, group_size / 100)
+    method = {"_target_": "mmq_sweeps.methods.gptq.GPTQ", "group_size": group_size}
+    cell = {**made.cell, "method": method, "calibration": {"samples": samples}, "task": {"limit": limit}}
+    saved(Store.open(folder), Record(**{**made.__dict__, "id": name, "cell": cell}))
+
+
+def test_cells_of_one_method_that_differ_in_its_fields_are_told_apart(tmp_path: Path) -> None:
+    variant(tmp_path, "a", 64, 16)
+    variant(tmp_path, "b", 32, 16)
+    assert list(load([str(tmp_path)]).frame["method"]) == ["gptq method.group_size=64", "gptq method.group_size=32"]
+
+
+def test_cells_of_one_name_and_different_tasks_are_not_compared(tmp_path: Path) -> None:
+    variant(tmp_path, "a", 64, 16)
+    variant(tmp_path, "b", 64, 16, limit=24)
+    titles = [title for title, _ in load([str(tmp_path)]).families()]
+    assert len(titles) == 2
+    assert all(title.startswith("m, t [") for title in titles)

@@ -1,0 +1,76 @@
+"""What a row of the study's uniform table set out to quantize: ``configs/N.json`` of its repository.
+
+A file lists selections ``{"model_part": VIT|QFORMER|LLM, "layer_group": FIRST|MIDDLE|LAST|ALL, "layer_type":
+MLP|ATTENTION|BOTH, "num_bits"}``. It is the fuller statement: the table has one bit-width a row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from analysis.cells import FULL_PRECISION_BITS
+
+GROUPS, KINDS = ("front", "middle", "end"), ("attention", "mlp")
+PARTS = {"VIT": "vision", "QFORMER": "connector", "LLM": "language"}
+PLACES = {"FIRST": ("front",), "MIDDLE": ("middle",), "LAST": ("end",), "ALL": GROUPS}
+LAYERS = {"MLP": ("mlp",), "ATTENTION": ("attention",), "BOTH": KINDS}
+# Bits, block groups and layer kinds of each part that is quantized.
+Selected = dict[str, tuple[int, tuple[str, ...], tuple[str, ...]]]
+
+
+def selected(path: Path) -> Selected | None:
+    """What the configuration at ``path`` quantizes; ``None`` where a part has several bit-widths or no rectangle of choices.
+
+    A ValueError where the file is cut off or is no configuration of the study.
+    """
+    chosen: dict[str, dict[tuple[str, str], int]] = {}
+    try:
+        for entry in json.loads(path.read_text()):
+            places, kinds = PLACES[entry["layer_group"]], LAYERS[entry["layer_type"]]
+            of_part = chosen.setdefault(PARTS[entry["model_part"]], {})
+            of_part |= {(group, kind): int(entry["num_bits"]) for group in places for kind in kinds}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: is no configuration of the study ({type(error).__name__}: {error}); fetch it again"
+        ) from error
+    found: Selected = {}
+    for part, widths in chosen.items():
+        low = {place: bits for place, bits in widths.items() if bits < FULL_PRECISION_BITS}
+        groups = tuple(group for group in GROUPS if any(place[0] == group for place in low))
+        kinds = tuple(kind for kind in KINDS if any(place[1] == kind for place in low))
+        if len(set(low.values())) > 1 or len(low) != len(groups) * len(kinds):
+            return None
+        if low:
+            found[part] = (next(iter(low.values())), groups, kinds)
+    return found
+
+
+def differences(stated: Mapping[int, Selected], configured: Mapping[int, Selected | None]) -> list[str]:
+    """Sentences on the rows whose table states something else than their configuration."""
+    unlike = [number for number in sorted(stated) if number in configured and configured[number] != stated[number]]
+    if not unlike:
+        return []
+    first = unlike[0]
+    meant = configured[first]
+    return [
+        f"{len(unlike)} of {len(stated)} rows state something else than their configuration; what is configured is shown. "
+        f"The first is config {first}: row {_told(stated[first])}, configuration "
+        + ("with several bit-widths in a part, shown as the row has it" if meant is None else _told(meant))
+    ]
+
+
+def lacking(stated: Mapping[int, Any], configured: Mapping[int, Any]) -> list[str]:
+    """A sentence on the configurations that no row has results of."""
+    missing = sorted(configured.keys() - stated.keys())
+    if not missing:
+        return []
+    shown = ", ".join(str(number) for number in missing[:5]) + (" and so on" if len(missing) > 5 else "")
+    return [f"{len(missing)} of {len(configured)} configurations have no row of results: {shown}"]
+
+
+def _told(chosen: Selected) -> str:
+    parts = [f"{part} {bits} ({'+'.join(groups)} {'+'.join(kinds)})" for part, (bits, groups, kinds) in chosen.items()]
+    return ", ".join(parts) or "full precision"
