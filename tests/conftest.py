@@ -10,8 +10,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Every worker has a core; more threads than cores would only wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,6 +31,24 @@ from tests.wandb_server import Site, serve, settings
 
 # Few items: these tests ask whether a cell is right, not how good its model is.
 SMALL = ("task.limit=24", "calibration.samples=16", "calibration.batch_size=8", "tracker=none")
+
+
+# Names the folder of the SLURM cluster that tests/slurm share, across the processes of pytest-xdist.
+SLURM_ROOT = "MMQ_SLURM_ROOT"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        os.environ[SLURM_ROOT] = str(Path(tempfile.gettempdir(), f"mmq-slurm-{os.getpid()}"))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    root = Path(os.environ[SLURM_ROOT])
+    if not hasattr(config, "workerinput") and root.exists():
+        from tests.slurm.cluster import Cluster
+
+        Cluster(root).down()
+        shutil.rmtree(root)
 
 
 @pytest.hookimpl(wrapper=True)
