@@ -29,7 +29,7 @@ def load_rows(sources: list[Path]) -> list[dict[str, Any]]:
     for source in sources:
         if not (source / "cells").is_dir():
             raise FileNotFoundError(f"--source {source}: is no store (it has no folder 'cells'); run a sweep first")
-        store = Store(source.absolute(), say=_warn)
+        store = Store.reading(source, _warn)
         found |= {record.id: (record, store) for record in store.records()}
     return rows([record for record, _ in found.values()], lambda cell_id: found[cell_id][1].items(cell_id))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import sys
@@ -36,9 +35,9 @@ def start(sweep: Sweep, launcher: Mapping[str, Any], command: str = "", asked: i
     It is 0 as well where cells were left to run elsewhere.
     """
     dispatch = importlib.import_module(_dispatcher(launcher)).dispatch
-    store = Store.open(sweep.settings["store"]["dir"], say=lambda text: tell(f"warning: {text}"))
+    store = Store.of(sweep.settings["store"], say=lambda text: tell(f"warning: {text}"))
     records = {cell.id: store.record(cell.id) for cell in sweep.cells}
-    made = make_plan(sweep, records.get, lambda cell_id: record_sha(store, cell_id), launcher, asked)
+    made = make_plan(sweep, records.get, store.record_sha, launcher, asked)
     sweep_id = sweeps.write(store, made, command, launcher)
     missing, stopped = 0, None
     if made.pending:
@@ -62,17 +61,13 @@ def _read_again(made: Plan, store: Store, records: dict[str, Record | None]) -> 
     missing = 0
     for cell in made.pending:
         records[cell.id] = store.record(cell.id)
-        missing += records[cell.id] is None or record_sha(store, cell.id) == made.redo.get(cell.id)
+        missing += records[cell.id] is None or store.record_sha(cell.id) == made.redo.get(cell.id)
     return missing
 
 
 def tell(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
-
-def record_sha(store: Store, cell_id: str) -> str:
-    """What names a record that is to be replaced."""
-    return hashlib.sha256(store.record_path(cell_id).read_bytes()).hexdigest()
 
 
 def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:

@@ -66,4 +66,9 @@ class Record:
             raise CorruptRecordError("does not match its sha256")
         if content.pop("schema", None) != SCHEMA:
             raise CorruptRecordError(f"has another schema than {SCHEMA}")
-        return Record(**{name.name: content[name.name] for name in fields(Record)})
+        known = {name.name for name in fields(Record)}
+        try:
+            # A field that came later has its default in the records from before.
+            return Record(**{name: value for name, value in content.items() if name in known})
+        except TypeError as error:
+            raise CorruptRecordError(f"lacks a field: {error}") from error

@@ -6,6 +6,7 @@ the dataclass that its yaml names; they are checked against it when it is built 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -26,6 +27,8 @@ OUTPUT = ("table", "json")
 GROUP_SIZES = ("tensor", "channel")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DEVICE_MAPS = ("auto", "cpu", "disk")
+# Below, a file server that is slow for once costs a lock; above, a dead node's cells wait for an hour.
+LEASE_LIMITS = (2.0, 3600.0)
 DTYPES = ("float32", "float16", "bfloat16")
 # What the metrics of each kind of task need; a task of one's own is checked when it is built.
 SCORED = {"CaptionTask": "captions", "VqaTask": "answers", "RetrievalTask": "ranks"}
@@ -83,6 +86,8 @@ class CalibrationConfig:
 @dataclass
 class StoreConfig:
     dir: str = MISSING
+    max_gb: float | None = None  # of 10**9 bytes, for artifacts; null: unbounded
+    lease_seconds: float = 60.0
 
 
 @dataclass
@@ -112,6 +117,7 @@ def problems(config: Mapping[str, Any]) -> list[str]:
         *(f"{key}: {unknown('key', key, known)}" for key in config if key not in known),
         *_choice_problems(config),
         *_count_problems(config),
+        *_store_problems(config["store"]),
         *_metric_problems(config["task"]),
         *_class_problems(config["task"], config["model"]),
     ]
@@ -166,6 +172,18 @@ def _count_problems(config: Mapping[str, Any]) -> list[str]:
         for key, value in counts.items()
         if isinstance(value, bool) or not isinstance(value, int) or value < 1
     ]
+
+
+def _store_problems(store: Mapping[str, Any]) -> list[str]:
+    found = []
+    if not store["dir"].strip():
+        found.append(f"store.dir={store['dir']!r}: choose a folder, for instance store.dir=runs.")
+    if store["max_gb"] is not None and not 0 < store["max_gb"] < math.inf:
+        found.append(f"store.max_gb={store['max_gb']:g}: choose a number of gigabytes above 0, or null for no bound.")
+    if not LEASE_LIMITS[0] <= store["lease_seconds"] <= LEASE_LIMITS[1]:
+        low, high = LEASE_LIMITS
+        found.append(f"store.lease_seconds={store['lease_seconds']:g}: choose {low:g} to {high:g} seconds.")
+    return found
 
 
 def _metric_problems(task: Mapping[str, Any]) -> list[str]:

@@ -1,9 +1,10 @@
 """The store: the folder that holds records and artifacts. It is the source of truth; trackers mirror it.
 
+    store.json                           the schema of all this
     cells/ID/record.json, items.json     one folder a cell
-    artifacts/KIND/KEY.safetensors       what cells share, named by the hash of all that it depends on
-    artifacts/KIND/KEY.json              its digest and description; written last, so it marks the artifact as complete
-    sweeps/GROUP.json                    which cells were asked for together, and by which command
+    artifacts/KIND/KEY.safetensors,.json what cells share (artifacts.py)
+    sweeps/SWEEP/                        which cells were asked for together, by which command, and who works on them
+    locks/KIND/NAME.json, pins/          who does what at this moment, and what it needs (locks.py)
     wandb/                               the runs of an offline tracker
     corrupt/                             files whose digest was wrong, moved aside
     tmp/                                 files being written
@@ -16,23 +17,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import shlex
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmq_sweeps.cell import digest
+from mmq_sweeps.artifacts import ATTEMPTS, PAUSE_SECONDS, Artifacts
 from mmq_sweeps.errors import StoreError
+from mmq_sweeps.eviction import GB, Eviction
+from mmq_sweeps.files import STALE_SECONDS, Files, explained
+from mmq_sweeps.locks import LEASE_SECONDS, Artifact, Lock, Locks
+from mmq_sweeps.owner import Owner
 from mmq_sweeps.record import CorruptRecordError, Record
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-STALE_SECONDS = 24 * 3600
+__all__ = ["SCHEMA", "STALE_SECONDS", "Store", "explained"]
+
+# Raise it when a store that an earlier version wrote has to be converted, and teach migrate.py how.
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -40,42 +47,80 @@ class Store:
     """A store at ``root``. ``say`` is told, in a sentence, of what was found wrong and mended."""
 
     root: Path
-    say: Callable[[str], None] = field(default=lambda text: None, compare=False)
+    say: Callable[[str], None] = field(compare=False)
+    files: Files = field(compare=False, repr=False)
+    locks: Locks = field(compare=False, repr=False)
+    artifacts: Artifacts = field(compare=False, repr=False)
 
     @staticmethod
-    def open(root: str | Path, say: Callable[[str], None] = lambda text: None) -> Store:
-        """The store at ``root``, created if need be; a ``StoreError`` where it cannot be written."""
-        store = Store(Path(root).absolute(), say)
+    def open(
+        root: str | Path,
+        say: Callable[[str], None] = lambda text: None,
+        *,
+        max_gb: float | None = None,
+        lease_seconds: float = LEASE_SECONDS,
+        label: str = "",
+    ) -> Store:
+        """The store at ``root``, created if need be; a ``StoreError`` where it cannot be written or is of another schema.
+
+        Its artifacts are kept under ``max_gb`` (of 10**9 bytes). Its locks last ``lease_seconds`` beyond their owner's last
+        sign of life, and say ``label`` to those who ask who holds them.
+        """
+        store = _assembled(Path(root).absolute(), say, True, max_gb, lease_seconds, label)
         with explained(store.root):
-            for folder in ("cells", "artifacts", "tmp"):
-                (store.root / folder).mkdir(parents=True, exist_ok=True)
-            probe = store.root / "tmp" / f"probe.{os.getpid()}"
-            store._write(probe, b"writable\n")
-            probe.unlink()
-            store._remove_stale()
+            schema = schema_of(store.root)
+            _refuse_other(schema, store.root)
+            store.files.prepare()
+            if schema is None:
+                store.files.create(store.root / "store.json", schema_json())
+        return store
+
+    @staticmethod
+    def of(settings: Mapping[str, Any], say: Callable[[str], None] = lambda text: None, label: str = "") -> Store:
+        """The store that the ``store`` section of a configuration asks for."""
+        lease_seconds = settings.get("lease_seconds", LEASE_SECONDS)
+        return Store.open(
+            settings["dir"], say, max_gb=settings.get("max_gb"), lease_seconds=lease_seconds, label=label
+        )
+
+    @staticmethod
+    def reading(root: str | Path, say: Callable[[str], None] = lambda text: None) -> Store:
+        """The store at ``root`` to be read only: it may lie where nothing can be written, and nothing in it changes."""
+        store = _assembled(Path(root).absolute(), say, False, None, LEASE_SECONDS, "")
+        if not (store.root / "cells").is_dir():
+            raise StoreError(f"{store.root}: is no store (it has no folder 'cells'); run a sweep first")
+        _refuse_other(schema_of(store.root), store.root)
         return store
 
     def record(self, cell_id: str) -> Record | None:
         """The record of a cell, ``None`` where there is none; a corrupt one is moved aside and counts as none."""
-        path = self.record_path(cell_id)
-        try:
-            record = Record.from_json(path.read_text())
-            if record.items_sha256 is not None:
-                self._check_items(path.parent / "items.json", record.items_sha256)
-        except FileNotFoundError:
-            return None
-        except (CorruptRecordError, UnicodeDecodeError) as error:
-            self._move_aside(path.parent, f"{path} {error}")
-            return None
-        return record
+        return self._read_record(cell_id, with_items=True)
+
+    def summary(self, cell_id: str) -> Record | None:
+        """``record`` without a look at its items, which is most of the reading."""
+        return self._read_record(cell_id, with_items=False)
 
     def record_path(self, cell_id: str) -> Path:
         return self.root / "cells" / cell_id / "record.json"
 
+    def record_sha(self, cell_id: str) -> str | None:
+        """The SHA-256 of a record's file: two records of a cell differ in it. ``None`` where there is none."""
+        try:
+            return hashlib.sha256(self.record_path(cell_id).read_bytes()).hexdigest()
+        except FileNotFoundError:
+            return None
+
+    def cell_ids(self) -> list[str]:
+        """Every cell that has a folder, with or without a record."""
+        return sorted(folder.name for folder in (self.root / "cells").iterdir())
+
     def records(self) -> list[Record]:
         """Every readable record, oldest first."""
-        found = [self.record(folder.name) for folder in sorted((self.root / "cells").iterdir())]
-        return sorted((record for record in found if record), key=lambda record: (record.created, record.id))
+        return _oldest_first(self.record(cell_id) for cell_id in self.cell_ids())
+
+    def summaries(self) -> list[Record]:
+        """``records`` without a look at their items."""
+        return _oldest_first(self.summary(cell_id) for cell_id in self.cell_ids())
 
     def items(self, cell_id: str) -> list[dict[str, Any]]:
         """Per item of a finished cell: ``{"id", "prediction", "scores": {metric: score}}``."""
@@ -89,103 +134,125 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             if items is not None:
                 content = json.dumps(items, ensure_ascii=False, allow_nan=False).encode()
-                self._write(path.parent / "items.json", content)
-                record = Record(**{**record.__dict__, "items_sha256": hashlib.sha256(content).hexdigest()})
-            self._write(path, record.to_json().encode())
+                self.files.write(path.parent / "items.json", content)
+                record = replace(record, items_sha256=hashlib.sha256(content).hexdigest())
+            self.files.write(path, record.to_json().encode())
         return record
 
-    def note(self, name: str, content: dict[str, Any]) -> None:
-        """Write ``content`` as JSON under ``name``, a path inside the store."""
+    def note(self, name: str, content: Mapping[str, Any], *, durable: bool = True) -> None:
+        """Write ``content`` as JSON under ``name``, a path inside the store; ``durable`` costs a write to the disk."""
         path = self.root / name
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._write(path, (json.dumps(content, indent=1) + "\n").encode())
+            self.files.write(path, (json.dumps(content, indent=1) + "\n").encode(), durable=durable)
 
     def artifact(self, kind: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Tensors and description of an artifact, ``None`` where there is none; a corrupt one is moved aside."""
-        from safetensors.torch import load
-
-        described, tensors = self._artifact_paths(kind, key)
-        try:
-            description = json.loads(described.read_text())
-            content = tensors.read_bytes()
-            stored = description.pop("sha256")
-            if digest([description, hashlib.sha256(content).hexdigest()]) != stored:
-                raise ValueError("does not match its sha256")
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            self._move_aside(described, f"{tensors} {error}")
-            self._move_aside(tensors, None)
-            return None
-        return load(content), description
+        return self.artifacts.load(kind, key)
 
     def has_artifact(self, kind: str, key: str) -> bool:
         """Whether an artifact was written completely; its digest is checked when it is read."""
-        return all(path.is_file() for path in self._artifact_paths(kind, key))
+        return self.artifacts.has(kind, key)
 
     def save_artifact(self, kind: str, key: str, tensors: Mapping[str, Tensor], description: dict[str, Any]) -> None:
-        from safetensors.torch import save
+        """Write an artifact and keep the store within its bound; where the artifact is already there, nothing happens."""
+        self.artifacts.save(kind, key, tensors, description)
 
-        described, path = self._artifact_paths(kind, key)
-        content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
-        marker = {**description, "sha256": digest([description, hashlib.sha256(content).hexdigest()])}
-        with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._write(path, content)
-            self._write(described, json.dumps(marker).encode())
+    def room_for(self, size_bytes: int) -> bool:
+        """Whether an artifact of this size fits under ``max_gb``, once what no running job needs is evicted."""
+        return self.artifacts.eviction.room_for(size_bytes)
 
-    def _artifact_paths(self, kind: str, key: str) -> tuple[Path, Path]:
-        stem = self.root / "artifacts" / kind / key
-        return stem.with_suffix(".json"), stem.with_suffix(".safetensors")
+    def needed(self, artifacts: Iterable[Artifact]) -> AbstractContextManager[None]:
+        """Keep ``(kind, key)`` from being evicted meanwhile. Pin first, then look what is there."""
+        return self.locks.pinned(artifacts)
 
-    def _check_items(self, path: Path, sha256: str) -> None:
+    def lock(self, kind: str, name: str) -> Lock | None:
+        """The lock, ``None`` where a living process has it."""
+        return self.locks.lock(kind, name)
+
+    def acquire(
+        self, kind: str, name: str, done: Callable[[], bool], waiting: Callable[[], None] | None = None
+    ) -> Lock | None:
+        """Wait for a lock until it is had, or ``done()``; then ``None``. ``waiting()`` comes before every pause."""
+        return self.locks.acquire(kind, name, done, waiting)
+
+    def holder(self, kind: str, name: str) -> Owner | None:
+        """Who has a lock."""
+        return self.locks.holder(kind, name)
+
+    def _read_record(self, cell_id: str, with_items: bool) -> Record | None:
+        path = self.record_path(cell_id)
+        wrong = ""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                # Of a cell that is measured anew, the items are replaced first and the record then.
+                time.sleep(PAUSE_SECONDS * attempt)
+            try:
+                record = Record.from_json(path.read_text())
+                if with_items and record.items_sha256 is not None:
+                    _check_items(path.parent / "items.json", record.items_sha256)
+                return record
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except (CorruptRecordError, UnicodeDecodeError) as error:
+                wrong = str(error)
+        self.files.move_aside(path.parent, f"{path} {wrong}")
+        return None
+
+
+def schema_json() -> bytes:
+    return (json.dumps({"schema": SCHEMA}) + "\n").encode()
+
+
+def schema_of(root: Path) -> int | None:
+    """The schema of the store at ``root``, ``None`` where there is no store yet; one with cells that does not say is of 1."""
+    path = root / "store.json"
+    for _ in range(2):
         try:
-            content = path.read_bytes()
-        except FileNotFoundError as error:
-            raise CorruptRecordError(f"has lost {path.name}") from error
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise CorruptRecordError(f"does not fit {path.name}, whose sha256 is another")
-
-    def _write(self, path: Path, content: bytes) -> None:
-        temporary = self.root / "tmp" / f"{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-
-    def _move_aside(self, path: Path, reason: str | None) -> None:
-        if not path.exists():
-            return
-        target = self.root / "corrupt" / f"{path.name}.{uuid.uuid4().hex[:8]}"
-        with explained(target):
-            target.parent.mkdir(exist_ok=True)
-            path.replace(target)
-        if reason:
-            self.say(f"{reason}: moved to {target}; it will be computed again.")
-
-    def _remove_stale(self) -> None:
-        now = time.time()
-        for path in (self.root / "tmp").iterdir():
-            if now - path.stat().st_mtime > STALE_SECONDS:
-                path.unlink(missing_ok=True)
+            schema = json.loads(path.read_text())["schema"]
+        except FileNotFoundError:
+            # Another process may have made the store and recorded a cell between two looks.
+            if not any((root / "cells").glob("*/record.json")):
+                return None
+            continue
+        except (ValueError, KeyError, TypeError):
+            schema = None
+        if not isinstance(schema, int):
+            raise StoreError(f'{path}: cannot be read; a store of this version says {{"schema": {SCHEMA}}} there')
+        return schema
+    return 1
 
 
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """An OSError inside becomes a ``StoreError`` that names ``path`` and what can be done."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except OSError as error:
+def _refuse_other(schema: int | None, root: Path) -> None:
+    if schema is None or schema == SCHEMA:
+        return
+    if schema > SCHEMA:
         raise StoreError(
-            error.errno,
-            f"cannot write {path}: {error.strerror}. Choose another folder with store.dir=FOLDER, or make room; "
-            "what was recorded before is kept",
-        ) from error
+            f"{root}: is a store of schema {schema}, and this version of mmq-sweeps knows up to {SCHEMA}; upgrade mmq-sweeps"
+        )
+    command = f"python -m launch store migrate --store {shlex.quote(str(root))}"
+    raise StoreError(
+        f"{root}: is a store of schema {schema}, which an earlier version wrote; convert it with: {command}"
+    )
+
+
+def _assembled(
+    root: Path, say: Callable[[str], None], writable: bool, max_gb: float | None, lease_seconds: float, label: str
+) -> Store:
+    files = Files(root, say, writable)
+    locks = Locks(files, lease_seconds, label)
+    eviction = Eviction(files, locks, None if max_gb is None else int(max_gb * GB))
+    return Store(root, say, files, locks, Artifacts(files, eviction))
+
+
+def _check_items(path: Path, sha256: str) -> None:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise CorruptRecordError(f"has lost {path.name}") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise CorruptRecordError(f"does not fit {path.name}, whose sha256 is another")
+
+
+def _oldest_first(found: Iterator[Record | None]) -> list[Record]:
+    return sorted((record for record in found if record), key=lambda record: (record.created, record.id))

@@ -6,14 +6,18 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from mmq_sweeps.artifacts import PAUSE_SECONDS
+from mmq_sweeps.cell import digest
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.record import CorruptRecordError, Record
-from mmq_sweeps.store import STALE_SECONDS, Store
+from mmq_sweeps.store import SCHEMA, STALE_SECONDS, Store
 from tests.conftest import command_environment
 
 ITEMS = [{"id": "a", "prediction": "ein Fuß 🙂\n", "scores": {"cider": 0.5}}]
@@ -174,3 +178,86 @@ def test_records_hold_no_value_that_json_does_not(store: Store) -> None:
         store.save(record(metrics={"cider": {"value": float("nan")}}))
     written = store.save(record())
     assert json.loads(store.record_path(written.id).read_text())["id"] == written.id
+
+
+def test_a_record_is_named_by_what_is_in_its_file(store: Store) -> None:
+    assert store.record_sha("0123456789ab") is None
+    store.save(record(created="1"))
+    first = store.record_sha("0123456789ab")
+    store.save(record(created="1"))
+    assert store.record_sha("0123456789ab") == first
+    store.save(record(created="2"))
+    assert store.record_sha("0123456789ab") not in (None, first)
+
+
+def test_a_summary_is_the_record_without_a_look_at_its_items(store: Store) -> None:
+    written = store.save(record(), ITEMS)
+    (store.record_path(written.id).parent / "items.json").unlink()
+    assert store.summary(written.id) == written
+    assert store.summaries() == [written]
+    assert store.record(written.id) is None
+
+
+def test_a_field_that_came_later_has_its_default_in_older_records() -> None:
+    content = json.loads(record().to_json())
+    del content["sha256"], content["notes"]
+    older = json.dumps({**content, "sha256": digest(content)})
+    assert Record.from_json(older) == record()
+    del content["names"]
+    with pytest.raises(CorruptRecordError, match=r"lacks a field.*names"):
+        Record.from_json(json.dumps({**content, "sha256": digest(content)}))
+
+
+def test_a_store_says_its_schema(tmp_path: Path) -> None:
+    Store.open(tmp_path)
+    assert json.loads((tmp_path / "store.json").read_text()) == {"schema": SCHEMA}
+    Store.open(tmp_path)
+
+
+@pytest.mark.parametrize("open_store", [Store.open, Store.reading])
+def test_a_store_of_another_schema_is_refused(tmp_path: Path, open_store: Callable[[Path], Store]) -> None:
+    root = tmp_path / "my runs"
+    Store.open(root).save(record())
+    (root / "store.json").unlink()
+    before = sorted(root.rglob("*"))
+    with pytest.raises(StoreError, match=r"schema 1, .* python -m launch store migrate --store '/.*/my runs'"):
+        open_store(root)
+    (root / "store.json").write_text('{"schema": 3}')
+    with pytest.raises(StoreError, match=r"schema 3, .* upgrade mmq-sweeps"):
+        open_store(root)
+    (root / "store.json").write_text("{")
+    with pytest.raises(StoreError, match=r'store.json: cannot be read; .* \{"schema": 2\}'):
+        open_store(root)
+    (root / "store.json").unlink()
+    assert sorted(root.rglob("*")) == before
+
+
+def test_a_store_that_is_only_read_is_left_as_it_is(store: Store, tmp_path: Path) -> None:
+    store.save(record(), ITEMS)
+    store.save(record("ba9876543210"))
+    store.save_artifact("quantized", "k", {"w": torch.ones(3)}, {})
+    store.record_path("ba9876543210").write_text("{")
+    before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
+    said: list[str] = []
+    reading = Store.reading(store.root, said.append)
+    assert [one.id for one in reading.records()] == ["0123456789ab"]
+    assert reading.artifact("quantized", "k") is not None
+    assert "left where it is" in said[0]
+    assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
+    with pytest.raises(StoreError, match="is no store"):
+        Store.reading(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_record_that_is_being_replaced_is_not_taken_for_a_corrupt_one(store: Store, said: list[str]) -> None:
+    """Between a cell's new items and its new record the two do not fit."""
+    written = store.save(record(created="new"), ITEMS)
+    new = store.record_path(written.id).read_bytes()
+    store.save(record(created="old"), [])
+    items = json.dumps(ITEMS, ensure_ascii=False).encode()
+    (store.record_path(written.id).parent / "items.json").write_bytes(items)
+    writer = threading.Timer(PAUSE_SECONDS, lambda: store.files.write(store.record_path(written.id), new))
+    writer.start()
+    assert store.record(written.id) == written
+    writer.join()
+    assert not said

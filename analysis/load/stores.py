@@ -28,7 +28,7 @@ def load(folder: Path) -> Cells:
     """Every cell of the store in ``folder``; one that is being written while this reads counts as not there yet."""
     if not (folder / "cells").is_dir():
         raise FileNotFoundError(f"--source {folder}: is no store (it has no folder 'cells'); run a sweep first")
-    store = Store(folder.absolute())
+    store = Store.reading(folder)
     table, notes = _table(store)
     if table.empty:
         broken = f" ({notes[0]})" if notes else ""

@@ -38,10 +38,10 @@ def test_two_stores_are_one_table_and_a_conflict_is_told(tmp_path: Path) -> None
 
 def test_a_failed_cell_is_told_and_left_out_of_figures(tmp_path: Path) -> None:
     stored(tmp_path, {"none": [({}, 16.0, 1.0)]})
-    one = Store(tmp_path).records()[0]
+    one = Store.reading(tmp_path).records()[0]
     error = {"class": "RuntimeError", "message": "boom", "traceback": ""}
     saved(
-        Store(tmp_path),
+        Store.reading(tmp_path),
         Record(
             **{
                 **one.__dict__,
