@@ -40,7 +40,7 @@ class Plan:
 def make_plan(
     sweep: Sweep,
     read: Callable[[str], Record | None],
-    sha: Callable[[str], str],
+    sha: Callable[[str], str | None],
     launcher: Mapping[str, Any],
     asked: int | None = None,
 ) -> Plan:

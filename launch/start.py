@@ -69,7 +69,6 @@ def tell(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
-
 def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
     """The table of ``records`` on standard output, and what failed of them on standard error."""
     table_rows = rows(records, store.items)

@@ -79,9 +79,7 @@ class Store:
     def of(settings: Mapping[str, Any], say: Callable[[str], None] = lambda text: None, label: str = "") -> Store:
         """The store that the ``store`` section of a configuration asks for."""
         lease_seconds = settings.get("lease_seconds", LEASE_SECONDS)
-        return Store.open(
-            settings["dir"], say, max_gb=settings.get("max_gb"), lease_seconds=lease_seconds, label=label
-        )
+        return Store.open(settings["dir"], say, max_gb=settings.get("max_gb"), lease_seconds=lease_seconds, label=label)
 
     @staticmethod
     def reading(root: str | Path, say: Callable[[str], None] = lambda text: None) -> Store:
