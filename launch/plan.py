@@ -53,7 +53,8 @@ def make_plan(
             pending.append(placed)
         elif retry == "all" or (retry == "failed" and not record.done):
             pending.append(placed)
-            redo[placed.id] = sha(placed.id)
+            if (known := sha(placed.id)) is not None:
+                redo[placed.id] = known
     groups = tuple(tuple(placed.id for placed in group) for group in grouped(pending, launcher))
     cells = tuple(placed.cell for placed in pending)
     return Plan(len(sweep.cells) if asked is None else asked, sweep, cells, redo, groups)

@@ -149,7 +149,7 @@ def _history(store: Store, measured: pd.Series) -> History:
     """The commands that filled the store, the cells that they asked for in vain, and the versions that ran."""
     commands, lacking = [], []
     present = set(measured)
-    for path in sorted((store.root / "sweeps").glob("*.json")):
+    for path in sorted((store.root / "sweeps").glob("*/sweep.json")):
         try:
             told = json.loads(path.read_text())
             asked, command = set(told["cells"]), str(told["command"])

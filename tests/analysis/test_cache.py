@@ -38,8 +38,8 @@ def test_only_what_changed_is_read_again(tmp_path: Path, reads: list[list[str]])
     first = load([str(tmp_path)]).frame
     again = load([str(tmp_path)]).frame
     pd.testing.assert_frame_equal(again, first, check_dtype=False)
-    saved(Store(tmp_path), record("gptq", {"vision": 2}, 11.0, 0.5), np.full(40, 0.5))
-    saved(Store(tmp_path), record("rtn", {"vision": 2}, 11.0, 0.3), np.full(40, 0.3))
+    saved(Store.open(tmp_path), record("gptq", {"vision": 2}, 11.0, 0.5), np.full(40, 0.5))
+    saved(Store.open(tmp_path), record("rtn", {"vision": 2}, 11.0, 0.3), np.full(40, 0.3))
     shutil.rmtree(tmp_path / "cells" / "gptq-vision3")
     found = load([str(tmp_path)]).frame.set_index("id")["metric.cider"]
     assert reads == [["gptq-vision2", "gptq-vision3", "none"], [], ["gptq-vision2", "rtn-vision2"]]
@@ -97,8 +97,8 @@ def test_a_store_that_is_being_written_is_read_whole_and_left_alone(tmp_path: Pa
         for number in itertools.count(1):
             if stop.is_set():
                 return
-            saved(Store(tmp_path), record("gptq", {"vision": 3}, 12.0, number), np.full(40, float(number)))
-            saved(Store(tmp_path), record("rtn", {"vision": number + 2}, 10.0, 0.5), np.full(40, 0.5))
+            saved(Store.open(tmp_path), record("gptq", {"vision": 3}, 12.0, number), np.full(40, float(number)))
+            saved(Store.open(tmp_path), record("rtn", {"vision": number + 2}, 10.0, 0.5), np.full(40, 0.5))
 
     counts = []
     with ThreadPoolExecutor() as pool:

@@ -235,7 +235,7 @@ def test_columns_that_nobody_knows_are_kept(tmp_path: Path) -> None:
 
 def test_a_finished_cell_counts_before_one_that_failed_later(tmp_path: Path) -> None:
     stored(tmp_path / "a", {"none": [({}, 16.0, 1.0)]})
-    one = Store(tmp_path / "a").records()[0]
+    one = Store.reading(tmp_path / "a").records()[0]
     error = {"class": "RuntimeError", "message": "boom", "traceback": ""}
     lost = {"metrics": {}, "size": {}, "items_sha256": None, "created": "2027-01-01T00:00:00.000+00:00"}
     saved(Store.open(tmp_path / "b"), Record(**{**one.__dict__, **lost, "status": "failed", "error": error}))
