@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import wandb
 from PIL import Image
 
-import wandb
 from mmq_sweeps.record import Record
 from mmq_sweeps.trackers import NoTracker, WandbTracker, summary
 
