@@ -17,7 +17,7 @@ from mmq_sweeps.store import Store
 from mmq_sweeps.table import output_console, rows, show
 
 BAD_INPUT = 2
-SOURCES = "stores, or published:FOLDER for the study's own results; default: runs"
+SOURCES = "stores, wandb:ENTITY/PROJECT[/GROUP], or published:FOLDER for the study's own results; default: runs"
 NEEDS_EXTRA = (
     "this verb needs the analysis extra: pip install 'mmq-sweeps[analysis]', or -e '.[analysis]' in a checkout"
 )
@@ -27,6 +27,8 @@ def load_rows(sources: list[Path]) -> list[dict[str, Any]]:
     """The cells of all ``sources`` as rows, each once; a FileNotFoundError where a folder is no store."""
     found: dict[str, tuple[Record, Store]] = {}
     for source in sources:
+        if str(source).partition(":")[0] in ("wandb", "published"):
+            raise ValueError(f"--source {source}: 'table' reads stores only; 'export' writes the table of any source")
         if not (source / "cells").is_dir():
             raise FileNotFoundError(f"--source {source}: is no store (it has no folder 'cells'); run a sweep first")
         store = Store.reading(source, _warn)

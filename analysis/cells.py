@@ -12,6 +12,7 @@
 | ``created``, ``where`` | when, and the file or address it came from |
 | ``setting`` | a hash of the model's and the task's whole configuration; cells that differ in it are not compared |
 | ``variant`` | the method's fields and its calibration, as JSON; where cells of one method differ in any, ``method`` says so |
+| ``url`` | the page of its W&B run, where that is known |
 
 What a source says beyond that is kept under the name it has there.
 """
@@ -130,6 +131,8 @@ def assignment(row: pd.Series) -> str:
 
 def joined(tables: Sequence[Cells]) -> Cells:
     """All ``tables`` as one. A cell that two of them hold alike is there once; one that they hold differently is noted."""
+    # Of cells alike the last is kept: rather one with items than its mirror without.
+    tables = sorted(tables, key=lambda table: table.items is not _no_items)
     frame = pd.concat([table.frame for table in tables], ignore_index=True)
     notes = [note for table in tables for note in table.notes]
     by_source: dict[str, Callable[[pd.Series], Items | None]] = {}
@@ -188,4 +191,8 @@ def _deduplicated(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     order = [name for name in ("done", "created") if name == "done" or name in frame]
     newest = frame.assign(done=frame["status"] == "done").sort_values(order, kind="stable", na_position="first")
     newest = newest.drop(columns="done")
-    return newest.drop_duplicates("id", keep="last").sort_index().reset_index(drop=True), notes
+    kept = newest.drop_duplicates("id", keep="last").sort_index().reset_index(drop=True)
+    if "url" in kept:
+        known = newest.dropna(subset="url").drop_duplicates("id", keep="last").set_index("id")["url"]
+        kept["url"] = kept["url"].fillna(kept["id"].map(known))
+    return kept, notes

@@ -49,6 +49,7 @@ MAY_IMPORT = {
     "launch": ("mmq_sweeps", "launch"),
     "analysis": (
         "analysis", "mmq_sweeps.record", "mmq_sweeps.cell", "mmq_sweeps.store", "mmq_sweeps.table", "mmq_sweeps.errors",
+        "mmq_sweeps.trackers",
     ),
 }  # fmt: skip
 

@@ -259,7 +259,7 @@ def _commit_artifact(site: Site, variables: dict[str, Any]) -> dict[str, Any]:
 
 OPERATIONS: dict[str, Callable[[Site, dict[str, Any]], dict[str, Any]]] = {
     "Viewer": _viewer,
-    "GetViewer": _viewer,
+    "GetDefaultEntity": _viewer,
     "RunResumeStatus": _resume_status,
     "UpsertBucket": _upsert_bucket,
     "CreateRunFiles": _create_run_files,

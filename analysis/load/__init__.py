@@ -3,19 +3,24 @@
 | source | what is read |
 |---|---|
 | ``FOLDER`` | a store: every finished and failed cell |
+| ``wandb:ENTITY/PROJECT[/GROUP]`` | the runs of a W&B project, or of one sweep: the same table as the store that logged them |
 | ``published:FOLDER`` | the study's own results: a clone of its repository, or a folder with some of its files |
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from analysis.cells import Cells, joined
-from analysis.load import published, stores
+from analysis.load import published, stores, wandb_runs
 from mmq_sweeps.errors import one_of
 
-KINDS = {"store": stores.load, "published": published.load}
+KINDS: dict[str, Callable[[str], Cells]] = {
+    "store": lambda place: stores.load(Path(place).expanduser()),
+    "wandb": wandb_runs.load,
+    "published": lambda place: published.load(Path(place).expanduser()),
+}
 
 
 def load(sources: Sequence[str]) -> Cells:
@@ -33,4 +38,4 @@ def _load_one(source: str) -> Cells:
         kind, place = "store", source
     if kind not in KINDS:
         raise ValueError(f"--source {source}: unknown kind {kind!r}. {one_of(KINDS)}, or a store's folder alone")
-    return KINDS[kind](Path(place).expanduser())
+    return KINDS[kind](place)

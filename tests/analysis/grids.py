@@ -56,7 +56,10 @@ def record(method: str, bits: Selection, bpw: float, score: float) -> Record:
         },
         size={
             "total": {"bpw_paper": bpw, "bpw_exact": bpw + 0.1, "size_bytes": 100},
-            "parts": {part: {"quantized_weights": 100 if part in bits else 0} for part in PARTS},
+            "parts": {
+                part: {"bpw_paper": bpw, "bpw_exact": bpw, "size_bytes": 30, "quantized_weights": 100 * (part in bits)}
+                for part in PARTS
+            },
         },
         seconds={"evaluate": 1.0},
         created="2026-01-01T00:00:00.000+00:00",

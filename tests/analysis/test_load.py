@@ -78,7 +78,7 @@ def test_what_is_no_store_is_an_error(tmp_path: Path, make, told: str) -> None:
 
 
 def test_an_unknown_kind_of_source_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"unknown kind 'wnadb'. Choose store or published."):
+    with pytest.raises(ValueError, match=r"unknown kind 'wnadb'. Choose store, wandb or published."):
         load(["wnadb:me/project"])
 
 

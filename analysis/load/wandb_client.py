@@ -1,0 +1,198 @@
+"""Asking a W&B server for runs, through the client's public interface; what goes wrong is told in a sentence that helps.
+
+Keys come from where the client looks for them: ``WANDB_API_KEY``, the netrc file that ``wandb login`` writes, and
+``WANDB_BASE_URL`` for another server.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+# Runs a page: names only, and with summary and configuration.
+LISTED, FETCHED = 1000, 100
+# Of one request; the client tries again within it.
+TIMEOUT_SECONDS = 60
+CONNECT_SECONDS = 10
+FORBIDDEN = (401, 403, 404)
+
+
+class UnreachableError(OSError):
+    """The server does not answer."""
+
+
+@dataclass(frozen=True)
+class Project:
+    entity: str
+    name: str
+    group: str | None = None
+
+    @staticmethod
+    def of(place: str) -> Project:
+        """``entity/project`` or ``entity/project/group``; a ValueError where it is neither."""
+        names = place.strip("/").split("/", 2)
+        if len(names) < 2 or not all(names):
+            raise ValueError(
+                f"--source wandb:{place}: say wandb:ENTITY/PROJECT, or wandb:ENTITY/PROJECT/GROUP for one sweep"
+            )
+        return Project(*names)
+
+    @property
+    def path(self) -> str:
+        return f"{self.entity}/{self.name}"
+
+    @property
+    def filters(self) -> dict[str, Any]:
+        return {} if self.group is None else {"group": self.group}
+
+    def __str__(self) -> str:
+        return f"wandb:{self.path}" + ("" if self.group is None else f"/{self.group}")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A run's id, the group that it is in, and what tells whether it has changed since it was last read."""
+
+    name: str
+    group: str | None
+    state: str
+    heartbeat: str | None
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A run with all that was logged but its history and files."""
+
+    listed: Listed
+    url: str
+    config: dict[str, Any]
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Server:
+    api: Any
+    host: str
+
+    def listed(self, project: Project) -> list[Listed]:
+        """All runs of ``project`` in the order in which they were created."""
+        with explained(project, self.host):
+            runs = self.api.runs(project.path, filters=project.filters, per_page=LISTED, lazy=True)
+            return [_listed(run) for run in runs]
+
+    def fetched(self, project: Project, names: Sequence[str]) -> Iterator[list[Fetched]]:
+        """The runs called ``names``, a page at a time."""
+        for start in range(0, len(names), FETCHED):
+            chosen = {"name": {"$in": list(names[start : start + FETCHED])}}
+            with explained(project, self.host):
+                page = list(self.api.runs(project.path, filters=chosen, per_page=FETCHED, lazy=False))
+            yield [Fetched(_listed(run), run.url, dict(run.config), dict(run.summary_metrics)) for run in page]
+            self.api.flush()  # The client would keep every page.
+
+
+def _listed(run: Any) -> Listed:
+    return Listed(run.id, run.group, run.state, run.heartbeat_at)
+
+
+@contextmanager
+def connected(project: Project) -> Iterator[Server]:
+    """The server that the environment names; a ValueError without a key that it takes, UnreachableError without an answer."""
+    import wandb
+
+    # Without silence it would ask for a key on a terminal, and wait.
+    settings = wandb.setup(wandb.Settings(silent=True)).settings
+    host = str(settings.base_url).rstrip("/")
+    _reach(project, host)
+    with _client_folder(), explained(project, host):
+        api = wandb.Api(timeout=TIMEOUT_SECONDS)
+    with _client_folder():
+        yield Server(api, host)
+
+
+@contextmanager
+def _client_folder() -> Iterator[None]:
+    """The client makes a folder for every run that it lists: in a temporary one, not in the user's."""
+    before = os.environ.get("WANDB_DIR")
+    with tempfile.TemporaryDirectory(prefix="mmq-wandb-") as folder:
+        os.environ["WANDB_DIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["WANDB_DIR"]
+            if before is not None:
+                os.environ["WANDB_DIR"] = before
+
+
+def _reach(project: Project, host: str) -> None:
+    """A connection, opened and closed: the client itself would try for as long as it may, and not say why."""
+    address = urlsplit(host)
+    if address.scheme in getproxies() and not proxy_bypass(address.hostname or ""):
+        return  # Only the proxy knows.
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((address.hostname or "", port), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise _unreachable(project, host, str(error)) from error
+
+
+@contextmanager
+def explained(project: Project, host: str) -> Iterator[None]:
+    """The client's many errors as sentences that say what to do."""
+    from wandb.errors import AuthenticationError, CommError, UsageError
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    try:
+        yield
+    except UsageError as error:
+        raise ValueError(
+            f"--source {project}: there is no key for {host}. Run 'wandb login', or set WANDB_API_KEY to the key that "
+            f"{host}/authorize shows (WANDB_BASE_URL names another server)"
+        ) from error
+    except AuthenticationError as error:
+        if _status(error.__cause__) is None and isinstance(error.__cause__, WandbApiFailedError):
+            raise _unreachable(project, host, _line(error)) from error
+        raise ValueError(
+            f"--source {project}: {host} does not take the key ({_line(error)}). Run 'wandb login --relogin', or set "
+            f"WANDB_API_KEY to the key that {host}/authorize shows"
+        ) from error
+    except ValueError as error:
+        if "Could not find project" not in str(error):
+            raise
+        raise _no_access(project, host, _line(error)) from error
+    except (CommError, WandbApiFailedError) as error:
+        if _status(error) in FORBIDDEN or _status(error.__cause__) in FORBIDDEN:
+            raise _no_access(project, host, _line(error)) from error
+        raise _unreachable(project, host, _line(error)) from error
+
+
+def _no_access(project: Project, host: str, told: str) -> ValueError:
+    return ValueError(
+        f"--source {project}: {host} shows no project {project.name!r} of {project.entity!r} to your key ({told}). Check "
+        "both names against the project's address; if they are right, ask its owner for access, or use the key of an "
+        "account that has it ('wandb login --relogin', or WANDB_API_KEY)"
+    )
+
+
+def _unreachable(project: Project, host: str, told: str) -> UnreachableError:
+    return UnreachableError(
+        f"--source {project}: {host} does not answer as it should ({told}). Check the network, and WANDB_BASE_URL "
+        "if it is not the server that you mean; the same command goes on where it stopped. The store of the sweep holds the same cells"
+    )
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The server's HTTP status, ``None`` where it gave no answer."""
+    return getattr(getattr(error, "response", None), "http_status", 0) or None
+
+
+def _line(error: BaseException) -> str:
+    response = getattr(error, "response", None)
+    text = getattr(response, "message", "") or str(error)
+    return " ".join(text.split())

@@ -1,0 +1,118 @@
+"""Cells from the runs of a W&B project: the records that ``mmq_sweeps.trackers`` put into their summaries.
+
+Summaries and configurations only, no history and no files; so cells have no per-item scores. What else somebody added to a
+run's summary or configuration becomes a column under the name that it has there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis.cells import Cells
+from analysis.load.stores import row_of
+from analysis.load.wandb_cache import Cache
+from analysis.load.wandb_client import Fetched, Listed, Project, Server, UnreachableError, connected
+from mmq_sweeps.record import CorruptRecordError, Record
+from mmq_sweeps.trackers import RECORD, summary
+
+RUNNING = ("running", "pending", "preempting")
+BEING_LOGGED = "are still being logged"
+NO_RECORD = "hold no cell: something else logged them, or they ended before their cell did"
+
+
+def load(place: str) -> Cells:
+    """Every cell of the project ``place``, ``entity/project[/group]``.
+
+    ValueError without a key or access, or where no run holds a cell; UnreachableError without an answer of the server, if
+    no earlier pull can stand in.
+    """
+    project = Project.of(place)
+    notes: list[str] = []
+    runs = _pull(project, notes)
+    found, left_out = _sorted_out(runs)
+    told = [f"{len(names)} of {len(runs)} runs in {project} {why}" for why, names in left_out.items()]
+    if not found:
+        raise ValueError(_nothing(project, told))
+    failed = sum(not record.done for _, record in found)
+    if failed:
+        notes.append(f"{failed} of {len(found)} cells in {project} failed and are left out of figures")
+    return Cells(pd.DataFrame([_row(run, record) for run, record in found]), (*notes, *told))
+
+
+def _sorted_out(runs: Sequence[Fetched]) -> tuple[list[tuple[Fetched, Record]], dict[str, list[str]]]:
+    """The runs that hold a cell, in the order that a store has; and the names of the others, by what is wrong with them."""
+    found, left_out = [], dict[str, list[str]]()
+    for run in runs:
+        text = run.summary.get(RECORD)
+        if isinstance(text, str):
+            try:
+                found.append((run, Record.from_json(text)))
+            except CorruptRecordError as error:
+                left_out.setdefault(f"hold a record that {error}; log these cells again with this version", []).append(
+                    run.listed.name
+                )
+            continue
+        why = BEING_LOGGED if run.listed.state in RUNNING else NO_RECORD
+        left_out.setdefault(why, []).append(run.listed.name)
+    return sorted(found, key=lambda pair: (pair[1].created, pair[1].id)), left_out
+
+
+def _nothing(project: Project, told: Iterable[str]) -> str:
+    why = "; ".join(told) or (
+        "it has no run" if project.group is None else f"it has no run in the group {project.group!r}: check its name"
+    )
+    return (
+        f"--source {project}: no cell is there ({why}). A sweep logs its cells with tracker=wandb tracker.mode=online"
+    )
+
+
+def _pull(project: Project, notes: list[str]) -> list[Fetched]:
+    """The project's runs: those that have changed since the last pull from the server, the others from disk."""
+    import wandb
+
+    host = str(wandb.setup().settings.base_url).rstrip("/")
+    cache = Cache.of(project, host)
+    try:
+        with connected(project) as server:
+            runs = _renewed(server, project, cache)
+    except UnreachableError as error:
+        last = cache.last()
+        if last is None:
+            raise
+        pulled, runs = last
+        notes.append(f"{error}. Shown are the {len(runs)} runs of the pull of {pulled}")
+        return runs
+    cache.finish(runs)
+    return runs
+
+
+def _renewed(server: Server, project: Project, cache: Cache) -> list[Fetched]:
+    known = cache.read()
+    listed = server.listed(project)
+    changed = [one.name for one in listed if one.name not in known or _differs(known[one.name].listed, one)]
+    for page in server.fetched(project, changed):
+        cache.add(page)
+        known |= {run.listed.name: run for run in page}
+    return [known[one.name] for one in listed if one.name in known]
+
+
+def _differs(before: Listed, now: Listed) -> bool:
+    return (before.heartbeat, before.state, before.group) != (now.heartbeat, now.state, now.group)
+
+
+def _row(run: Fetched, record: Record) -> dict[str, Any]:
+    row = row_of(record, where=run.url) | {"url": run.url}
+    ours = summary(record).keys()
+    logged = {key: value for key, value in run.summary.items() if key not in ours}
+    configured = {key: value for key, value in run.config.items() if key not in record.cell and key != "names"}
+    return row | {key: value for key, value in _plain({**configured, **logged}).items() if key not in row}
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Figures and words that somebody added; W&B's own begin with an underscore, tables and images are mappings."""
+    return {
+        key: value for key, value in values.items() if isinstance(value, str | int | float) and not key.startswith("_")
+    }
