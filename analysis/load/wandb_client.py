@@ -182,8 +182,9 @@ def _no_access(project: Project, host: str, told: str) -> ValueError:
 
 def _unreachable(project: Project, host: str, told: str) -> UnreachableError:
     return UnreachableError(
-        f"--source {project}: {host} does not answer as it should ({told}). Check the network, and WANDB_BASE_URL "
-        "if it is not the server that you mean; the same command goes on where it stopped. The store of the sweep holds the same cells"
+        f"--source {project}: {host} does not answer as it should ({told}). Check the network, and WANDB_BASE_URL if it "
+        "is not the server that you mean; the same command goes on where it stopped. The store of the sweep holds the "
+        "same cells"
     )
 
 
