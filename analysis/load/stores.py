@@ -145,6 +145,11 @@ def _items(store: Store, row: pd.Series) -> Items | None:
         return None
 
 
+def versions_of(content: Mapping[str, Any]) -> str:
+    """A record's ``versions`` in words."""
+    return ", ".join(f"{name} {version}" for name, version in sorted(content.items()) if version)
+
+
 def _history(store: Store, measured: pd.Series) -> History:
     """The commands that filled the store, the cells that they asked for in vain, and the versions that ran."""
     commands, lacking = [], []
@@ -164,5 +169,5 @@ def _history(store: Store, measured: pd.Series) -> History:
             content = json.loads(store.record_path(cell_id).read_text())["versions"]
         except (OSError, ValueError, KeyError):
             continue
-        versions.add(", ".join(f"{name} {version}" for name, version in sorted(content.items()) if version))
+        versions.add(versions_of(content))
     return History(tuple(dict.fromkeys(commands)), tuple(lacking), tuple(sorted(versions)))

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from analysis.load import cache
 from analysis.load.wandb_client import Fetched, Listed, Project
 
 
@@ -26,9 +27,8 @@ class Cache:
 
     @staticmethod
     def of(project: Project, host: str) -> Cache:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         names = [quote(name, safe=" ") for name in (urlsplit(host).netloc, project.entity, project.name)]
-        folder = root.joinpath("mmq-sweeps", "wandb", *names)
+        folder = cache.folder().parent.joinpath("wandb", *names)
         pull = "pull.json" if project.group is None else f"pull of {quote(project.group, safe=' ')}.json"
         return Cache(folder / "runs.jsonl", folder / pull)
 

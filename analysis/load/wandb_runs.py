@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import Cells
-from analysis.load.stores import row_of
+from analysis.cells import Cells, History
+from analysis.load.stores import row_of, versions_of
 from analysis.load.wandb_cache import Cache
 from analysis.load.wandb_client import Fetched, Listed, Project, Server, UnreachableError, connected
 from mmq_sweeps.record import CorruptRecordError, Record
@@ -39,7 +39,9 @@ def load(place: str) -> Cells:
     failed = sum(not record.done for _, record in found)
     if failed:
         notes.append(f"{failed} of {len(found)} cells in {project} failed and are left out of figures")
-    return Cells(pd.DataFrame([_row(run, record) for run, record in found]), (*notes, *told))
+    versions = sorted({versions_of(record.versions) for _, record in found})
+    table = pd.DataFrame([_row(run, record) for run, record in found])
+    return Cells(table, (*notes, *told), history=lambda: History(versions=tuple(versions)))
 
 
 def _sorted_out(runs: Sequence[Fetched]) -> tuple[list[tuple[Fetched, Record]], dict[str, list[str]]]:
