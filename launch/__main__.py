@@ -13,7 +13,9 @@ from mmq_sweeps.errors import ConfigError, StoreError
 
 BAD_INPUT, INTERRUPTED = 2, 130
 # Imported when asked for, so that `--help` and the quick verbs stay quick.
-VERBS: dict[str, tuple[str, str]] = {}
+VERBS: dict[str, tuple[str, str]] = {
+    "store": ("launch.stores", "what lies in a store, whether it is what was written; prune it, migrate it"),
+}
 
 
 def main() -> None:

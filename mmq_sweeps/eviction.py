@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,34 +79,44 @@ class Eviction:
         self.evict(self.max_bytes - size_bytes)
         return self._usage.size_bytes + size_bytes <= self.max_bytes
 
-    def evict(
-        self, max_bytes: int, kinds: Sequence[str] = KINDS, choose: Callable[[Stored], bool] = lambda _: True
-    ) -> Evicted | None:
-        """Remove chosen artifacts until ``max_bytes`` are left; None where another process evicts at this moment."""
-        lock = self.locks.lock("evict", "artifacts")
-        if lock is None:
+    def evict(self, max_bytes: int) -> Evicted | None:
+        """Evict down to clearly less than ``max_bytes``; None where another process does so at this moment."""
+        evicted = self.prune(int(max_bytes * SHARE_KEPT))
+        if evicted is None:
             return None
-        with lock:
+        self._usage.size_bytes = evicted.left_bytes
+        if self.max_bytes is not None and evicted.left_bytes > self.max_bytes and not self._usage.told:
+            self._usage.told = True
+            self.files.say(
+                f"the artifacts in {self.files.root} take {evicted.left_bytes / GB:.2f} GB, more than store.max_gb="
+                f"{self.max_bytes / GB:g}: running jobs need {evicted.pinned_bytes / GB:.2f} GB of them, and the rest is gone"
+            )
+        return evicted
+
+    def prune(
+        self,
+        max_bytes: int,
+        kinds: Sequence[str] = KINDS,
+        choose: Callable[[Stored], bool] = lambda _: True,
+        dry_run: bool = False,
+    ) -> Evicted | None:
+        """Remove chosen artifacts until ``max_bytes`` are left of all; None where another process evicts at this moment."""
+        lock = None if dry_run else self.locks.lock("evict", "artifacts")
+        if lock is None and not dry_run:
+            return None
+        with lock or nullcontext():
             stored = artifacts(self.files.root)
             left = sum(one.size_bytes for one in stored)
             removed: list[Stored] = []
-            aim = max_bytes * SHARE_KEPT if left > max_bytes else max_bytes
-            for batch in _batches(self.candidates(stored, kinds, choose), left - aim):
-                removed += self._remove(batch)
-            left -= sum(one.size_bytes for one in removed)
+            for batch in _batches(self._candidates(stored, kinds, choose), left - max_bytes):
+                removed += batch if dry_run else self._remove(batch)
             pins = self.locks.pins()
+        freed = sum(one.size_bytes for one in removed)
         pinned = sum(one.size_bytes for one in stored if (one.kind, one.key) in pins)
-        self._usage.size_bytes = left
-        if self.max_bytes is not None and left > self.max_bytes and not self._usage.told:
-            self._usage.told = True
-            self.files.say(
-                f"the artifacts in {self.files.root} take {left / GB:.2f} GB, more than store.max_gb="
-                f"{self.max_bytes / GB:g}, and running jobs need {pinned / GB:.2f} GB of them: nothing else is left to evict"
-            )
-        return Evicted(tuple(removed), sum(one.size_bytes for one in removed), left, pinned)
+        return Evicted(tuple(removed), freed, left - freed, pinned)
 
-    def candidates(
-        self, stored: Iterable[Stored], kinds: Sequence[str] = KINDS, choose: Callable[[Stored], bool] = lambda _: True
+    def _candidates(
+        self, stored: Iterable[Stored], kinds: Sequence[str], choose: Callable[[Stored], bool]
     ) -> list[Stored]:
         """What may be removed, in the order in which it is: by kind, then what was used longest ago."""
         pins = self.locks.pins()

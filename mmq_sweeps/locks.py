@@ -137,7 +137,8 @@ class Locks:
                 continue
             owner, changed, content = read
             if self._dead(path, owner, changed):
-                path.unlink(missing_ok=True)
+                if self._files.writable:
+                    path.unlink(missing_ok=True)
                 continue
             with suppress(ValueError, KeyError, TypeError):
                 found |= {(kind, key) for kind, key in json.loads(content)["artifacts"]}

@@ -66,7 +66,7 @@ class Store:
         Its artifacts are kept under ``max_gb`` (of 10**9 bytes). Its locks last ``lease_seconds`` beyond their owner's last
         sign of life, and say ``label`` to those who ask who holds them.
         """
-        store = _assembled(Path(root).absolute(), say, True, max_gb, lease_seconds, label)
+        store = Store.assembled(Path(root), say, True, max_gb, lease_seconds, label)
         with explained(store.root):
             schema = schema_of(store.root)
             _refuse_other(schema, store.root)
@@ -84,11 +84,26 @@ class Store:
     @staticmethod
     def reading(root: str | Path, say: Callable[[str], None] = lambda text: None) -> Store:
         """The store at ``root`` to be read only: it may lie where nothing can be written, and nothing in it changes."""
-        store = _assembled(Path(root).absolute(), say, False, None, LEASE_SECONDS, "")
+        store = Store.assembled(Path(root), say, writable=False)
         if not (store.root / "cells").is_dir():
             raise StoreError(f"{store.root}: is no store (it has no folder 'cells'); run a sweep first")
         _refuse_other(schema_of(store.root), store.root)
         return store
+
+    @staticmethod
+    def assembled(
+        root: Path,
+        say: Callable[[str], None],
+        writable: bool,
+        max_gb: float | None = None,
+        lease_seconds: float = LEASE_SECONDS,
+        label: str = "",
+    ) -> Store:
+        """A store that is not looked at yet, of whichever schema: ``open`` and ``reading`` are for all but migration."""
+        files = Files(root.absolute(), say, writable)
+        locks = Locks(files, lease_seconds, label)
+        eviction = Eviction(files, locks, None if max_gb is None else int(max_gb * GB))
+        return Store(files.root, say, files, locks, Artifacts(files, eviction))
 
     def record(self, cell_id: str) -> Record | None:
         """The record of a cell, ``None`` where there is none; a corrupt one is moved aside and counts as none."""
@@ -232,15 +247,6 @@ def _refuse_other(schema: int | None, root: Path) -> None:
     raise StoreError(
         f"{root}: is a store of schema {schema}, which an earlier version wrote; convert it with: {command}"
     )
-
-
-def _assembled(
-    root: Path, say: Callable[[str], None], writable: bool, max_gb: float | None, lease_seconds: float, label: str
-) -> Store:
-    files = Files(root, say, writable)
-    locks = Locks(files, lease_seconds, label)
-    eviction = Eviction(files, locks, None if max_gb is None else int(max_gb * GB))
-    return Store(root, say, files, locks, Artifacts(files, eviction))
 
 
 def _check_items(path: Path, sha256: str) -> None:
