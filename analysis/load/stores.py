@@ -157,7 +157,8 @@ def _history(store: Store, measured: pd.Series) -> History:
     for path in sorted((store.root / "sweeps").glob("*/sweep.json")):
         try:
             told = json.loads(path.read_text())
-            asked, command = set(told["cells"]), str(told["command"])
+            # Of a sweep from before the store was migrated only the plan has all cells.
+            asked, command = {*told["cells"], *(one for group in told["plan"] for one in group)}, str(told["command"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # Notes for people; a sweep that cannot be read back is none that can be told about.
         commands.append(command)
