@@ -124,6 +124,8 @@ def parser() -> argparse.ArgumentParser:
     one = verb("audit", "cells that measured nothing, or something else than they say", _verb("audit"))
     one.add_argument("--metric", help="default: each task's first")
     one.add_argument("--json", action="store_true")
+    one = verb("dashboard", "save views of frontier and bit-widths in a W&B project", _verb("dashboard"))
+    one.add_argument("--json", action="store_true")
     return command
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis import audit as auditing
+from analysis import dashboard as dashboards
 from analysis import frontier as frontiers
 from analysis import importance as importances
 from analysis import recommend as recommending
@@ -76,6 +77,26 @@ def audit(arguments: argparse.Namespace) -> None:
     for family in dict.fromkeys(finding.family for finding in found):
         _heading(console, family)
         _lines(console, [f"{one.defect}: {one.sentence}" for one in found if one.family == family])
+
+
+def dashboard(arguments: argparse.Namespace) -> None:
+    kind, _, place = arguments.source[0].partition(":")
+    if kind != "wandb" or len(arguments.source) > 1:
+        raise ValueError(
+            f"--source {' '.join(arguments.source)}: views are saved in one W&B project; say wandb:ENTITY/PROJECT"
+        )
+    views = dashboards.views(_cells(arguments))
+    try:
+        saved = dashboards.save(place, views)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "this verb needs the dashboard extra: pip install 'mmq-sweeps[dashboard]', or -e '.[dashboard]' in a "
+            f"checkout (there is no {error.name})"
+        ) from error
+    if arguments.json:
+        _told(saved)
+        return
+    _lines(output_console(), [f"{name}: {url}" for name, url in saved.items()])
 
 
 def sensitivity(arguments: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from mmq_sweeps.cell import FULL_PRECISION_BITS
 from mmq_sweeps.errors import one_of
 from mmq_sweeps.record import Record
 
@@ -142,7 +143,10 @@ def summary(record: Record) -> dict[str, Any]:
 
     The record itself is with it as text, so that it can be read back exactly: W&B makes ``4.0`` of a summary a ``4``.
     """
-    flat: dict[str, Any] = {"status": record.status, RECORD: record.to_json()}
+    flat: dict[str, Any] = {"status": record.status, **record.names, RECORD: record.to_json()}
+    for part in record.cell.get("model", {}).get("parts", ()):
+        # The configuration has only quantized parts: a panel of bits would lack full precision.
+        flat[f"{part}/bits"] = record.cell["parts"].get(part, {}).get("bits", FULL_PRECISION_BITS)
     if record.error:
         flat["error"] = f"{record.error['class']}: {record.error['message']}"
     for name, metric in record.metrics.items():

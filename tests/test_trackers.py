@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,10 @@ def test_the_summary_is_flat() -> None:
     assert (flat["cider_low"], flat["cider_high"]) == (0.4, 0.6)
     assert flat["bpw_paper"] == 4.0
     assert flat["vision/bpw_exact"] == 3.2
+    assert (flat["model"], flat["task"], flat["method"]) == ("m", "t", "gptq")
+    cell = {**RECORD.cell, "model": {"parts": {"vision": {}, "language": {}}}}
+    with_model = summary(replace(RECORD, cell=cell))
+    assert (with_model["vision/bits"], with_model["language/bits"]) == (3, 16)
     assert flat["seconds/evaluate"] == 1.5
 
 

@@ -257,6 +257,27 @@ def _commit_artifact(site: Site, variables: dict[str, Any]) -> dict[str, Any]:
     return {"commitArtifact": {"artifact": _artifact(one)}}
 
 
+def _upsert_view(site: Site, variables: dict[str, Any]) -> dict[str, Any]:
+    if _project(site, {"entity": variables["entityName"], "project": variables["projectName"]}) is None:
+        raise GraphQLError("project not found", 404)
+    known = [view for view in site.views if view["id"] == variables.get("id")]
+    view = known[0] if known else {"id": f"view-{len(site.views)}"}
+    view |= {name: variables[name] for name in ("name", "displayName", "projectName")}
+    view["spec"] = json.loads(variables["spec"])
+    if not known:
+        site.views.append(view)
+    return {"upsertView": {"view": {"id": view["id"], "name": view["name"]}, "inserted": not known}}
+
+
+def _view(site: Site, variables: dict[str, Any]) -> dict[str, Any]:
+    edges = [
+        {"node": {"id": view["id"], "displayName": view["displayName"], "spec": json.dumps(view["spec"])}}
+        for view in site.views
+        if view["name"] == variables["viewName"]
+    ]
+    return {"project": {"allViews": {"edges": edges}}}
+
+
 OPERATIONS: dict[str, Callable[[Site, dict[str, Any]], dict[str, Any]]] = {
     "Viewer": _viewer,
     "GetDefaultEntity": _viewer,
@@ -264,6 +285,8 @@ OPERATIONS: dict[str, Callable[[Site, dict[str, Any]], dict[str, Any]]] = {
     "UpsertBucket": _upsert_bucket,
     "CreateRunFiles": _create_run_files,
     "Runs": _runs,
+    "UpsertView2": _upsert_view,
+    "View": _view,
     # No such feature and no such artifact: the client falls back to what every server has.
     "ServerFeaturesQuery": lambda site, variables: {"serverInfo": {"features": []}},
     "ArtifactType": lambda site, variables: {"project": {"artifact": None}},

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from analysis.load import load, wandb_client
 from mmq_sweeps.store import Store
 from mmq_sweeps.trackers import summary
 from tests.analysis.grids import stored
+from tests.conftest import SMALL
 from tests.wandb_server import KEY, Site
 
 CELLS = {
@@ -28,7 +32,7 @@ ADDRESS = ["where", "url"]
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     stored(tmp_path / "runs", CELLS)
-    return Store(tmp_path / "runs")
+    return Store.reading(tmp_path / "runs")
 
 
 @pytest.fixture
@@ -190,3 +194,24 @@ def test_without_a_network_the_last_pull_stands_in_and_says_so(monkeypatch: pyte
 
 def refuse(*_arguments: object) -> None:
     raise OSError("Network is unreachable")
+
+
+@pytest.mark.usefixtures("wandb_site")
+def test_sweeps_logged_at_once_and_synced_later_come_back_as_the_store(
+    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """The whole way with real processes: the command online, the command offline and ``wandb sync``, the pull."""
+    small = [*(one for one in SMALL if one != "tracker=none"), "component=language", "tracker.project=p"]
+    for more in (["bits=3", "tracker.mode=online"], ["bits=2", "tracker.mode=offline"]):
+        done = command("-m", "method=rtn", *more, *small)
+        assert done.returncode == 0, done.stderr
+        assert "warning" not in done.stderr
+    synced = subprocess.run(
+        [sys.executable, "-m", "wandb", "sync", *map(str, (tmp_path / "runs" / "wandb" / "wandb").glob("offline-run-*"))],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert synced.returncode == 0, synced.stderr
+    pulled, kept = load(["wandb:me/p"]), load([str(tmp_path / "runs")])
+    assert len(pulled.frame) == 3
+    assert_same(pulled.frame, kept.frame)
+    assert pulled.history().versions == kept.history().versions
