@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import wandb
 from mmq_sweeps.record import Record
 from mmq_sweeps.trackers import WandbTracker
 from tests.test_trackers import ITEMS, RECORD, samples
-from tests.wandb_server import ENTITY, Site, environment
+from tests.wandb_server import ENTITY, Site, sync
 
 FAILED = replace(
     RECORD,
@@ -24,14 +22,6 @@ FAILED = replace(
     size={},
     error={"class": "RuntimeError", "message": "boom", "traceback": "Traceback ..."},
 )
-
-
-def sync(folder: Path, site: Site, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "wandb", "sync", *map(str, sorted((folder / "wandb").glob("offline-run-*")))],
-        env=environment(site, tmp_path), capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
 
 
 def logged(site: Site) -> dict[str, Record]:

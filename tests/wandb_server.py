@@ -11,6 +11,7 @@ import gzip
 import json
 import os
 import re
+import subprocess
 import sys
 import threading
 import traceback
@@ -399,3 +400,12 @@ def settings(site: Site, folder: Path) -> dict[str, str]:
         "NETRC": str(folder / "netrc"),
         "XDG_CACHE_HOME": str(folder / "cache"),
     }
+
+
+def sync(folder: Path, site: Site, tmp_path: Path) -> None:
+    """``wandb sync`` of the offline runs in a tracker's ``folder``."""
+    done = subprocess.run(
+        [sys.executable, "-m", "wandb", "sync", *map(str, sorted((folder / "wandb").glob("offline-run-*")))],
+        env=environment(site, tmp_path), capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import wandb
 
 from analysis.__main__ import main
 from analysis.load import load, wandb_client
 from mmq_sweeps.store import Store
-from mmq_sweeps.trackers import summary
+from mmq_sweeps.trackers import WandbTracker, summary
 from tests.analysis.grids import stored
 from tests.conftest import SMALL
-from tests.wandb_server import KEY, Site
+from tests.wandb_server import KEY, Site, sync
 
 CELLS = {
     "none": [({}, 16.0, 1.0)],
@@ -196,22 +196,24 @@ def refuse(*_arguments: object) -> None:
     raise OSError("Network is unreachable")
 
 
-@pytest.mark.usefixtures("wandb_site")
-def test_sweeps_logged_at_once_and_synced_later_come_back_as_the_store(
-    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_sweep_logged_at_once_and_a_run_synced_later_come_back_as_the_store(
+    wandb_site: Site, command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    """The whole way with real processes: the command online, the command offline and ``wandb sync``, the pull."""
+    """The whole way: the command with an online tracker, an offline run and ``wandb sync``, the pull."""
     small = [*(one for one in SMALL if one != "tracker=none"), "component=language", "tracker.project=p"]
-    for more in (["bits=3", "tracker.mode=online"], ["bits=2", "tracker.mode=offline"]):
-        done = command("-m", "method=rtn", *more, *small)
-        assert done.returncode == 0, done.stderr
-        assert "warning" not in done.stderr
-    synced = subprocess.run(
-        [sys.executable, "-m", "wandb", "sync", *map(str, (tmp_path / "runs" / "wandb" / "wandb").glob("offline-run-*"))],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert synced.returncode == 0, synced.stderr
-    pulled, kept = load(["wandb:me/p"]), load([str(tmp_path / "runs")])
+    done = command("-m", "method=rtn", "bits=2,3", "tracker.mode=online", *small)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    store = Store.reading(tmp_path / "runs")
+    assert set(wandb_site.projects["me", "p"]) == {record.id for record in store.records()}
+    last = store.records()[-1]
+    del wandb_site.projects["me", "p"][last.id]
+    WandbTracker(project="p").start("s", tmp_path / "offline", print)(last, [], [])
+    wandb.teardown()
+    sync(tmp_path / "offline", wandb_site, tmp_path)
+    pulled, kept = load(["wandb:me/p"]), load([str(store.root)])
     assert len(pulled.frame) == 3
     assert_same(pulled.frame, kept.frame)
     assert pulled.history().versions == kept.history().versions
+    assert (wandb_site.unknown, wandb_site.broken) == ([], [])
