@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mmq_sweeps import environment
@@ -14,21 +15,35 @@ from mmq_sweeps.build import build
 from mmq_sweeps.cell import Cell, digest
 from mmq_sweeps.errors import ConfigError, StoreError
 from mmq_sweeps.models.loading import LoadedModel, load_model
-from mmq_sweeps.progress import Progress
+from mmq_sweeps.progress import Reporter
 from mmq_sweeps.quantize import KIND
-from mmq_sweeps.record import Record
-from mmq_sweeps.run import Bench, outcome, run_cell
+from mmq_sweeps.record import Record, outcome
+from mmq_sweeps.run import Bench, run_cell
 from mmq_sweeps.store import Store, explained
 from mmq_sweeps.sweep import Sweep
 from mmq_sweeps.targets import Part, find_parts
 from mmq_sweeps.tasks.base import Task
 from mmq_sweeps.trackers import Log, Tracker
+from mmq_sweeps.turns import Turns
 
 
 def execute(
-    pending: Sequence[Cell], sweep: Sweep, store: Store, progress: Progress, keep: Callable[[Record], None]
+    pending: Sequence[Cell],
+    sweep: Sweep,
+    store: Store,
+    progress: Reporter,
+    keep: Callable[[Record], None],
+    *,
+    redo: Mapping[str, str] = MappingProxyType({}),
+    stop: Callable[[], bool] = lambda: False,
+    help: Sequence[Cell] = (),
 ) -> None:
-    """Run ``pending`` and hand each record to ``keep``; a ``ConfigError`` comes before the first cell or not at all."""
+    """Run ``pending`` and hand each record to ``keep``; a ``ConfigError`` comes before the first cell or not at all.
+
+    A cell with a record is run if ``redo`` names that record by its SHA-256. One that another process runs is put off; when
+    nothing else is left, neither of ``pending`` nor of the further cells to ``help`` with, it is waited for. ``stop``
+    is asked between cells.
+    """
     with quiet_libraries():
         tracker: Tracker = build("tracker", sweep.settings["tracker"])
         workshop = Workshop(sweep, store)
@@ -36,11 +51,31 @@ def execute(
         if problems := [problem for cells in groups for problem in workshop.problems(cells)]:
             raise ConfigError(problems)
         log = tracker.start(sweep.group, store.root / "wandb", progress.say)
-        for cells in groups:
-            bench = workshop.bench(cells[0])
-            _prepare(cells, bench, progress)
-            for cell in cells:
-                keep(_run_and_log(cell, bench, progress, tracker, log))
+        turns = Turns(store, redo)
+        put_off: list[Cell] = []
+        for cells in [*groups, *_by_model_and_task(help)]:
+            left = [cell for cell in cells if turns.missing(cell)]
+            if not left or stop():
+                continue
+            bench = workshop.bench(left[0])
+            if cells in groups:
+                # What the cells to help with share is prepared by whoever they belong to.
+                _prepare(left, bench, progress)
+            for cell in left:
+                if stop() or not turns.missing(cell):
+                    continue
+                lock = turns.take(cell)
+                if lock is None:
+                    put_off.append(cell)
+                    continue
+                with lock:
+                    # Another may have ended it just before it was locked.
+                    if turns.missing(cell):
+                        keep(_run_and_log(cell, bench, progress, tracker, log))
+        for cell in put_off:
+            if (lock := turns.wait(cell, stop)) is not None:
+                with lock:
+                    keep(_run_and_log(cell, workshop.bench(cell), progress, tracker, log))
 
 
 def _by_model_and_task(cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -132,7 +167,7 @@ def _cell_problems(cell: Cell, bench: Bench) -> list[str]:
     return [problem for request in requests for problem in request.problems()]
 
 
-def _prepare(cells: Sequence[Cell], bench: Bench, progress: Progress) -> None:
+def _prepare(cells: Sequence[Cell], bench: Bench, progress: Reporter) -> None:
     """Quantize for all ``cells`` what the store lacks, in one pass; a unit that fails here fails its own cell later."""
     missing = [
         request for cell in cells for request in bench.requests(cell) if not bench.store.has_artifact(KIND, request.key)
@@ -148,10 +183,10 @@ def _prepare(cells: Sequence[Cell], bench: Bench, progress: Progress) -> None:
         progress.say(f"warning: shared quantization stopped ({type(error).__name__}: {error}); each cell tries alone")
 
 
-def _run_and_log(cell: Cell, bench: Bench, progress: Progress, tracker: Tracker, log: Log) -> Record:
-    progress.begin(cell.title())
+def _run_and_log(cell: Cell, bench: Bench, progress: Reporter, tracker: Tracker, log: Log) -> Record:
+    progress.begin(cell.title(), cell.id)
     record, items = run_cell(cell, bench, progress)
-    progress.finish(cell.title(), outcome(record))
+    progress.finish(cell.title(), outcome(record), cell.id)
     log(record, items, bench.task.samples(tracker.samples))
     return record
 

@@ -72,3 +72,11 @@ class Record:
             return Record(**{name: value for name, value in content.items() if name in known})
         except TypeError as error:
             raise CorruptRecordError(f"lacks a field: {error}") from error
+
+
+def outcome(record: Record) -> str:
+    """A record in a few words: ``cider 1.2034, 3.1 s``."""
+    if not record.done:
+        return f"failed, {(record.error or {}).get('class')}"
+    metrics = ", ".join(f"{name} {metric['value']:.4f}" for name, metric in record.metrics.items())
+    return f"{metrics}, {sum(record.seconds.values()):.1f} s"

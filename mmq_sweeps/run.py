@@ -20,9 +20,9 @@ from mmq_sweeps.cell import Cell
 from mmq_sweeps.errors import OutOfMemory, StoreError
 from mmq_sweeps.metrics import MetricResult
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.progress import Progress
+from mmq_sweeps.progress import Reporter
 from mmq_sweeps.quantize import Loaded, Request, compute, load, requests
-from mmq_sweeps.record import Record
+from mmq_sweeps.record import Record, outcome
 from mmq_sweeps.store import Store
 from mmq_sweeps.targets import Part
 from mmq_sweeps.tasks.base import Task
@@ -48,7 +48,7 @@ class Bench:
             return []
         return requests(cell, build("method", cell.method), self.parts)
 
-    def compute(self, missing: list[Request], progress: Progress) -> dict[str, Exception]:
+    def compute(self, missing: list[Request], progress: Reporter) -> dict[str, Exception]:
         return compute(
             missing,
             self.loaded,
@@ -60,7 +60,7 @@ class Bench:
         )
 
 
-def run_cell(cell: Cell, bench: Bench, progress: Progress) -> tuple[Record, list[dict[str, Any]]]:
+def run_cell(cell: Cell, bench: Bench, progress: Reporter) -> tuple[Record, list[dict[str, Any]]]:
     """Measure ``cell`` and record it. A failure is a record as well; only a store that cannot be written is raised."""
     environment.reset_peak_memory()
     record = Record(
@@ -89,7 +89,7 @@ def run_cell(cell: Cell, bench: Bench, progress: Progress) -> tuple[Record, list
     return bench.store.save(replace(record, error=told, peak_memory_bytes=environment.peak_memory())), []
 
 
-def _saved(record: Record, items: list[dict[str, Any]], bench: Bench, progress: Progress) -> Record:
+def _saved(record: Record, items: list[dict[str, Any]], bench: Bench, progress: Reporter) -> Record:
     try:
         return bench.store.save(record, items)
     except StoreError:
@@ -97,15 +97,7 @@ def _saved(record: Record, items: list[dict[str, Any]], bench: Bench, progress: 
         raise
 
 
-def outcome(record: Record) -> str:
-    """A record in a few words: ``cider 1.2034, 3.1 s``."""
-    if not record.done:
-        return f"failed, {(record.error or {}).get('class')}"
-    metrics = ", ".join(f"{name} {metric['value']:.4f}" for name, metric in record.metrics.items())
-    return f"{metrics}, {sum(record.seconds.values()):.1f} s"
-
-
-def _measure(cell: Cell, bench: Bench, progress: Progress, record: Record) -> tuple[Record, list[dict[str, Any]]]:
+def _measure(cell: Cell, bench: Bench, progress: Reporter, record: Record) -> tuple[Record, list[dict[str, Any]]]:
     with _memory_told("quantizing", "calibration.batch_size", bench.calibration_batch_size):
         quantized = _quantized(cell, bench, progress)
     measured_size = size.measure(bench.loaded.model, bench.parts.values(), quantized.weights)
@@ -171,7 +163,7 @@ def _memory_told(doing: str, key: str, batch_size: int | None) -> Iterator[None]
         ) from error
 
 
-def _quantized(cell: Cell, bench: Bench, progress: Progress) -> Loaded:
+def _quantized(cell: Cell, bench: Bench, progress: Reporter) -> Loaded:
     wanted = bench.requests(cell)
     found, missing = load(wanted, bench.store)
     if missing:
