@@ -1,28 +1,52 @@
-"""The default launcher: the cells of a sweep on this machine, one after the other in this process."""
+"""The default launcher: the cells of a sweep on this machine, in this process or, with ``workers``, in several."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
+from launch import cancel, pool, sweeps
+from launch.foreground import Foreground
+from launch.journal import Journal, Several
 from launch.plan import Plan
+from launch.snapshot import Look
 from mmq_sweeps.progress import Progress
 from mmq_sweeps.store import Store
 
 
-def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any]) -> bool:  # noqa: ARG001
-    """Run the pending cells of ``plan``; true, since all have ended when this returns."""
+def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any]) -> bool:
+    """Run the pending cells of ``plan``; true, since all have ended when this returns, or were cancelled."""
+    started = sweeps.read(store.root, sweep_id)
+    workers = launcher.get("workers") or 1
+    if workers > 1 and len(started.groups) > 1:
+        with Foreground(Look(store, sweep_id)) as shown:
+            pool.run(store, started, workers, shown.say, shown)
+    else:
+        _run_here(plan, store, sweep_id, started.created)
+    return True
+
+
+def _run_here(plan: Plan, store: Store, sweep_id: str, created: str) -> None:
     # Imports torch, which a sweep that only shows its table does not need.
     from mmq_sweeps.execute import execute
 
-    with Progress(len(plan.sweep.cells)) as progress:
+    name = f"{os.uname().nodename}-{os.getpid()}"
+    watch = cancel.Watch(store, sweep_id, name, created)
+    with (
+        Progress(len(plan.sweep.cells)) as progress,
+        Journal(store, sweep_id, name, len(plan.pending)) as journal,
+    ):
         progress.skip(plan.done)
+        told = Several(progress, journal)
         execute(
             plan.pending,
             plan.sweep,
-            replace(store, say=lambda text: progress.say(f"warning: {text}")),
-            progress,
-            lambda record: None,
+            # The same store, which tells beside the bars what it finds wrong.
+            Store.of(plan.sweep.settings["store"], say=lambda text: told.say(f"warning: {text}"), label=name),
+            told,
+            journal.keep,
+            redo=plan.redo,
+            stop=watch,
         )
-    return True
+        journal.end(*(("stopped", "cancelled") if watch.seen else ("finished", None)))

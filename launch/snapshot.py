@@ -1,0 +1,161 @@
+"""What a sweep has come to, as its store tells at this moment: the same from every machine that sees the store."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from launch import sweeps
+from launch.sweeps import Written
+from launch.workers import State, states
+from mmq_sweeps.cell import Cell, bits_label
+from mmq_sweeps.record import Record
+from mmq_sweeps.store import Store
+
+QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
+
+
+@dataclass(frozen=True)
+class CellState:
+    """One cell: ``where`` it is running, or the class of the ``error`` that it failed with."""
+
+    id: str
+    title: str
+    state: str
+    where: str | None = None
+    error: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in (DONE, FAILED)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that were given to one job or worker, and what they have in common as a ``label``."""
+
+    label: str
+    cells: tuple[CellState, ...]
+
+    def count(self, state: str) -> int:
+        return sum(cell.state == state for cell in self.cells)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A sweep at one moment. ``seconds_left`` is an estimate, ``None`` where nobody runs or nothing has ended yet."""
+
+    sweep: str
+    command: str
+    created: str
+    cells: tuple[CellState, ...]
+    groups: tuple[Group, ...]
+    workers: tuple[State, ...]
+    seconds_left: float | None
+
+    def count(self, state: str) -> int:
+        return sum(cell.state == state for cell in self.cells)
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many cells failed, by the class of the error, the most frequent first."""
+        found = Counter(cell.error or "unknown" for cell in self.cells if cell.state == FAILED)
+        return dict(found.most_common())
+
+    @property
+    def ended(self) -> bool:
+        return all(cell.ended for cell in self.cells)
+
+
+@dataclass
+class Look:
+    """Looks at one sweep again and again; a record that has not changed since is read once."""
+
+    store: Store
+    sweep_id: str
+    _written: tuple[int, Written] | None = None
+    _known: dict[str, tuple[int, Record | None]] = field(default_factory=dict)
+    _titles: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self) -> Snapshot:
+        written = self._read_sweep()
+        workers = states(self.store, self.sweep_id)
+        at_hand = {state.cell: state.name for state in workers if state.running and state.cell is not None}
+        # Cells of this sweep that another sweep on the same store runs are locked, and in no state of this one's workers.
+        at_hand = {
+            cell: owner.label or owner.host for cell, owner in self.store.locks.holders("cells").items()
+        } | at_hand
+        cells = {cell.id: self._cell(cell, written, at_hand) for cell in written.sweep.cells}
+        by_id = {cell.id: cell for cell in written.sweep.cells}
+        return Snapshot(
+            sweep=written.id,
+            command=written.command,
+            created=written.created,
+            cells=tuple(cells.values()),
+            # A sweep of an earlier version has lost the cells that were never recorded.
+            groups=tuple(
+                Group(
+                    _in_common([by_id[one] for one in group if one in by_id]),
+                    tuple(cells[one] for one in group if one in cells),
+                )
+                for group in written.groups
+            ),
+            workers=tuple(workers),
+            seconds_left=_seconds_left(cells.values(), workers),
+        )
+
+    def record(self, cell_id: str) -> Record | None:
+        """The record of a cell as last looked at."""
+        return self._known.get(cell_id, (0, None))[1]
+
+    def _read_sweep(self) -> Written:
+        changed = (sweeps.folder(self.store.root, self.sweep_id) / sweeps.NAME).stat().st_mtime_ns
+        if self._written is None or self._written[0] != changed:
+            self._written = changed, sweeps.read(self.store.root, self.sweep_id)
+            self._titles = {cell.id: cell.title() for cell in self._written[1].sweep.cells}
+        return self._written[1]
+
+    def _cell(self, cell: Cell, written: Written, at_hand: dict[str, str]) -> CellState:
+        record = self._read_record(cell.id)
+        again = written.redo.get(cell.id)
+        replaced = record is not None and (again is None or self.store.record_sha(cell.id) != again)
+        title = self._titles[cell.id]
+        if record is not None and replaced:
+            error = None if record.done else str((record.error or {}).get("class"))
+            return CellState(cell.id, title, DONE if record.done else FAILED, error=error)
+        if where := at_hand.get(cell.id):
+            return CellState(cell.id, title, RUNNING, where=where)
+        return CellState(cell.id, title, QUEUED)
+
+    def _read_record(self, cell_id: str) -> Record | None:
+        try:
+            changed = self.store.record_path(cell_id).stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+        if cell_id not in self._known or self._known[cell_id][0] != changed:
+            self._known[cell_id] = changed, self.store.summary(cell_id)
+        return self._known[cell_id][1]
+
+
+def _seconds_left(cells: Iterable[CellState], workers: Sequence[State]) -> float | None:
+    """The cells that have not ended, at the pace of the workers that run now; each worker's pace is by its own clock."""
+    pace = sum((one.done + one.failed) / one.seconds for one in workers if one.running and one.seconds > 0)
+    remaining = sum(not cell.ended for cell in cells)
+    if not remaining:
+        return 0.0
+    return remaining / pace if pace else None
+
+
+def _in_common(cells: Sequence[Cell]) -> str:
+    """What all ``cells`` share, in the words of their titles: ``gptq vision 3``; empty where they share nothing."""
+    shared = [
+        " ".join(sorted(names))
+        for names in ({cell.names[key] for cell in cells} for key in ("model", "task", "method"))
+        if len(names) == 1
+    ]
+    for part in dict.fromkeys(part for cell in cells for part in cell.parts):
+        labels = {bits_label(cell.parts[part]) if part in cell.parts else "16" for cell in cells}
+        if len(labels) == 1:
+            shared.append(f"{part} {labels.pop()}")
+    return " ".join(shared)

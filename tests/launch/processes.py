@@ -1,0 +1,140 @@
+"""Sweeps as real processes, which tests hold in the middle of a cell, kill and look at."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launch import sweeps as recorded
+from launch.snapshot import Look
+from launch.status import as_json
+from mmq_sweeps.store import Store
+from tests.conftest import SMALL, command_environment
+
+# Not how good a cell is but that it ran is asked here.
+FEW = (*SMALL, "task.limit=4")
+ELSEWHERE = (
+    "import mmq_sweeps.owner\n"
+    "mmq_sweeps.owner.this_machine = lambda: 'another machine'\n"
+    "from mmq_sweeps.__main__ import main\n"
+    "main()\n"
+)
+HELD = "task.metrics=[cider,'tests.launch.holding:Hold']"
+PATIENCE_SECONDS = 300
+
+
+@dataclass
+class Sweeps:
+    """Commands in ``folder``, whose store is ``folder/runs``."""
+
+    folder: Path
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "runs"
+
+    def start(self, *overrides: str, **environment: str) -> subprocess.Popen[str]:
+        """The sweep's command, on small limits, in the background."""
+        return self.program("-m", "mmq_sweeps", "-m", *FEW, *overrides, **environment)
+
+    def start_elsewhere(self, *overrides: str) -> subprocess.Popen[str]:
+        """``start``, by a process that takes itself for one of another machine."""
+        return self.program("-c", ELSEWHERE, "-m", *FEW, *overrides)
+
+    def program(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """Python with these arguments, in the background."""
+        (self.folder / "hold").mkdir(exist_ok=True)
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=command_environment(HOLD=str(self.folder / "hold"), **environment),
+            # Where the tests run in the background of a shell, they inherit an ignored SIGINT.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+        self.started.append(process)
+        return process
+
+    def launch(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """``python -m launch ...``."""
+        return subprocess.run(
+            [sys.executable, "-m", "launch", *arguments],
+            cwd=self.folder, env=command_environment(HOLD=str(self.folder / "hold")), capture_output=True, text=True,
+            timeout=PATIENCE_SECONDS, check=False,
+        )  # fmt: skip
+
+    def status(self) -> dict[str, Any]:
+        """What ``python -m launch status --json`` prints of the latest sweep, without another process."""
+        store = Store.reading(self.store)
+        told = as_json(Look(store, recorded.find(store.root))())
+        return json.loads(json.dumps(told))
+
+    def hold(self) -> None:
+        """Whichever cell comes to its metrics from now on waits there."""
+        (self.folder / "hold").mkdir(exist_ok=True)
+        (self.folder / "hold" / "hold").touch()
+
+    def let_go(self) -> None:
+        (self.folder / "hold" / "hold").unlink()
+
+    def held(self, count: int) -> list[int]:
+        """The processes that wait, once these are ``count``."""
+        wait_for(f"{count} held workers", lambda: len(self._held()) >= count, self.started)
+        return self._held()
+
+    def records(self) -> dict[str, int]:
+        """When each record was written, by cell."""
+        return {path.parent.name: path.stat().st_mtime_ns for path in self.store.glob("cells/*/record.json")}
+
+    def begun(self) -> Counter[str]:
+        """How often each cell was begun, by all logs of all sweeps."""
+        lines = [line.split(maxsplit=2) for line in self.log_lines()]
+        return Counter(cell for _, cell, text in lines if text.startswith("begins: ") and cell != "-")
+
+    def log_lines(self) -> Iterator[str]:
+        for path in self.store.glob("sweeps/*/logs/*.log"):
+            yield from path.read_text().splitlines()
+
+    def _held(self) -> list[int]:
+        return sorted(int(path.name) for path in (self.folder / "hold").iterdir() if alive(path.name))
+
+    def end(self) -> None:
+        """Nothing that a test started outlives it."""
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        for pipe in (pipe for process in self.started for pipe in (process.stdout, process.stderr) if pipe):
+            pipe.close()
+
+
+def alive(name: str) -> bool:
+    """Whether the process with the id ``name`` runs; one that waits to be reaped does not."""
+    try:
+        state = Path(f"/proc/{int(name)}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, ValueError):
+        return False
+    return state not in "ZX"
+
+
+def wait_for(what: str, true: Callable[[], bool], processes: list[subprocess.Popen[str]]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not true():
+        ended = [process for process in processes if process.poll() is not None]
+        if time.monotonic() > deadline or (processes and len(ended) == len(processes)):
+            told = [process.communicate()[1] for process in ended]
+            raise AssertionError(f"waited for {what}; {told}")
+        time.sleep(0.02)
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)

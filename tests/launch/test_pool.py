@@ -1,0 +1,179 @@
+"""Sweeps in several processes: real ones, held in the middle of a cell, killed, interrupted, side by side."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+from mmq_sweeps.store import Store
+from tests.launch.processes import HELD, Sweeps, alive, kill, wait_for
+
+POOL = "hydra.launcher.workers=2"
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, told = process.communicate(timeout=240)
+    return process.returncode, out, told
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> None:
+    """Read what a process tells up to a line with ``text``."""
+    assert process.stderr is not None
+    told = []
+    while text not in (line := process.stderr.readline()):
+        assert line, told
+        told.append(line)
+
+
+def metrics(store: Path) -> dict[str, dict]:
+    """By cell, what must not depend on how it was run."""
+    return {record.id: record.metrics for record in Store.reading(store).records()}
+
+
+def test_two_workers_do_what_one_process_does(sweeps: Sweeps) -> None:
+    axes = ("method=rtn,gptq", "bits=2,3,8")
+    # Sums depend on the number of threads in their last digits, and what a method makes of them in more.
+    one_thread = {"OMP_NUM_THREADS": "1"}
+    sweeps.hold()
+    pool = sweeps.start(*axes, HELD, POOL, CUDA_VISIBLE_DEVICES="0,1", **one_thread)
+    assert len(set(sweeps.held(2))) == 2
+    seen = sweeps.status()
+    assert [worker["state"] for worker in seen["workers"]] == ["running", "running"]
+    assert sorted(worker["gpus"] for worker in seen["workers"]) == ["0", "1"]
+    assert seen["cells"] == {"total": 7, "queued": 5, "running": 2, "done": 0, "failed": 0}
+    sweeps.let_go()
+    status, out, told = ended(pool)
+    assert status == 0, told
+    assert "CIDEr" in out
+    assert sorted(line.split(":")[0] for line in told.splitlines()) == [f"cell {index} of 7" for index in range(1, 8)]
+    assert sweeps.begun() == Counter(dict.fromkeys(sweeps.records(), 1))
+
+    seen = sweeps.status()
+    assert seen["cells"] == {"total": 7, "queued": 0, "running": 0, "done": 7, "failed": 0}
+    assert [worker["state"] for worker in seen["workers"]] == ["finished", "finished"]
+    assert sum(worker["done"] for worker in seen["workers"]) == 7
+
+    status, _, told = ended(sweeps.start(*axes, HELD, "store.dir=alone", **one_thread))
+    assert status == 0, told
+    assert metrics(sweeps.folder / "alone") == metrics(sweeps.store)
+
+
+def test_a_killed_worker_loses_only_its_cell_and_is_replaced(sweeps: Sweeps) -> None:
+    sweeps.hold()
+    pool = sweeps.start("method=rtn", "bits=2,3,4,5,8", HELD, POOL)
+    first = sweeps.held(2)
+    kill(first[0])
+    wait_for("the worker in its place", lambda: len(set(sweeps.held(2)) - {first[0]}) == 2, sweeps.started)
+    sweeps.let_go()
+    status, _, told = ended(pool)
+    assert status == 0, told
+    assert "died (SIGKILL); another takes its place" in told
+    assert len(sweeps.records()) == 6
+    assert sorted(sweeps.begun().values()) == [1, 1, 1, 1, 1, 2]
+    workers = sweeps.status()["workers"]
+    assert Counter(worker["state"] for worker in workers) == {"finished": 2, "died": 1}
+    (died,) = (worker for worker in workers if worker["state"] == "died")
+    assert died["reason"] == "SIGKILL"
+    assert died["owner"]["pid"] == first[0]
+
+
+def killing_method(folder: Path) -> str:
+    """A method outside the package that kills its process at three bits."""
+    (folder / "deadly.py").write_text(
+        "import os, signal\n"
+        "from dataclasses import dataclass\n"
+        "from mmq_sweeps.methods.rtn import RoundToNearest\n\n"
+        "@dataclass(frozen=True)\n"
+        "class Deadly(RoundToNearest):\n"
+        "    def quantize(self, weights, stats, format):\n"
+        "        if format.bits == 3:\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return super().quantize(weights, stats, format)\n"
+    )
+    (folder / "own" / "method").mkdir(parents=True)
+    (folder / "own" / "method" / "deadly.yaml").write_text(
+        "_target_: deadly.Deadly\ngroup_size: channel\nsymmetric: false\n"
+    )
+    return f"hydra.searchpath=['file://{folder}/own']"
+
+
+def test_a_cell_that_kills_its_workers_is_recorded_and_the_others_run(sweeps: Sweeps) -> None:
+    path = killing_method(sweeps.folder)
+    pool = sweeps.start("method=deadly", "bits=2,3,4", path, POOL, PYTHONPATH=str(sweeps.folder))
+    status, _, told = ended(pool)
+    assert status == 1, told
+    assert "1 of 4 cells failed" in told
+    records = Store.reading(sweeps.store).records()
+    assert Counter(record.status for record in records) == {"done": 3, "failed": 1}
+    failed = next(record for record in records if not record.done)
+    assert failed.error is not None
+    assert failed.error["class"] == "WorkerDied"
+    assert failed.cell["parts"]["vision"]["bits"] == 3
+    assert sweeps.status()["failures"] == {"WorkerDied": 1}
+
+
+def test_ctrl_c_ends_the_cells_at_hand_and_says_how_to_go_on(sweeps: Sweeps) -> None:
+    sweeps.hold()
+    pool = sweeps.start("method=rtn", "bits=2,3,4,5,8", HELD, POOL)
+    workers = sweeps.held(2)
+    pool.send_signal(signal.SIGINT)
+    read_until(pool, "stopping after the cells at hand; Ctrl-C again ends them at once")
+    sweeps.let_go()
+    status, _, told = ended(pool)
+    assert status == 130, told
+    assert "finished cells are in the store" in told
+    assert not any(alive(str(pid)) for pid in workers)
+    kept = sweeps.records()
+    assert len(kept) == 2
+    assert {worker["state"] for worker in sweeps.status()["workers"]} == {"stopped"}
+
+    status, _, told = ended(sweeps.start("method=rtn", "bits=2,3,4,5,8", HELD, POOL))
+    assert status == 0, told
+    assert kept.items() <= sweeps.records().items(), "a finished cell was run again"
+    assert sweeps.begun() == Counter(dict.fromkeys(sweeps.records(), 1))
+
+
+def test_a_second_ctrl_c_ends_them_at_once(sweeps: Sweeps) -> None:
+    sweeps.hold()
+    pool = sweeps.start("method=rtn", "bits=2,3", HELD, POOL)
+    workers = sweeps.held(2)
+    pool.send_signal(signal.SIGINT)
+    read_until(pool, "Ctrl-C again")
+    pool.send_signal(signal.SIGINT)
+    status, _, told = ended(pool)
+    assert status == 130, told
+    assert not any(alive(str(pid)) for pid in workers)
+    assert not sweeps.records()
+
+
+def test_workers_do_not_outlive_a_command_that_is_killed(sweeps: Sweeps) -> None:
+    sweeps.hold()
+    pool = sweeps.start("method=rtn", "bits=2,3,4,5", HELD, POOL)
+    workers = sweeps.held(2)
+    kill(pool.pid)
+    pool.wait()
+    sweeps.let_go()
+    wait_for("the workers to end", lambda: not any(alive(str(pid)) for pid in workers), [])
+    assert len(sweeps.records()) == 2
+    assert {worker["reason"] for worker in sweeps.status()["workers"]} == {"whoever started it is gone"}
+
+
+def test_two_sweeps_on_one_store_run_no_cell_twice(sweeps: Sweeps) -> None:
+    """One in two processes, one in one that takes itself for another machine's; they share most of their cells."""
+    pool = sweeps.start("method=gptq,rtn", "bits=2,3,4,5", POOL)
+    other = sweeps.start_elsewhere("method=gptq,rtn", "bits=5,4,3,8")
+    for process in (pool, other):
+        status, out, told = ended(process)
+        assert status == 0, told
+        assert "warning" not in told
+        assert "CIDEr" in out
+    assert len(sweeps.records()) == 1 + 2 * 5
+    assert sweeps.begun() == Counter(dict.fromkeys(sweeps.records(), 1))
+    assert not (sweeps.store / "corrupt").exists(), "something was half-read"
+    assert len(list(sweeps.store.glob("sweeps/*/sweep.json"))) == 2
+    states = [json.loads(path.read_text()) for path in sweeps.store.glob("sweeps/*/workers/*.json")]
+    assert len(states) == 3
+    assert len({state["owner"]["machine"] for state in states}) == 2
