@@ -7,7 +7,6 @@ this machine are also signalled, so that they need not look.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import signal
@@ -16,7 +15,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from launch import sweeps
+from launch import cluster, sweeps
 from launch.workers import State, states
 from mmq_sweeps.owner import this_machine
 from mmq_sweeps.store import Store
@@ -38,8 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     signalled = [state for state in running if _signal(state)]
     jobs = _slurm_jobs(store, started.id)
     if jobs:
-        # What knows of SLURM's commands is only needed where there are jobs of it.
-        importlib.import_module("launch.cluster").cancel(jobs)
+        cluster.cancel(jobs)
     told = [f"sweep {started.id}: asked {_count(len(running), 'worker')} to stop after the cell at hand"]
     if signalled:
         told.append(f"{len(signalled)} of them on this machine")
