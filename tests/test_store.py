@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from mmq_sweeps.artifacts import PAUSE_SECONDS
 from mmq_sweeps.cell import digest
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.record import CorruptRecordError, Record
+from mmq_sweeps.schema import problems
 from mmq_sweeps.store import SCHEMA, STALE_SECONDS, Store
 from tests.conftest import command_environment
 
@@ -261,3 +263,31 @@ def test_a_record_that_is_being_replaced_is_not_taken_for_a_corrupt_one(store: S
     assert store.record(written.id) == written
     writer.join()
     assert not said
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("store.max_gb=0", "store.max_gb=0: choose a number of gigabytes above 0, or null for no bound."),
+        ("store.max_gb=-2.5", "store.max_gb=-2.5: choose a number"),
+        ("store.max_gb=nan", "store.max_gb=nan: choose a number"),
+        ("store.max_gb=inf", "store.max_gb=inf: choose a number"),
+        ("store.lease_seconds=1", "store.lease_seconds=1: choose 2 to 3600 seconds."),
+        ("store.lease_seconds=nan", "store.lease_seconds=nan: choose 2 to 3600"),
+        ("store.dir=''", "store.dir='': choose a folder"),
+    ],
+)
+def test_settings_that_make_no_sense_are_told(composed: Callable, override: str, message: str) -> None:
+    found = problems(OmegaConf.to_container(composed(override), resolve=True))
+    assert [problem for problem in found if problem.startswith(message)], found
+
+
+def test_the_store_of_a_configuration_has_its_settings(composed: Callable, tmp_path: Path) -> None:
+    config = composed(f"store.dir='{tmp_path}/mine'", "store.max_gb=0.5", "store.lease_seconds=30")
+    store = Store.of(config["store"], label="me")
+    assert store.root == tmp_path / "mine"
+    assert store.artifacts.eviction.max_bytes == 500_000_000
+    with store.lock("cells", "c") as lock:
+        assert (lock.owner.lease_seconds, lock.owner.label) == (30, "me")
+    assert problems(OmegaConf.to_container(config, resolve=True)) == []
+    assert Store.of(composed(f"store.dir='{tmp_path}/mine'")["store"]).artifacts.eviction.max_bytes is None
