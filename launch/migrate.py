@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from launch import namesakes
 from mmq_sweeps.cell import Cell
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.record import Record
@@ -50,7 +49,8 @@ def migrate(root: Path, say: Callable[[str], None], dry_run: bool = False) -> Mi
             store.files.prepare()
         for path in notes:
             _convert(path, store, records)
-        namesakes.note(store, ((record.names["model"], record.cell["model"]) for record in records.values()))
+        for record in records.values():
+            store.note_checkpoint(record)
         with explained(root):
             # Last, so that a store counts as migrated once all of it is.
             store.files.write(root / "store.json", schema_json())

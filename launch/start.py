@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from launch import namesakes, sweeps
+from launch import sweeps
 from launch.plan import Plan, make_plan
 from mmq_sweeps.errors import ConfigError, StoreError, unknown
 from mmq_sweeps.record import Record
@@ -38,7 +38,7 @@ def start(sweep: Sweep, launcher: Mapping[str, Any], command: str = "", asked: i
     store = Store.of(sweep.settings["store"], say=lambda text: tell(f"warning: {text}"))
     records = {cell.id: store.record(cell.id) for cell in sweep.cells}
     made = make_plan(sweep, records.get, store.record_sha, launcher, asked)
-    for warning in namesakes.note(store, ((cell.names["model"], cell.model) for cell in sweep.cells)):
+    for warning in store.namesakes((cell.names["model"], cell.model) for cell in sweep.cells):
         tell(f"warning: {warning}")
     sweep_id = sweeps.write(store, made, command, launcher)
     missing, stopped = 0, None

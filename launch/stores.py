@@ -14,8 +14,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from launch import namesakes
 from launch.migrate import migrate
+from mmq_sweeps import namesakes
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.eviction import GB, KINDS, Stored, artifacts
 from mmq_sweeps.store import Store

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmq_sweeps import namesakes
 from mmq_sweeps.artifacts import ATTEMPTS, PAUSE_SECONDS, Artifacts
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.eviction import GB, Eviction
@@ -150,7 +151,21 @@ class Store:
                 self.files.write(path.parent / "items.json", content)
                 record = replace(record, items_sha256=hashlib.sha256(content).hexdigest())
             self.files.write(path, record.to_json().encode())
+        self.note_checkpoint(record)
         return record
+
+    def note_checkpoint(self, record: Record) -> None:
+        """Note which weights a record's model was, for ``namesakes``."""
+        name, model = record.names.get("model"), record.cell.get("model")
+        if name is not None and model is not None:
+            path = namesakes.place(self.root, name, model)
+            if not path.exists():
+                self.note(str(path.relative_to(self.root)), namesakes.content(name, model))
+
+    def namesakes(self, models: Iterable[tuple[str, namesakes.Model]]) -> list[str]:
+        """A warning for each name of ``(name, effective model)`` that stands for other weights here, or in the records."""
+        asked = list(models)
+        return namesakes.told([*namesakes.recorded(self.root, (name for name, _ in asked)), *asked])
 
     def note(self, name: str, content: Mapping[str, Any], *, durable: bool = True) -> None:
         """Write ``content`` as JSON under ``name``, a path inside the store; ``durable`` costs a write to the disk."""

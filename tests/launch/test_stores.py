@@ -4,16 +4,17 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from launch import namesakes
 from launch.__main__ import main
 from launch.migrate import migrate
 from launch.sweeps import listed, read
 from mmq_sweeps.errors import StoreError
+from mmq_sweeps.record import Record
 from mmq_sweeps.store import SCHEMA, Store
 from tests.launch.cells import cell, grid, record
 
@@ -227,22 +228,28 @@ def test_a_newer_store_is_not_migrated(root: Path, launch: Run) -> None:
     assert "upgrade mmq-sweeps" in errors
 
 
-def model(checkpoint: str, revision: str | None = None) -> dict[str, object]:
-    return {"checkpoint": checkpoint, "revision": revision, "dtype": "float32"}
+def named(name: str, checkpoint: str, revision: str | None, **more: str) -> Record:
+    one = cell(16, 16, 16)
+    model = {**one.model, "checkpoint": checkpoint, "revision": revision, **more}
+    other = replace(one, model=model, names={**one.names, "model": name})
+    return record(other)
 
 
-def test_two_checkpoints_under_one_name_are_told(tmp_path: Path, root: Path, launch: Run) -> None:
+def test_two_checkpoints_under_one_name_are_told(tmp_path: Path, launch: Run) -> None:
     store = Store.open(tmp_path)
-    mine, folder = model("hub/a", "v1"), model("./x", "sha256:1")
-    assert namesakes.note(store, [("mine", mine), ("mine", {**mine, "dtype": "float16"}), ("other", folder)]) == []
-    assert namesakes.note(store, [("mine", mine)]) == []
-    assert namesakes.note(store, [("other", model("./moved", "sha256:1"))]) == [], "the same weights in another folder"
-    (told,) = namesakes.note(store, [("mine", model("hub/a", "v2"))])
-    assert "model.name=mine names 2 different checkpoints: hub/a (v1), hub/a (v2)" in told
-    assert namesakes.note(store, [("other", folder)]) == []
-    (again,) = namesakes.note(store, [("mine", mine)])
-    assert again == told
-    one = cell(3, 3, 3, model="elsewhere")
-    Store.open(root).save(record(one.__class__(**{**one.__dict__, "names": {**one.names, "model": "one"}})))
-    _, out, _ = launch("store", "check", "--store", root)
-    assert "warning: model.name=one names 2 different checkpoints: " in out
+
+    def told(one: Record) -> list[str]:
+        return store.namesakes([(one.names["model"], one.cell["model"])])
+
+    store.save(named("mine", "hub/a", "v1"))
+    store.save(named("mine", "hub/a", "v1", dtype="float16"))
+    store.save(named("other", "./x", "sha256:1"))
+    assert told(named("mine", "hub/a", "v1")) == []
+    assert told(named("other", "./moved", "sha256:1")) == [], "the same weights in another folder"
+    (warning,) = told(named("mine", "hub/a", "v2"))
+    assert "model.name=mine names 2 different checkpoints: hub/a (v1), hub/a (v2)" in warning
+    assert told(named("mine", "hub/a", "v1")) == [], "v2 was asked for, and never measured"
+    store.save(named("mine", "hub/a", "v2"))
+    assert told(named("mine", "hub/a", "v1")) == [warning]
+    _, out, _ = launch("store", "check", "--store", tmp_path)
+    assert f"warning: {warning}" in out

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from mmq_sweeps.cell import digest
-from mmq_sweeps.store import Store
 
 Model = Mapping[str, Any]
 
@@ -18,28 +18,36 @@ def told(models: Iterable[tuple[str, Model]]) -> list[str]:
     for name, model in models:
         by_name.setdefault(name, {}).setdefault(_weights(model), model)
     return [
-        f"model.name={name} names {len(models)} different checkpoints: {', '.join(map(_named, models.values()))}; their "
+        f"model.name={name} names {len(models)} different checkpoints: {', '.join(sorted(map(_named, models.values())))}; their "
         "cells are kept apart, but tables show them under one name: give one of them a model.name of its own"
         for name, models in sorted(by_name.items())
         if len(models) > 1
     ]
 
 
-def note(store: Store, models: Iterable[tuple[str, Model]]) -> list[str]:
-    """Note in the store which weights go by which name; ``told`` of these names, with those noted before."""
-    new = {(name, _weights(model)): model for name, model in models}
-    seen: list[tuple[str, Model]] = []
-    for name in dict.fromkeys(name for name, _ in new):
-        folder = store.root / "models" / digest(name)[:12]
-        for path in sorted(folder.glob("*.json")):
-            content = _content(path.read_text())
-            if content is not None:
-                seen.append((name, content))
-        for (other, weights), model in new.items():
-            if other == name and not (folder / f"{weights}.json").exists():
-                noted = {key: model.get(key) for key in ("checkpoint", "revision")}
-                store.note(f"models/{folder.name}/{weights}.json", {"name": name, **noted})
-    return told([*seen, *((name, model) for (name, _), model in new.items())])
+def place(root: Path, name: str, model: Model) -> Path:
+    """The file of a store that says that ``name`` stands for these weights."""
+    return _folder(root, name) / f"{_weights(model)}.json"
+
+
+def content(name: str, model: Model) -> dict[str, Any]:
+    """What the file at ``place`` says."""
+    return {"name": name, "checkpoint": model["checkpoint"], "revision": model.get("revision")}
+
+
+def recorded(root: Path, names: Iterable[str]) -> list[tuple[str, Model]]:
+    """What of ``names`` the store has records of, as ``(name, model)``."""
+    return [
+        (name, found)
+        for name in dict.fromkeys(names)
+        for path in sorted(_folder(root, name).glob("*.json"))
+        if (found := _read(path)) is not None
+    ]
+
+
+def _folder(root: Path, name: str) -> Path:
+    # A name may hold what a file's name may not.
+    return root / "models" / digest(name)[:12]
 
 
 def _weights(model: Model) -> str:
@@ -54,10 +62,10 @@ def _named(model: Model) -> str:
     return f"{model['checkpoint']} ({revision})" if revision else str(model["checkpoint"])
 
 
-def _content(text: str) -> Model | None:
+def _read(path: Path) -> Model | None:
     """What was noted; None where the file is no use, since it is only there for a warning."""
     try:
-        content = json.loads(text)
-    except ValueError:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) and "checkpoint" in content else None
+    return found if isinstance(found, dict) and "checkpoint" in found else None
