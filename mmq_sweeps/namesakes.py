@@ -18,8 +18,8 @@ def told(models: Iterable[tuple[str, Model]]) -> list[str]:
     for name, model in models:
         by_name.setdefault(name, {}).setdefault(_weights(model), model)
     return [
-        f"model.name={name} names {len(models)} different checkpoints: {', '.join(sorted(map(_named, models.values())))}; their "
-        "cells are kept apart, but tables show them under one name: give one of them a model.name of its own"
+        f"model.name={name} names {len(models)} different checkpoints: {', '.join(sorted(map(_named, models.values())))}; "
+        "their cells are kept apart, but tables show them under one name: give one of them a model.name of its own"
         for name, models in sorted(by_name.items())
         if len(models) > 1
     ]
