@@ -27,7 +27,7 @@ class Options:
     constraint: str | None = None
     gpus_per_node: str | None = None
     gres: str | None = None
-    cpus_per_task: int = 1
+    cpus_per_task: int = 2
     mem: str | None = None
     time: int = 60
     setup: tuple[str, ...] = ()

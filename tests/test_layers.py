@@ -96,7 +96,7 @@ def test_imports_follow_the_layers(module: str) -> None:
         "mmq_sweeps.__main__", "mmq_sweeps.schema", "mmq_sweeps.sweep", "mmq_sweeps.order", "analysis.__main__",
         "launch.__main__", "launch.cluster", "launch.launchers", "launch.local", "launch.options", "launch.plan",
         "launch.start", "launch.stores", "launch.sweeps", "launch.cancel", "launch.logs", "launch.pool", "launch.retry",
-        "launch.status",
+        "launch.status", "launch.job", "launch.slurm",
     ],
 )  # fmt: skip
 def test_planning_and_reading_back_import_no_torch(module: str) -> None:

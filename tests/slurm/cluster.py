@@ -51,7 +51,7 @@ class Cluster:
     root: Path
     nodes: int = 2
     gpus: int = 2
-    cpus: int = 4
+    cpus: int = 8
 
     @property
     def environment(self) -> dict[str, str]:
@@ -179,7 +179,7 @@ class Cluster:
         for name in self.node_names:
             text.append(
                 f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={self._port(name)} CPUs={self.cpus} Boards=1 "
-                f"SocketsPerBoard=1 CoresPerSocket={self.cpus} ThreadsPerCore=1 RealMemory=8000 Gres=gpu:{self.gpus} "
+                f"SocketsPerBoard=1 CoresPerSocket={self.cpus} ThreadsPerCore=1 RealMemory=64000 Gres=gpu:{self.gpus} "
                 "Feature=small State=UNKNOWN"
             )
         for name, tier, mode, grace in PARTITIONS:

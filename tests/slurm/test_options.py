@@ -22,12 +22,12 @@ def problems(**settings: Any) -> list[str]:
 
 def test_the_yaml_says_the_defaults_and_how_long() -> None:
     options = Options.of(YAML)
-    assert options.time == 240
+    assert options.time == 60
     assert options.gpus_per_node == "1"
     assert options.requeues == Options().requeues
     assert options.signal_seconds == Options().signal_seconds
     assert options.flags() == [
-        "--gpus-per-node=1", "--mem=32G", "--time=240", "--nodes=1", "--ntasks-per-node=1", "--cpus-per-task=4",
+        "--gpus-per-node=1", "--time=60", "--nodes=1", "--ntasks-per-node=1", "--cpus-per-task=2",
     ]  # fmt: skip
 
 

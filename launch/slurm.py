@@ -1,0 +1,233 @@
+"""``hydra/launcher=slurm``: the cells of a sweep as jobs of a SLURM cluster, through Submitit.
+
+A job is a task of an array and runs some cells (``job.py``). Whoever submits may leave or die: what a job needs lies in
+the store, and the same command again submits only what neither the store nor a job in the queue has.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from launch import cluster
+from launch.cluster import ClusterError, Queued
+from launch.foreground import Foreground
+from launch.journal import now
+from launch.options import Options
+from launch.plan import Plan
+from launch.snapshot import Look
+from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.store import Store
+
+POLL_SECONDS, QUEUE_SECONDS = 0.2, 5.0
+# A job that ends is out of the queue a moment before its last record is seen on another machine.
+SETTLE_SECONDS = 5.0
+# Patterns of Submitit's and sbatch's, which would be replaced in the middle of a folder's name.
+PATTERNS = ("%", "\\")
+
+Cells = Sequence[str]
+
+
+def check(launcher: Mapping[str, Any]) -> None:
+    """A ``ConfigError`` with all that is wrong with the settings, here and on this cluster, before any work.
+
+    With ``dry_run`` the cluster is not asked, so that a plan can be made on any machine.
+    """
+    options = Options.of(launcher)
+    if launcher.get("dry_run"):
+        return
+    cluster.require()
+    if found := cluster.patiently(lambda: cluster.problems(options.asked), _tell):
+        raise ConfigError(found)
+    objection = cluster.patiently(lambda: cluster.would_take(options.flags()), _tell)
+    # That too many jobs are queued is seen to when it is known how many more there are to be.
+    if objection and "MaxSubmitJob" not in objection:
+        raise ConfigError(
+            f"hydra/launcher=slurm: sbatch says: {objection}; it was asked for {' '.join(options.flags())}"
+        )
+
+
+def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any]) -> bool:
+    """Submit the pending cells of ``plan`` that no job has yet; true where all have ended when this returns."""
+    options = Options.of(launcher)
+    name = f"mmq-{sweep_id}"
+    under_way = _under_way(store, sweep_id, cluster.patiently(lambda: cluster.queued(name), _tell))
+    groups = _without(plan.groups, under_way)
+    if under_way:
+        _tell(f"{len(under_way)} cells are in jobs that are queued or running already")
+    if groups:
+        groups = _within_limit(groups, cluster.submit_limit(options.account, options.qos))
+        Submission(store, sweep_id, name, options).submit(groups)
+    if not options.wait:
+        _tell(f"not waiting; {_how_to_come_back(store, sweep_id)}")
+        return False
+    return _wait(store, sweep_id, name)
+
+
+class Submission:
+    """Puts groups of cells into the queue, as arrays that the cluster takes, and notes in the store which job has what."""
+
+    def __init__(self, store: Store, sweep_id: str, name: str, options: Options) -> None:
+        self._store, self._sweep_id, self._name, self._options = store, sweep_id, name, options
+        self.folder = (Path(options.folder or f"{store.root}.jobs") / sweep_id).absolute()
+        if any(pattern in str(self.folder) for pattern in PATTERNS):
+            raise ConfigError(
+                f"hydra.launcher.folder={self.folder}: SLURM replaces {' and '.join(PATTERNS)} in names of files; choose a "
+                "folder without them."
+            )
+
+    def submit(self, groups: Sequence[Cells]) -> None:
+        """Arrays are as long as ``MaxArraySize`` allows. Where there are several, they share what may run at once."""
+        size = cluster.patiently(cluster.max_array_size, _tell)
+        arrays = [groups[first : first + size] for first in range(0, len(groups), size)]
+        most = self._options.parallelism
+        lanes = min(most or len(arrays), len(arrays))
+        ahead: list[str | None] = [None] * lanes
+        for index, array in enumerate(arrays):
+            lane = index % lanes
+            width = len(array) if most is None else most // lanes + (lane < most % lanes)
+            # Fewer may run than there are arrays: the arrays of a lane then follow one another.
+            ahead[lane] = self._submit_array(array, width, ahead[lane])
+        cells = sum(len(group) for group in groups)
+        arrays_told = f" in {len(arrays)} arrays" if len(arrays) > 1 else ""
+        _tell(f"submitted {_count(len(groups), 'job')}{arrays_told} for {_count(cells, 'cell')}; logs in {self.folder}")
+
+    def _submit_array(self, groups: Sequence[Cells], width: int, after: str | None) -> str:
+        # Slow to import, and only needed here.
+        import submitit
+
+        from launch.job import Job
+
+        token = uuid.uuid4().hex
+        executor = submitit.SlurmExecutor(
+            self.folder, max_num_timeout=self._options.requeues, python=self._options.python
+        )
+        executor.update_parameters(
+            **self._options.parameters(),
+            job_name=self._name,
+            comment=token,
+            array_parallelism=width,
+            dependency=f"afterany:{after}" if after else None,
+        )
+        jobs = [Job.of(self._store.root, self._sweep_id, group, self._options) for group in groups]
+
+        def attempt() -> list[Any]:
+            # sbatch may have failed to hear that its job was taken, which then lacks what Submitit puts beside it.
+            cluster.cancel_arrays(cluster.commented(token))
+            try:
+                with _outside_any_job():
+                    submitted: list[Any] = executor.submit_array(jobs)
+            except (submitit.core.utils.FailedSubmissionError, submitit.core.utils.FailedJobError) as error:
+                raise ClusterError(f"sbatch: {' '.join(str(error).split()) or 'failed without a word'}") from error
+            return submitted
+
+        submitted = cluster.patiently(attempt, _tell)
+        for job, group in zip(submitted, groups, strict=True):
+            told = {
+                "scheduler": "slurm", "job": job.job_id, "cells": list(group), "submitted": now(), "folder": str(self.folder),
+            }  # fmt: skip
+            self._store.note(f"sweeps/{self._sweep_id}/jobs/{job.job_id}.json", told, durable=False)
+        return str(submitted[0].job_id).partition("_")[0]
+
+
+def _under_way(store: Store, sweep_id: str, queued: Mapping[str, Queued]) -> set[str]:
+    """Cells of jobs that have not ended."""
+    folder = store.root / "sweeps" / sweep_id / "jobs"
+    paths = [folder / f"{job}.json" for job in queued]
+    return {cell for path in paths if path.exists() for cell in json.loads(path.read_text())["cells"]}
+
+
+def _without(groups: Sequence[Cells], cells: set[str]) -> list[Cells]:
+    left = [[cell for cell in group if cell not in cells] for group in groups]
+    return [group for group in left if group]
+
+
+def _within_limit(groups: list[Cells], limit: int | None) -> list[Cells]:
+    """``groups``, neighbours joined where the cluster takes no more than ``limit`` jobs of this user."""
+    if limit is None or len(groups) <= limit:
+        return groups
+    if limit == 0:
+        raise ConfigError(
+            "hydra/launcher=slurm: as many of your jobs are queued as the limits of your account and quality of service "
+            "allow; wait for some to end, or choose another hydra.launcher.account or hydra.launcher.qos."
+        )
+    bounds = [round(index * len(groups) / limit) for index in range(limit + 1)]
+    _tell(f"the cluster takes {limit} more jobs of yours: {len(groups)} groups of cells are joined into as many")
+    return [[cell for group in groups[low:high] for cell in group] for low, high in pairwise(bounds)]
+
+
+def _wait(store: Store, sweep_id: str, name: str) -> bool:
+    """Show the sweep until its jobs have ended. Ctrl-C leaves them to themselves, and false is returned."""
+    asked, gone, said = -QUEUE_SECONDS, 0.0, ""
+    try:
+        with Foreground(Look(store, sweep_id)) as shown:
+            while not shown.now.ended and not (gone and time.monotonic() - gone >= SETTLE_SECONDS):
+                shown()
+                if time.monotonic() - asked >= QUEUE_SECONDS:
+                    asked = time.monotonic()
+                    told, there = _queue(name)
+                    gone = 0.0 if there else gone or asked
+                    if told != said:
+                        shown.say(said := told)
+                time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        _tell(f"detached, the jobs go on; {_how_to_come_back(store, sweep_id)}")
+        return False
+    return True
+
+
+def _queue(name: str) -> tuple[str, bool]:
+    """A line on the jobs that have not ended, and whether there are any."""
+    try:
+        queued = cluster.queued(name)
+    except ClusterError as error:
+        return f"jobs: {error}", True
+    counts: dict[str, int] = {}
+    for one in queued.values():
+        why = f" ({one.reason})" if one.state == "PENDING" and one.reason not in ("None", "") else ""
+        counts[f"{one.state.lower()}{why}"] = counts.get(f"{one.state.lower()}{why}", 0) + 1
+    told = ", ".join(f"{count} {state}" for state, count in counts.items())
+    return f"jobs: {told or 'all have ended'}", bool(queued)
+
+
+def _how_to_come_back(store: Store, sweep_id: str) -> str:
+    where = f"--store {store.root} --sweep {sweep_id}"
+    return (
+        f"python -m launch status {where} --watch shows them, python -m launch cancel {where} ends them, and the same "
+        "command again waits for them and submits what is missing"
+    )
+
+
+@contextmanager
+def _outside_any_job() -> Iterator[None]:
+    """Without the variables of a job that this process may run in, which sbatch would take for requests.
+
+    SLURM_CONF stays: it says which cluster is meant.
+    """
+    inherited = {
+        key: value
+        for key, value in os.environ.items()
+        if key.startswith(("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")) and key != "SLURM_CONF"
+    }
+    for key in inherited:
+        del os.environ[key]
+    try:
+        yield
+    finally:
+        os.environ.update(inherited)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"{text}\n")

@@ -1,0 +1,22 @@
+"""A task for tests of what happens to cells while they run: each takes some seconds more, in which nothing is computed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmq_sweeps.metrics import MetricResult
+from mmq_sweeps.tasks.caption import CaptionTask
+
+
+@dataclass(frozen=True, eq=False)
+class WaitingTask(CaptionTask):
+    """``task._target_=tests.slurm.waiting.WaitingTask +task.seconds=1``: captions whose scoring takes a second more."""
+
+    seconds: float = 0.0
+
+    def score(self, predictions: Mapping[str, str], cache: Path) -> dict[str, MetricResult]:
+        time.sleep(self.seconds)
+        return super().score(predictions, cache)
