@@ -121,6 +121,14 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some of them: see docs/analysis.md")
     one.add_argument("--json", action="store_true")
 
+    one = verb("report", "one page with all of this, that opens without network", _verb("report"))
+    one.add_argument("--out", type=Path, default=Path("report.html"), help="the file to write; default: report.html")
+    one.add_argument("--metric", help="default: each task's first")
+    one.add_argument(
+        "--images", type=Path, help="the folder of a published set, whose images are shown with predictions"
+    )
+    one.add_argument("--json", action="store_true")
+
     one = verb("audit", "cells that measured nothing, or something else than they say", _verb("audit"))
     one.add_argument("--metric", help="default: each task's first")
     one.add_argument("--json", action="store_true")

@@ -1,12 +1,16 @@
 """What a sweep's figures do not show by themselves: cells that measured nothing, or something else than they say.
 
-Four questions to every family of comparable cells:
+Six questions to every family of comparable cells:
 
 - how many distinct outputs there are, told by the predictions where there are any, else by the scores;
 - which cells lower bits and score exactly as full precision does;
 - which layer kinds of which parts are counted as quantized but never change a score: cells that differ in nothing else
   are compared, at every setting of the rest;
-- which cells state the same assignment, or one that differs in such a layer kind only, and yet score differently.
+- which cells state the same assignment, or one that differs in such a layer kind only, and yet score differently;
+- how far cells lie apart that lose next to nothing, with every part at many bits, where bits do not explain it;
+- which assignments a grid lacks.
+
+And to all of them together: whether full precision scores the same wherever it should.
 """
 
 from __future__ import annotations
@@ -19,11 +23,16 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, part_order
+from analysis.missing import gaps, unlike_baselines
 
 KINDS = ("attention", "mlp")
 GROUPS = ("front", "middle", "end")
 # Fewer comparisons than these prove nothing about a layer kind.
 LEAST_COMPARISONS = 5
+# From so many bits on a good method loses next to nothing, and so many cells are enough to tell their scatter.
+MANY_BITS, LEAST_SCATTERED = 6, 20
+# What of the score is scatter worth telling, and what share of it bits may explain.
+SCATTER, EXPLAINED = 0.005, 0.25
 
 
 @dataclass(frozen=True)
@@ -44,10 +53,14 @@ def audit(cells: Cells, metric: str | None = None) -> list[Finding]:
     """Every finding in every family of ``cells``, by the family's first metric unless one is named; empty if none."""
     done = cells.of(cells.frame[cells.frame["status"] == "done"])
     found: list[Finding] = []
+    measured = []
     for title, family in done.families():
         name = metric or (family.metrics or [""])[0]
         if name in family.metrics:
             found += [Finding(title, *finding) for finding in _of_family(family, name)]
+            measured.append((title, family, name))
+    for title, sentence in unlike_baselines(measured):
+        found.append(Finding(title, "baselines differ", sentence, 0, len(done.frame)))
     return found
 
 
@@ -68,6 +81,10 @@ def _of_family(family: Cells, metric: str) -> Iterator[tuple[str, str, int, int]
             len(rows),
         )
     yield from _unchanged(rows, settings, score, metric, [name for name, _ in idle])
+    yield from _scatter(family, rows, score, metric)
+    for one in gaps(family):
+        model, task = family.frame[["model", "task"]].iloc[0]
+        yield "missing cells", one.sentence(model, task), len(one.missing), one.many
 
 
 def effective(rows: pd.DataFrame) -> pd.DataFrame:
@@ -136,6 +153,28 @@ def _ties(settings: pd.DataFrame, score: np.ndarray, metric: str) -> Iterator[tu
             touched,
             len(score),
         )
+
+
+def _scatter(family: Cells, rows: pd.DataFrame, score: np.ndarray, metric: str) -> Iterator[tuple[str, str, int, int]]:
+    """Cells that should all but tie, by method: the deviation of the score around what the parts' bits explain."""
+    parts = [f"{BITS}{part}" for part in family.parts]
+    bits = rows[parts].fillna(FULL_PRECISION_BITS).to_numpy(dtype=np.float64)
+    for method in sorted(set(rows["method"]) - {"none"}):
+        near = ((rows["method"] == method) | (rows["method"] == "none")).to_numpy() & (bits >= MANY_BITS).all(axis=1)
+        if near.sum() < LEAST_SCATTERED:
+            continue
+        design = np.column_stack([np.ones(int(near.sum())), bits[near]])
+        rest = score[near] - design @ np.linalg.lstsq(design, score[near], rcond=None)[0]
+        if rest.std() > SCATTER * abs(score[near].mean()) and rest.var() > (1 - EXPLAINED) * score[near].var():
+            yield (
+                "scatter",
+                f"{int(near.sum())} cells of {method} have every part at {MANY_BITS} bits or more and should all but tie, yet "
+                f"{metric} lies between {score[near].min():.4f} and {score[near].max():.4f} (standard deviation "
+                f"{score[near].std(ddof=1):.4f}, {1 - rest.var() / score[near].var():.0%} of it explained by bits): "
+                "smaller differences than these mean nothing",
+                int(near.sum()),
+                len(rows),
+            )
 
 
 def _unchanged(

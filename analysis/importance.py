@@ -26,6 +26,7 @@ from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, part_order
 TREES = 100
 REPEATS = 10
 RESAMPLES = 40
+FEW_RESAMPLES = 8
 FOLDS = 5
 MEASURES = ("forest", "permutation", "shap")
 LEAST_CELLS = 20
@@ -128,7 +129,10 @@ def _importance(
     table = pd.DataFrame(measures(bits, score, seed), index=features.columns, columns=list(MEASURES))
     table["mean"] = table.mean(axis=1)
     draws = np.random.default_rng(seed).integers(0, len(score), (resamples, len(score)))
-    again = Parallel(n_jobs=-1)(delayed(_mean_measure)(bits[draw], score[draw], seed) for draw in draws)
+    # Starting processes, each of which imports SHAP, takes longer than a few draws.
+    again = Parallel(n_jobs=-1 if resamples > FEW_RESAMPLES else 1)(
+        delayed(_mean_measure)(bits[draw], score[draw], seed) for draw in draws
+    )
     table["low"], table["high"] = np.percentile(again, (2.5, 97.5), axis=0)
     table["per_bit"] = _per_bit(table["mean"], rows, features)
     fit = cross_validated_fit(bits, score, seed)

@@ -19,6 +19,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, part_order
 from analysis.frontier import resampled_means
 from analysis.importance import FOLDS, LEAST_CELLS, TREES
+from analysis.missing import command
 
 SHOWN = 5
 
@@ -166,7 +167,7 @@ def _candidate(
         "bpw_paper": bpw,
         "expected": expected,
         "error": error,
-        "command": _command(best, method, bits),
+        "command": command(best["model"], best["task"], method, bits),
     }
 
 
@@ -192,8 +193,3 @@ def _bpw(rows: pd.DataFrame, parts: list[str], widths: tuple[float, ...]) -> flo
     most = int(np.argmax(saved))
     parameters = saved[most] / (FULL_PRECISION_BITS - rows["bpw_paper"].to_numpy()[most])
     return float(FULL_PRECISION_BITS - (FULL_PRECISION_BITS - np.array(widths)) @ weights / parameters)
-
-
-def _command(best: pd.Series, method: str, widths: dict[str, int]) -> str:
-    bits = " ".join(f"component.{part}.bits={width}" for part, width in widths.items())
-    return f"python -m mmq_sweeps model={best['model']} task={best['task']} method={method} {bits}"

@@ -146,13 +146,20 @@ def _pairs(by_cell: Mapping[Any, int], measured: _Measured, full: int) -> list[d
         found.append(
             {
                 "method": method,
-                "parts": f"{first[0]} {first[1]}, {second[0]} {second[1]}",
+                "parts": f"{_told(first)}, {_told(second)}",
                 "together": together,
                 "sum": together - interaction["value"],
                 **_named(interaction, "interaction"),
             }
         )
     return sorted(found, key=lambda row: (row["method"], row["parts"]))
+
+
+def _told(choice: _Choice) -> str:
+    """``connector 3``, with what is narrowed in brackets: ``connector 3 (front mlp)``."""
+    part, bits, blocks, layers = choice
+    narrowed = [shown for shown, name in ((blocks, "blocks"), (layers, "layers")) if shown != WHOLE[name]]
+    return f"{part} {bits}" + (f" ({' '.join(narrowed)})" if narrowed else "")
 
 
 def _methods(by_cell: Mapping[Any, int], figures: np.ndarray) -> list[dict[str, Any]]:

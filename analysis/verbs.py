@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -147,6 +149,24 @@ def figures(arguments: argparse.Namespace) -> None:
     console = output_console()
     _lines(console, [f"{plot.name}: {plot.title}" for plot in plots])
     _lines(console, [f"{len(written)} files in {arguments.out}"])
+
+
+def report(arguments: argparse.Namespace) -> None:
+    from analysis.report import content, page
+
+    out: Path = arguments.out
+    told = content.page(
+        _cells(arguments), arguments.metric, "python -m analysis " + shlex.join(sys.argv[1:]), arguments.images
+    )
+    text = page.render(told)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f"{out.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(out)
+    if arguments.json:
+        _told({"report": str(out), "bytes": len(text.encode())})
+        return
+    output_console().print(f"{out}: {len(text.encode()) / 1e6:.1f} MB", soft_wrap=True, highlight=False, markup=False)
 
 
 def _recommendation(one: recommending.Recommendation) -> Iterable[str]:

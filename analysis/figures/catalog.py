@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import pandas as pd
 
-from analysis.cells import BITS, METRIC, Cells, assignment, part_order
+from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, assignment, part_order
+from analysis.family import Family, families
 from analysis.figures.plots import XY, Bars, Heatmap, Panel, Plot, Series, Space
-from analysis.frontier import frontiers
-from analysis.importance import importances
-from analysis.sensitivity import WHOLE, Sensitivity, sensitivities
+from analysis.sensitivity import WHOLE, Sensitivity
 from mmq_sweeps.table import METRIC_LABELS
 
 GROUPS, KINDS = ("front", "middle", "end"), ("attention", "mlp")
-# What a figure needs besides cells is given by the whole family; a family that cannot show it is left out.
-Maker = Callable[[str, Cells, str], Iterator[Panel]]
+# A family that cannot show a figure gives no panel.
+Maker = Callable[[Family], Iterator[Panel]]
 
 
 def figures(cells: Cells, metric: str | None = None, names: Sequence[str] = ()) -> list[Plot]:
@@ -26,20 +27,19 @@ def figures(cells: Cells, metric: str | None = None, names: Sequence[str] = ()) 
     unknown = set(names) - set(FIGURES)
     if unknown:
         raise ValueError(f"unknown figures {', '.join(sorted(unknown))}: choose {', '.join(FIGURES)}")
-    done = cells.of(cells.frame[cells.frame["status"] == "done"])
-    plots = []
-    for title, family in done.families():
-        measured = metric or (family.metrics or [""])[0]
-        if measured not in family.metrics:
-            continue
-        for name in names or FIGURES:
-            described, make = FIGURES[name]
-            panels = list(make(title, family, measured))
-            if panels:
-                plots.append(Plot(f"{name}-{_slug(title)}", f"{described}: {title}", panels))
-    if not plots:
+    found = [plot for family in families(cells, metric) for plot in plots(family, names)]
+    if not found:
         raise ValueError("no cell can be shown: there is no finished cell with this metric in the sources")
-    return plots
+    return found
+
+
+def plots(family: Family, names: Sequence[str] = ()) -> list[Plot]:
+    """The figures ``names`` (all if none) that ``family`` can show."""
+    return [
+        Plot(f"{name}-{_slug(family.title)}", f"{FIGURES[name][0]}: {family.title}", panels)
+        for name in names or FIGURES
+        if (panels := list(FIGURES[name][1](family)))
+    ]
 
 
 def _slug(title: str) -> str:
@@ -47,55 +47,54 @@ def _slug(title: str) -> str:
     return "-".join(kept.replace("published", "").replace(".csv", "").split())
 
 
-def tradeoff(_title: str, family: Cells, metric: str) -> Iterator[Panel]:
-    found = frontiers(family, metric, by_method=True) if _methods(family) else []
+def tradeoff(family: Family) -> Iterator[Panel]:
     series = []
-    for one in found:
+    for one in family.frontiers:
         method = one.title.rsplit(", ", 1)[1]
         quantized = one.cells[one.cells["method"] != "none"]
         series.append(
             Series(
-                "", quantized["bpw_paper"].tolist(), quantized[f"{METRIC}{metric}"].tolist(),
+                "", quantized["bpw_paper"].tolist(), quantized[f"{METRIC}{family.metric}"].tolist(),
                 names=[assignment(row) for _, row in quantized.iterrows()], line=False, faint=True, style=method,
             )
         )  # fmt: skip
         rows = one.rows
         series.append(
             Series(
-                method, rows["bpw_paper"].tolist(), rows[f"{METRIC}{metric}"].tolist(),
+                method, rows["bpw_paper"].tolist(), rows[f"{METRIC}{family.metric}"].tolist(),
                 names=rows["assignment"].tolist(), style=method,
                 **({"low": rows["low"].tolist(), "high": rows["high"].tolist()} if "low" in rows else {}),
             )
         )  # fmt: skip
     if series:
-        full = next((one.full for one in found if one.full is not None), None)
-        yield XY("", "bits per weight", _label(metric), series, level=full)
+        full = next((one.full for one in family.frontiers if one.full is not None), None)
+        yield XY("", "bits per weight", _label(family.metric), series, level=full)
 
 
-def parts(_title: str, family: Cells, metric: str) -> Iterator[Panel]:
+def parts(family: Family) -> Iterator[Panel]:
     """Each part alone: a curve a method over the part's bits."""
-    for told in _sensitivity(family, metric):
+    for told in _told(family):
         whole = told.alone
         for name, everything in WHOLE.items():
             whole = whole[whole[name] == everything] if not whole.empty else whole
         for part in _in_order(whole, "part"):
             rows = whole[whole["part"] == part]
             series = [_curve(method, rows[rows["method"] == method], told) for method in _in_order(rows, "method")]
-            yield _bits_panel(f"{part} alone", metric, series, told.full)
+            yield _bits_panel(f"{part} alone", family.metric, series, told.full)
 
 
-def groups(_title: str, family: Cells, metric: str) -> Iterator[Panel]:
+def groups(family: Family) -> Iterator[Panel]:
     """Thirds of a part's blocks: a curve a block group."""
-    yield from _narrowed(family, metric, "blocks", GROUPS, {"layers": WHOLE["layers"]})
+    yield from _narrowed(family, "blocks", GROUPS, {"layers": WHOLE["layers"]})
 
 
-def layers(_title: str, family: Cells, metric: str) -> Iterator[Panel]:
+def layers(family: Family) -> Iterator[Panel]:
     """Attention and MLP of a part: a curve a layer kind."""
-    yield from _narrowed(family, metric, "layers", KINDS, {"blocks": WHOLE["blocks"]})
+    yield from _narrowed(family, "layers", KINDS, {"blocks": WHOLE["blocks"]})
 
 
-def _narrowed(family: Cells, metric: str, by: str, choices: Sequence[str], held: dict[str, str]) -> Iterator[Panel]:
-    for told in _sensitivity(family, metric):
+def _narrowed(family: Family, by: str, choices: Sequence[str], held: dict[str, str]) -> Iterator[Panel]:
+    for told in _told(family):
         rows = told.alone
         if rows.empty or not rows[by].isin(choices).any():
             continue
@@ -109,34 +108,35 @@ def _narrowed(family: Cells, metric: str, by: str, choices: Sequence[str], held:
                     _curve("all" if choice == WHOLE[by] else choice, of_part[of_part[by] == choice], told)
                     for choice in shown
                 ]
-                yield _bits_panel(f"{part}, {method}", metric, series, told.full)
+                yield _bits_panel(f"{part}, {method}", family.metric, series, told.full)
 
 
-def heatmaps(_title: str, family: Cells, metric: str) -> Iterator[Panel]:
+def heatmaps(family: Family) -> Iterator[Panel]:
     """Two parts against each other, the third at full precision or else at the most bits that it has in the cells."""
-    for method in _methods(family):
-        frame = family.frame[family.frame["method"].isin([method, "none"])]
-        named = [part for part in family.parts if frame[f"{BITS}{part}"].nunique() > 1]
+    for method in family.methods:
+        frame = family.cells.frame[family.cells.frame["method"].isin([method, "none"])]
+        named = [part for part in family.cells.parts if frame[f"{BITS}{part}"].nunique() > 1]
         for index, first in enumerate(named):
             for second in named[index + 1 :]:
                 rest = [part for part in named if part not in (first, second)]
                 held = frame
                 for part in rest:
                     held = held[held[f"{BITS}{part}"] == held[f"{BITS}{part}"].max()]
-                table = held.pivot_table(f"{METRIC}{metric}", f"{BITS}{second}", f"{BITS}{first}", aggfunc="mean")
+                table = held.pivot_table(
+                    f"{METRIC}{family.metric}", f"{BITS}{second}", f"{BITS}{first}", aggfunc="mean"
+                )
                 if min(table.shape) > 1:
                     fixed = "".join(f", {part} {int(held[f'{BITS}{part}'].max())}" for part in rest)
                     yield Heatmap(
                         f"{method}{fixed}", f"{first} bits", f"{second} bits",
                         [f"{width:g}" for width in table.columns], [f"{width:g}" for width in table.index],
-                        table.to_numpy().tolist(), _label(metric),
+                        table.to_numpy().tolist(), _label(family.metric),
                     )  # fmt: skip
 
 
-def importance(_title: str, family: Cells, metric: str) -> Iterator[Panel]:
-    try:
-        found = importances(family, metric)
-    except ValueError:
+def importance(family: Family) -> Iterator[Panel]:
+    found, _ = family.importance
+    if not found:
         return
     labels = sorted({str(part) for one in found for part in one.table.index}, key=part_order)
     groups = []
@@ -149,27 +149,49 @@ def importance(_title: str, family: Cells, metric: str) -> Iterator[Panel]:
     yield Bars("", "importance (of 100)", labels, groups)
 
 
-def space(_title: str, family: Cells, metric: str) -> Iterator[Panel]:
+def pairs(family: Family) -> Iterator[Panel]:
+    """Parts against each other at equal bits: a part alone on the diagonal, two together beside it."""
+    for method in family.methods:
+        rows = family.cells.frame[family.cells.frame["method"] == method]
+        rows = rows[_whole_parts(rows, family.cells.parts)]
+        bits = rows[[f"{BITS}{part}" for part in family.cells.parts]].to_numpy(dtype=float)
+        score = rows[f"{METRIC}{family.metric}"].to_numpy(dtype=float)
+        for width in sorted({width for line in bits for width in line if width < FULL_PRECISION_BITS}):
+            at_most_two = ((bits == width) | (bits == FULL_PRECISION_BITS)).all(axis=1)
+            low, names = bits == width, range(len(family.cells.parts))
+            values = [
+                [_mean(score[at_most_two & (low.sum(axis=1) == len({i, j})) & low[:, i] & low[:, j]]) for j in names]
+                for i in names
+            ]
+            if sum(not math.isnan(value) for line in values for value in line) > len(names):
+                yield Heatmap(
+                    f"{method}, {width:g} bits", "part", "and part", family.cells.parts, family.cells.parts, values,
+                    _label(family.metric),
+                )  # fmt: skip
+
+
+def space(family: Family) -> Iterator[Panel]:
     """Bits of three parts and the score that they come to."""
-    if len(family.parts) != 3:
+    if len(family.cells.parts) != 3:
         return
-    columns = [f"{BITS}{part}" for part in family.parts]
-    for method in _methods(family):
-        rows = family.frame[family.frame["method"].isin([method, "none"])]
+    columns = [f"{BITS}{part}" for part in family.cells.parts]
+    for method in family.methods:
+        rows = family.cells.frame[family.cells.frame["method"].isin([method, "none"])]
         if all(rows[column].nunique() > 1 for column in columns):
             yield Space(
-                method, (f"{family.parts[0]} bits", f"{family.parts[1]} bits", f"{family.parts[2]} bits"),
+                method, (f"{family.cells.parts[0]} bits", f"{family.cells.parts[1]} bits", f"{family.cells.parts[2]} bits"),
                 [tuple(point) for point in rows[columns].to_numpy(dtype=float)],
-                rows[f"{METRIC}{metric}"].tolist(), _label(metric), [assignment(row) for _, row in rows.iterrows()],
+                rows[f"{METRIC}{family.metric}"].tolist(), _label(family.metric),
+                [assignment(row) for _, row in rows.iterrows()],
             )  # fmt: skip
 
 
-def interaction(_title: str, family: Cells, metric: str) -> Iterator[Panel]:
+def interaction(family: Family) -> Iterator[Panel]:
     """Damage of two parts together against the sum of their damages alone; above the line they are worse together."""
-    for told in _sensitivity(family, metric):
+    for told in _told(family):
         if told.pairs.empty:
             continue
-        pairs = told.pairs.assign(which=told.pairs["parts"].str.replace(r" \d+", "", regex=True))
+        pairs = told.pairs.assign(which=told.pairs["parts"].str.replace(r" \d+( \([^)]*\))?", "", regex=True))
         for method in _in_order(pairs, "method"):
             rows = pairs[pairs["method"] == method]
             series = [
@@ -178,7 +200,9 @@ def interaction(_title: str, family: Cells, metric: str) -> Iterator[Panel]:
                 )
                 for which, group in rows.groupby("which", sort=False)
             ]
-            yield XY(method, "sum of damages alone", f"damage together ({_label(metric)})", series, diagonal=True)
+            yield XY(
+                method, "sum of damages alone", f"damage together ({_label(family.metric)})", series, diagonal=True
+            )
 
 
 FIGURES: dict[str, tuple[str, Maker]] = {
@@ -187,17 +211,16 @@ FIGURES: dict[str, tuple[str, Maker]] = {
     "groups": ("Block groups", groups),
     "layers": ("Layer kinds", layers),
     "heatmaps": ("Two parts against each other", heatmaps),
+    "pairs": ("Part by part at equal bits", pairs),
     "importance": ("Importance of the parts", importance),
     "space": ("Bits of all parts", space),
     "interaction": ("Do damages add up", interaction),
 }
 
 
-def _sensitivity(family: Cells, metric: str) -> list[Sensitivity]:
-    try:
-        return sensitivities(family, metric)
-    except ValueError:
-        return []
+def _told(family: Family) -> Iterator[Sensitivity]:
+    if family.sensitivity is not None:
+        yield family.sensitivity
 
 
 def _curve(label: str, rows: pd.DataFrame, told: Sensitivity) -> Series:
@@ -216,8 +239,17 @@ def _bits_panel(title: str, metric: str, series: Sequence[Series], full: float) 
     return XY(title, "bits", _label(metric), series, level=full, ticks=widths)
 
 
-def _methods(family: Cells) -> list[str]:
-    return [name for name in sorted(family.frame["method"].unique()) if name != "none"]
+def _whole_parts(rows: pd.DataFrame, parts: Sequence[str]) -> pd.Series:
+    """Which cells quantize every part as a whole or not at all."""
+    whole = pd.Series(data=True, index=rows.index)
+    for part in parts:
+        for what, everything in WHOLE.items():
+            whole &= (rows[f"{BITS}{part}"] == FULL_PRECISION_BITS) | (rows[f"{what}.{part}"] == everything)
+    return whole
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else math.nan
 
 
 def _in_order(rows: pd.DataFrame, column: str) -> list[str]:

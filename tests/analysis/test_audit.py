@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.audit import audit, never_applied
 from analysis.load import load
-from tests.analysis.grids import stored
+from tests.analysis.grids import PARTS, stored
 
 
 def defects(source: str) -> dict[str, list[str]]:
@@ -69,3 +70,52 @@ def test_a_layer_kind_is_idle_only_if_it_never_changes_a_score() -> None:
     assert dict(never_applied(doubled, score)) == {"vision attention": 6, "language mlp": 9}
     worse = score - 0.1 * (doubled["vision attention"] == "3/3/3").to_numpy()
     assert dict(never_applied(doubled, worse)) == {"language mlp": 9}
+
+
+def test_1500_rows_with_451_distinct_predictions_are_told(published: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(published / "uniform_captioning.csv")
+    table.to_csv(tmp_path / "uniform.csv", index=False)
+    (tmp_path / "results").mkdir()
+    for place, number in enumerate(table["config"]):
+        told = {"predictions": [{"image_id": 1, "caption": f"caption {place % 451}"}], "references": [["a"]]}
+        (tmp_path / "results" / f"{number}.json").write_text(json.dumps(told))
+    found = defects(f"published:{tmp_path}")
+    assert found["duplicated outputs"] == ["1500 cells have 451 distinct outputs, by their predictions"]
+
+
+def test_cells_that_should_all_but_tie_are_told(published: Path) -> None:
+    (told,) = defects(f"published:{published}")["scatter"]
+    assert told.startswith(
+        "64 cells of gptq have every part at 6 bits or more and should all but tie, yet cider lies between"
+    )
+    assert "standard deviation 0.0320, 4% of it explained by bits" in told
+
+
+def test_full_precision_that_differs_between_sources_is_told(published: Path) -> None:
+    (told,) = defects(f"published:{published}")["baselines differ"]
+    assert "1.2041 in " in told
+    assert "1.2853 in " in told
+
+
+def test_assignments_that_a_grid_lacks_come_with_the_command_that_measures_them(tmp_path: Path) -> None:
+    rows = [
+        {"vision": 3},
+        {"language": 3},
+        {"vision": 4},
+        {"language": 4},
+        {"vision": 3, "language": 4},
+        {"vision": 4, "language": 3},
+    ]
+    rows.append({"vision": 4, "language": 4})
+    cells = [(bits, 16.0 - len(bits), 0.9 - index / 100) for index, bits in enumerate(rows)]
+    stored(tmp_path, {"none": [({}, 16.0, 1.0)], "gptq": cells})
+    assert defects(str(tmp_path))["missing cells"] == [
+        "1 of 9 assignments of gptq were not measured: python -m mmq_sweeps model=m task=t method=gptq "
+        "component.vision.bits=3 component.connector.bits=16 component.language.bits=3"
+    ]
+
+
+def test_what_is_no_grid_lacks_nothing(tmp_path: Path) -> None:
+    cells = [({part: bits}, 16.0 - bits / 10, 0.9 - bits / 100) for part in PARTS for bits in (3, 4, 5, 6)]
+    stored(tmp_path, {"none": [({}, 16.0, 1.0)], "gptq": cells})
+    assert "missing cells" not in defects(str(tmp_path))

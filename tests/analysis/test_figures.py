@@ -43,7 +43,14 @@ def grid(tmp_path: Path) -> Path:
 def test_every_figure_of_a_grid_is_drawn_at_both_widths_and_as_a_page(grid: Path, tmp_path: Path) -> None:
     plots = figures(load([str(grid)]), names=[name for name in FIGURES if name != "importance"])
     # Nothing in the grid narrows its selections, so block groups and layer kinds have nothing to show.
-    assert [plot.name.split("-")[0] for plot in plots] == ["tradeoff", "parts", "heatmaps", "space", "interaction"]
+    assert [plot.name.split("-")[0] for plot in plots] == [
+        "tradeoff",
+        "parts",
+        "heatmaps",
+        "pairs",
+        "space",
+        "interaction",
+    ]
     for plot in plots:
         written = {path.name: path for path in paper.save(plot, tmp_path)}
         for width, inches in paper.COLUMN_INCHES.items():
@@ -107,3 +114,13 @@ def test_the_command_writes_what_it_says(grid: Path, tmp_path: Path) -> None:
 def test_an_unknown_figure_is_an_error(grid: Path) -> None:
     with pytest.raises(ValueError, match="unknown figures tradeof: choose tradeoff, parts"):
         figures(load([str(grid)]), names=["tradeof"])
+
+
+def test_parts_by_part_at_equal_bits(grid: Path) -> None:
+    (plot,) = figures(load([str(grid)]), names=["pairs"])
+    panel = plot.panels[0]
+    assert isinstance(panel, Heatmap)
+    assert (panel.title, panel.rows) == ("gptq, 3 bits", list(PARTS))
+    values = np.array(panel.values)
+    assert np.diag(values).tolist() == pytest.approx([0.96] * 3)
+    assert values[0, 1] == values[1, 0] == pytest.approx(0.92)

@@ -1,0 +1,1 @@
+"""One self-contained page: what cells show, in words, figures and tables."""

@@ -1,0 +1,158 @@
+"""Images of a task with what full precision and chosen cells said to them.
+
+The images come from the reader that the record's task names: scenes are drawn again; published sets are read where
+``--images`` says that they lie.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import importlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.cells import METRIC, Cells, Items, assignment
+from analysis.report.blocks import Answer, Sample, Samples, plain
+
+SHOWN = 8
+CELLS = 4
+THUMBNAIL, LOSSLESS, QUALITY = 288, 96, 80
+# Only these are built from what a record says.
+READERS = "mmq_sweeps.data."
+
+
+def samples(
+    family: Cells, metric: str, chosen: Sequence[pd.Series], root: Path | None
+) -> tuple[Samples | None, list[str]]:
+    """Answers of full precision and of ``chosen`` cells, and sentences on what is shown or lacking."""
+    answered = list(_answered(family, metric, chosen))
+    if not answered:
+        return None, ["no cell of this source has its predictions here: no samples"]
+    columns = [{str(item["id"]): item for item in items} for _, items in answered]
+    shared = [item for item in columns[0] if all(item in column for column in columns)]
+    unlike = [item for item in shared if len({column[item]["prediction"] for column in columns}) > 1]
+    shown = (unlike or shared)[:SHOWN]
+    known, lacking = _examples(answered[0][0], set(shown), root)
+    rows = [
+        Sample(
+            item,
+            *known.get(item, ("", "", ())),
+            [_answer(column[item], columns[0][item], metric) for column in columns],
+        )
+        for item in shown
+    ]
+    names = [assignment(row) for row, _ in answered]
+    told = [
+        f"{name} says the same as {names[0]} to {_same(column, columns[0], shared)} of {len(shared):,} items."
+        for name, column in zip(names[1:], columns[1:], strict=True)
+    ]
+    which = f"the first {len(shown)} items that cells answer differently" if unlike else f"the first {len(shown)} items"
+    return Samples(names, rows), [f"Shown are {which}.", *told, *lacking]
+
+
+def _answered(family: Cells, metric: str, chosen: Sequence[pd.Series]) -> Iterator[tuple[pd.Series, Items]]:
+    """Full precision, the ``chosen`` cells and, where those have no predictions, the best that have, each once."""
+    rows = family.frame[family.frame[f"{METRIC}{metric}"].notna()].sort_values(f"{METRIC}{metric}", ascending=False)
+    full = [row for _, row in rows[rows["method"] == "none"].iterrows()]
+    others = [row for _, row in rows[rows["method"] != "none"].iterrows()]
+    seen: set[str] = set()
+    found = 0
+    for number, row in enumerate([*full, *chosen, *others]):
+        if row["id"] in seen or (number >= len(full) + len(chosen) and found > 2):
+            continue
+        seen.add(row["id"])
+        if items := family.items(row):
+            found += 1
+            yield row, items
+        if found == CELLS:
+            return
+
+
+def _answer(item: Mapping[str, Any], full: Mapping[str, Any], metric: str) -> Answer:
+    score = item.get("scores", {}).get(metric)
+    return Answer(_readable(item["prediction"]), plain(score), item["prediction"] == full["prediction"])
+
+
+def _readable(prediction: str) -> str:
+    """A retriever's prediction holds the rank of the right answer."""
+    try:
+        told = json.loads(prediction)
+        return f"right answer at rank {told['rank'] + 1}"
+    except (ValueError, KeyError, TypeError):
+        return prediction
+
+
+def _same(column: Mapping[str, Any], full: Mapping[str, Any], shared: Iterable[str]) -> int:
+    return sum(column[item]["prediction"] == full[item]["prediction"] for item in shared)
+
+
+def _examples(
+    row: pd.Series, wanted: set[str], root: Path | None
+) -> tuple[dict[str, tuple[str, str, Sequence[str]]], list[str]]:
+    """Image, question and right answers of the ``wanted`` items, and a sentence where they cannot be had."""
+    try:
+        task = json.loads(Path(row["where"]).read_text())["cell"]["task"]
+        reader = _reader(task, root)
+    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError):
+        reader = None
+    if reader is None:
+        return {}, [
+            f"No images: the records of {row['task']} do not say where they lie; name their folder with --images"
+        ]
+    found: dict[str, tuple[str, str, Sequence[str]]] = {}
+    try:
+        for example in islice(iter(reader), task["limit"]):
+            for item, asked, right in _items_of(example):
+                if item in wanted:
+                    found[item] = (_address(example.image), asked, right)
+            if wanted <= found.keys():
+                break
+    except (OSError, ValueError) as error:
+        return found, [f"No images: {error}"]
+    return found, []
+
+
+def _reader(task: Mapping[str, Any], root: Path | None) -> Any:
+    """The reader of ``task``; ``None`` where its files lie at a place that nobody named."""
+    target = task["data"]["_target_"]
+    if not target.startswith(READERS):
+        raise ValueError(f"{target}: is none of {READERS}")
+    module, _, name = target.rpartition(".")
+    made = getattr(importlib.import_module(module), name)
+    known = {field.name: field for field in dataclasses.fields(made)}
+    given = {key: value for key, value in task["data"].items() if key in known and key != "annotations"}
+    if "root" in known:
+        if root is None:
+            return None
+        given["root"] = str(root)
+    if known["count"].default is not None:
+        given["count"] = task["limit"]
+    return made(**given, split=task["split"])
+
+
+def _items_of(example: Any) -> Iterator[tuple[str, str, Sequence[str]]]:
+    right = tuple(getattr(example, "references", ()))
+    yield str(example.id), "", right
+    for number, text in enumerate(right):
+        yield f"{example.id}/{number}", text, ()
+    for number, asked in enumerate(getattr(example, "questions", ())):
+        answers = getattr(asked, "answers", None) or (asked.answer,)
+        yield str(getattr(asked, "id", f"{example.id}/{number}")), asked.question, tuple(dict.fromkeys(answers))
+
+
+def _address(image: Any) -> str:
+    """The image inside the page: as it is where it is small, else a thumbnail."""
+    shown, kept = image.convert("RGB"), io.BytesIO()
+    if max(shown.size) <= LOSSLESS:
+        shown.save(kept, "PNG")
+        return "data:image/png;base64," + base64.b64encode(kept.getvalue()).decode()
+    shown.thumbnail((THUMBNAIL, THUMBNAIL))
+    shown.save(kept, "JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(kept.getvalue()).decode()

@@ -1,0 +1,87 @@
+"""A headless Chromium for tests of pages: what a page logs, what it asks the network for, how it looks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+ARGUMENTS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1280,900",
+)  # fmt: skip
+# The contrast of every text with what is behind it (WCAG 2.2, 1.4.3), and those that have less than 4.5.
+FAINT_TEXTS = """
+const linear = (x) => (x / 255 <= .04045 ? x / 255 / 12.92 : ((x / 255 + .055) / 1.055) ** 2.4);
+const luminance = ([r, g, b]) => .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
+const parse = (text) => (text.match(/[0-9.]+/g) || []).map(Number);
+const behind = (element) => {
+  for (let e = element; e; e = e.parentElement) {
+    const c = parse(getComputedStyle(e).backgroundColor);
+    if (c.length === 3 || c[3] > 0.99) return c;
+  }
+  return [255, 255, 255];
+};
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), faint = [];
+let texts = 0;
+while (walker.nextNode()) {
+  const element = walker.currentNode.parentElement, text = walker.currentNode.data.trim();
+  if (!text || ["SCRIPT", "STYLE"].includes(element.tagName) || !element.getClientRects().length) continue;
+  if (element.style.fill) continue;  // On a heat map's square, whose colour its text is chosen by.
+  const style = getComputedStyle(element), drawn = element.namespaceURI.endsWith("svg");
+  const a = luminance(parse(drawn ? style.fill : style.color)), b = luminance(behind(element));
+  const contrast = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+  texts += 1;
+  if (contrast < 4.5 || parseFloat(style.fontSize) < 11) faint.push([text.slice(0, 40), contrast, style.fontSize]);
+}
+return [texts, faint];
+"""
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator[Any]:
+    """A browser with a ``profile`` of its own; skips where the distribution's packages are not installed."""
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    options = Options()
+    options.binary_location = CHROMIUM
+    for argument in (*ARGUMENTS, f"--user-data-dir={profile}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    try:
+        driver.get("about:blank")
+        # What the browser's own start page did.
+        driver.get_log("performance")
+        driver.get_log("browser")
+        yield driver
+    finally:
+        driver.quit()
+
+
+def show(driver: Any, page: Path, width: int = 1280, scheme: str = "light") -> None:
+    """Open ``page`` in a window ``width`` pixels wide, in a ``light`` or ``dark`` colour scheme."""
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    preferred = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": preferred})
+    driver.get(page.as_uri())
+
+
+def asked(driver: Any) -> list[str]:
+    """Addresses that were asked for since this was called last, without those that are in the page itself."""
+    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    addresses = [
+        event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"
+    ]
+    return [address for address in addresses if not address.startswith("data:")]
