@@ -118,7 +118,13 @@ def parser() -> argparse.ArgumentParser:
     one = verb("figures", "the study's figures as PNG and PDF for a paper and as pages to point at", _verb("figures"))
     one.add_argument("--out", type=Path, default=Path("figures"), help="the folder to write to; default: figures")
     one.add_argument("--metric", help="default: each task's first")
-    one.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some of them: see docs/analysis.md")
+    which = one.add_mutually_exclusive_group()
+    which.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some of them: see docs/analysis.md")
+    which.add_argument(
+        "--experiment",
+        choices=("paper",),
+        help="all of the study's, and what the cells lack for those that are not drawn",
+    )
     one.add_argument("--json", action="store_true")
 
     one = verb("report", "one page with all of this, that opens without network", _verb("report"))

@@ -143,6 +143,10 @@ def figures(arguments: argparse.Namespace) -> None:
     written = []
     for plot in plots:
         written += [*paper.save(plot, arguments.out), interactive.save(plot, arguments.out)]
+    if arguments.experiment:
+        drawn = {plot.name.split("-")[0] for plot in plots}
+        for name in catalog.FIGURES.keys() - drawn:
+            sys.stderr.write(f"not drawn: {name}: needs {catalog.NEEDS[name]}\n")
     if arguments.json:
         _told([str(path) for path in written])
         return

@@ -218,6 +218,20 @@ FIGURES: dict[str, tuple[str, Maker]] = {
 }
 
 
+# What a sweep must have for a figure: told where none of its families can show it.
+NEEDS = {
+    "tradeoff": "quantized cells: python -m mmq_sweeps -m method=gptq bits=2,3,4,8",
+    "parts": "full precision and cells of one part: python -m mmq_sweeps -m component=vision,connector,language bits=3,4",
+    "groups": "cells that narrow a part's blocks: component=language component.language.blocks=[front],[middle],[end]",
+    "layers": "cells that narrow a part's layers: component=language component.language.layers=[attention],[mlp]",
+    "heatmaps": "a grid over two parts: component.vision.bits=3,4,8 component.language.bits=3,4,8",
+    "pairs": "cells that quantize two parts as a whole: component=vision,language,vision_language",
+    "importance": "at least 20 cells of a method in which two parts have several bit-widths",
+    "space": "a grid over three parts: component.vision.bits=3,8 component.connector.bits=3,8 component.language.bits=3,8",
+    "interaction": "full precision, cells of two parts, and of each of them alone: component=vision,language,vision_language",
+}
+
+
 def _told(family: Family) -> Iterator[Sensitivity]:
     if family.sensitivity is not None:
         yield family.sensitivity

@@ -178,12 +178,17 @@
   // Cividis, at eleven places.
   const CIVIDIS = ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"];
 
-  function drawHeatmap(parent, panel, width) {
-    const side = Math.min(46, (width - 90) / panel.columns.length), tall = Math.min(side, 34);
+  // Maps of one figure have one scale: a small difference must not look like a large one.
+  function scale(panels) {
+    const values = panels.flatMap((panel) => (panel.values || []).flat()).filter((value) => value !== null);
+    return [Math.min(...values), Math.max(...values)];
+  }
+
+  function drawHeatmap(parent, panel, width, [low, high]) {
+    const named = panel.columns.some((column) => column.length > 4), left = named ? 96 : 58;
+    const side = Math.min(named ? 74 : 46, (width - left - 12) / panel.columns.length), tall = Math.min(side, 34);
     const height = 12 + tall * panel.rows.length + 44;
-    const area = frame(parent, panel, width, height, 82);
-    const values = panel.values.flat().filter((v) => v !== null);
-    const [low, high] = [Math.min(...values), Math.max(...values)];
+    const area = frame(parent, panel, width, height, left);
     const points = [];
     panel.rows.forEach((row, i) => {
       const y = area.y0 - tall * (i + 1);
@@ -197,7 +202,7 @@
         points.push({ x, y, box: [side, tall], text: `${panel.x_label} ${column}, ${panel.y_label} ${row}\n${panel.value_label} ${shown(value, 4)}` });
       });
     });
-    panel.columns.forEach((column, j) => element("text", { x: area.x0 + side * (j + 0.5), y: area.y0 + 17, "text-anchor": "middle", text: column.length > 7 && side < 60 ? column.slice(0, 6) + "." : column }, area.svg));
+    panel.columns.forEach((column, j) => element("text", { x: area.x0 + side * (j + 0.5), y: area.y0 + 17, "text-anchor": "middle", text: column }, area.svg));
     element("text", { x: area.x0 + (side * panel.columns.length) / 2, y: area.y0 + 36, "text-anchor": "middle", text: panel.x_label }, area.svg);
     element("text", { transform: `translate(13 ${(area.y0 + 12) / 2}) rotate(-90)`, "text-anchor": "middle", text: panel.y_label }, area.svg);
     listen(area.svg, points);
@@ -250,7 +255,7 @@
         hosts[i].querySelectorAll("svg").forEach((old) => old.remove());
         if (panel.kind === "xy") drawXY(hosts[i], panel, width, style, shared || range([panel]));
         else if (panel.kind === "bars") drawBars(hosts[i], panel, width, style);
-        else drawHeatmap(hosts[i], panel, width);
+        else drawHeatmap(hosts[i], panel, width, scale(data.panels));
       });
     };
     redraw();

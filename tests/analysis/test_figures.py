@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from analysis.figures import interactive, paper
-from analysis.figures.catalog import FIGURES, figures
+from analysis.figures.catalog import FIGURES, NEEDS, figures
 from analysis.figures.plots import XY, Heatmap
 from analysis.load import load
 from tests.analysis.grids import PARTS, stored
@@ -124,3 +124,14 @@ def test_parts_by_part_at_equal_bits(grid: Path) -> None:
     values = np.array(panel.values)
     assert np.diag(values).tolist() == pytest.approx([0.96] * 3)
     assert values[0, 1] == values[1, 0] == pytest.approx(0.92)
+
+
+def test_all_of_the_study_s_figures_and_what_cells_lack_for_the_rest(grid: Path, tmp_path: Path) -> None:
+    arguments = ["figures", "--source", str(grid), "--experiment", "paper", "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-m", "analysis", *arguments], capture_output=True, text=True, check=True)
+    written = {path.name.split("-")[0] for path in (tmp_path / "out").iterdir()}
+    assert written == FIGURES.keys() - {"groups", "layers"}
+    told = sorted(done.stderr.splitlines())
+    assert [line.split(": ")[1] for line in told] == ["groups", "layers"]
+    assert told[0].startswith("not drawn: groups: needs cells that narrow a part's blocks")
+    assert FIGURES.keys() == NEEDS.keys()

@@ -142,7 +142,7 @@ def test_pointing_at_a_point_names_its_cell(report: Path, driver: Any) -> None:
     ActionChains(driver).move_to_element(points[-2]).perform()
     assert tip.is_displayed()
     name, figures = tip.text.split("\n")[:2]
-    assert name.startswith("rtn vision ")
+    assert name.startswith("rtn ")
     assert figures.startswith("bits per weight 1")
     row = next(row for row in content_rows(driver) if row["cell"] == name)
     assert f"CIDEr {row['CIDEr']}" in figures

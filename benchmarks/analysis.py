@@ -1,0 +1,176 @@
+"""How long reading results back takes: ``python benchmarks/analysis.py [--json] [--only NAME ...] [--published FOLDER]``.
+
+| name | what is timed | limit |
+|---|---|---|
+| table | a store of 100,000 records, from the cached table | 2 s |
+| frontier | its frontier | 1 s |
+| importance | 448 cells, with intervals and checks: the study's GPTQ captions, else made-up ones of that size | 60 s |
+| figures | the whole set for the study's published files | 120 s |
+| report | a page of 2,000 cells: how long Chromium takes to open it | 3 s |
+| report_mb | and how large it is | 8 MB |
+
+Each is timed once in a process that has imported its modules, and printed with its ratio to the limit. The store and the
+page are made in a temporary folder. ``figures`` needs the study's files, ``report`` needs chromium and chromium-driver.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+LIMITS = {"table": 2.0, "frontier": 1.0, "importance": 60.0, "figures": 120.0, "report": 3.0, "report_mb": 8.0}
+RECORDS, CELLS = 100_000, 2_000
+PARTS = ("vision", "connector", "language")
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def made_up_store(folder: Path, count: int) -> None:
+    """``count`` records, at 2 to 48 bits of three parts and full precision; each part has a quarter of the weights."""
+    from mmq_sweeps.record import Record
+
+    whole = {"blocks": ["front", "middle", "end"], "layers": ["attention", "mlp"]}
+    assignments = itertools.islice(itertools.product(range(2, 49), repeat=3), count - 1)
+    for number, widths in enumerate([(16, 16, 16), *assignments]):
+        bits = dict(zip(PARTS, widths, strict=True)) if number else {}
+        value = 1 - sum(1 / width**2 for width in bits.values())
+        low = sum(16 - width for width in bits.values()) / 4
+        one = Record(
+            id=f"{number:012x}",
+            status="done",
+            cell={
+                "model": {"parts": {part: {} for part in PARTS}},
+                "task": {},
+                "parts": {part: {"bits": width, **whole} for part, width in bits.items()},
+                "method": {"_target_": "mmq_sweeps.methods.gptq.GPTQ", "group_size": 128} if bits else None,
+                "calibration": {"samples": 128} if bits else None,
+            },
+            names={"model": "m", "task": "t", "method": "gptq" if bits else "none"},
+            metrics={
+                "cider": {"value": value, "interval": [value - 0.1, value + 0.1], "higher_is_better": True, "count": 9}
+            },
+            size={
+                "total": {"bpw_paper": 16 - low, "bpw_exact": 16.1 - low, "size_bytes": 100},
+                "parts": {part: {"quantized_weights": 100 if part in bits else 0} for part in PARTS},
+            },
+            seconds={"evaluate": 1.0},
+            created=f"2026-01-01T00:00:00.{number:06d}+00:00",
+        )
+        place = folder / "cells" / one.id
+        place.mkdir(parents=True)
+        (place / "record.json").write_text(one.to_json())
+
+
+def table_and_frontier(folder: Path) -> dict[str, float]:
+    from analysis.frontier import frontiers
+    from analysis.load import load
+
+    made_up_store(folder / "many", RECORDS)
+    source = [str(folder / "many")]
+    load(source)
+    taken = seconds(lambda: load(source))
+    cells = load(source)
+    if len(cells.frame) != RECORDS:
+        raise SystemExit(f"{len(cells.frame)} of {RECORDS} records were read")
+    return {"table": taken, "frontier": seconds(lambda: frontiers(cells))}
+
+
+def importance(published: Path | None, folder: Path) -> dict[str, float]:
+    from analysis.importance import importances
+    from analysis.load import load
+
+    if published is None:
+        made_up_store(folder / "few", 448)
+        cells = load([str(folder / "few")])
+    else:
+        read = load([f"published:{published}"])
+        cells = read.of(read.frame[read.frame["source"].str.contains("gptq")])
+    return {"importance": seconds(lambda: importances(cells))}
+
+
+def figures(published: Path, folder: Path) -> dict[str, float]:
+    command = [
+        sys.executable,
+        "-m",
+        "analysis",
+        "figures",
+        "--experiment",
+        "paper",
+        "--source",
+        f"published:{published}",
+    ]
+    return {
+        "figures": seconds(
+            lambda: subprocess.run([*command, "--out", str(folder / "figures")], check=True, cwd=CHECKOUT)
+        )
+    }
+
+
+def report(folder: Path) -> dict[str, float]:
+    """The page opens when its charts and tables are drawn: Chromium's ``load`` comes after its script has run."""
+    from tests.analysis.browser import chromium, show
+
+    made_up_store(folder / "page", CELLS)
+    page = folder / "report.html"
+    command = [sys.executable, "-m", "analysis", "report", "--source", str(folder / "page"), "--out", str(page)]
+    subprocess.run(command, check=True, cwd=CHECKOUT)
+    with chromium(folder / "profile") as driver:
+        taken = seconds(lambda: show(driver, page))
+        shown = driver.find_element("css selector", "[aria-label='All cells'].table [role=status]").text
+        if not shown.endswith(f"of {CELLS:,}"):
+            raise SystemExit(f"the page shows {shown} cells")
+    return {"report": taken, "report_mb": page.stat().st_size / 1e6}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--json", action="store_true")
+    options.add_argument("--only", nargs="+", choices=("table", "importance", "figures", "report"), default=[])
+    there = Path(os.environ.get("MMQ_PUBLISHED", CHECKOUT.parent / "shared" / "published"))
+    options.add_argument("--published", type=Path, default=there if there.is_dir() else None)
+    asked = options.parse_args()
+    sys.path.insert(0, str(CHECKOUT))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+        parts: dict[str, Callable[[], dict[str, float]]] = {
+            "table": lambda: table_and_frontier(folder),
+            "importance": lambda: importance(asked.published, folder),
+            "report": lambda: report(folder),
+        }
+        if asked.published is not None:
+            parts["figures"] = lambda: figures(asked.published, folder)
+        elif "figures" in asked.only:
+            raise SystemExit(
+                "figures: the study's files are not here; clone gautomdas/mmq and name it with --published"
+            )
+        found: dict[str, float] = {}
+        for part, measure in parts.items():
+            if not asked.only or part in asked.only:
+                found |= measure()
+    ratios = {key: {"value": value, "limit": LIMITS[key], "ratio": value / LIMITS[key]} for key, value in found.items()}
+    if asked.json:
+        sys.stdout.write(json.dumps(ratios, indent=1) + "\n")
+        return
+    for key, told in ratios.items():
+        unit = "MB" if key.endswith("_mb") else "s"
+        sys.stdout.write(
+            f"{key}: {told['value']:.2f} {unit}, {told['ratio']:.2f} of the limit of {told['limit']:g} {unit}\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
