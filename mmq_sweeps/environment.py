@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import platform
 import re
@@ -23,6 +24,12 @@ _RESET_PEAK = "5"
 
 
 def versions() -> dict[str, str]:
+    """Of this package, of Python and of what figures depend on."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     found = {"mmq_sweeps": mmq_sweeps.__version__, "python": platform.python_version()}
     # With the build (+cpu, +cu130), which the package's metadata does not have everywhere.
     found["torch"] = str(torch.__version__)
@@ -35,16 +42,41 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {
+    """What computes here; in a job of SLURM also which job, on which node and with which of its GPUs."""
+    found = {
         "machine": platform.machine(),
         "cpu": _cpu_name(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpus": gpus,
+        "gpus": list(_gpu_names()),
     }
+    return found | ({"scheduler": scheduler} if (scheduler := _scheduler()) else {})
 
 
+def computing(device: torch.device) -> dict[str, Any]:
+    """What the last bits of a figure depend on: what computes, with how many threads and by which releases."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    releases = {package: versions()[package] for package in ("torch", "transformers")}
+    return {"device": str(device), "name": name, "threads": torch.get_num_threads(), **releases}
+
+
+def _scheduler() -> dict[str, str]:
+    # An array's task is known to people by the array's number and its own.
+    job = "_".join(filter(None, map(os.environ.get, ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"))))
+    told = {
+        "job": job or os.environ.get("SLURM_JOB_ID"),
+        "node": os.environ.get("SLURMD_NODENAME"),
+        "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+    }
+    return {key: value for key, value in told.items() if value is not None} if "SLURM_JOB_ID" in os.environ else {}
+
+
+@functools.cache
+def _gpu_names() -> tuple[str, ...]:
+    return tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+
+
+@functools.cache
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

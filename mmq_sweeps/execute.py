@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from mmq_sweeps import environment
+from mmq_sweeps.background import Background
 from mmq_sweeps.build import build
 from mmq_sweeps.cell import Cell, digest
 from mmq_sweeps.errors import ConfigError, StoreError
+from mmq_sweeps.locks import Lock
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.progress import Reporter
-from mmq_sweeps.quantize import KIND
+from mmq_sweeps.quantize import KIND, Request
 from mmq_sweeps.record import Record, outcome
 from mmq_sweeps.run import Bench, run_cell
+from mmq_sweeps.share import share
 from mmq_sweeps.store import Store, explained
 from mmq_sweeps.sweep import Sweep
 from mmq_sweeps.targets import Part, find_parts
 from mmq_sweeps.tasks.base import Task
 from mmq_sweeps.trackers import Log, Tracker
 from mmq_sweeps.turns import Turns
+from mmq_sweeps.warm import Warm
 
 
 def execute(
@@ -42,7 +48,7 @@ def execute(
 
     A cell with a record is run if ``redo`` names that record by its SHA-256. One that another process runs is put off; when
     nothing else is left, neither of ``pending`` nor of the further cells to ``help`` with, it is waited for. ``stop``
-    is asked between cells.
+    is asked between cells and between works that cells share.
     """
     with quiet_libraries():
         tracker: Tracker = build("tracker", sweep.settings["tracker"])
@@ -50,32 +56,70 @@ def execute(
         groups = _by_model_and_task(pending)
         if problems := [problem for cells in groups for problem in workshop.problems(cells)]:
             raise ConfigError(problems)
-        log = tracker.start(sweep.group, store.root / "wandb", progress.say)
-        turns = Turns(store, redo)
-        put_off: list[Cell] = []
-        for cells in [*groups, *_by_model_and_task(help)]:
-            left = [cell for cell in cells if turns.missing(cell)]
-            if not left or stop():
-                continue
-            bench = workshop.bench(left[0])
-            if cells in groups:
-                # What the cells to help with share is prepared by whoever they belong to.
-                _prepare(left, bench, progress)
-            for cell in left:
-                if stop() or not turns.missing(cell):
-                    continue
-                lock = turns.take(cell)
-                if lock is None:
-                    put_off.append(cell)
-                    continue
-                with lock:
-                    # Another may have ended it just before it was locked.
-                    if turns.missing(cell):
-                        keep(_run_and_log(cell, bench, progress, tracker, log))
-        for cell in put_off:
-            if (lock := turns.wait(cell, stop)) is not None:
-                with lock:
-                    keep(_run_and_log(cell, workshop.bench(cell), progress, tracker, log))
+        logging_to = tracker.start(sweep.group, store.root / "wandb", progress.say)
+        with Background(logging_to, progress.say) as log, suppress(Stopped):
+            run = Run(workshop, Turns(store, redo), progress, tracker, log, keep, stop)
+            put_off = [cell for cells in groups for cell in run.through(cells)]
+            put_off += [cell for cells in _by_model_and_task(help) for cell in run.through(cells)]
+            for cell in put_off:
+                run.wait_for(cell)
+
+
+class Stopped(Exception):
+    """``stop()`` was true."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process's way through cells."""
+
+    workshop: Workshop
+    turns: Turns
+    progress: Reporter
+    tracker: Tracker
+    log: Log
+    keep: Callable[[Record], None]
+    stop: Callable[[], bool]
+
+    def through(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Run what is missing of ``cells``, which share a model and a task; returns those that another process is at."""
+        missing = [cell for cell in cells if self.turns.missing(cell)]
+        if not missing:
+            return []
+        self._check_stop()
+        bench = self.workshop.bench(missing[0])
+        needed = [request for cell in missing for request in bench.requests(cell)]
+        with bench.store.needed((KIND, request.key) for request in needed):
+            wanted = self.workshop.requests(bench, missing[0], self.turns.missing)
+            share(needed, wanted, bench, self.progress, self._check_stop)
+            return [cell for cell in missing if not self._run(cell, bench, self.turns.take)]
+
+    def wait_for(self, cell: Cell) -> None:
+        """See that ``cell``, which another process was at, ends."""
+        self._run(cell, self.workshop.bench(cell), lambda one: self.turns.wait(one, self.stop))
+        self._check_stop()
+
+    def _run(self, cell: Cell, bench: Bench, take: Callable[[Cell], Lock | None]) -> bool:
+        """Run ``cell``, unless that was done meanwhile; False where another process is at it."""
+        self._check_stop()
+        if not self.turns.missing(cell):
+            return True
+        lock = take(cell)
+        if lock is None:
+            return False
+        with lock:
+            # Another may have ended it just before it was locked.
+            if self.turns.missing(cell):
+                self.progress.begin(cell.title(), cell.id)
+                record, items = run_cell(cell, bench, self.progress)
+                self.progress.finish(cell.title(), outcome(record), cell.id)
+                self.log(record, items, bench.task.samples(self.tracker.samples))
+                self.keep(record)
+        return True
+
+    def _check_stop(self) -> None:
+        if self.stop():
+            raise Stopped
 
 
 def _by_model_and_task(cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -92,21 +136,37 @@ class Workshop:
     def __init__(self, sweep: Sweep, store: Store) -> None:
         self._sweep, self._store = sweep, store
         self._tasks: dict[str, Task] = {}
-        self._model: tuple[str, LoadedModel, dict[str, Part]] | None = None
+        self._model: tuple[str, LoadedModel, dict[str, Part], Warm] | None = None
+        self._uses = Counter(cell.output_key(part) for cell in sweep.cells for part in cell.model["parts"])
 
     def bench(self, cell: Cell) -> Bench:
         """What ``cell`` and all of its model and task share; a ``ConfigError`` where it cannot be built."""
         config = self._sweep.configs[cell.id]
-        loaded, parts = self._loaded(config["model"])
+        loaded, parts, warm = self._loaded(config["model"])
         key = digest(cell.task)
         if key not in self._tasks:
             self._tasks[key] = build("task", config["task"])
-        return Bench(loaded, parts, self._tasks[key], config["calibration"]["batch_size"], self._store)
+        retries = self._sweep.settings.get("retries", Bench.retries)
+        return Bench(loaded, parts, self._tasks[key], config["calibration"]["batch_size"], self._store, warm, retries)
+
+    def requests(self, bench: Bench, cell: Cell, missing: Callable[[Cell], bool]) -> list[Request]:
+        """What is needed by all cells of the sweep that share the model and the task of ``cell`` and have yet to run."""
+        same = (digest(cell.model), digest(cell.task))
+        wanted: dict[str, Request] = {}
+        for other in self._sweep.cells:
+            if (digest(other.model), digest(other.task)) == same and missing(other):
+                # What cannot be run is that cell's failure, not this one's.
+                with suppress(ValueError):
+                    wanted |= {request.key: request for request in bench.requests(other)}
+        return list(wanted.values())
 
     def problems(self, cells: Sequence[Cell]) -> list[str]:
         """What keeps ``cells``, which share a model and a task, from running."""
         bench = self.bench(cells[0])
-        found = [problem for cell in cells for problem in _cell_problems(cell, bench)]
+        # Cells that quantize a part alike have the same problems with it.
+        distinct = {(part, cell.part_key(part)): cell for cell in cells for part in cell.parts}
+        asked = {cell.id: cell for cell in distinct.values()}
+        found = [problem for cell in asked.values() for problem in _cell_problems(cell, bench)]
         calibrations = {digest(cell.calibration): cell.calibration for cell in cells if cell.calibration}
         try:
             with explained(bench.references):
@@ -117,13 +177,14 @@ class Workshop:
             found.append(str(error))
         return found
 
-    def _loaded(self, config: dict[str, Any]) -> tuple[LoadedModel, dict[str, Part]]:
+    def _loaded(self, config: dict[str, Any]) -> tuple[LoadedModel, dict[str, Part], Warm]:
         key = digest(config)
         if self._model is None or self._model[0] != key:
             self._model = None  # Frees the other model before this one is read.
             try:
                 loaded = load_model(config)
-                self._model = (key, loaded, find_parts(loaded.model, config["parts"]))
+                parts = find_parts(loaded.model, config["parts"])
+                self._model = (key, loaded, parts, Warm.of(loaded, parts, self._store, self._uses))
             except ValueError as error:
                 raise ConfigError(str(error)) from error
             except (MemoryError, RuntimeError, OSError) as error:
@@ -132,7 +193,7 @@ class Workshop:
                 if not isinstance(error, OSError):
                     raise
                 raise ConfigError(f"model.checkpoint={config['checkpoint']}: {' '.join(str(error).split())}") from error
-        return self._model[1], self._model[2]
+        return self._model[1:]
 
 
 def _too_large(config: dict[str, Any], error: BaseException) -> str:
@@ -165,30 +226,6 @@ def _cell_problems(cell: Cell, bench: Bench) -> list[str]:
     except ValueError as error:
         return [str(error)]
     return [problem for request in requests for problem in request.problems()]
-
-
-def _prepare(cells: Sequence[Cell], bench: Bench, progress: Reporter) -> None:
-    """Quantize for all ``cells`` what the store lacks, in one pass; a unit that fails here fails its own cell later."""
-    missing = [
-        request for cell in cells for request in bench.requests(cell) if not bench.store.has_artifact(KIND, request.key)
-    ]
-    if not missing:
-        return
-    progress.begin("shared quantization")
-    try:
-        bench.compute(missing, progress)
-    except StoreError:
-        raise
-    except Exception as error:  # noqa: BLE001 - each cell tries again on its own and records its own failure
-        progress.say(f"warning: shared quantization stopped ({type(error).__name__}: {error}); each cell tries alone")
-
-
-def _run_and_log(cell: Cell, bench: Bench, progress: Reporter, tracker: Tracker, log: Log) -> Record:
-    progress.begin(cell.title(), cell.id)
-    record, items = run_cell(cell, bench, progress)
-    progress.finish(cell.title(), outcome(record), cell.id)
-    log(record, items, bench.task.samples(tracker.samples))
-    return record
 
 
 @contextmanager

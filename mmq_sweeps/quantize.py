@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from mmq_sweeps import environment
+from mmq_sweeps import environment, layer_stats
 from mmq_sweeps.affine import Format, QuantizedWeight
 from mmq_sweeps.calibrate import Pass, Replay, SharedStats, block_statistics, capture
 from mmq_sweeps.cell import CALIBRATION_FIELDS, SEMANTICS, Cell, digest
 from mmq_sweeps.errors import StoreError, TargetError
+from mmq_sweeps.kept import Kept
 from mmq_sweeps.methods.base import LayerStats, Method, Solution, quantize_many
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.store import Store
@@ -31,6 +32,8 @@ from mmq_sweeps.tasks.base import Task
 
 KIND = "quantized"
 T = TypeVar("T")
+# A unit's weights by linear, and what was written about them.
+StoredUnit = tuple[dict[str, QuantizedWeight], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Request:
     """One unit by one method in one format. ``key`` names its artifact.
 
     ``chain`` holds, by their keys and in order, the units of the part that are calibrated behind each other, this one
-    among them; it is empty at full-precision inputs.
+    among them; it is empty at full-precision inputs. ``work`` is the same for all requests that one pass over calibration
+    data can serve; ``statistics`` names the artifact with the unit's layer statistics, where they can be kept.
     """
 
     unit: Unit
@@ -48,32 +52,47 @@ class Request:
     calibration: Mapping[str, Any] | None
     chain: Mapping[str, Unit] = field(default_factory=dict)
     group_size_key: str = "method.group_size"
+    work: str = ""
+    statistics: str = ""
 
     def problems(self) -> list[str]:
         """A sentence for every linear that the format does not fit."""
         return check_format([self.unit], self.format, self.group_size_key)
 
 
-def requests(cell: Cell, method: Method, parts: Mapping[str, Part]) -> list[Request]:
-    """What ``cell`` needs: a request for every unit that it selects; a ValueError where the method cannot do a format."""
+def requests(
+    cell: Cell, method: Method, parts: Mapping[str, Part], names: Iterable[str] | None = None
+) -> list[Request]:
+    """What ``cell`` needs: a request for every unit that it selects, in the parts ``names`` if that is given.
+
+    A ValueError where the method cannot do a format.
+    """
     found = []
     sequential = cell.calibration is not None and getattr(method, "sequential", False)
-    for name, selection in cell.parts.items():
+    for name in cell.parts if names is None else names:
+        selection = cell.parts[name]
         format = _format(method, selection, name)
         units = parts[name].select(selection)
-        depends = {
+        sampled = {
             "semantics": SEMANTICS,
             "model": cell.model,
-            "method": cell.method,
-            "format": asdict(format),
-            "behind": selection if sequential else None,
             "calibration": cell.calibration,
             "data": cell.calibration and {key: cell.task.get(key) for key in CALIBRATION_FIELDS},
         }
+        depends = {
+            **sampled,
+            "method": cell.method,
+            "format": asdict(format),
+            "behind": selection if sequential else None,
+        }
+        kept = cell.calibration is not None and not sequential and not getattr(method, "needs_inputs", False)
         by_key = {digest({**depends, "unit": unit.name})[:24]: unit for unit in units}
         chain = by_key if sequential else {}
         where = f"component.{name}.group_size" if "group_size" in selection else "method.group_size"
-        found += [Request(unit, method, format, key, cell.calibration, chain, where) for key, unit in by_key.items()]
+        work = digest({**sampled, "part": name})[:24]
+        for key, unit in by_key.items():
+            statistics = digest({**sampled, "unit": unit.name})[:24] if kept else ""
+            found.append(Request(unit, method, format, key, cell.calibration, chain, where, work, statistics))
     return found
 
 
@@ -107,30 +126,49 @@ def compute(
     for calibration in _distinct(request.calibration for request in distinct):
         served = [request for request in distinct if request.calibration == calibration]
         wanted = [part for part in parts.values() if any(request.unit.part == part.name for request in served)]
+        reached = [
+            part for part in wanted if any(_needs_pass(one, store) for one in served if one.unit.part == part.name)
+        ]
         started = time.perf_counter()
         batches = task.calibration_batches(loaded, {**calibration, "batch_size": batch_size})
-        passes = capture(loaded, wanted, batches)
+        passes = capture(loaded, reached, batches) if reached else {}
         capture_seconds = (time.perf_counter() - started) / len(served)
         for part in wanted:
             of_part = [request for request in served if request.unit.part == part.name]
-            calls = passes.pop(part.name)
+            calls = passes.pop(part.name, [])
             _solve_together(work, part, calls, [one for one in of_part if not one.chain], capture_seconds)
             for chain in _distinct(request.chain for request in of_part if request.chain):
                 _solve_in_order(work, part, calls, [one for one in of_part if one.chain == chain], capture_seconds)
     return work.failed
 
 
+def _needs_pass(request: Request, store: Store) -> bool:
+    return not (request.statistics and store.has_artifact(layer_stats.KIND, request.statistics))
+
+
 def _solve_together(
     work: _Work, part: Part, passes: Sequence[Pass], requests: Sequence[Request], capture_seconds: float
 ) -> None:
-    """All ``requests`` of one part at full-precision inputs, block by block."""
-    wanted = [name for unit in _distinct(request.unit for request in requests) for name in unit.linears]
+    """All ``requests`` of one part at full-precision inputs: from kept statistics, else block by block."""
+    lacking: list[Unit] = []
+    for unit in _distinct(request.unit for request in requests):
+        of_unit = [request for request in requests if request.unit == unit]
+        started = time.perf_counter()
+        stats = None if any(_needs_pass(one, work.store) for one in of_unit) else work.statistics(of_unit[0])
+        if stats is None:
+            lacking.append(unit)
+        else:
+            work.solve(of_unit, stats, (time.perf_counter() - started) / len(of_unit))
+    requests = [request for request in requests if request.unit in lacking]
     started = time.perf_counter()
+    wanted = [name for unit in lacking for name in unit.linears]
     for index, stats in block_statistics(work.loaded, part, passes, wanted, _need_inputs(requests)):
         of_block = [request for request in requests if request.unit.block == index]
         seconds = capture_seconds + (time.perf_counter() - started) / len(of_block)
         for unit in _distinct(request.unit for request in of_block):
-            work.solve([request for request in of_block if request.unit == unit], stats, seconds)
+            of_unit = [request for request in of_block if request.unit == unit]
+            work.keep_statistics(of_unit, stats)
+            work.solve(of_unit, stats, seconds)
         started = time.perf_counter()
 
 
@@ -190,6 +228,18 @@ class _Work:
             each = (time.perf_counter() - started) / len(together)
             for request, outcome in zip(together, outcomes, strict=True):
                 self._keep(request, outcome, {"calibrate": seconds, "quantize": each})
+
+    def statistics(self, request: Request) -> list[SharedStats] | None:
+        """The kept statistics of the unit of ``request``, ``None`` where they are lost."""
+        return layer_stats.read(self.store, request.statistics)
+
+    def keep_statistics(self, requests: Sequence[Request], stats: Sequence[SharedStats]) -> None:
+        """Keep the statistics of the unit of ``requests`` for later methods and bit-widths, if there is room."""
+        for key in _distinct(request.statistics or None for request in requests):
+            try:
+                layer_stats.write(self.store, key, requests[0].unit, stats)
+            except StoreError as error:
+                self.store.say(f"statistics of {requests[0].unit.name} are not kept: {error.strerror}")
 
     def fail(self, requests: Iterable[Request], why: str) -> None:
         """Those of ``requests`` that were not reached fail as well."""
@@ -308,15 +358,24 @@ class Loaded:
     seconds: dict[str, float]
 
 
-def load(requests: Iterable[Request], store: Store) -> tuple[Loaded, list[Request]]:
-    """The stored weights of ``requests``, and those requests that the store does not have (or no longer, if corrupt)."""
+def load(
+    requests: Iterable[Request], store: Store, kept: Kept[StoredUnit] | None = None
+) -> tuple[Loaded, list[Request]]:
+    """The stored weights of ``requests``, and those requests that the store does not have (or no longer, if corrupt).
+
+    What is in ``kept`` is not read again.
+    """
     found = Loaded({}, {}, {"calibrate": 0.0, "quantize": 0.0})
     missing, unchanged = [], []
     for request in requests:
-        stored = _stored(request, store)
+        stored = kept.get(request.key) if kept is not None else None
         if stored is None:
-            missing.append(request)
-            continue
+            stored = _stored(request, store)
+            if stored is None:
+                missing.append(request)
+                continue
+            if kept is not None:
+                kept.put(request.key, stored, sum(weight.codes.nbytes for weight in stored[0].values()))
         weights, description = stored
         found.weights.update(weights)
         found.notes.update(description["notes"])
@@ -331,7 +390,7 @@ def load(requests: Iterable[Request], store: Store) -> tuple[Loaded, list[Reques
     return found, missing
 
 
-def _stored(request: Request, store: Store) -> tuple[dict[str, QuantizedWeight], dict[str, Any]] | None:
+def _stored(request: Request, store: Store) -> StoredUnit | None:
     """A unit's weights by linear and what was written about them; ``None`` where the store has none."""
     artifact = store.artifact(KIND, request.key)
     if artifact is None:

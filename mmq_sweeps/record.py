@@ -21,7 +21,8 @@ class Record:
 
     ``metrics`` maps a name to ``{"value", "interval", "higher_is_better", "count"}``, with ``"by_type"`` where items
     have kinds; ``size`` is that of ``size.py``; ``seconds`` maps a stage to its duration; ``error`` is ``None`` or
-    ``{"class", "message", "traceback"}``, and ``"asked_bytes"`` where memory was refused. Per-item predictions and scores
+    ``{"class", "message", "traceback"}``, and ``"asked_bytes"`` where memory was refused. ``attempts`` is ``{"count",
+    "reasons"}``: how often the cell was tried, and why each time but the last did not count. Per-item predictions and scores
     lie beside the record in ``items.json``, whose SHA-256 is ``items_sha256``.
     """
 
@@ -39,6 +40,7 @@ class Record:
     error: dict[str, Any] | None = None
     items_sha256: str | None = None
     created: str = ""
+    attempts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from mmq_sweeps import environment, size
 from mmq_sweeps.affine import QuantizedWeight
+from mmq_sweeps.attempts import Attempts
 from mmq_sweeps.build import build
 from mmq_sweeps.cell import Cell
 from mmq_sweeps.errors import OutOfMemory, StoreError
@@ -23,20 +23,28 @@ from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.progress import Reporter
 from mmq_sweeps.quantize import Loaded, Request, compute, load, requests
 from mmq_sweeps.record import Record, outcome
+from mmq_sweeps.replay import Player
 from mmq_sweeps.store import Store
 from mmq_sweeps.targets import Part
 from mmq_sweeps.tasks.base import Task
+from mmq_sweeps.warm import BATCH_SIZES, Warm
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What the cells of one model and task share in a process: the model is loaded once, the data read once."""
+    """What the cells of one model and task share in a process: the model is loaded once, the data read once.
+
+    ``warm`` is what stays from cell to cell, if anything. ``retries`` is how often a cell is begun again whose process was
+    killed.
+    """
 
     loaded: LoadedModel
     parts: Mapping[str, Part]
     task: Task
     calibration_batch_size: int
     store: Store
+    warm: Warm | None = None
+    retries: int = 3
 
     @property
     def references(self) -> Path:
@@ -46,9 +54,29 @@ class Bench:
     def requests(self, cell: Cell) -> list[Request]:
         if cell.method is None:
             return []
-        return requests(cell, build("method", cell.method), self.parts)
+        # By part: a sweep has many cells, and few quantizations of each part.
+        known = {} if self.warm is None else self.warm.requests
+        found = []
+        for part in cell.parts:
+            key = cell.part_key(part)
+            if key not in known:
+                known[key] = requests(cell, build("method", cell.method), self.parts, [part])
+            found += known[key]
+        return found
+
+    def halved(self) -> Bench | None:
+        """The same with batches of half the size; ``None`` where there is nothing to halve."""
+        task = copy.copy(self.task)  # With all that it has read.
+        sizes = {name: size for name in BATCH_SIZES if (size := getattr(task, name, 1)) > 1}
+        if not sizes and self.calibration_batch_size == 1:
+            return None
+        for name, size in sizes.items():
+            object.__setattr__(task, name, size // 2)
+        return replace(self, task=task, calibration_batch_size=max(1, self.calibration_batch_size // 2))
 
     def compute(self, missing: list[Request], progress: Reporter) -> dict[str, Exception]:
+        if self.warm is not None:
+            self.warm.placement.restore()  # It is calibrated at full precision.
         return compute(
             missing,
             self.loaded,
@@ -61,9 +89,29 @@ class Bench:
 
 
 def run_cell(cell: Cell, bench: Bench, progress: Reporter) -> tuple[Record, list[dict[str, Any]]]:
-    """Measure ``cell`` and record it. A failure is a record as well; only a store that cannot be written is raised."""
-    environment.reset_peak_memory()
-    record = Record(
+    """Measure ``cell`` and record it. A failure is a record as well; only a store that cannot be written is raised.
+
+    A cell that is refused memory is tried once more with half the batch. One whose process was killed, more often than
+    ``bench.retries`` allows, is recorded as failed.
+    """
+    attempts = Attempts(bench.store, cell.id)
+    reasons = [f"WorkerDied: process {one['process']} of {one['host']}" for one in attempts.unended()]
+    if len(reasons) > bench.retries:
+        record = replace(_new(cell), error=_died(reasons), attempts=_counted(reasons[:-1]))
+        attempts.forget()
+        return _saved(record, [], bench, progress), []
+    with attempts.begun():
+        record, items = _attempt(cell, bench, progress)
+        smaller = bench.halved()
+        if record.error and record.error["class"] == OutOfMemory.__name__ and smaller is not None:
+            reasons.append(f"OutOfMemory: {record.error['message']}")
+            progress.say(f"warning: {cell.title()}: {record.error['message']}; it is tried with half the batch")
+            record, items = _attempt(cell, smaller, progress)
+        return _saved(replace(record, attempts=_counted(reasons)), items, bench, progress), items
+
+
+def _new(cell: Cell) -> Record:
+    return Record(
         id=cell.id,
         status="failed",
         cell=cell.effective,
@@ -72,9 +120,29 @@ def run_cell(cell: Cell, bench: Bench, progress: Reporter) -> tuple[Record, list
         hardware=environment.hardware(),
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
+
+
+def _counted(reasons: Sequence[str]) -> dict[str, Any]:
+    """How often a cell was tried, and why each time but the last did not count."""
+    return {"count": len(reasons) + 1, "reasons": list(reasons)}
+
+
+def _died(reasons: Sequence[str]) -> dict[str, Any]:
+    message = (
+        f"the process that ran it was killed {len(reasons)} times, as by a lack of memory or the end of its job; it is "
+        "tried again with retry=failed"
+    )
+    return {"class": "WorkerDied", "message": message, "traceback": "\n".join(reasons)}
+
+
+def _attempt(cell: Cell, bench: Bench, progress: Reporter) -> tuple[Record, list[dict[str, Any]]]:
+    """The record of one try, not yet saved, and its items."""
+    environment.reset_peak_memory()
+    record = _new(cell)
     try:
-        done, items = _measure(cell, bench, progress, record)
-        return _saved(replace(done, peak_memory_bytes=environment.peak_memory()), items, bench, progress), items
+        with _warm(bench) as warm:
+            done, items = _measure(cell, bench, warm, progress, record)
+        return replace(done, peak_memory_bytes=environment.peak_memory()), items
     except StoreError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever fails in a cell fails that cell only
@@ -85,30 +153,46 @@ def run_cell(cell: Cell, bench: Bench, progress: Reporter) -> tuple[Record, list
         }
         if isinstance(error, OutOfMemory):
             told["asked_bytes"] = error.asked_bytes
+            if bench.warm is not None:
+                bench.warm.let_go()
     environment.give_back_memory()
-    return bench.store.save(replace(record, error=told, peak_memory_bytes=environment.peak_memory())), []
+    return replace(record, error=told, peak_memory_bytes=environment.peak_memory()), []
+
+
+@contextmanager
+def _warm(bench: Bench) -> Iterator[Warm]:
+    """What stays from cell to cell; after a failure, or where nothing stays, the model is at full precision again."""
+    warm = bench.warm or Warm.of(bench.loaded, bench.parts, bench.store, {})
+    try:
+        yield warm
+    except BaseException:
+        warm.placement.restore()
+        raise
+    if bench.warm is None:
+        warm.placement.restore()
 
 
 def _saved(record: Record, items: list[dict[str, Any]], bench: Bench, progress: Reporter) -> Record:
     try:
-        return bench.store.save(record, items)
+        return bench.store.save(record, items if record.done else None)
     except StoreError:
+        if not record.done:
+            raise
         progress.say(f"measured but not recorded: {record.id}: {outcome(record)}")
         raise
 
 
-def _measure(cell: Cell, bench: Bench, progress: Reporter, record: Record) -> tuple[Record, list[dict[str, Any]]]:
+def _measure(
+    cell: Cell, bench: Bench, warm: Warm, progress: Reporter, record: Record
+) -> tuple[Record, list[dict[str, Any]]]:
     with _memory_told("quantizing", "calibration.batch_size", bench.calibration_batch_size):
-        quantized = _quantized(cell, bench, progress)
+        quantized = _quantized(cell, bench, warm, progress)
     measured_size = size.measure(bench.loaded.model, bench.parts.values(), quantized.weights)
     seconds = dict(quantized.seconds) if cell.parts else {}
 
     started = time.perf_counter()
-    with (
-        _memory_told("evaluating", "task.batch_size", getattr(bench.task, "batch_size", None)),
-        bench.loaded.weights_replaced(Dequantized(quantized.weights)),
-    ):
-        predictions = bench.task.predict(bench.loaded, lambda done, total: progress.stage("evaluate", done, total))
+    with _memory_told("evaluating", "task.batch_size", getattr(bench.task, "batch_size", None)):
+        predictions = _predictions(cell, bench, warm, quantized.weights, progress)
     seconds["evaluate"] = time.perf_counter() - started
 
     started = time.perf_counter()
@@ -125,22 +209,6 @@ def _measure(cell: Cell, bench: Bench, progress: Reporter, record: Record) -> tu
         notes=bench.task.notes() | ({"solver": quantized.notes} if quantized.notes else {}),
     )
     return record, _items(predictions, metrics)
-
-
-class Dequantized(Mapping[str, Tensor]):
-    """Weights made from their codes whenever one is asked for, so that never all of them are there in full."""
-
-    def __init__(self, quantized: Mapping[str, QuantizedWeight]) -> None:
-        self._quantized = quantized
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._quantized[name].dequantize()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._quantized)
-
-    def __len__(self) -> int:
-        return len(self._quantized)
 
 
 @contextmanager
@@ -163,13 +231,33 @@ def _memory_told(doing: str, key: str, batch_size: int | None) -> Iterator[None]
         ) from error
 
 
-def _quantized(cell: Cell, bench: Bench, progress: Reporter) -> Loaded:
+def _predictions(
+    cell: Cell, bench: Bench, warm: Warm, weights: Mapping[str, QuantizedWeight], progress: Reporter
+) -> dict[str, str]:
+    def predict() -> dict[str, str]:
+        return bench.task.predict(bench.loaded, lambda done, total: progress.stage("evaluate", done, total))
+
+    players: list[Player] = []
+    try:
+        with warm.evaluating(cell, bench.task, weights) as players:
+            return predict()
+    except Exception as error:
+        # Kept outputs hold what the model looked at when they were recorded. If it looks at more, it finds nothing.
+        if environment.ran_out_of_memory(error) or not any(player.replayed for player in players):
+            raise
+    for player in players:
+        warm.outputs.refuse(player.key)
+    with warm.evaluating(cell, bench.task, weights, replay=False):
+        return predict()
+
+
+def _quantized(cell: Cell, bench: Bench, warm: Warm, progress: Reporter) -> Loaded:
     wanted = bench.requests(cell)
-    found, missing = load(wanted, bench.store)
+    found, missing = load(wanted, bench.store, warm.units)
     if missing:
         for error in bench.compute(missing, progress).values():
             raise error
-        found, missing = load(wanted, bench.store)
+        found, missing = load(wanted, bench.store, warm.units)
     if missing:
         raise StoreError(f"the store lost {missing[0].unit.name} right after it was written")
     return found

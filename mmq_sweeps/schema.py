@@ -102,6 +102,7 @@ class Config:
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     retry: str = MISSING
+    retries: int = MISSING
     output: str = MISSING
 
 
@@ -161,6 +162,7 @@ def _choice_problems(config: Mapping[str, Any]) -> list[str]:
 
 def _count_problems(config: Mapping[str, Any]) -> list[str]:
     counts = {
+        "retries": config["retries"],
         "calibration.samples": config["calibration"]["samples"],
         "calibration.batch_size": config["calibration"]["batch_size"],
         "task.batch_size": config["task"].get("batch_size", 1),

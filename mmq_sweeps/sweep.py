@@ -19,7 +19,7 @@ from mmq_sweeps.order import in_order
 from mmq_sweeps.schema import problems, unasked, without_value
 
 # Belong to the sweep as a whole; sweeping over them has no meaning.
-OF_THE_SWEEP = ("store", "retry", "output", "tracker")
+OF_THE_SWEEP = ("store", "retry", "retries", "output", "tracker")
 
 
 @dataclass(frozen=True)

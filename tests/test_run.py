@@ -17,8 +17,9 @@ from omegaconf import DictConfig
 from mmq_sweeps import environment
 from mmq_sweeps.affine import Format, round_nearest
 from mmq_sweeps.execute import Workshop, quiet_libraries
+from mmq_sweeps.placement import Dequantized
 from mmq_sweeps.progress import Progress
-from mmq_sweeps.run import Dequantized, run_cell
+from mmq_sweeps.run import run_cell
 from mmq_sweeps.store import Store
 from mmq_sweeps.sweep import plan
 from tests.conftest import SMALL, command_environment
@@ -48,7 +49,10 @@ def test_memory_that_is_refused_is_recorded_and_the_next_cell_runs(
         assert record.error["class"] == "OutOfMemory"
         assert record.error["asked_bytes"] == HUGE
         assert "evaluating asked for 1125899.91 GB more memory than there is" in record.error["message"]
-        assert "choose a smaller task.batch_size (now 24)" in record.error["message"]
+        # It was tried with half the batch as well.
+        assert "choose a smaller task.batch_size (now 12)" in record.error["message"]
+        assert record.attempts["count"] == 2
+        assert "(now 24)" in record.attempts["reasons"][0]
         assert store.record(record.id) == record
         for name, parameter in bench.loaded.model.named_parameters():
             assert torch.equal(parameter, weights[name])
@@ -56,7 +60,7 @@ def test_memory_that_is_refused_is_recorded_and_the_next_cell_runs(
 
 
 def test_a_limit_on_the_process_s_memory(tmp_path: Path) -> None:
-    """A real limit, set when the model is loaded and the cell begins: a batch of 300 images does not fit."""
+    """A real limit, set when the model is loaded and the cell begins: neither 300 images fit nor half of them."""
     program = (
         "import resource, sys, torch, transformers\n"
         "from mmq_sweeps import run\n"
@@ -78,7 +82,7 @@ def test_a_limit_on_the_process_s_memory(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert "failed: none: OutOfMemory: evaluating asked for" in done.stderr
-    assert "choose a smaller task.batch_size (now 300)" in done.stderr
+    assert "choose a smaller task.batch_size (now 150)" in done.stderr
     record = json.loads(next((tmp_path / "runs" / "cells").glob("*/record.json")).read_text())
     assert record["error"]["class"] == "OutOfMemory"
     assert record["peak_memory_bytes"]["process"] > 0

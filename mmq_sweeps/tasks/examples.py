@@ -8,13 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
 
 from mmq_sweeps.build import find_class
 from mmq_sweeps.data import images
+from mmq_sweeps.models.memory import available_bytes
 
 # How many of the files that cannot be used a message and a record name.
 SHOWN = 3
+# Of the free memory, what the prepared inputs of a task may take.
+SHARE_OF_MEMORY = 8
 Batch = TypeVar("Batch")
 Inputs = TypeVar("Inputs")
 
@@ -134,17 +140,58 @@ class _SameImage:
         return bool(alike) and _content(path) in map(_content, alike)
 
 
-def prepared(batches: Sequence[Batch], prepare: Callable[[Batch], Inputs]) -> Iterator[tuple[Batch, Inputs]]:
-    """Each batch with what ``prepare`` makes of it, the next being prepared while the caller works on one."""
-    if not batches:
-        return
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(prepare, batches[0])
-        for batch, following in zip(batches, [*batches[1:], None], strict=True):
-            inputs = ahead.result()
-            if following is not None:
-                ahead = pool.submit(prepare, following)
-            yield batch, inputs
+class Prepared(Generic[Inputs]):
+    """Inputs made of batches, kept for the next cell as far as they fit into a part of the memory that is free."""
+
+    def __init__(self) -> None:
+        self._made_by: tuple[object, int] | None = None
+        self._kept: dict[int, tuple[Inputs, tuple[int, ...]]] = {}
+        self._room = 0
+
+    def __call__(
+        self, processor: object, batches: Sequence[Batch], prepare: Callable[[Batch], Inputs]
+    ) -> Iterator[tuple[Batch, Inputs]]:
+        """Each batch with what ``prepare`` makes of it by ``processor``, the next while the caller works on one.
+
+        The first batch's length stands for how ``batches`` are cut: with another, or another processor, all is made anew.
+        """
+        made_by = (processor, len(batches[0]) if batches else 0)  # type: ignore[arg-type]
+        if self._made_by is None or self._made_by[0] is not processor or self._made_by[1] != made_by[1]:
+            free = available_bytes(torch.device("cpu"))
+            self._made_by, self._kept = made_by, {}
+            self._room = (free or 0) // SHARE_OF_MEMORY
+
+        def made(place: int) -> Inputs:
+            inputs, versions = self._kept.get(place, (None, ()))
+            # A tensor's version is raised where it is changed in place, as a model might do.
+            if inputs is not None and versions == tuple(tensor._version for tensor in _tensors(inputs)):
+                return inputs
+            inputs = prepare(batches[place])
+            self._keep(place, inputs)
+            return inputs
+
+        if all(place in self._kept for place in range(len(batches))):
+            yield from ((batch, made(place)) for place, batch in enumerate(batches))
+            return
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(made, 0)
+            for place, batch in enumerate(batches):
+                inputs = ahead.result()
+                if place + 1 < len(batches):
+                    ahead = pool.submit(made, place + 1)
+                yield batch, inputs
+
+    def _keep(self, place: int, inputs: Inputs) -> None:
+        tensors = _tensors(inputs)
+        size = sum(tensor.nbytes for tensor in tensors)
+        if place in self._kept or size <= self._room:
+            self._room -= 0 if place in self._kept else size
+            self._kept[place] = (inputs, tuple(tensor._version for tensor in tensors))
+
+
+def _tensors(inputs: Any) -> list[Tensor]:
+    values = inputs.values() if isinstance(inputs, Mapping) else [inputs]
+    return [value for value in values if isinstance(value, Tensor)]
 
 
 def decoded(examples: Sequence[Any]) -> list[Any]:

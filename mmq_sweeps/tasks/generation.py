@@ -17,7 +17,7 @@ from torch import Tensor
 from mmq_sweeps.metrics import MetricResult
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.tasks.base import Progress
-from mmq_sweeps.tasks.examples import Examples, decoded, prepared, split_up
+from mmq_sweeps.tasks.examples import Examples, Prepared, decoded, split_up
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,10 @@ class GenerationTask(ABC):
     def examples(self) -> Examples:
         return Examples(self.data, self.split, self.calibration_split, self.allow_missing)
 
+    @cached_property
+    def _prepared(self) -> Prepared[dict[str, Any]]:
+        return Prepared()
+
     @property
     def items(self) -> list[Item]:
         """What is evaluated."""
@@ -95,7 +99,8 @@ class GenerationTask(ABC):
         # One item an example, by turns the first, the second and so on of those that it has.
         found = enumerate(map(self.items_of, self.examples.drawn(calibration)))
         samples = [items[index % len(items)] for index, items in found]
-        for _, inputs in prepared(split_up(samples, calibration["batch_size"]), prepare):
+        batches = split_up(samples, calibration["batch_size"])
+        for _, inputs in Prepared[dict[str, Any]]()(loaded.processor, batches, prepare):
             yield inputs
 
     @torch.no_grad()
@@ -103,10 +108,10 @@ class GenerationTask(ABC):
         # A fast tokenizer fails where one thread encodes while another decodes.
         tokenizing = Lock()
 
-        def prepare(batch: Sequence[Item]) -> Any:
+        def prepare(batch: Sequence[Item]) -> dict[str, Any]:
             shown = _one_each(batch)
             with tokenizing:
-                return loaded.processor(
+                found = loaded.processor(
                     images=shown,
                     text=[item.prompt for item in batch],
                     return_tensors="pt",
@@ -114,10 +119,11 @@ class GenerationTask(ABC):
                     # Text is generated behind the prompt, so padding goes before it.
                     padding_side="left",
                 )
+            return dict(found)
 
         items = self.items
         predictions: dict[str, str] = {}
-        for batch, prompts in prepared(split_up(items, self.batch_size), prepare):
+        for batch, prompts in self._prepared(loaded.processor, split_up(items, self.batch_size), prepare):
             inputs = loaded.to_device(prompts)
             tokens = loaded.model.generate(**inputs, **self.generation)
             with tokenizing:

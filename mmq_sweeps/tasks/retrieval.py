@@ -25,7 +25,7 @@ from mmq_sweeps.metrics.ranks import Ranks
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.retriever import Retriever, Texts
 from mmq_sweeps.tasks.base import Progress
-from mmq_sweeps.tasks.examples import Examples, decoded, prepared, split_up
+from mmq_sweeps.tasks.examples import Examples, Prepared, decoded, split_up
 
 # How many of the best answers a record keeps of each query.
 KEPT = 10
@@ -74,6 +74,10 @@ class RetrievalTask:
     @cached_property
     def examples(self) -> Examples:
         return Examples(self.data, self.split, self.calibration_split, self.allow_missing)
+
+    @cached_property
+    def _prepared(self) -> Prepared[Tensor]:
+        return Prepared()
 
     @property
     def images(self) -> list[Any]:
@@ -180,8 +184,9 @@ class RetrievalTask:
         """The vision output of each image, on the CPU, and the similarities ``[I, M]`` of images and distinct texts."""
         seen: list[Tensor] = []
         rows = []
-        for batch, pixels in prepared(
-            split_up(images, self.batch_size), lambda batch: retriever.pixels(decoded(batch))
+        batches = split_up(images, self.batch_size)
+        for batch, pixels in self._prepared(
+            retriever.loaded.processor, batches, lambda batch: retriever.pixels(decoded(batch))
         ):
             vision, looks = retriever.encode_images(pixels)
             seen += vision.cpu()

@@ -1,0 +1,155 @@
+"""Processes that share a store: no cell twice, no calibration twice, and a stop that leaves everything recorded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig
+
+from mmq_sweeps import calibrate, layer_stats, quantize
+from mmq_sweeps.cell import Cell
+from mmq_sweeps.execute import execute
+from mmq_sweeps.progress import Progress
+from mmq_sweeps.record import Record
+from mmq_sweeps.store import Store
+from mmq_sweeps.sweep import Sweep, plan
+from tests.conftest import SMALL, command_environment
+
+Composed = Callable[..., DictConfig]
+TINY = (*SMALL, "task.limit=6", "calibration.samples=8")
+
+
+def sweep_of(composed: Composed, store: Path, *bits: int, method: str = "rtn", part: str = "connector") -> Sweep:
+    grid = [
+        composed(*TINY, f"method={method}", f"component={part}", f"bits={width}", f"store.dir={store}")
+        for width in bits
+    ]
+    return plan(grid)
+
+
+def run(cells: Any, sweep: Sweep, store: Store, **more: Any) -> list[str]:
+    ran: list[str] = []
+    with Progress(len(sweep.cells)) as progress:
+        execute(cells, sweep, store, progress, lambda record: ran.append(record.id), **more)
+    return ran
+
+
+def test_what_is_recorded_is_left_and_what_is_to_be_replaced_is_run(composed: Composed, tmp_path: Path) -> None:
+    sweep, store = sweep_of(composed, tmp_path, 2, 3), Store.open(tmp_path)
+    ids = [cell.id for cell in sweep.cells]
+    assert run(sweep.cells[:2], sweep, store) == ids[:2]
+    assert run(sweep.cells, sweep, store) == ids[2:]
+    redo = {ids[1]: store.record_sha(ids[1])}
+    assert run(sweep.cells, sweep, store, redo=redo) == [ids[1]]
+    # It has another record now than the one that was to be replaced.
+    assert run(sweep.cells, sweep, store, redo=redo) == []
+    assert store.record(ids[1]).attempts == {"count": 1, "reasons": []}
+
+
+def test_a_stop_comes_between_cells_and_leaves_what_was_done(composed: Composed, tmp_path: Path) -> None:
+    sweep, store = sweep_of(composed, tmp_path, 2, 3), Store.open(tmp_path)
+    ran: list[str] = []
+    with Progress(3) as progress:
+        execute(sweep.cells, sweep, store, progress, lambda record: ran.append(record.id), stop=lambda: len(ran) == 2)
+    assert ran == [cell.id for cell in sweep.cells[:2]]
+    assert [store.record(one) is not None for one in ran] == [True, True]
+    assert run(sweep.cells, sweep, store, stop=lambda: True) == []
+    assert run(sweep.cells, sweep, store) == [sweep.cells[2].id]
+    assert not list((tmp_path / "locks").rglob("*.json"))
+
+
+def test_help_takes_what_nobody_is_at(composed: Composed, tmp_path: Path) -> None:
+    sweep, store, other = sweep_of(composed, tmp_path, 2, 3), Store.open(tmp_path), Store.open(tmp_path)
+    lock = other.lock("cells", sweep.cells[1].id)
+    threading.Timer(2, lock.release).start()
+    ran = run(sweep.cells[:1], sweep, store, help=sweep.cells)
+    assert ran == [sweep.cells[place].id for place in (0, 2, 1)]
+
+
+def test_a_cell_that_another_is_at_is_put_off_and_waited_for(composed: Composed, tmp_path: Path) -> None:
+    sweep, store, other = sweep_of(composed, tmp_path, 2, 3), Store.open(tmp_path), Store.open(tmp_path)
+    lock = other.lock("cells", sweep.cells[0].id)
+    ran: list[str] = []
+
+    def keep(record: Record) -> None:
+        ran.append(record.id)
+        if len(ran) == 2:
+            # The other one goes without having done it.
+            threading.Timer(0.2, lock.release).start()
+
+    with Progress(3) as progress:
+        execute(sweep.cells, sweep, store, progress, keep)
+    assert ran == [sweep.cells[1].id, sweep.cells[2].id, sweep.cells[0].id]
+
+
+def test_two_processes_on_one_store_run_no_cell_twice(composed: Composed, tmp_path: Path) -> None:
+    sweep = sweep_of(composed, tmp_path / "store", 2, 3, 4, method="gptq")
+    (tmp_path / "sweep.json").write_text(json.dumps(sweep.to_json()))
+    program = (
+        "import json, sys\n"
+        "from mmq_sweeps.execute import execute\n"
+        "from mmq_sweeps.progress import Progress\n"
+        "from mmq_sweeps.store import Store\n"
+        "from mmq_sweeps.sweep import Sweep\n"
+        f"sweep = Sweep.from_json(json.load(open({str(tmp_path / 'sweep.json')!r})))\n"
+        f"store = Store.open({str(tmp_path / 'store')!r})\n"
+        "cells = sweep.cells[::int(sys.argv[1])]\n"
+        "with Progress(4) as progress:\n"
+        "    execute(cells, sweep, store, progress, lambda record: print(record.id, flush=True))\n"
+    )
+    commands = [[sys.executable, "-c", program, step] for step in ("1", "-1")]
+    running = [
+        subprocess.Popen(command, env=command_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
+    told = [process.communicate(timeout=300) for process in running]
+    assert [process.returncode for process in running] == [0, 0], told
+    ran = Counter(line for out, _ in told for line in out.split())
+    assert ran == Counter(cell.id for cell in sweep.cells)
+    assert all("already" not in err for _, err in told)
+
+
+def test_whoever_quantizes_does_so_for_the_whole_sweep(composed: Composed, tmp_path: Path) -> None:
+    sweep, store = sweep_of(composed, tmp_path, 2, 3, 4, method="gptq"), Store.open(tmp_path)
+    asked = requests_of(composed, sweep, store)
+    run(sweep.cells[1:2], sweep, store)
+    assert all(store.has_artifact(quantize.KIND, key) for key in asked)
+
+
+def requests_of(composed: Composed, sweep: Sweep, store: Store) -> set[str]:  # noqa: ARG001
+    from mmq_sweeps.execute import Workshop, quiet_libraries
+
+    with quiet_libraries():
+        bench = Workshop(sweep, store).bench(sweep.cells[0])
+    return {request.key for cell in sweep.cells for request in bench.requests(cell)}
+
+
+def test_a_later_method_needs_no_pass_over_the_calibration_data(
+    composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(tmp_path)
+    first = sweep_of(composed, tmp_path, 3, method="gptq")
+    run(first.cells, first, store)
+    assert list((tmp_path / "artifacts" / layer_stats.KIND).glob("*.json"))
+    later = sweep_of(composed, tmp_path, 3, method="awq")
+    alone = Store.open(tmp_path / "alone")
+    run(later.cells, later, alone)
+
+    def pass_over_data(*_: Any) -> None:
+        raise AssertionError("calibration data were run")
+
+    monkeypatch.setattr(quantize, "capture", pass_over_data)
+    monkeypatch.setattr(calibrate.Replay, "advance", pass_over_data)
+    cell: Cell = later.cells[-1]
+    run(later.cells, later, store)
+    assert store.record(cell.id).done
+    assert store.record(cell.id).metrics == alone.record(cell.id).metrics
+    assert store.items(cell.id) == alone.items(cell.id)
