@@ -66,17 +66,11 @@ def test_a_stop_comes_between_cells_and_leaves_what_was_done(composed: Composed,
     assert not list((tmp_path / "locks").rglob("*.json"))
 
 
-def test_help_takes_what_nobody_is_at(composed: Composed, tmp_path: Path) -> None:
+@pytest.mark.parametrize("own", [1, 3])
+def test_a_cell_that_another_is_at_is_put_off_and_waited_for(composed: Composed, tmp_path: Path, own: int) -> None:
+    """Whether it is one's own or one to help with."""
     sweep, store, other = sweep_of(composed, tmp_path, 2, 3), Store.open(tmp_path), Store.open(tmp_path)
     lock = other.lock("cells", sweep.cells[1].id)
-    threading.Timer(2, lock.release).start()
-    ran = run(sweep.cells[:1], sweep, store, help=sweep.cells)
-    assert ran == [sweep.cells[place].id for place in (0, 2, 1)]
-
-
-def test_a_cell_that_another_is_at_is_put_off_and_waited_for(composed: Composed, tmp_path: Path) -> None:
-    sweep, store, other = sweep_of(composed, tmp_path, 2, 3), Store.open(tmp_path), Store.open(tmp_path)
-    lock = other.lock("cells", sweep.cells[0].id)
     ran: list[str] = []
 
     def keep(record: Record) -> None:
@@ -86,8 +80,8 @@ def test_a_cell_that_another_is_at_is_put_off_and_waited_for(composed: Composed,
             threading.Timer(0.2, lock.release).start()
 
     with Progress(3) as progress:
-        execute(sweep.cells, sweep, store, progress, keep)
-    assert ran == [sweep.cells[1].id, sweep.cells[2].id, sweep.cells[0].id]
+        execute(sweep.cells[:own], sweep, store, progress, keep, help=sweep.cells)
+    assert ran == [sweep.cells[place].id for place in (0, 2, 1)]
 
 
 def test_two_processes_on_one_store_run_no_cell_twice(composed: Composed, tmp_path: Path) -> None:
