@@ -14,6 +14,7 @@ from mmq_sweeps.errors import ConfigError, StoreError
 BAD_INPUT, INTERRUPTED = 2, 130
 # Imported when asked for, so that `--help` and the quick verbs stay quick.
 VERBS: dict[str, tuple[str, str]] = {
+    "plan": ("launch.dry", "what a sweep would run, without running it"),
     "status": ("launch.status", "what a sweep has come to: cells queued, running, done, failed, and when it ends"),
     "logs": ("launch.logs", "what was said of a cell while it ran, and how it ended"),
     "cancel": ("launch.cancel", "stop a sweep, wherever it runs, after the cells at hand"),

@@ -13,7 +13,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from launch.start import start
+from launch.compose import compose_all
+from launch.start import check_settings, start
+from launch.sweeper import GridSweeper
 from mmq_sweeps.sweep import plan
 
 
@@ -27,9 +29,10 @@ class SweepLauncher(Launcher):
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:  # noqa: ARG002
-        loader = self.context.config_loader
-        configs = (loader.load_sweep_config(self.config, list(overrides)) for overrides in job_overrides)
-        status = start(plan(configs), settings_of(self.config.hydra.launcher), shlex.join(sys.argv), len(job_overrides))
+        settings = settings_of(self.config.hydra.launcher)
+        check_settings(settings)
+        sweep = plan(compose_all(self.context.config_loader, self.config, job_overrides))
+        status = start(sweep, settings, shlex.join(sys.argv), len(job_overrides))
         if status:
             # Hydra would report the first failure with its traceback; the sweep has told all of them by now.
             raise SystemExit(status)
@@ -53,9 +56,9 @@ def settings_of(launcher: Any) -> dict[str, Any]:
 
 
 def register() -> None:
-    """Make the launchers known to Hydra by the names that their yamls in ``conf/hydra/launcher`` have as ``_target_``."""
+    """Make launchers and sweeper known to Hydra by the names that their yamls in ``conf/hydra`` have as ``_target_``."""
     plugins = Plugins.instance()
-    for module, launcher in (("local", LocalLauncher), ("slurm", SlurmLauncher)):
-        plugins.register(launcher)
+    for module, plugin in (("local", LocalLauncher), ("slurm", SlurmLauncher), ("sweeper", GridSweeper)):
+        plugins.register(plugin)
         # Hydra refuses a plugin whose name is not in the package hydra_plugins, wherever its class lies.
-        plugins.class_name_to_class[f"hydra_plugins.launch.{module}.{launcher.__name__}"] = launcher
+        plugins.class_name_to_class[f"hydra_plugins.launch.{module}.{plugin.__name__}"] = plugin

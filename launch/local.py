@@ -9,10 +9,15 @@ from typing import Any
 from launch import cancel, pool, sweeps
 from launch.foreground import Foreground
 from launch.journal import Journal, Several
-from launch.plan import Plan
+from launch.plan import Plan, check_counts
 from launch.snapshot import Look
 from mmq_sweeps.progress import Progress
 from mmq_sweeps.store import Store
+
+
+def check(launcher: Mapping[str, Any]) -> None:
+    """A ``ConfigError`` with what is wrong with the settings."""
+    check_counts(launcher)
 
 
 def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from mmq_sweeps.sweep import Sweep
 
 # With a number of jobs, a group may be so much longer than the mean, where that keeps together what is shared.
 UNEVEN = 1.25
+COUNTS = ("cells_per_job", "jobs", "workers")
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,47 @@ def make_plan(
     return Plan(len(sweep.cells) if asked is None else asked, sweep, cells, redo, groups)
 
 
+@dataclass(frozen=True)
+class Work:
+    """How often something has to be done: ``needed`` where it is shared, ``naive`` with every cell on its own."""
+
+    needed: int
+    naive: int
+
+
+def quantizations(cells: Sequence[Cell]) -> Work:
+    """Quantizations of a part, with its calibration where the method has one."""
+    keys = [cell.part_key(part) for cell in cells for part in cell.parts]
+    return Work(len(set(keys)), len(keys))
+
+
+def passes(cells: Sequence[Cell]) -> dict[str, Work]:
+    """By part, how often it runs over the evaluation data: again only where it, or a part before it, is another."""
+    paths: dict[str, list[tuple[str, ...]]] = {}
+    for cell in cells:
+        path = Placed.of(cell).path
+        for depth, part in enumerate(cell.model["parts"], start=3):
+            paths.setdefault(part, []).append(path[:depth])
+    return {part: Work(len(set(found)), len(found)) for part, found in paths.items()}
+
+
 def grouped(pending: Sequence[Placed], launcher: Mapping[str, Any]) -> list[list[Placed]]:
     """``pending`` in groups by the launcher's ``cells_per_job``, else its ``jobs`` or ``workers``, else as one group."""
-    for key in ("cells_per_job", "jobs", "workers"):
-        value = launcher.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ConfigError(f"hydra.launcher.{key}={value}: choose a whole number above 0.")
+    check_counts(launcher)
     if not pending:
         return []
     if most := launcher.get("cells_per_job"):
         return packed(pending, math.ceil(len(pending) / most), most)
     jobs = min(launcher.get("jobs") or launcher.get("workers") or 1, len(pending))
     return packed(pending, jobs, math.ceil(UNEVEN * len(pending) / jobs))
+
+
+def check_counts(launcher: Mapping[str, Any]) -> None:
+    """A ``ConfigError`` tells of every setting that is to be a number of something and is none."""
+    values = {key: launcher.get(key) for key in COUNTS}
+    if wrong := [
+        f"hydra.launcher.{key}={value}: choose a whole number above 0."
+        for key, value in values.items()
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1)
+    ]:
+        raise ConfigError(wrong)

@@ -6,20 +6,25 @@ import importlib
 import json
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
 
 from launch import sweeps
+from launch.check import check
+from launch.estimate import estimate
 from launch.plan import Plan, make_plan
+from launch.show import show_plan
 from mmq_sweeps.errors import ConfigError, StoreError, unknown
 from mmq_sweeps.record import Record
 from mmq_sweeps.store import Store
 from mmq_sweeps.sweep import Sweep, plan
 from mmq_sweeps.table import output_console, rows, show
 
-# By the class that the launcher's yaml names: the module whose ``dispatch`` runs a plan's cells.
+# By the class that the launcher's yaml names: the module that runs a plan's cells.
 DISPATCHERS = {"LocalLauncher": "launch.local", "SlurmLauncher": "launch.slurm"}
 HERE = {"_target_": "hydra_plugins.launch.local.LocalLauncher"}
 
@@ -32,19 +37,24 @@ def run_sweep(configs: Iterable[DictConfig], command: str = "", launcher: Mappin
 def start(sweep: Sweep, launcher: Mapping[str, Any], command: str = "", asked: int | None = None) -> int:
     """Run what the store lacks of ``sweep`` by ``launcher``, the plain values of ``hydra.launcher``; the exit status.
 
-    It is 0 as well where cells were left to run elsewhere.
+    It is 0 as well where cells were left to run elsewhere. With ``dry_run`` the plan is shown, and nothing run or written.
     """
-    dispatch = importlib.import_module(_dispatcher(launcher)).dispatch
+    check_settings(launcher)
+    module = _module(launcher)
+    if launcher.get("dry_run"):
+        return _show_plan(sweep, launcher, asked)
     store = Store.of(sweep.settings["store"], say=lambda text: tell(f"warning: {text}"))
     records = {cell.id: store.record(cell.id) for cell in sweep.cells}
     made = make_plan(sweep, records.get, store.record_sha, launcher, asked)
+    if made.pending and launcher.get("check", True) and not _in_process(launcher):
+        _check(made)
     for warning in store.namesakes((cell.names["model"], cell.model) for cell in sweep.cells):
         tell(f"warning: {warning}")
     sweep_id = sweeps.write(store, made, command, launcher)
     missing, stopped = 0, None
     if made.pending:
         try:
-            if not dispatch(made, store, sweep_id, launcher):
+            if not module.dispatch(made, store, sweep_id, launcher):
                 return 0
         except StoreError as error:
             stopped = error
@@ -56,6 +66,35 @@ def start(sweep: Sweep, launcher: Mapping[str, Any], command: str = "", asked: i
     elif missing:
         tell(f"{missing} cells are missing; run the same command again to go on")
     return 1 if stopped is not None or missing or any(not record.done for record in found) else 0
+
+
+def check_settings(launcher: Mapping[str, Any]) -> None:
+    """A ``ConfigError`` with what is wrong with the launcher's settings, before any work."""
+    for key in ("dry_run", "check"):
+        if not isinstance(launcher.get(key, False), bool):
+            raise ConfigError(f"hydra.launcher.{key}={launcher[key]}: choose true or false.")
+    _module(launcher).check(launcher)
+
+
+def _show_plan(sweep: Sweep, launcher: Mapping[str, Any], asked: int | None) -> int:
+    root = Path(sweep.settings["store"]["dir"]).absolute()
+    store = Store.reading(root) if (root / "cells").is_dir() else None
+    records = {cell.id: store.summary(cell.id) for cell in sweep.cells} if store else {}
+    made = make_plan(sweep, records.get, store.record_sha if store else lambda cell_id: None, launcher, asked)
+    if made.pending and launcher.get("check", True):
+        _check(made)
+    show_plan(made, estimate(made.pending, store) if store else None, root)
+    return 0
+
+
+def _in_process(launcher: Mapping[str, Any]) -> bool:
+    """Whether cells run in this process, which checks them with the models that it loads, before the first one."""
+    return _module(launcher) is importlib.import_module("launch.local") and (launcher.get("workers") or 1) == 1
+
+
+def _check(made: Plan) -> None:
+    for sentence in check(replace(made.sweep, cells=made.pending)):
+        tell(f"warning: not checked: {sentence}")
 
 
 def _read_again(made: Plan, store: Store, records: dict[str, Record | None]) -> int:
@@ -93,8 +132,9 @@ def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
         errors.print(f"{len(failed)} of {len(table_rows)} cells failed", highlight=False)
 
 
-def _dispatcher(launcher: Mapping[str, Any]) -> str:
+def _module(launcher: Mapping[str, Any]) -> Any:
+    """The module that runs a plan's cells: ``check`` for its settings, and ``dispatch``."""
     name = str(launcher["_target_"]).rpartition(".")[2]
     if name not in DISPATCHERS:
         raise ConfigError(f"hydra.launcher._target_: {unknown('launcher', name, DISPATCHERS)}")
-    return DISPATCHERS[name]
+    return importlib.import_module(DISPATCHERS[name])

@@ -123,7 +123,7 @@ def _composed_without(key: str, arguments: Sequence[str]) -> DictConfig | None:
     for overrides in (others, []):
         try:
             with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-                return compose("config", overrides=overrides)
+                return compose("config", overrides=overrides, return_hydra_config=key.startswith("hydra."))
         except (HydraException, OmegaConfBaseException):
             continue
     return None

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mmq_sweeps.annotations import annotations_of
 from mmq_sweeps.cell import Annotations, Cell, digest
@@ -97,10 +98,14 @@ def _annotations(configs: Sequence[dict[str, Any]]) -> list[Annotations | None]:
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain values, with the model's weights named by their revision."""
-    if problem := unasked(config) or without_value(config):
-        raise ConfigError(problem)
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    container = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    if "hydra" in config:
+        config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    try:
+        container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException:
+        if problem := unasked(config) or without_value(config):
+            raise ConfigError(problem) from None
+        raise
     plain = {str(key): value for key, value in dict(container).items()}  # type: ignore[arg-type]
     plain["model"]["parts"] = {part: where for part, where in plain["model"]["parts"].items() if where["module"]}
     if isinstance(limits := plain["model"]["max_memory"], dict):

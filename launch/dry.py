@@ -1,0 +1,23 @@
+"""``python -m launch plan OVERRIDE ...``: what the same overrides would run, without running it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-m", "--multirun", action="store_true", help="taken for granted")
+    parser.add_argument("--json", action="store_true", help="for a program")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for python -m mmq_sweeps -m: bits=2,3 ...")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command itself, on the same overrides and told to stop where its plan is made."""
+    # Here and not above: the command's module imports this package's.
+    from mmq_sweeps.__main__ import main
+
+    told = ["--json"] if arguments.json else []
+    sys.argv = [sys.argv[0], "-m", *arguments.overrides, *told, "hydra.launcher.dry_run=true"]
+    main()
+    return 0
