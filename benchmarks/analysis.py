@@ -41,7 +41,9 @@ def seconds(work: Callable[[], object]) -> float:
 def made_up_store(folder: Path, count: int) -> None:
     """``count`` records, at 2 to 48 bits of three parts and full precision; each part has a quarter of the weights."""
     from mmq_sweeps.record import Record
+    from mmq_sweeps.store import Store
 
+    Store.open(folder)
     whole = {"blocks": ["front", "middle", "end"], "layers": ["attention", "mlp"]}
     assignments = itertools.islice(itertools.product(range(2, 49), repeat=3), count - 1)
     for number, widths in enumerate([(16, 16, 16), *assignments]):
@@ -52,7 +54,7 @@ def made_up_store(folder: Path, count: int) -> None:
             id=f"{number:012x}",
             status="done",
             cell={
-                "model": {"parts": {part: {} for part in PARTS}},
+                "model": {"checkpoint": "m", "parts": {part: {} for part in PARTS}},
                 "task": {},
                 "parts": {part: {"bits": width, **whole} for part, width in bits.items()},
                 "method": {"_target_": "mmq_sweeps.methods.gptq.GPTQ", "group_size": 128} if bits else None,

@@ -45,7 +45,7 @@ def record(method: str, bits: Selection, bpw: float, score: float) -> Record:
         id="-".join([method, *(f"{part}{width}" for part, width in bits.items())]),
         status="done",
         cell={
-            "model": {"parts": {part: {} for part in PARTS}},
+            "model": {"checkpoint": "m", "parts": {part: {} for part in PARTS}},
             "task": {},
             "parts": {part: {"bits": width, **whole} for part, width in bits.items()},
             "method": None,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import mmq_sweeps
 from analysis import family
 from analysis.importance import importances
 from analysis.load import load
@@ -52,7 +53,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
             **{**lost.__dict__, "cell": {**lost.cell, "task": TASK}, "status": "failed", "error": error, "metrics": {}}
         )
     )
-    store.note("sweeps/a.json", {"command": "python -m mmq_sweeps -m bits=3", "cells": ["gone"]})
+    store.note("sweeps/a/sweep.json", {"command": "python -m mmq_sweeps -m bits=3", "cells": ["gone"], "plan": []})
     cells = load([str(folder / "runs")])
     cells.frame["url"] = "https://wandb.ai/me/project/runs/" + cells.frame["id"]
     path = folder / "report.html"
@@ -88,6 +89,14 @@ def test_scenes_are_drawn_with_what_cells_said_of_them(report: Path, driver: Any
     assert "Right: a big bright rose triangle with two dots (and 4 more)" in first
     # Text that looks like markup is text.
     assert "<b>evaluation-0-000000</b> 1.00" in first
+
+
+def test_defects_failures_and_cells_that_are_missing_are_told(report: Path) -> None:
+    text = report.read_text()
+    assert "failed with OutOfMemory: rtn-vision2." in text
+    assert "1 of 1 cells have no record yet: run python -m mmq_sweeps -m bits=3 again." in text
+    assert "This page: python -m analysis report" in text
+    assert f"mmq-sweeps {mmq_sweeps.__version__}, Python " in text
 
 
 def cells_table(driver: Any) -> Any:
