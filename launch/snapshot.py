@@ -68,74 +68,85 @@ class Snapshot:
         return all(cell.ended for cell in self.cells)
 
 
+@dataclass(frozen=True)
+class Known:
+    """What of a sweep stays the same from look to look: its cells and their titles by id, the cells of its groups."""
+
+    written: Written
+    cells: dict[str, Cell]
+    titles: dict[str, str]
+    groups: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @staticmethod
+    def of(written: Written) -> Known:
+        # The id of a cell is a hash, so it is taken once.
+        cells = {cell.id: cell for cell in written.sweep.cells}
+        # A sweep of an earlier version has lost the cells that were never recorded.
+        groups = [tuple(one for one in group if one in cells) for group in written.groups]
+        return Known(
+            written,
+            cells,
+            {cell_id: cell.title() for cell_id, cell in cells.items()},
+            tuple((_in_common([cells[one] for one in group]), group) for group in groups),
+        )
+
+
 @dataclass
 class Look:
     """Looks at one sweep again and again; a record that has not changed since is read once."""
 
     store: Store
     sweep_id: str
-    _written: tuple[int, Written] | None = None
-    _known: dict[str, tuple[int, Record | None]] = field(default_factory=dict)
-    _titles: dict[str, str] = field(default_factory=dict)
+    _sweep: tuple[int, Known] | None = None
+    _records: dict[str, tuple[int, Record | None]] = field(default_factory=dict)
 
     def __call__(self) -> Snapshot:
-        written = self._read_sweep()
+        known = self._read_sweep()
         workers = states(self.store, self.sweep_id)
         at_hand = {state.cell: state.name for state in workers if state.running and state.cell is not None}
         # Cells of this sweep that another sweep on the same store runs are locked, and in no state of this one's workers.
         at_hand = {
             cell: owner.label or owner.host for cell, owner in self.store.locks.holders("cells").items()
         } | at_hand
-        cells = {cell.id: self._cell(cell, written, at_hand) for cell in written.sweep.cells}
-        by_id = {cell.id: cell for cell in written.sweep.cells}
+        cells = {cell_id: self._cell(cell_id, known, at_hand) for cell_id in known.cells}
         return Snapshot(
-            sweep=written.id,
-            command=written.command,
-            created=written.created,
+            sweep=known.written.id,
+            command=known.written.command,
+            created=known.written.created,
             cells=tuple(cells.values()),
-            # A sweep of an earlier version has lost the cells that were never recorded.
-            groups=tuple(
-                Group(
-                    _in_common([by_id[one] for one in group if one in by_id]),
-                    tuple(cells[one] for one in group if one in cells),
-                )
-                for group in written.groups
-            ),
+            groups=tuple(Group(label, tuple(cells[one] for one in group)) for label, group in known.groups),
             workers=tuple(workers),
             seconds_left=_seconds_left(cells.values(), workers),
         )
 
     def record(self, cell_id: str) -> Record | None:
         """The record of a cell as last looked at."""
-        return self._known.get(cell_id, (0, None))[1]
+        return self._records.get(cell_id, (0, None))[1]
 
-    def _read_sweep(self) -> Written:
+    def _read_sweep(self) -> Known:
         changed = (sweeps.folder(self.store.root, self.sweep_id) / sweeps.NAME).stat().st_mtime_ns
-        if self._written is None or self._written[0] != changed:
-            self._written = changed, sweeps.read(self.store.root, self.sweep_id)
-            self._titles = {cell.id: cell.title() for cell in self._written[1].sweep.cells}
-        return self._written[1]
+        if self._sweep is None or self._sweep[0] != changed:
+            self._sweep = changed, Known.of(sweeps.read(self.store.root, self.sweep_id))
+        return self._sweep[1]
 
-    def _cell(self, cell: Cell, written: Written, at_hand: dict[str, str]) -> CellState:
-        record = self._read_record(cell.id)
-        again = written.redo.get(cell.id)
-        replaced = record is not None and (again is None or self.store.record_sha(cell.id) != again)
-        title = self._titles[cell.id]
-        if record is not None and replaced:
+    def _cell(self, cell_id: str, known: Known, at_hand: dict[str, str]) -> CellState:
+        record, title = self._read_record(cell_id), known.titles[cell_id]
+        again = known.written.redo.get(cell_id)
+        if record is not None and (again is None or self.store.record_sha(cell_id) != again):
             error = None if record.done else str((record.error or {}).get("class"))
-            return CellState(cell.id, title, DONE if record.done else FAILED, error=error)
-        if where := at_hand.get(cell.id):
-            return CellState(cell.id, title, RUNNING, where=where)
-        return CellState(cell.id, title, QUEUED)
+            return CellState(cell_id, title, DONE if record.done else FAILED, error=error)
+        if where := at_hand.get(cell_id):
+            return CellState(cell_id, title, RUNNING, where=where)
+        return CellState(cell_id, title, QUEUED)
 
     def _read_record(self, cell_id: str) -> Record | None:
         try:
             changed = self.store.record_path(cell_id).stat().st_mtime_ns
         except FileNotFoundError:
             return None
-        if cell_id not in self._known or self._known[cell_id][0] != changed:
-            self._known[cell_id] = changed, self.store.summary(cell_id)
-        return self._known[cell_id][1]
+        if cell_id not in self._records or self._records[cell_id][0] != changed:
+            self._records[cell_id] = changed, self.store.summary(cell_id)
+        return self._records[cell_id][1]
 
 
 def _seconds_left(cells: Iterable[CellState], workers: Sequence[State]) -> float | None:
