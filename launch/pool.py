@@ -54,9 +54,9 @@ def run(
     ``say`` is told of workers that died; ``look`` is called again and again meanwhile. On Ctrl-C the workers are asked to
     stop after the cell at hand, at a second one they are killed, and the ``KeyboardInterrupt`` is raised in the end.
     """
-    slots = _slots(started.groups, workers)
+    slots = dealt(started.groups, workers)
     threads = max(1, _cores() // len(slots))
-    pool = Pool(store, started, threads, _shares(_gpus(), len(slots)), say)
+    pool = Pool(store, started, threads, shares(_gpus(), len(slots)), say)
     with pool.ended_with_this(slots):
         for slot in slots:
             pool.start(slot)
@@ -67,7 +67,7 @@ def run(
             time.sleep(POLL_SECONDS)
 
 
-def _slots(groups: Sequence[Sequence[str]], workers: int) -> list[Slot]:
+def dealt(groups: Sequence[Sequence[str]], workers: int) -> list[Slot]:
     """The groups dealt out in runs of neighbours, which share work; each helps the others from their ends backwards."""
     count = min(workers, len(groups))
     bounds = [round(index * len(groups) / count) for index in range(count + 1)]
@@ -130,8 +130,8 @@ class Pool:
             return
         slot.fruitless = 0 if ended else slot.fruitless + 1
         if slot.fruitless >= FRUITLESS_DEATHS:
-            self.say(f"worker {slot.name} died ({how}), the {slot.fruitless}th without ending a cell; not replaced: "
-                     f"{self._last_words(slot)}")  # fmt: skip
+            deaths = f"{slot.fruitless} workers in its place ended no cell"
+            self.say(f"worker {slot.name} died ({how}); {deaths}, so it is not replaced: {self._last_words(slot)}")
             return
         self.say(f"worker {slot.name} died ({how}); another takes its place")
         self.start(slot)
@@ -196,7 +196,7 @@ def _told(status: int) -> str:
     return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
 
-def _shares(gpus: Sequence[str], workers: int) -> list[str]:
+def shares(gpus: Sequence[str], workers: int) -> list[str]:
     """The GPUs of each worker: all are dealt out, and where there are fewer than workers, several share one."""
     if not gpus:
         return []

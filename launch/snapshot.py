@@ -159,7 +159,11 @@ def _seconds_left(cells: Iterable[CellState], workers: Sequence[State]) -> float
 
 
 def _in_common(cells: Sequence[Cell]) -> str:
-    """What all ``cells`` share, in the words of their titles: ``gptq vision 3``; empty where they share nothing."""
+    """What all ``cells`` share, in the words of their titles: ``gptq vision 3``; empty where they share nothing.
+
+    A full-precision cell, which goes along with whatever comes first, has no say in it.
+    """
+    cells = [cell for cell in cells if cell.parts] or cells
     shared = [
         " ".join(sorted(names))
         for names in ({cell.names[key] for cell in cells} for key in ("model", "task", "method"))

@@ -8,10 +8,66 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
+from launch import pool
+from launch import sweeps as recorded
+from launch.pool import dealt, shares
 from mmq_sweeps.store import Store
+from tests.launch import cells as made
 from tests.launch.processes import HELD, Sweeps, alive, kill, wait_for
+from tests.launch.stores import launched
 
 POOL = "hydra.launcher.workers=2"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "expected"),
+    [
+        ([], 2, []),
+        (["0"], 1, ["0"]),
+        (["0", "1"], 1, ["0,1"]),
+        (["0", "1"], 2, ["0", "1"]),
+        (["3", "GPU-4", "5"], 2, ["3,5", "GPU-4"]),
+        (["0", "1"], 5, ["0", "1", "0", "1", "0"]),
+    ],
+)
+def test_gpus_are_divided_among_workers(gpus: list[str], workers: int, expected: list[str]) -> None:
+    assert shares(gpus, workers) == expected
+
+
+def test_cells_are_dealt_out_once_and_each_worker_helps_with_all_others() -> None:
+    groups = [["a", "b"], ["c"], ["d", "e"], ["f"], ["g"]]
+    slots = dealt(groups, 2)
+    assert [slot.cells for slot in slots] == [["a", "b", "c"], ["d", "e", "f", "g"]]
+    assert [slot.help for slot in slots] == [["g", "f", "e", "d"], ["c", "b", "a"]]
+    assert len(dealt(groups, 9)) == 5
+    for slot in dealt(groups, 3):
+        assert sorted(slot.cells + slot.help) == list("abcdefg")
+
+
+def told_by_a_pool(folder: Path, tracker: str) -> list[str]:
+    """What a pool of one worker says of a sweep whose cells have no model that could be loaded."""
+    store = Store.open(folder / "runs")
+    settings = {"dir": str(store.root), "max_gb": None, "lease_seconds": 60.0}
+    sweep = made.sweep(made.grid(2), store=settings, tracker={"_target_": tracker})
+    told: list[str] = []
+    pool.run(store, recorded.read(store.root, launched(store, sweep, groups=1)), 1, told.append)
+    return told
+
+
+def test_workers_that_die_again_and_again_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "FRUITLESS_DEATHS", 2)
+    told = told_by_a_pool(tmp_path, "mmq_sweeps.trackers.NoTracker")
+    assert len(told) == 2, told
+    assert "died (exit status 1); another takes its place" in told[0]
+    assert "died (exit status 1); 2 workers in its place ended no cell, so it is not replaced: " in told[1]
+    assert str(tmp_path / "runs" / "sweeps") in told[1]
+
+
+def test_a_worker_that_cannot_run_says_why_and_is_not_replaced(tmp_path: Path) -> None:
+    (told,) = told_by_a_pool(tmp_path, "no.such.Tracker")
+    assert " could not run: error: tracker._target_=no.such.Tracker: " in told
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -38,14 +94,14 @@ def test_two_workers_do_what_one_process_does(sweeps: Sweeps) -> None:
     # Sums depend on the number of threads in their last digits, and what a method makes of them in more.
     one_thread = {"OMP_NUM_THREADS": "1"}
     sweeps.hold()
-    pool = sweeps.start(*axes, HELD, POOL, CUDA_VISIBLE_DEVICES="0,1", **one_thread)
+    command = sweeps.start(*axes, HELD, POOL, CUDA_VISIBLE_DEVICES="0,1", **one_thread)
     assert len(set(sweeps.held(2))) == 2
     seen = sweeps.status()
     assert [worker["state"] for worker in seen["workers"]] == ["running", "running"]
     assert sorted(worker["gpus"] for worker in seen["workers"]) == ["0", "1"]
     assert seen["cells"] == {"total": 7, "queued": 5, "running": 2, "done": 0, "failed": 0}
     sweeps.let_go()
-    status, out, told = ended(pool)
+    status, out, told = ended(command)
     assert status == 0, told
     assert "CIDEr" in out
     assert sorted(line.split(":")[0] for line in told.splitlines()) == [f"cell {index} of 7" for index in range(1, 8)]
@@ -63,12 +119,12 @@ def test_two_workers_do_what_one_process_does(sweeps: Sweeps) -> None:
 
 def test_a_killed_worker_loses_only_its_cell_and_is_replaced(sweeps: Sweeps) -> None:
     sweeps.hold()
-    pool = sweeps.start("method=rtn", "bits=2,3,4,5,8", HELD, POOL)
+    command = sweeps.start("method=rtn", "bits=2,3,4,5,8", HELD, POOL)
     first = sweeps.held(2)
     kill(first[0])
     wait_for("the worker in its place", lambda: len(set(sweeps.held(2)) - {first[0]}) == 2, sweeps.started)
     sweeps.let_go()
-    status, _, told = ended(pool)
+    status, _, told = ended(command)
     assert status == 0, told
     assert "died (SIGKILL); another takes its place" in told
     assert len(sweeps.records()) == 6
@@ -102,8 +158,8 @@ def killing_method(folder: Path) -> str:
 
 def test_a_cell_that_kills_its_workers_is_recorded_and_the_others_run(sweeps: Sweeps) -> None:
     path = killing_method(sweeps.folder)
-    pool = sweeps.start("method=deadly", "bits=2,3,4", path, POOL, PYTHONPATH=str(sweeps.folder))
-    status, _, told = ended(pool)
+    command = sweeps.start("method=deadly", "bits=2,3,4", path, POOL, PYTHONPATH=str(sweeps.folder))
+    status, _, told = ended(command)
     assert status == 1, told
     assert "1 of 4 cells failed" in told
     records = Store.reading(sweeps.store).records()
@@ -117,12 +173,12 @@ def test_a_cell_that_kills_its_workers_is_recorded_and_the_others_run(sweeps: Sw
 
 def test_ctrl_c_ends_the_cells_at_hand_and_says_how_to_go_on(sweeps: Sweeps) -> None:
     sweeps.hold()
-    pool = sweeps.start("method=rtn", "bits=2,3,4,5,8", HELD, POOL)
+    command = sweeps.start("method=rtn", "bits=2,3,4,5,8", HELD, POOL)
     workers = sweeps.held(2)
-    pool.send_signal(signal.SIGINT)
-    read_until(pool, "stopping after the cells at hand; Ctrl-C again ends them at once")
+    command.send_signal(signal.SIGINT)
+    read_until(command, "stopping after the cells at hand; Ctrl-C again ends them at once")
     sweeps.let_go()
-    status, _, told = ended(pool)
+    status, _, told = ended(command)
     assert status == 130, told
     assert "finished cells are in the store" in told
     assert not any(alive(str(pid)) for pid in workers)
@@ -138,12 +194,12 @@ def test_ctrl_c_ends_the_cells_at_hand_and_says_how_to_go_on(sweeps: Sweeps) -> 
 
 def test_a_second_ctrl_c_ends_them_at_once(sweeps: Sweeps) -> None:
     sweeps.hold()
-    pool = sweeps.start("method=rtn", "bits=2,3", HELD, POOL)
+    command = sweeps.start("method=rtn", "bits=2,3", HELD, POOL)
     workers = sweeps.held(2)
-    pool.send_signal(signal.SIGINT)
-    read_until(pool, "Ctrl-C again")
-    pool.send_signal(signal.SIGINT)
-    status, _, told = ended(pool)
+    command.send_signal(signal.SIGINT)
+    read_until(command, "Ctrl-C again")
+    command.send_signal(signal.SIGINT)
+    status, _, told = ended(command)
     assert status == 130, told
     assert not any(alive(str(pid)) for pid in workers)
     assert not sweeps.records()
@@ -151,10 +207,10 @@ def test_a_second_ctrl_c_ends_them_at_once(sweeps: Sweeps) -> None:
 
 def test_workers_do_not_outlive_a_command_that_is_killed(sweeps: Sweeps) -> None:
     sweeps.hold()
-    pool = sweeps.start("method=rtn", "bits=2,3,4,5", HELD, POOL)
+    command = sweeps.start("method=rtn", "bits=2,3,4,5", HELD, POOL)
     workers = sweeps.held(2)
-    kill(pool.pid)
-    pool.wait()
+    kill(command.pid)
+    command.wait()
     sweeps.let_go()
     wait_for("the workers to end", lambda: not any(alive(str(pid)) for pid in workers), [])
     assert len(sweeps.records()) == 2
@@ -163,9 +219,9 @@ def test_workers_do_not_outlive_a_command_that_is_killed(sweeps: Sweeps) -> None
 
 def test_two_sweeps_on_one_store_run_no_cell_twice(sweeps: Sweeps) -> None:
     """One in two processes, one in one that takes itself for another machine's; they share most of their cells."""
-    pool = sweeps.start("method=gptq,rtn", "bits=2,3,4,5", POOL)
+    command = sweeps.start("method=gptq,rtn", "bits=2,3,4,5", POOL)
     other = sweeps.start_elsewhere("method=gptq,rtn", "bits=5,4,3,8")
-    for process in (pool, other):
+    for process in (command, other):
         status, out, told = ended(process)
         assert status == 0, told
         assert "warning" not in told

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from launch import sweeps as recorded
 from mmq_sweeps.store import Store
+from tests.conftest import command_environment
 from tests.launch import cells as made
 from tests.launch.processes import HELD, Sweeps, alive
 from tests.launch.stores import launched, worker
@@ -165,6 +169,50 @@ def test_watching_ends_with_the_sweep(sweeps: Sweeps, recorded_sweep: str) -> No
     assert watching.returncode == 0, told
     assert "8 cells: 0 queued, 0 running, 8 done, 0 failed" in shown
     assert "ended" in shown
+
+
+def on_a_terminal(sweeps: Sweeps, *arguments: str) -> str:
+    """What Python with these arguments writes to a terminal of 150 columns."""
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=sweeps.folder, env=command_environment(TERM="xterm-256color", COLUMNS="150"), stdout=child, stderr=child,
+    )  # fmt: skip
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            data = os.read(parent, 65536)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not data:
+            break
+        shown += data
+    os.close(parent)
+    assert process.wait() == 0, shown.decode()
+    return shown.decode()
+
+
+def test_a_terminal_is_shown_the_table_in_place_while_other_processes_run(sweeps: Sweeps, recorded_sweep: str) -> None:
+    program = (
+        "import sys\n"
+        "from launch.foreground import Foreground\n"
+        "from launch.snapshot import Look\n"
+        "from mmq_sweeps.store import Store\n"
+        "from tests.launch import cells as made\n"
+        "store = Store.open('runs')\n"
+        "with Foreground(Look(store, sys.argv[1])) as shown:\n"
+        "    shown.say('a worker died')\n"
+        "    for cell in made.grid(2, 3)[3:]:\n"
+        "        store.save(made.record(cell))\n"
+        "    shown()\n"
+    )
+    shown = on_a_terminal(sweeps, "-c", program, recorded_sweep)
+    assert "8 cells: 4 queued, 1 running, 3 done, 0 failed" in shown
+    assert "a worker died" in shown
+    assert "8 cells: 0 queued, 0 running, 8 done, 0 failed" in shown
+    assert "\x1b[" in shown
+    assert "8 cells: 0 queued, 0 running, 8 done" in on_a_terminal(sweeps, "-m", "launch", "status", "--watch")
 
 
 def test_ctrl_c_ends_watching_and_nothing_else(sweeps: Sweeps, recorded_sweep: str) -> None:
