@@ -1,6 +1,7 @@
-"""How often a cell was begun and never ended: its process was killed, or its machine died.
+"""How often a cell, or work that cells share, was begun and never ended: its process was killed, or its machine died.
 
-``cells/ID/attempts.json`` is there while a cell runs, and stays where nothing was left that could remove it.
+``cells/ID/attempts.json`` and ``attempts/WORK.json`` are there while it runs, and stay where nothing was left that could
+remove them.
 """
 
 from __future__ import annotations
@@ -20,24 +21,32 @@ from mmq_sweeps.store import Store, explained
 
 @dataclass(frozen=True)
 class Attempts:
-    """Of one cell in one store."""
+    """Those noted in the file ``name`` of a store."""
 
     store: Store
-    cell_id: str
+    name: str
+
+    @staticmethod
+    def of_cell(store: Store, cell_id: str) -> Attempts:
+        return Attempts(store, f"cells/{cell_id}/attempts.json")
+
+    @staticmethod
+    def of_work(store: Store, work: str) -> Attempts:
+        return Attempts(store, f"attempts/{work}.json")
 
     def unended(self) -> list[dict[str, Any]]:
-        """Who began the cell and did not end it, first to last: ``{"host", "process", "begun"}``."""
+        """Who began it and did not end it, first to last: ``{"host", "process", "begun"}``."""
         try:
             found: list[dict[str, Any]] = json.loads(self._path.read_text())["unended"]
         except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return []  # A file that cannot be read counts nothing: then the cell is tried once more than it might be.
+            return []  # A file that cannot be read counts nothing: then it is tried once more than it might be.
         return found
 
     @contextmanager
     def begun(self) -> Iterator[None]:
-        """The cell runs; however that ends, it has ended."""
+        """It runs; however that ends, it has ended."""
         own = {"host": platform.node(), "process": os.getpid(), "begun": datetime.now(UTC).isoformat("T", "seconds")}
-        self.store.note(self._name, {"unended": [*self.unended(), own]})
+        self.store.note(self.name, {"unended": [*self.unended(), own]})
         try:
             yield
         finally:
@@ -48,9 +57,5 @@ class Attempts:
             self._path.unlink(missing_ok=True)
 
     @property
-    def _name(self) -> str:
-        return f"cells/{self.cell_id}/attempts.json"
-
-    @property
     def _path(self) -> Path:
-        return self.store.root / self._name
+        return self.store.root / self.name

@@ -94,7 +94,7 @@ def run_cell(cell: Cell, bench: Bench, progress: Reporter) -> tuple[Record, list
     A cell that is refused memory is tried once more with half the batch. One whose process was killed, more often than
     ``bench.retries`` allows, is recorded as failed.
     """
-    attempts = Attempts(bench.store, cell.id)
+    attempts = Attempts.of_cell(bench.store, cell.id)
     reasons = [f"WorkerDied: process {one['process']} of {one['host']}" for one in attempts.unended()]
     if len(reasons) > bench.retries:
         record = replace(_new(cell), error=_died(reasons), attempts=_counted(reasons[:-1]))

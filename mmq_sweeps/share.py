@@ -9,11 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 
+from mmq_sweeps.attempts import Attempts
+from mmq_sweeps.cell import digest
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.locks import Lock
 from mmq_sweeps.progress import Reporter
 from mmq_sweeps.quantize import KIND, Request
 from mmq_sweeps.run import Bench
+
+# After so many processes that were killed at the same work it is left to the cells, which then fail on their own.
+KILLED = 2
 
 
 def share(
@@ -69,9 +74,15 @@ def _compute(work: Sequence[Request], bench: Bench, progress: Reporter) -> None:
     missing = [request for key, request in distinct.items() if not bench.store.has_artifact(KIND, key)]
     if not missing:
         return
+    # Where something was done before the process was killed, less is missing, and that is other work.
+    attempts = Attempts.of_work(bench.store, digest(sorted(request.key for request in missing))[:24])
+    if len(attempts.unended()) >= KILLED:
+        progress.say(f"warning: shared quantization was killed {KILLED} times; each cell tries alone")
+        return
     progress.begin("shared quantization")
     try:
-        bench.compute(missing, progress)
+        with attempts.begun():
+            bench.compute(missing, progress)
     except StoreError:
         raise
     except Exception as error:  # noqa: BLE001 - each cell tries again on its own and records its own failure

@@ -21,7 +21,7 @@ from tests.conftest import SMALL, command_environment
 
 
 def test_what_ends_leaves_nothing(tmp_path: Path) -> None:
-    attempts = Attempts(Store.open(tmp_path), "cell")
+    attempts = Attempts.of_cell(Store.open(tmp_path), "cell")
     with attempts.begun():
         assert [one["process"] for one in attempts.unended()]
     assert attempts.unended() == []
@@ -35,13 +35,13 @@ def test_what_is_killed_is_counted(tmp_path: Path) -> None:
         "import os, signal\n"
         "from mmq_sweeps.attempts import Attempts\n"
         "from mmq_sweeps.store import Store\n"
-        f"with Attempts(Store.open({str(tmp_path)!r}), 'cell').begun():\n"
+        f"with Attempts.of_cell(Store.open({str(tmp_path)!r}), 'cell').begun():\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     for times in (1, 2):
         done = subprocess.run([sys.executable, "-c", program], env=command_environment(), check=False)
         assert done.returncode == -signal.SIGKILL
-        assert len(Attempts(Store.open(tmp_path), "cell").unended()) == times
+        assert len(Attempts.of_cell(Store.open(tmp_path), "cell").unended()) == times
 
 
 @pytest.mark.parametrize(("killed", "failed"), [(1, False), (2, True)])
