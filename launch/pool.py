@@ -25,8 +25,9 @@ from mmq_sweeps.store import Store
 
 POLL_SECONDS = 0.1
 # A worker that dies again and again without ending a cell is replaced so often. More than the attempts that a cell has
-# (`retries` in conf/config.yaml): a cell that kills its worker is recorded as failed before this is reached.
-FRUITLESS_DEATHS = 5
+# (`retries` in conf/config.yaml) and the work that it shares, one a part: a cell that kills its worker is recorded as
+# failed before this is reached.
+FRUITLESS_DEATHS = 10
 
 
 @dataclass

@@ -17,8 +17,8 @@ from mmq_sweeps.progress import Reporter
 from mmq_sweeps.quantize import KIND, Request
 from mmq_sweeps.run import Bench
 
-# After so many processes that were killed at the same work it is left to the cells, which then fail on their own.
-KILLED = 2
+# After so many processes that were killed at the same work it is left to the cells, of which those fail that must.
+KILLED = 1
 
 
 def share(
@@ -77,7 +77,7 @@ def _compute(work: Sequence[Request], bench: Bench, progress: Reporter) -> None:
     # Where something was done before the process was killed, less is missing, and that is other work.
     attempts = Attempts.of_work(bench.store, digest(sorted(request.key for request in missing))[:24])
     if len(attempts.unended()) >= KILLED:
-        progress.say(f"warning: shared quantization was killed {KILLED} times; each cell tries alone")
+        progress.say(f"warning: shared quantization was begun and its process killed; each cell tries alone")
         return
     progress.begin("shared quantization")
     try:
