@@ -158,7 +158,7 @@ def killing_method(folder: Path) -> str:
 
 def test_a_cell_that_kills_its_workers_is_recorded_and_the_others_run(sweeps: Sweeps) -> None:
     path = killing_method(sweeps.folder)
-    command = sweeps.start("method=deadly", "bits=2,3,4", path, POOL, PYTHONPATH=str(sweeps.folder))
+    command = sweeps.start("method=deadly", "bits=2,3,4", "retries=1", path, POOL, PYTHONPATH=str(sweeps.folder))
     status, _, told = ended(command)
     assert status == 1, told
     assert "1 of 4 cells failed" in told
