@@ -91,7 +91,7 @@ class Run:
         needed = [request for cell in missing for request in bench.requests(cell)]
         with bench.store.needed((KIND, request.key) for request in needed):
             wanted = self.workshop.requests(bench, missing[0], self.turns.missing)
-            share(needed, wanted, bench, self.progress, self._check_stop)
+            share(needed, wanted, self.workshop.sweep.group, bench, self.progress, self._check_stop)
             return [cell for cell in missing if not self._run(cell, bench, self.turns.take)]
 
     def wait_for(self, cell: Cell) -> None:
@@ -134,26 +134,26 @@ class Workshop:
     """Builds what cells share. One model at a time is in memory: a sweep over several loads each as its turn comes."""
 
     def __init__(self, sweep: Sweep, store: Store) -> None:
-        self._sweep, self._store = sweep, store
+        self.sweep, self._store = sweep, store
         self._tasks: dict[str, Task] = {}
         self._model: tuple[str, LoadedModel, dict[str, Part], Warm] | None = None
         self._uses = Counter(cell.output_key(part) for cell in sweep.cells for part in cell.model["parts"])
 
     def bench(self, cell: Cell) -> Bench:
         """What ``cell`` and all of its model and task share; a ``ConfigError`` where it cannot be built."""
-        config = self._sweep.configs[cell.id]
+        config = self.sweep.configs[cell.id]
         loaded, parts, warm = self._loaded(config["model"])
         key = digest(cell.task)
         if key not in self._tasks:
             self._tasks[key] = build("task", config["task"])
-        retries = self._sweep.settings.get("retries", Bench.retries)
+        retries = self.sweep.settings.get("retries", Bench.retries)
         return Bench(loaded, parts, self._tasks[key], config["calibration"]["batch_size"], self._store, warm, retries)
 
     def requests(self, bench: Bench, cell: Cell, missing: Callable[[Cell], bool]) -> list[Request]:
         """What is needed by all cells of the sweep that share the model and the task of ``cell`` and have yet to run."""
         same = (digest(cell.model), digest(cell.task))
         wanted: dict[str, Request] = {}
-        for other in self._sweep.cells:
+        for other in self.sweep.cells:
             if (digest(other.model), digest(other.task)) == same and missing(other):
                 # What cannot be run is that cell's failure, not this one's.
                 with suppress(ValueError):

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from mmq_sweeps.attempts import Attempts
-from mmq_sweeps.cell import digest
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.locks import Lock
 from mmq_sweeps.progress import Reporter
@@ -24,11 +23,12 @@ KILLED = 1
 def share(
     needed: Sequence[Request],
     wanted: Sequence[Request],
+    sweep: str,
     bench: Bench,
     progress: Reporter,
     check_stop: Callable[[], None],
 ) -> None:
-    """See to it that ``needed`` is in the store, and compute of ``wanted``, the whole sweep's, what others do not.
+    """See to it that ``needed`` is in the store, and compute of ``wanted``, all of ``sweep``'s, what others do not.
 
     What fails here fails its own cell later. ``check_stop`` is called between works and may raise.
     """
@@ -39,7 +39,7 @@ def share(
         key, lock = _take(left, bench, check_stop)
         if lock is not None:
             with lock:
-                _compute([*left[key], *whole.get(key, [])], bench, progress)
+                _compute([*left[key], *whole.get(key, [])], sweep, bench, progress)
         del left[key]
         left = {key: work for key, work in left.items() if not _stored(work, bench)}
 
@@ -69,15 +69,14 @@ def _take(
     return key, bench.store.acquire("quantize", key, lambda: _stored(left[key], bench), check_stop)
 
 
-def _compute(work: Sequence[Request], bench: Bench, progress: Reporter) -> None:
+def _compute(work: Sequence[Request], sweep: str, bench: Bench, progress: Reporter) -> None:
     distinct = {request.key: request for request in work}
     missing = [request for key, request in distinct.items() if not bench.store.has_artifact(KIND, key)]
     if not missing:
         return
-    # Where something was done before the process was killed, less is missing, and that is other work.
-    attempts = Attempts.of_work(bench.store, digest(sorted(request.key for request in missing))[:24])
+    attempts = Attempts.of_work(bench.store, f"{sweep}-{missing[0].work}")
     if len(attempts.unended()) >= KILLED:
-        progress.say(f"warning: shared quantization was begun and its process killed; each cell tries alone")
+        progress.say("warning: shared quantization was begun and its process killed; each cell tries alone")
         return
     progress.begin("shared quantization")
     try:

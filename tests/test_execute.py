@@ -15,8 +15,9 @@ import pytest
 from omegaconf import DictConfig
 
 from mmq_sweeps import calibrate, layer_stats, quantize
+from mmq_sweeps.attempts import Attempts
 from mmq_sweeps.cell import Cell
-from mmq_sweeps.execute import execute
+from mmq_sweeps.execute import Workshop, execute, quiet_libraries
 from mmq_sweeps.progress import Progress
 from mmq_sweeps.record import Record
 from mmq_sweeps.store import Store
@@ -113,17 +114,14 @@ def test_two_processes_on_one_store_run_no_cell_twice(composed: Composed, tmp_pa
 
 def test_whoever_quantizes_does_so_for_the_whole_sweep(composed: Composed, tmp_path: Path) -> None:
     sweep, store = sweep_of(composed, tmp_path, 2, 3, 4, method="gptq"), Store.open(tmp_path)
-    asked = requests_of(composed, sweep, store)
     run(sweep.cells[1:2], sweep, store)
-    assert all(store.has_artifact(quantize.KIND, key) for key in asked)
+    assert all(store.has_artifact(quantize.KIND, request.key) for request in requests_of(sweep, store))
 
 
-def requests_of(composed: Composed, sweep: Sweep, store: Store) -> set[str]:  # noqa: ARG001
-    from mmq_sweeps.execute import Workshop, quiet_libraries
-
+def requests_of(sweep: Sweep, store: Store) -> list[quantize.Request]:
     with quiet_libraries():
         bench = Workshop(sweep, store).bench(sweep.cells[0])
-    return {request.key for cell in sweep.cells for request in bench.requests(cell)}
+    return [request for cell in sweep.cells for request in bench.requests(cell)]
 
 
 def test_a_later_method_needs_no_pass_over_the_calibration_data(
@@ -147,3 +145,14 @@ def test_a_later_method_needs_no_pass_over_the_calibration_data(
     assert store.record(cell.id).done
     assert store.record(cell.id).metrics == alone.record(cell.id).metrics
     assert store.items(cell.id) == alone.items(cell.id)
+
+
+def test_shared_work_that_killed_its_process_is_left_to_the_cells(composed: Composed, tmp_path: Path) -> None:
+    sweep, store = sweep_of(composed, tmp_path, 2, 3), Store.open(tmp_path)
+    requests = requests_of(sweep, store)
+    store.note(Attempts.of_work(store, f"{sweep.group}-{requests[0].work}").name, {"unended": [{}]})
+    asked = {request.key for request in requests}
+    assert run(sweep.cells[1:2], sweep, store) == [sweep.cells[1].id]
+    stored = {key for key in asked if store.has_artifact(quantize.KIND, key)}
+    # Those of its own cell, and not those of the other one.
+    assert 0 < len(stored) < len(asked)
