@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     def verb(name: str, help: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=help, description=help)
         added.add_argument("--source", nargs="+", default=["runs"], help=SOURCES)
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, verb=name)
         return added
 
     one = verb("table", "all cells of one or several stores, as a table", table)

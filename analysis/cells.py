@@ -34,6 +34,9 @@ BITS, METRIC = "bits.", "metric."
 FAMILY = ("source", "model", "task", "setting")
 VARIANT = "variant"
 
+# Of more cells than these the items are not read: they would take minutes, and gigabytes of memory.
+MOST_SCORED = 5000
+
 Items = Sequence[dict[str, Any]]
 
 
@@ -91,7 +94,12 @@ class Cells:
         return found
 
     def scores(self, rows: pd.DataFrame, metric: str) -> np.ndarray | None:
-        """Scores ``[cells, items]`` of ``rows`` in one order of items; ``None`` unless all have the same items."""
+        """Scores ``[cells, items]`` of ``rows`` in one order of items; ``None`` unless all have the same items.
+
+        ``None`` as well of more than ``MOST_SCORED`` cells.
+        """
+        if len(rows) > MOST_SCORED:
+            return None
         columns: list[dict[str, float]] = []
         for _, row in rows.iterrows():
             # Of retrieval some metrics are over images, some over texts.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.cells import METRIC, Cells, assignment
+from analysis.cells import METRIC, MOST_SCORED, Cells, assignment
 
 RESAMPLES = 1000
 SEED = 20260
@@ -105,7 +105,9 @@ def _frontier(title: str, family: Cells, metric: str, bpw: str) -> Frontier:
         notes.append(f"every cell has the same {metric}: the one with the fewest bits is the frontier")
     table = rows.assign(on_frontier=non_dominated(bits, quality))
     scores = family.scores(rows, metric)
-    if scores is None:
+    if len(rows) > MOST_SCORED:
+        notes.append(f"more than {MOST_SCORED:,} cells: their items are not read, so there are no probabilities")
+    elif scores is None:
         notes.append("no per-item scores of all cells: no probabilities")
     elif not np.allclose(scores.mean(axis=1), quality):
         notes.append(f"{metric} is no mean of items: no probabilities")

@@ -70,7 +70,10 @@ def importances(
         if name not in family.metrics:
             reasons.append(f"{title}: has no metric {name!r}")
             continue
-        for label, rows in _methods(title, family.frame, by_method):
+        methods = _methods(title, family.frame, by_method)
+        if not methods:
+            reasons.append(f"{title}: has no quantized cell; run a sweep over bits")
+        for label, rows in methods:
             features = fine_features(rows) if fine else part_features(rows)
             score = rows[f"{METRIC}{name}"].to_numpy(dtype=np.float64)
             if reason := _unfit(features, score):
@@ -173,15 +176,24 @@ def cross_validated_fit(bits: np.ndarray, score: np.ndarray, seed: int = 0) -> f
 
 def _per_bit(mean: pd.Series, rows: pd.DataFrame, features: pd.DataFrame) -> pd.Series:
     """Importance for each bit per weight that the feature's range of bits takes of the model, the largest 100."""
-    weights = pd.Series(
-        {
-            name: rows[f"weights.{name.split()[0]}"].max() if f"weights.{name.split()[0]}" in rows else np.nan
-            for name in features
-        }
-    )
+    weights = pd.Series({name: _weights(name, rows, features) for name in features})
     saved = weights * (features.max() - features.min())
     rate = mean / saved
     return 100 * rate / rate.max()
+
+
+def _weights(name: str, rows: pd.DataFrame, features: pd.DataFrame) -> float:
+    """How many weights the feature quantizes; of a block group and layer kind told from the cells that do and do not."""
+    part = name.split()[0]
+    if f"weights.{part}" not in rows:
+        return np.nan
+    total = rows[f"weights.{part}"]
+    if name == part:
+        return float(total.max())
+    own = [feature for feature in features if feature.split()[0] == part]
+    chosen = (features[own] < FULL_PRECISION_BITS).to_numpy(dtype=np.float64)
+    counts, _, rank, _ = np.linalg.lstsq(chosen, total.to_numpy(dtype=np.float64), rcond=None)
+    return float(counts[own.index(name)]) if rank == len(own) else np.nan
 
 
 def _checks(features: pd.DataFrame, score: np.ndarray, seed: int) -> dict[str, dict[str, float]]:

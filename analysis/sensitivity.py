@@ -85,7 +85,9 @@ def _of_family(title: str, family: Cells, metric: str) -> Sensitivity:
         (row["method"], selection): index
         for index, (row, selection) in enumerate(zip(rows.to_dict("records"), selections, strict=True))
     }
-    notes = () if usable else ("no intervals: not all cells have per-item scores whose mean is the metric",)
+    notes = [] if usable else ["no intervals: not all cells have per-item scores whose mean is the metric"]
+    if len(rows) == (rows["method"] == "none").sum():
+        notes.append("no quantized cell: there is no damage to tell; run a sweep over bits")
     return Sensitivity(
         title,
         metric,
@@ -93,7 +95,7 @@ def _of_family(title: str, family: Cells, metric: str) -> Sensitivity:
         pd.DataFrame(_alone(by_cell, measured, full)),
         pd.DataFrame(_pairs(by_cell, measured, full)),
         pd.DataFrame(_methods(by_cell, figures)),
-        notes,
+        tuple(notes),
     )
 
 

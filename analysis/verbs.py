@@ -27,6 +27,8 @@ from analysis.load import load
 from mmq_sweeps.errors import one_of
 from mmq_sweeps.table import METRIC_LABELS, SIGNIFICANT, output_console
 
+# Of failed cells these have something to say.
+WITHOUT_FIGURES = ("export",)
 WRITERS = {".parquet": "to_parquet", ".csv": "to_csv"}
 
 
@@ -231,6 +233,9 @@ def _cells(arguments: argparse.Namespace) -> Cells:
     cells = load(arguments.source)
     for note in cells.notes:
         sys.stderr.write(f"note: {note}\n")
+    if arguments.verb not in WITHOUT_FIGURES and not (cells.frame["status"] == "done").any():
+        told = " ".join(arguments.source)
+        raise ValueError(f"every cell failed; look at what failed: python -m analysis table --source {told}")
     return cells
 
 

@@ -29,7 +29,8 @@ def figures(cells: Cells, metric: str | None = None, names: Sequence[str] = ()) 
         raise ValueError(f"unknown figures {', '.join(sorted(unknown))}: choose {', '.join(FIGURES)}")
     found = [plot for family in families(cells, metric) for plot in plots(family, names)]
     if not found:
-        raise ValueError("no cell can be shown: there is no finished cell with this metric in the sources")
+        lacking = "; ".join(f"{name} needs {NEEDS[name]}" for name in names or ["tradeoff"])
+        raise ValueError(f"no cell can be shown: {lacking}")
     return found
 
 
