@@ -35,6 +35,10 @@ MARGIN_SECONDS, MARGIN_SHARE = 15.0, 0.4
 REQUEUE_SECONDS = 60
 
 
+class Unfinished(RuntimeError):
+    """Workers ended without being asked to, and cells are left: the job has failed, and SLURM is to say so."""
+
+
 class OutOfTime(BaseException):
     """The time to end the cells at hand is over. Not an ``Exception``: nothing on its way may take it for a failed cell."""
 
@@ -59,7 +63,10 @@ class Job:
         )
 
     def __call__(self) -> str:
-        """Run the cells that are left; ``finished`` or ``stopped``. A job that goes back to the queue does not return."""
+        """Run the cells that are left; ``finished`` or ``stopped``. A job that goes back to the queue does not return.
+
+        Raises ``Unfinished`` where cells are left that nothing kept from running.
+        """
         os.environ.setdefault("OMP_NUM_THREADS", str(self.threads))
         stop = Stop()
         with stop.on(*SIGNALS):
@@ -103,7 +110,11 @@ class Supervisor:
         _say(f"{len(self._job.cells) - len(left)} of {len(self._job.cells)} cells are done")
         if not left:
             return FINISHED
-        if self._stop.reason is not None and self._back_to_queue is None:
+        if self._stop.reason is None:
+            raise Unfinished(
+                f"{len(left)} of {len(self._job.cells)} cells are left; the same command again submits them"
+            )
+        if self._back_to_queue is None:
             self._decide()
         if self._back_to_queue:
             self._requeue()

@@ -112,7 +112,6 @@ class Cluster:
 
     def kill_node(self, name: str) -> None:
         """The node's daemon and all that runs under it are gone at once, as when its power fails."""
-        # Its steps are daemons of their own (slurmstepd) and their children.
         for pid in self._steps_of(name):
             self._kill_tree(pid)
         self._stop(f"slurmd.{name}", signal.SIGKILL)
@@ -318,26 +317,28 @@ class Cluster:
         (self.root / "run" / f"{name}.pid").unlink(missing_ok=True)
 
     def _steps_of(self, node: str) -> list[int]:
-        """Processes of slurmstepd that the node started: their environment or sockets name its spool."""
+        """Processes of slurmstepd that the node started: they have its log open."""
+        log = str(self.root / "log" / f"slurmd.{node}.log")
         found = []
-        spool = f"{self.root}/spool/{node}".encode()
         for own in Path("/proc").glob("[0-9]*"):
             try:
-                if (own / "comm").read_text().strip() == "slurmstepd" and spool in (own / "maps").read_bytes():
+                if (own / "comm").read_text().strip() == "slurmstepd" and log in map(
+                    os.readlink, (own / "fd").iterdir()
+                ):
                     found.append(int(own.name))
             except OSError:
-                continue
+                continue  # It has ended meanwhile.
         return found
 
     def _kill_tree(self, pid: int) -> None:
-        children = Path("/proc", str(pid), "task", str(pid), "children")
         try:
-            below = [int(child) for child in children.read_text().split()]
+            below = [child for task in Path("/proc", str(pid), "task").iterdir()
+                     for child in (task / "children").read_text().split()]  # fmt: skip
             os.kill(pid, signal.SIGKILL)
         except OSError:
             return
         for child in below:
-            self._kill_tree(child)
+            self._kill_tree(int(child))
 
     def _wait(self, what: str, done: Callable[[], bool], seconds: float = 60, strict: bool = True) -> bool:
         end = time.monotonic() + seconds
