@@ -112,11 +112,13 @@ def fit_grid(weight: Tensor, format: Format, shrink: Tensor | float = 1.0) -> Gr
     The range always holds zero (unless the zero is real), so that a zero weight stays zero. Scales are rounded to the
     precision they are stored in before anything is quantized with them. A weight that is not finite is a ValueError.
     """
-    if not torch.isfinite(weight).all():
-        raise ValueError("the weight has values that are not finite")
     rows, columns = format.groups((weight.shape[0], weight.shape[1]))
     grouped = weight.reshape(rows, columns, -1)
-    return grid_over(grouped.amin(dim=2) * shrink, grouped.amax(dim=2) * shrink, format)
+    low, high = grouped.amin(dim=2), grouped.amax(dim=2)
+    # An infinite value or NaN anywhere in a group is at one of its ends.
+    if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
+        raise ValueError("the weight has values that are not finite")
+    return grid_over(low * shrink, high * shrink, format)
 
 
 def grid_over(low: Tensor, high: Tensor, format: Format) -> Grid:

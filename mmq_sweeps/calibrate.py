@@ -24,8 +24,8 @@ from mmq_sweeps.targets import Part
 
 # Tokens whose products are summed in single precision before they are added to the sum in double precision.
 TOKENS_AT_ONCE = 4096
-# Columns of a Gram matrix that are summed at a time.
-PANEL = 1024
+# Rows of a Gram matrix that are summed at a time.
+PANEL = 512
 BlockInputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -198,11 +198,21 @@ class Collector:
 
 
 class _Sums:
+    """Sums over the tokens of one input, in double precision.
+
+    Of the Gram matrix only what lies on and left of the diagonal is kept, in panels of rows: half the arithmetic, and the
+    memory of a whole matrix in single precision.
+    """
+
     def __init__(self, x: Tensor, keep_inputs: bool) -> None:
         size = x.shape[-1]
-        # Double precision: a long run of single-precision sums loses the small eigenvalues that GPTQ lives on.
+        # A long run of single-precision sums loses the small eigenvalues that GPTQ lives on.
         dtype = torch.float32 if x.device.type == "mps" else torch.float64
-        self.gram = torch.zeros(size, size, dtype=dtype, device=x.device)
+        stops = [min(start + PANEL, size) for start in range(0, size, PANEL)]
+        self._panels = [
+            torch.zeros(stop - start, stop, dtype=dtype, device=x.device)
+            for start, stop in zip(range(0, size, PANEL), stops, strict=True)
+        ]
         self.magnitude = torch.zeros(size, dtype=dtype, device=x.device)
         self.count = 0
         self._not_finite = torch.zeros((), dtype=torch.int64, device=x.device)
@@ -223,28 +233,37 @@ class _Sums:
             return
         rows = torch.cat(self._waiting)
         self._waiting.clear()
-        # Only what lies on and left of the diagonal, by panels: half the arithmetic, and no second matrix of its size.
-        for start in range(0, len(self.gram), PANEL):
-            stop = start + PANEL
-            self.gram[start:stop, :stop] += rows[:, start:stop].T @ rows[:, :stop]
+        # One piece of memory for the products of all panels: fresh memory for each would cost as much as adding it.
+        products = rows.new_empty(max(panel.numel() for panel in self._panels))
+        for panel in self._panels:
+            stop = panel.shape[1]
+            product = products[: panel.numel()].view(panel.shape)
+            own = rows[:, stop - len(panel) : stop]
+            panel += torch.mm(own.T, rows[:, :stop], out=product)
+            self.magnitude[stop - len(panel) : stop] += own.abs().sum(dim=0)
         if self._inputs is not None:
             self._inputs.append(rows)
-        magnitude = rows.abs()
-        self.magnitude += magnitude.sum(dim=0)
-        self._not_finite += (~magnitude.amax(dim=1).isfinite()).sum()
+        self._not_finite += (~torch.linalg.vector_norm(rows, torch.inf, dim=1).isfinite()).sum()
 
     def mean(self) -> LayerStats:
+        """The statistics; the sums are given up for them, panel by panel, so that there is no second matrix."""
         self._sum_up()
-        gram = torch.empty_like(self.gram, dtype=torch.float32)
-        for start in range(0, len(gram), PANEL):
-            stop = start + PANEL
-            rows = gram[start:stop, :stop].copy_(self.gram[start:stop, :stop] / self.count)
+        if not self._panels:
+            raise RuntimeError("the sums of these tokens were given up for their statistics before")
+        size = len(self.magnitude)
+        gram = torch.empty(size, size, dtype=torch.float32, device=self.magnitude.device)
+        while self._panels:
+            panel = self._panels.pop(0).div_(self.count)
+            stop = panel.shape[1]
+            start = stop - len(panel)
+            rows = gram[start:stop, :stop].copy_(panel)
             rows[:, start:] = rows[:, start:].tril() + rows[:, start:].tril(-1).T
             gram[:start, start:stop] = rows[:, :start].T
         magnitude = (self.magnitude / self.count).float()
         return LayerStats(gram, magnitude, self.count, None if self._inputs is None else torch.cat(self._inputs))
 
     def not_finite(self) -> int:
+        """How many tokens are not finite; before ``mean`` as well as after it."""
         self._sum_up()
         return int(self._not_finite)
 

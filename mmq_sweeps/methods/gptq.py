@@ -180,9 +180,9 @@ def solve_many(
 
 def _solve_rows(works: Sequence[_Work], weights: Sequence[Tensor], order: Tensor, start: int, stop: int) -> None:
     W = _rows(weights, start, stop).T.index_select(0, order)
-    X = torch.empty_like(W)
+    X, Q = torch.empty_like(W), torch.empty_like(W, dtype=torch.uint8)
     for work in works:
-        work.quantize(W, X.zero_(), start)
+        work.quantize(W, X.zero_(), Q, start)
 
 
 class _Work:
@@ -210,11 +210,13 @@ class _Work:
         self.group = factor.order // self.width
         self.codes = torch.empty(rows, columns, dtype=torch.uint8, device=weights[0].device)
 
-    def quantize(self, W: Tensor, X: Tensor, row: int) -> None:
-        """Quantize the rows ``W`` ``[I, r]``, the first of which is ``row``; ``X`` holds zeros."""
-        self.W, self.X, self.rows = W, X, slice(row, row + W.shape[1])
+    def quantize(self, W: Tensor, X: Tensor, Q: Tensor, row: int) -> None:
+        """Quantize the rows ``W`` ``[I, r]``, the first of which is ``row``; ``X`` holds zeros, ``Q`` will hold codes."""
+        self.W, self.X, self.Q, self.rows = W, X, Q, slice(row, row + W.shape[1])
         self._columns(0, len(W))
-        del self.W, self.X
+        # Once for all columns: to bring every few of them into their places would be a walk through all codes each.
+        self.codes[self.rows] = Q.index_select(0, self.order.argsort()).T
+        del self.W, self.X, self.Q
 
     def result(self, weights: Sequence[Tensor]) -> list[QuantizedWeight]:
         found, row = [], 0
@@ -263,7 +265,7 @@ class _Work:
             # The code less its zero: rounding before the zero is added is what the published code does.
             torch.div(v, s, out=q).round_().clamp_(lowest, highest)
             torch.addcmul(w, q, s, value=-1, out=error)
-        self.codes[self.rows].index_copy_(1, self.order[start:stop], Q.add_(zero).T.to(torch.uint8))
+        self.Q[start:stop] = Q.add_(zero)
 
     def _fit(self, start: int, stop: int) -> None:
         """Fit the grid of the group of columns ``[start, stop)`` to the corrected columns."""
