@@ -29,7 +29,7 @@ from benchmarks.solvers_gptq import BLOCK, embedded_layers
 from benchmarks.timing import Section, correlated_inputs, random_weight, seconds
 from mmq_sweeps.affine import Format, QuantizedWeight
 from mmq_sweeps.methods.autoawq import AutoAWQ, SharedInput, library_solver
-from mmq_sweeps.methods.awq import AWQ, Scale, output_error, quantize_clipped, search_scale
+from mmq_sweeps.methods.awq import AWQ, Scale, best_clipped, output_error
 from mmq_sweeps.methods.base import LayerStats
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
@@ -62,7 +62,7 @@ def measure_parity(_pairs: int) -> dict[str, Any]:
         x = inputs(256, 1, seed)
         layers.append(("random", [random_weight(rows, 256, seed + rows) for rows in (256, 192)], x))
     rows = []
-    for bits, group, symmetric in itertools.product((2, 3, 4, 8), ("channel", 32), (False, True)):
+    for bits, group, symmetric in itertools.product((2, 3, 4, 8), ("channel", 128, 32), (False, True)):
         for kind in ("embedded", "random"):
             form = Format(bits, group, symmetric)
             found = [compare(weights, x, form) for of, weights, x in layers if of == kind and fits(x, group)]
@@ -141,15 +141,13 @@ def measure_block(pairs: int) -> dict[str, Any]:
 
 def time_ours(linears: dict[str, Tensor], stats: LayerStats, found: dict[str, float]) -> None:
     weights = list(linears.values())
-    scales: list[Scale] = []
+    scales: list[list[Scale]] = []
     solved: list[QuantizedWeight] = []
-
-    def clip(weight: Tensor) -> None:
-        solved.append(quantize_clipped(weight, scales[0].values, stats.gram, FORMAT, OURS.cuts(FORMAT)))
-
     # Together these are OURS.quantize.
-    found["ours_scale"] += seconds(lambda: scales.extend(search_scale(weights, stats, [FORMAT], duo_scaling=True)))
-    found["ours_clip"] += seconds(lambda: [clip(weight) for weight in weights])
+    found["ours_scale"] += seconds(lambda: scales.extend(OURS.scales(weights, stats, [FORMAT])))
+    found["ours_clip"] += seconds(
+        lambda: solved.extend(best_clipped(weights, scales[0], stats.gram, FORMAT, OURS.cuts())[1])
+    )
     for weight, one in zip(weights, solved, strict=True):
         rows = (weight - one.dequantize())[:TIMED_ROWS]
         found["ours_loss"] += float(output_error(rows, stats.gram).sum())

@@ -38,6 +38,8 @@ WIDEST = 1 / 16
 ROUNDS = ((0, 8), (4, 8), (2, 4), (1, 2))
 # A candidate leaves the race when it is behind the leader by this many standard errors.
 MARGIN = 4.0
+# Scales that go on to the clip search, and of linears beyond ``RACE_ROWS`` rows the share of rows that decides there.
+CARRIED, CLIPPED_SHARE = 3, 8
 SMALLEST_INPUT_SCALE, LARGEST_INPUT_SCALE = 2.0**-14, 65504.0
 
 Loss = Callable[[list[Tensor]], float]
@@ -55,6 +57,22 @@ def output_error(error: Tensor, gram: Tensor) -> Tensor:
             product.addmm_(error[:, :start], gram[:start, start:stop], alpha=2)
         loss += product.mul_(part).sum(dim=1)
     return loss
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A format, and by how much each group's range is stretched before it gets its grid."""
+
+    format: Format
+    stretch: float = 1.0
+
+
+def _stretches(format: Format) -> tuple[float, ...]:
+    """A symmetric range lies half a step beyond its last code; stretched so far, the largest weight has a code.
+
+    That is autoawq's symmetric grid.
+    """
+    return (1.0, format.max_code / (format.max_code - 1)) if format.symmetric else (1.0,)
 
 
 @dataclass(frozen=True)
@@ -113,11 +131,37 @@ def search_scale(
     """
     candidates = candidate_scales(weights, stats.mean_abs, formats[0], n_grid, duo_scaling)
     if loss is None:
-        totals = _race(weights, torch.stack([one.values for one in candidates]), stats.gram, formats)
+        trials = [Trial(format) for format in formats]
+        totals = _race(weights, torch.stack([one.values for one in candidates]), stats.gram, trials)
     else:
         tried = [[loss(_restored(weights, one.values, format)) for one in candidates] for format in formats]
         totals = torch.tensor(tried, dtype=torch.float64)
     return [candidates[best] for best in totals.argmin(dim=1).tolist()]
+
+
+def search_scales(
+    weights: Sequence[Tensor],
+    stats: LayerStats,
+    formats: Sequence[Format],
+    n_grid: int = 20,
+    duo_scaling: bool = True,
+    carried: int = CARRIED,
+) -> list[list[Scale]]:
+    """For each of ``formats`` the best scales, up to ``carried`` of them on each grid that a range may be given.
+
+    Clipping can turn round which of two scales is the better one. The first is the best on the format's own grids; that
+    of autoawq's criterion, which has symmetric grids of its own, is among them. None is worse than no scaling.
+    """
+    candidates = candidate_scales(weights, stats.mean_abs, formats[0], n_grid, duo_scaling)
+    trials = [Trial(format, stretch) for format in formats for stretch in _stretches(format)]
+    totals = _race(weights, torch.stack([one.values for one in candidates]), stats.gram, trials)
+    found = []
+    for format in formats:
+        own = [losses for trial, losses in zip(trials, totals, strict=True) if trial.format == format]
+        best = [int(c) for losses in own for c in losses.argsort(stable=True)[:carried] if losses[c].isfinite()]
+        least = torch.stack(own).amin(dim=0)
+        found.append([candidates[c] for c in dict.fromkeys(best) if least[c] <= own[0][0]])
+    return found
 
 
 def _restored(weights: Sequence[Tensor], scale: Tensor, format: Format) -> list[Tensor]:
@@ -128,19 +172,19 @@ def _restored(weights: Sequence[Tensor], scale: Tensor, format: Format) -> list[
     return restored
 
 
-def _race(weights: Sequence[Tensor], scales: Tensor, gram: Tensor, formats: Sequence[Format]) -> Tensor:
-    """The loss ``[F, C]`` of each of ``scales`` ``[C, I]`` in each format; infinite where it left the race.
+def _race(weights: Sequence[Tensor], scales: Tensor, gram: Tensor, trials: Sequence[Trial]) -> Tensor:
+    """The loss ``[F, C]`` of each of ``scales`` ``[C, I]`` in each trial; infinite where it left the race.
 
     A candidate that is clearly behind the leader on the rows so far is left (Maron and Moore, 1994); the others are
     measured on all rows, so the losses that are compared in the end are exact.
     """
-    alive = torch.ones(len(formats), len(scales), dtype=torch.bool)
-    measured = torch.zeros(len(formats), len(scales), 0, dtype=torch.float64)
+    alive = torch.ones(len(trials), len(scales), dtype=torch.bool)
+    measured = torch.zeros(len(trials), len(scales), 0, dtype=torch.float64)
     certain, population = 0, sum(len(weight) for weight in weights)
     for rows_by_weight in _rounds(weights):
         for weight, rows in zip(weights, rows_by_weight, strict=True):
             for chunk in rows.split(max(CHUNK_ROWS, CHUNK // weight.shape[1])):
-                losses = _losses(weight, chunk, scales, gram, formats, alive)
+                losses = _losses(weight, chunk, scales, gram, trials, alive)
                 measured = torch.cat([measured, losses], dim=2)
         certain = certain or measured.shape[2]
         for index, of_format in enumerate(measured):
@@ -174,7 +218,7 @@ def _not_clearly_behind(losses: Tensor, certain: int, population: int) -> Tensor
 
 
 def _losses(
-    weight: Tensor, rows: Tensor, scales: Tensor, gram: Tensor, formats: Sequence[Format], alive: Tensor
+    weight: Tensor, rows: Tensor, scales: Tensor, gram: Tensor, trials: Sequence[Trial], alive: Tensor
 ) -> Tensor:
     """The loss ``[F, C, n]`` of each of ``rows`` where ``alive`` ``[F, C]``, else infinite; on the CPU."""
     losses = torch.full((*alive.shape, len(rows)), torch.inf, dtype=torch.float64)
@@ -186,12 +230,12 @@ def _losses(
             continue
         tried = scales[batch.to(scales.device), None]
         scaled = (part * tried).reshape(-1, part.shape[1])
-        low, high = _ranges(scaled, formats[0])
-        if formats[0].group_size == "tensor":
+        low, high = _ranges(scaled, trials[0].format)
+        if trials[0].format.group_size == "tensor":
             low, high = (bound.repeat_interleave(len(rows))[:, None] for bound in _tensor_ranges(weight, tried[:, 0]))
-        for index, format in enumerate(formats):
+        for index, trial in enumerate(trials):
             if alive[index, batch].any():
-                error = _rounding_error(scaled, grid_over(low, high, format))
+                error = _rounding_error(scaled, grid_over(low * trial.stretch, high * trial.stretch, trial.format))
                 error.reshape(len(batch), *part.shape).div_(tried)
                 losses[index, batch] = output_error(error, gram).reshape(len(batch), -1).double().cpu()
     return losses.where(alive[:, :, None], torch.inf)
@@ -199,60 +243,117 @@ def _losses(
 
 def quantize_clipped(
     weight: Tensor, scale: Tensor, gram: Tensor, format: Format, fractions: Sequence[float]
-) -> QuantizedWeight:
-    """Quantize ``weight * scale`` on grids cut at that one of ``fractions`` of each group's magnitude that errs least.
+) -> tuple[QuantizedWeight, Tensor]:
+    """Quantize ``weight * scale`` on grids cut at ``fractions`` of each group's magnitude; also each row's loss ``[O]``.
 
-    A group's error is that of its own columns, as in the paper's code. What the errors of groups do to each other can
-    make a row's cuts a loss in all: such a row is left uncut. ``fractions`` begin with 1, no cut, which wins ties.
+    Of each group that cut is taken which errs least on its own columns, as in the paper's code. What the errors of groups
+    do to each other can make a row's cuts a loss in all, so each row has the best, measured on the whole Gram matrix, of
+    the cuts that are best among all, of those best among autoawq's, and of no cut. ``fractions`` begin with 1, no cut,
+    which wins ties.
     """
     if format.group_size == "tensor":
         return _quantize_whole(weight, scale, gram, format, fractions)
     codes = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
     group_losses = _group_losses(scale, gram, format)
-    grids = []
+    grids, losses = [], []
     for rows in _chunks(weight):
         scaled = weight[rows].float() * scale
         low, high = _ranges(scaled, format)
-        grid = grid_over(low, high, format)
-        if len(fractions) > 1:
-            cut = _best_cut(scaled, low, high, format, fractions, group_losses)
-            before, after = (output_error(_rounding_error(scaled, each).div_(scale), gram) for each in (grid, cut))
-            grid = _where((after > before)[:, None], grid, cut)
-        codes[rows] = round_to_grid(scaled, grid)
-        grids.append(grid)
+
+        def row_losses(grid: Grid, some: Tensor | None = None, scaled: Tensor = scaled) -> Tensor:
+            return output_error(_rounding_error(scaled if some is None else scaled[some], grid).div_(scale), gram)
+
+        kept = grid_over(low, high, format)
+        least = row_losses(kept)
+        for grid in _best_cuts(scaled, low, high, format, fractions, group_losses) if len(fractions) > 1 else ():
+            different = ((grid.scale != kept.scale) | (grid.zero != kept.zero)).any(dim=1).nonzero()[:, 0]
+            if not len(different):
+                continue
+            loss = least.index_copy(0, different, row_losses(_rows_of(grid, different), different))
+            kept, least = _where((loss < least)[:, None], grid, kept), torch.minimum(loss, least)
+        codes[rows] = round_to_grid(scaled, kept)
+        grids.append(kept)
+        losses.append(least)
     whole = Grid(torch.cat([grid.scale for grid in grids]), torch.cat([grid.zero for grid in grids]), format)
-    return QuantizedWeight(codes, whole, scale.to(torch.float16))
+    return QuantizedWeight(codes, whole, scale.to(torch.float16)), torch.cat(losses)
 
 
-def _best_cut(
+def _best_cuts(
     scaled: Tensor,
     low: Tensor,
     high: Tensor,
     format: Format,
     fractions: Sequence[float],
     group_losses: Callable[[Tensor], Tensor],
-) -> Grid:
-    kept, *others = _cut_grids(low, high, format, fractions)
-    least = group_losses(_rounding_error(scaled, kept))
-    for grid in others:
+) -> list[Grid]:
+    """The cuts that are best group by group: among all that are tried, and among autoawq's; and autoawq's without a cut."""
+    all_cuts: tuple[Grid, Tensor] | None = None
+    its_cuts: tuple[Grid, Tensor] | None = None
+    uncut = None
+    for grid, its in _cut_grids(low, high, format, fractions):
         loss = group_losses(_rounding_error(scaled, grid))
-        kept, least = _where(loss < least, grid, kept), torch.minimum(loss, least)
-    return kept
+        all_cuts = _better(all_cuts, grid, loss)
+        if its:
+            its_cuts = _better(its_cuts, grid, loss)
+            uncut = uncut or grid
+    assert all_cuts is not None
+    assert its_cuts is not None
+    assert uncut is not None
+    return [all_cuts[0], its_cuts[0], *([uncut] if format.symmetric else [])]
 
 
-def _cut_grids(low: Tensor, high: Tensor, format: Format, fractions: Sequence[float]) -> Iterator[Grid]:
-    """Grids of weights clipped to each of ``fractions`` of the largest magnitude: of a skewed group one end goes first."""
+def _better(best: tuple[Grid, Tensor] | None, grid: Grid, loss: Tensor) -> tuple[Grid, Tensor]:
+    if best is None:
+        return grid, loss
+    kept, least = best
+    return _where(loss < least, grid, kept), torch.minimum(loss, least)
+
+
+def _cut_grids(low: Tensor, high: Tensor, format: Format, fractions: Sequence[float]) -> Iterator[tuple[Grid, bool]]:
+    """Grids of weights clipped to each of ``fractions`` of the largest magnitude, and whether autoawq has them as well.
+
+    Of a skewed group one end goes first.
+    """
     for fraction in fractions:
         bound = torch.maximum(-low, high) * fraction
         if format.symmetric:
-            yield grid_over(-bound, bound, format)
+            own, stretched = _stretches(format)
+            yield grid_over(-bound * own, bound * own, format), False
+            yield grid_over(-bound * stretched, bound * stretched, format), True
             continue
         start, end = torch.maximum(low, -bound), torch.minimum(high, bound)
         grid = grid_over(start, end, format)
-        yield grid
-        if fraction < 1:
-            # Cut at both ends, a range has its zero half way between two codes: either may be the better one.
-            yield Grid(grid.scale, torch.where(start == -end, format.max_code - grid.zero, grid.zero), format)
+        yield grid, True
+        # A zero lies between two codes, half way where both ends are cut: either may be the better one.
+        other = grid.zero + torch.sign(-start.clamp(max=0) / grid.scale - grid.zero)
+        yield Grid(grid.scale, other.clamp_(0, format.max_code), format), False
+
+
+def _rows_of(grid: Grid, rows: Tensor) -> Grid:
+    return Grid(grid.scale[rows], grid.zero[rows], grid.format)
+
+
+def best_clipped(
+    weights: Sequence[Tensor], scales: Sequence[Scale], gram: Tensor, format: Format, fractions: Sequence[float]
+) -> tuple[Scale, list[QuantizedWeight]]:
+    """The one of ``scales`` with the least loss after ``quantize_clipped``, and what comes out with it.
+
+    Of many rows every eighth decides; ``scales`` are near each other, and the losses of rows are alike.
+    """
+
+    def clipped(scale: Scale, some: Sequence[Tensor]) -> tuple[list[QuantizedWeight], float]:
+        found = [quantize_clipped(weight, scale.values, gram, format, fractions) for weight in some]
+        return [quantized for quantized, _ in found], sum(float(losses.double().sum()) for _, losses in found)
+
+    if len(scales) > 1 and sum(map(len, weights)) >= RACE_ROWS and format.group_size != "tensor":
+        some = [weight[::CLIPPED_SHARE] for weight in weights]
+        scales = [min(scales, key=lambda scale: clipped(scale, some)[1])]
+    best, (solved, least) = scales[0], clipped(scales[0], weights)
+    for scale in scales[1:]:
+        quantized, loss = clipped(scale, weights)
+        if loss < least:
+            best, solved, least = scale, quantized, loss
+    return best, solved
 
 
 def _group_losses(scale: Tensor, gram: Tensor, format: Format) -> Callable[[Tensor], Tensor]:
@@ -278,19 +379,21 @@ def _where(first: Tensor, one: Grid, other: Grid) -> Grid:
 
 def _quantize_whole(
     weight: Tensor, scale: Tensor, gram: Tensor, format: Format, fractions: Sequence[float]
-) -> QuantizedWeight:
+) -> tuple[QuantizedWeight, Tensor]:
     low, high = (bound[:, None] for bound in _tensor_ranges(weight, scale[None]))
-    grids = list(_cut_grids(low, high, format, fractions))
-    losses = torch.zeros(len(grids), dtype=torch.float64)
-    for rows in _chunks(weight) if len(grids) > 1 else ():
+    # Without cuts there is the format's own grid only.
+    grids = [grid for grid, _ in _cut_grids(low, high, format, fractions)][: None if len(fractions) > 1 else 1]
+    losses = torch.empty(len(grids), len(weight), dtype=torch.float64)
+    for rows in _chunks(weight):
         scaled = weight[rows].float() * scale
         for index, grid in enumerate(grids):
-            losses[index] += output_error(_rounding_error(scaled, grid).div_(scale), gram).double().sum().cpu()
-    best = grids[int(losses.argmin())]
+            losses[index, rows] = output_error(_rounding_error(scaled, grid).div_(scale), gram).double().cpu()
+    index = int(losses.sum(dim=1).argmin())
+    best = grids[index]
     codes = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
     for rows in _chunks(weight):
         codes[rows] = round_to_grid(weight[rows].float() * scale, best)
-    return QuantizedWeight(codes, best, scale.to(torch.float16))
+    return QuantizedWeight(codes, best, scale.to(torch.float16)), losses[index]
 
 
 def _rounding_error(scaled: Tensor, grid: Grid) -> Tensor:
@@ -370,20 +473,20 @@ class AWQ:
             raise ValueError("the weight has values that are not finite")
         solutions: dict[Format, Solution] = {}
         for alike in _alike(formats):
-            found = search_scale(weights, stats, alike, self.n_grid, self.duo_scaling)
-            for format, scale in zip(alike, found, strict=True):
-                cuts = self.cuts(format)
-                quantized = [quantize_clipped(weight, scale.values, stats.gram, format, cuts) for weight in weights]
+            for format, scales in zip(alike, self.scales(weights, stats, alike), strict=True):
+                scale, quantized = best_clipped(weights, scales, stats.gram, format, self.cuts())
                 solutions[format] = Solution(quantized, {"scale_exponent": scale.exponent})
         return [solutions[format] for format in formats]
 
-    def cuts(self, format: Format) -> list[float]:
+    def scales(self, weights: Sequence[Tensor], stats: LayerStats, alike: Sequence[Format]) -> list[list[Scale]]:
+        """For each format, the scales that are to be clipped; without clipping the best alone."""
+        if self.clip_steps:
+            return search_scales(weights, stats, alike, self.n_grid, self.duo_scaling)
+        return [[scale] for scale in search_scale(weights, stats, alike, self.n_grid, self.duo_scaling)]
+
+    def cuts(self) -> list[float]:
         """Of a group's largest magnitude, where its range may end: first no cut, which alone is left without steps."""
-        fractions = [1 - self.max_shrink * step / max(self.clip_steps, 1) for step in range(max(self.clip_steps, 1))]
-        if self.clip_steps and format.symmetric:
-            # A symmetric range lies half a step beyond its last code; stretched so far, the largest weight has a code.
-            fractions.append(format.max_code / (format.max_code - 1))
-        return fractions
+        return [1 - self.max_shrink * step / max(self.clip_steps, 1) for step in range(max(self.clip_steps, 1))]
 
 
 def _alike(formats: Sequence[Format]) -> list[list[Format]]:

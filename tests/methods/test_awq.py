@@ -5,7 +5,7 @@ import torch
 
 from mmq_sweeps.affine import Format, QuantizedWeight, round_nearest
 from mmq_sweeps.methods import awq
-from mmq_sweeps.methods.awq import AWQ, candidate_scales, output_error, quantize_clipped, search_scale
+from mmq_sweeps.methods.awq import AWQ, candidate_scales, output_error, quantize_clipped, search_scale, search_scales
 from mmq_sweeps.methods.base import LayerStats
 from tests.methods.test_gptq import FORMATS, layer
 
@@ -37,11 +37,13 @@ def test_is_never_worse_than_rounding_on_its_own_gram_matrix(form: Format, duo_s
 @pytest.mark.parametrize("form", FORMATS, ids=str)
 def test_clipping_makes_no_row_worse(form: Format) -> None:
     weight, stats = layer(7)
-    cut, uncut = (AWQ(form.group_size, form.symmetric, clip_steps=steps) for steps in (10, 0))
-    errors = [
-        output_error(weight - method.quantize([weight], stats, form).weights[0].dequantize(), stats.gram)
-        for method in (cut, uncut)
-    ]
+    method = AWQ(form.group_size, form.symmetric)
+    scale = search_scale([weight], stats, [form])[0].values
+    errors = []
+    for fractions in (method.cuts(), [1.0]):
+        solved, losses = quantize_clipped(weight, scale, stats.gram, form, fractions)
+        errors.append(output_error(weight - solved.dequantize(), stats.gram))
+        assert torch.allclose(losses.float(), errors[-1], rtol=1e-4)
     if form.group_size == "tensor":
         errors = [each.sum() for each in errors]
     assert (errors[0] <= errors[1] * (1 + 1e-5)).all()
@@ -69,8 +71,38 @@ def test_linears_that_share_an_input_share_the_scale() -> None:
     weight, stats, _ = salient_layer(2)
     solved = AWQ().quantize([weight, weight.flip(0) * 2], stats, Format(3)).weights
     assert torch.equal(solved[0].input_scale, solved[1].input_scale)
-    alone = search_scale([weight, weight.flip(0) * 2], stats, [Format(3)])[0]
-    assert torch.equal(solved[0].input_scale.float(), alone.values)
+    carried = search_scales([weight, weight.flip(0) * 2], stats, [Format(3)])[0]
+    assert 1 < len(carried) <= awq.CARRIED
+    assert any(torch.equal(solved[0].input_scale.float(), scale.values) for scale in carried)
+    unclipped = AWQ(clip_steps=0).quantize([weight, weight.flip(0) * 2], stats, Format(3)).weights
+    assert torch.equal(unclipped[0].input_scale.float(), carried[0].values)
+
+
+@pytest.mark.parametrize("form", [Format(2), Format(3, 8), Format(4, symmetric=True), Format(3, 8, True)], ids=str)
+def test_of_the_best_scales_that_one_is_taken_which_is_best_after_clipping(
+    form: Format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = AWQ(form.group_size, form.symmetric)
+    for seed in range(4):
+        weight, stats = layer(seed, rows=64)
+        carried = search_scales([weight], stats, [form])[0]
+        losses = [quantize_clipped(weight, one.values, stats.gram, form, method.cuts())[1].sum() for one in carried]
+        solved = method.quantize([weight], stats, form).weights[0]
+        assert error(weight, solved, stats) == pytest.approx(float(min(losses)), rel=1e-4)
+    # Of many rows a share decides: what it takes is one of those that are near each other, and never loses to rounding.
+    monkeypatch.setattr(awq, "RACE_ROWS", 32)
+    shared = method.quantize([weight], stats, form).weights[0]
+    assert any(torch.equal(shared.input_scale.float(), one.values) for one in carried)
+    assert error(weight, shared, stats) <= max(losses) * (1 + 1e-4)
+
+
+def test_what_would_lose_to_no_scaling_is_not_carried() -> None:
+    weight, _ = layer(3)
+    # White inputs: most scales only add error.
+    white = LayerStats(torch.eye(32), torch.ones(32), 100)
+    rounded = error(weight, round_nearest(weight, Format(4)), white)
+    for scale in search_scales([weight], white, [Format(4)])[0]:
+        assert float(quantize_clipped(weight, scale.values, white.gram, Format(4), [1.0])[1].sum()) <= rounded * 1.00001
 
 
 def test_clipping_is_chosen_only_where_it_helps() -> None:
@@ -79,10 +111,10 @@ def test_clipping_is_chosen_only_where_it_helps() -> None:
     gram = torch.eye(64)
     gram[0, 0] = 1e-6
     cuts, no_scale = [1 - step / 10 for step in range(10)], torch.ones(64)
-    cut = quantize_clipped(weight, no_scale, gram, Format(3), cuts)
-    assert cut.grid.scale.item() < 0.5 * quantize_clipped(weight, no_scale, gram, Format(3), [1.0]).grid.scale.item()
+    cut, uncut = (quantize_clipped(weight, no_scale, gram, Format(3), tried)[0] for tried in (cuts, [1.0]))
+    assert cut.grid.scale.item() < 0.5 * uncut.grid.scale.item()
     even = torch.tensor([[0.0, 1.0, 2.0, 3.0]])
-    assert quantize_clipped(even, torch.ones(4), torch.eye(4), Format(2), cuts).grid.scale.item() == 1.0
+    assert quantize_clipped(even, torch.ones(4), torch.eye(4), Format(2), cuts)[0].grid.scale.item() == 1.0
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=str)
@@ -114,9 +146,10 @@ def test_of_many_rows_the_best_candidate_is_found_without_measuring_all(
     weight = torch.randn(1200, 32, generator=generator) * torch.where(torch.arange(1200) % 300 == 7, 30.0, 1.0)[:, None]
     weights, formats = [weight, torch.randn(1100, 32, generator=generator)], [Format(bits, 8) for bits in (2, 3, 4)]
     scales = torch.stack([each.values for each in candidate_scales(weights, stats.mean_abs, formats[0], 20, True)])
-    raced = awq._race(weights, scales, stats.gram, formats)
+    trials = list(map(awq.Trial, formats))
+    raced = awq._race(weights, scales, stats.gram, trials)
     monkeypatch.setattr(awq, "RACE_ROWS", 10**6)
-    measured = awq._race(weights, scales, stats.gram, formats)
+    measured = awq._race(weights, scales, stats.gram, trials)
     assert torch.isinf(raced).any()
     assert torch.isfinite(measured).all()
     finished = torch.isfinite(raced)
