@@ -25,7 +25,7 @@ from mmq_sweeps.targets import Part
 # Tokens whose products are summed in single precision before they are added to the sum in double precision.
 TOKENS_AT_ONCE = 4096
 # Rows of a Gram matrix that are summed at a time.
-PANEL = 512
+PANEL = 256
 BlockInputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -217,22 +217,26 @@ class _Sums:
         self.count = 0
         self._not_finite = torch.zeros((), dtype=torch.int64, device=x.device)
         self._inputs: list[Tensor] | None = [] if keep_inputs else None
-        self._waiting: list[Tensor] = []
+        # Copies of the tokens that wait: what a linear was given may be changed in place behind it.
+        rows = min(x.numel() // size, TOKENS_AT_ONCE)
+        self._waiting = torch.empty(TOKENS_AT_ONCE + rows, size, dtype=torch.float32, device=x.device)
+        self._waiting_count = 0
 
     def add(self, tokens: Tensor) -> None:
         for rows in tokens.split(TOKENS_AT_ONCE):
-            # A copy: what a linear was given may be changed in place behind it.
-            self._waiting.append(rows.to(torch.float32, copy=True))
-            if sum(map(len, self._waiting)) >= TOKENS_AT_ONCE:
+            if self._waiting_count + len(rows) > len(self._waiting):
+                self._sum_up()
+            self._waiting[self._waiting_count : self._waiting_count + len(rows)] = rows
+            self._waiting_count += len(rows)
+            if self._waiting_count >= TOKENS_AT_ONCE:
                 self._sum_up()
         self.count += len(tokens)
 
     def _sum_up(self) -> None:
         """Add the products of the tokens that wait: one pass over the sums for many batches."""
-        if not self._waiting:
+        if not self._waiting_count:
             return
-        rows = torch.cat(self._waiting)
-        self._waiting.clear()
+        rows, self._waiting_count = self._waiting[: self._waiting_count], 0
         # One piece of memory for the products of all panels: fresh memory for each would cost as much as adding it.
         products = rows.new_empty(max(panel.numel() for panel in self._panels))
         for panel in self._panels:
@@ -242,7 +246,7 @@ class _Sums:
             panel += torch.mm(own.T, rows[:, :stop], out=product)
             self.magnitude[stop - len(panel) : stop] += own.abs().sum(dim=0)
         if self._inputs is not None:
-            self._inputs.append(rows)
+            self._inputs.append(rows.clone())
         self._not_finite += (~torch.linalg.vector_norm(rows, torch.inf, dim=1).isfinite()).sum()
 
     def mean(self) -> LayerStats:
