@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=2 python benchmarks/solvers.py [--json] [--only SECTION ...] [--pairs 5]
 
 Needs the extras `auto-gptq` and `autoawq`. Ratios are medians of pairs: ours and theirs one after the other, in turn
-first. `--help` lists the sections; without `--only` all of them run, in that order.
+first. `--help` lists the sections; without `--only` all of them run, in that order. What is being measured is told on stderr.
 """
 
 from __future__ import annotations

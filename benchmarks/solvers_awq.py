@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.solvers_gptq import BLOCK, embedded_layers
-from benchmarks.timing import Section, correlated_inputs, random_weight, seconds
+from benchmarks.timing import Section, correlated_inputs, progress, random_weight, seconds
 from mmq_sweeps.affine import Format, QuantizedWeight
 from mmq_sweeps.methods.autoawq import AutoAWQ, SharedInput, library_solver
 from mmq_sweeps.methods.awq import AWQ, Scale, best_clipped, output_error
@@ -63,6 +63,7 @@ def measure_parity(_pairs: int) -> dict[str, Any]:
         layers.append(("random", [random_weight(rows, 256, seed + rows) for rows in (256, 192)], x))
     rows = []
     for bits, group, symmetric in itertools.product((2, 3, 4, 8), ("channel", 128, 32), (False, True)):
+        progress(f"awq_parity: {bits} bits, group_size={group}, symmetric={symmetric}")
         for kind in ("embedded", "random"):
             form = Format(bits, group, symmetric)
             found = [compare(weights, x, form) for of, weights, x in layers if of == kind and fits(x, group)]
@@ -79,7 +80,7 @@ def fits(x: Tensor, group: int | str) -> bool:
 
 
 def embedded_inputs() -> Iterable[tuple[str, Tensor, Tensor]]:
-    """Name, weight and inputs of every linear in the first block of each part of the embedded model.
+    """Name, weight and inputs of every linear of the embedded model's parts.
 
     The inputs are as many rows as the Gram matrix has, with that Gram matrix: what both solvers are given is the same.
     """
@@ -124,6 +125,7 @@ def measure_block(pairs: int) -> dict[str, Any]:
             stats = statistics(inputs(next(iter(linears.values())).shape[1]))
             for turn in (time_ours, time_theirs)[:: -1 if pair % 2 else 1]:
                 turn(linears, stats, found)
+            progress(f"awq_block, pair {pair + 1} of {pairs}, {', '.join(linears)}: {rounded_seconds(found)}")
         for whose in ("ours", "theirs"):
             found[whose] = found[f"{whose}_scale"] + found[f"{whose}_clip"]
         timings.append(found)
@@ -137,6 +139,10 @@ def measure_block(pairs: int) -> dict[str, Any]:
         **{name.removesuffix("s"): median(values) for name, values in both.items()},
         **both,
     }
+
+
+def rounded_seconds(found: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1f} s" for name, value in found.items() if "loss" not in name)
 
 
 def time_ours(linears: dict[str, Tensor], stats: LayerStats, found: dict[str, float]) -> None:

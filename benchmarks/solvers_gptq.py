@@ -4,8 +4,13 @@ parity    codes and reconstruction error on the same grids, in single and double
 groups    static groups against groups that are fitted when their turn comes, and against the library's way
 layer     one layer at one bit-width
 block     the six linears of a block of BLIP-2 OPT-2.7b at four bit-widths, from given activations
-memory    what solving that block takes beside weights and Gram matrices (Linux only)
-growth    seconds as columns, rows, tokens and bit-widths grow
+memory    what that takes beside weights and activations at its peak, Gram matrices included (Linux only)
+growth    seconds as columns, rows, tokens and bit-widths grow, Gram matrices included
+
+``block`` counts all that both do from activations to results. Ours sums a Gram matrix for each distinct input. The library
+has no way to solve a linear twice: its ``fasterquant`` uses up the Hessian, and its ``quantize(examples)`` sums that of every
+linear for the one bit-width it is asked for. Two ratios are told: with the Hessian of every linear summed once for all
+bit-widths, which is the least a user of the library's classes can do, and once a bit-width, as it does by itself.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -25,9 +31,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.timing import Section, correlated_inputs, in_pairs, random_weight
+from benchmarks.timing import Section, correlated_inputs, in_pairs, progress, random_weight
 from mmq_sweeps.affine import Format, Grid, QuantizedWeight
-from mmq_sweeps.calibrate import Collector
+from mmq_sweeps.calibrate import TOKENS_AT_ONCE, Collector
 from mmq_sweeps.methods.auto_gptq import AutoGPTQ, codes_of, load, run
 from mmq_sweeps.methods.base import LayerStats, quantize_many
 from mmq_sweeps.methods.gptq import GPTQ, factorize, solve_many
@@ -125,6 +131,7 @@ def measure_parity(_pairs: int) -> dict[str, Any]:
     layers += [("random", *layer[1:]) for layer in correlated_layers()]
     for bits, group, symmetric, act_order in itertools.product(BITS, GROUPS, (False, True), (False, True)):
         format = Format(bits, group, symmetric)
+        progress(f"parity: {format}, act_order={act_order}")
         for kind in ("embedded", "random"):
             fitting = [
                 (weight, gram)
@@ -172,6 +179,7 @@ def measure_groups(_pairs: int) -> dict[str, Any]:
     rows = []
     for bits, group in itertools.product((2, 3, 4), (16, 32, 64)):
         format = Format(bits, group)
+        progress(f"groups: {format}")
         ratios: dict[str, list[float]] = {}
         for _, weight, gram in layers:
             if weight.shape[1] % group or weight.shape[1] == group:
@@ -215,6 +223,7 @@ def measure_layer(pairs: int) -> dict[str, Any]:
         x = torch.cat(correlated_inputs(columns, BATCHES, TOKENS)).flatten(0, 1)
         weight, gram, format = random_weight(out, columns), x.T @ x / len(x), Format(bits)
         del x
+        progress(f"layer: {out}x{columns}")
         found = in_pairs(
             lambda: GPTQ().quantize([weight], LayerStats(gram, gram[0], 1), format),  # noqa: B023
             lambda: AutoGPTQ().quantize([weight], LayerStats(gram, gram[0], 1), format),  # noqa: B023
@@ -315,16 +324,20 @@ def measure_block(pairs: int) -> dict[str, Any]:
         if not pair % 2:
             theirs, summing, solving = their_block(block, inputs)
         pairs_found.append((our_seconds, summing, solving))
+        progress(
+            f"block, pair {pair + 1} of {pairs}: ours {our_seconds:.1f} s; auto-gptq's Hessians {summing:.1f} s, "
+            f"solving {solving:.1f} s"
+        )
         if not pair:
             found["error_ratios"] = error_ratios(block, inputs, mine, theirs)
         del mine, theirs
     found["ours_seconds"] = statistics.median(mine for mine, _, _ in pairs_found)
     found["theirs_seconds"] = statistics.median(summing + solving for _, summing, solving in pairs_found)
+    found["summing_seconds"] = statistics.median(summing for _, summing, _ in pairs_found)
     found["ratios"] = [(summing + solving) / mine for mine, summing, solving in pairs_found]
     found["ratio"] = statistics.median(found["ratios"])
-    found["ratio_summing_per_width"] = statistics.median(
-        (len(BITS) * summing + solving) / mine for mine, summing, solving in pairs_found
-    )
+    per_width = [(len(BITS) * summing + solving) / mine for mine, summing, solving in pairs_found]
+    found["ratios_summing_per_width"], found["ratio_summing_per_width"] = per_width, statistics.median(per_width)
     return found
 
 
@@ -334,10 +347,10 @@ def error_ratios(
     mine: Mapping[str, Sequence[QuantizedWeight]],
     theirs: Mapping[str, Sequence[Tensor]],
 ) -> dict[str, list[float]]:
-    """Our squared output error over the library's, a list over bit-widths for each linear."""
+    """Our squared output error over the library's on every fourth token, a list over bit-widths for each linear."""
     found = {}
     for name, members in BLOCK.items():
-        x = torch.cat(list(inputs[name])).flatten(0, 1)
+        x = torch.cat(list(inputs[name])).flatten(0, 1)[::4]
         for member in members:
             weight = block[member].weight.detach()
             found[member] = [
@@ -350,12 +363,15 @@ def error_ratios(
 def block_lines(found: Mapping[str, Any]) -> Iterable[str]:
     yield (
         f"{found['tokens']} tokens, bits {', '.join(map(str, found['bits']))}: {found['ours_seconds']:.1f} s, auto-gptq "
-        f"{found['theirs_seconds']:.1f} s, {found['ratio']:.1f} times "
+        f"{found['theirs_seconds']:.1f} s, of which {found['summing_seconds']:.1f} s sum Hessians"
+    )
+    yield (
+        f"auto-gptq's Hessians summed once a linear: {found['ratio']:.1f} times "
         f"(pairs: {', '.join(f'{ratio:.1f}' for ratio in found['ratios'])})"
     )
     yield (
-        "auto-gptq's Hessians summed once a linear; summed once a linear and bit-width, as it does by itself: "
-        f"{found['ratio_summing_per_width']:.1f} times"
+        f"summed once a linear and bit-width, as it does by itself: {found['ratio_summing_per_width']:.1f} times "
+        f"(pairs: {', '.join(f'{ratio:.1f}' for ratio in found['ratios_summing_per_width'])})"
     )
     yield "output error, ours over theirs, each on its own grids:"
     for member, ratios in found["error_ratios"].items():
@@ -364,7 +380,7 @@ def block_lines(found: Mapping[str, Any]) -> Iterable[str]:
         )
 
 
-def measure_growth(_pairs: int) -> dict[str, Any]:
+def measure_growth(pairs: int) -> dict[str, Any]:
     """Seconds of ours and of the library's, Hessian included, one quantity at a time away from the base."""
     base = {"rows": 2560, "columns": 2560, "tokens": 4096, "widths": 1}
     steps = {
@@ -378,11 +394,12 @@ def measure_growth(_pairs: int) -> dict[str, Any]:
         for value in values:
             at = {**base, quantity: value}
             x = torch.cat(correlated_inputs(at["columns"], 1, at["tokens"])).flatten(0, 1)
+            progress(f"growth: {at}")
             weight, formats = random_weight(at["rows"], at["columns"]), list(map(Format, BITS[: at["widths"]]))
             found = in_pairs(
                 lambda: quantize_many(GPTQ(), [weight], LayerStats(x.T @ x / len(x), x[0], len(x)), formats),  # noqa: B023
                 lambda: [run(linear(weight), 2 * (x.T @ x / len(x)), format) for format in formats],  # noqa: B023
-                3,
+                pairs,
             )
             rows.append({"quantity": quantity, **at, **found})
     return {"rows": rows}
@@ -398,58 +415,94 @@ def growth_lines(found: Mapping[str, Any]) -> Iterable[str]:
 
 
 def memory_of(side: str) -> dict[str, float]:
-    """In a process of its own: bytes held before solving a block, and the most that solving took beside them."""
+    """In a process of its own: bytes of weights and activations, and the most that summing and solving took beside them.
+
+    Results are let go of when the linears on one input are done, as a sweep stores them. Of the library one bit-width is
+    solved: each of them takes the same.
+    """
     block, inputs = block_of()
-    statistics_of = our_statistics(block, inputs)
-    del inputs
+    # What torch sets up once is no part of it.
+    GPTQ().quantize([block["q_proj"].weight[:64, :64]], LayerStats(torch.eye(64), torch.ones(64), 64), Format(4))
     held = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
-    for shared in statistics_of:
-        names = shared.linears
-        weights = [block[name].weight.detach() for name in names]
-        if side == "ours":
-            quantize_many(GPTQ(), weights, shared.stats, list(map(Format, BITS)))
-        else:
-            for weight, bits in itertools.product(weights, BITS):
-                run(linear(weight), 2 * shared.stats.gram, Format(bits))
-    return {"held": held, "peak": resident("VmHWM")}
+    peaks = {"held": held}
+    watch()
+    if side == "ours":
+        statistics_of = our_statistics(block, inputs)
+        peaks["summing"] = resident("VmHWM") - held
+        watch()
+        for shared in statistics_of:
+            quantize_many(
+                GPTQ(), [block[name].weight for name in shared.linears], shared.stats, list(map(Format, BITS))
+            )
+        peaks["solving"] = resident("VmHWM") - held
+        return peaks
+    solver_class, _ = load()
+    for name, members in BLOCK.items():
+        for member in members:
+            solver = solver_class(block[member])
+            for batch in inputs[name]:
+                solver.add_batch(batch, None)
+            hessian = solver.H
+            del solver
+            run(linear(block[member].weight.detach()), hessian, Format(4))
+            del hessian
+    return {**peaks, "whole": resident("VmHWM") - held}
+
+
+def watch() -> None:
+    """Linux counts the process's peak from here on."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def resident(field: str) -> float:
+    """A line of Linux's status of this process, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def measure_memory(_pairs: int) -> dict[str, Any]:
     shapes = [shape for members in BLOCK.values() for shape in members.values()]
-    inputs = [next(iter(members.values()))[1] for members in BLOCK.values()]
+    columns = [next(iter(members.values()))[1] for members in BLOCK.values()]
     found: dict[str, Any] = {
         "weights": 4 * sum(rows * columns for rows, columns in shapes),
         "largest_weight": 4 * max(rows * columns for rows, columns in shapes),
-        "grams": 4 * sum(columns**2 for columns in inputs),
-        "results": len(BITS)
-        * max(sum(rows * columns for rows, columns in members.values()) for members in BLOCK.values()),
+        "grams": 4 * sum(size**2 for size in columns),
+        "waiting": 4 * (TOKENS_AT_ONCE + TOKENS) * sum(columns),
+        "results": len(BITS) * max(sum(math.prod(shape) for shape in members.values()) for members in BLOCK.values()),
     }
     for side in ("ours", "theirs"):
+        progress(f"memory: {side}")
         program = (
-            f"import json, sys; sys.path.insert(0, {str(Path(__file__).resolve().parents[1])!r}); "
-            f"from benchmarks.solvers_gptq import memory_of; print(json.dumps(memory_of({side!r})))"
+            f"import json, sys, torch; sys.path.insert(0, {str(Path(__file__).resolve().parents[1])!r}); "
+            f"torch.set_grad_enabled(False); from benchmarks.solvers_gptq import memory_of; "
+            f"print(json.dumps(memory_of({side!r})))"
         )
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        # Freed memory goes back to the system at once, so that what is used again is counted again.
+        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "4194304"}
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+        )
         found[side] = json.loads(done.stdout)
     return found
 
 
 def memory_lines(found: Mapping[str, Any]) -> Iterable[str]:
     def megabytes(value: float) -> str:
-        return f"{value / 1e6:6.0f} MB"
+        return f"{value / 1e6:.0f} MB"
 
-    yield f"weights {megabytes(found['weights'])}, Gram matrices {megabytes(found['grams'])}, " + (
-        f"largest weight {megabytes(found['largest_weight'])}, codes of the largest call {megabytes(found['results'])}"
+    limit = found["grams"] + found["largest_weight"]
+    ours = found["ours"]
+    yield (
+        f"one Gram matrix of each distinct input {megabytes(found['grams'])}, the largest weight "
+        f"{megabytes(found['largest_weight'])}, together {megabytes(limit)}; weights and activations are held beside"
     )
-    for side, name in (("ours", "ours"), ("theirs", "auto-gptq")):
-        extra = found[side]["peak"] - found[side]["held"]
-        yield f"{name:9} peak beside what was held (weights and Gram matrices): {megabytes(extra)}"
+    yield f"ours, while Gram matrices are summed: {megabytes(ours['summing'])} at most, of which tokens that wait " + (
+        f"{megabytes(found['waiting'])}; the rest is to be at most {megabytes(limit)}"
+    )
+    yield f"ours, while linears are solved: {megabytes(ours['solving'])} at most, of which results (a byte a code) " + (
+        f"{megabytes(found['results'])}; the rest is to be at most {megabytes(limit)}"
+    )
+    yield f"auto-gptq, a linear and a bit-width at a time: {megabytes(found['theirs']['whole'])} at most"
 
 
 SECTIONS: dict[str, Section] = {

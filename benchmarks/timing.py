@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,6 +21,12 @@ class Section:
     lines: Callable[[dict[str, Any]], Iterable[str]]
 
 
+def progress(what: str) -> None:
+    """Tell on stderr what is being measured, with the time of day: some sections take minutes."""
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')}  {what}\n")
+    sys.stderr.flush()
+
+
 def seconds(function: Callable[[], object]) -> float:
     started = time.perf_counter()
     function()
@@ -35,6 +42,7 @@ def in_pairs(ours: Callable[[], object], theirs: Callable[[], object], pairs: in
         else:
             our_seconds, their_seconds = seconds(ours), seconds(theirs)
         found.append((our_seconds, their_seconds))
+        progress(f"pair {pair + 1} of {pairs}: {our_seconds:.2f} s and {their_seconds:.2f} s")
     ratios = [theirs / ours for ours, theirs in found]
     return {
         "ours_seconds": statistics.median(ours for ours, _ in found),
