@@ -39,7 +39,10 @@ def main() -> None:
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
     except (ConfigError, StoreError, OSError, ValueError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        # Imports Hydra, which the quick verbs do without.
+        from mmq_sweeps.explain import explain
+
+        sys.stderr.writelines(f"error: {line}\n" for line in explain(error, []))
         raise SystemExit(BAD_INPUT) from None
 
 

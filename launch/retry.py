@@ -29,4 +29,5 @@ def run(arguments: argparse.Namespace) -> int:
     settings["store"] = {**settings["store"], "dir": str(store.root)}
     # Data and checkpoints may be named relative to where the command was run.
     os.chdir(written.directory)
+    start.check_settings(written.launcher)
     return start.start(replace(written.sweep, settings=settings), written.launcher, written.command)

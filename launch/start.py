@@ -31,6 +31,7 @@ HERE = {"_target_": "hydra_plugins.launch.local.LocalLauncher"}
 
 def run_sweep(configs: Iterable[DictConfig], command: str = "", launcher: Mapping[str, Any] | None = None) -> int:
     """Run what the store does not have, print the table, and return the exit status: 1 where a cell failed, else 0."""
+    check_settings(launcher or HERE)
     return start(plan(configs), launcher or HERE, command)
 
 
@@ -38,8 +39,8 @@ def start(sweep: Sweep, launcher: Mapping[str, Any], command: str = "", asked: i
     """Run what the store lacks of ``sweep`` by ``launcher``, the plain values of ``hydra.launcher``; the exit status.
 
     It is 0 as well where cells were left to run elsewhere. With ``dry_run`` the plan is shown, and nothing run or written.
+    ``check_settings`` comes before it, and where cells are composed, before that.
     """
-    check_settings(launcher)
     module = _module(launcher)
     if launcher.get("dry_run"):
         return _show_plan(sweep, launcher, asked)

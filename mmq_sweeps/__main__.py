@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from launch import launchers
-from launch.start import start
+from launch.start import check_settings, start
 from mmq_sweeps import schema
 from mmq_sweeps.errors import ConfigError, StoreError
 from mmq_sweeps.explain import explain
@@ -26,7 +26,9 @@ BAD_INPUT, INTERRUPTED = 2, 130
 @hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")
 def compose_and_run(config: DictConfig) -> None:
     try:
-        status = start(plan([config]), launchers.settings_of(HydraConfig.get().launcher), shlex.join(sys.argv))
+        settings = launchers.settings_of(HydraConfig.get().launcher)
+        check_settings(settings)
+        status = start(plan([config]), settings, shlex.join(sys.argv))
     except (ConfigError, StoreError) as error:
         # Told here: Hydra would first print its own line about an exception that leaves this function.
         tell(error)

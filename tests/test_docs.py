@@ -103,3 +103,15 @@ def test_links_between_documents_lead_somewhere() -> None:
         ):
             known_example = document.name == "CONTRIBUTING.md"
             assert (ROOT / target).exists() or known_example, f"{document.name} names {target}"
+
+
+def test_an_experiment_of_ones_own(checkout: Path) -> None:
+    text = (ROOT / "docs" / "sweeps.md").read_text()
+    (block,) = re.findall(r"```yaml\n# (conf/experiment/\S+)\n(.*?)```", text, flags=re.DOTALL)
+    (checkout / block[0]).write_text(block[1])
+    bits = [row["bits"] for row in run(checkout, "-m", "experiment=mine", "task.limit=4")]
+    assert {str(one.get("vision")) for one in bits} == {"None", "3", "4"}
+    assert sorted(str(one.get("language")) for one in bits if "(" in str(one.get("language"))) == [
+        "3 (end)", "3 (front)", "4 (end)", "4 (front)",
+    ]  # fmt: skip
+    assert len(bits) == 1 + 4 + 4

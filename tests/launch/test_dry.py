@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -79,3 +80,13 @@ def test_a_finished_sweep_has_nothing_to_do(capsys: pytest.CaptureFixture[str]) 
 )
 def test_durations_are_readable(seconds: float, told: str) -> None:
     assert duration(seconds) == told
+
+
+def test_the_plan_in_the_documents_is_what_is_printed(command: Command) -> None:
+    document = (Path(__file__).resolve().parents[2] / "docs" / "sweeps.md").read_text()
+    shown = re.search(r"<!-- plan -->\n    python -m launch (plan .*?)\n\n```text\n(.*?)```", document, re.DOTALL)
+    assert shown is not None
+    done = command(*shown[1].split(), "hydra.launcher.check=false", module="launch")
+    assert done.returncode == 0, done.stderr
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    assert lines[:-2] == shown[2].splitlines()

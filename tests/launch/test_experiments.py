@@ -179,3 +179,10 @@ def test_planning_a_whole_grid_imports_no_torch(tmp_path: Path) -> None:
     assert "to run          97" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
     assert not list(tmp_path.iterdir()), "a dry run writes nothing"
+
+
+def test_the_documents_give_the_sizes_of_the_grids() -> None:
+    document = (Path(__file__).resolve().parents[2] / "docs" / "sweeps.md").read_text()
+    for name, (asked, distinct, *_) in SIZES.items():
+        (line,) = [line for line in document.splitlines() if line.startswith("|") and f"`{name}`" in line]
+        assert line.endswith(f"| {asked} | {distinct} |"), line
