@@ -24,7 +24,7 @@ from mmq_sweeps.calibrate import Pass, Replay, SharedStats, block_statistics, ca
 from mmq_sweeps.cell import CALIBRATION_FIELDS, SEMANTICS, Cell, digest
 from mmq_sweeps.errors import StoreError, TargetError
 from mmq_sweeps.kept import Kept
-from mmq_sweeps.methods.base import LayerStats, Method, Solution, quantize_many
+from mmq_sweeps.methods.base import LayerStats, Method, Solution, expect, quantize_many
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.store import Store
 from mmq_sweeps.targets import Part, Unit, check_format
@@ -221,7 +221,10 @@ class _Work:
 
     def solve(self, requests: Sequence[Request], stats: Sequence[SharedStats] | None, seconds: float) -> None:
         """Quantize one unit for ``requests``; those of one method together. ``seconds`` is each one's calibration."""
-        for method in _distinct(request.method for request in requests):
+        methods = _distinct(request.method for request in requests)
+        for shared in stats or ():
+            expect(methods, shared.stats)
+        for method in methods:
             together = [request for request in requests if request.method == method]
             started = time.perf_counter()
             outcomes = _solve(together[0].unit, method, [one.format for one in together], self.loaded, stats)

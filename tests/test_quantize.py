@@ -188,6 +188,26 @@ def test_one_pass_and_one_factorization_an_input_serve_all_widths(
     assert factorized.total() == inputs
 
 
+def test_methods_that_share_a_factorization_share_that_of_a_large_input_too(
+    bench: Bench, composed: Composed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gptq, "KEPT_COLUMNS", 1)
+    wanted = ("component=connector", "component.connector.blocks=[front]", "component.connector.layers=[mlp]", "bits=3")
+    chosen = [cell(composed, "method=gptq", *wanted), cell(composed, "method=gptq", "method.group_size=16", *wanted)]
+    tried = counted(monkeypatch, gptq, "_factorize_in_place")
+    weights(bench, *chosen)
+    together = tried.total()
+    for one in chosen:
+        weights(replace(bench, store=Store.open(bench.store.root.parent / one.id)), one)
+    assert tried.total() - together == 2 * together > 0
+
+
+def test_a_linear_that_no_token_reaches_is_named(bench: Bench) -> None:
+    unit = bench.parts["connector"].units[0]
+    with pytest.raises(ValueError, match=rf"{next(iter(unit.linears))}.*: no calibration token reached it"):
+        quantize._sharing(unit, [])
+
+
 class Picky:
     """Rounds, but not to three bits, and many formats not at all."""
 

@@ -8,13 +8,17 @@ devices or configuration files: it sees the weights of linears that share one in
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Hashable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from mmq_sweeps.affine import Format, QuantizedWeight
+
+# Where ``LayerStats.shared`` says which factorizations several methods will ask for.
+EXPECTED = "expected"
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,16 @@ def quantize_many(
         solutions: list[Solution] = together(weights, stats, formats)
         return solutions
     return [method.quantize(weights, stats, format) for format in formats]
+
+
+def expect(methods: Iterable[object], stats: LayerStats) -> None:
+    """Tell the solvers which factorizations of ``stats`` more than one of ``methods`` will ask for.
+
+    Such a method names what it factors by ``factor_key``; one that knows that it is not the last keeps the factor, whatever
+    its size.
+    """
+    keys = Counter(key for method in methods if (key := getattr(method, "factor_key", None)) is not None)
+    stats.shared[EXPECTED] = {key for key, count in keys.items() if count > 1}
 
 
 def check_installed(module: str, extra: str) -> None:

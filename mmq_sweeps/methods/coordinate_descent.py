@@ -267,6 +267,11 @@ class CoordinateDescent:
             raise ValueError(f"block_size={self.block_size!r}: choose a positive number of columns")
         self._gptq()  # Checks the fields that it shares.
 
+    @property
+    def factor_key(self) -> tuple[str, float, bool]:
+        """That of ``GPTQ``: both share a factorization."""
+        return self._gptq().factor_key
+
     def format(self, bits: int) -> Format:
         return Format(bits, self.group_size, self.symmetric)
 

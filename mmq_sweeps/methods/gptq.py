@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.affine import Format, Grid, QuantizedWeight, check_group_size, fit_grid, round_nearest
-from mmq_sweeps.methods.base import LayerStats, Solution
+from mmq_sweeps.methods.base import EXPECTED, LayerStats, Solution
 
 # Damping grows tenfold a try, from the configured fraction of the mean diagonal to the whole of it and once beyond.
 MAX_DAMPING = 10.0
 BLOCK = 512
-# A factor of up to so many columns (64 MB) is kept for the next method; a larger one lies in its Gram matrix's memory.
+# A factor of up to so many columns (64 MB) is kept for the next method. A larger one lies in its Gram matrix's memory,
+# unless another method is known to ask for it.
 KEPT_COLUMNS = 4096
 # Numbers that are worked on at a time where the largest weight has fewer.
 LEAST_CHUNK = 2**24
@@ -338,21 +339,23 @@ class GPTQ:
 
     @contextmanager
     def _factorized(self, stats: LayerStats) -> Iterator[Factor]:
-        if len(stats.gram) <= KEPT_COLUMNS or self._key in stats.shared:
+        key = self.factor_key
+        if len(stats.gram) <= KEPT_COLUMNS or key in stats.shared or key in stats.shared.get(EXPECTED, ()):
             yield self.factor(stats)
             return
         with factorized_in_place(stats.gram, self.damping, self.act_order) as factor:
             yield factor
 
     @property
-    def _key(self) -> tuple[str, float, bool]:
+    def factor_key(self) -> tuple[str, float, bool]:
+        """What the factorization depends on beside the Gram matrix; methods with the same one share it."""
         return ("gptq", self.damping, self.act_order)
 
     def factor(self, stats: LayerStats) -> Factor:
         """The factorization, kept with ``stats`` for whoever asks next."""
-        if self._key not in stats.shared:
-            stats.shared[self._key] = factorize(stats.gram, self.damping, self.act_order)
-        factor: Factor = stats.shared[self._key]
+        if self.factor_key not in stats.shared:
+            stats.shared[self.factor_key] = factorize(stats.gram, self.damping, self.act_order)
+        factor: Factor = stats.shared[self.factor_key]
         return factor
 
     def notes(self, factor: Factor) -> dict[str, object]:
