@@ -22,7 +22,7 @@ from launch.cluster import ClusterError, Queued
 from launch.foreground import Foreground
 from launch.journal import now
 from launch.options import Options
-from launch.plan import Plan
+from launch.plan import Plan, check_counts
 from launch.snapshot import Look
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.store import Store
@@ -41,6 +41,7 @@ def check(launcher: Mapping[str, Any]) -> None:
 
     With ``dry_run`` the cluster is not asked, so that a plan can be made on any machine.
     """
+    check_counts(launcher)
     options = Options.of(launcher)
     if launcher.get("dry_run"):
         return

@@ -60,13 +60,15 @@ def computing(device: torch.device) -> dict[str, Any]:
     return {"device": str(device), "name": name, "threads": torch.get_num_threads(), **releases}
 
 
-def _scheduler() -> dict[str, str]:
+def _scheduler() -> dict[str, Any]:
     # An array's task is known to people by the array's number and its own.
     job = "_".join(filter(None, map(os.environ.get, ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"))))
     told = {
         "job": job or os.environ.get("SLURM_JOB_ID"),
         "node": os.environ.get("SLURMD_NODENAME"),
         "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        # How often the job had been back in the queue when it ran the cell.
+        "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
     }
     return {key: value for key, value in told.items() if value is not None} if "SLURM_JOB_ID" in os.environ else {}
 
