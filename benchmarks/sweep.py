@@ -1,10 +1,11 @@
 """What a grid costs when its cells share their work, and what planning, submitting and watching cost.
 
-    OMP_NUM_THREADS=2 python benchmarks/sweep.py [--json] [--only SECTION ...] [--sample 12]
+    OMP_NUM_THREADS=2 python benchmarks/sweep.py [--json] [--only SECTION ...] [--sample 12] [--levels 2,3,4,5,6,8,16]
 
 grid      686 cells (gptq and awq x 7 bit-widths each for vision, connector and language) as one sweep, against a random
           sample of them as the study's code ran them: one process a cell that loads, calibrates, quantizes all parts,
-          evaluates and scores, with nothing from another cell. Processor time a cell, Java's tokenizer included
+          evaluates and scores, with nothing from another cell. Processor time a cell, Java's tokenizer included. Fewer
+          --levels make a smaller grid, in which less is shared
 fixed     a further cell in a warm process, all of whose work is shared: what it takes besides evaluating and scoring,
           without a tracker and with offline W&B
 records   `launch status` and `launch plan` with 10,000 records in the store
@@ -37,18 +38,19 @@ from mmq_sweeps.store import Store  # noqa: E402
 from mmq_sweeps.sweep import Sweep  # noqa: E402
 
 LEVELS = "2,3,4,5,6,8,16"
-GRID = [
-    "-m", "method=gptq,awq", "tracker=none",
-    *(f"component.{part}.bits={LEVELS}" for part in ("vision", "connector", "language")),
-]  # fmt: skip
-WARM = [*GRID[:3], "component.vision.bits=3,4", "component.connector.bits=3,4", "component.language.bits=2,3,4,5,6,8"]
-TWO_METHODS_PLANNED = [*GRID, "hydra.launcher.check=false"]
+METHODS = ["-m", "method=gptq,awq", "tracker=none"]
+WARM = [*METHODS, "component.vision.bits=3,4", "component.connector.bits=3,4", "component.language.bits=2,3,4,5,6,8"]
 RECORDS = 10_000
 SUBMITTED = [
     "-m", "method=rtn", "tracker=none", "component.vision.bits=2,3,4,5,6,7,8,16",
     "component.connector.bits=2,3,4,5,6,7,8,16", "component.language.bits=2,3,4,5,6,7,8,16",
     "method.group_size=channel,32", "hydra/launcher=slurm", "hydra.launcher.wait=false", "hydra.launcher.cells_per_job=10",
 ]  # fmt: skip
+
+
+def cells_of(levels: str) -> list[str]:
+    """The overrides of the grid of these bit-widths."""
+    return [*METHODS, *(f"component.{part}.bits={levels}" for part in ("vision", "connector", "language"))]
 
 
 def run(module: str, arguments: Sequence[str], **environment: str) -> tuple[float, float, str]:
@@ -68,9 +70,10 @@ def _spent() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def grid(sample: int) -> dict[str, Any]:
+def grid(options: argparse.Namespace) -> dict[str, Any]:
+    asked_for, sample = cells_of(options.levels), options.sample
     with tempfile.TemporaryDirectory() as folder:
-        wall, processor, _ = run("mmq_sweeps", [*GRID, f"store.dir={folder}/shared"])
+        wall, processor, _ = run("mmq_sweeps", [*asked_for, f"store.dir={folder}/shared"])
         store = Store.reading(Path(folder, "shared"))
         (noted,) = Path(folder, "shared", "sweeps").glob("*/sweep.json")
         shared = {record.id: record for record in store.records()}
@@ -80,7 +83,7 @@ def grid(sample: int) -> dict[str, Any]:
         for index, cell in enumerate(chosen):
             said(f"alone {index + 1} of {sample}: {cell.title()}")
             alone.append(_alone(cell, noted, Path(folder, f"alone{index}"), shared[cell.id].metrics))
-        _, again, _ = run("mmq_sweeps", [*GRID, f"store.dir={folder}/shared"])
+        _, again, _ = run("mmq_sweeps", [*asked_for, f"store.dir={folder}/shared"])
     each, apart = processor / len(asked), statistics.mean(one["processor_seconds"] for one in alone)
     return {
         "cells": len(asked),
@@ -138,7 +141,7 @@ def grid_lines(found: Mapping[str, Any]) -> Iterable[str]:
     yield f"identical metrics: {found['equal_metrics']} of {found['sampled']}"
 
 
-def fixed(sample: int) -> dict[str, Any]:  # noqa: ARG001
+def fixed(options: argparse.Namespace) -> dict[str, Any]:  # noqa: ARG001
     """Of the second run of a small grid in one process, whose records were taken away and whose artifacts were not."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -204,7 +207,7 @@ def fixed_lines(found: Mapping[str, Any]) -> Iterable[str]:
         )
 
 
-def records(sample: int) -> dict[str, Any]:  # noqa: ARG001
+def records(options: argparse.Namespace) -> dict[str, Any]:  # noqa: ARG001
     """A store of 10,000 records: one real one under as many ids, in a sweep whose other cells wait."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(Path(folder, "runs"))
@@ -223,7 +226,8 @@ def records(sample: int) -> dict[str, Any]:  # noqa: ARG001
         )
         asked = ["--store", str(store.root), "--sweep", sweep_id]
         status = [run("launch", ["status", *asked])[0] for _ in range(3)]
-        planned = [run("launch", ["plan", *TWO_METHODS_PLANNED[1:], f"store.dir={store.root}"])[0] for _ in range(3)]
+        plan = ["plan", *cells_of(LEVELS)[1:], "hydra.launcher.check=false", f"store.dir={store.root}"]
+        planned = [run("launch", plan)[0] for _ in range(3)]
     return {"records": RECORDS, "status_seconds": statistics.median(status), "plan_seconds": statistics.median(planned)}
 
 
@@ -240,7 +244,7 @@ def records_lines(found: Mapping[str, Any]) -> Iterable[str]:
         yield f"{what} with {found['records']:,} records: {found[f'{what}_seconds']:.1f} s (to be under 10 s)"
 
 
-def submit(sample: int) -> dict[str, Any]:  # noqa: ARG001
+def submit(options: argparse.Namespace) -> dict[str, Any]:  # noqa: ARG001
     """The nodes take no jobs meanwhile, so that nothing is timed but planning and submitting."""
     cluster_module = importlib.import_module("tests.slurm.cluster")
     if missing := cluster_module.missing_programs():
@@ -269,7 +273,9 @@ def submit_lines(found: Mapping[str, Any]) -> Iterable[str]:
     yield f"{found['cells']:,} cells submitted as {found['jobs']} jobs in {found['seconds']:.1f} s (1,000 to be under 30 s)"
 
 
-SECTIONS: dict[str, tuple[Callable[[int], dict[str, Any]], Callable[[Mapping[str, Any]], Iterable[str]]]] = {
+SECTIONS: dict[
+    str, tuple[Callable[[argparse.Namespace], dict[str, Any]], Callable[[Mapping[str, Any]], Iterable[str]]]
+] = {
     "fixed": (fixed, fixed_lines),
     "records": (records, records_lines),
     "submit": (submit, submit_lines),
@@ -288,12 +294,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), metavar="SECTION",
                         help=f"of {', '.join(SECTIONS)}")  # fmt: skip
     parser.add_argument("--sample", type=int, default=12, help="cells that are also run alone (default: 12)")
+    parser.add_argument("--levels", default=LEVELS, help=f"bit-widths of every part in the grid (default: {LEVELS})")
     options = parser.parse_args()
     found = {}
     for name in options.only:
         measure, lines = SECTIONS[name]
         said(name)
-        found[name] = measure(options.sample)
+        found[name] = measure(options)
         if not options.json:
             sys.stdout.write("\n".join([name, *(f"  {line}" for line in lines(found[name])), ""]))
             sys.stdout.flush()
