@@ -55,7 +55,7 @@ def cluster(running_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterat
 def eventually() -> Callable[..., None]:
     """``eventually(condition, what)`` waits until the condition holds, and fails saying ``what`` where it never does."""
 
-    def wait(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+    def wait(condition: Callable[[], object], what: str, seconds: float = 300) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
