@@ -98,6 +98,7 @@ class Cluster:
             if not self._alive(f"slurmd.{name}"):
                 self.start_node(name)
         self._wait("jobs to end", lambda: not self.run("squeue", "-h").strip())
+        self._wait("nodes to tell of their GPUs", self._takes_jobs)
 
     def configure(self, **settings: str) -> None:
         """Start the controller, again if it runs, with ``settings`` in place of lines of slurm.conf with the same key."""
@@ -105,6 +106,14 @@ class Cluster:
         self._write_config(settings)
         self._daemon("slurmctld", "slurmctld")
         self._wait("slurmctld", lambda: "is UP" in self.run("scontrol", "ping", check=False))
+        if any(self._alive(f"slurmd.{name}") for name in self.node_names):
+            self._wait("nodes to tell of their GPUs", self._takes_jobs)
+
+    def _takes_jobs(self) -> bool:
+        """Whether a job with a GPU could run: a controller that was just started has yet to hear of the nodes' GPUs."""
+        test = ["sbatch", "--test-only", "--gpus-per-node=1", "--wrap", "true"]
+        environment = {**os.environ, **self.environment}
+        return subprocess.run(test, env=environment, capture_output=True, timeout=60, check=False).returncode == 0
 
     def start_node(self, name: str) -> None:
         self._daemon(f"slurmd.{name}", "slurmd", "-N", name)
