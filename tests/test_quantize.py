@@ -192,7 +192,7 @@ def test_methods_that_share_a_factorization_share_that_of_a_large_input_too(
     bench: Bench, composed: Composed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gptq, "KEPT_COLUMNS", 1)
-    wanted = ("component=connector", "component.connector.blocks=[front]", "component.connector.layers=[mlp]", "bits=3")
+    wanted = ("component=connector", "component.connector.blocks=[end]", "component.connector.layers=[mlp]", "bits=3")
     chosen = [cell(composed, "method=gptq", *wanted), cell(composed, "method=gptq", "method.group_size=16", *wanted)]
     tried = counted(monkeypatch, gptq, "_factorize_in_place")
     weights(bench, *chosen)
