@@ -168,7 +168,8 @@ def test_shared_work_that_stops_is_tried_by_each_cell_alone(
     assert (
         "shared quantization stopped (MemoryError: too much at once); each cell tries alone" in capsys.readouterr().err
     )
-    assert calls[0] == calls[1] + calls[2]
+    # Which of the parts came first and broke is chance; the two cells then share it out between them.
+    assert calls[0] == sum(calls[-2:])
 
 
 def test_a_sweep_comes_back_from_json_as_it_was(composed: Composed) -> None:

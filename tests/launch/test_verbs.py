@@ -7,10 +7,12 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from launch import cancel
 from launch import sweeps as recorded
 from mmq_sweeps.store import Store
 from tests.conftest import command_environment
@@ -61,6 +63,7 @@ def test_cancel_reaches_a_worker_that_cannot_be_signalled(sweeps: Sweeps) -> Non
     cancelled = sweeps.launch("cancel")
     assert "asked 1 worker to stop after the cell at hand" in cancelled.stdout, cancelled.stderr
     assert "this machine" not in cancelled.stdout
+    time.sleep(cancel.LOOK_SECONDS)  # It looks no more often, and its cells are quick.
     sweeps.let_go()
     status, told = ended(sweep)
     assert status == 1, told

@@ -173,7 +173,8 @@ def test_a_killed_worker_is_replaced_in_its_job(cluster: Cluster, place: Place, 
 def test_a_job_whose_time_is_over_goes_on_later(cluster: Cluster, place: Place, eventually: Eventually) -> None:
     grid = ("component.vision.bits=2,3,4,5,6,7", "component.language.bits=2,3,4")
     limits = ("hydra.launcher.signal_seconds=60", "hydra.launcher.cells_per_job=50")
-    command = place.start("-m", "method=rtn", *grid, *SMALL, *LAUNCHER, *limits, *waiting(2))
+    # The first time its cells take longer than any time until SLURM's signal; afterwards there is no need to wait.
+    command = place.start("-m", "method=rtn", *grid, *SMALL, *LAUNCHER, *limits, *waiting(8), "+task.again=0")
     eventually(place.records, "a cell is done")
     (job,) = place.jobs()
     # A time that is over soon, whenever the first cell was done: SLURM looks every half minute, and sends its signal up to

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +14,15 @@ from mmq_sweeps.tasks.caption import CaptionTask
 
 @dataclass(frozen=True, eq=False)
 class WaitingTask(CaptionTask):
-    """``task._target_=tests.slurm.waiting.WaitingTask +task.seconds=1``: captions whose scoring takes a second more."""
+    """``task._target_=tests.slurm.waiting.WaitingTask +task.seconds=1``: captions whose scoring takes a second more.
+
+    In a job that SLURM started again it takes ``again`` seconds more, if that is given.
+    """
 
     seconds: float = 0.0
+    again: float | None = None
 
     def score(self, predictions: Mapping[str, str], cache: Path) -> dict[str, MetricResult]:
-        time.sleep(self.seconds)
+        restarted = self.again is not None and "SLURM_RESTART_COUNT" in os.environ
+        time.sleep(self.again if restarted else self.seconds)
         return super().score(predictions, cache)
