@@ -16,7 +16,7 @@ FULL_PRECISION_BITS = 16
 BLOCK_GROUPS = ("front", "middle", "end")
 LAYER_KINDS = ("attention", "mlp")
 # Part of every id. Raise it when the same configuration starts to mean another computation.
-SEMANTICS = 3
+SEMANTICS = 4
 # What is left out because it names, places or speeds up without changing the result. A model's prompts are the task's,
 # which holds the one that it uses.
 MODEL_LABELS = ("name", "device", "device_map", "max_memory", "offload_dir", "prompts", "generation")

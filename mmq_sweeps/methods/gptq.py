@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mmq_sweeps.affine import Format, Grid, QuantizedWeight, check_group_size, fit_grid, round_nearest
 from mmq_sweeps.methods.base import EXPECTED, LayerStats, Solution
+from mmq_sweeps.methods.columns import round_columns
 
 # Damping grows tenfold a try, from the configured fraction of the mean diagonal to the whole of it and once beyond.
 MAX_DAMPING = 10.0
@@ -189,9 +190,9 @@ def _solve_rows(works: Sequence[_Work], weights: Sequence[Tensor], order: Tensor
 class _Work:
     """The weights of ``solve_many``, on top of each other, on their way to one format.
 
-    ``scale`` and ``zero`` ``[G, R]`` are the grids of all rows. Of the rows at hand, ``W`` ``[I, r]`` is the weight as
-    columns, in the factor's order, and ``X`` ``[I, r]`` the correction of a column until its turn comes and its error from
-    then on.
+    ``scale`` and ``zero`` ``[G, R]`` are the grids of all rows, ``s`` and ``z`` ``[G, r]`` of the rows at hand. Of these,
+    ``W`` ``[I, r]`` is the weight as columns, in the factor's order, and ``X`` ``[I, r]`` the correction of a column until
+    its turn comes and its error from then on.
     """
 
     def __init__(
@@ -213,11 +214,14 @@ class _Work:
 
     def quantize(self, W: Tensor, X: Tensor, Q: Tensor, row: int) -> None:
         """Quantize the rows ``W`` ``[I, r]``, the first of which is ``row``; ``X`` holds zeros, ``Q`` will hold codes."""
-        self.W, self.X, self.Q, self.rows = W, X, Q, slice(row, row + W.shape[1])
+        rows = slice(row, row + W.shape[1])
+        self.W, self.X, self.Q = W, X, Q
+        self.s, self.z = self.scale[:, rows].contiguous(), self.zero[:, rows].contiguous()
         self._columns(0, len(W))
         # Once for all columns: to bring every few of them into their places would be a walk through all codes each.
-        self.codes[self.rows] = Q.index_select(0, self.order.argsort()).T
-        del self.W, self.X, self.Q
+        self.codes[rows] = Q.index_select(0, self.order.argsort()).T
+        self.scale[:, rows], self.zero[:, rows] = self.s, self.z
+        del self.W, self.X, self.Q, self.s, self.z
 
     def result(self, weights: Sequence[Tensor]) -> list[QuantizedWeight]:
         found, row = [], 0
@@ -238,7 +242,10 @@ class _Work:
         if refit and size == self.width:
             self._fit(start, stop)
         if size <= self.leaf and not (refit and size > self.width):
-            self._one_by_one(start, stop)
+            at = slice(start, stop)
+            round_columns(
+                self.W[at], self.X[at], self.Q[at], self.N[at, at], self.s, self.z, self.group[at], self.format.max_code
+            )
             return
         half = (size + 1) // 2
         # A group whose grid is fitted when its turn comes lies within one half.
@@ -247,27 +254,6 @@ class _Work:
         self.X[middle:stop].addmm_(self.N[middle:stop, start:middle], self.X[start:middle])
         self._columns(middle, stop)
 
-    def _one_by_one(self, start: int, stop: int) -> None:
-        group = self.group[start:stop]
-        scale, zero = self.scale[:, self.rows], self.zero[:, self.rows]
-        scale, zero = (
-            part.expand(stop - start, -1) if len(part) == 1 else part.index_select(0, group) for part in (scale, zero)
-        )
-        low, high = -zero, self.format.max_code - zero
-        V = self.X[start:stop] + self.W[start:stop]
-        Q = torch.empty_like(V)
-        E = self.X[start:stop]
-        T = self.N[start:stop, start:stop]
-        for k, (w, v, q, s, lowest, highest, error) in enumerate(
-            zip(self.W[start:stop], V, Q, scale, low, high, E, strict=True)
-        ):
-            if k:
-                v.addmv_(E[:k].T, T[k, :k])
-            # The code less its zero: rounding before the zero is added is what the published code does.
-            torch.div(v, s, out=q).round_().clamp_(lowest, highest)
-            torch.addcmul(w, q, s, value=-1, out=error)
-        self.Q[start:stop] = Q.add_(zero)
-
     def _fit(self, start: int, stop: int) -> None:
         """Fit the grid of the group of columns ``[start, stop)`` to the corrected columns."""
         # What the columns would be if all of them were free to make up for the errors so far, none of them rounded yet.
@@ -275,8 +261,7 @@ class _Work:
         free = torch.linalg.solve_triangular(T, self.X[start:stop], upper=False, unitriangular=True)
         corrected = free.add_(self.W[start:stop]).T
         grid = fit_grid(corrected, replace(self.format, group_size="channel"))
-        for whole, part in ((self.scale, grid.scale), (self.zero, grid.zero)):
-            whole[start // self.width, self.rows] = part[:, 0]
+        self.s[start // self.width], self.z[start // self.width] = grid.scale[:, 0], grid.zero[:, 0]
 
 
 def _without_dead(weight: Tensor, dead: Tensor) -> Tensor:
