@@ -42,6 +42,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[SLURM_ROOT] = str(Path(tempfile.gettempdir(), f"mmq-slurm-{os.getpid()}"))
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """A process a core, and one more where there is SLURM: a test of it waits for the cluster most of its time."""
+    return (os.cpu_count() or 1) + (shutil.which("slurmctld") is not None)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     root = Path(os.environ[SLURM_ROOT])
     if not hasattr(config, "workerinput") and root.exists():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from launch import cluster as commands
 from launch.cluster import ClusterError, Job
 from mmq_sweeps.errors import ConfigError
-from tests.slurm.cluster import ACCOUNT, OTHER_ACCOUNT, QOS, SMALL_QOS, Cluster
+from tests.slurm.cluster import ACCOUNT, INSTALL, OTHER_ACCOUNT, QOS, SMALL_QOS, Cluster
 
 
 def submit(*flags: str, script: str = "sleep 60") -> str:
@@ -117,6 +119,19 @@ def test_a_machine_without_slurm_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="has no sbatch; run the command on a login node of the cluster, or choose"):
         commands.require()
+
+
+def test_without_slurm_its_tests_are_skipped_with_the_command_that_installs_it(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    # Its own settings: not those of CI, which takes no skip, nor a worker's of this run.
+    environment = {key: value for key, value in os.environ.items() if key != "CI" and not key.startswith("PYTEST_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", f"{Path(__file__)}", "-k", "limits_are_read"],
+        cwd=root, env={**environment, "PATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 skipped" in done.stdout
+    assert INSTALL in done.stdout.replace("\n", "")
 
 
 def test_a_busy_cluster_is_asked_again_and_a_refusal_is_not() -> None:

@@ -130,6 +130,18 @@ def test_the_main_job_is_an_array_of_packed_jobs_and_each_has_a_gpu_of_its_own(
     assert place.jobs() == jobs
 
 
+@pytest.mark.usefixtures("cluster")
+def test_workers_of_one_job_have_a_gpu_each(place: Place) -> None:
+    packed = ("hydra.launcher.cells_per_job=10", "hydra.launcher.gpus_per_node=2", "hydra.launcher.workers_per_job=2")
+    _, told = place.run("-m", "method=rtn", "bits=2,3,4,5", *SMALL, *LAUNCHER, *waiting(2), *packed)
+    assert "submitted 1 job for 5 cells" in told
+    (job,) = place.jobs()
+    seen = [record["hardware"]["scheduler"] for record in place.records().values()]
+    assert {one["job"] for one in seen} == {job}
+    assert {one["cuda_visible_devices"] for one in seen} == {"0", "1"}
+    assert sorted(one["gpus"] for one in place.workers()) == ["0", "1"]
+
+
 def test_one_cancelled_job_stays_so_and_the_same_command_submits_what_it_left(
     cluster: Cluster, place: Place, eventually: Eventually
 ) -> None:
