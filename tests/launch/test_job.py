@@ -43,7 +43,7 @@ def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ende
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(before))
         state = {
             "state": "RUNNING",
-            "restarts": restarts,
+            "restarts": before,
             "preempted": False,
             "seconds_left": 60.0,
             "seconds_over": None,
