@@ -45,6 +45,7 @@ SUBMITTED = [
     "-m", "method=rtn", "tracker=none", "component.vision.bits=2,3,4,5,6,7,8,16",
     "component.connector.bits=2,3,4,5,6,7,8,16", "component.language.bits=2,3,4,5,6,7,8,16",
     "method.group_size=channel,32", "hydra/launcher=slurm", "hydra.launcher.wait=false", "hydra.launcher.cells_per_job=10",
+    "hydra.launcher.sbatch={hold: true}",
 ]  # fmt: skip
 
 
@@ -245,7 +246,7 @@ def records_lines(found: Mapping[str, Any]) -> Iterable[str]:
 
 
 def submit(options: argparse.Namespace) -> dict[str, Any]:  # noqa: ARG001
-    """The nodes take no jobs meanwhile, so that nothing is timed but planning and submitting."""
+    """The jobs are held, so that nothing is timed but planning and submitting."""
     cluster_module = importlib.import_module("tests.slurm.cluster")
     if missing := cluster_module.missing_programs():
         raise SystemExit(f"no {', '.join(missing)}: {cluster_module.INSTALL}")
@@ -255,8 +256,6 @@ def submit(options: argparse.Namespace) -> dict[str, Any]:  # noqa: ARG001
         cluster.up()
         environment = cluster.environment
         try:
-            nodes = ["update", "NodeName=ALL", "State=DRAIN", "Reason=benchmark"]
-            subprocess.run(["scontrol", *nodes], env={**os.environ, **environment}, check=True)
             store = [f"store.dir={folder}/runs"]
             seconds, _, _ = run("mmq_sweeps", [*SUBMITTED, *store], **environment)
             queued = subprocess.run(["squeue", "-h", "-r", "-o", "%A"], env={**os.environ, **environment},

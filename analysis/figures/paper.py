@@ -20,6 +20,8 @@ from analysis.figures.plots import XY, Bars, Heatmap, Plot, Series, Space
 COLUMN_INCHES = {"column": 3.3, "page": 6.9}
 PANEL_INCHES = 2.4
 DPI = 300
+# Fields of a heat map that hold their value as text, and characters from which labels beside each other would touch.
+MOST_WRITTEN, LONG_LABEL = 16, 4
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
@@ -60,6 +62,7 @@ def draw(plot: Plot, inches: float) -> Figure:
         DRAW[type(panel)](axes, panel, styles)
         axes.set_title(panel.title)
     _share_heights(figure, plot)
+    _share_colours(figure, plot)
     _legend(figure)
     return figure
 
@@ -72,6 +75,29 @@ def _share_heights(figure: Figure, plot: Plot) -> None:
     limits = [axes.get_ylim() for axes in figure.axes]
     for axes in figure.axes:
         axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+
+
+def _share_colours(figure: Figure, plot: Plot) -> None:
+    """Heat maps have the same colours for the same value, and one bar that tells them."""
+    images = [axes.images[0] for axes in figure.axes if axes.images]
+    low, high = plot.heat()
+    for image in images:
+        image.set_clim(low, high)
+        _write_values(image.axes, image.get_array(), (low + high) / 2)
+    if images:
+        label = next(panel.value_label for panel in plot.panels if isinstance(panel, Heatmap))
+        figure.colorbar(images[0], ax=[image.axes for image in images], label=label, aspect=30)
+
+
+def _write_values(axes: Axes, values: Any, middle: float) -> None:
+    """Into the fields of a small heat map, as its colours tell less than its figures."""
+    if values.size > MOST_WRITTEN:
+        return
+    for row, line in enumerate(values):
+        for column, value in enumerate(line):
+            if np.isfinite(value):
+                colour = "black" if value > middle else "white"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=colour)
 
 
 def _styles(plot: Plot) -> dict[str, int]:
@@ -109,13 +135,13 @@ def _draw_xy(axes: Axes, panel: XY, styles: dict[str, int]) -> None:
 
 def _draw_heatmap(axes: Axes, panel: Heatmap, _styles: dict[str, int]) -> None:
     values = np.array(panel.values, dtype=np.float64)
-    image = axes.imshow(values, cmap="cividis", aspect="auto", origin="lower")
-    axes.set_xticks(range(len(panel.columns)), panel.columns)
+    axes.imshow(values, cmap="cividis", aspect="auto", origin="lower")
+    longest = max(map(len, panel.columns))
+    axes.set_xticks(range(len(panel.columns)), panel.columns, rotation=30 if longest > LONG_LABEL else 0)
     axes.set_yticks(range(len(panel.rows)), panel.rows)
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
     axes.grid(visible=False)
-    axes.figure.colorbar(image, ax=axes, label=panel.value_label)
 
 
 def _draw_bars(axes: Axes, panel: Bars, styles: dict[str, int]) -> None:

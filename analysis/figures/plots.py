@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isnan
 
 Numbers = Sequence[float]
 
@@ -86,3 +87,15 @@ class Plot:
     title: str
     panels: Sequence[Panel]
     notes: Sequence[str] = field(default=())
+
+    def heat(self) -> tuple[float, float]:
+        """The lowest and the highest value of all heat maps, which share their colours: noise must not look like damage."""
+        values = [
+            value
+            for panel in self.panels
+            if isinstance(panel, Heatmap)
+            for line in panel.values
+            for value in line
+            if not isnan(value)
+        ]
+        return (min(values), max(values)) if values else (0.0, 1.0)

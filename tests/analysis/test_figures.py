@@ -116,6 +116,17 @@ def test_an_unknown_figure_is_an_error(grid: Path) -> None:
         figures(load([str(grid)]), names=["tradeof"])
 
 
+def test_heat_maps_of_one_figure_share_their_colours(grid: Path) -> None:
+    (plot,) = figures(load([str(grid)]), names=["pairs"])
+    assert len(plot.panels) > 1
+    images = [axes.images[0] for axes in paper.draw(plot, 6.9).axes if axes.images]
+    assert {image.get_clim() for image in images} == {plot.heat()}
+    traces = interactive.draw(plot).data
+    assert {(trace.zmin, trace.zmax) for trace in traces} == {plot.heat()}
+    values = np.array([panel.values for panel in plot.panels if isinstance(panel, Heatmap)])
+    assert plot.heat() == (np.nanmin(values), np.nanmax(values))
+
+
 def test_parts_by_part_at_equal_bits(grid: Path) -> None:
     (plot,) = figures(load([str(grid)]), names=["pairs"])
     panel = plot.panels[0]
