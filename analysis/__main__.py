@@ -88,6 +88,9 @@ def parser() -> argparse.ArgumentParser:
 
     one = verb("export", "the table of cells as a file, with every column", _verb("export"))
     one.add_argument("--out", type=Path, required=True, help="a file that ends in .parquet or .csv")
+    one.add_argument(
+        "--items", type=Path, help="another such file: the prediction and the scores of every cell and item"
+    )
 
     one = verb("frontier", "the cells that no other beats in both bits per weight and quality", _verb("frontier"))
     one.add_argument("--metric", help="default: each task's first")

@@ -113,6 +113,20 @@ class Cells:
             return None
         return np.array([[column[item] for item in columns[0]] for column in columns], dtype=np.float64)
 
+    def by_item(self) -> pd.DataFrame:
+        """One row a cell and item, of the cells that have any: ``cell``, ``item``, ``prediction`` and ``metric.NAME``."""
+        rows = [
+            {
+                "cell": row["id"],
+                "item": item["id"],
+                "prediction": item.get("prediction"),
+                **{f"{METRIC}{name}": value for name, value in item.get("scores", {}).items()},
+            }
+            for _, row in self.frame.iterrows()
+            for item in self.items(row) or ()
+        ]
+        return pd.DataFrame(rows)
+
 
 def part_order(part: str) -> tuple[int, str]:
     return (PARTS.index(part) if part in PARTS else len(PARTS)), part

@@ -33,14 +33,23 @@ WRITERS = {".parquet": "to_parquet", ".csv": "to_csv"}
 
 
 def export(arguments: argparse.Namespace) -> None:
-    out: Path = arguments.out
-    if out.suffix not in WRITERS:
-        raise ValueError(f"--out {out}: unknown kind of file {out.suffix!r}. {one_of(WRITERS)}")
+    for option, out in (("out", arguments.out), ("items", arguments.items)):
+        if out is not None and out.suffix not in WRITERS:
+            raise ValueError(f"--{option} {out}: unknown kind of file {out.suffix!r}. {one_of(WRITERS)}")
     cells = _cells(arguments)
-    getattr(cells.frame, WRITERS[out.suffix])(out, index=False)
-    output_console().print(
-        f"{len(cells.frame)} cells, {len(cells.frame.columns)} columns: {out}", soft_wrap=True, highlight=False
-    )
+    items = None
+    if arguments.items is not None:
+        items = cells.by_item()
+        if items.empty:
+            raise ValueError("--items: no cell of these sources has predictions and scores by item; a store has them")
+    _write(cells.frame, arguments.out, "cells")
+    if items is not None:
+        _write(items, arguments.items, "items of cells")
+
+
+def _write(frame: pd.DataFrame, out: Path, what: str) -> None:
+    getattr(frame, WRITERS[out.suffix])(out, index=False)
+    output_console().print(f"{len(frame)} {what}, {len(frame.columns)} columns: {out}", soft_wrap=True, highlight=False)
 
 
 def frontier(arguments: argparse.Namespace) -> None:

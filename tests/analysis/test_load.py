@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.__main__ import main
 from analysis.cells import assignment
 from analysis.load import load
 from analysis.load.published import BLIP2_ITM, BLIP2_OPT, GROUPS, KINDS
@@ -166,6 +167,43 @@ def test_the_table_goes_through_parquet_unchanged(published: Path, tmp_path: Pat
     )  # fmt: skip
     assert "1948 cells" in done.stdout
     pd.testing.assert_frame_equal(pd.read_parquet(out), load([f"published:{published}"]).frame, check_dtype=False)
+
+
+def exported(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["analysis", "export", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize("kind", [".parquet", ".csv"])
+def test_predictions_and_scores_by_item_are_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    stored(tmp_path / "runs", {"none": [({}, 16.0, 1.0)], "gptq": [({"vision": 3}, 12.0, 0.9)]}, items=7)
+    saved(Store.open(tmp_path / "runs"), record("rtn", {"vision": 3}, 12.0, 0.5))  # It has none.
+    out, items = tmp_path / "cells.csv", tmp_path / f"items{kind}"
+    assert exported(monkeypatch, "--source", tmp_path / "runs", "--out", out, "--items", items) == 0
+    found = pd.read_parquet(items) if kind == ".parquet" else pd.read_csv(items)
+    assert list(found.columns) == ["cell", "item", "prediction", "metric.cider"]
+    assert found.groupby("cell").size().to_dict() == {"none": 7, "gptq-vision3": 7}
+    means = found.groupby("cell")["metric.cider"].mean()
+    cells = pd.read_csv(out).set_index("id")["metric.cider"]
+    assert means["gptq-vision3"] == pytest.approx(cells["gptq-vision3"])
+
+
+def test_items_that_no_source_has_are_an_error_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved(Store.open(tmp_path / "runs"), record("rtn", {"vision": 3}, 12.0, 0.5))
+    out = tmp_path / "cells.csv"
+    assert exported(monkeypatch, "--source", tmp_path / "runs", "--out", out, "--items", tmp_path / "items.csv") == 2
+    assert "--items: no cell of these sources has predictions and scores by item" in capsys.readouterr().err
+    assert exported(monkeypatch, "--source", tmp_path / "runs", "--out", out, "--items", tmp_path / "items.txt") == 2
+    assert "items.txt: unknown kind of file '.txt'. Choose .parquet or .csv." in capsys.readouterr().err
+    assert not out.exists()
 
 
 def configuration(folder: Path, number: int, *entries: tuple[str, str, str, int]) -> None:
