@@ -4,10 +4,11 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.ensemble import RandomForestRegressor
 
-from analysis.importance import cross_validated_fit, fine_features, importances, measures
+from analysis.importance import _per_bit, cross_validated_fit, fine_features, importances, measures
 from analysis.load import load
 from tests.analysis.grids import stored
 
@@ -61,6 +62,20 @@ def test_importance_per_bit_weighs_the_size_of_a_part(tmp_path: Path) -> None:
     mean, per_bit = found.table["mean"], found.table["per_bit"]
     assert per_bit["vision"] == 100
     assert per_bit["language"] == pytest.approx(10 * mean["language"] / mean["vision"])
+
+
+def test_importance_per_bit_of_a_narrowed_selection_weighs_what_it_quantizes() -> None:
+    sizes = {("front", "attention"): 10, ("front", "mlp"): 30, ("end", "attention"): 20, ("end", "mlp"): 40}
+    rows = []
+    for blocks, layers, bits in itertools.product(("front", "end", "front+end"), ("attention", "mlp"), (3, 4)):
+        weights = sum(size for (block, kind), size in sizes.items() if block in blocks and kind == layers)
+        rows.append({"bits.vision": bits, "blocks.vision": blocks, "layers.vision": layers, "weights.vision": weights})
+    frame = pd.DataFrame(rows)
+    features = fine_features(frame)
+    assert list(features) == [f"vision {block} {kind}" for block, kind in sizes]
+    mean = pd.Series(25.0, features.columns)
+    # Alike in importance and in bits: the rate falls as the size grows, and the smallest has 100.
+    assert _per_bit(mean, frame, features).tolist() == pytest.approx([100, 100 / 3, 50, 25])
 
 
 def test_noise_is_not_explained() -> None:
