@@ -176,7 +176,9 @@ class Collector:
                 raise RuntimeError(f"{name} shares its input with {self._leader[name]} in one batch but not in another")
             if leader == name:
                 self._seen.append((x, name))
-                self._sums.setdefault(name, _Sums(x, self._keep_inputs)).add(self._counting(x, name))
+                if name not in self._sums:
+                    self._sums[name] = _Sums(x, self._keep_inputs)
+                self._sums[name].add(self._counting(x, name))
 
         return keep
 

@@ -26,11 +26,12 @@ from mmq_sweeps.methods.columns import round_columns
 # Damping grows tenfold a try, from the configured fraction of the mean diagonal to the whole of it and once beyond.
 MAX_DAMPING = 10.0
 BLOCK = 512
-# A factor of up to so many columns (64 MB) is kept for the next method. A larger one lies in its Gram matrix's memory,
+# A factor of up to so many columns (4 MB) is kept for the next method. A larger one lies in its Gram matrix's memory,
 # unless another method is known to ask for it.
-KEPT_COLUMNS = 4096
-# Numbers that are worked on at a time where the largest weight has fewer.
-LEAST_CHUNK = 2**24
+KEPT_COLUMNS = 1024
+# Numbers that a chunk of rows may take the memory of where the largest weight has fewer, and what a weight at hand takes in
+# single precision: itself, its correction or error, its code twice, and two bytes for what operators take on the way.
+LEAST_CHUNK, BYTES_A_NUMBER = 2**24, 12
 
 
 class NotDefiniteError(ValueError):
@@ -174,7 +175,7 @@ def solve_many(
         if fitted is None and (static_groups or not isinstance(format.group_size, int)):
             fitted = [fit_grid(weight, format) for weight in weights]
         works.append(_Work(weights, factor, format, block_size, fitted))
-    chunk = max(1, max(max(weight.numel() for weight in weights), LEAST_CHUNK) // (2 * columns))
+    chunk = max(1, 4 * max(max(weight.numel() for weight in weights), LEAST_CHUNK) // (BYTES_A_NUMBER * columns))
     for start in range(0, rows, chunk):
         _solve_rows(works, weights, factor.order, start, min(start + chunk, rows))
     return [work.result(weights) for work in works]
