@@ -18,9 +18,9 @@ sys.path.insert(0, str(CHECKOUT))
 
 import torch  # noqa: E402
 
-from benchmarks import solvers_awq, solvers_beyond, solvers_gptq  # noqa: E402
+from benchmarks import solvers_awq, solvers_beyond, solvers_gptq, solvers_parity  # noqa: E402
 
-SECTIONS = {**solvers_gptq.SECTIONS, **solvers_awq.SECTIONS, **solvers_beyond.SECTIONS}
+SECTIONS = {**solvers_parity.SECTIONS, **solvers_gptq.SECTIONS, **solvers_awq.SECTIONS, **solvers_beyond.SECTIONS}
 
 
 def main() -> None:

@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.solvers_gptq import BLOCK, embedded_layers
+from benchmarks.solvers_gptq import BLOCK
+from benchmarks.solvers_parity import embedded_layers
 from benchmarks.timing import Section, correlated_inputs, progress, random_weight, seconds
 from mmq_sweeps.affine import Format, QuantizedWeight
 from mmq_sweeps.methods.autoawq import AutoAWQ, SharedInput, library_solver
