@@ -11,6 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from mmq_sweeps.execute import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.paths import conf_dir
 from mmq_sweeps.targets import Part, find_parts
+from tests.commands import run_forked
 from tests.wandb_server import Site, serve, settings
 
 # Few items: these tests ask whether a cell is right, not how good its model is.
@@ -38,6 +40,9 @@ SLURM_ROOT = "MMQ_SLURM_ROOT"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Inherited from a shell that runs the tests in the background; the processes that tests interrupt would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         os.environ[SLURM_ROOT] = str(Path(tempfile.gettempdir(), f"mmq-slurm-{os.getpid()}"))
 
@@ -115,9 +120,14 @@ def wandb_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site
 
 @pytest.fixture
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``command("-m", "bits=2,3")``: the real command in an empty folder, with output captured."""
+    """``command("-m", "bits=2,3")``: the command as a process in an empty folder, with output captured.
+
+    One that is given more than a path is started, since some of an environment is read by imports; others are forked.
+    """
 
     def run(*arguments: str, module: str = "mmq_sweeps", **environment: str) -> subprocess.CompletedProcess[str]:
+        if environment.keys() <= {"PYTHONPATH"}:
+            return run_forked(module, arguments, tmp_path, command_environment(**environment))
         return subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=tmp_path,

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mmq_sweeps.data.scenes import Scenes
+from tests.commands import run_forked
 from tests.conftest import SMALL, command_environment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,10 +87,7 @@ def test_every_experiment_opens_with_its_command_and_composes() -> None:
     assert files
     for path in files:
         assert f"python -m mmq_sweeps -m experiment={path.stem}" in path.read_text()
-        done = subprocess.run(
-            [sys.executable, "-m", "mmq_sweeps", f"experiment={path.stem}", "--cfg", "job"],
-            cwd=ROOT, env=command_environment(), capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = run_forked("mmq_sweeps", [f"experiment={path.stem}", "--cfg", "job"], ROOT, command_environment())
         assert done.returncode == 0, done.stderr
 
 

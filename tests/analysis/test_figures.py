@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import itertools
 import re
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from analysis import family
+from analysis.__main__ import main
 from analysis.figures import interactive, paper
 from analysis.figures.catalog import FIGURES, NEEDS, figures
 from analysis.figures.plots import XY, Heatmap
+from analysis.importance import importances
 from analysis.load import load
 from tests.analysis.grids import PARTS, stored
 
@@ -104,10 +107,18 @@ def test_narrowed_selections_have_figures_of_their_own(published: Path) -> None:
     assert np.ptp(attention.y) < 1e-4
 
 
-def test_the_command_writes_what_it_says(grid: Path, tmp_path: Path) -> None:
-    arguments = ["figures", "--source", str(grid), "--only", "interaction", "--out", str(tmp_path / "out")]
-    done = subprocess.run([sys.executable, "-m", "analysis", *arguments], capture_output=True, text=True, check=True)
-    assert f"5 files in {tmp_path / 'out'}" in done.stdout
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    """``python -m analysis figures``, with importances from few draws."""
+    monkeypatch.setattr(sys, "argv", ["analysis", "figures", *map(str, arguments)])
+    monkeypatch.setattr(family, "importances", partial(importances, resamples=2))
+    main()
+
+
+def test_the_command_writes_what_it_says(
+    grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(monkeypatch, "--source", grid, "--only", "interaction", "--out", tmp_path / "out")
+    assert f"5 files in {tmp_path / 'out'}" in capsys.readouterr().out
     assert len(list((tmp_path / "out").iterdir())) == 5
 
 
@@ -137,12 +148,13 @@ def test_parts_by_part_at_equal_bits(grid: Path) -> None:
     assert values[0, 1] == values[1, 0] == pytest.approx(0.92)
 
 
-def test_all_of_the_study_s_figures_and_what_cells_lack_for_the_rest(grid: Path, tmp_path: Path) -> None:
-    arguments = ["figures", "--source", str(grid), "--experiment", "paper", "--out", str(tmp_path / "out")]
-    done = subprocess.run([sys.executable, "-m", "analysis", *arguments], capture_output=True, text=True, check=True)
+def test_all_of_the_study_s_figures_and_what_cells_lack_for_the_rest(
+    grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(monkeypatch, "--source", grid, "--experiment", "paper", "--out", tmp_path / "out")
     written = {path.name.split("-")[0] for path in (tmp_path / "out").iterdir()}
     assert written == FIGURES.keys() - {"groups", "layers"}
-    told = sorted(done.stderr.splitlines())
+    told = sorted(capsys.readouterr().err.splitlines())
     assert [line.split(": ")[1] for line in told] == ["groups", "layers"]
     assert told[0].startswith("not drawn: groups: needs cells that narrow a part's blocks")
     assert FIGURES.keys() == NEEDS.keys()

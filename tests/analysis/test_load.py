@@ -17,6 +17,8 @@ from analysis.load.published import BLIP2_ITM, BLIP2_OPT, GROUPS, KINDS
 from mmq_sweeps.record import Record
 from mmq_sweeps.store import Store
 from tests.analysis.grids import record, saved, stored
+from tests.commands import run_forked
+from tests.conftest import command_environment
 
 
 def test_a_store_becomes_a_table(tmp_path: Path) -> None:
@@ -103,10 +105,8 @@ def test_full_precision_that_differs_between_files_is_told(published: Path) -> N
 def test_bits_per_weight_of_the_study_are_those_of_the_models_command() -> None:
     for name, counts in (("blip2_opt_2_7b", BLIP2_OPT), ("blip2_itm_vit_g", BLIP2_ITM)):
         bits = [f"{part}=3" for part in counts.weights]
-        done = subprocess.run(
-            [sys.executable, "-m", "mmq_sweeps.models", name, "--bits", *bits, "--json"],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        done = run_forked("mmq_sweeps.models", [name, "--bits", *bits, "--json"], Path.cwd(), command_environment())
+        assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout)
         quantized = {part: (3, counts.quantized(part, GROUPS, KINDS)) for part in counts.weights}
         assert {part: count for part, (_, count) in quantized.items()} == {

@@ -2,20 +2,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 from analysis.pivot import markdown
 from mmq_sweeps.store import Store
+from tests.commands import run_forked
 from tests.conftest import command_environment
 from tests.test_table import failed, items, record, table_of
 
 
 def analysis(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "analysis", *arguments],
-        capture_output=True, text=True, check=False, env=command_environment(),
-    )  # fmt: skip
+    return run_forked("analysis", arguments, Path.cwd(), command_environment())
 
 
 def test_the_command_reads_several_stores(tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def test_whoever_submitted_may_leave_or_die(cluster: Cluster, place: Place, even
     eventually(lambda: len(place.jobs()) == 2, "it is submitted")
     jobs = place.jobs()
     leaves.send_signal(signal.SIGINT)
-    _, told = leaves.communicate(timeout=60)
+    _, told = leaves.communicate(timeout=240)
     assert leaves.returncode == 0, told
     assert "detached, the jobs go on; python -m launch status" in told
 

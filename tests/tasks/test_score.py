@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from mmq_sweeps.tasks.score import main, read_captions
+from tests.commands import run_forked
+from tests.conftest import command_environment
 
 CHECKOUT = Path(__file__).parents[2]
 PUBLISHED = Path(os.environ.get("MMQ_PUBLISHED", CHECKOUT.parent / "shared" / "published"))
@@ -36,10 +38,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mmq_sweeps.tasks.score", *arguments]
-    return subprocess.run(
-        command, cwd=CHECKOUT, env={**os.environ, **environment}, capture_output=True, text=True, check=False
-    )
+    return run_forked("mmq_sweeps.tasks.score", arguments, CHECKOUT, command_environment(**environment))
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
