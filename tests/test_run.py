@@ -75,7 +75,7 @@ def test_a_limit_on_the_process_s_memory(tmp_path: Path) -> None:
         "    resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000, resource.RLIM_INFINITY))\n"
         "    return measure(*arguments)\n"
         "def greedy(self, **inputs):\n"
-        "    torch.empty(len(inputs['pixel_values']) << 22, dtype=torch.uint8)\n"
+        "    torch.empty(len(inputs['inputs_embeds']) << 22, dtype=torch.uint8)\n"
         "    return generate(self, **inputs)\n"
         "run._measure, transformers.GenerationMixin.generate = limited, greedy\n"
         "from mmq_sweeps.__main__ import main\n"
