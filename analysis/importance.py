@@ -30,6 +30,8 @@ FEW_RESAMPLES = 8
 FOLDS = 5
 MEASURES = ("forest", "permutation", "shap")
 LEAST_CELLS = 20
+# Of more distinct cells SHAP explains so many, drawn at random: the time for each is that of going through all trees.
+MOST_EXPLAINED = 1000
 WELL_FITTED = 0.5
 
 
@@ -149,6 +151,9 @@ def measures(bits: np.ndarray, score: np.ndarray, seed: int) -> np.ndarray:
     permuted = permutation_importance(forest, bits, score, n_repeats=REPEATS, random_state=seed)
     # Cells of a grid that is drawn with replacement repeat: each distinct one is explained once.
     distinct, count = np.unique(bits, axis=0, return_counts=True)
+    if len(distinct) > MOST_EXPLAINED:
+        chosen = np.random.default_rng(seed).choice(len(distinct), MOST_EXPLAINED, replace=False)
+        distinct, count = distinct[chosen], count[chosen]
     shap = np.average(np.abs(_tree_explainer()(forest).shap_values(distinct)), axis=0, weights=count)
     found = np.stack([forest.feature_importances_, permuted.importances_mean.clip(min=0), shap], axis=1)
     shares: np.ndarray = 100 * found / found.sum(axis=0)
