@@ -41,6 +41,7 @@ def draw(plot: Plot) -> go.Figure:
         figure.update_yaxes(matches="y")  # A small effect must not look like a large one.
     low, high = plot.heat()
     figure.update_traces({"zmin": low, "zmax": high}, selector={"type": "heatmap"})
+    figure.update_traces({"marker": {"cmin": low, "cmax": high}}, selector={"type": "scatter3d"})
     figure.update_layout(title=plot.title, height=rows * PANEL_PIXELS + 100, template="plotly_white")
     return figure
 
@@ -126,6 +127,7 @@ def _draw_bars(figure: go.Figure, panel: Bars, row: int, column: int, legend: Le
 def _draw_space(figure: go.Figure, panel: Space, row: int, column: int, _legend: Legend) -> None:
     x, y, z = zip(*panel.points, strict=True)
     marker = {"size": 4, "color": list(panel.values), "colorscale": "Cividis", "colorbar": {"title": panel.value_label}}
+    marker["showscale"] = (row, column) == (1, 1)
     figure.add_trace(
         go.Scatter3d(
             x=x, y=y, z=z, mode="markers", marker=marker, text=list(panel.names), showlegend=False,

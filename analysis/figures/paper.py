@@ -81,6 +81,10 @@ def _share_colours(figure: Figure, plot: Plot) -> None:
     """Heat maps have the same colours for the same value, and one bar that tells them."""
     images = [axes.images[0] for axes in figure.axes if axes.images]
     low, high = plot.heat()
+    for axes in figure.axes:
+        for points in axes.collections:
+            if points.get_array() is not None:
+                points.set_clim(low, high)
     for image in images:
         image.set_clim(low, high)
         _write_values(image.axes, image.get_array(), (low + high) / 2)

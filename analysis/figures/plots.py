@@ -89,13 +89,8 @@ class Plot:
     notes: Sequence[str] = field(default=())
 
     def heat(self) -> tuple[float, float]:
-        """The lowest and the highest value of all heat maps, which share their colours: noise must not look like damage."""
-        values = [
-            value
-            for panel in self.panels
-            if isinstance(panel, Heatmap)
-            for line in panel.values
-            for value in line
-            if not isnan(value)
-        ]
+        """The lowest and the highest value that a colour stands for, alike in all panels: noise is not to look like damage."""
+        rows = [line for panel in self.panels if isinstance(panel, Heatmap) for line in panel.values]
+        rows += [panel.values for panel in self.panels if isinstance(panel, Space)]
+        values = [value for row in rows for value in row if not isnan(value)]
         return (min(values), max(values)) if values else (0.0, 1.0)
