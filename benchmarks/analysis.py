@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 LIMITS = {"table": 2.0, "frontier": 1.0, "importance": 60.0, "figures": 120.0, "report": 3.0, "report_mb": 8.0}
@@ -123,8 +124,6 @@ def figures(published: Path, folder: Path) -> dict[str, float]:
 
 def report(folder: Path) -> dict[str, float]:
     """The page opens when its charts and tables are drawn: Chromium's ``load`` comes after its script has run."""
-    from functools import partial
-
     from analysis import family
     from analysis.importance import importances
     from analysis.load import load

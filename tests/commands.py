@@ -40,7 +40,7 @@ def _child(module: str, arguments: list[str], folder: Path, environment: dict[st
         to = os.open(Path(outputs, name), os.O_WRONLY | os.O_CREAT)
         os.dup2(to, number)
         os.close(to)
-    # As of a new interpreter: line by line on no terminal.
+    # What was opened before is the other process's.
     sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
     sys.stderr.reconfigure(line_buffering=True)
     os.chdir(folder)

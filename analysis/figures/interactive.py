@@ -39,7 +39,7 @@ def draw(plot: Plot) -> go.Figure:
     curves = [panel for panel in plot.panels if isinstance(panel, XY)]
     if len(curves) == len(plot.panels) and len({panel.y_label for panel in curves}) == 1:
         figure.update_yaxes(matches="y")  # A small effect must not look like a large one.
-    low, high = plot.heat()
+    low, high = plot.colour_range()
     figure.update_traces({"zmin": low, "zmax": high}, selector={"type": "heatmap"})
     figure.update_traces({"marker": {"cmin": low, "cmax": high}}, selector={"type": "scatter3d"})
     figure.update_layout(title=plot.title, height=rows * PANEL_PIXELS + 100, template="plotly_white")

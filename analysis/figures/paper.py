@@ -78,13 +78,12 @@ def _share_heights(figure: Figure, plot: Plot) -> None:
 
 
 def _share_colours(figure: Figure, plot: Plot) -> None:
-    """Heat maps have the same colours for the same value, and one bar that tells them."""
+    """The same colour is the same value in every panel; of heat maps one bar tells which."""
     images = [axes.images[0] for axes in figure.axes if axes.images]
-    low, high = plot.heat()
+    low, high = plot.colour_range()
     for axes in figure.axes:
-        for points in axes.collections:
-            if points.get_array() is not None:
-                points.set_clim(low, high)
+        if axes.name == "3d":
+            axes.collections[0].set_clim(low, high)
     for image in images:
         image.set_clim(low, high)
         _write_values(image.axes, image.get_array(), (low + high) / 2)

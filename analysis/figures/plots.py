@@ -88,7 +88,7 @@ class Plot:
     panels: Sequence[Panel]
     notes: Sequence[str] = field(default=())
 
-    def heat(self) -> tuple[float, float]:
+    def colour_range(self) -> tuple[float, float]:
         """The lowest and the highest value that a colour stands for, alike in all panels: noise is not to look like damage."""
         rows = [line for panel in self.panels if isinstance(panel, Heatmap) for line in panel.values]
         rows += [panel.values for panel in self.panels if isinstance(panel, Space)]

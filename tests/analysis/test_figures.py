@@ -131,22 +131,25 @@ def test_heat_maps_of_one_figure_share_their_colours(grid: Path) -> None:
     (plot,) = figures(load([str(grid)]), names=["pairs"])
     assert len(plot.panels) > 1
     images = [axes.images[0] for axes in paper.draw(plot, 6.9).axes if axes.images]
-    assert {image.get_clim() for image in images} == {plot.heat()}
+    assert {image.get_clim() for image in images} == {plot.colour_range()}
     traces = interactive.draw(plot).data
-    assert {(trace.zmin, trace.zmax) for trace in traces} == {plot.heat()}
+    assert {(trace.zmin, trace.zmax) for trace in traces} == {plot.colour_range()}
     values = np.array([panel.values for panel in plot.panels if isinstance(panel, Heatmap)])
-    assert plot.heat() == (np.nanmin(values), np.nanmax(values))
+    assert plot.colour_range() == (np.nanmin(values), np.nanmax(values))
 
 
 def test_points_in_space_share_their_colours_and_one_bar(grid: Path) -> None:
     (plot,) = figures(load([str(grid)]), names=["space"])
     assert len(plot.panels) == 2
-    assert plot.heat() == (min(min(one.values) for one in plot.panels), max(max(one.values) for one in plot.panels))
+    assert plot.colour_range() == (
+        min(min(one.values) for one in plot.panels),
+        max(max(one.values) for one in plot.panels),
+    )
     markers = [trace.marker for trace in interactive.draw(plot).data]
-    assert {(marker.cmin, marker.cmax) for marker in markers} == {plot.heat()}
+    assert {(marker.cmin, marker.cmax) for marker in markers} == {plot.colour_range()}
     assert [marker.showscale for marker in markers] == [True, False]
     drawn = [axes.collections[0] for axes in paper.draw(plot, 6.9).axes if axes.name == "3d"]
-    assert {points.get_clim() for points in drawn} == {plot.heat()}
+    assert {points.get_clim() for points in drawn} == {plot.colour_range()}
 
 
 def test_parts_by_part_at_equal_bits(grid: Path) -> None:

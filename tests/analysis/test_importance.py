@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.ensemble import RandomForestRegressor
 
+from analysis import importance
 from analysis.importance import _per_bit, cross_validated_fit, fine_features, importances, measures
 from analysis.load import load
 from tests.analysis.grids import stored
@@ -76,6 +77,27 @@ def test_importance_per_bit_of_a_narrowed_selection_weighs_what_it_quantizes() -
     mean = pd.Series(25.0, features.columns)
     # Alike in importance and in bits: the rate falls as the size grows, and the smallest has 100.
     assert _per_bit(mean, frame, features).tolist() == pytest.approx([100, 100 / 3, 50, 25])
+
+
+def test_of_many_cells_a_sample_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    bits = np.array(list(itertools.product(range(2, 10), repeat=2)), dtype=float)
+    score = 3 * bits[:, 0] + bits[:, 1]
+    every = measures(bits, score, seed=0)
+    explained: list[int] = []
+    explainer = importance._tree_explainer()
+
+    class Watched(explainer):  # type: ignore[misc, valid-type]
+        def shap_values(self, rows: np.ndarray) -> np.ndarray:
+            explained.append(len(rows))
+            return super().shap_values(rows)
+
+    monkeypatch.setattr(importance, "_tree_explainer", lambda: Watched)
+    monkeypatch.setattr(importance, "MOST_EXPLAINED", 40)
+    sampled = measures(bits, score, seed=0)
+    assert explained == [40]
+    assert np.array_equal(sampled[:, :2], every[:, :2])
+    assert sampled[:, 2] == pytest.approx(every[:, 2], abs=8)
+    assert np.array_equal(sampled, measures(bits, score, seed=0))
 
 
 def test_noise_is_not_explained() -> None:
