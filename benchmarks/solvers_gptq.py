@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from benchmarks.solvers_parity import BITS, linear
 from benchmarks.timing import Section, correlated_inputs, in_pairs, progress, random_weight
 from mmq_sweeps.affine import Format, QuantizedWeight
-from mmq_sweeps.calibrate import PANEL, TOKENS_AT_ONCE, Collector
+from mmq_sweeps.calibrate import PANEL, Collector
 from mmq_sweeps.methods.auto_gptq import AutoGPTQ, load, run
 from mmq_sweeps.methods.base import LayerStats, quantize_many
 from mmq_sweeps.methods.gptq import GPTQ
@@ -298,7 +298,6 @@ def measure_memory(_pairs: int) -> dict[str, Any]:
         "weights": 4 * sum(rows * columns for rows, columns in shapes),
         "largest_weight": 4 * max(rows * columns for rows, columns in shapes),
         "grams": 4 * sum(size**2 for size in columns),
-        "waiting": 4 * (TOKENS_AT_ONCE + TOKENS) * sum(columns),
         "results": len(BITS) * max(sum(math.prod(shape) for shape in members.values()) for members in BLOCK.values()),
     }
     for side in ("ours", "theirs"):
@@ -327,11 +326,9 @@ def memory_lines(found: Mapping[str, Any]) -> Iterable[str]:
         f"one Gram matrix of each distinct input {megabytes(found['grams'])}, the largest weight "
         f"{megabytes(found['largest_weight'])}, together {megabytes(limit)}; weights and activations are held beside"
     )
-    yield f"ours, while Gram matrices are summed: {megabytes(ours['summing'])} at most, of which tokens that wait " + (
-        f"{megabytes(found['waiting'])}; the rest is to be at most {megabytes(limit)}"
-    )
+    yield f"ours, while Gram matrices are summed: {megabytes(ours['summing'])} at most"
     yield f"ours, while linears are solved: {megabytes(ours['solving'])} at most, of which results (a byte a code) " + (
-        f"{megabytes(found['results'])}; the rest is to be at most {megabytes(limit)}"
+        f"{megabytes(found['results'])} and the rest {megabytes(ours['solving'] - found['results'])}"
     )
     yield f"auto-gptq, a linear and a bit-width at a time: {megabytes(found['theirs']['whole'])} at most"
 

@@ -22,8 +22,9 @@ from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.targets import Part
 
-# Tokens whose products are summed in single precision before they are added to the sum in double precision.
-TOKENS_AT_ONCE = 4096
+# Tokens whose products are summed in single precision before they are added to the sum in double precision: so many, or
+# fewer where so many bytes hold fewer, but not so few that adding would take as long as multiplying.
+TOKENS_AT_ONCE, WAITING_BYTES, LEAST_TOKENS = 4096, 2**23, 1024
 # Rows of a Gram matrix that are summed at a time.
 PANEL = 256
 BlockInputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -219,18 +220,21 @@ class _Sums:
         self.count = 0
         self._not_finite = torch.zeros((), dtype=torch.int64, device=x.device)
         self._inputs: list[Tensor] | None = [] if keep_inputs else None
-        # Copies of the tokens that wait: what a linear was given may be changed in place behind it.
-        rows = min(x.numel() // size, TOKENS_AT_ONCE)
-        self._waiting = torch.empty(TOKENS_AT_ONCE + rows, size, dtype=torch.float32, device=x.device)
+        # Copies of the tokens that wait: what a linear was given may be changed in place behind it. They are enough once
+        # another batch like this one might not find room.
+        room = max(LEAST_TOKENS, WAITING_BYTES // (4 * size))
+        batch = min(x.numel() // size, room, TOKENS_AT_ONCE)
+        self._enough = min(TOKENS_AT_ONCE, room - batch + 1)
+        self._waiting = torch.empty(self._enough + batch - 1, size, dtype=torch.float32, device=x.device)
         self._waiting_count = 0
 
     def add(self, tokens: Tensor) -> None:
-        for rows in tokens.split(TOKENS_AT_ONCE):
+        for rows in tokens.split(min(TOKENS_AT_ONCE, len(self._waiting))):
             if self._waiting_count + len(rows) > len(self._waiting):
                 self._sum_up()
             self._waiting[self._waiting_count : self._waiting_count + len(rows)] = rows
             self._waiting_count += len(rows)
-            if self._waiting_count >= TOKENS_AT_ONCE:
+            if self._waiting_count >= self._enough:
                 self._sum_up()
         self.count += len(tokens)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +112,7 @@ class Eviction:
                 removed += batch if dry_run else self._remove(batch)
             pins = self.locks.pins()
         freed = sum(one.size_bytes for one in removed)
-        pinned = sum(one.size_bytes for one in stored if (one.kind, one.key) in pins)
+        pinned = sum(one.size_bytes for one in stored if _pinned(one, pins))
         return Evicted(tuple(removed), freed, left - freed, pinned)
 
     def _candidates(
@@ -120,7 +120,7 @@ class Eviction:
     ) -> list[Stored]:
         """What may be removed, in the order in which it is: by kind, then what was used longest ago."""
         pins = self.locks.pins()
-        free = [one for one in stored if one.kind in kinds and (one.kind, one.key) not in pins and choose(one)]
+        free = [one for one in stored if one.kind in kinds and not _pinned(one, pins) and choose(one)]
         return sorted(free, key=lambda one: (kinds.index(one.kind), one.used))
 
     def _remove(self, batch: Sequence[Stored]) -> list[Stored]:
@@ -138,7 +138,7 @@ class Eviction:
         for one in batch:
             marker, aside = self._marker(one), self._aside(one)
             with explained(marker):
-                if (one.kind, one.key) in pins:
+                if _pinned(one, pins):
                     with suppress(FileNotFoundError):
                         aside.replace(marker)
                     continue
@@ -160,6 +160,11 @@ class Eviction:
         # Of a slow file server no more than a twentieth of the time is spent on scanning.
         self._usage.next_scan = ended + max(SCAN_SECONDS, SCAN_SHARE * (ended - started))
         return self._usage.size_bytes
+
+
+def _pinned(one: Stored, pins: Collection[Artifact]) -> bool:
+    """Whether an artifact is pinned; a pin without a number holds for every piece, ``KEY-NUMBER``, of what it names."""
+    return (one.kind, one.key) in pins or (one.kind, one.key.rpartition("-")[0]) in pins
 
 
 def _batches(candidates: Iterable[Stored], excess_bytes: float) -> Iterator[list[Stored]]:

@@ -114,7 +114,10 @@ class Locks:
 
     @contextmanager
     def pinned(self, artifacts: Iterable[Artifact]) -> Iterator[None]:
-        """Keep ``artifacts`` from being evicted, those as well that are yet to be written."""
+        """Keep ``artifacts`` from being evicted, those as well that are yet to be written.
+
+        A key stands for its pieces, ``KEY-NUMBER``, as well.
+        """
         owner = self._owner()
         path = self._files.root / "pins" / f"{owner.token}.json"
         content = {**json.loads(owner.to_json()), "artifacts": sorted(set(artifacts))}

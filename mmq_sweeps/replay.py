@@ -54,6 +54,7 @@ class Outputs:
         self._store = store
         self._kept: Kept[list[Call]] = Kept(bound)
         self._refused: set[str] = set()
+        self._without_room: set[str] = set()
         self._full = False
 
     def read(self, key: str, number: int) -> list[Call]:
@@ -72,8 +73,14 @@ class Outputs:
     def write(self, key: str, number: int, calls: Sequence[Call]) -> None:
         """Keep the calls from ``number * TOGETHER`` on."""
         name = f"{key}-{number}"
-        self._kept.put(name, list(calls), _size(calls))
-        if self._full:
+        size = _size(calls)
+        self._kept.put(name, list(calls), size)
+        if self._full or key in self._without_room:
+            return
+        if not self._store.room_for(size):
+            if not self._without_room:
+                self._store.say("outputs of parts are not kept in the store where store.max_gb leaves no room for them")
+            self._without_room.add(key)
             return
         tensors = {f"{place}.{own}": tensor for place, call in enumerate(calls) for own, tensor in call.tensors.items()}
         described = {"calls": [{"inputs": call.inputs, "form": call.form} for call in calls]}

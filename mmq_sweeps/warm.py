@@ -76,16 +76,26 @@ class Warm:
         for player in players:
             player.finish()
 
+    def output_keys(self, cell: Cell, task: Task) -> list[str]:
+        """What the outputs are kept under that ``cell`` shares with others of the sweep."""
+        outputs = [cell.output_key(part.name) for part in self.parts.values() if self._stands_alone(part)]
+        return [self._key(output, task) for output in outputs if self.uses.get(output, 0) > 1]
+
     def _player(self, cell: Cell, part: Part, task: Task, put: partial[None]) -> Player | None:
-        """Of every part but the last, and of no part with another inside it: its weights are the other's as well."""
-        apart = [other for other in self.parts.values() if other.name != part.name]
-        if not apart or part.name == list(self.parts)[-1]:
-            return None
-        if any(_inside(part.module, other.module) or _inside(other.module, part.module) for other in apart):
+        if not self._stands_alone(part):
             return None
         output = cell.output_key(part.name)
-        key = digest([output, _batches(task), environment.computing(self.loaded.device)])[:24]
-        return Player(self.outputs, key, put, record=self.uses.get(output, 0) > 1)
+        return Player(self.outputs, self._key(output, task), put, record=self.uses.get(output, 0) > 1)
+
+    def _key(self, output: str, task: Task) -> str:
+        return digest([output, _batches(task), environment.computing(self.loaded.device)])[:24]
+
+    def _stands_alone(self, part: Part) -> bool:
+        """True of every part but the last, and of no part with another inside it: its weights are the other's as well."""
+        apart = [other for other in self.parts.values() if other.name != part.name]
+        if not apart or part.name == list(self.parts)[-1]:
+            return False
+        return not any(_inside(part.module, other.module) or _inside(other.module, part.module) for other in apart)
 
 
 def _inside(path: str, outer: str) -> bool:

@@ -102,6 +102,19 @@ def test_pinned_artifacts_stay_and_alone_beyond_the_bound_it_is_said_once(tmp_pa
     assert opened(tmp_path).room_for(10**15), "a store without a bound has room"
 
 
+def test_a_pin_holds_for_the_pieces_of_what_it_names(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    for key in ("a-0", "a-1", "b-0", "ab-0"):
+        put(store, "outputs", key)
+    put(store, "statistics", "a-0")
+    with opened(tmp_path).needed([("outputs", "a")]):
+        evicted = store.artifacts.eviction.prune(0)
+    assert evicted is not None
+    assert keys(store) == {"a-0", "a-1"}
+    assert {one.kind for one in artifacts(tmp_path)} == {"outputs"}
+    assert evicted.pinned_bytes == evicted.left_bytes
+
+
 def test_a_pin_that_comes_while_its_artifact_is_being_evicted_brings_it_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -220,3 +220,43 @@ def test_a_store_without_room_costs_one_warning(tmp_path: Path, monkeypatch: pyt
     assert "no space left" in said[0]
     assert same(used(tower, again := player(outputs), given), first)
     assert again.replayed == len(given)
+
+
+def test_where_the_bound_leaves_no_room_memory_alone_keeps_outputs(tmp_path: Path) -> None:
+    said: list[str] = []
+    store = Store.open(tmp_path, say=said.append, max_gb=1e-6)
+    outputs = Outputs(store, ROOM)
+    tower, given = Tower(), inputs(2 * TOGETHER)
+    first = used(tower, player(outputs), given)
+    assert len(said) == 1
+    assert "store.max_gb leaves no room" in said[0]
+    assert not (store.root / "artifacts" / KIND).exists()
+    assert same(used(tower, again := player(outputs), given), first)
+    assert again.replayed == len(given)
+
+
+def test_outputs_are_pinned_until_the_last_cell_that_needs_them(composed: Composed, tmp_path: Path) -> None:
+    grid = [
+        composed(*SMALL, "method=rtn", f"component.vision.bits={vision}", f"component.language.bits={language}")
+        for vision, language in product((3, 4), (2, 4))
+    ]
+    sweep, store = plan(grid), Store.open(tmp_path)
+    pinned: list[set[str]] = []
+
+    def keep(record: Record) -> None:
+        assert record.done, record.error
+        pinned.append({key for kind, key in store.locks.pins() if kind == KIND})
+        # Whatever another process asks for, what cells need from here on is there when their turn comes.
+        store.artifacts.eviction.prune(0, kinds=(KIND,))
+        kept = {path.stem.rpartition("-")[0] for path in (store.root / "artifacts" / KIND).glob("*.json")}
+        assert kept <= pinned[-1]
+        stored.append(kept)
+
+    stored: list[set[str]] = []
+    with Progress(len(sweep.cells)) as progress:
+        execute(sweep.cells, sweep, store, progress, keep)
+    # One of vision and one of the connector for each of two bit-widths; full precision shares its outputs with none.
+    assert [len(keys) for keys in pinned] == [4, 4, 4, 2, 2]
+    assert stored[1] == stored[2] == pinned[1] - pinned[3]
+    assert stored[3] == stored[4] == pinned[3]
+    assert not store.locks.pins()

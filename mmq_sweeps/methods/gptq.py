@@ -29,9 +29,9 @@ BLOCK = 512
 # A factor of up to so many columns (4 MB) is kept for the next method. A larger one lies in its Gram matrix's memory,
 # unless another method is known to ask for it.
 KEPT_COLUMNS = 1024
-# Numbers that a chunk of rows may take the memory of where the largest weight has fewer, and what a weight at hand takes in
-# single precision: itself, its correction or error, its code twice, and two bytes for what operators take on the way.
-LEAST_CHUNK, BYTES_A_NUMBER = 2**24, 12
+# Bytes that a chunk of rows may take where the largest weight has fewer, and what a weight at hand takes: in single
+# precision itself and its correction or error, its code twice, and two bytes for what operators take on the way.
+LEAST_CHUNK, BYTES_A_NUMBER = 2**26, 12
 
 
 class NotDefiniteError(ValueError):
@@ -159,13 +159,13 @@ def solve_many(
 ) -> list[list[QuantizedWeight]]:
     """Quantize ``weights`` ``[O_k, I]`` to each of ``formats``; a list a format.
 
-    Rows do not depend on each other: those of all weights go through the columns together, a chunk at a time that takes
-    no more memory than the largest weight (or ``LEAST_CHUNK``). Chunks do not depend on how many ``formats`` are asked
-    for, and formats are solved one after the other, so that products have the same shape and sums the same order: a
-    format's codes do not depend on what else was asked for. ``block_size`` columns are corrected one by one and longer
-    stretches in products; it changes speed only. With ``static_groups`` grids are fitted to the weight as it is, else
-    each group's when its turn comes, to its columns corrected by all before them. ``grids`` may be given instead, by
-    format and weight.
+    Rows do not depend on each other: those of all weights go through the columns together, a chunk at a time that takes,
+    with what else the factor keeps, no more memory than the largest weight (or ``LEAST_CHUNK``). Chunks do not depend on
+    how many ``formats`` are asked for, and formats are solved one after the other, so that products have the same shape and
+    sums the same order: a format's codes do not depend on what else was asked for. ``block_size`` columns are corrected one
+    by one and longer stretches in products; it changes speed only. With ``static_groups`` grids are fitted to the weight as
+    it is, else each group's when its turn comes, to its columns corrected by all before them. ``grids`` may be given
+    instead, by format and weight.
     """
     weights = [_without_dead(weight.to(factor.lower.dtype), factor.dead) for weight in weights]
     rows, columns = sum(map(len, weights)), weights[0].shape[1]
@@ -175,7 +175,8 @@ def solve_many(
         if fitted is None and (static_groups or not isinstance(format.group_size, int)):
             fitted = [fit_grid(weight, format) for weight in weights]
         works.append(_Work(weights, factor, format, block_size, fitted))
-    chunk = max(1, 4 * max(max(weight.numel() for weight in weights), LEAST_CHUNK) // (BYTES_A_NUMBER * columns))
+    most_bytes = max(LEAST_CHUNK, *(weight.numel() * 4 - columns * BLOCK * 4 for weight in weights))
+    chunk = max(1, most_bytes // (BYTES_A_NUMBER * columns))
     for start in range(0, rows, chunk):
         _solve_rows(works, weights, factor.order, start, min(start + chunk, rows))
     return [work.result(weights) for work in works]

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,10 +121,14 @@ class Cluster:
         self._wait(f"{name} to be idle", lambda: name in self.nodes_in("idle,mix,alloc"))
 
     def kill_node(self, name: str) -> None:
-        """The node's daemon and all that runs under it are gone at once, as when its power fails."""
-        for pid in self._steps_of(name):
-            self._kill_tree(pid)
+        """The node's daemon and all that runs under it are gone, as when its power fails."""
         self._stop(f"slurmd.{name}", signal.SIGKILL)
+        # Looked for again, since what was found may have started others before it was killed.
+        while running := self._running_on(name):
+            for pid in running:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
 
     def nodes_in(self, states: str) -> list[str]:
         return self.run("sinfo", "-h", "-N", "-p", "gpu", "-t", states, "-o", "%N", check=False).split()
@@ -325,29 +330,15 @@ class Cluster:
                 os.kill(pid, signal.SIGKILL)
         (self.root / "run" / f"{name}.pid").unlink(missing_ok=True)
 
-    def _steps_of(self, node: str) -> list[int]:
-        """Processes of slurmstepd that the node started: they have its log open."""
+    def _running_on(self, node: str) -> list[int]:
+        """Processes of the jobs on a node, those of SLURM that watch over them among them: they have the node's log open."""
         log = str(self.root / "log" / f"slurmd.{node}.log")
-        found = []
-        for own in Path("/proc").glob("[0-9]*"):
-            try:
-                if (own / "comm").read_text().strip() == "slurmstepd" and log in map(
-                    os.readlink, (own / "fd").iterdir()
-                ):
-                    found.append(int(own.name))
-            except OSError:
-                continue  # It has ended meanwhile.
-        return found
-
-    def _kill_tree(self, pid: int) -> None:
-        try:
-            below = [child for task in Path("/proc", str(pid), "task").iterdir()
-                     for child in (task / "children").read_text().split()]  # fmt: skip
-            os.kill(pid, signal.SIGKILL)
-        except OSError:
-            return
-        for child in below:
-            self._kill_tree(int(child))
+        return [
+            int(own.name)
+            for own in Path("/proc").glob("[0-9]*")
+            if (_read(own / "comm").strip() == b"slurmstepd" and log in _open_files(own))
+            or {f"SLURMD_NODENAME={node}", f"SLURM_CONF={self.environment['SLURM_CONF']}"} <= _environment(own)
+        ]
 
     def _wait(self, what: str, done: Callable[[], bool], seconds: float = 60, strict: bool = True) -> bool:
         end = time.monotonic() + seconds
@@ -358,6 +349,27 @@ class Cluster:
         if strict:
             raise RuntimeError(f"waited {seconds:.0f} s for {what}; see {self.root}/log")
         return False
+
+
+def _read(path: Path) -> bytes:
+    """What a file of a process says; nothing once that has ended."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _environment(process: Path) -> set[str]:
+    return {os.fsdecode(entry) for entry in _read(process / "environ").split(b"\0")}
+
+
+def _open_files(process: Path) -> set[str]:
+    found = set()
+    with suppress(OSError):
+        for file in (process / "fd").iterdir():
+            with suppress(OSError):  # Closed meanwhile, which says nothing of the others.
+                found.add(str(file.readlink()))
+    return found
 
 
 def main() -> None:
