@@ -261,6 +261,7 @@ class _Sums:
         if not self._panels:
             raise RuntimeError("the sums of these tokens were given up for their statistics before")
         size = len(self.magnitude)
+        self._waiting = self._waiting[:0].clone()  # Its memory goes before the matrix comes.
         gram = torch.empty(size, size, dtype=torch.float32, device=self.magnitude.device)
         while self._panels:
             panel = self._panels.pop(0).div_(self.count)

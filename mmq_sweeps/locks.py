@@ -229,6 +229,8 @@ class Locks:
                     return
             for lock in held:
                 _renew(lock)
+                if not lock.held:
+                    self._forget(lock)
 
 
 def _renew(lock: Lock) -> None:

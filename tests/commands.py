@@ -9,30 +9,66 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-PRELOADED = ["mmq_sweeps.execute", "launch.start", "launch.local", "tests.preloaded"]
+PRELOADED = ["mmq_sweeps.execute", "launch.start", "launch.local", "launch.slurm", "tests.preloaded"]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)
+
+
+class Forked:
+    """``python -m module arguments`` in ``folder``, on its way: much of ``subprocess.Popen``, whose output is in files."""
+
+    def __init__(self, module: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+        self.args = [module, *arguments]
+        self._outputs = TemporaryDirectory()
+        given = (module, list(arguments), folder, dict(environment), self._outputs.name)
+        self._process = CONTEXT.Process(target=_child, args=given)
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, timeout: float = 300) -> int:
+        """The exit status; one that takes longer is killed."""
+        self._process.join(timeout)
+        if self.returncode is None:
+            self.kill()
+            self._process.join()
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return self.returncode
+
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+        """What it wrote to standard output and standard error until its end."""
+        with self._outputs:
+            self.wait(timeout)
+            out, err = (Path(self._outputs.name, name).read_text() for name in ("out", "err"))
+        return out, err
 
 
 def run_forked(
     module: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """``python -m module arguments`` in ``folder``."""
-    with TemporaryDirectory() as outputs:
-        process = CONTEXT.Process(target=_child, args=(module, list(arguments), folder, dict(environment), outputs))
-        process.start()
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired([module, *arguments], timeout)
-        told = [Path(outputs, name).read_text() for name in ("out", "err")]
-    return subprocess.CompletedProcess([module, *arguments], process.exitcode, *told)
+    """``python -m module arguments`` in ``folder``, to its end."""
+    process = Forked(module, arguments, folder, environment)
+    told = process.communicate(timeout)
+    return subprocess.CompletedProcess(process.args, process.returncode, *told)
 
 
 def _child(module: str, arguments: list[str], folder: Path, environment: dict[str, str], outputs: str) -> None:
@@ -43,6 +79,8 @@ def _child(module: str, arguments: list[str], folder: Path, environment: dict[st
     # What was opened before is the other process's.
     sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
     sys.stderr.reconfigure(line_buffering=True)
+    # Where the tests run in the background of a shell, it is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

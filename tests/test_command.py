@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import run_forked
+from tests.commands import Forked, run_forked
 from tests.conftest import SMALL, command_environment
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -197,42 +197,41 @@ def test_help_names_groups_and_fields(command: Command) -> None:
 
 
 def test_killed_at_any_moment_the_next_run_does_what_is_missing(tmp_path: Path) -> None:
-    arguments = ["-m", "method=gptq,rtn", "bits=2,3,4", *SMALL, "task.limit=60"]
-    running = [sys.executable, "-m", "mmq_sweeps", *arguments]
+    def start() -> Forked:
+        arguments = ["-m", "method=gptq,rtn", "bits=2,3,4", *SMALL, "task.limit=60"]
+        return Forked("mmq_sweeps", arguments, tmp_path, command_environment())
+
     kept: set[str] = set()
     for wanted in (1, 4):
-        process = subprocess.Popen(running, cwd=tmp_path, env=command_environment(), stderr=subprocess.DEVNULL)
+        process = start()
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
             if len(list(tmp_path.glob("runs/cells/*/record.json"))) >= wanted:
                 break
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
         recorded = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("runs/cells/*/record.json")}
         assert len(recorded) >= wanted
         assert kept <= set(recorded.items()), "a finished cell was run again"
         kept = set(recorded.items())
-    done = subprocess.run(running, cwd=tmp_path, env=command_environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("cell ") == 7 - len(kept)
-    assert "warning" not in done.stderr
+    process = start()
+    told = process.communicate()[1]
+    assert process.returncode == 0, told
+    assert told.count("cell ") == 7 - len(kept)
+    assert "warning" not in told
     recorded = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("runs/cells/*/record.json")}
     assert len(recorded) == 7
     assert kept <= set(recorded.items())
 
 
 def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mmq_sweeps", "-m", "method=gptq,awq", "bits=2,3,4,5", *SMALL, "task.limit=400"],
-        cwd=tmp_path, env=command_environment(), stderr=subprocess.PIPE, text=True,
-        # Where the tests run in the background of a shell, they inherit an ignored SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    arguments = ["-m", "method=gptq,awq", "bits=2,3,4,5", *SMALL, "task.limit=400"]
+    process = Forked("mmq_sweeps", arguments, tmp_path, command_environment())
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("runs/cells/*/record.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    os.kill(process.pid, signal.SIGINT)
     told = process.communicate(timeout=60)[1]
     assert process.returncode == 130, told
     assert "finished cells are in the store, run the same command again" in told

@@ -37,11 +37,24 @@ time.sleep(600)
 """
 
 
+made: list[Locks] = []
+
+
 def locks(root: Path, machine: str | None = None, lease: float = LEASE) -> Locks:
     """Locks of a process on ``machine``; None: this one."""
     files = Files(root, say=lambda _: None)
     files.prepare()
-    return Locks(files, lease, "me", machine)
+    made.append(Locks(files, lease, "me", machine))
+    return made[-1]
+
+
+@pytest.fixture(autouse=True)
+def released() -> Iterator[None]:
+    """What a test leaves locked would be renewed, some thousand times a second, while all other tests run."""
+    yield
+    while made:
+        for lock in [*(one := made.pop())._held]:
+            one.release(lock)
 
 
 @pytest.fixture
@@ -233,6 +246,16 @@ def test_of_many_who_wait_for_a_dead_owner_one_takes_over(tmp_path: Path) -> Non
         for thread in threads:
             thread.join()
         assert len(got) == 1
+
+
+def test_a_lock_that_was_lost_is_no_longer_renewed(tmp_path: Path) -> None:
+    here = locks(tmp_path)
+    lock = here.lock("cells", "c")
+    assert lock is not None
+    assert here._thread is not None
+    lock.path.write_bytes(Owner.here("taker", LEASE, "elsewhere").to_json())
+    wait_until(lambda: here._thread is None)
+    assert not lock.held
 
 
 COUNTER = """

@@ -18,6 +18,7 @@ from launch import sweeps as recorded
 from launch.snapshot import Look
 from launch.status import as_json
 from mmq_sweeps.store import Store
+from tests.commands import run_forked
 from tests.conftest import SMALL, command_environment
 
 # Not how good a cell is but that it ran is asked here.
@@ -28,6 +29,8 @@ ELSEWHERE = (
     "from mmq_sweeps.__main__ import main\n"
     "main()\n"
 )
+# Unchecked, because that is another process with torch for each of them.
+POOL = ("hydra.launcher.workers=2", "hydra.launcher.check=false")
 HELD = "task.metrics=[cider,'tests.launch.holding:Hold']"
 PATIENCE_SECONDS = 300
 
@@ -57,20 +60,20 @@ class Sweeps:
         process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=command_environment(HOLD=str(self.folder / "hold"), **environment),
+            env=self._environment(**environment),
             # Where the tests run in the background of a shell, they inherit an ignored SIGINT.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         self.started.append(process)
         return process
 
+    def run(self, *overrides: str) -> subprocess.CompletedProcess[str]:
+        """The sweep's command, on small limits, to its end."""
+        return run_forked("mmq_sweeps", ["-m", *FEW, *overrides], self.folder, self._environment())
+
     def launch(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """``python -m launch ...``."""
-        return subprocess.run(
-            [sys.executable, "-m", "launch", *arguments],
-            cwd=self.folder, env=command_environment(HOLD=str(self.folder / "hold")), capture_output=True, text=True,
-            timeout=PATIENCE_SECONDS, check=False,
-        )  # fmt: skip
+        return run_forked("launch", arguments, self.folder, self._environment())
 
     def status(self) -> dict[str, Any]:
         """What ``python -m launch status --json`` prints of the latest sweep, without another process."""
@@ -103,6 +106,9 @@ class Sweeps:
     def log_lines(self) -> Iterator[str]:
         for path in self.store.glob("sweeps/*/logs/*.log"):
             yield from path.read_text().splitlines()
+
+    def _environment(self, **more: str) -> dict[str, str]:
+        return command_environment(HOLD=str(self.folder / "hold"), **more)
 
     def _held(self) -> list[int]:
         return sorted(int(path.name) for path in (self.folder / "hold").iterdir() if alive(path.name))

@@ -15,10 +15,8 @@ from launch import sweeps as recorded
 from launch.pool import dealt, shares
 from mmq_sweeps.store import Store
 from tests.launch import cells as made
-from tests.launch.processes import HELD, Sweeps, alive, kill, wait_for
+from tests.launch.processes import HELD, POOL, Sweeps, alive, kill, wait_for
 from tests.launch.stores import launched
-
-POOL = "hydra.launcher.workers=2"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +92,7 @@ def test_two_workers_do_what_one_process_does(sweeps: Sweeps) -> None:
     # Sums depend on the number of threads in their last digits, and what a method makes of them in more.
     one_thread = {"OMP_NUM_THREADS": "1"}
     sweeps.hold()
-    command = sweeps.start(*axes, HELD, POOL, CUDA_VISIBLE_DEVICES="0,1", **one_thread)
+    command = sweeps.start(*axes, HELD, *POOL, CUDA_VISIBLE_DEVICES="0,1", **one_thread)
     assert len(set(sweeps.held(2))) == 2
     seen = sweeps.status()
     assert [worker["state"] for worker in seen["workers"]] == ["running", "running"]
@@ -119,7 +117,7 @@ def test_two_workers_do_what_one_process_does(sweeps: Sweeps) -> None:
 
 def test_a_killed_worker_loses_only_its_cell_and_is_replaced(sweeps: Sweeps) -> None:
     sweeps.hold()
-    command = sweeps.start("method=rtn", "bits=2,3,4,5,8", HELD, POOL)
+    command = sweeps.start("method=rtn", "bits=2,3,4,5,8", HELD, *POOL)
     first = sweeps.held(2)
     kill(first[0])
     wait_for("the worker in its place", lambda: len(set(sweeps.held(2)) - {first[0]}) == 2, sweeps.started)
@@ -158,7 +156,7 @@ def killing_method(folder: Path) -> str:
 
 def test_a_cell_that_kills_its_workers_is_recorded_and_the_others_run(sweeps: Sweeps) -> None:
     path = killing_method(sweeps.folder)
-    command = sweeps.start("method=deadly", "bits=2,3,4", "retries=1", path, POOL, PYTHONPATH=str(sweeps.folder))
+    command = sweeps.start("method=deadly", "bits=2,3,4", "retries=1", path, *POOL, PYTHONPATH=str(sweeps.folder))
     status, _, told = ended(command)
     assert status == 1, told
     assert "1 of 4 cells failed" in told
@@ -173,7 +171,7 @@ def test_a_cell_that_kills_its_workers_is_recorded_and_the_others_run(sweeps: Sw
 
 def test_ctrl_c_ends_the_cells_at_hand_and_says_how_to_go_on(sweeps: Sweeps) -> None:
     sweeps.hold()
-    command = sweeps.start("method=rtn", "bits=2,3,4,5,8", HELD, POOL)
+    command = sweeps.start("method=rtn", "bits=2,3,4,5,8", HELD, *POOL)
     workers = sweeps.held(2)
     command.send_signal(signal.SIGINT)
     read_until(command, "stopping after the cells at hand; Ctrl-C again ends them at once")
@@ -186,7 +184,7 @@ def test_ctrl_c_ends_the_cells_at_hand_and_says_how_to_go_on(sweeps: Sweeps) -> 
     assert len(kept) == 2
     assert {worker["state"] for worker in sweeps.status()["workers"]} == {"stopped"}
 
-    status, _, told = ended(sweeps.start("method=rtn", "bits=2,3,4,5,8", HELD, POOL))
+    status, _, told = ended(sweeps.start("method=rtn", "bits=2,3,4,5,8", HELD, *POOL))
     assert status == 0, told
     assert kept.items() <= sweeps.records().items(), "a finished cell was run again"
     assert sweeps.begun() == Counter(dict.fromkeys(sweeps.records(), 1))
@@ -194,7 +192,7 @@ def test_ctrl_c_ends_the_cells_at_hand_and_says_how_to_go_on(sweeps: Sweeps) -> 
 
 def test_a_second_ctrl_c_ends_them_at_once(sweeps: Sweeps) -> None:
     sweeps.hold()
-    command = sweeps.start("method=rtn", "bits=2,3", HELD, POOL)
+    command = sweeps.start("method=rtn", "bits=2,3", HELD, *POOL)
     workers = sweeps.held(2)
     command.send_signal(signal.SIGINT)
     read_until(command, "Ctrl-C again")
@@ -207,7 +205,7 @@ def test_a_second_ctrl_c_ends_them_at_once(sweeps: Sweeps) -> None:
 
 def test_workers_do_not_outlive_a_command_that_is_killed(sweeps: Sweeps) -> None:
     sweeps.hold()
-    command = sweeps.start("method=rtn", "bits=2,3,4,5", HELD, POOL)
+    command = sweeps.start("method=rtn", "bits=2,3,4,5", HELD, *POOL)
     workers = sweeps.held(2)
     kill(command.pid)
     command.wait()
@@ -219,7 +217,7 @@ def test_workers_do_not_outlive_a_command_that_is_killed(sweeps: Sweeps) -> None
 
 def test_two_sweeps_on_one_store_run_no_cell_twice(sweeps: Sweeps) -> None:
     """One in two processes, one in one that takes itself for another machine's; they share most of their cells."""
-    command = sweeps.start("method=gptq,rtn", "bits=2,3,4,5", POOL)
+    command = sweeps.start("method=gptq,rtn", "bits=2,3,4,5", *POOL)
     other = sweeps.start_elsewhere("method=gptq,rtn", "bits=5,4,3,8")
     for process in (command, other):
         status, out, told = ended(process)

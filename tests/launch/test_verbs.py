@@ -17,10 +17,9 @@ from launch import sweeps as recorded
 from mmq_sweeps.store import Store
 from tests.conftest import command_environment
 from tests.launch import cells as made
-from tests.launch.processes import HELD, Sweeps, alive
+from tests.launch.processes import HELD, POOL, Sweeps, alive
 from tests.launch.stores import launched, worker
 
-POOL = "hydra.launcher.workers=2"
 CELLS = made.grid(2, 3)
 
 
@@ -31,7 +30,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 def test_cancel_stops_a_sweep_and_retry_goes_on_with_it(sweeps: Sweeps) -> None:
     sweeps.hold()
-    pool = sweeps.start("method=rtn", "bits=2,3,4,5,8", HELD, POOL)
+    pool = sweeps.start("method=rtn", "bits=2,3,4,5,8", HELD, *POOL)
     workers = sweeps.held(2)
     cancelled = sweeps.launch("cancel")
     assert cancelled.returncode == 0, cancelled.stderr
@@ -95,8 +94,8 @@ def test_a_failed_cell_is_told_by_status_and_logs_and_run_again_by_retry(
     sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(sweeps.folder))
-    status, told = ended(sweeps.start("method=fragile", "bits=2,3,4", failing_method(sweeps.folder)))
-    assert status == 1, told
+    done = sweeps.run("method=fragile", "bits=2,3,4", failing_method(sweeps.folder))
+    assert done.returncode == 1, done.stderr
     seen = sweeps.status()
     assert seen["failures"] == {"RuntimeError": 1}
     failed = next(cell["id"] for cell in seen["list"] if cell["state"] == "failed")

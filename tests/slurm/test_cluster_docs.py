@@ -21,7 +21,7 @@ BLOCKS = re.findall(r"<!-- on the cluster -->\n```sh\n(.*?)```", TEXT, flags=re.
 @pytest.mark.usefixtures("cluster")
 def test_from_a_profile_to_figures(tmp_path: Path) -> None:
     for name in ("mmq_sweeps", "launch", "analysis", "conf"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, tmp_path / name)
     # "python" is that of the tests, as in an activated environment.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = command_environment(PYTHONPATH=str(tmp_path), PATH=path, WANDB_MODE="offline")

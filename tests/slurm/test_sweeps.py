@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from launch import cluster as commands
+from tests.commands import run_forked
 from tests.conftest import command_environment
 from tests.slurm.cluster import QOS, SMALL_QOS, Cluster
 
@@ -50,9 +51,9 @@ class Place:
 
     def run(self, *arguments: str, module: str = "mmq_sweeps", status: int = 0) -> tuple[str, str]:
         """Standard output and standard error of a command, which must end with ``status``."""
-        with self.start(*arguments, module=module) as process:
-            told = process.communicate(timeout=240)
-        assert process.returncode == status, told
+        done = run_forked(module, arguments, self.folder, command_environment(**self.environment))
+        told = done.stdout, done.stderr
+        assert done.returncode == status, told
         return told
 
     def records(self) -> dict[str, dict]:
