@@ -24,7 +24,7 @@ from mmq_sweeps.targets import Part
 
 # Tokens whose products are summed in single precision before they are added to the sum in double precision: so many, or
 # fewer where so many bytes hold fewer, but not so few that adding would take as long as multiplying.
-TOKENS_AT_ONCE, WAITING_BYTES, LEAST_TOKENS = 4096, 2**23, 1024
+TOKENS_AT_ONCE, WAITING_BYTES, LEAST_TOKENS = 4096, 2**23, 512
 # Rows of a Gram matrix that are summed at a time.
 PANEL = 256
 BlockInputs = tuple[tuple[Any, ...], dict[str, Any]]
