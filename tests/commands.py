@@ -22,7 +22,7 @@ CONTEXT.set_forkserver_preload(PRELOADED)
 
 
 class Forked:
-    """``python -m module arguments`` in ``folder``, on its way: much of ``subprocess.Popen``, whose output is in files."""
+    """``python -m module arguments`` in ``folder``, on its way; to be ended by ``communicate``."""
 
     def __init__(self, module: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
         self.args = [module, *arguments]
@@ -45,19 +45,14 @@ class Forked:
     def kill(self) -> None:
         self._process.kill()
 
-    def wait(self, timeout: float = 300) -> int:
-        """The exit status; one that takes longer is killed."""
-        self._process.join(timeout)
-        if self.returncode is None:
-            self.kill()
-            self._process.join()
-            raise subprocess.TimeoutExpired(self.args, timeout)
-        return self.returncode
-
     def communicate(self, timeout: float = 300) -> tuple[str, str]:
-        """What it wrote to standard output and standard error until its end."""
+        """What it wrote to standard output and standard error until its end; one that takes longer is killed."""
         with self._outputs:
-            self.wait(timeout)
+            self._process.join(timeout)
+            if self.returncode is None:
+                self.kill()
+                self._process.join()
+                raise subprocess.TimeoutExpired(self.args, timeout)
             out, err = (Path(self._outputs.name, name).read_text() for name in ("out", "err"))
         return out, err
 
@@ -85,6 +80,8 @@ def _child(module: str, arguments: list[str], folder: Path, environment: dict[st
     os.environ.clear()
     os.environ.update(environment)
     sys.path[:0] = [str(folder), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    for name in [name for name in sys.modules if (folder / name.partition(".")[0] / "__init__.py").is_file()]:
+        del sys.modules[name]  # A folder with packages of its own, as a copy of the checkout, has them imported.
     sys.argv = [module, *arguments]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -210,7 +210,8 @@ def test_killed_at_any_moment_the_next_run_does_what_is_missing(tmp_path: Path) 
                 break
             time.sleep(0.01)
         process.kill()
-        assert process.wait() == -signal.SIGKILL
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
         recorded = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("runs/cells/*/record.json")}
         assert len(recorded) >= wanted
         assert kept <= set(recorded.items()), "a finished cell was run again"

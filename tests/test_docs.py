@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -37,17 +35,15 @@ def write_examples(section: str, folder: Path) -> None:
 
 
 def run(folder: Path, *arguments: str) -> list[dict]:
-    done = subprocess.run(
-        [sys.executable, "-m", "mmq_sweeps", *arguments, *SMALL, "--json"],
-        cwd=folder, env=command_environment(PYTHONPATH=str(folder)), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    environment = command_environment(PYTHONPATH=str(folder))
+    done = run_forked("mmq_sweeps", [*arguments, "--json"], folder, environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)["cells"]
 
 
 def test_adding_a_method(checkout: Path) -> None:
     write_examples("Add a method", checkout)
-    found = {row["method"]: row for row in run(checkout, "-m", "method=rtn,rtn_mse", "bits=3")}
+    found = {row["method"]: row for row in run(checkout, "-m", "method=rtn,rtn_mse", "bits=3", *SMALL)}
     assert set(found) == {"none", "rtn", "rtn_mse"}
     assert found["rtn_mse"]["bpw_exact"] == found["rtn"]["bpw_exact"]
 
@@ -57,7 +53,7 @@ def test_adding_a_model(checkout: Path) -> None:
     shutil.copytree(
         checkout / "mmq_sweeps" / "models" / "embedded" / "tiny_blip2", checkout / "checkpoints" / "my_blip2"
     )
-    found = run(checkout, "model=my_blip2", "method=gptq", "bits=3", "component=vision_language")
+    found = run(checkout, "model=my_blip2", "method=gptq", "bits=3", "component=vision_language", *SMALL)
     assert found[-1]["model"] == "my_blip2"
     assert found[-1]["bits"] == {"vision": "3", "language": "3"}
 
@@ -74,12 +70,7 @@ def test_adding_a_task(checkout: Path) -> None:
         (folder / "captions.json").write_text(json.dumps(captions))
     overrides = ["task=my_captions", "method=gptq", "bits=3", "calibration.samples=4", "task.limit=8"]
     arguments = [one for one in SMALL if one.split("=")[0] not in ("task.limit", "calibration.samples")]
-    done = subprocess.run(
-        [sys.executable, "-m", "mmq_sweeps", *overrides, *arguments, "--json"],
-        cwd=checkout, env=command_environment(PYTHONPATH=str(checkout)), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert {row["task"] for row in json.loads(done.stdout)["cells"]} == {"my_captions"}
+    assert {row["task"] for row in run(checkout, *arguments, *overrides)} == {"my_captions"}
 
 
 def test_every_experiment_opens_with_its_command_and_composes() -> None:
@@ -107,7 +98,7 @@ def test_an_experiment_of_ones_own(checkout: Path) -> None:
     text = (ROOT / "docs" / "sweeps.md").read_text()
     (block,) = re.findall(r"```yaml\n# (conf/experiment/\S+)\n(.*?)```", text, flags=re.DOTALL)
     (checkout / block[0]).write_text(block[1])
-    bits = [row["bits"] for row in run(checkout, "-m", "experiment=mine", "task.limit=4")]
+    bits = [row["bits"] for row in run(checkout, "-m", "experiment=mine", *SMALL, "task.limit=4")]
     assert {str(one.get("vision")) for one in bits} == {"None", "3", "4"}
     assert sorted(str(one.get("language")) for one in bits if "(" in str(one.get("language"))) == [
         "3 (end)", "3 (front)", "4 (end)", "4 (front)",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -22,7 +20,8 @@ from mmq_sweeps.progress import Progress
 from mmq_sweeps.record import Record
 from mmq_sweeps.store import Store
 from mmq_sweeps.sweep import Sweep, plan
-from tests.conftest import SMALL, command_environment
+from tests.commands import CONTEXT
+from tests.conftest import SMALL
 
 Composed = Callable[..., DictConfig]
 TINY = (*SMALL, "task.limit=6", "calibration.samples=8")
@@ -85,31 +84,30 @@ def test_a_cell_that_another_is_at_is_put_off_and_waited_for(composed: Composed,
     assert ran == [sweep.cells[place].id for place in (0, 2, 1)]
 
 
+def run_every(step: int, sweep: dict[str, Any], root: Path, ran: Path) -> None:
+    """In a process of its own: run every ``step``-th cell, and note which were run."""
+    whole = Sweep.from_json(sweep)
+    said: list[str] = []
+    store = Store.open(root, say=said.append)
+    ids = run(whole.cells[::step], whole, store)
+    ran.write_text(json.dumps({"ran": ids, "said": said}))
+
+
 def test_two_processes_on_one_store_run_no_cell_twice(composed: Composed, tmp_path: Path) -> None:
     sweep = sweep_of(composed, tmp_path / "store", 2, 3, 4, method="gptq")
-    (tmp_path / "sweep.json").write_text(json.dumps(sweep.to_json()))
-    program = (
-        "import json, sys\n"
-        "from mmq_sweeps.execute import execute\n"
-        "from mmq_sweeps.progress import Progress\n"
-        "from mmq_sweeps.store import Store\n"
-        "from mmq_sweeps.sweep import Sweep\n"
-        f"sweep = Sweep.from_json(json.load(open({str(tmp_path / 'sweep.json')!r})))\n"
-        f"store = Store.open({str(tmp_path / 'store')!r})\n"
-        "cells = sweep.cells[::int(sys.argv[1])]\n"
-        "with Progress(4) as progress:\n"
-        "    execute(cells, sweep, store, progress, lambda record: print(record.id, flush=True))\n"
-    )
-    commands = [[sys.executable, "-c", program, step] for step in ("1", "-1")]
+    told = [tmp_path / "forwards.json", tmp_path / "backwards.json"]
     running = [
-        subprocess.Popen(command, env=command_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for command in commands
+        CONTEXT.Process(target=run_every, args=(step, sweep.to_json(), tmp_path / "store", path))
+        for step, path in zip((1, -1), told, strict=True)
     ]
-    told = [process.communicate(timeout=300) for process in running]
-    assert [process.returncode for process in running] == [0, 0], told
-    ran = Counter(line for out, _ in told for line in out.split())
-    assert ran == Counter(cell.id for cell in sweep.cells)
-    assert all("already" not in err for _, err in told)
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(300)
+    assert [process.exitcode for process in running] == [0, 0]
+    found = [json.loads(path.read_text()) for path in told]
+    assert Counter(cell for one in found for cell in one["ran"]) == Counter(cell.id for cell in sweep.cells)
+    assert [one["said"] for one in found] == [[], []]
 
 
 def test_whoever_quantizes_does_so_for_the_whole_sweep(composed: Composed, tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ def test_a_store_without_room_costs_one_warning(tmp_path: Path, monkeypatch: pyt
 
 def test_where_the_bound_leaves_no_room_memory_alone_keeps_outputs(tmp_path: Path) -> None:
     said: list[str] = []
-    store = Store.open(tmp_path, say=said.append, max_gb=1e-6)
+    store = Store.open(tmp_path, say=said.append, max_gb=1e-9)
     outputs = Outputs(store, ROOM)
     tower, given = Tower(), inputs(2 * TOGETHER)
     first = used(tower, player(outputs), given)
