@@ -224,6 +224,26 @@ def test_a_long_run_loses_nothing_to_its_length(monkeypatch: pytest.MonkeyPatch)
     assert stats.gram[0, 1].item() == pytest.approx((2.0**24 - 3000) / 3001, rel=1e-7)
 
 
+@pytest.mark.parametrize("least", [1, 8, 64])
+@pytest.mark.parametrize("lengths", [[3], [8, 8, 8], [5, 0, 20, 1, 7, 7], [64, 2, 100, 1]], ids=str)
+def test_tokens_wait_in_a_bound_of_memory_and_none_is_lost(
+    monkeypatch: pytest.MonkeyPatch, lengths: list[int], least: int
+) -> None:
+    monkeypatch.setattr(calibrate, "LEAST_TOKENS", least)
+    monkeypatch.setattr(calibrate, "WAITING_BYTES", 0)
+    model = nn.ModuleDict({"a": nn.Linear(6, 1)})
+    collector = Collector(["a"])
+    inputs = [torch.randn(length, 6, generator=torch.Generator().manual_seed(length)) for length in lengths]
+    with collector.listening(model):
+        for x in inputs:
+            collector.begin(None)
+            model["a"](x)
+    assert len(collector._sums["a"]._waiting) <= least
+    stats, every = collector.statistics()[0].stats, torch.cat(inputs)
+    assert stats.count == len(every)
+    torch.testing.assert_close(stats.gram, every.T @ every / len(every))
+
+
 def test_tokens_that_are_not_finite_are_counted() -> None:
     model = nn.ModuleDict({"a": nn.Linear(2, 1), "b": nn.Linear(2, 1)})
     collector = Collector(["a", "b"])
