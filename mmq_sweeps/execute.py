@@ -6,8 +6,9 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,7 +23,6 @@ from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.progress import Reporter
 from mmq_sweeps.quantize import KIND, Request
 from mmq_sweeps.record import Record, outcome
-from mmq_sweeps.replay import KIND as OUTPUTS
 from mmq_sweeps.run import Bench, run_cell
 from mmq_sweeps.share import share
 from mmq_sweeps.store import Store, explained
@@ -93,9 +93,11 @@ class Run:
         with bench.store.needed((KIND, request.key) for request in needed):
             wanted = self.workshop.requests(bench, missing[0], self.turns.missing)
             share(needed, wanted, self.workshop.sweep.group, bench, self.progress, self._check_stop)
+            outputs = [bench.outputs(cell) for cell in missing]
             put_off = []
             for place, cell in enumerate(missing):
-                with self._outputs_kept(missing[place:], bench):
+                # Those of cells that are done may be evicted.
+                with bench.store.needed(chain.from_iterable(outputs[place:])):
                     if not self._run(cell, bench, self.turns.take):
                         put_off.append(cell)
             return put_off
@@ -103,14 +105,9 @@ class Run:
     def wait_for(self, cell: Cell) -> None:
         """See that ``cell``, which another process was at, ends."""
         bench = self.workshop.bench(cell)
-        with self._outputs_kept([cell], bench):
+        with bench.store.needed(bench.outputs(cell)):
             self._run(cell, bench, lambda one: self.turns.wait(one, self.stop))
         self._check_stop()
-
-    def _outputs_kept(self, cells: Sequence[Cell], bench: Bench) -> AbstractContextManager[None]:
-        """Keep the outputs that ``cells`` need from being evicted; those of cells that are done may go."""
-        keys = {key for cell in cells for key in self.workshop.output_keys(cell, bench)}
-        return bench.store.needed((OUTPUTS, key) for key in keys)
 
     def _run(self, cell: Cell, bench: Bench, take: Callable[[Cell], Lock | None]) -> bool:
         """Run ``cell``, unless that was done meanwhile; False where another process is at it."""
@@ -150,7 +147,6 @@ class Workshop:
         self.sweep, self._store = sweep, store
         self._tasks: dict[str, Task] = {}
         self._model: tuple[str, LoadedModel, dict[str, Part], Warm] | None = None
-        self._outputs: dict[str, list[str]] = {}
         self._uses = Counter(cell.output_key(part) for cell in sweep.cells for part in cell.model["parts"])
 
     def bench(self, cell: Cell) -> Bench:
@@ -173,12 +169,6 @@ class Workshop:
                 with suppress(ValueError):
                     wanted |= {request.key: request for request in bench.requests(other)}
         return list(wanted.values())
-
-    def output_keys(self, cell: Cell, bench: Bench) -> list[str]:
-        """Under which the outputs are kept that ``cell`` shares with others."""
-        if cell.id not in self._outputs:
-            self._outputs[cell.id] = [] if bench.warm is None else bench.warm.output_keys(cell, bench.task)
-        return self._outputs[cell.id]
 
     def problems(self, cells: Sequence[Cell]) -> list[str]:
         """What keeps ``cells``, which share a model and a task, from running."""

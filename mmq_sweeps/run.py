@@ -18,11 +18,13 @@ from mmq_sweeps.attempts import Attempts
 from mmq_sweeps.build import build
 from mmq_sweeps.cell import Cell
 from mmq_sweeps.errors import OutOfMemory, StoreError
+from mmq_sweeps.locks import Artifact
 from mmq_sweeps.metrics import MetricResult
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.progress import Reporter
 from mmq_sweeps.quantize import Loaded, Request, compute, load, requests
 from mmq_sweeps.record import Record, outcome
+from mmq_sweeps.replay import KIND as OUTPUTS
 from mmq_sweeps.replay import Player
 from mmq_sweeps.store import Store
 from mmq_sweeps.targets import Part
@@ -63,6 +65,11 @@ class Bench:
                 known[key] = requests(cell, build("method", cell.method), self.parts, [part])
             found += known[key]
         return found
+
+    def outputs(self, cell: Cell) -> list[Artifact]:
+        """The kept outputs of parts that ``cell`` shares with other cells of the sweep."""
+        keys = [] if self.warm is None else self.warm.output_keys(cell, self.task)
+        return [(OUTPUTS, key) for key in keys]
 
     def halved(self) -> Bench | None:
         """The same with batches of half the size; ``None`` where there is nothing to halve."""
