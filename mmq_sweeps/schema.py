@@ -113,6 +113,8 @@ def register() -> None:
 
 def problems(config: Mapping[str, Any]) -> list[str]:
     """Everything wrong with a resolved configuration that can be told without loading a model; empty if nothing is."""
+    if untyped := _type_problems(config):
+        return untyped  # Nothing else could be looked at.
     known = [key.name for key in fields(Config)]
     found = [
         *(f"{key}: {unknown('key', key, known)}" for key in config if key not in known),
@@ -133,6 +135,24 @@ def problems(config: Mapping[str, Any]) -> list[str]:
         if part not in parts and not selection["if_present"]:
             found.append(f"component: {unknown('part', part, parts)[:-1]}, the parts of {model['name']}.")
         found += _selection_problems(f"component.{part}", selection)
+    return found
+
+
+def _type_problems(config: Mapping[str, Any]) -> list[str]:
+    """Nodes of which a class is built are of no schema's type, so their types are looked at here."""
+    task = config["task"]
+    found = []
+    for key, node in (("task", task), ("method", config["method"]), ("tracker", config["tracker"])):
+        if not isinstance(node.get("_target_"), str):
+            found.append(f"{key}._target_={node.get('_target_')!r}: give the dotted path of a class.")
+    data = task.get("data", {})
+    if not isinstance(data, Mapping):
+        found.append(f"task.data={data!r}: give its fields one by one, for instance task.data.root=FOLDER.")
+    elif data and not isinstance(data.get("_target_"), str):
+        found.append(f"task.data._target_={data.get('_target_')!r}: give the dotted path of a class.")
+    metrics = task.get("metrics")
+    if metrics is not None and not (isinstance(metrics, list) and all(isinstance(name, str) for name in metrics)):
+        found.append(f"task.metrics={metrics!r}: give a list of names, for instance task.metrics=[cider].")
     return found
 
 
