@@ -60,17 +60,19 @@ def chromium(profile: Path) -> Iterator[Any]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     try:
+        # Ends the browser's own start page.
         driver.get("about:blank")
-        # What the browser's own start page did.
-        driver.get_log("performance")
-        driver.get_log("browser")
         yield driver
     finally:
         driver.quit()
 
 
 def show(driver: Any, page: Path, width: int = 1280, scheme: str = "light") -> None:
-    """Open ``page`` in a window ``width`` pixels wide, in a ``light`` or ``dark`` colour scheme."""
+    """Open ``page`` in a window ``width`` pixels wide, in a ``light`` or ``dark`` colour scheme.
+
+    The logs hold afterwards what this page did, not what others did before it.
+    """
+    _forget(driver)
     screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     preferred = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -78,8 +80,13 @@ def show(driver: Any, page: Path, width: int = 1280, scheme: str = "light") -> N
     driver.get(page.as_uri())
 
 
+def _forget(driver: Any) -> None:
+    for log in ("performance", "browser"):
+        driver.get_log(log)
+
+
 def asked(driver: Any) -> list[str]:
-    """Addresses that were asked for since this was called last, without those that are in the page itself."""
+    """Addresses that the page shown asked for, without those that are in the page itself."""
     events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     addresses = [
         event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"
