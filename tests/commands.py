@@ -1,7 +1,8 @@
 """Commands as processes that need not import torch again: forked from one that has imported what they all import.
 
-A command's process is a real one, with its own folder, environment and exit status. What it leaves out is what
-``python -m`` does before the first line of ours, and the seconds of importing torch and transformers.
+A command's process is a real one, with its own folder, environment and exit status, and so are the workers that it
+starts, which are forked from it. What is left out is what ``python -m`` does before the first line of ours, and the
+seconds of importing torch and transformers.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any, BinaryIO
 
 PRELOADED = ["mmq_sweeps.execute", "launch.start", "launch.local", "launch.slurm", "tests.preloaded"]
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -22,11 +25,15 @@ CONTEXT.set_forkserver_preload(PRELOADED)
 
 
 class Forked:
-    """``python -m module arguments`` in ``folder``, on its way; to be ended by ``communicate``."""
+    """``python -m module arguments`` in ``folder``, on its way: what ``subprocess.Popen`` is for one that is started.
+
+    To be ended by ``communicate``.
+    """
 
     def __init__(self, module: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
         self.args = [module, *arguments]
         self._outputs = TemporaryDirectory()
+        self._written: tuple[str, str] | None = None
         given = (module, list(arguments), folder, dict(environment), self._outputs.name)
         self._process = CONTEXT.Process(target=_child, args=given)
         self._process.start()
@@ -42,19 +49,32 @@ class Forked:
     def poll(self) -> int | None:
         return self.returncode
 
+    def send_signal(self, how: signal.Signals) -> None:
+        os.kill(self.pid, how)
+
     def kill(self) -> None:
         self._process.kill()
 
+    def told(self) -> str:
+        """What it has written to standard error so far."""
+        return self._read("err")
+
     def communicate(self, timeout: float = 300) -> tuple[str, str]:
         """What it wrote to standard output and standard error until its end; one that takes longer is killed."""
-        with self._outputs:
-            self._process.join(timeout)
-            if self.returncode is None:
-                self.kill()
-                self._process.join()
-                raise subprocess.TimeoutExpired(self.args, timeout)
-            out, err = (Path(self._outputs.name, name).read_text() for name in ("out", "err"))
-        return out, err
+        if self._written is None:
+            with self._outputs:
+                self._process.join(timeout)
+                if self.returncode is None:
+                    self.kill()
+                    self._process.join()
+                    raise subprocess.TimeoutExpired(self.args, timeout)
+                self._written = self._read("out"), self._read("err")
+        return self._written
+
+    def _read(self, name: str) -> str:
+        path = Path(self._outputs.name, name)
+        # Absent where it was killed before it had opened it.
+        return path.read_text() if path.exists() else ""
 
 
 def run_forked(
@@ -66,22 +86,87 @@ def run_forked(
     return subprocess.CompletedProcess(process.args, process.returncode, *told)
 
 
+class _Worker:
+    """A worker of a forked command: what ``launch/pool.py`` asks of ``subprocess.Popen``, without starting Python."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        stdin: int,
+        stdout: BinaryIO,
+        stderr: BinaryIO,
+        start_new_session: bool,
+    ) -> None:
+        python, option, module, *arguments = command
+        assert (python, option, stdin, stdout, start_new_session) == (
+            sys.executable,
+            "-m",
+            subprocess.PIPE,
+            stderr,
+            True,
+        )
+        reader, writer = os.pipe()
+        given = (module, arguments, dict(env), reader, writer, stdout.fileno())
+        self._process = multiprocessing.get_context("fork").Process(target=_worker, args=given)
+        self._process.start()
+        self.pid = self._process.pid
+        os.close(reader)
+        self.stdin = os.fdopen(writer, "wb")
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self) -> int | None:
+        self._process.join()
+        return self.returncode
+
+    def send_signal(self, how: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, how)
+
+
 def _child(module: str, arguments: list[str], folder: Path, environment: dict[str, str], outputs: str) -> None:
+    """A command, in the process that was forked for it."""
     for number, name in ((1, "out"), (2, "err")):
         to = os.open(Path(outputs, name), os.O_WRONLY | os.O_CREAT)
         os.dup2(to, number)
         os.close(to)
+    os.chdir(folder)
+    sys.path[:0] = [str(folder), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    for name in [name for name in sys.modules if (folder / name.partition(".")[0] / "__init__.py").is_file()]:
+        del sys.modules[name]  # A folder with packages of its own, as a copy of the checkout, has them imported.
+    from launch import pool
+
+    forking: Any = SimpleNamespace(Popen=_Worker, PIPE=subprocess.PIPE)
+    pool.subprocess = forking
+    _run(module, arguments, environment)
+
+
+def _worker(module: str, arguments: list[str], environment: dict[str, str], reader: int, writer: int, log: int) -> None:
+    """A worker, in the process that was forked for it."""
+    os.close(writer)
+    os.setsid()
+    for descriptor, to in ((reader, 0), (log, 1), (log, 2)):
+        os.dup2(descriptor, to)
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    _run(module, arguments, environment)
+
+
+def _run(module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    """``python -m module arguments``, with what is open as 1 and 2 for its standard output and standard error."""
     # What was opened before is the other process's.
     sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
     sys.stderr.reconfigure(line_buffering=True)
     # Where the tests run in the background of a shell, it is ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.path[:0] = [str(folder), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
-    for name in [name for name in sys.modules if (folder / name.partition(".")[0] / "__init__.py").is_file()]:
-        del sys.modules[name]  # A folder with packages of its own, as a copy of the checkout, has them imported.
     sys.argv = [module, *arguments]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,16 @@ from launch import sweeps as recorded
 from launch.snapshot import Look
 from launch.status import as_json
 from mmq_sweeps.store import Store
-from tests.commands import run_forked
+from tests.commands import Forked, run_forked
 from tests.conftest import SMALL, command_environment
 
 # Not how good a cell is but that it ran is asked here.
 FEW = (*SMALL, "task.limit=4")
-ELSEWHERE = (
-    "import mmq_sweeps.owner\n"
-    "mmq_sweeps.owner.this_machine = lambda: 'another machine'\n"
-    "from mmq_sweeps.__main__ import main\n"
-    "main()\n"
-)
 # Unchecked, because that is another process with torch for each of them.
 POOL = ("hydra.launcher.workers=2", "hydra.launcher.check=false")
 HELD = "task.metrics=[cider,'tests.launch.holding:Hold']"
 PATIENCE_SECONDS = 300
+Process = subprocess.Popen[str] | Forked
 
 
 @dataclass
@@ -40,19 +35,26 @@ class Sweeps:
     """Commands in ``folder``, whose store is ``folder/runs``."""
 
     folder: Path
-    started: list[subprocess.Popen[str]] = field(default_factory=list)
+    started: list[Process] = field(default_factory=list)
 
     @property
     def store(self) -> Path:
         return self.folder / "runs"
 
-    def start(self, *overrides: str, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *overrides: str, module: str = "mmq_sweeps", **environment: str) -> Forked:
         """The sweep's command, on small limits, in the background."""
-        return self.program("-m", "mmq_sweeps", "-m", *FEW, *overrides, **environment)
+        (self.folder / "hold").mkdir(exist_ok=True)
+        process = Forked(module, ["-m", *FEW, *overrides], self.folder, self._environment(**environment))
+        self.started.append(process)
+        return process
 
-    def start_elsewhere(self, *overrides: str) -> subprocess.Popen[str]:
+    def start_elsewhere(self, *overrides: str) -> Forked:
         """``start``, by a process that takes itself for one of another machine."""
-        return self.program("-c", ELSEWHERE, "-m", *FEW, *overrides)
+        return self.start(*overrides, module="tests.launch.elsewhere")
+
+    def start_anew(self, *overrides: str, **environment: str) -> subprocess.Popen[str]:
+        """``start``, by Python as it is started from a shell, and so with workers that are started by it."""
+        return self.program("-m", "mmq_sweeps", "-m", *FEW, *overrides, **environment)
 
     def program(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Python with these arguments, in the background."""
@@ -116,11 +118,8 @@ class Sweeps:
     def end(self) -> None:
         """Nothing that a test started outlives it."""
         for process in self.started:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        for pipe in (pipe for process in self.started for pipe in (process.stdout, process.stderr) if pipe):
-            pipe.close()
+            process.kill()
+            process.communicate()
 
 
 def alive(name: str) -> bool:
@@ -132,7 +131,7 @@ def alive(name: str) -> bool:
     return state not in "ZX"
 
 
-def wait_for(what: str, true: Callable[[], bool], processes: list[subprocess.Popen[str]]) -> None:
+def wait_for(what: str, true: Callable[[], bool], processes: Sequence[Process]) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not true():
         ended = [process for process in processes if process.poll() is not None]

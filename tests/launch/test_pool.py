@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from launch import sweeps as recorded
 from launch.pool import dealt, shares
 from mmq_sweeps.store import Store
 from tests.launch import cells as made
-from tests.launch.processes import HELD, POOL, Sweeps, alive, kill, wait_for
+from tests.launch.processes import HELD, POOL, Process, Sweeps, alive, kill, wait_for
 from tests.launch.stores import launched
 
 
@@ -68,18 +67,9 @@ def test_a_worker_that_cannot_run_says_why_and_is_not_replaced(tmp_path: Path) -
     assert " could not run: error: tracker._target_=no.such.Tracker: " in told
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def ended(process: Process) -> tuple[int, str, str]:
     out, told = process.communicate(timeout=240)
     return process.returncode, out, told
-
-
-def read_until(process: subprocess.Popen[str], text: str) -> None:
-    """Read what a process tells up to a line with ``text``."""
-    assert process.stderr is not None
-    told = []
-    while text not in (line := process.stderr.readline()):
-        assert line, told
-        told.append(line)
 
 
 def metrics(store: Path) -> dict[str, dict]:
@@ -92,7 +82,7 @@ def test_two_workers_do_what_one_process_does(sweeps: Sweeps) -> None:
     # Sums depend on the number of threads in their last digits, and what a method makes of them in more.
     one_thread = {"OMP_NUM_THREADS": "1"}
     sweeps.hold()
-    command = sweeps.start(*axes, HELD, *POOL, CUDA_VISIBLE_DEVICES="0,1", **one_thread)
+    command = sweeps.start_anew(*axes, HELD, *POOL, CUDA_VISIBLE_DEVICES="0,1", **one_thread)
     assert len(set(sweeps.held(2))) == 2
     seen = sweeps.status()
     assert [worker["state"] for worker in seen["workers"]] == ["running", "running"]
@@ -110,7 +100,7 @@ def test_two_workers_do_what_one_process_does(sweeps: Sweeps) -> None:
     assert [worker["state"] for worker in seen["workers"]] == ["finished", "finished"]
     assert sum(worker["done"] for worker in seen["workers"]) == 7
 
-    status, _, told = ended(sweeps.start(*axes, HELD, "store.dir=alone", **one_thread))
+    status, _, told = ended(sweeps.start_anew(*axes, HELD, "store.dir=alone", **one_thread))
     assert status == 0, told
     assert metrics(sweeps.folder / "alone") == metrics(sweeps.store)
 
@@ -176,7 +166,8 @@ def test_ctrl_c_ends_the_cells_at_hand_and_says_how_to_go_on(sweeps: Sweeps) -> 
     command = sweeps.start("method=rtn", "bits=2,3,4,5,8", HELD, *POOL)
     workers = sweeps.held(2)
     command.send_signal(signal.SIGINT)
-    read_until(command, "stopping after the cells at hand; Ctrl-C again ends them at once")
+    stopping = "stopping after the cells at hand; Ctrl-C again ends them at once"
+    wait_for(stopping, lambda: stopping in command.told(), sweeps.started)
     sweeps.let_go()
     status, _, told = ended(command)
     assert status == 130, told
@@ -197,7 +188,7 @@ def test_a_second_ctrl_c_ends_them_at_once(sweeps: Sweeps) -> None:
     command = sweeps.start("method=rtn", "bits=2,3", HELD, *POOL)
     workers = sweeps.held(2)
     command.send_signal(signal.SIGINT)
-    read_until(command, "Ctrl-C again")
+    wait_for("the pool to stop", lambda: "Ctrl-C again" in command.told(), sweeps.started)
     command.send_signal(signal.SIGINT)
     status, _, told = ended(command)
     assert status == 130, told
@@ -209,8 +200,8 @@ def test_workers_do_not_outlive_a_command_that_is_killed(sweeps: Sweeps) -> None
     sweeps.hold()
     command = sweeps.start("method=rtn", "bits=2,3,4,5", HELD, *POOL)
     workers = sweeps.held(2)
-    kill(command.pid)
-    command.wait()
+    command.kill()
+    ended(command)
     sweeps.let_go()
     wait_for("the workers to end", lambda: not any(alive(str(pid)) for pid in workers), [])
     assert len(sweeps.records()) == 2

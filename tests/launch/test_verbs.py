@@ -17,13 +17,13 @@ from launch import sweeps as recorded
 from mmq_sweeps.store import Store
 from tests.conftest import command_environment
 from tests.launch import cells as made
-from tests.launch.processes import HELD, POOL, Sweeps, alive
+from tests.launch.processes import HELD, POOL, Process, Sweeps, alive
 from tests.launch.stores import launched, worker
 
 CELLS = made.grid(2, 3)
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+def ended(process: Process) -> tuple[int, str]:
     told = process.communicate(timeout=240)[1]
     return process.returncode, told
 
