@@ -35,8 +35,9 @@ from tests.wandb_server import Site, serve, settings
 SMALL = ("task.limit=24", "calibration.samples=16", "calibration.batch_size=8", "tracker=none")
 
 
-# Names the folder of the SLURM cluster that tests/slurm share, across the processes of pytest-xdist.
+# Names the folder of the SLURM clusters that tests/slurm share, across the processes of pytest-xdist.
 SLURM_ROOT = "MMQ_SLURM_ROOT"
+SLURM_CLUSTERS = 2
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,8 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """A process a core, and one more where there is SLURM: a test of it waits for the cluster most of its time."""
-    return (os.cpu_count() or 1) + (shutil.which("slurmctld") is not None)
+    """A process a core, and one more for each cluster of SLURM: a test of it waits for the cluster most of its time."""
+    return (os.cpu_count() or 1) + (SLURM_CLUSTERS if shutil.which("slurmctld") else 0)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -63,7 +64,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput") and root.exists():
         from tests.slurm.cluster import Cluster
 
-        Cluster(root).down()
+        for one in root.iterdir():
+            if one.is_dir():
+                Cluster(one).down()
         shutil.rmtree(root)
 
 

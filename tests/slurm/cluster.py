@@ -64,7 +64,7 @@ class Cluster:
         return [f"node{number}" for number in range(1, self.nodes + 1)]
 
     def up(self) -> None:
-        for folder in ("etc", "run", "log", "state", "db", "munge", *(f"spool/{name}" for name in self.node_names)):
+        for folder in ("etc", "run", "log", "state", "tmp", "munge", *(f"spool/{name}" for name in self.node_names)):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o755)
         for folder in ("munge", "log"):
@@ -262,16 +262,21 @@ class Cluster:
 
     def _start_accounting(self) -> None:
         data, run, log, user = self.root / "db", self.root / "run", self.root / "log", getpass.getuser()
-        if not (data / "mysql").exists():
+        # Of its own: two that are installed at the same time in /tmp take each other's tables for theirs.
+        temporary = f"--tmpdir={self.root}/tmp"
+        if not data.exists():
+            installed = self.root / "db.part"
+            shutil.rmtree(installed, ignore_errors=True)
             with (log / "mariadb-install.log").open("w") as told:
                 subprocess.run(
-                    ["mariadb-install-db", "--no-defaults", f"--user={user}", f"--datadir={data}", "--skip-test-db",
-                     "--auth-root-authentication-method=normal"],
+                    ["mariadb-install-db", "--no-defaults", f"--user={user}", f"--datadir={installed}", temporary,
+                     "--skip-test-db", "--auth-root-authentication-method=normal"],
                     stdout=told, stderr=told, check=True,
                 )  # fmt: skip
+            installed.rename(data)
         self._daemon(
             "mariadbd", "mariadbd", "--no-defaults", f"--user={user}", f"--datadir={data}", f"--socket={run}/mysql.sock",
-            f"--pid-file={run}/mariadbd.pid", "--skip-networking", "--innodb-buffer-pool-size=64M",
+            f"--pid-file={run}/mariadbd.pid", temporary, "--skip-networking", "--innodb-buffer-pool-size=64M",
             "--innodb-lock-wait-timeout=900", "--innodb-flush-log-at-trx-commit=0", f"--log-error={log}/mariadbd.log",
             stays=True,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""One cluster for all tests that need one, whichever process of pytest-xdist they land in; one test at a time has it."""
+"""Two clusters for all tests that need one, whichever process of pytest-xdist they land in; one test at a time has each."""
 
 from __future__ import annotations
 
@@ -6,51 +6,68 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import SLURM_ROOT
+from tests.conftest import SLURM_CLUSTERS, SLURM_ROOT
 from tests.slurm.cluster import INSTALL, Cluster, missing_programs
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Theirs are begun first, in as many processes as there are clusters: they wait most of the time, others compute."""
     here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.slurm)
-    # First, since they take turns: what one process has begun is done when the others are through with the rest.
-    items.sort(key=lambda item: here not in item.path.parents)
+    ours = [item for item in items if here in item.path.parents]
+    others = [item for item in items if here not in item.path.parents]
+    for item in ours:
+        item.add_marker(pytest.mark.slurm)
+    # pytest-xdist begins by giving each process as many neighbours.
+    share = len(items) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    items.clear()
+    for cluster in range(SLURM_CLUSTERS):
+        items += ours[cluster::SLURM_CLUSTERS]
+        while others and len(items) < (cluster + 1) * share:
+            items.append(others.pop(0))
+    items += others
 
 
-@pytest.fixture(scope="session")
-def running_cluster() -> Cluster:
-    """Started by the first that asks; taken down when the whole of pytest ends (tests/conftest.py)."""
+@contextmanager
+def _a_free_cluster(roots: Path) -> Iterator[Cluster]:
+    """A cluster that no other process has, running, for as long as this lasts."""
+    names = [str(number) for number in range(SLURM_CLUSTERS)]
+    while True:
+        for name in names:
+            with (roots / f"{name} in use").open("w") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                cluster = Cluster(roots / name)
+                # Taken down when the whole of pytest ends (tests/conftest.py).
+                if not cluster.is_up():
+                    cluster.up()
+                cluster.restore()
+                yield cluster
+                return
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster for this test alone, empty and with all nodes; SLURM's commands talk to it."""
     if missing := missing_programs():
         pytest.skip(f"no {', '.join(missing)}: {INSTALL}")
     if os.getuid():
         pytest.skip(
             "a GPU of the test cluster is a device file, which only root can make: sudo .venv/bin/python -m pytest"
         )
-    root = Path(os.environ[SLURM_ROOT])
-    root.mkdir(exist_ok=True)
-    cluster = Cluster(root)
-    with (root / "starting").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if not cluster.is_up():
-            cluster.up()
-    return cluster
-
-
-@pytest.fixture
-def cluster(running_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """The cluster for this test alone, empty and with all nodes; SLURM's commands talk to it."""
-    for key, value in running_cluster.environment.items():
-        monkeypatch.setenv(key, value)
-    with (running_cluster.root / "in use").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        running_cluster.restore()
-        yield running_cluster
+    roots = Path(os.environ[SLURM_ROOT])
+    roots.mkdir(exist_ok=True)
+    with _a_free_cluster(roots) as found:
+        for key, value in found.environment.items():
+            monkeypatch.setenv(key, value)
+        yield found
 
 
 @pytest.fixture

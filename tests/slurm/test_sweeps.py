@@ -243,6 +243,7 @@ def test_a_node_that_dies_loses_one_cell(cluster: Cluster, place: Place, eventua
     )
     cluster.kill_node("node1")
     before = {cell: record["created"] for cell, record in place.records().items()}
+    eventually(lambda: "node1" in cluster.nodes_in("down"), "SLURM notices")
     cluster.start_node("node1")
     told = command.communicate(timeout=240)
     assert command.returncode == 0, told
