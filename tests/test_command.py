@@ -334,11 +334,13 @@ def test_it_runs_from_any_folder_as_module_and_as_script(tmp_path: Path) -> None
         pytest.skip("the package is not installed; run: pip install -e '.[test]'")
     elsewhere = tmp_path / "a folder with spaces, and ünïcode"
     elsewhere.mkdir()
+    arguments = ["method=rtn", "bits=2", *SMALL, "--json"]
     told = [
-        subprocess.run([*how, "method=rtn", "bits=2", *SMALL, "--json", f"store.dir=store{index}"],
-                       cwd=elsewhere, capture_output=True, text=True, check=False)
-        for index, how in enumerate([[str(script)], [sys.executable, "-m", "mmq_sweeps"]])
-    ]  # fmt: skip
+        subprocess.run(
+            [str(script), *arguments, "store.dir=store0"], cwd=elsewhere, capture_output=True, text=True, check=False
+        ),
+        run_forked("mmq_sweeps", [*arguments, "store.dir=store1"], elsewhere, command_environment()),
+    ]
     assert all(one.returncode == 0 for one in told), told[0].stderr + told[1].stderr
     assert [row["metrics"] for row in cells(told[0])] == [row["metrics"] for row in cells(told[1])]
     assert (elsewhere / "store0" / "cells").is_dir()

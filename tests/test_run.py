@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from mmq_sweeps.progress import Progress
 from mmq_sweeps.run import run_cell
 from mmq_sweeps.store import Store
 from mmq_sweeps.sweep import plan
+from tests.commands import run_forked
 from tests.conftest import SMALL, command_environment
 
 HUGE = 1 << 50
@@ -60,33 +59,11 @@ def test_memory_that_is_refused_is_recorded_and_the_next_cell_runs(
 
 
 def test_a_limit_on_the_process_s_memory(tmp_path: Path) -> None:
-    """A real limit, set when the model is loaded and the cell begins: neither 300 images fit nor half of them.
-
-    An image asks for 4 MB more than it needs, so that there is room for all that is small: libraries that are refused some
-    bytes for a thread or a string end the process.
-    """
-    program = (
-        "import resource, sys, torch, transformers\n"
-        "from mmq_sweeps import run\n"
-        "measure, generate = run._measure, transformers.GenerationMixin.generate\n"
-        "def limited(*arguments):\n"
-        "    status = open('/proc/self/status').read().splitlines()\n"
-        "    used = next(int(line.split()[1]) * 1024 for line in status if line.startswith('VmSize'))\n"
-        "    resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000, resource.RLIM_INFINITY))\n"
-        "    return measure(*arguments)\n"
-        "def greedy(self, **inputs):\n"
-        "    torch.empty(len(inputs['inputs_embeds']) << 22, dtype=torch.uint8)\n"
-        "    return generate(self, **inputs)\n"
-        "run._measure, transformers.GenerationMixin.generate = limited, greedy\n"
-        "from mmq_sweeps.__main__ import main\n"
-        "main()\n"
-    )
+    """A real limit, set when the model is loaded and the cell begins: neither 300 images fit nor half of them."""
     if not Path("/proc/self/status").exists():
         pytest.skip("reads /proc, which this system does not have; run the tests on Linux")
-    done = subprocess.run(
-        [sys.executable, "-c", program, "method=none", "tracker=none", "task.limit=300", "task.batch_size=300"],
-        cwd=tmp_path, env=command_environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    arguments = ["method=none", "tracker=none", "task.limit=300", "task.batch_size=300"]
+    done = run_forked("tests.little_memory", arguments, tmp_path, command_environment())
     assert done.returncode == 1, done.stderr
     assert "failed: none: OutOfMemory: evaluating asked for" in done.stderr
     assert "choose a smaller task.batch_size (now 150)" in done.stderr
