@@ -1,7 +1,7 @@
 """Commands as processes that need not import torch again: forked from one that has imported what they all import.
 
-A command's process is a real one, with its own folder, environment and exit status, and so are the workers that it
-starts, which are forked from it. What is left out is what ``python -m`` does before the first line of ours, and the
+A command's process is a real one, with its own folder, environment and exit status, and so are those that it starts to
+work and to check, which are forked from it. What is left out is what ``python -m`` does before the first line of ours, and the
 seconds of importing torch and transformers.
 """
 
@@ -15,13 +15,14 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 PRELOADED = ["mmq_sweeps.execute", "launch.start", "launch.local", "launch.slurm", "tests.preloaded"]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)
+FORK = multiprocessing.get_context("fork")
 
 
 class Forked:
@@ -108,8 +109,8 @@ class _Worker:
             True,
         )
         reader, writer = os.pipe()
-        given = (module, arguments, dict(env), reader, writer, stdout.fileno())
-        self._process = multiprocessing.get_context("fork").Process(target=_worker, args=given)
+        log = stdout.fileno()
+        self._process = FORK.Process(target=_started, args=(module, arguments, dict(env), (reader, log, log), writer))
         self._process.start()
         self.pid = self._process.pid
         os.close(reader)
@@ -131,6 +132,24 @@ class _Worker:
             os.kill(self.pid, how)
 
 
+def _run_child(
+    command: Sequence[str], *, input: str, capture_output: bool, text: bool, check: bool
+) -> subprocess.CompletedProcess[str]:
+    """What ``launch/check.py`` asks of ``subprocess.run``, without starting Python."""
+    python, option, module, *arguments = command
+    assert (python, option, capture_output, text, check) == (sys.executable, "-m", True, True, False)
+    with TemporaryFile("w+") as given, TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+        given.write(input)
+        given.seek(0)
+        descriptors = tuple(file.fileno() for file in (given, out, err))
+        process = FORK.Process(target=_started, args=(module, arguments, dict(os.environ), descriptors))
+        process.start()
+        process.join()
+        for file in (out, err):
+            file.seek(0)
+        return subprocess.CompletedProcess(command, process.exitcode, out.read(), err.read())
+
+
 def _child(module: str, arguments: list[str], folder: Path, environment: dict[str, str], outputs: str) -> None:
     """A command, in the process that was forked for it."""
     for number, name in ((1, "out"), (2, "err")):
@@ -141,19 +160,26 @@ def _child(module: str, arguments: list[str], folder: Path, environment: dict[st
     sys.path[:0] = [str(folder), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     for name in [name for name in sys.modules if (folder / name.partition(".")[0] / "__init__.py").is_file()]:
         del sys.modules[name]  # A folder with packages of its own, as a copy of the checkout, has them imported.
-    from launch import pool
+    from launch import check, pool
 
-    forking: Any = SimpleNamespace(Popen=_Worker, PIPE=subprocess.PIPE)
-    pool.subprocess = forking
+    forking: Any = SimpleNamespace(Popen=_Worker, PIPE=subprocess.PIPE, run=_run_child)
+    check.subprocess = pool.subprocess = forking
     _run(module, arguments, environment)
 
 
-def _worker(module: str, arguments: list[str], environment: dict[str, str], reader: int, writer: int, log: int) -> None:
-    """A worker, in the process that was forked for it."""
-    os.close(writer)
+def _started(
+    module: str,
+    arguments: list[str],
+    environment: dict[str, str],
+    descriptors: tuple[int, int, int],
+    others: int | None = None,
+) -> None:
+    """What a command starts, in the process that was forked for it; ``others`` is the other end of its standard input."""
+    if others is not None:
+        os.close(others)
     os.setsid()
-    for descriptor, to in ((reader, 0), (log, 1), (log, 2)):
-        os.dup2(descriptor, to)
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, number)
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     _run(module, arguments, environment)
 
