@@ -49,8 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """A process a core, and one more where there is SLURM: a test of it waits for the cluster most of its time."""
-    return (os.cpu_count() or 1) + (shutil.which("slurmctld") is not None)
+    """A process a core, and one more for each cluster of SLURM: a test of it waits for the cluster most of its time."""
+    return (os.cpu_count() or 1) + (SLURM_CLUSTERS if shutil.which("slurmctld") else 0)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

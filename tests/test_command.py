@@ -234,7 +234,7 @@ def test_killed_at_any_moment_the_next_run_does_what_is_missing(tmp_path: Path) 
 
 
 def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
-    arguments = ["-m", "method=gptq,awq", "bits=2,3,4,5", *SMALL, "task.limit=400"]
+    arguments = ["-m", "method=gptq,awq", "bits=2,3,4,5", *SMALL, "task.limit=100"]
     process = Forked("mmq_sweeps", arguments, tmp_path, command_environment())
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("runs/cells/*/record.json")) and time.monotonic() < deadline:
