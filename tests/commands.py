@@ -101,13 +101,8 @@ class _Worker:
         start_new_session: bool,
     ) -> None:
         python, option, module, *arguments = command
-        assert (python, option, stdin, stdout, start_new_session) == (
-            sys.executable,
-            "-m",
-            subprocess.PIPE,
-            stderr,
-            True,
-        )
+        assert (python, option) == (sys.executable, "-m")
+        assert (stdin, stdout, start_new_session) == (subprocess.PIPE, stderr, True)
         reader, writer = os.pipe()
         log = stdout.fileno()
         self._process = FORK.Process(target=_started, args=(module, arguments, dict(env), (reader, log, log), writer))
