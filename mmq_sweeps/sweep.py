@@ -113,10 +113,9 @@ def _data_files(configs: Sequence[dict[str, Any]]) -> list[DataFiles | None]:
     known: dict[str, DataFiles | None] = {}
     found, missing = [], []
     for config in configs:
-        task, calibration = config["task"], config["calibration"]
+        task, calibration = config["task"], config["method"].get("calibration")
         asked = {name: task.get(name) for name in ("_target_", "data", "split", "limit", "calibration_split")}
-        calibrated = config["method"].get("calibration") is not None
-        key = digest([asked, calibrated and [calibration["samples"], calibration["seed"]]])
+        key = digest([asked, calibration])
         try:
             if key not in known:
                 known[key] = data_files(config)

@@ -45,9 +45,9 @@ def data_files(config: Mapping[str, Any]) -> DataFiles | None:
     given = {name: value for name, value in data.items() if name != "_target_"}
     evaluation = _digest(_Data(reader, {**given, "split": task["split"]}), _evaluated(task))
     calibration = None
-    if config["method"].get("calibration") is not None and "calibration_split" in task:
-        drawn = config["calibration"]
-        draw = {"count": drawn["samples"], "seed": drawn["seed"]}
+    drawn = config["method"].get("calibration")
+    if drawn is not None and "calibration_split" in task:
+        draw = {"count": drawn.get("samples"), "seed": drawn.get("seed")}
         calibration = _digest(_Data(reader, {**given, "split": task["calibration_split"]}, draw), _Choice(None))
     if evaluation is None and calibration is None:
         return None
