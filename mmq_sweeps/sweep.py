@@ -68,6 +68,7 @@ class Sweep:
 def plan(configs: Iterable[DictConfig]) -> Sweep:
     """Check every configuration and compose the cells; a ``ConfigError`` tells all problems of all of them."""
     plain = [_resolved(config) for config in configs]
+    _name_checkpoints([config["model"] for config in plain])
     found = [problem for config in plain for problem in problems(config)]
     settings = {key: plain[0][key] for key in OF_THE_SWEEP}
     for key in OF_THE_SWEEP:
@@ -86,6 +87,16 @@ def plan(configs: Iterable[DictConfig]) -> Sweep:
             kind.setdefault(one.id, one)
             by_id.setdefault(one.id, config)
     return Sweep(tuple(placed.cell for placed in in_order((baselines | asked).values())), by_id, settings)
+
+
+def _name_checkpoints(models: Iterable[dict[str, Any]]) -> None:
+    """Name each model's weights, and the other files of its checkpoint, by what is in them; each is looked at once."""
+    known: dict[tuple[str, str | None], dict[str, str | None]] = {}
+    for model in models:
+        key = (model["checkpoint"], model["revision"])
+        if key not in known:
+            known[key] = {"revision": pinned_revision(model), "files": files_digest(model)}
+        model |= known[key]
 
 
 def changed_files(sweep: Sweep, cells: Iterable[Cell]) -> list[str]:
@@ -128,7 +139,7 @@ def _data_files(configs: Sequence[dict[str, Any]]) -> list[DataFiles | None]:
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
-    """The configuration as plain values, with the model's weights and its other files named by what is in them."""
+    """The configuration as plain values."""
     if "hydra" in config:
         config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
@@ -145,6 +156,4 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
     if isinstance(limits := plain["model"]["max_memory"], dict):
         # The number of a GPU is read as a number, which JSON has no keys of.
         plain["model"]["max_memory"] = {str(place): limit for place, limit in limits.items()}
-    plain["model"]["revision"] = pinned_revision(plain["model"])
-    plain["model"]["files"] = files_digest(plain["model"])
     return plain

@@ -21,7 +21,8 @@ from pathlib import Path
 
 VERSION = 1
 READERS = 8
-# A file changed so recently may change again without another time of change: file systems count as coarsely as this.
+# A file changed so recently may change again without another time of change: file systems count as coarsely as this. The
+# inode's time says when, since it cannot be set.
 SETTLED_SECONDS = 2.0
 # Size, times of change of content and of inode in nanoseconds, and inode. A content put in place with an old time of
 # change still changes the inode or its own time. Devices are left out: they differ between the machines of a cluster.
@@ -82,7 +83,7 @@ def _of_folder(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
         name: (stamp, digest)
         for name, stamp in unknown.items()
         # One that changed while it was read is read again next time.
-        if (digest := found[name]) is not None and max(stamp[1:3]) < settled and _stamp(folder / name) == stamp
+        if (digest := found[name]) is not None and stamp[2] < settled and _stamp(folder / name) == stamp
     }
     if new and place is not None:
         _write(place, folder, {**_read(place), **new})
@@ -99,7 +100,7 @@ def _stamp(path: Path) -> Stamp | None:
 
 def _digest(path: Path, stamp: Stamp) -> str | None:
     try:
-        if max(stamp[1:3]) > time.time_ns() - int(SETTLED_SECONDS * 1e9):
+        if stamp[2] > time.time_ns() - int(SETTLED_SECONDS * 1e9):
             return _content(path)
         return _settled(path, stamp)
     except OSError:

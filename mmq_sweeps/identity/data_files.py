@@ -106,7 +106,7 @@ class _Data:
             if choice.items is None:
                 return []
             given["count"] = choice.items
-        found = []
+        found: list[Any] = []
         for example in choice.of(self.reader(**given)):
             if getattr(example, "path", None) is None and not found:
                 return []

@@ -63,7 +63,7 @@ def declared(target: str) -> Declared:
 
 def declared_by(own: type) -> Declared:
     """What a class that is imported declares."""
-    known = {field.name: roles.role(field.metadata) for field in dataclasses.fields(own)}  # type: ignore[arg-type]
+    known = {field.name: roles.role(field.metadata) for field in dataclasses.fields(own)}
     return _declared(f"{own.__module__}.{own.__qualname__}", vars(own), known)
 
 

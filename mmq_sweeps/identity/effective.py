@@ -50,7 +50,7 @@ def cell_of(config: Mapping[str, Any], files: DataFiles | None = None, read: Rea
     if not parts:
         return Cell(model, task, {}, None, None, names)
     named = classes.counting("method", method, LABEL)
-    names["method"] = named["_target_"]
+    names["method"] = _shown(named["_target_"])
     inputs = None
     if calibration is not None:
         calibration = _counting(CALIBRATION, calibration) | ({"files": files.calibration} if files is not None else {})
@@ -83,6 +83,13 @@ class _Classes:
 def _counting(own: Declared, node: Mapping[str, Any]) -> dict[str, Any]:
     """What counts of a node that has a type of ours, and therefore no ``_target_``."""
     return own.counting(node, LABEL)
+
+
+def _shown(known_as: str) -> str:
+    """A method's name for people: ``mine`` for ``lab.mine.Mine``; any other class of a user's own has its path."""
+    module, _, name = known_as.rpartition(".")
+    last = module.rpartition(".")[2]
+    return last if last.replace("_", "").lower() == name.lower() else known_as
 
 
 def _in_model_order(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def cached_commit(name: str, revision: str | None) -> str | None:
 
 def current_commit(name: str, revision: str | None) -> str | None:
     """The commit that a branch or tag stands for on the hub now; ``None`` if the hub cannot be asked or does not know it."""
-    if not reachable():
+    if not _found_reachable():
         return None
     try:
         found = get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision), timeout=PROBE_SECONDS)
@@ -49,6 +50,12 @@ def current_commit(name: str, revision: str | None) -> str | None:
         return None
     commit: str | None = found.commit_hash
     return commit
+
+
+@lru_cache(maxsize=1)
+def _found_reachable() -> bool:
+    """``reachable()``, tried once a process: a sweep may name many checkpoints, and each try may take seconds."""
+    return reachable()
 
 
 def reachable() -> bool:
