@@ -74,7 +74,7 @@ def _of_one(cell: Cell, parts: Mapping[str, Any]) -> Iterator[str]:
 
     for part, selection in cell.parts.items():
         try:
-            method = build("method", cell.method or {})
+            method = build("method", cell.method_node)
             if method.needs_statistics and cell.calibration is None:
                 yield (
                     f"method={cell.names['method']}: needs statistics, so its yaml must say calibration: ${{calibration}}"

@@ -9,24 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 FULL_PRECISION_BITS = 16
 BLOCK_GROUPS = ("front", "middle", "end")
 LAYER_KINDS = ("attention", "mlp")
 # Part of every id. Raise it when the same configuration starts to mean another computation.
-SEMANTICS = 4
-# What is left out because it names, places or speeds up without changing the result. A model's prompts are the task's,
-# which holds the one that it uses.
-MODEL_LABELS = ("name", "device", "device_map", "max_memory", "offload_dir", "prompts", "generation")
-PART_LABELS = ("label",)
-TASK_LABELS = ("name", "batch_size", "pair_batch_size", "model_classes")
-# Where the files of a published set lie. A digest of its annotations says what they are.
-DATA_PLACES = ("root", "annotations", "questions", "images", "file_names")
-CALIBRATION_LABELS = ("batch_size",)
-# What of a task decides the calibration inputs.
-CALIBRATION_FIELDS = ("_target_", "version", "data", "calibration_split", "prompt", "text_length", "dropped_marks")
+SEMANTICS = 5
 
 
 def digest(value: object) -> str:
@@ -36,20 +26,14 @@ def digest(value: object) -> str:
 
 
 @dataclass(frozen=True)
-class Annotations:
-    """Digests of the files that say what is evaluated, and from what calibration samples are drawn."""
-
-    evaluation: str
-    calibration: str
-
-
-@dataclass(frozen=True)
 class Cell:
-    """One model x one task x one assignment of (method, bits) to linears.
+    """One model x one task x one assignment of (method, bits) to linears, without anything that cannot change the result.
 
     ``parts`` maps a quantized part to ``{"bits", "blocks", "layers"}``, and ``"group_size"`` where that is not the
-    method's own; parts at full precision are absent. ``method`` is the method's ``_target_`` and fields, ``None`` at full
-    precision; ``calibration`` only where the method uses it.
+    method's own; parts at full precision are absent. ``method`` has the method's fields, and as ``_target_`` the name that
+    its class is known by; it is ``None`` at full precision. ``calibration`` is there only where the method uses it, and
+    ``inputs`` with it: those fields of the task that decide what calibration sees. ``names`` are for people, and
+    ``places`` maps the names that classes are known by to their dotted paths; neither is part of the id.
     """
 
     model: dict[str, Any]
@@ -58,35 +42,8 @@ class Cell:
     method: dict[str, Any] | None
     calibration: dict[str, Any] | None
     names: dict[str, str]
-
-    @staticmethod
-    def of(config: Mapping[str, Any], annotations: Annotations | None = None) -> Cell:
-        """The cell of a resolved configuration; ``annotations`` where the data are files that have digests."""
-        method = dict(config["method"])
-        calibration = method.pop("calibration", None)
-        quantizes = method["_target_"] != "none"
-        parts = {
-            part: {
-                "bits": selection["bits"],
-                "blocks": sorted(selection["blocks"], key=BLOCK_GROUPS.index),
-                "layers": sorted(selection["layers"], key=LAYER_KINDS.index),
-                **_group_size(selection, method),
-            }
-            for part, selection in _in_model_order(config)
-            if quantizes and selection["bits"] != FULL_PRECISION_BITS
-        }
-        model = _without(config["model"], MODEL_LABELS)
-        model["parts"] = {part: _without(where, PART_LABELS) for part, where in model["parts"].items()}
-        task = _without(config["task"], TASK_LABELS)
-        task["metrics"] = sorted(set(task["metrics"]))
-        if annotations is not None:
-            task["data"] = {**_without(task["data"], DATA_PLACES), "annotations": annotations.evaluation}
-            calibration = calibration and {**calibration, "annotations": annotations.calibration}
-        names = {"model": config["model"]["name"], "task": config["task"]["name"]}
-        names["method"] = _method_name(method["_target_"]) if parts else "none"
-        if not parts:
-            return Cell(model, task, {}, None, None, names)
-        return Cell(model, task, parts, method, calibration and _without(calibration, CALIBRATION_LABELS), names)
+    inputs: dict[str, Any] | None = None
+    places: dict[str, str] = field(default_factory=dict)
 
     def baseline(self) -> Cell:
         """The same model and task at full precision."""
@@ -109,38 +66,58 @@ class Cell:
         """Twelve hexadecimal digits."""
         return digest(self.effective)[:12]
 
+    @property
+    def method_node(self) -> dict[str, Any]:
+        """The method as ``build`` takes it: its class by its dotted path. A ValueError at full precision."""
+        if self.method is None:
+            raise ValueError("a cell at full precision has no method")
+        name = self.method["_target_"]
+        fields = {key: value for key, value in self.method.items() if key != "_version_"}
+        return {**fields, "_target_": self.places.get(name, name)}
+
+    def pass_key(self, part: str) -> str:
+        """Names what one pass over calibration data measures of ``part``, whatever is quantized with it."""
+        return self._key("pass", self._sampled, part=part)
+
+    def statistics_key(self, unit: str) -> str:
+        """Names the statistics of a unit's inputs at full precision, which serve every method and format."""
+        return self._key("statistics", self._sampled, unit=unit)
+
+    def unit_key(self, unit: str, format: Mapping[str, Any], behind: Mapping[str, Any] | None) -> str:
+        """Names a unit quantized in ``format``; ``behind`` is the part's selection if units follow each other."""
+        return self._key("unit", self._quantized, unit=unit, format=format, behind=behind)
+
     def part_key(self, part: str) -> str:
         """Names the quantization of ``part`` (at full precision as well): equal in all cells that quantize it alike."""
         selection = self.parts.get(part)
-        depends: dict[str, Any] = {"semantics": SEMANTICS, "model": self.model, "part": part, "selection": selection}
-        if selection is not None:
-            depends["method"] = self.method
-            depends["calibration"] = self.calibration
-            depends["data"] = self.calibration and {key: self.task.get(key) for key in CALIBRATION_FIELDS}
-        return digest(depends)[:24]
+        depends = {"model": self.model} if selection is None else self._quantized
+        return self._key("part", depends, part=part, selection=selection)
 
     def output_key(self, part: str) -> str:
         """Names what ``part`` gives on the evaluation data: its own quantization and that of every part before it."""
         names = list(self.model["parts"])
         upstream = names[: names.index(part) + 1]
         task = {key: value for key, value in self.task.items() if key != "metrics"}
-        return digest([task, *(self.part_key(name) for name in upstream)])[:24]
+        return self._key("output", {"task": task}, upstream=[self.part_key(name) for name in upstream])
+
+    @property
+    def _sampled(self) -> dict[str, Any]:
+        """What the inputs of layers in calibration depend on."""
+        return {"model": self.model, "calibration": self.calibration, "inputs": self.inputs}
+
+    @property
+    def _quantized(self) -> dict[str, Any]:
+        return {**self._sampled, "method": self.method}
+
+    @staticmethod
+    def _key(kind: str, depends: Mapping[str, Any], **more: Any) -> str:
+        """Twenty-four hexadecimal digits: the key of everything that is kept for other cells."""
+        return digest({"semantics": SEMANTICS, "kind": kind, **depends, **more})[:24]
 
     def title(self) -> str:
         """A few words for progress lines: ``gptq vision 3 connector 3 language 3``."""
         bits = " ".join(f"{part} {bits_label(selection)}" for part, selection in self.parts.items())
         return f"{self.names['method']} {bits}" if bits else "full precision"
-
-
-def _in_model_order(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The selections of parts that the model has."""
-    return [(part, config["component"][part]) for part in config["model"]["parts"] if part in config["component"]]
-
-
-def _group_size(selection: Mapping[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:
-    """A part's own group size; nothing where it is the one that the method has anyhow."""
-    own = selection["group_size"]
-    return {} if own is None or own == method.get("group_size") else {"group_size": own}
 
 
 def bits_label(selection: Mapping[str, Any]) -> str:
@@ -154,12 +131,3 @@ def bits_label(selection: Mapping[str, Any]) -> str:
     if size := selection.get("group_size"):
         bits += f" g{size}" if isinstance(size, int) else f" {size}"
     return f"{bits} ({' '.join(narrowed)})" if narrowed else bits
-
-
-def _without(mapping: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    return {key: value for key, value in mapping.items() if key not in keys}
-
-
-def _method_name(target: str) -> str:
-    # mmq_sweeps.methods.gptq.GPTQ -> gptq: a method is one file, and the file's name is the method's.
-    return target.rsplit(".", 2)[-2]

@@ -26,7 +26,7 @@ from mmq_sweeps.record import Record, outcome
 from mmq_sweeps.run import Bench, run_cell
 from mmq_sweeps.share import share
 from mmq_sweeps.store import Store, explained
-from mmq_sweeps.sweep import Sweep
+from mmq_sweeps.sweep import Sweep, changed_files
 from mmq_sweeps.targets import Part, find_parts
 from mmq_sweeps.tasks.base import Task
 from mmq_sweeps.trackers import Log, Tracker
@@ -172,6 +172,8 @@ class Workshop:
 
     def problems(self, cells: Sequence[Cell]) -> list[str]:
         """What keeps ``cells``, which share a model and a task, from running."""
+        if changed := changed_files(self.sweep, cells):
+            return changed
         bench = self.bench(cells[0])
         # Cells that quantize a part alike have the same problems with it.
         distinct = {(part, cell.part_key(part)): cell for cell in cells for part in cell.parts}
@@ -228,7 +230,7 @@ def _check_task(bench: Bench, calibrations: list[dict[str, Any]]) -> None:
 def _cell_problems(cell: Cell, bench: Bench) -> list[str]:
     if cell.method is None:
         return []
-    method = build("method", cell.method)
+    method = build("method", cell.method_node)
     if method.needs_statistics and cell.calibration is None:
         return [f"method={cell.names['method']}: needs statistics, so its yaml must say calibration: ${{calibration}}"]
     try:

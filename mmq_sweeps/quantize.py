@@ -21,7 +21,7 @@ from torch import Tensor
 from mmq_sweeps import environment, layer_stats
 from mmq_sweeps.affine import Format, QuantizedWeight
 from mmq_sweeps.calibrate import Pass, Replay, SharedStats, block_statistics, capture
-from mmq_sweeps.cell import CALIBRATION_FIELDS, SEMANTICS, Cell, digest
+from mmq_sweeps.cell import Cell
 from mmq_sweeps.errors import StoreError, TargetError
 from mmq_sweeps.kept import Kept
 from mmq_sweeps.methods.base import LayerStats, Method, Solution, expect, quantize_many
@@ -73,25 +73,14 @@ def requests(
         selection = cell.parts[name]
         format = _format(method, selection, name)
         units = parts[name].select(selection)
-        sampled = {
-            "semantics": SEMANTICS,
-            "model": cell.model,
-            "calibration": cell.calibration,
-            "data": cell.calibration and {key: cell.task.get(key) for key in CALIBRATION_FIELDS},
-        }
-        depends = {
-            **sampled,
-            "method": cell.method,
-            "format": asdict(format),
-            "behind": selection if sequential else None,
-        }
+        behind = selection if sequential else None
         kept = cell.calibration is not None and not sequential and not getattr(method, "needs_inputs", False)
-        by_key = {digest({**depends, "unit": unit.name})[:24]: unit for unit in units}
+        by_key = {cell.unit_key(unit.name, asdict(format), behind): unit for unit in units}
         chain = by_key if sequential else {}
         where = f"component.{name}.group_size" if "group_size" in selection else "method.group_size"
-        work = digest({**sampled, "part": name})[:24]
+        work = cell.pass_key(name)
         for key, unit in by_key.items():
-            statistics = digest({**sampled, "unit": unit.name})[:24] if kept else ""
+            statistics = cell.statistics_key(unit.name) if kept else ""
             found.append(Request(unit, method, format, key, cell.calibration, chain, where, work, statistics))
     return found
 

@@ -62,7 +62,7 @@ class Bench:
         for part in cell.parts:
             key = cell.part_key(part)
             if key not in known:
-                known[key] = requests(cell, build("method", cell.method), self.parts, [part])
+                known[key] = requests(cell, build("method", cell.method_node), self.parts, [part])
             found += known[key]
         return found
 

@@ -17,6 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from mmq_sweeps.cell import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS
 from mmq_sweeps.errors import one_of, unknown
+from mmq_sweeps.identity.roles import LABEL
 from mmq_sweeps.metrics import metric_names
 from mmq_sweeps.paths import conf_dir
 
@@ -38,7 +39,7 @@ SCORED = {"CaptionTask": "captions", "VqaTask": "answers", "RetrievalTask": "ran
 class PartConfig:
     """Where a part of a model lies. Paths are tried in order, since they move between releases of transformers."""
 
-    label: str = ""  # what the model's authors call it
+    label: str = field(default="", metadata=LABEL)  # what the model's authors call it
     module: list[str] = MISSING
     blocks: list[str] = MISSING  # relative to the module
     attention: list[str] = MISSING  # names inside a block
@@ -50,19 +51,26 @@ class PartConfig:
 
 @dataclass
 class ModelConfig:
-    name: str = MISSING
+    name: str = field(default=MISSING, metadata=LABEL)
     checkpoint: str = MISSING
     revision: str | None = None
     dtype: str = "float32"
     class_name: str = MISSING
-    device: str = "auto"
-    device_map: Any = None  # where weights lie that are not on the device: one of DEVICE_MAPS or {MODULE: DEVICE}
-    max_memory: Any = None  # for device_map=auto: {cpu: 16GB, 0: 20GB}
-    offload_dir: str | None = None  # for what does not fit into memory; null: the system's temporary folder
+    device: str = field(default="auto", metadata=LABEL)
+    device_map: Any = field(
+        default=None, metadata=LABEL
+    )  # where weights lie that are not on the device: one of DEVICE_MAPS or {MODULE: DEVICE}
+    max_memory: Any = field(default=None, metadata=LABEL)  # for device_map=auto: {cpu: 16GB, 0: 20GB}
+    # For what does not fit into memory; null: the system's temporary folder.
+    offload_dir: str | None = field(default=None, metadata=LABEL)
     parts: dict[str, PartConfig] = MISSING
-    # How this model is asked for a caption and for an answer; a model that cannot be asked has neither.
-    prompts: dict[str, str] = field(default_factory=dict)
-    generation: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # Whether the checkpoint's generation_config.json (sampling, penalties, suppressed tokens ...) applies beneath
+    # task.generation; false: only the ids of its special tokens are taken from there.
+    inherit_generation: bool = False
+    # How this model is asked for a caption and for an answer; a model that cannot be asked has neither. Labels, since
+    # the task holds those that it uses.
+    prompts: dict[str, str] = field(default_factory=dict, metadata=LABEL)
+    generation: dict[str, dict[str, Any]] = field(default_factory=dict, metadata=LABEL)
 
 
 @dataclass
@@ -79,7 +87,7 @@ class PartSelection:
 @dataclass
 class CalibrationConfig:
     samples: int = MISSING
-    batch_size: int = MISSING
+    batch_size: int = field(default=MISSING, metadata=LABEL)
     seed: int = MISSING
 
 

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmq_sweeps.annotations import annotations_of
-from mmq_sweeps.cell import Annotations, Cell, digest
+from mmq_sweeps.cell import Cell, digest
 from mmq_sweeps.errors import ConfigError
-from mmq_sweeps.models.checkpoint import pinned_revision
+from mmq_sweeps.identity.data_files import DataFiles, data_files
+from mmq_sweeps.identity.declared import declared
+from mmq_sweeps.identity.effective import cell_of
+from mmq_sweeps.models.checkpoint import files_digest, pinned_revision
 from mmq_sweeps.order import in_order
 from mmq_sweeps.schema import problems, unasked, without_value
 
+FLOW = ("vision", "connector", "language")
 # Belong to the sweep as a whole; sweeping over them has no meaning.
 OF_THE_SWEEP = ("store", "retry", "retries", "output", "tracker")
 
@@ -64,6 +68,7 @@ class Sweep:
 def plan(configs: Iterable[DictConfig]) -> Sweep:
     """Check every configuration and compose the cells; a ``ConfigError`` tells all problems of all of them."""
     plain = [_resolved(config) for config in configs]
+    _name_checkpoints([config["model"] for config in plain])
     found = [problem for config in plain for problem in problems(config)]
     settings = {key: plain[0][key] for key in OF_THE_SWEEP}
     for key in OF_THE_SWEEP:
@@ -71,24 +76,61 @@ def plan(configs: Iterable[DictConfig]) -> Sweep:
             found.append(f"{key}: differs between the cells of one sweep; give it one value, or run two sweeps.")
     if found:
         raise ConfigError(found)
-    annotations = _annotations(plain)
+    files = _data_files(plain)
+    read = cache(declared)
     baselines: dict[str, Cell] = {}
     asked: dict[str, Cell] = {}
     by_id: dict[str, dict[str, Any]] = {}
-    for config, files in zip(plain, annotations, strict=True):
-        cell = Cell.of(config, files)
+    for config, own in zip(plain, files, strict=True):
+        cell = cell_of(config, own, read)
         for kind, one in ((baselines, cell.baseline()), (asked, cell)):
             kind.setdefault(one.id, one)
             by_id.setdefault(one.id, config)
     return Sweep(tuple(placed.cell for placed in in_order((baselines | asked).values())), by_id, settings)
 
 
-def _annotations(configs: Sequence[dict[str, Any]]) -> list[Annotations | None]:
-    """The digests of each configuration's annotation files; a ``ConfigError`` tells all that are missing."""
+def _name_checkpoints(models: Iterable[dict[str, Any]]) -> None:
+    """Name each model's weights, and the other files of its checkpoint, by what is in them; each is looked at once."""
+    known: dict[tuple[str, str | None], dict[str, str | None]] = {}
+    for model in models:
+        key = (model["checkpoint"], model["revision"])
+        if key not in known:
+            known[key] = {"revision": pinned_revision(model), "files": files_digest(model)}
+        model |= known[key]
+
+
+def changed_files(sweep: Sweep, cells: Iterable[Cell]) -> list[str]:
+    """A sentence for each task of ``cells`` whose data are no longer what they were when the sweep was planned."""
+    found = []
+    seen = set()
+    for cell in cells:
+        config = sweep.configs[cell.id]
+        planned = (cell.task.get("files"), (cell.calibration or {}).get("files"))
+        key = digest([cell.task, cell.calibration])
+        if key in seen:
+            continue
+        seen.add(key)
+        now = data_files(config) or DataFiles("", "")
+        if (planned[0] or "") != now.evaluation or (planned[1] is not None and planned[1] != now.calibration):
+            found.append(
+                f"task.data: files of task={cell.names['task']} changed since the sweep was planned; plan it again, for "
+                "which the same command will do"
+            )
+    return list(dict.fromkeys(found))
+
+
+def _data_files(configs: Sequence[dict[str, Any]]) -> list[DataFiles | None]:
+    """The digests of each configuration's data; a ``ConfigError`` tells all annotation files that are missing."""
+    known: dict[str, DataFiles | None] = {}
     found, missing = [], []
     for config in configs:
+        task, calibration = config["task"], config["method"].get("calibration")
+        asked = {name: task.get(name) for name in ("_target_", "data", "split", "limit", "calibration_split")}
+        key = digest([asked, calibration])
         try:
-            found.append(annotations_of(config))
+            if key not in known:
+                known[key] = data_files(config)
+            found.append(known[key])
         except ConfigError as error:
             missing += error.problems
     if missing:
@@ -97,7 +139,7 @@ def _annotations(configs: Sequence[dict[str, Any]]) -> list[Annotations | None]:
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
-    """The configuration as plain values, with the model's weights named by their revision."""
+    """The configuration as plain values."""
     if "hydra" in config:
         config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
@@ -107,9 +149,11 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
             raise ConfigError(problem) from None
         raise
     plain = {str(key): value for key, value in dict(container).items()}  # type: ignore[arg-type]
-    plain["model"]["parts"] = {part: where for part, where in plain["model"]["parts"].items() if where["module"]}
+    named = {part: where for part, where in plain["model"]["parts"].items() if where["module"]}
+    # In the order in which a model runs them, however a yaml has them; those of other names come after these.
+    flow = [part for part in FLOW if part in named]
+    plain["model"]["parts"] = {part: named[part] for part in [*flow, *(part for part in named if part not in FLOW)]}
     if isinstance(limits := plain["model"]["max_memory"], dict):
         # The number of a GPU is read as a number, which JSON has no keys of.
         plain["model"]["max_memory"] = {str(place): limit for place, limit in limits.items()}
-    plain["model"]["revision"] = pinned_revision(plain["model"])
     return plain

@@ -35,6 +35,9 @@ from tests.wandb_server import Site, serve, settings
 SMALL = ("task.limit=24", "calibration.samples=16", "calibration.batch_size=8", "tracker=none")
 
 
+# Digests of files that tests write are kept apart from the developer's own; processes that tests start inherit it.
+os.environ.setdefault("MMQ_CACHE", str(Path(tempfile.gettempdir(), f"mmq-cache-{os.getuid()}")))
+
 # Names the folder of the SLURM clusters that tests/slurm share, across the processes of pytest-xdist.
 SLURM_ROOT = "MMQ_SLURM_ROOT"
 SLURM_CLUSTERS = 2

@@ -124,7 +124,11 @@ def _read(store: Store, stamps: Mapping[str, str]) -> tuple[list[dict[str, Any]]
 
 def _variant(cell: Mapping[str, Any]) -> dict[str, Any]:
     """What of a cell's method can differ under the same name, as the command line has it."""
-    found = {f"method.{name}": value for name, value in (cell.get("method") or {}).items() if name != "_target_"}
+    method = cell.get("method") or {}
+    found = {f"method.{name}": value for name, value in method.items() if name != "_target_"}
+    if "." in (target := method.get("_target_", "")) and not target.startswith("mmq_sweeps."):
+        # Two classes of a user's own may go by one name.
+        found["method._target_"] = target
     found |= {f"calibration.{name}": value for name, value in (cell.get("calibration") or {}).items()}
     for part, selection in cell["parts"].items():
         if "group_size" in selection:

@@ -24,7 +24,7 @@ from analysis.report.blocks import Answer, Sample, Samples, plain
 SHOWN = 8
 CELLS = 4
 THUMBNAIL, LOSSLESS, QUALITY = 288, 96, 80
-# Only these are built from what a record says.
+# Only these, and those that have a name of their own, are built from what a record says.
 READERS = "mmq_sweeps.data."
 
 
@@ -122,10 +122,11 @@ def _examples(
 def _reader(task: Mapping[str, Any], root: Path | None) -> Any:
     """The reader of ``task``; ``None`` where its files lie at a place that nobody named."""
     target = task["data"]["_target_"]
-    if not target.startswith(READERS):
-        raise ValueError(f"{target}: is none of {READERS}")
+    known_as = importlib.import_module("mmq_sweeps.data.catalog").READERS
+    if target not in known_as and not target.startswith(READERS):
+        raise ValueError(f"{target}: is none of {', '.join(known_as)}")
     module, _, name = target.rpartition(".")
-    made = getattr(importlib.import_module(module), name)
+    made = known_as.get(target) or getattr(importlib.import_module(module), name)
     known = {field.name: field for field in dataclasses.fields(made)}
     given = {key: value for key, value in task["data"].items() if key in known and key != "annotations"}
     if "root" in known:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
 from mmq_sweeps.data.karpathy import KarpathyCaptions
 from mmq_sweeps.data.published import Captioned, PublishedData, fields, is_other_split, listed, read_json, stamped
+from mmq_sweeps.identity.roles import LABEL
 
 _EXPECTED = "a captions file such as captions_val2017.json, with 'images' and 'annotations' that have a 'caption'"
 
@@ -18,9 +19,10 @@ _EXPECTED = "a captions file such as captions_val2017.json, with 'images' and 'a
 class CocoCaptions(PublishedData[Captioned]):
     """``captions_val2017.json`` or ``captions_train2017.json``: images with about five captions each."""
 
-    annotations: str = "annotations/captions_{split}.json"
-    images: str = "{split}"
+    annotations: str = field(default="annotations/captions_{split}.json", metadata=LABEL)
+    images: str = field(default="{split}", metadata=LABEL)
 
+    known_as: ClassVar[str] = "coco_caption"
     prepared_as: ClassVar[str] = "coco_caption"
 
     def sources(self) -> list[Path]:
@@ -45,9 +47,10 @@ class CocoCaptions(PublishedData[Captioned]):
 class CocoKarpathy(KarpathyCaptions):
     """``dataset_coco.json``: the splits train, restval, val and test of the images of 2014, in ``train2014``, ``val2014``."""
 
-    annotations: str = "dataset_coco.json"
-    images: str = "."
+    annotations: str = field(default="dataset_coco.json", metadata=LABEL)
+    images: str = field(default=".", metadata=LABEL)
 
+    known_as: ClassVar[str] = "coco_karpathy"
     prepared_as: ClassVar[str] = "coco_karpathy"
 
 

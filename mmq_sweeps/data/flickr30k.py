@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from mmq_sweeps.data.karpathy import KarpathyCaptions
+from mmq_sweeps.identity.roles import LABEL
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flickr30k(KarpathyCaptions):
     """``dataset_flickr30k.json``: the splits train, val and test, with five captions an image."""
 
-    annotations: str = "dataset_flickr30k.json"
-    images: str = "flickr30k-images"
+    annotations: str = field(default="dataset_flickr30k.json", metadata=LABEL)
+    images: str = field(default="flickr30k-images", metadata=LABEL)
 
+    known_as: ClassVar[str] = "flickr30k"
     prepared_as: ClassVar[str] = "flickr30k"

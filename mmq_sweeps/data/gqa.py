@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from sys import intern
 from typing import Any, ClassVar
 
 from mmq_sweeps.data.published import Asked, PublishedData, Questioned, read_json, stamped
+from mmq_sweeps.identity.roles import LABEL
 
 _EXPECTED = (
     "a questions file such as testdev_balanced_questions.json: an object of question id -> "
@@ -24,10 +25,11 @@ class Gqa(PublishedData[Questioned]):
     ``file_names`` makes an image's file name of its ``{id}``.
     """
 
-    questions: str = "{split}_questions.json"
-    images: str = "images"
-    file_names: str = "{id}.jpg"
+    questions: str = field(default="{split}_questions.json", metadata=LABEL)
+    images: str = field(default="images", metadata=LABEL)
+    file_names: str = field(default="{id}.jpg", metadata=LABEL)
 
+    known_as: ClassVar[str] = "gqa"
     prepared_as: ClassVar[str] = "gqa"
 
     def sources(self) -> list[Path]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmq_sweeps.data.published import Captioned, PublishedData, fields, listed, read_json, stamped
+from mmq_sweeps.identity.roles import LABEL
 
 _EXPECTED = "one of Karpathy's files, with 'images' that have 'filename', 'split' and 'sentences'"
 
@@ -21,8 +22,8 @@ class KarpathyCaptions(PublishedData[Captioned]):
     file's name without suffix.
     """
 
-    annotations: str
-    images: str
+    annotations: str = field(metadata=LABEL)
+    images: str = field(metadata=LABEL)
 
     def sources(self) -> list[Path]:
         return [self.below(self.annotations)]

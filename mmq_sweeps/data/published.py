@@ -8,7 +8,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 from PIL import Image
 
 from mmq_sweeps.data.images import SUFFIXES, open_image
+from mmq_sweeps.identity.roles import LABEL
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class PublishedData(ABC, Generic[AnExample]):
     file is wrong. Images are not looked at, except that some must be there; ``images.problems`` decodes them.
     """
 
-    root: str
+    root: str = field(metadata=LABEL)
     split: str
     count: int | None = None
     seed: int | None = None

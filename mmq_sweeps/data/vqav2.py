@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +18,7 @@ from mmq_sweeps.data.published import (
     read_json,
     stamped,
 )
+from mmq_sweeps.identity.roles import LABEL
 
 _QUESTIONS = (
     "a questions file such as v2_OpenEnded_mscoco_val2014_questions.json, with 'questions' that have "
@@ -36,11 +37,12 @@ class VqaV2(PublishedData[Questioned]):
     ``file_names`` makes an image's file name of its ``{id}``.
     """
 
-    questions: str = "v2_OpenEnded_mscoco_{split}_questions.json"
-    annotations: str = "v2_mscoco_{split}_annotations.json"
-    images: str = "{split}"
-    file_names: str = "COCO_{split}_{id:012d}.jpg"
+    questions: str = field(default="v2_OpenEnded_mscoco_{split}_questions.json", metadata=LABEL)
+    annotations: str = field(default="v2_mscoco_{split}_annotations.json", metadata=LABEL)
+    images: str = field(default="{split}", metadata=LABEL)
+    file_names: str = field(default="COCO_{split}_{id:012d}.jpg", metadata=LABEL)
 
+    known_as: ClassVar[str] = "vqav2"
     prepared_as: ClassVar[str] = "vqav2"
 
     def sources(self) -> list[Path]:

@@ -112,6 +112,7 @@ class AutoGPTQ:
     block_size: int = 128
     sequential: bool = False
 
+    known_as: ClassVar[str] = "auto_gptq"
     needs_statistics: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -35,6 +35,7 @@ class AutoAWQ:
     duo_scaling: bool = True
     apply_clip: bool = True
 
+    known_as: ClassVar[str] = "autoawq"
     needs_statistics: ClassVar[bool] = True
     needs_inputs: ClassVar[bool] = True
 

@@ -444,6 +444,7 @@ class AWQ:
     clip_steps: int = 10
     max_shrink: float = 0.5
 
+    known_as: ClassVar[str] = "awq"
     needs_statistics: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -255,6 +255,7 @@ class CoordinateDescent:
     block_size: int = 128
     sequential: bool = False
 
+    known_as: ClassVar[str] = "coordinate_descent"
     needs_statistics: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

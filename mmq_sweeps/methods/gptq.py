@@ -296,6 +296,7 @@ class GPTQ:
     block_size: int = 32
     sequential: bool = False
 
+    known_as: ClassVar[str] = "gptq"
     needs_statistics: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

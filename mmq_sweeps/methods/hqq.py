@@ -74,6 +74,7 @@ class HQQ:
     kappa: float = 1.01
     iterations: int = 20
 
+    known_as: ClassVar[str] = "hqq"
     needs_statistics: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ class RoundToNearest:
     group_size: int | str = "channel"
     symmetric: bool = False
 
+    known_as: ClassVar[str] = "rtn"
     needs_statistics: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

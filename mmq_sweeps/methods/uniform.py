@@ -19,6 +19,7 @@ from mmq_sweeps.methods.base import LayerStats, Solution
 class Uniform:
     """Per-tensor min/max rounding; no calibration and no fields."""
 
+    known_as: ClassVar[str] = "uniform"
     needs_statistics: ClassVar[bool] = False
 
     def format(self, bits: int) -> Format:

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mmq_sweeps.identity.contents import content_digest, folder_digest
+
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 PINNED = "sha256:"
+# What ``from_pretrained`` never reads: texts and pictures for people, logs, and weights of other frameworks.
+UNREAD = (
+    ".md",
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".gif",
+    ".webp",
+    ".pdf",
+    ".log",
+    ".h5",
+    ".msgpack",
+    ".ot",
+    ".onnx",
+    ".gguf",
+    ".pth",
+)
+UNREAD_NAMES = ("LICENSE", "LICENSE.txt", "NOTICE", "USE_POLICY", "requirements.txt", "README")
 
 
 def checkpoint_path(checkpoint: str) -> Path | str:
@@ -21,15 +40,52 @@ def checkpoint_path(checkpoint: str) -> Path | str:
 
 
 def pinned_revision(config: Mapping[str, Any]) -> str | None:
-    """The revision that names a model's weights: the one configured, for a folder the digest of what lies in it.
+    """The revision that names a model's weights: of a folder their digest, of the hub the commit.
 
-    So a folder whose weights change is another model, and nothing that was computed with the old ones is used.
+    So a folder whose weights change is another model, and nothing that was computed with the old ones is used. A branch of
+    the hub, or none, becomes the commit that it stands for: in the cache, else on the hub; if neither can be asked it
+    stays as it is configured.
+    """
+    folder, revision = checkpoint_path(config["checkpoint"]), config["revision"]
+    if not isinstance(folder, Path):
+        return commit_of(folder, revision) or revision
+    if revision is not None or not weight_files(folder):
+        named: str | None = revision
+        return named
+    return PINNED + weights_digest(folder)
+
+
+def files_digest(config: Mapping[str, Any]) -> str | None:
+    """The digest of what a checkpoint's folder holds beside weights: configuration, processor, tokenizer, chat template ...
+
+    Any file that is not known to be without effect counts. ``None`` for a checkpoint of the hub, whose commit names all of
+    its files.
     """
     folder = checkpoint_path(config["checkpoint"])
-    if config["revision"] is not None or not isinstance(folder, Path) or not weight_files(folder):
-        revision: str | None = config["revision"]
-        return revision
-    return PINNED + weights_digest(folder)
+    if not isinstance(folder, Path) or not folder.is_dir():
+        return None
+    files = other_files(folder)
+    return folder_digest(folder, files) if files else None
+
+
+def other_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint's folder that may change a result, weights aside; of its folders only chat templates'."""
+    weights = set(weight_files(folder))
+    inside = [*folder.iterdir(), *folder.glob("additional_chat_templates/*")]
+    return sorted(path for path in inside if path.is_file() and path not in weights and not _without_effect(path))
+
+
+def _without_effect(path: Path) -> bool:
+    return path.name.startswith(".") or path.name in UNREAD_NAMES or path.suffix.lower() in UNREAD
+
+
+@lru_cache(maxsize=64)
+def commit_of(name: str, revision: str | None) -> str | None:
+    """The commit that ``revision`` of a checkpoint of the hub stands for; ``None`` if it is neither cached nor to be had."""
+    # Only those who name a checkpoint of the hub wait for this import.
+    from mmq_sweeps.models.hub import cached_commit, current_commit
+
+    return cached_commit(name, revision) or current_commit(name, revision)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -37,18 +93,5 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weights_digest(folder: Path) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 over the folder's weight files."""
-    files = weight_files(folder)
-    found = [path.stat() for path in files]
-    # Asked for when a cell is named and again when it is loaded; the weights of a real model take a while.
-    return _digest(tuple(files), tuple((file.st_size, file.st_mtime_ns, file.st_ino) for file in found))
-
-
-@cache
-def _digest(files: tuple[Path, ...], _versions: tuple[tuple[int, int, int], ...]) -> str:
-    sha = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 24):
-                sha.update(chunk)
-    return sha.hexdigest()[:16]
+    """Sixteen hexadecimal digits for the contents of the folder's weight files; of one file, those of its SHA-256."""
+    return content_digest(weight_files(folder))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, get_session, try_to_load_from_cache
+from huggingface_hub import constants, get_hf_file_metadata, get_session, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
 PROBE_SECONDS = 5
+COMMIT = re.compile(r"[0-9a-f]{40}")
 # The error of the client that huggingface_hub is built on, which changes between releases, is the base of its own.
 TransportError: type[Exception] = HfHubHTTPError.__mro__[1]
 
@@ -23,6 +27,35 @@ def hub_options(name: str, revision: str | None) -> dict[str, Any]:
     if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
         raise ValueError(absent(name, revision))
     return {**options, "local_files_only": True}
+
+
+def cached_commit(name: str, revision: str | None) -> str | None:
+    """The commit that a branch, a tag or a commit is cached as; ``None`` if it is not cached."""
+    if revision is not None and COMMIT.fullmatch(revision):
+        return revision
+    folder = f"models--{name.replace('/', '--')}"
+    try:
+        return Path(constants.HF_HUB_CACHE, folder, "refs", revision or "main").read_text().strip() or None
+    except OSError:
+        return None
+
+
+def current_commit(name: str, revision: str | None) -> str | None:
+    """The commit that a branch or tag stands for on the hub now; ``None`` if the hub cannot be asked or does not know it."""
+    if not _found_reachable():
+        return None
+    try:
+        found = get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision), timeout=PROBE_SECONDS)
+    except (OSError, ValueError, TransportError):
+        return None
+    commit: str | None = found.commit_hash
+    return commit
+
+
+@lru_cache(maxsize=1)
+def _found_reachable() -> bool:
+    """``reachable()``, tried once a process: a sweep may name many checkpoints, and each try may take seconds."""
+    return reachable()
 
 
 def reachable() -> bool:

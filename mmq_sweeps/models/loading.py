@@ -18,7 +18,14 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mmq_sweeps.models.aside import room_aside
-from mmq_sweeps.models.checkpoint import PINNED, WEIGHT_FILES, checkpoint_path, weight_files, weights_digest
+from mmq_sweeps.models.checkpoint import (
+    PINNED,
+    WEIGHT_FILES,
+    checkpoint_path,
+    files_digest,
+    weight_files,
+    weights_digest,
+)
 from mmq_sweeps.models.hub import absent, hub_options
 from mmq_sweeps.models.placing import (
     AUTO,
@@ -33,6 +40,7 @@ from mmq_sweeps.models.placing import (
 from mmq_sweeps.models.shapes import Shape, build_on_meta, find_class
 
 SHOWN = 3
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 # What older releases saved and newer ones compute.
 OLD_BUFFERS = ("position_ids", "inv_freq", "masked_bias")
 NUMBERED = re.compile(r"\.\d+\.")
@@ -153,6 +161,8 @@ def load_model(config: Mapping[str, Any]) -> LoadedModel:
         if options.get("local_files_only") and error.errno is None:  # not one of the system's own
             raise ValueError(absent(config["checkpoint"], config["revision"])) from error
         raise
+    if not config.get("inherit_generation"):
+        _forget_generation(model)
     return LoadedModel(model.eval().requires_grad_(False), processor, config)
 
 
@@ -161,6 +171,7 @@ def _source(config: Mapping[str, Any]) -> tuple[Path | str, dict[str, Any]]:
     checkpoint, revision = checkpoint_path(config["checkpoint"]), config["revision"]
     if isinstance(checkpoint, Path):
         _check_folder(checkpoint, revision)
+        _check_files(checkpoint, config)
         return checkpoint, {}
     return checkpoint, hub_options(checkpoint, revision)
 
@@ -240,6 +251,22 @@ def _check_weights(config: Mapping[str, Any], values: Mapping[str, Any], info: M
 def _architectures(values: Mapping[str, Any]) -> str:
     names = values.get("architectures")
     return f", whose config.json names {' or '.join(names)}" if names else ""
+
+
+def _forget_generation(model: transformers.PreTrainedModel) -> None:
+    """Leave of the checkpoint's generation settings the ids of its special tokens: all else is the task's to say."""
+    for module in model.modules():
+        own = getattr(module, "generation_config", None)
+        if isinstance(own, transformers.GenerationConfig):
+            kept = {name: getattr(own, name, None) for name in SPECIAL_TOKENS}
+            module.generation_config = transformers.GenerationConfig(**kept)
+
+
+def _check_files(folder: Path, config: Mapping[str, Any]) -> None:
+    """A ValueError if configuration, processor or tokenizer are not those that the cell is named by."""
+    planned = config.get("files")
+    if planned is not None and files_digest(config) != planned:
+        raise ValueError(f"model.checkpoint={folder}: its files changed since the sweep was planned; plan it again")
 
 
 def _check_folder(folder: Path, revision: str | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mmq_sweeps.metrics import CaptionScorer
 from mmq_sweeps.tasks.generation import GenerationTask, Item
@@ -14,6 +14,8 @@ from mmq_sweeps.tasks.generation import GenerationTask, Item
 @dataclass(frozen=True, eq=False)
 class CaptionTask(GenerationTask):
     """The reader's examples have ``id``, ``image`` and ``references``; every caption has the same ``prompt``."""
+
+    known_as: ClassVar[str] = "caption"
 
     def items_of(self, example: Any) -> list[Item]:
         return [Item(example.id, example, self.prompt, tuple(example.references))]

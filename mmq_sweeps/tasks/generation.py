@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mmq_sweeps.identity.roles import EVALUATION, LABEL
 from mmq_sweeps.metrics import MetricResult
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.tasks.base import Progress
@@ -43,17 +44,17 @@ class GenerationTask(ABC):
     whose image cannot be used are left out, which the record says; without, they are an error.
     """
 
-    name: str
+    name: str = field(metadata=LABEL)
     version: int
     data: dict[str, Any]
-    split: str
+    split: str = field(metadata=EVALUATION)
     calibration_split: str
-    limit: int | None
+    limit: int | None = field(metadata=EVALUATION)
     prompt: str
-    generation: dict[str, Any]
-    metrics: list[str]
-    batch_size: int
-    allow_missing: bool = False
+    generation: dict[str, Any] = field(metadata=EVALUATION)
+    metrics: list[str] = field(metadata=EVALUATION)
+    batch_size: int = field(metadata=LABEL)
+    allow_missing: bool = field(default=False, metadata=EVALUATION)
 
     @abstractmethod
     def items_of(self, example: Any) -> list[Item]:

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmq_sweeps.identity.roles import EVALUATION, LABEL
 from mmq_sweeps.metrics import MetricResult, RetrievalScorer
 from mmq_sweeps.metrics.ranks import Ranks
 from mmq_sweeps.models.loading import LoadedModel
@@ -51,20 +52,22 @@ class RetrievalTask:
     the texts (the images) that are ranked again for each image (text).
     """
 
-    name: str
+    name: str = field(metadata=LABEL)
     version: int
     data: dict[str, Any]
-    split: str
+    split: str = field(metadata=EVALUATION)
     calibration_split: str
-    limit: int | None
-    shortlist: int
+    limit: int | None = field(metadata=EVALUATION)
+    shortlist: int = field(metadata=EVALUATION)
     text_length: int
     dropped_marks: str
-    metrics: list[str]
-    batch_size: int
-    pair_batch_size: int
-    model_classes: list[str]
-    allow_missing: bool = False
+    metrics: list[str] = field(metadata=EVALUATION)
+    batch_size: int = field(metadata=LABEL)
+    pair_batch_size: int = field(metadata=LABEL)
+    model_classes: list[str] = field(metadata=LABEL)
+    allow_missing: bool = field(default=False, metadata=EVALUATION)
+
+    known_as: ClassVar[str] = "retrieval"
 
     def __post_init__(self) -> None:
         for key in ("shortlist", "text_length", "pair_batch_size"):

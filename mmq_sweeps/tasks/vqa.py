@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mmq_sweeps.metrics import AnswerScorer
 from mmq_sweeps.tasks.generation import GenerationTask, Item
@@ -18,6 +18,8 @@ class VqaTask(GenerationTask):
     A question may have an ``id``; else it is named after its example and its place. ``prompt`` holds ``{question}``.
     ``limit`` counts questions.
     """
+
+    known_as: ClassVar[str] = "vqa"
 
     def __post_init__(self) -> None:
         if "{question}" not in self.prompt:

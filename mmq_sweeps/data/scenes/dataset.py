@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from PIL import Image
 
@@ -37,6 +38,10 @@ class Scenes:
     split: str = "evaluation"
     count: int = 500
     seed: int = 0
+
+    known_as: ClassVar[str] = "scenes"
+    # Scenes have no files. To be raised when the same fields start to draw, or to say, something else.
+    version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if self.split not in _SHARES:
