@@ -25,7 +25,7 @@ from transformers.cache_utils import Cache
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.models.decoding import with_decoder_inputs
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.models.padding import cross_mask, is_another_sequence, key_mask, own_mask
+from mmq_sweeps.models.padding import cross_mask, is_another_sequence, key_mask, names_others, own_mask
 from mmq_sweeps.targets import Part
 
 # Tokens whose products are summed in single precision before they are added to the sum in double precision: so many, or
@@ -525,16 +525,17 @@ def _positional_names(module: nn.Module) -> list[str]:
 def _hidden_slot(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], before: Any, path: str) -> Slot:
     """Which argument of a block is its hidden state.
 
-    That which the block before returned; else the first positional one, or the first that the block's signature names.
+    That which the block before returned; else the first positional one, or the first that the block's signature names. It
+    is never what a decoder attends to, though its encoder may have returned that just before.
     """
     for slot, value in _slots(args, kwargs):
-        if before is not None and value is before:
+        if before is not None and value is before and not names_others(_name(block, slot)):
             return slot
     if args:
         return 0
     for name in [*inspect.signature(block.forward).parameters, *kwargs]:
         value = kwargs.get(name)
-        if isinstance(value, Tensor) and value.dim() > 1 and value.is_floating_point():
+        if isinstance(value, Tensor) and value.dim() > 1 and value.is_floating_point() and not names_others(name):
             return name
     raise RuntimeError(f"{path}: none of its arguments ({', '.join(kwargs)}) is a hidden state")
 

@@ -17,6 +17,8 @@ OWN = ("attention_mask", "attn_mask", "mask", "patch_attention_mask")
 CROSS = ("encoder_attention_mask", "cross_attention_mask", "encoder_mask", "context_mask")
 # Names of arguments that are other tokens than the hidden state's, even if there are as many of them.
 OTHERS = ("encoder", "cross", "context", "memory", "image", "vision")
+# Queries (``[B, 1, Q, 1]``, 0) that may see no key; attention needs one, so the mask beside it lets them see all (Mllama).
+SEEING = "full_text_row_masked_out_mask"
 # Added to a score, more than a bias of positions; the smallest float16 is -65504.
 HIDES = -1e4
 
@@ -50,16 +52,21 @@ def key_mask(named: Mapping[str, Any], hidden: Tensor) -> Tensor | None:
         mask = named.get(name)
         if isinstance(mask, Tensor) and mask.dim() in (3, 4) and mask.shape[-1] != hidden.shape[1]:
             counts = _of_keys(mask, len(hidden))
-            return None if counts is None else _with_padding(counts)
+            return _with_padding(counts) if counts is not None and len(counts) == len(hidden) else None
     return None
 
 
 def cross_mask(named: Mapping[str, Any], other: Tensor) -> Tensor | None:
     """True where a token of ``other`` ``[B, N, D]``, which a block attends to, counts: where any query sees it."""
+    rows = named.get(SEEING)
     for name in (*CROSS, *OWN):
-        counts = _of_keys(named.get(name), len(other))
-        if counts is not None and counts.shape == other.shape[:2]:
-            return _with_padding(counts)
+        mask = named.get(name)
+        if isinstance(mask, Tensor) and isinstance(rows, Tensor) and mask.dim() == rows.dim() == 4:
+            mask = (mask > HIDES) & rows.bool()
+        counts = _of_keys(mask, len(other))
+        # The tiles of an image may be rows of their own in ``other`` and follow each other in the mask.
+        if counts is not None and counts.numel() == other.shape[:2].numel():
+            return _with_padding(counts.reshape(other.shape[:2]))
     return None
 
 
@@ -69,7 +76,12 @@ def is_another_sequence(name: str, value: Any, hidden: Tensor) -> bool:
         return False
     if any(mark in name for mark in ("mask", "bias", "position", "rotary")):
         return False
-    return value.shape[:2] != hidden.shape[:2] or any(mark in name for mark in OTHERS)
+    return value.shape[:2] != hidden.shape[:2] or names_others(name)
+
+
+def names_others(name: str) -> bool:
+    """Whether an argument of this name is never a block's own hidden state."""
+    return any(mark in name for mark in OTHERS)
 
 
 def _of_keys(mask: Any, rows: int) -> Tensor | None:
@@ -81,9 +93,7 @@ def _of_keys(mask: Any, rows: int) -> Tensor | None:
         visible = visible.any(dim=1)
     if visible.dim() == 3:
         visible = visible.any(dim=1)
-    if len(visible) == 1:
-        visible = visible.expand(rows, -1)
-    return visible if len(visible) == rows else None
+    return visible.expand(rows, -1) if len(visible) == 1 else visible
 
 
 def _with_padding(counts: Tensor) -> Tensor | None:
