@@ -58,7 +58,7 @@ def missing_package(error: Exception) -> str | None:
     else:
         text = str(error)
         names = re.findall(r"pip install ([A-Za-z0-9_-]+)", text)
-        names += [name for name in EXTRAS if re.search(rf"\\b{name}\\b", text, flags=re.IGNORECASE)]
+        names += [name for name in EXTRAS if re.search(rf"\b{name}\b", text, flags=re.IGNORECASE)]
     for name in dict.fromkeys(names):
         if not _installed(name):
             return f"needs {name}, which is not installed; {_command(name)}"
