@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import configparser
 import functools
+import json
+import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from mmq_sweeps.calibrate import Replay, capture
+from mmq_sweeps import environment
+from mmq_sweeps.affine import Format
+from mmq_sweeps.calibrate import Replay, block_statistics, capture
 from mmq_sweeps.errors import TargetError
+from mmq_sweeps.execute import Workshop, execute
+from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.methods.gptq import GPTQ
+from mmq_sweeps.models import processors
+from mmq_sweeps.models.catalog import model_names, read_model
+from mmq_sweeps.models.loading import load_model
+from mmq_sweeps.progress import Progress
+from mmq_sweeps.quantize import load
+from mmq_sweeps.record import Record
+from mmq_sweeps.store import Store
+from mmq_sweeps.sweep import Sweep, plan
 from mmq_sweeps.targets import Part, find_parts
-from tests.models.other_toys import TEXT_TOKENS, Toy, make, part
+from tests.models.other_toys import CHECKPOINTS, IDEFICS2_PARTS, T5_PART, TEXT_TOKENS, Toy, make, part
+from tests.models.toys import write_checkpoint, write_other_checkpoint
 
 ALL = {"blocks": ["front", "middle", "end"], "layers": ["attention", "mlp"]}
 Families = Callable[[str], Toy]
@@ -230,3 +250,213 @@ def test_small_weights_beside_linears_are_overlooked() -> None:
     mlp = nn.Sequential(nn.Linear(32, 64), nn.LayerNorm(64), nn.Conv2d(64, 64, 3, groups=64), nn.Embedding(400, 8))
     mlp.register_parameter("router", nn.Parameter(torch.zeros(4, 32)))
     assert len(found_in(tower(Block(mlp))).select({**ALL, "blocks": ["end"]})) == 2
+
+
+# Whole cells of checkpoints in folders, processors included.
+
+
+def sweep_of(composed: Any, name: str, checkpoint: Path, store: Path, *more: str) -> Sweep:
+    """Full precision and 4 bits of all parts by GPTQ."""
+    retrieves = name == "blip2_itm_vit_g"
+    overrides = [
+        f"model={name}", f"model.checkpoint={checkpoint}", f"store.dir={store}", "model.dtype=float32", "method=gptq",
+        "bits=4", "component=all", "task.limit=2", "calibration.samples=4", "calibration.batch_size=2", "tracker=none",
+        *(["task=scenes_retrieval", "task.shortlist=2"] if retrieves else ["task=scenes_vqa"]),
+    ]  # fmt: skip
+    return plan([composed(*overrides, *more)])
+
+
+def run(sweep: Sweep, store: Path) -> list[Record]:
+    records: list[Record] = []
+    with Progress(len(sweep.cells)) as progress:
+        execute(sweep.cells, sweep, Store.open(store), progress, records.append)
+    assert [record.error for record in records] == [None] * len(records)
+    return records
+
+
+def written(name: str, folder: Path) -> Path:
+    write = write_other_checkpoint if name in CHECKPOINTS else write_checkpoint
+    write(name, folder / "checkpoint")
+    return folder / "checkpoint"
+
+
+needs_num2words = pytest.mark.skipif(
+    find_spec("num2words") is None, reason="needs num2words: pip install -c constraints.txt -e '.[test]'"
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=needs_num2words if name.startswith("smolvlm") else ())
+        for name in model_names()
+        if not name.startswith("tiny_")
+    ],
+)
+def test_every_model_yaml_is_built_and_run_from_a_checkpoint_of_its_family(
+    name: str, composed: Any, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    full, quantized = run(sweep_of(composed, name, written(name, tmp_path), store), store)
+    assert full.size["total"]["bpw_paper"] == 16
+    for own in read_model(name)["parts"]:
+        assert quantized.size["parts"][own]["quantized_weights"] > 0
+
+
+def custom(parts: Mapping[str, Mapping[str, Any]], class_name: str) -> list[str]:
+    """A model without a yaml; all of its parts are quantized."""
+    return [
+        f"model.class_name={class_name}",
+        "model.prompts.question='<image>{question}'",
+        "model.generation.question={num_beams: 1, max_new_tokens: 4}",
+        *(f"~model.parts.{name}" for name in ("vision", "connector", "language") if name not in parts),
+        *(f"model.parts.{name}={json.dumps(where)}".replace('"', "") for name, where in parts.items()),
+        *(f"~component.{name}" for name in ("vision", "connector", "language") if name not in parts),
+    ]
+
+
+FLAN_T5 = custom({"language": T5_PART}, "Blip2ForConditionalGeneration")
+IDEFICS2 = custom(IDEFICS2_PARTS, "Idefics2ForConditionalGeneration")
+
+
+def test_an_encoder_decoder_is_run_and_calibrated_with_the_answers_for_its_decoder(
+    composed: Any, tmp_path: Path
+) -> None:
+    """The encoder reads the question, the decoder its start token and the answer but for its last token."""
+    store = tmp_path / "store"
+    sweep = sweep_of(composed, "custom", written("flan_t5", tmp_path), store, *FLAN_T5)
+    _, quantized = run(sweep, store)
+    encoder, decoder = 4 * 32 * 32 + 3 * 32 * 48, 8 * 32 * 32 + 3 * 32 * 48
+    assert quantized.size["parts"]["language"]["quantized_weights"] == 2 * (encoder + decoder)
+
+    bench = Workshop(sweep, Store.open(store)).bench(sweep.cells[-1])
+    samples = list(bench.task.examples.drawn(sweep.cells[-1].calibration))
+    batches = list(bench.task.calibration_batches(bench.loaded, {**sweep.cells[-1].calibration, "batch_size": 2}))
+    told = [row[mask.bool()].tolist() for batch in batches for row, mask in zip(
+        batch["decoder_input_ids"], batch["decoder_attention_mask"], strict=True
+    )]  # fmt: skip
+    items = [bench.task.items_of(sample) for sample in samples]
+    answers = [own[place % len(own)].references[0] for place, own in enumerate(items)]
+    tokens = [bench.loaded.processor.tokenizer(answer)["input_ids"] for answer in answers]
+    assert told == [[0, *answer][: max(len(answer), 1)] for answer in tokens]
+
+
+def test_a_decoder_is_calibrated_behind_its_quantized_encoder_if_asked(composed: Any, tmp_path: Path) -> None:
+    """What the model does between the two is done again, with the encoder quantized."""
+    store = tmp_path / "store"
+    more = ("method.sequential=true", "bits=2", "calibration.batch_size=4")
+    sweep = sweep_of(composed, "custom", written("flan_t5", tmp_path), store, *FLAN_T5, *more)
+    bench = Workshop(sweep, Store.open(store)).bench(sweep.cells[-1])
+    requests = bench.requests(sweep.cells[-1])
+    assert not bench.compute(requests, Progress(1))
+    found = {name: weight.dequantize() for name, weight in load(requests, bench.store)[0].weights.items()}
+    name = "language_model.decoder.block.0.layer.1.EncDecAttention.k"
+    encoder = {name: weight for name, weight in found.items() if ".encoder." in name}
+    (batch,) = bench.task.calibration_batches(bench.loaded, {**sweep.cells[-1].calibration, "batch_size": 4})
+    solved = []
+    for before in ({}, encoder):
+        seen: list[Tensor] = []
+        linear = bench.loaded.linear(name)
+        handle = linear.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        with bench.loaded.weights_replaced(before), torch.no_grad():
+            bench.loaded.model(**batch, use_cache=False)
+        handle.remove()
+        x = seen[0][batch["attention_mask"].bool()].double()
+        stats = LayerStats((x.T @ x / len(x)).float(), x.abs().mean(dim=0).float(), len(x))
+        solved.append(GPTQ().quantize([linear.weight], stats, Format(2)).weights[0].dequantize())
+    assert (solved[1] - found[name]).abs().lt(1e-6).float().mean() > 0.99
+    assert (solved[0] - found[name]).abs().lt(1e-6).float().mean() < 0.99
+
+
+# The first three pad images of unequal size, the fourth packs them, the last makes them equal.
+@pytest.mark.parametrize("name", ["idefics2", "idefics3_8b", "internvl3_2b", "qwen2_5_vl_3b", "llava_1_5_7b"])
+def test_the_calibration_batch_size_changes_no_code_though_images_have_unequal_sizes(
+    name: str, composed: Any, tmp_path: Path
+) -> None:
+    checkpoint = written(name, tmp_path)
+    own = ("custom", *IDEFICS2) if name == "idefics2" else (name,)
+    found = []
+    for size in (1, 4):
+        store = tmp_path / f"by_{size}"
+        more = (*own[1:], "task.data._target_=tests.models.unequal.UnequalScenes", f"calibration.batch_size={size}")
+        sweep = sweep_of(composed, own[0], checkpoint, store, *more)
+        bench = Workshop(sweep, Store.open(store)).bench(sweep.cells[-1])
+        assert not bench.compute(bench.requests(sweep.cells[-1]), Progress(1))
+        files = sorted((store / "artifacts" / "quantized").glob("*.safetensors"))
+        found.append({f"{path.stem} {key}": tensor for path in files for key, tensor in load_file(path).items()})
+    codes = [key for key in found[0] if key.endswith(":codes")]
+    assert codes
+    assert found[0].keys() == found[1].keys()
+    assert sum(int((found[0][key] != found[1][key]).sum()) for key in codes) == 0
+
+
+def test_unequal_images_of_one_batch_give_the_statistics_of_each_alone(family: Families) -> None:
+    toy = family("idefics2")
+    parts = parts_of(toy)
+    second = {key: value[1:] for key, value in toy.batch.items()}
+    second["pixel_values"] = second["pixel_values"][..., :28, :42]
+    second["pixel_attention_mask"] = second["pixel_attention_mask"][..., :28, :42]
+    alone = [{key: value[:1] for key, value in toy.batch.items()}, second]
+    for name in ("vision", "connector"):
+        linears = [linear for unit in parts[name].units for linear in unit.linears]
+        both = []
+        for batches in ([toy.batch], alone):
+            passes = capture(toy.loaded, [parts[name]], batches)[name]
+            found = block_statistics(toy.loaded, parts[name], passes, linears)
+            both.append({linear: shared.stats for _, block in found for shared in block for linear in shared.linears})
+        for linear, stats in both[0].items():
+            assert stats.count == both[1][linear].count
+            torch.testing.assert_close(stats.gram, both[1][linear].gram, rtol=1e-4, atol=1e-5)
+
+
+# What processors need.
+
+
+def test_a_package_that_a_processor_needs_is_named_with_its_command_before_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
+    monkeypatch.setattr(processors, "_installed", lambda package: False)
+    checkpoint = written("smolvlm2_2_2b", tmp_path)
+    (checkpoint / "model.safetensors").write_bytes(b"not read")
+    config = {**read_model("smolvlm2_2_2b"), "checkpoint": str(checkpoint), "dtype": "float32"}
+    with pytest.raises(ValueError, match=r"its processor needs num2words.* pip install 'mmq-sweeps\[smolvlm\]'"):
+        load_model(config)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ImportError("Gemma3nModel requires the timm library. You can install it: `pip install timm`"), r"needs timm.*gemma3n"),
+        (ValueError("None could be imported. Missing optional dependencies: torchvision."), r"needs torchvision.*llama4"),
+        (ModuleNotFoundError("No module named 'absent.inner'", name="absent.inner"), "needs absent, .* pip install absent"),
+        (RuntimeError("shapes do not fit"), None),
+        (ValueError("a torch device"), None),
+    ],
+)  # fmt: skip
+def test_absent_packages_are_read_from_the_libraries_errors(
+    error: Exception, told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processors, "_installed", lambda package: False)
+    found = processors.missing_package(error)
+    assert found is None if told is None else re.match(told, str(found))
+
+
+def test_a_package_that_is_there_and_does_not_work_is_named_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processors, "_installed", lambda package: True)
+    told = processors.missing_package(RuntimeError("operator torchvision::nms does not exist"))
+    assert told is not None
+    assert re.match(r"needs torchvision, of which .* does not work beside torch \d", told)
+
+
+def test_every_package_that_is_named_is_in_an_extra_and_in_the_one_for_all_families() -> None:
+    config = configparser.ConfigParser()
+    config.read(Path(__file__).parents[2] / "setup.cfg")
+    extras = config["options.extras_require"]
+    for package, extra in processors.EXTRAS.items():
+        assert re.search(rf"^{package}\b", extras[extra], flags=re.MULTILINE)
+        assert re.search(rf"^{package}\b", extras["families"], flags=re.MULTILINE)
+
+
+def test_the_record_has_the_versions_of_what_changes_pixels_and_tokens() -> None:
+    assert {"torchvision", "pillow", "tokenizers", "sentencepiece", "transformers"} <= environment.versions().keys()

@@ -51,28 +51,33 @@ def _texts(image_tokens: int) -> dict[str, Tensor]:
     return {"input_ids": tokens, "attention_mask": mask}
 
 
-def _idefics2() -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
-    """The second image is 28 x 42 of 56 x 56 pixels: 24 of 64 patches."""
+def idefics2(image_token: int) -> Any:
     perceiver = {
         "hidden_size": 32, "resampler_n_latents": 4, "resampler_depth": 2, "resampler_n_heads": 4,
         "num_key_value_heads": 2, "resampler_head_dim": 8,
     }  # fmt: skip
     config = transformers.Idefics2Config(
-        image_token_id=IMAGE_TOKEN,
+        image_token_id=image_token,
         vision_config={**VISION, "image_size": 56, "patch_size": 7},
         perceiver_config=perceiver,
         text_config={**TEXT, "model_type": "mistral"},
     )
+    return transformers.Idefics2ForConditionalGeneration(config)
+
+
+IDEFICS2_PARTS = {
+    "vision": part("model.vision_model", "encoder.layers", ["self_attn"], ["mlp"]),
+    "connector": part("model.connector.perceiver_resampler", "layers", ["self_attn"], ["mlp"]),
+    "language": part("model.text_model", "layers", ["self_attn"], ["mlp"], masked=True),
+}
+
+
+def _idefics2() -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
+    """The second image is 28 x 42 of 56 x 56 pixels: 24 of 64 patches."""
     seen = torch.zeros(2, 1, 56, 56, dtype=torch.bool)
     seen[0], seen[1, :, :28, :42] = True, True
-    parts = {
-        "vision": part("model.vision_model", "encoder.layers", ["self_attn"], ["mlp"]),
-        "connector": part("model.connector.perceiver_resampler", "layers", ["self_attn"], ["mlp"]),
-        "language": part("model.text_model", "layers", ["self_attn"], ["mlp"], masked=True),
-    }
     pixels = torch.randn(2, 1, 3, 56, 56) * seen[:, :, None]
-    batch = {**_texts(4), "pixel_values": pixels, "pixel_attention_mask": seen}
-    return transformers.Idefics2ForConditionalGeneration(config), parts, batch
+    return idefics2(IMAGE_TOKEN), IDEFICS2_PARTS, {**_texts(4), "pixel_values": pixels, "pixel_attention_mask": seen}
 
 
 def _mllama() -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
@@ -135,19 +140,19 @@ T5_PART = part(
 )
 
 
-def flan_t5_config(image_token: int, vocabulary: int) -> Any:
-    return transformers.Blip2Config(
+def flan_t5(image_token: int) -> Any:
+    config = transformers.Blip2Config(
         image_token_index=image_token,
         num_query_tokens=4,
         vision_config={**VISION, **PIXELS},
         qformer_config={**VISION, "encoder_hidden_size": 32, "vocab_size": 500},
-        text_config={**T5, "vocab_size": vocabulary},
+        text_config=T5,
     )
+    return transformers.Blip2ForConditionalGeneration(config)
 
 
 def _flan_t5() -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
-    model = transformers.Blip2ForConditionalGeneration(flan_t5_config(IMAGE_TOKEN, 500))
-    return model, {"language": T5_PART}, {**_texts(4), "pixel_values": torch.randn(2, 3, 28, 28)}
+    return flan_t5(IMAGE_TOKEN), {"language": T5_PART}, {**_texts(4), "pixel_values": torch.randn(2, 3, 28, 28)}
 
 
 def _florence2() -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
@@ -224,3 +229,5 @@ MAKERS: dict[str, Callable[[], tuple[Any, dict[str, Any], dict[str, Tensor]]]] =
     "qwen3_vl": _qwen3_vl,
     "qwen3_vl_moe": lambda: _qwen3_vl(experts=True),
 }
+# Those that are written as checkpoints, by the token that stands for an image.
+CHECKPOINTS: dict[str, Callable[[int], Any]] = {"idefics2": idefics2, "flan_t5": flan_t5}

@@ -17,6 +17,7 @@ from mmq_sweeps.execute import quiet_libraries
 from mmq_sweeps.models.catalog import read_model
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.shapes import Shape, build_on_meta, find_shape
+from tests.models import other_toys
 
 # What a family's published shape is cut down to, wherever the key stands in its configuration. The vocabulary has room for
 # the thousand tokens that PaliGemma's processor adds.
@@ -153,6 +154,15 @@ RECIPES = {
          "video_token": "<video>"},
     ),
 }  # fmt: skip
+# Families that no yaml describes.
+RECIPES |= {
+    "idefics2": Recipe(
+        ("<image>", "<fake_token_around_image>", "<end_of_utterance>"), "Idefics2ImageProcessor",
+        {"size": {"longest_edge": 56, "shortest_edge": 28}, "do_image_splitting": False}, "Idefics2Processor",
+        {"image_seq_len": 4},
+    ),
+    "flan_t5": Recipe(("<image>",), "BlipImageProcessor", {"size": SQUARE}, "Blip2Processor", {"num_query_tokens": 4}),
+}  # fmt: skip
 # Of one family with another model, whose toy is therefore the same.
 LIKE = {"llava_1_5_13b": "llava_1_5_7b", "qwen2_5_vl_7b": "qwen2_5_vl_3b"}
 IMAGE_TOKENS = ("image_token_id", "image_token_index")
@@ -161,18 +171,29 @@ IMAGE_TOKENS = ("image_token_id", "image_token_index")
 def write_checkpoint(name: str, folder: Path) -> None:
     """A toy of ``conf/model/NAME.yaml`` with random weights, as a checkpoint of its family lies on the hub."""
     family = LIKE.get(name, name)
-    recipe = RECIPES[family]
-    tokenizer = _tokenizer(recipe)
-    placeholder = tokenizer.convert_tokens_to_ids(recipe.tokens[0])
+    tokenizer = _tokenizer(RECIPES[family])
     toy = toy_values(family)
     for key in IMAGE_TOKENS:
         if key in toy:
-            toy[key] = placeholder
+            toy[key] = tokenizer.convert_tokens_to_ids(RECIPES[family].tokens[0])
     torch.manual_seed(0)
     with quiet_libraries():
         model_class = getattr(transformers, read_model(name)["class_name"])
-        model_class(model_class.config_class.from_dict(toy)).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        save(model_class(model_class.config_class.from_dict(toy)), tokenizer, RECIPES[family], folder)
+
+
+def write_other_checkpoint(name: str, folder: Path) -> None:
+    """The same for a family that no yaml describes."""
+    tokenizer = _tokenizer(RECIPES[name])
+    image_token = tokenizer.convert_tokens_to_ids("<image>")
+    torch.manual_seed(0)
+    with quiet_libraries():
+        save(other_toys.CHECKPOINTS[name](image_token), tokenizer, RECIPES[name], folder)
+
+
+def save(model: Any, tokenizer: Any, recipe: Recipe, folder: Path) -> None:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     images = {"image_processor_type": recipe.images, **recipe.size}
     (folder / "preprocessor_config.json").write_text(json.dumps(images))
     (folder / "processor_config.json").write_text(json.dumps({"processor_class": recipe.processor, **recipe.fields}))
