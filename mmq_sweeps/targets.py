@@ -176,7 +176,10 @@ def _find_blocks(module: nn.Module, candidates: Iterable[Any], key: str) -> tupl
     A candidate is a path, or a list of paths whose blocks follow each other. Lists inside lists are stages: a list is never
     called, only what it holds.
     """
-    wanted = [[path] if isinstance(path, str) else list(path) for path in candidates]
+    candidates = list(candidates)
+    wanted = [[path] if isinstance(path, str) else path for path in candidates]
+    if not all(isinstance(paths, list) and paths and all(isinstance(path, str) for path in paths) for paths in wanted):
+        raise TargetError(f"{key}={candidates}: give paths, or a list of paths whose blocks follow each other")
     for paths in wanted:
         try:
             stacks = {path: module.get_submodule(path) for path in paths}
