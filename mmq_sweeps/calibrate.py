@@ -3,6 +3,10 @@
 One full-precision run over the calibration batches keeps what every part's blocks were called with. A part is then run
 again block by block from the input of its first block, and only the block at hand has its statistics in memory. Linears
 that are given the same tensor (query, key and value) share their statistics.
+
+Blocks are called as the model called them, whatever their arguments are named. If the model does something between two
+blocks (a convolution between the stages of a vision tower, the step from an encoder to its decoder, image features that
+are added behind some layers), the later block's input is kept from the run as well.
 """
 
 from __future__ import annotations
@@ -19,7 +23,9 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.models.decoding import with_decoder_inputs
 from mmq_sweeps.models.loading import LoadedModel
+from mmq_sweeps.models.padding import cross_mask, is_another_sequence, key_mask, names_others, own_mask
 from mmq_sweeps.targets import Part
 
 # Tokens whose products are summed in single precision before they are added to the sum in double precision: so many, or
@@ -27,7 +33,8 @@ from mmq_sweeps.targets import Part
 TOKENS_AT_ONCE, WAITING_BYTES, LEAST_TOKENS = 4096, 2**23, 512
 # Rows of a Gram matrix that are summed at a time.
 PANEL = 256
-BlockInputs = tuple[tuple[Any, ...], dict[str, Any]]
+# Where an argument of a block stands: its place among the positional ones, or its name.
+Slot = int | str
 
 
 @dataclass(frozen=True)
@@ -40,25 +47,51 @@ class SharedStats:
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One run through a part: ``hidden`` is its first block's input, ``rest`` all else that each block was called with.
+class BlockCall:
+    """What a block was called with, but for its hidden state, which goes to ``slot``.
 
-    ``mask`` ``[B, T]`` is true where a token counts; ``None`` where all do. A forward pass of the model may run through a
-    part several times: the Q-Former of a retriever, once for the image and once for the text.
+    ``joined`` is that hidden state where it is not what the block before returned. ``mask`` ``[B, T]`` is true where a
+    token of the hidden state counts; ``others`` are the same for further inputs ``[B, N, D]``, by their slots, such as the
+    encoder's output that a decoder attends to, and without a slot for keys that the block itself puts together. A mask of
+    ``None`` means that all tokens count.
+    """
+
+    slot: Slot
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    joined: Tensor | None = None
+    mask: Tensor | None = None
+    others: tuple[tuple[Slot | None, Tensor | None], ...] = ()
+
+    def arguments(self, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict]:
+        """``args`` and ``kwargs``, on whatever device, with ``hidden`` in its slot."""
+        if isinstance(self.slot, int):
+            return (*args[: self.slot], hidden, *args[self.slot :]), kwargs
+        return args, {**kwargs, self.slot: hidden}
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One run through a part: ``hidden`` is its first block's input, ``calls`` are the calls of its blocks, in order.
+
+    A forward pass of the model may run through a part several times: the Q-Former of a retriever, once for the image and
+    once for the text.
     """
 
     hidden: Tensor
-    mask: Tensor | None
-    rest: tuple[BlockInputs, ...]
+    calls: tuple[BlockCall, ...]
 
 
 @torch.no_grad()
 def capture(loaded: LoadedModel, parts: Iterable[Part], batches: Iterable[Mapping[str, Any]]) -> dict[str, list[Pass]]:
-    """Run the model over ``batches`` once, and keep every pass through ``parts``."""
+    """Run the model over ``batches`` once, and keep every pass through ``parts``.
+
+    The decoder of an encoder-decoder reads the ``decoder_input_ids`` of a batch; without them, what the model generates.
+    """
     parts = list(parts)
     passes: dict[str, list[Pass]] = {part.name: [] for part in parts}
     for batch in batches:
-        inputs = loaded.to_device(batch)
+        inputs = with_decoder_inputs(loaded.model, loaded.to_device(batch))
         move = _mover(loaded)
         with ExitStack() as hooks:
             listeners = [_Listener(part, inputs.get("attention_mask"), move) for part in parts]
@@ -94,26 +127,47 @@ def _inside(path: str, names: Collection[str]) -> list[str]:
 class Replay:
     """A part that is run block by block over ``passes``; ``hidden`` is what the block at hand is given in each."""
 
-    def __init__(self, loaded: LoadedModel, part: Part, passes: Sequence[Pass]) -> None:
+    def __init__(self, loaded: LoadedModel, part: Part, passes: Sequence[Pass], block: int = 0) -> None:
         self._loaded, self._part, self._passes = loaded, part, passes
         self._away = _offloaded(loaded)
         self.hidden = [one.hidden for one in passes]
-        self.block = 0
+        self.block = block
+        self._join()
+
+    @property
+    def joined(self) -> bool:
+        """Whether the model does something between the block before and the one at hand.
+
+        The block at hand is then given what the run of the full-precision model gave it.
+        """
+        return self.block > 0 and any(one.calls[self.block].joined is not None for one in self._passes)
 
     def statistics(self, linears: Collection[str], keep_inputs: bool = False) -> list[SharedStats]:
         """Statistics of the inputs of ``linears``, which lie in the block at hand."""
-        collector = Collector(linears, self._part.masked_linears, keep_inputs)
+        collector = self._collector(linears, keep_inputs)
         for _ in self._run(collector):
             pass
         return collector.statistics()
 
     def advance(self, linears: Collection[str] = (), keep_inputs: bool = False) -> list[SharedStats]:
         """The same, and what the block gives goes into the next one."""
-        collector = Collector(linears, self._part.masked_linears, keep_inputs)
+        collector = self._collector(linears, keep_inputs)
         for index, output in enumerate(self._run(collector)):
             self.hidden[index] = output
         self.block += 1
+        self._join()
         return collector.statistics()
+
+    def _collector(self, linears: Collection[str], keep_inputs: bool) -> Collector:
+        # A part whose yaml says nothing has the masks that its blocks are called with.
+        masked = self._part.masked_linears if self._part.masked else dict.fromkeys(linears, False)
+        return Collector(linears, masked, keep_inputs)
+
+    def _join(self) -> None:
+        if self.block < len(self._part.blocks):
+            for place, one in enumerate(self._passes):
+                if (joined := one.calls[self.block].joined) is not None:
+                    self.hidden[place] = joined
 
     @torch.no_grad()
     def _run(self, collector: Collector) -> Iterator[Tensor]:
@@ -121,21 +175,36 @@ class Replay:
         block = self._loaded.model.get_submodule(path)
         with self._loaded.placed(path), collector.listening(self._loaded.model):
             for place, one in enumerate(self._passes):
-                inputs: Any = (self.hidden[place], one.mask, *one.rest[self.block])
+                call = one.calls[self.block]
+                inputs: Any = (self.hidden[place], call.mask, call.args, call.kwargs)
                 if self._away:
                     inputs = send_to_device(inputs, self._loaded.device)
                 hidden, mask, args, kwargs = inputs
-                collector.begin(mask)
-                output = block(hidden, *args, **kwargs)
-                output = output[0] if isinstance(output, tuple) else output
+                args, kwargs = call.arguments(hidden, args, kwargs)
+                others = [(None if slot is None else _argument(slot, args, kwargs), own) for slot, own in call.others]
+                if mask is None and any(other is not None for _, other in others):
+                    mask = torch.ones(hidden.shape[:-1], dtype=torch.bool)  # To tell its tokens from the others'.
+                collector.begin(mask, others)
+                output = _first(block(*args, **kwargs))
                 yield output.cpu() if self._away else output
+
+
+def _argument(slot: Slot, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[slot] if isinstance(slot, int) else kwargs[slot]
+
+
+def _first(output: Any) -> Any:
+    """The hidden state of what a block returned: all of it, or the first of several."""
+    if isinstance(output, Mapping):
+        return next(iter(output.values()))
+    return output[0] if isinstance(output, (tuple, list)) else output
 
 
 class Collector:
     """Sums Gram matrices and magnitudes of the inputs of ``linears``, once a distinct input tensor.
 
-    Of the linears among ``masked`` only the tokens count that the pass's attention mask leaves; it is true for every
-    token of the part, or for those of its end where a linear sees only these.
+    Of the linears among ``masked`` only the tokens count that the masks of the pass leave. The value says whether a linear
+    may be given only the last of the mask's tokens.
     """
 
     def __init__(
@@ -146,10 +215,15 @@ class Collector:
         self._leader: dict[str, str] = {}
         self._seen: list[tuple[Tensor, str]] = []
         self._mask: Tensor | None = None
+        self._others: list[tuple[Tensor | None, Tensor | None]] = []
 
-    def begin(self, mask: Tensor | None) -> None:
-        """A new pass begins; ``mask`` ``[B, T]`` is true where a token counts."""
-        self._seen, self._mask = [], mask
+    def begin(self, mask: Tensor | None, others: Iterable[tuple[Tensor | None, Tensor | None]] = ()) -> None:
+        """A new pass begins; ``mask`` ``[B, T]`` is true where a token counts.
+
+        ``others`` are further inputs ``[B, N, D]`` of the block, ``None`` for one that is not known, and their masks
+        ``[B, N]``, ``None`` if all tokens count.
+        """
+        self._seen, self._mask, self._others = [], mask, list(others)
 
     @contextmanager
     def listening(self, model: nn.Module) -> Iterator[None]:
@@ -158,7 +232,7 @@ class Collector:
                 handle = model.get_submodule(name).register_forward_pre_hook(self._hook(name))
                 hooks.callback(handle.remove)
             yield
-        self._seen = []
+        self._seen, self._others = [], []
 
     def statistics(self) -> list[SharedStats]:
         return [
@@ -186,10 +260,12 @@ class Collector:
     def _counting(self, x: Tensor, name: str) -> Tensor:
         """The tokens ``[N, I]`` of ``x`` that count."""
         rows = x.reshape(-1, x.shape[-1])
-        mask = self._mask
-        if mask is None or name not in self._masked:
+        if name not in self._masked:
             return rows
         at_the_end = self._masked[name]
+        mask = self._mask_of(x, at_the_end)
+        if mask is None:
+            return rows
         if at_the_end and x.dim() == 3 and x.shape[1] < mask.shape[1]:
             mask = mask[:, -x.shape[1] :]
         if mask.numel() != len(rows) or (x.dim() == 3 and len(mask) != len(x)):
@@ -198,6 +274,19 @@ class Collector:
                 "masked, in the model's yaml, names what of a block is given the tokens of the mask"
             )
         return rows[mask.reshape(-1).to(rows.device)]
+
+    def _mask_of(self, x: Tensor, at_the_end: bool) -> Tensor | None:
+        """The mask of the tensor that ``x`` is, or of the only one with its tokens; else that of the hidden state."""
+        for other, mask in self._others:
+            if x is other:
+                return mask
+        own, tokens = self._mask, x.shape[:-1]
+        if own is not None and not at_the_end and tokens != own.shape:
+            shapes = [(mask.shape if other is None else other.shape[:-1], mask) for other, mask in self._others]  # type: ignore[union-attr]
+            alike = [mask for shape, mask in shapes if shape == tokens]
+            if len(alike) == 1:
+                return alike[0]
+        return own
 
 
 class _Sums:
@@ -284,19 +373,24 @@ class _Listener:
 
     def __init__(self, part: Part, mask: Any, move: Callable[[Any], Any]) -> None:
         self.part = part
-        self._forward_mask, self._mask, self._move = mask, mask, move
+        self._forward_mask, self._move = mask, move
+        self._around: dict[str, dict[str, Any]] = {}
         self._calls: list[_Call] = []
+        self._output: tuple[Any, int] | None = None
 
     @contextmanager
     def listening(self, model: nn.Module) -> Iterator[None]:
         with ExitStack() as hooks:
             if self.part.masked_linears:
-                part = model.get_submodule(self.part.module)
-                hooks.callback(part.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
+                for path in {path for block in self.part.blocks for path in self._modules_around(block)}:
+                    module = model.get_submodule(path)
+                    hooks.callback(module.register_forward_pre_hook(self._begin(path), with_kwargs=True).remove)
             for index, path in enumerate(self.part.blocks):
                 block = model.get_submodule(path)
                 hooks.callback(block.register_forward_pre_hook(self._keeper(index), with_kwargs=True).remove)
+                hooks.callback(block.register_forward_hook(self._end).remove)
             yield
+        self._output = None
 
     def passes(self) -> list[Pass]:
         """The calls heard, split where the first block was called again; an error where a block was left out."""
@@ -312,50 +406,138 @@ class _Listener:
         starts = range(0, len(self._calls), len(blocks))
         return [_one_pass(self._calls[start : start + len(blocks)]) for start in starts]
 
-    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        named = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-        mask = kwargs.get("attention_mask", named.get("attention_mask"))
-        # A part that is called without a mask has no padding; one that is called with its layers' own form of it
-        # (by kind of attention, or a value for each pair of tokens) has that of the forward pass.
-        self._mask = mask if mask is None or _is_token_mask(mask) else self._forward_mask
+    def _modules_around(self, block: str) -> list[str]:
+        """The part's module and those inside it that hold ``block``, from the outermost to the innermost."""
+        names = block.split(".")
+        outer = len(self.part.module.split("."))
+        return [".".join(names[:depth]) for depth in range(outer, len(names))]
 
-    def _keeper(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def keep(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden, args, kwargs = _split_hidden(args, kwargs)
-            # A cache would grow with every replay; calibration never decodes, so it is left out.
-            kwargs = {name: None if isinstance(value, Cache) else value for name, value in kwargs.items()}
-            first = None
-            if index == 0:
-                mask = self._mask.bool() if self.part.masked_linears and _is_token_mask(self._mask) else None
-                first = self._move((hidden, mask))
-            self._calls.append(_Call(index, first, self._move((args, kwargs))))
+    def _begin(self, path: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._around[path] = _named_arguments(module, args, kwargs)
 
         return keep
+
+    def _end(self, _block: nn.Module, _inputs: Any, output: Any) -> None:
+        hidden = _first(output)
+        self._output = (hidden, _changes(hidden))
+
+    def _keeper(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def keep(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            before, changes = self._output or (None, 0)
+            slot = _hidden_slot(block, args, kwargs, before, self.part.blocks[index])
+            hidden = _argument(slot, args, kwargs)
+            follows = index > 0 and hidden is before and _changes(hidden) == changes
+            named = _named_arguments(block, args, kwargs)
+            mask = self._text_mask(index) if self.part.masked_linears else None
+            if mask is None:
+                mask = own_mask(named, hidden)
+            others: list[tuple[Slot | None, Tensor | None]] = [
+                (other, cross_mask(named, value))
+                for other, value in _slots(args, kwargs)
+                if other != slot and is_another_sequence(_name(block, other), value, hidden)
+            ]
+            if (keys := key_mask(named, hidden)) is not None:
+                others.append((None, keys))
+            if isinstance(slot, int):
+                args = args[:slot] + args[slot + 1 :]
+            else:
+                kwargs = {name: value for name, value in kwargs.items() if name != slot}
+            # A cache would grow with every replay; calibration never decodes, so it is left out.
+            args = tuple(None if isinstance(value, Cache) else value for value in args)
+            kwargs = {name: None if isinstance(value, Cache) else value for name, value in kwargs.items()}
+            joined = None if follows else hidden
+            joined, mask, others, args, kwargs = self._move((joined, mask, others, args, kwargs))
+            call = BlockCall(slot, args, kwargs, joined if index else None, mask, tuple(map(tuple, others)))
+            self._calls.append(_Call(index, None if index else joined, call))
+
+        return keep
+
+    def _text_mask(self, index: int) -> Tensor | None:
+        """The mask of the tokens of a block's hidden state, from what the modules around it were called with.
+
+        A part that is called without a mask has no padding; one that is called with its layers' own form of it (by kind of
+        attention, or a value for each pair of tokens) has that of the forward pass. The mask that a model is called with
+        is its encoder's; a decoder that attends to one has a mask of its own or none.
+        """
+        mask = self._forward_mask
+        for path in self._modules_around(self.part.blocks[index]):
+            if path not in self._around:
+                continue
+            given = self._around[path].get("attention_mask")
+            decodes = self._around[path].get("encoder_hidden_states") is not None
+            if _is_token_mask(given):
+                mask = given
+            elif given is None and (decodes or path == self.part.module):
+                mask = None
+        return mask.bool() if _is_token_mask(mask) else None
 
 
 @dataclass(frozen=True)
 class _Call:
-    """``first`` is the hidden state and the mask, kept of the first block only: the rest would be all of a model's."""
+    """``first`` is the hidden state, kept of the first block only: the rest would be all of a model's."""
 
     block: int
-    first: tuple[Tensor, Tensor | None] | None
-    rest: BlockInputs
+    first: Tensor | None
+    call: BlockCall
 
 
 def _one_pass(calls: Sequence[_Call]) -> Pass:
     first = calls[0].first
     assert first is not None
-    return Pass(*first, tuple(call.rest for call in calls))
+    return Pass(first, tuple(call.call for call in calls))
+
+
+def _changes(tensor: Any) -> int:
+    """How often a tensor was changed in place; an inference tensor does not count."""
+    return 0 if not isinstance(tensor, Tensor) or tensor.is_inference() else tensor._version
 
 
 def _is_token_mask(mask: Any) -> bool:
     return isinstance(mask, Tensor) and mask.dim() == 2
 
 
-def _split_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
+def _slots(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Slot, Any]]:
+    return [*enumerate(args), *kwargs.items()]
+
+
+def _named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Every argument of a call by its name; positional ones that have none are left out."""
+    return dict(zip(_positional_names(module), args, strict=False)) | kwargs
+
+
+def _name(module: nn.Module, slot: Slot) -> str:
+    """The name of the argument at ``slot``, empty if it has none."""
+    if isinstance(slot, str):
+        return slot
+    names = _positional_names(module)
+    return names[slot] if slot < len(names) else ""
+
+
+def _positional_names(module: nn.Module) -> list[str]:
+    return [
+        name
+        for name, parameter in inspect.signature(module.forward).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+
+
+def _hidden_slot(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], before: Any, path: str) -> Slot:
+    """Which argument of a block is its hidden state.
+
+    That which the block before returned; else the first positional one, or the first that the block's signature names. It
+    is never what a decoder attends to, though its encoder may have returned that just before.
+    """
+    for slot, value in _slots(args, kwargs):
+        if before is not None and value is before and not names_others(_name(block, slot)):
+            return slot
     if args:
-        return args[0], args[1:], kwargs
-    return kwargs["hidden_states"], (), {name: value for name, value in kwargs.items() if name != "hidden_states"}
+        return 0
+    for name in [*inspect.signature(block.forward).parameters, *kwargs]:
+        value = kwargs.get(name)
+        if isinstance(value, Tensor) and value.dim() > 1 and value.is_floating_point() and not names_others(name):
+            return name
+    raise RuntimeError(f"{path}: none of its arguments ({', '.join(kwargs)}) is a hidden state")
 
 
 def _offloaded(loaded: LoadedModel) -> bool:

@@ -17,7 +17,10 @@ import torch
 
 import mmq_sweeps
 
-PACKAGES = ("transformers", "safetensors", "tokenizers", "numpy", "pillow", "pycocoevalcap", "hydra-core", "omegaconf")
+PACKAGES = (
+    "transformers", "safetensors", "tokenizers", "sentencepiece", "numpy", "pillow", "torchvision", "pycocoevalcap",
+    "hydra-core", "omegaconf",
+)  # fmt: skip
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 # Written to clear_refs, resets the peak of the resident set (proc(5)).
 _RESET_PEAK = "5"

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -26,6 +27,7 @@ from mmq_sweeps.errors import StoreError, TargetError
 from mmq_sweeps.kept import Kept
 from mmq_sweeps.methods.base import LayerStats, Method, Solution, expect, quantize_many
 from mmq_sweeps.models.loading import LoadedModel
+from mmq_sweeps.placement import Dequantized
 from mmq_sweeps.store import Store
 from mmq_sweeps.targets import Part, Unit, check_format
 from mmq_sweeps.tasks.base import Task
@@ -119,15 +121,19 @@ def compute(
             part for part in wanted if any(_needs_pass(one, store) for one in served if one.unit.part == part.name)
         ]
         started = time.perf_counter()
-        batches = task.calibration_batches(loaded, {**calibration, "batch_size": batch_size})
-        passes = capture(loaded, reached, batches) if reached else {}
+
+        def run(captured: Sequence[Part], sampled: Mapping[str, Any] = calibration) -> dict[str, list[Pass]]:
+            return capture(loaded, captured, task.calibration_batches(loaded, {**sampled, "batch_size": batch_size}))
+
+        passes = run(reached) if reached else {}
         capture_seconds = (time.perf_counter() - started) / len(served)
         for part in wanted:
             of_part = [request for request in served if request.unit.part == part.name]
             calls = passes.pop(part.name, [])
             _solve_together(work, part, calls, [one for one in of_part if not one.chain], capture_seconds)
             for chain in _distinct(request.chain for request in of_part if request.chain):
-                _solve_in_order(work, part, calls, [one for one in of_part if one.chain == chain], capture_seconds)
+                of_chain = [one for one in of_part if one.chain == chain]
+                _solve_in_order(work, part, calls, of_chain, capture_seconds, partial(run, [part]))
     return work.failed
 
 
@@ -162,16 +168,26 @@ def _solve_together(
 
 
 def _solve_in_order(
-    work: _Work, part: Part, passes: Sequence[Pass], requests: Sequence[Request], capture_seconds: float
+    work: _Work,
+    part: Part,
+    passes: Sequence[Pass],
+    requests: Sequence[Request],
+    capture_seconds: float,
+    run: Callable[[], dict[str, list[Pass]]],
 ) -> None:
     """The ``requests`` of one chain: each unit on what the quantized units before it give.
 
-    Units that the store has already are not solved again. Behind one that fails, all others fail.
+    Where the model does something between two blocks, it is ``run`` again with the quantized units before in place. Units
+    that the store has already are not solved again. Behind one that fails, all others fail.
     """
     missing = {request.key: request for request in requests}
     replay = Replay(work.loaded, part, passes)
     last = max(request.unit.block for request in requests)
+    before: dict[str, QuantizedWeight] = {}
     for index in range(last + 1):
+        if replay.joined:
+            with work.loaded.weights_replaced(Dequantized(before)):
+                replay = Replay(work.loaded, part, run()[part.name], index)
         with ExitStack() as replaced:
             for key, unit in requests[0].chain.items():
                 if unit.block != index:
@@ -188,8 +204,8 @@ def _solve_in_order(
                     weights = _stored(request, work.store)
                 if weights is None:
                     raise StoreError(f"the store lost {unit.name} right after it was written")
-                in_full = {name: weight.dequantize() for name, weight in weights[0].items()}
-                replaced.enter_context(work.loaded.weights_replaced(in_full))
+                replaced.enter_context(work.loaded.weights_replaced(Dequantized(weights[0])))
+                before |= weights[0]
             replay.advance()
 
 

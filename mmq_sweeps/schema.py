@@ -41,7 +41,8 @@ class PartConfig:
 
     label: str = field(default="", metadata=LABEL)  # what the model's authors call it
     module: list[str] = MISSING
-    blocks: list[str] = MISSING  # relative to the module
+    # Relative to the module. A list among them holds the stacks of one part in order: [[encoder.block, decoder.block]].
+    blocks: list[Any] = MISSING
     attention: list[str] = MISSING  # names inside a block
     mlp: list[str] = MISSING
     # Its tokens are those of the attention mask, so padding does not count in statistics: true, or the names inside a

@@ -6,8 +6,8 @@ stored together, so that every selection of blocks and layers is made of whole u
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,15 +17,26 @@ from mmq_sweeps.affine import Format
 from mmq_sweeps.errors import TargetError, one_of
 
 
+# Weights in other modules than linears are overlooked up to this share of a unit's: routers, tables of positions.
+OVERLOOKED = 0.05
+# A parameter is a weight matrix if two of its dimensions are at least this long; a kernel of a depthwise convolution is none.
+MATRIX = 8
+
+
 @dataclass(frozen=True)
 class Unit:
-    """The linears of one layer kind in one block; ``linears`` maps the full name of each to its shape ``(O, I)``."""
+    """The linears of one layer kind in one block; ``linears`` maps the full name of each to its shape ``(O, I)``.
+
+    ``loose`` maps weight matrices that lie in no linear, such as experts in one tensor, to a sentence on what holds them; it
+    is empty where they are a small share of the unit's weights.
+    """
 
     part: str
     block: int
     group: str
     kind: str
     linears: Mapping[str, tuple[int, int]]
+    loose: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -44,6 +55,7 @@ class Part:
     blocks: tuple[str, ...]
     units: tuple[Unit, ...]
     masked: bool | tuple[str, ...]
+    model: str = ""  # the class of the model, for messages
 
     @cached_property
     def masked_linears(self) -> dict[str, bool]:
@@ -55,7 +67,10 @@ class Part:
         return {name: True for name in linears if _under(inner[name], self.masked)}
 
     def select(self, selection: Mapping[str, Any]) -> list[Unit]:
-        """The units that ``selection`` (``{"blocks", "layers"}``) names; a ``TargetError`` where it names no linear."""
+        """The units that ``selection`` (``{"blocks", "layers"}``) names.
+
+        A ``TargetError`` where it names no linear, or a unit whose weights are not all in linears.
+        """
         chosen = [unit for unit in self.units if unit.group in selection["blocks"] and unit.kind in selection["layers"]]
         if not any(unit.linears for unit in chosen):
             groups = {group: f"{len(span)} blocks" for group, span in block_groups(len(self.blocks)).items()}
@@ -64,7 +79,41 @@ class Part:
                 f"selects no linear: of the {len(self.blocks)} blocks of {self.name}, "
                 + ", ".join(f"{group} has {count}" for group, count in groups.items())
             )
-        return [unit for unit in chosen if unit.linears]
+        self._refuse_other_weights(chosen)
+        return chosen
+
+    def _refuse_other_weights(self, chosen: Iterable[Unit]) -> None:
+        """An error where the cell would say "3 bits" of units of which some, or much of them, would stay as they are."""
+        wrong = [unit for unit in chosen if unit.loose or not unit.linears]
+        if not wrong:
+            return
+        kind = wrong[0].kind
+        of_kind = [unit for unit in wrong if unit.kind == kind]
+        blocks, loose = [unit.block for unit in of_kind], of_kind[0].loose
+        held = "; ".join(f"{self.blocks[blocks[0]]}.{name} is {what}" for name, what in loose.items())
+        where = f"{len(blocks)} of {len(self.blocks)} blocks ({_spans(blocks)})"
+        problem = (
+            f"has {'weights outside' if loose else 'no'} linear{'s' * bool(loose)} in {where}{': ' * bool(held)}{held}"
+        )
+        free = [group for group, span in block_groups(len(self.blocks)).items() if not set(span) & set(blocks)]
+        others = [other for other in (unit.kind for unit in self.units if not unit.loose and unit.linears) if other != kind]
+        ways = [f"component.{self.name}.layers=[{others[0]}]"] if others else []
+        ways += [f"component.{self.name}.blocks=[{','.join(free)}]"] if free else []
+        raise TargetError(
+            f"{self.model or 'model'}: component.{self.name}: its {kind} {problem}. Only linears are quantized, and the rest "
+            f"would stay at full precision; choose {' or '.join([*ways, f'no component.{self.name}'])}"
+        )
+
+
+def _spans(numbers: Iterable[int]) -> str:
+    """``[0, 1, 2, 5]`` as ``0 to 2, 5``."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(f"{first} to {last}" if last > first else str(first) for first, last in spans)
 
 
 def block_groups(count: int) -> dict[str, range]:
@@ -94,24 +143,59 @@ def check_format(units: Iterable[Unit], format: Format, key: str = "method.group
 
 def _find_part(model: nn.Module, name: str, where: Mapping[str, Any]) -> Part:
     module_path, module = _resolve(model, where["module"], f"model.parts.{name}.module")
-    relative, blocks = _resolve(module, where["blocks"], f"model.parts.{name}.blocks")
-    paths = tuple(f"{module_path}.{relative}.{child}" for child, _ in blocks.named_children())
+    relative, blocks = _find_blocks(module, where["blocks"], f"model.parts.{name}.blocks")
+    paths = tuple(f"{module_path}.{path}" for path in blocks)
     groups = {index: group for group, span in block_groups(len(paths)).items() for index in span}
     kinds = {"attention": where["attention"], "mlp": where["mlp"]}
     units = []
-    for index, (path, block) in enumerate(zip(paths, blocks.children(), strict=True)):
+    for index, (path, block) in enumerate(zip(paths, blocks.values(), strict=True)):
         by_kind = _linears_by_kind(block, kinds, path)
+        loose = _loose_by_kind(block, kinds, by_kind, path)
         units += [
-            Unit(name, index, groups[index], kind, {f"{path}.{inner}": shape for inner, shape in linears.items()})
+            Unit(name, index, groups[index], kind, {f"{path}.{inner}": shape for inner, shape in linears.items()}, loose[kind])
             for kind, linears in by_kind.items()
+            if kinds[kind]
         ]
     if not any(unit.linears for unit in units):
-        raise TargetError(f"model.parts.{name}: no linear lies in the blocks under {module_path}.{relative}")
-    part = Part(name, module_path, paths, tuple(units), _masked(where["masked"], f"model.parts.{name}.masked"))
+        held = next((f"; {paths[unit.block]}.{inner} is {what}" for unit in units for inner, what in unit.loose.items()), "")
+        raise TargetError(
+            f"{type(model).__name__}: model.parts.{name}: no linear lies in the blocks under "
+            f"{' and '.join(f'{module_path}.{path}' for path in relative)}{held}"
+        )
+    masked = _masked(where["masked"], f"model.parts.{name}.masked")
+    part = Part(name, module_path, paths, tuple(units), masked, type(model).__name__)
     for inner in part.masked if isinstance(part.masked, tuple) else ():
         if not replace(part, masked=(inner,)).masked_linears:
             raise TargetError(f"model.parts.{name}.masked: {inner} holds no linear of a block of {name}")
     return part
+
+
+def _find_blocks(module: nn.Module, candidates: Iterable[Any], key: str) -> tuple[list[str], dict[str, nn.Module]]:
+    """The first of ``candidates`` that resolves, as paths, and its blocks by their paths in ``module``.
+
+    A candidate is a path, or a list of paths whose blocks follow each other. Lists inside lists are stages: a list is never
+    called, only what it holds.
+    """
+    candidates = list(candidates)
+    wanted = [[path] if isinstance(path, str) else path for path in candidates]
+    if not all(isinstance(paths, list) and paths and all(isinstance(path, str) for path in paths) for paths in wanted):
+        raise TargetError(f"{key}={candidates}: give paths, or a list of paths whose blocks follow each other")
+    for paths in wanted:
+        try:
+            stacks = {path: module.get_submodule(path) for path in paths}
+        except AttributeError:
+            continue
+        return paths, {path: block for root, stack in stacks.items() for path, block in _members(root, stack)}
+    _resolve(module, [" and ".join(paths) for paths in wanted], key)
+    raise AssertionError("unreachable: no path resolves")
+
+
+def _members(path: str, stack: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in stack.named_children():
+        if isinstance(child, nn.ModuleList):
+            yield from _members(f"{path}.{name}", child)
+        else:
+            yield f"{path}.{name}", child
 
 
 def _masked(masked: Any, key: str) -> bool | tuple[str, ...]:
@@ -147,6 +231,45 @@ def _linears_by_kind(
             raise TargetError(f"{path}.{name} belongs to {what}; name it under exactly one. {one_of(kinds)}")
         by_kind[matching[0]][name] = (module.out_features, module.in_features)
     return by_kind
+
+
+def _loose_by_kind(
+    block: nn.Module, kinds: Mapping[str, list[str]], linears: Mapping[str, Mapping[str, tuple[int, int]]], path: str
+) -> dict[str, dict[str, str]]:
+    """By kind, the weight matrices that lie in no linear, with a sentence on what holds each.
+
+    A ``TargetError`` where such weights belong to no kind, as for a linear of none.
+    """
+    found: dict[str, dict[str, nn.Parameter]] = {kind: {} for kind in kinds}
+    homeless: dict[str, nn.Parameter] = {}
+    holders: dict[str, str] = {}
+    for name, module in block.named_modules():
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            continue
+        for own, parameter in module.named_parameters(recurse=False):
+            if sum(length >= MATRIX for length in parameter.shape) < 2:
+                continue
+            full = f"{name}.{own}" if name else own
+            holders[full] = type(module).__name__
+            kind = next((kind for kind, prefixes in kinds.items() if _under(full, prefixes)), None)
+            (homeless if kind is None else found[kind])[full] = parameter
+    quantizable = {kind: sum(rows * columns for rows, columns in linears[kind].values()) for kind in kinds}
+
+    def described(loose: Mapping[str, nn.Parameter], beside: int) -> dict[str, str]:
+        weights = sum(parameter.numel() for parameter in loose.values())
+        if weights <= OVERLOOKED * (weights + beside):
+            return {}
+        return {
+            name: f"a parameter {list(parameter.shape)} of a {holders[name]}, which is no linear"
+            for name, parameter in loose.items()
+        }
+
+    if none := described(homeless, sum(quantizable.values())):
+        name, what = next(iter(none.items()))
+        raise TargetError(
+            f"{path}.{name} belongs to no layer kind; it is {what}. Name it under exactly one. {one_of(kinds)}"
+        )
+    return {kind: described(loose, quantizable[kind]) for kind, loose in found.items()}
 
 
 def _under(name: str, prefixes: Iterable[str]) -> bool:

@@ -37,6 +37,7 @@ from mmq_sweeps.models.placing import (
     onloaded,
     read_max_memory,
 )
+from mmq_sweeps.models.processors import load_processor, missing_package
 from mmq_sweeps.models.shapes import Shape, build_on_meta, find_class
 
 SHOWN = 3
@@ -153,10 +154,16 @@ def load_model(config: Mapping[str, Any]) -> LoadedModel:
     checkpoint, options = _source(config)
     try:
         values, _ = transformers.PretrainedConfig.get_config_dict(checkpoint, **options)
+        _check_family(config, values)
+        # Before the weights, which take long: what it needs may be absent.
+        processor = load_processor(checkpoint, options)
         model = _read_weights(config, checkpoint, options, values, device)
-        processor = transformers.AutoProcessor.from_pretrained(checkpoint, **options)
     except SafetensorError as error:
         raise ValueError(f"model.checkpoint={config['checkpoint']}: cannot read its weights: {error}") from error
+    except ImportError as error:
+        if (problem := missing_package(error)) is None:
+            raise
+        raise ValueError(f"model.checkpoint={config['checkpoint']}: its model {problem}") from error
     except OSError as error:
         if options.get("local_files_only") and error.errno is None:  # not one of the system's own
             raise ValueError(absent(config["checkpoint"], config["revision"])) from error
@@ -185,7 +192,6 @@ def _read_weights(
 ) -> transformers.PreTrainedModel:
     """Each weight is read once, straight to where it is to lie and in the dtype it is to have."""
     model_class, dtype = find_class(config), getattr(torch, config["dtype"])
-    _check_family(config, values)
     placing: dict[str, Any] = {}
     if config.get("device_map") == AUTO:
         placing = {"device_map": AUTO, "max_memory": read_max_memory(config.get("max_memory"), config["device"])}

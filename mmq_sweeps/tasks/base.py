@@ -29,7 +29,11 @@ class Task(Protocol):
         ...
 
     def calibration_batches(self, loaded: LoadedModel, calibration: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The model's keyword arguments, a forward pass at a time, with an ``attention_mask`` ``[B, T]``, 0 on padding."""
+        """The model's keyword arguments, a forward pass at a time, with an ``attention_mask`` ``[B, T]``, 0 on padding.
+
+        For an encoder-decoder also ``decoder_input_ids`` and ``decoder_attention_mask``; without, its decoder reads what the
+        model generates.
+        """
         ...
 
     def predict(self, loaded: LoadedModel, progress: Progress) -> dict[str, str]:

@@ -194,6 +194,8 @@ class Prepared(Generic[Inputs]):
 
 
 def _tensors(inputs: Any) -> list[Tensor]:
+    if isinstance(inputs, list):
+        return [tensor for one in inputs for tensor in _tensors(one)]
     values = inputs.values() if isinstance(inputs, Mapping) else [inputs]
     return [value for value in values if isinstance(value, Tensor)]
 

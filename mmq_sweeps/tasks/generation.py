@@ -19,6 +19,7 @@ from mmq_sweeps.metrics import MetricResult
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.tasks.base import Progress
 from mmq_sweeps.tasks.examples import Examples, Prepared, decoded, split_up
+from mmq_sweeps.tasks.teaching import teacher_forced
 
 
 @dataclass(frozen=True)
@@ -90,19 +91,19 @@ class GenerationTask(ABC):
         return {"missing": missing | {"items": len(self._asked) - len(self.items)}} if missing else {}
 
     def calibration_batches(self, loaded: LoadedModel, calibration: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Images with the prompt and the first right text behind it, as in teacher forcing."""
+        """Images with the prompt and the first right text, as in teacher forcing."""
 
-        def prepare(batch: Sequence[Item]) -> dict[str, Any]:
-            texts = [f"{item.prompt} {item.references[0]}".strip() for item in batch]
-            shown = _one_each(batch)
-            return dict(loaded.processor(images=shown, text=texts, return_tensors="pt", padding=True))
+        def prepare(batch: Sequence[Item]) -> list[dict[str, Any]]:
+            shown = decoded([item.example for item in batch])
+            prompts, answers = [item.prompt for item in batch], [item.references[0] for item in batch]
+            return teacher_forced(loaded, shown, prompts, answers)
 
         # One item an example, by turns the first, the second and so on of those that it has.
         found = enumerate(map(self.items_of, self.examples.drawn(calibration)))
         samples = [items[index % len(items)] for index, items in found]
         batches = split_up(samples, calibration["batch_size"])
-        for _, inputs in Prepared[dict[str, Any]]()(loaded.processor, batches, prepare):
-            yield inputs
+        for _, inputs in Prepared[list[dict[str, Any]]]()(loaded.processor, batches, prepare):
+            yield from inputs
 
     @torch.no_grad()
     def predict(self, loaded: LoadedModel, progress: Progress) -> dict[str, str]:

@@ -1,0 +1,116 @@
+"""The processor of a checkpoint, and what it needs that is not installed.
+
+Images and texts are all that is studied here, so a processor whose only obstacle is a part for videos (which needs
+torchvision) is built without that part.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers.processing_utils import ProcessorMixin
+from transformers.video_processing_utils import VideoProcessorMixin
+
+# Packages that some processors and models need beyond transformers, and the extra of setup.cfg that brings each.
+EXTRAS = {"num2words": "smolvlm", "torchvision": "llama4", "timm": "gemma3n", "sentencepiece": "sentencepiece"}
+VIDEOS = "video_processor"
+
+
+class NoVideos(VideoProcessorMixin):  # type: ignore[misc]
+    """Stands where a processor has its part for videos; a RuntimeError where it is given some."""
+
+    def __call__(self, videos: Any, **_: Any) -> Any:
+        raise RuntimeError("this processor was built for images and texts; videos need torchvision")
+
+
+class _TakesNoVideos:
+    """Before a class of processors, lets it be built without its part for videos."""
+
+    def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+        if argument_name == VIDEOS:
+            return NoVideos
+        return super().check_argument_for_proper_class(argument_name, argument)  # type: ignore[misc]
+
+
+def load_processor(checkpoint: Path | str, options: dict[str, Any]) -> Any:
+    """The processor of ``checkpoint``; a ValueError names the command that installs what it lacks."""
+    try:
+        processor_class = None if _installed("torchvision") else _class_with_videos(checkpoint, options)
+        if processor_class is None:
+            return transformers.AutoProcessor.from_pretrained(checkpoint, **options)
+        return _without_videos(processor_class, checkpoint, options)
+    except (ImportError, RuntimeError, ValueError) as error:
+        if (problem := missing_package(error)) is None:
+            raise
+        raise ValueError(f"model.checkpoint={checkpoint}: its processor {problem}") from error
+
+
+def missing_package(error: Exception) -> str | None:
+    """"needs ..." with the command that helps, where ``error`` says that a package is absent or cannot be imported."""
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        names = [error.name.split(".")[0]]
+    else:
+        text = str(error)
+        names = re.findall(r"pip install ([A-Za-z0-9_-]+)", text)
+        names += [name for name in EXTRAS if re.search(rf"\b{name}\b", text, flags=re.IGNORECASE)]
+    for name in dict.fromkeys(names):
+        if not _installed(name):
+            return f"needs {name}, which is not installed; {_command(name)}"
+        if name in EXTRAS and not isinstance(error, ValueError):
+            return f"needs {name}, of which {_version(name)} does not work beside torch {_version('torch')}: {error}"
+    return None
+
+
+def _command(package: str) -> str:
+    if package not in EXTRAS:
+        return f"install it with pip install {package}"
+    extra = EXTRAS[package]
+    return (
+        f"install it with pip install 'mmq-sweeps[{extra}]' (in a checkout: pip install -e '.[{extra}]'; the extra families "
+        "has what any family needs)"
+    )
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package.replace("-", "_")) is not None
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "an unknown version"
+
+
+def _class_with_videos(checkpoint: Path | str, options: dict[str, Any]) -> type[ProcessorMixin] | None:
+    """The class of the checkpoint's processor, if it is one of transformers that has a part for videos."""
+    config, _ = transformers.PretrainedConfig.get_config_dict(checkpoint, **options)
+    try:
+        values, _ = ProcessorMixin.get_processor_dict(checkpoint, **options)
+    except OSError:
+        values = {}  # Older checkpoints have no such file.
+    named = values.get("processor_class") or PROCESSOR_MAPPING_NAMES.get(config.get("model_type"))
+    found = getattr(transformers, named, None) if isinstance(named, str) else None
+    is_class = isinstance(found, type) and issubclass(found, ProcessorMixin)
+    return found if is_class and VIDEOS in found.get_attributes() else None
+
+
+def _without_videos(processor_class: type[ProcessorMixin], checkpoint: Path | str, options: dict[str, Any]) -> Any:
+    loaders = {
+        "image_processor": transformers.AutoImageProcessor,
+        "tokenizer": transformers.AutoTokenizer,
+        "feature_extractor": transformers.AutoFeatureExtractor,
+    }
+    parts = {
+        name: NoVideos() if name == VIDEOS else loaders[name].from_pretrained(checkpoint, **options)
+        for name in processor_class.get_attributes()
+    }
+    values, _ = ProcessorMixin.get_processor_dict(checkpoint, **options)
+    images_only: Any = type(processor_class.__name__, (_TakesNoVideos, processor_class), {})
+    return images_only.from_args_and_dict(list(parts.values()), values)

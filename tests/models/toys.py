@@ -1,0 +1,213 @@
+"""Models of every family at a toy size with random weights, and checkpoints of them with processors of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+
+from mmq_sweeps.execute import quiet_libraries
+from mmq_sweeps.models.catalog import read_model
+from mmq_sweeps.models.loading import LoadedModel
+from mmq_sweeps.models.shapes import Shape, build_on_meta, find_shape
+from tests.models import other_toys
+
+# What a family's published shape is cut down to, wherever the key stands in its configuration. The vocabulary has room for
+# the thousand tokens that PaliGemma's processor adds.
+TOY = {
+    "hidden_size": 32, "encoder_hidden_size": 32, "out_hidden_size": 32, "projection_dim": 32, "word_embed_proj_dim": 32,
+    "intermediate_size": 48, "ffn_dim": 48, "num_hidden_layers": 3, "depth": 3, "num_attention_heads": 4, "num_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 2000, "image_size": 28, "patch_size": 7, "window_size": 28,
+    "scale_factor": 2, "max_position_embeddings": 64,
+}  # fmt: skip
+IMAGE_TOKEN, PADDING = 499, 1
+BATCH, LENGTH, PADDED = 2, 44, 4
+PIXELS = (BATCH, 3, 28, 28)
+
+# What a family's configuration needs besides, the image's input, and how many tokens an image takes in the text.
+FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
+    "blip2_opt_2_7b": (
+        {"image_token_index": IMAGE_TOKEN, "qformer_config": {"num_attention_heads": 4}},
+        {"pixel_values": PIXELS},
+        32,
+    ),
+    "blip2_itm_vit_g": (
+        {"qformer_config": {"num_attention_heads": 4}},
+        {"pixel_values": PIXELS, "use_image_text_matching_head": True},
+        0,
+    ),
+    "llava_1_5_7b": ({"image_token_index": IMAGE_TOKEN}, {"pixel_values": PIXELS}, 16),
+    "qwen2_5_vl_3b": (
+        {
+            "image_token_id": IMAGE_TOKEN,
+            "text_config": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}},
+        },
+        {"pixel_values": (BATCH * 16, 3 * 2 * 7 * 7), "image_grid_thw": [[1, 4, 4]] * BATCH},
+        4,
+    ),
+    "smolvlm2_2_2b": ({"image_token_id": IMAGE_TOKEN}, {"pixel_values": (BATCH, 1, 3, 28, 28)}, 4),
+    "idefics3_8b": ({"image_token_id": IMAGE_TOKEN}, {"pixel_values": (BATCH, 1, 3, 28, 28)}, 4),
+    "paligemma2_3b": ({"image_token_index": IMAGE_TOKEN}, {"pixel_values": PIXELS}, 16),
+    "internvl3_2b": ({"image_token_id": IMAGE_TOKEN}, {"pixel_values": PIXELS}, 4),
+}
+
+
+def shrunk(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` at the toy size, nested configurations as well; ``more`` is put over them as it is."""
+    toy: dict[str, Any] = {**more}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            toy[key] = shrunk(value, more.get(key, {}))
+        elif key in TOY:
+            toy[key] = [TOY[key]] * 2 if isinstance(value, list) else TOY[key]
+        else:
+            toy.setdefault(key, value)
+    return {**toy, "pad_token_id": PADDING} if "vocab_size" in toy else toy
+
+
+def toy_values(name: str) -> dict[str, Any]:
+    """The values of a toy's ``config.json``."""
+    return shrunk(find_shape(read_model(name)).values, FAMILIES[name][0])
+
+
+def toy_model(name: str) -> LoadedModel:
+    config = read_model(name)
+    toy = Shape(toy_values(name), "a toy")
+    with quiet_libraries():
+        # Counted first: a value that TOY forgets would fill the memory.
+        assert sum(parameter.numel() for parameter in build_on_meta(config, toy).parameters()) < 1_000_000
+        model_class = getattr(transformers, config["class_name"])
+        model = model_class(model_class.config_class.from_dict(toy.values))
+    return LoadedModel(model.eval().requires_grad_(False), None, config)
+
+
+def toy_batch(name: str) -> dict[str, Tensor]:
+    _, image, tokens = FAMILIES[name]
+    text = torch.randint(5, 400, (BATCH, LENGTH))
+    text[:, 2 : 2 + tokens] = IMAGE_TOKEN
+    mask = torch.ones_like(text)
+    mask[1, -PADDED:] = 0
+    made = {key: torch.randn(value) if key == "pixel_values" else torch.tensor(value) for key, value in image.items()}
+    return {"input_ids": text, "attention_mask": mask, **made}
+
+
+
+
+SIDE, PATCH = 28, 7
+SQUARE = {"height": SIDE, "width": SIDE}
+SPECIAL = ("<unk>", "<pad>", "<s>", "</s>")
+WORDS = "a the is of in red green blue yellow large small circle square triangle two three left right what color ?".split()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A family's processor: the tokens of its texts, those that its tokenizer names, its image processor and itself."""
+
+    tokens: tuple[str, ...]
+    images: str
+    size: Mapping[str, Any]
+    processor: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    named: Mapping[str, str] = field(default_factory=dict)
+
+
+# By the name of the first model of the family.
+RECIPES = {
+    "blip2_opt_2_7b": Recipe(
+        ("<image>",), "BlipImageProcessor", {"size": SQUARE}, "Blip2Processor", {"num_query_tokens": 32}
+    ),
+    "blip2_itm_vit_g": Recipe(("<image>",), "BlipImageProcessor", {"size": SQUARE}, "Blip2Processor"),
+    "llava_1_5_7b": Recipe(
+        ("<image>",), "CLIPImageProcessor", {"size": {"shortest_edge": SIDE}, "crop_size": SQUARE}, "LlavaProcessor",
+        {"patch_size": PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
+    ),
+    "qwen2_5_vl_3b": Recipe(
+        ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>", "<|im_end|>"),
+        "Qwen2VLImageProcessor",
+        {"patch_size": PATCH, "size": {"shortest_edge": SIDE * SIDE, "longest_edge": 4 * SIDE * SIDE}},
+        "Qwen2_5_VLProcessor",
+    ),
+    "smolvlm2_2_2b": Recipe(
+        ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<|im_start|>", "<row_1_col_1>"),
+        "SmolVLMImageProcessor", {"size": {"longest_edge": 2 * SIDE}, "max_image_size": {"longest_edge": SIDE}},
+        "SmolVLMProcessor", {"image_seq_len": 4},
+    ),
+    "idefics3_8b": Recipe(
+        ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"), "Idefics3ImageProcessor",
+        {"size": {"longest_edge": 2 * SIDE}, "max_image_size": {"longest_edge": SIDE}},
+        "Idefics3Processor", {"image_seq_len": 4},
+    ),
+    "paligemma2_3b": Recipe(
+        ("<image>",), "SiglipImageProcessor", {"size": SQUARE, "image_seq_length": 16}, "PaliGemmaProcessor"
+    ),
+    "internvl3_2b": Recipe(
+        ("<IMG_CONTEXT>", "<img>", "</img>", "<video>", "<|im_start|>", "<|im_end|>"), "GotOcr2ImageProcessor",
+        {"size": SQUARE, "crop_to_patches": False}, "InternVLProcessor", {"image_seq_length": 4},
+        {"context_image_token": "<IMG_CONTEXT>", "start_image_token": "<img>", "end_image_token": "</img>",
+         "video_token": "<video>"},
+    ),
+}  # fmt: skip
+# Families that no yaml describes.
+RECIPES |= {
+    "idefics2": Recipe(
+        ("<image>", "<fake_token_around_image>", "<end_of_utterance>"), "Idefics2ImageProcessor",
+        {"size": {"longest_edge": 56, "shortest_edge": 28}, "do_image_splitting": False}, "Idefics2Processor",
+        {"image_seq_len": 4},
+    ),
+    "flan_t5": Recipe(("<image>",), "BlipImageProcessor", {"size": SQUARE}, "Blip2Processor", {"num_query_tokens": 4}),
+}  # fmt: skip
+# Of one family with another model, whose toy is therefore the same.
+LIKE = {"llava_1_5_13b": "llava_1_5_7b", "qwen2_5_vl_7b": "qwen2_5_vl_3b"}
+IMAGE_TOKENS = ("image_token_id", "image_token_index")
+
+
+def write_checkpoint(name: str, folder: Path) -> None:
+    """A toy of ``conf/model/NAME.yaml`` with random weights, as a checkpoint of its family lies on the hub."""
+    family = LIKE.get(name, name)
+    tokenizer = _tokenizer(RECIPES[family])
+    toy = toy_values(family)
+    for key in IMAGE_TOKENS:
+        if key in toy:
+            toy[key] = tokenizer.convert_tokens_to_ids(RECIPES[family].tokens[0])
+    torch.manual_seed(0)
+    with quiet_libraries():
+        model_class = getattr(transformers, read_model(name)["class_name"])
+        save(model_class(model_class.config_class.from_dict(toy)), tokenizer, RECIPES[family], folder)
+
+
+def write_other_checkpoint(name: str, folder: Path) -> None:
+    """The same for a family that no yaml describes."""
+    tokenizer = _tokenizer(RECIPES[name])
+    image_token = tokenizer.convert_tokens_to_ids("<image>")
+    torch.manual_seed(0)
+    with quiet_libraries():
+        save(other_toys.CHECKPOINTS[name](image_token), tokenizer, RECIPES[name], folder)
+
+
+def save(model: Any, tokenizer: Any, recipe: Recipe, folder: Path) -> None:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    images = {"image_processor_type": recipe.images, **recipe.size}
+    (folder / "preprocessor_config.json").write_text(json.dumps(images))
+    (folder / "processor_config.json").write_text(json.dumps({"processor_class": recipe.processor, **recipe.fields}))
+
+
+def _tokenizer(recipe: Recipe) -> Any:
+    special = (*SPECIAL, *recipe.tokens)
+    words = Tokenizer(models.WordLevel({word: at for at, word in enumerate((*special, *WORDS))}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        unk_token="<unk>",
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        extra_special_tokens=dict(recipe.named) or list(recipe.tokens),
+    )
