@@ -29,7 +29,7 @@ def model_problems(bench: Bench, cells: Sequence[Cell]) -> list[str]:
     try:
         with called(bench.loaded.model, linears) as reached:
             found = list(bench.task.check_model(bench.loaded))
-        found = found or [*_without_effect(bench.parts, cells, reached), *_without_calibration(bench, cells)]
+        found = found or list(_without_effect(bench.parts, cells, reached)) or list(_without_calibration(bench, cells))
     except Exception as error:  # noqa: BLE001 - whatever fails here would fail in every cell
         if environment.ran_out_of_memory(error):
             return []
