@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ ANSWERS_ALIKE = 1e-4
 BATCH_CHANGES = {"float32": 1e-2, "float16": 0.1, "bfloat16": 0.2}
 # How much contrast an image may gain or lose on its way to the model; normalizing by a deviation of 0.25 gains 4.
 LEAST_CONTRAST, MOST_CONTRAST = 0.05, 50.0
+# How much of a prompt its tokens hold at least; accents and ligatures may go.
+LEAST_TEXT = 0.9
 # How many names, and how much of a text, a sentence shows.
 SHOWN, SHORT = 3, 60
 
@@ -44,14 +47,14 @@ class Asking:
     """How a task asks ``loaded``.
 
     ``prepare`` makes the model's inputs, a row for each item; ``answer`` returns scores ``[B, K]`` for inputs on the device.
-    ``placeholders`` is true if the text holds places that the image's features are put into. ``batched`` is true if
-    the task runs several items at once.
+    ``prompted`` is true if texts are prompts: they hold places for the image's features, and none may be cut. ``batched``
+    is true if the task runs several items at once.
     """
 
     loaded: LoadedModel
     prepare: Callable[[Sequence[Asked]], Mapping[str, Any]]
     answer: Callable[[Mapping[str, Any]], Tensor]
-    placeholders: bool
+    prompted: bool
     batched: bool
 
     @property
@@ -59,26 +62,42 @@ class Asking:
         return f"model.checkpoint={self.loaded.config['checkpoint']}"
 
 
-def problems(asking: Asking, first: Asked, second: Asked) -> Iterator[str]:
+def problems(
+    asking: Asking, first: Asked, second: Asked, around: str, texts: Iterable[tuple[str, str]]
+) -> Iterator[str]:
     """What is wrong with how ``first`` and ``second``, which have different images if there are two, come to answers.
 
-    The checks follow each other from the inputs to the answers and end at the first that fails: a model that is given no
-    image cannot be expected to tell two apart.
+    ``texts`` are the prompts of all items, ``(id, text)``, and ``around`` what is not the data's in each of them. The checks
+    follow each other from the inputs to the answers and end at the first that fails: a model that is given no image cannot
+    be expected to tell two apart.
     """
+    processor = asking.loaded.processor
+    if absent := [name for name in ("tokenizer", "image_processor") if getattr(processor, name, None) is None]:
+        yield (
+            f"{asking.checkpoint}: what prepares its inputs is a {type(processor).__name__} without {' and '.join(absent)}; put "
+            "the model's processor_config.json (or preprocessor_config.json) beside its weights"
+        )
+        return
     trial = _Trial(asking, first, second)
-    for check in (_pictures, _tokens, _places, _images, _batch):
-        found = list(check(trial))
+    # Lazily, one after the other.
+    checks = (
+        lambda: _eaten(asking, first.image, around, texts),
+        *(partial(check, trial) for check in (_pictures, _tokens, _places, _images, _batch)),
+    )
+    for check in checks:
+        found = list(check())
         yield from found
         if found:
             return
 
 
-def eaten(asking: Asking, image: Image.Image, around: str, texts: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """The first of ``texts``, ``(id, text)``, that holds a special token of the tokenizer which the prompt ``around`` has not.
+def _eaten(asking: Asking, image: Image.Image, around: str, texts: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """The first text that holds a special token of the tokenizer which the prompt ``around`` it does not.
 
     A question about "<image>" would get another place for an image; one that holds the end of text would end there.
     """
     special = _special_tokens(asking.loaded.processor)
+    signs = {token[0]: around.count(token[0]) for token in special.values()}
 
     def count(text: str) -> int:
         ids = asking.prepare([Asked("", image, text)])["input_ids"]
@@ -92,6 +111,8 @@ def eaten(asking: Asking, image: Image.Image, around: str, texts: Iterable[tuple
             return False
 
     for id, text in texts:
+        if all(text.count(sign) <= usual for sign, usual in signs.items()):
+            continue
         held = [token for token in special.values() if text.count(token) > around.count(token)]
         if held and not is_text(text):
             yield (
@@ -146,6 +167,9 @@ def _pictures(trial: _Trial) -> Iterator[str]:
     if all(_same(pixels[first], pixels[other]) for other in trial.others):
         yield f"{asking.checkpoint}: its {processor} prepares {first.id} and {trial.second.id} alike; {remedy}"
         return
+    if wrong := _other_size(asking.loaded.model, pixels[first]):
+        yield f"{asking.checkpoint}: its {processor} prepares images of {wrong}; mend size in the checkpoint's processor_config.json"
+        return
     richest = max(pixels, key=lambda asked: _contrast(asked.image))
     before = _contrast(richest.image)
     after = max(float(value.float().std()) for value in pixels[richest].values())
@@ -168,15 +192,23 @@ def _tokens(trial: _Trial) -> Iterator[str]:
         )
         return
     first, second = trial.first, trial.second
+    if asking.prompted:
+        for asked in (first, second):
+            if lost := _lost(asking, trial.inputs(asked)["input_ids"], asked.text):
+                yield (
+                    f"{asking.checkpoint}: of the prompt of {asked.id} ({_short(asked.text)}) the tokens hold {lost}; take the "
+                    "tokenizer that belongs to these weights, or another prompt (model.prompts)"
+                )
+                return
     ids, other_ids = (trial.inputs(asked)["input_ids"] for asked in (first, second))
     if first.text != second.text and torch.equal(ids, other_ids):
         yield (
             f"{asking.checkpoint}: the texts of {first.id} and {second.id} become the same tokens, though one is "
-            f"{first.text[:SHORT]!r} and the other {second.text[:SHORT]!r}; take the tokenizer that belongs to these "
+            f"{_short(first.text)} and the other {_short(second.text)}; take the tokenizer that belongs to these "
             "weights, or raise the length that texts are cut to"
         )
     token = getattr(loaded.model.config, "image_token_id", None)
-    if asking.placeholders and token is not None and not int((ids == token).sum()):
+    if asking.prompted and token is not None and not int((ids == token).sum()):
         yield _misplaced(asking, first, "no image placeholder", "image features")
 
 
@@ -198,7 +230,7 @@ def _images(trial: _Trial) -> Iterator[str]:
     answer, _ = trial.answer(trial.first)
     if all(_apart(answer, trial.answer(other)[0]) < ANSWERS_ALIKE for other in trial.others):
         yield (
-            f"{trial.asking.checkpoint}: the model answers {trial.first.text[:SHORT]!r} about {trial.first.id} and "
+            f"{trial.asking.checkpoint}: the model answers {_short(trial.first.text)} about {trial.first.id} and "
             f"{trial.second.id} alike, so it does not see its images; look whether the processor and the prompt hand them "
             "on, and whether the weights between vision and language are those of this checkpoint"
         )
@@ -213,7 +245,7 @@ def _batch(trial: _Trial) -> Iterator[str]:
     together, filled = _answered(asking, asking.prepare(both))
     alone = [trial.answer(asked) for asked in both]
     places = [sum(own.places) for _, own in alone]
-    if asking.placeholders and filled.places and places != filled.places:
+    if asking.prompted and filled.places and places != filled.places:
         yield (
             f"{asking.checkpoint}: in a batch {both[0].id} and {both[1].id} hold {_listed(filled.places)} image "
             f"placeholders, alone {_listed(places)}, so features go to another row; set task.batch_size=1, or mend the "
@@ -236,7 +268,7 @@ def _misplaced(asking: Asking, asked: Asked, places: str, features: str) -> str:
     token = getattr(processor, "image_token", None)
     token = getattr(token, "content", token) or "the image token"
     return (
-        f"{asking.checkpoint}: the prepared input of {asked.id} (task.prompt={asked.text[:SHORT]!r}) holds {places}, and the model "
+        f"{asking.checkpoint}: the prepared input of {asked.id} (task.prompt={_short(asked.text)}) holds {places}, and the model "
         f"has {features} to put there, so the image would be lost; a prompt of this model needs {token} as often as its "
         f"{type(processor).__name__} expects, and that as many places as the model fills in (num_query_tokens, patch_size or "
         "image_seq_length in the checkpoint's processor_config.json)"
@@ -294,6 +326,16 @@ def _same(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
     return all(name in others and torch.equal(value, others[name]) for name, value in some.items())
 
 
+def _other_size(model: nn.Module, pixels: Mapping[str, Tensor]) -> str | None:
+    """The size of images and of the model, if its position table would be cut to them without a word, as BLIP's are."""
+    for module in model.modules():
+        table, size = getattr(module, "position_embedding", None), getattr(module, "image_size", None)
+        if isinstance(table, nn.Parameter) and isinstance(size, int):
+            shapes = {tuple(value.shape[-2:]) for value in pixels.values() if value.dim() == 4} - {(size, size)}
+            return next((f"{height} x {width} pixels for a model of {size} x {size}" for height, width in shapes), None)
+    return None
+
+
 def _contrast(image: Image.Image) -> float:
     """The standard deviation of an image's values, of their range."""
     return max(ImageStat.Stat(image.convert("RGB")).stddev) / 255
@@ -338,6 +380,20 @@ def _first_not_finite(asking: Asking, inputs: Mapping[str, Any]) -> str:
             hooks.callback(module.register_forward_hook(note(path)).remove)
         _answered(asking, inputs)
     return found[0] if found else "the model"
+
+
+def _lost(asking: Asking, ids: Tensor, text: str) -> str | None:
+    """How much of ``text`` its tokens hold, in letters and digits, if that is too little."""
+    processor, image = asking.loaded.processor, getattr(asking.loaded.model.config, "image_token_id", None)
+    for token in _special_tokens(processor).values():
+        text = text.replace(token, " ")
+    kept = processor.tokenizer.decode([id for id in ids[0].tolist() if id != image], skip_special_tokens=True)
+    before, after = (sum(map(str.isalnum, said)) for said in (text, kept))
+    return f"{after} of {before} letters and digits" if after < LEAST_TEXT * before else None
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= SHORT else f"{text[:SHORT]}...")
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -104,16 +104,15 @@ class GenerationTask(ABC):
             logits: Tensor = found.logits[0]
             return logits
 
-        asking = Asking(loaded, prepare, answer, placeholders=True, batched=self.batch_size > 1)
         items = self.items
         longest = max(items, key=lambda item: len(item.prompt))
         others = (item for item in [longest, *items] if item.example is not items[0].example)
-        image, other = items[0].example.image, next(others, longest).example.image
-        # Of a prompt that is right, what the data put into it may still not be.
-        around = self.prompt.replace("{question}", "")
-        found = list(check.eaten(asking, image, around, ((item.id, item.prompt) for item in items)))
-        yield from found or check.problems(
-            asking, Asked(items[0].id, image, items[0].prompt), Asked(longest.id, other, longest.prompt)
+        yield from check.problems(
+            Asking(loaded, prepare, answer, prompted=True, batched=self.batch_size > 1),
+            Asked(items[0].id, items[0].example.image, items[0].prompt),
+            Asked(longest.id, next(others, longest).example.image, longest.prompt),
+            self.prompt.replace("{question}", ""),
+            ((item.id, item.prompt) for item in items),
         )
 
     def notes(self) -> dict[str, Any]:

@@ -115,10 +115,12 @@ class RetrievalTask:
         said = [(example, self._cleaned(text)) for example in images for text in example.references]
         (example, text), (owner, longest) = said[0], max(said, key=lambda pair: len(pair[1]))
         other = next((one for one in [owner, *images] if one is not example), owner)
-        asking = Asking(loaded, prepare, answer, placeholders=False, batched=True)
-        found = list(check.eaten(asking, example.image, "", ((one.id, text) for one, text in said)))
-        yield from found or check.problems(
-            asking, Asked(example.id, example.image, text), Asked(other.id, other.image, longest)
+        yield from check.problems(
+            Asking(loaded, prepare, answer, prompted=False, batched=True),
+            Asked(example.id, example.image, text),
+            Asked(other.id, other.image, longest),
+            "",
+            ((one.id, text) for one, text in said),
         )
 
     def notes(self) -> dict[str, Any]:

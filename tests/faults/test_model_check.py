@@ -161,8 +161,8 @@ def test_features_do_not_go_to_the_next_row_of_a_batch(loaded: LoadedModel, comp
             ids[1, int((ids[1] != token).nonzero()[0])] = token
         return inputs
 
-    assert list(problems(asking, first, second)) == []
-    (problem,) = problems(replace(asking, prepare=shifted), first, second)
+    assert list(problems(asking, first, second, "", [])) == []
+    (problem,) = problems(replace(asking, prepare=shifted), first, second, "", [])
     assert "hold 11 and 13 image placeholders, alone 12 and 12, so features go to another row" in problem
 
 
@@ -221,6 +221,22 @@ def test_nothing_of_a_blind_model_is_recorded(composed: Composed, tmp_path: Path
     assert [store.record(cell.id) for cell in sweep.cells] == [None] * len(sweep.cells)
 
 
+def test_images_of_another_size_than_the_model_are_refused(composed: Composed, tmp_path: Path) -> None:
+    """BLIP-2 would take the first of its positions."""
+    folder = copied("tiny_blip2", tmp_path)
+    image_processor(size={"height": 24, "width": 24})(folder)
+    (problem,) = found(composed, folder)
+    assert "prepares images of 24 x 24 pixels for a model of 48 x 48; mend size in the checkpoint's" in problem
+
+
+def test_a_tokenizer_in_place_of_a_processor(loaded: LoadedModel, composed: Composed) -> None:
+    """AutoProcessor gives one where a checkpoint names no processor."""
+    asking, first, second = generation(loaded, composed)
+    alone = replace(loaded, processor=loaded.processor.tokenizer)
+    (problem,) = problems(replace(asking, loaded=alone), first, second, "", [])
+    assert "without tokenizer and image_processor; put the model's processor_config.json" in problem
+
+
 # Batches
 
 
@@ -246,7 +262,7 @@ def test_padding_on_the_wrong_side_is_found(loaded: LoadedModel, composed: Compo
             padding_side="right",
         )
 
-    (problem,) = problems(replace(asking, prepare=on_the_right), first, second)
+    (problem,) = problems(replace(asking, prepare=on_the_right), first, second, "", [])
     assert "is answered otherwise than alone" in problem
 
 
@@ -272,6 +288,31 @@ def test_text_of_the_data_that_is_a_special_token_is_named(
     task._asked[7] = replace(item, prompt=text.replace("which", f"{token} which").replace("is ", f"{token} is ", 1))
     (problem,) = task.check_model(load_model(config["model"]))
     assert problem.startswith(f"task.data: the text of {item.id} holds {token}, which the tokenizer of ")
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "message"),
+    [
+        ("tiny_blip2", "Bitte beschreibe das Bild", "hold 0 of 22 letters and digits"),
+        ("tiny_llava", "USER: <image> Write down everything. ASSISTANT:", "of 32 letters and digits"),
+    ],
+)
+def test_a_prompt_of_words_that_the_tokenizer_does_not_know(
+    composed: Composed, tmp_path: Path, name: str, prompt: str, message: str
+) -> None:
+    (problem,) = found(composed, copied(name, tmp_path), f'model.prompts.caption="{prompt}"')
+    assert message in problem
+
+
+def test_a_prompt_that_is_cut(loaded: LoadedModel, composed: Composed) -> None:
+    asking, first, second = generation(loaded, composed)
+
+    def cut(asked: Any) -> dict[str, Any]:
+        inputs = asking.prepare(asked)
+        return {key: value[:, :-3] if value.dim() == 2 else value for key, value in inputs.items()}
+
+    (problem,) = problems(replace(asking, prepare=cut), first, second, "", [])
+    assert "letters and digits; take the tokenizer that belongs to these weights, or another prompt" in problem
 
 
 def test_texts_that_are_cut_to_nothing(composed: Composed, tmp_path: Path) -> None:
@@ -459,7 +500,7 @@ def generation(loaded: LoadedModel, composed: Composed) -> tuple[Asking, Asked, 
     config: Any = OmegaConf.to_container(composed(*TINY, "task=scenes_vqa"), resolve=True)
     task = copy.copy(build("task", config["task"]))
 
-    def keep(asking: Asking, first: Asked, second: Asked) -> list[str]:
+    def keep(asking: Asking, first: Asked, second: Asked, *_: Any) -> list[str]:
         captured.extend((asking, first, second))
         return []
 
