@@ -27,7 +27,7 @@ ANSWERS_ALIKE = 1e-4
 BATCH_CHANGES = {"float32": 1e-2, "float16": 0.1, "bfloat16": 0.2}
 # How much contrast an image may gain or lose on its way to the model; normalizing by a deviation of 0.25 gains 4.
 LEAST_CONTRAST, MOST_CONTRAST = 0.05, 50.0
-# How much of a prompt its tokens hold at least; accents and ligatures may go.
+# How many of a prompt's own tokens are left at least; a processor may write some text otherwise.
 LEAST_TEXT = 0.9
 # How many names, and how much of a text, a sentence shows.
 SHOWN, SHORT = 3, 60
@@ -82,6 +82,7 @@ def problems(
     # Lazily, one after the other.
     checks = (
         lambda: _eaten(asking, first.image, around, texts),
+        lambda: _kept(asking, [replace(first, text=around), first, second]) if asking.prompted else (),
         *(partial(check, trial) for check in (_pictures, _tokens, _places, _images, _batch)),
     )
     for check in checks:
@@ -122,13 +123,39 @@ def _eaten(asking: Asking, image: Image.Image, around: str, texts: Iterable[tupl
             return
 
 
+def _kept(asking: Asking, asked: Sequence[Asked]) -> Iterator[str]:
+    """The first of ``asked``, the prompt without the data's text, has known words; that one and the others are not cut."""
+    tokenizer = asking.loaded.processor.tokenizer
+    special = {*_special_tokens(asking.loaded.processor), getattr(asking.loaded.model.config, "image_token_id", None)}
+
+    def tokens(ids: Iterable[int]) -> list[int]:
+        return [id for id in ids if id not in special]
+
+    for one in asked:
+        found = tokens(asking.prepare([one])["input_ids"][0].tolist())
+        whole = tokens(tokenizer(one.text, truncation=False)["input_ids"])
+        unknown = found.count(_unknown(tokenizer)) if one is asked[0] else 0
+        if unknown or len(found) < LEAST_TEXT * len(whole):
+            what = f"{unknown} are unknown" if unknown else f"only {len(found)} are left"
+            yield (
+                f"{asking.checkpoint}: of the {len(whole)} tokens of the prompt {_short(one.text)} {what} to the model; choose "
+                "another prompt (model.prompts), or take the tokenizer that belongs to these weights"
+            )
+            return
+
+
 def _special_tokens(processor: Any) -> dict[int, str]:
     """The tokens that ``processor`` takes for more than text, by id; not the one for unknown words."""
     tokenizer = processor.tokenizer
     added = getattr(tokenizer, "added_tokens_decoder", {})
     ids = {*tokenizer.all_special_ids, *(id for id, token in added.items() if token.special)}
-    ids -= {tokenizer.unk_token_id}
-    return {id: tokenizer.convert_ids_to_tokens(id) for id in sorted(ids)}
+    return {id: tokenizer.convert_ids_to_tokens(id) for id in sorted(ids - {_unknown(tokenizer)})}
+
+
+def _unknown(tokenizer: Any) -> int | None:
+    """The id of unknown words, unless it is another special token's as well, as of tokenizers that know every byte."""
+    others = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return None if tokenizer.unk_token_id in others else tokenizer.unk_token_id
 
 
 class _Trial:
@@ -192,14 +219,6 @@ def _tokens(trial: _Trial) -> Iterator[str]:
         )
         return
     first, second = trial.first, trial.second
-    if asking.prompted:
-        for asked in (first, second):
-            if lost := _lost(asking, trial.inputs(asked)["input_ids"], asked.text):
-                yield (
-                    f"{asking.checkpoint}: of the prompt of {asked.id} ({_short(asked.text)}) the tokens hold {lost}; take the "
-                    "tokenizer that belongs to these weights, or another prompt (model.prompts)"
-                )
-                return
     ids, other_ids = (trial.inputs(asked)["input_ids"] for asked in (first, second))
     if first.text != second.text and torch.equal(ids, other_ids):
         yield (
@@ -380,16 +399,6 @@ def _first_not_finite(asking: Asking, inputs: Mapping[str, Any]) -> str:
             hooks.callback(module.register_forward_hook(note(path)).remove)
         _answered(asking, inputs)
     return found[0] if found else "the model"
-
-
-def _lost(asking: Asking, ids: Tensor, text: str) -> str | None:
-    """How much of ``text`` its tokens hold, in letters and digits, if that is too little."""
-    processor, image = asking.loaded.processor, getattr(asking.loaded.model.config, "image_token_id", None)
-    for token in _special_tokens(processor).values():
-        text = text.replace(token, " ")
-    kept = processor.tokenizer.decode([id for id in ids[0].tolist() if id != image], skip_special_tokens=True)
-    before, after = (sum(map(str.isalnum, said)) for said in (text, kept))
-    return f"{after} of {before} letters and digits" if after < LEAST_TEXT * before else None
 
 
 def _short(text: str) -> str:

@@ -293,8 +293,8 @@ def test_text_of_the_data_that_is_a_special_token_is_named(
 @pytest.mark.parametrize(
     ("name", "prompt", "message"),
     [
-        ("tiny_blip2", "Bitte beschreibe das Bild", "hold 0 of 22 letters and digits"),
-        ("tiny_llava", "USER: <image> Write down everything. ASSISTANT:", "of 32 letters and digits"),
+        ("tiny_blip2", "Bitte beschreibe das Bild", "of the 4 tokens of the prompt 'Bitte beschreibe das Bild' 4 are unknown to the model"),
+        ("tiny_llava", "USER: <image> Write down everything. ASSISTANT:", "ASSISTANT:' 3 are unknown to the model; choose another prompt (model.prompts)"),
     ],
 )
 def test_a_prompt_of_words_that_the_tokenizer_does_not_know(
@@ -302,6 +302,13 @@ def test_a_prompt_of_words_that_the_tokenizer_does_not_know(
 ) -> None:
     (problem,) = found(composed, copied(name, tmp_path), f'model.prompts.caption="{prompt}"')
     assert message in problem
+
+
+def test_a_token_for_unknown_words_that_is_also_the_first_of_a_text(composed: Composed, tmp_path: Path) -> None:
+    """As of OPT's tokenizer, which knows every byte."""
+    folder = copied("tiny_blip2", tmp_path)
+    edit(folder / "tokenizer_config.json", lambda content: content.update(unk_token="<s>"))
+    assert found(composed, folder, "task=scenes_vqa") == []
 
 
 def test_a_prompt_that_is_cut(loaded: LoadedModel, composed: Composed) -> None:
@@ -312,7 +319,7 @@ def test_a_prompt_that_is_cut(loaded: LoadedModel, composed: Composed) -> None:
         return {key: value[:, :-3] if value.dim() == 2 else value for key, value in inputs.items()}
 
     (problem,) = problems(replace(asking, prepare=cut), first, second, "", [])
-    assert "letters and digits; take the tokenizer that belongs to these weights, or another prompt" in problem
+    assert "are left to the model; choose another prompt (model.prompts)" in problem
 
 
 def test_texts_that_are_cut_to_nothing(composed: Composed, tmp_path: Path) -> None:
