@@ -42,8 +42,23 @@ def check(sweep: Sweep) -> list[str]:
 def look(sweep: Sweep, cache: Path) -> dict[str, list[str]]:
     """The ``problems`` of the sweep's cells, and what stays ``unchecked`` and why; ``cache`` is for the tasks' checks."""
     unchecked: list[str] = []
-    problems = [*_of_methods(sweep, unchecked), *_of_tasks(sweep, cache), *_of_tracker(sweep)]
+    problems = [
+        *_of_checkpoints(sweep), *_of_methods(sweep, unchecked), *_of_tasks(sweep, cache), *_of_tracker(sweep),
+    ]  # fmt: skip
     return {"problems": list(dict.fromkeys(problems)), "unchecked": unchecked}
+
+
+def _of_checkpoints(sweep: Sweep) -> Iterator[str]:
+    """Whether checkpoints are at full precision, as far as they lie in folders."""
+    from mmq_sweeps.models.checkpoint import checkpoint_path, quantized_already
+    from mmq_sweeps.models.shapes import find_shape
+
+    models = {digest(cell.model): sweep.configs[cell.id]["model"] for cell in sweep.cells}
+    for config in models.values():
+        folder = checkpoint_path(config["checkpoint"])
+        if isinstance(folder, Path) and (folder / "config.json").is_file():
+            problem = quantized_already(config["checkpoint"], find_shape(config).values, folder)
+            yield from [problem] * (problem is not None)
 
 
 def _of_methods(sweep: Sweep, unchecked: list[str]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from mmq_sweeps import environment
 from mmq_sweeps.background import Background
 from mmq_sweeps.build import build
 from mmq_sweeps.cell import Cell, digest
+from mmq_sweeps.checks import model_problems
 from mmq_sweeps.errors import ConfigError, StoreError
 from mmq_sweeps.locks import Lock
 from mmq_sweeps.models.loading import LoadedModel, load_model
@@ -187,7 +188,8 @@ class Workshop:
             raise
         except (ValueError, RuntimeError) as error:
             found.append(str(error))
-        return found
+        # A cell that cannot be made, or data that cannot be read, are the reason of whatever else would be found.
+        return found or model_problems(bench, cells)
 
     def _loaded(self, config: dict[str, Any]) -> tuple[LoadedModel, dict[str, Part], Warm]:
         key = digest(config)

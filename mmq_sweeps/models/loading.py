@@ -16,13 +16,16 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from transformers.utils import cached_file
 
 from mmq_sweeps.models.aside import room_aside
 from mmq_sweeps.models.checkpoint import (
     PINNED,
+    QUANTIZATION_FILES,
     WEIGHT_FILES,
     checkpoint_path,
     files_digest,
+    quantized_already,
     weight_files,
     weights_digest,
 )
@@ -154,6 +157,8 @@ def load_model(config: Mapping[str, Any]) -> LoadedModel:
     checkpoint, options = _source(config)
     try:
         values, _ = transformers.PretrainedConfig.get_config_dict(checkpoint, **options)
+        if problem := quantized_already(config["checkpoint"], values, _folder(checkpoint, options)):
+            raise ValueError(problem)
         _check_family(config, values)
         # Before the weights, which take long: what it needs may be absent.
         processor = load_processor(checkpoint, options)
@@ -181,6 +186,17 @@ def _source(config: Mapping[str, Any]) -> tuple[Path | str, dict[str, Any]]:
         _check_files(checkpoint, config)
         return checkpoint, {}
     return checkpoint, hub_options(checkpoint, revision)
+
+
+def _folder(checkpoint: Path | str, options: Mapping[str, Any]) -> Path | None:
+    """The folder of ``checkpoint``; of the hub, that of its cache, with what a checkpoint may hold beside its config.json."""
+    if isinstance(checkpoint, Path):
+        return checkpoint
+    found = [
+        cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False, **options)
+        for name in ("config.json", *QUANTIZATION_FILES)
+    ]
+    return next((Path(path).parent for path in found if path is not None), None)
 
 
 def _read_weights(

@@ -24,6 +24,13 @@ class Task(Protocol):
         """
         ...
 
+    def check_model(self, loaded: LoadedModel) -> Iterator[str]:
+        """Ask ``loaded`` a few items at full precision, before any cell runs: each problem in one sentence.
+
+        Called after ``check``. ``mmq_sweeps.models.check`` says what is looked at.
+        """
+        ...
+
     def notes(self) -> dict[str, Any]:
         """What a record must say besides its figures: ``{"missing": ...}`` where items were left out; empty as a rule."""
         ...

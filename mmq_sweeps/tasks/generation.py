@@ -16,6 +16,8 @@ from torch import Tensor
 
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
 from mmq_sweeps.metrics import MetricResult
+from mmq_sweeps.models import check
+from mmq_sweeps.models.check import Asked, Asking
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.tasks.base import Progress
 from mmq_sweeps.tasks.examples import Examples, Prepared, decoded, split_up
@@ -86,6 +88,35 @@ class GenerationTask(ABC):
         self.examples.check(self._shown, calibrations, cache)
         self._scorer(cache)
 
+    def check_model(self, loaded: LoadedModel) -> Iterator[str]:
+        """See ``Task``; an item's answer is the logits of its first token. The first item and the longest prompt are asked."""
+
+        def prepare(asked: Sequence[Asked]) -> dict[str, Any]:
+            return _prompts(loaded, [[one.image] for one in asked], [one.text for one in asked])
+
+        def answer(inputs: Mapping[str, Any]) -> Tensor:
+            found = loaded.model.generate(
+                **inputs,
+                max_new_tokens=1,
+                num_beams=1,
+                do_sample=False,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+            logits: Tensor = found.logits[0]
+            return logits
+
+        items = self.items
+        longest = max(items, key=lambda item: len(item.prompt))
+        others = (item for item in [longest, *items] if item.example is not items[0].example)
+        yield from check.problems(
+            Asking(loaded, prepare, answer, prompted=True, batched=self.batch_size > 1),
+            Asked(items[0].id, items[0].example.image, items[0].prompt),
+            Asked(longest.id, next(others, longest).example.image, longest.prompt),
+            self.prompt.replace("{question}", ""),
+            ((item.id, item.prompt) for item in items),
+        )
+
     def notes(self) -> dict[str, Any]:
         missing = self.examples.missing(self._shown)
         return {"missing": missing | {"items": len(self._asked) - len(self.items)}} if missing else {}
@@ -113,15 +144,7 @@ class GenerationTask(ABC):
         def prepare(batch: Sequence[Item]) -> dict[str, Any]:
             shown = _one_each(batch)
             with tokenizing:
-                found = loaded.processor(
-                    images=shown,
-                    text=[item.prompt for item in batch],
-                    return_tensors="pt",
-                    padding=True,
-                    # Text is generated behind the prompt, so padding goes before it.
-                    padding_side="left",
-                )
-            return dict(found)
+                return _prompts(loaded, shown, [item.prompt for item in batch])
 
         items = self.items
         predictions: dict[str, str] = {}
@@ -161,6 +184,19 @@ class GenerationTask(ABC):
     def _shown(self) -> list[Any]:
         """The examples that the items are about, each once."""
         return list({id(item.example): item.example for item in self._asked}.values())
+
+
+def _prompts(loaded: LoadedModel, images: Sequence[list[Any]], texts: Sequence[str]) -> dict[str, Any]:
+    """The inputs of ``generate``, a row for each text with its images."""
+    found = loaded.processor(
+        images=list(images),
+        text=list(texts),
+        return_tensors="pt",
+        padding=True,
+        # Text is generated behind the prompt, so padding goes before it.
+        padding_side="left",
+    )
+    return dict(found)
 
 
 def _one_each(batch: Sequence[Item]) -> list[list[Any]]:

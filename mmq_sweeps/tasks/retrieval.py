@@ -23,6 +23,8 @@ from torch import Tensor
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
 from mmq_sweeps.metrics import MetricResult, RetrievalScorer
 from mmq_sweeps.metrics.ranks import Ranks
+from mmq_sweeps.models import check
+from mmq_sweeps.models.check import Asked, Asking
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.retriever import Retriever, Texts
 from mmq_sweeps.tasks.base import Progress
@@ -95,6 +97,34 @@ class RetrievalTask:
                 f"choose 1 to {len(self._asked)}"
             )
         self.examples.check(self._asked, calibrations, cache)
+
+    def check_model(self, loaded: LoadedModel) -> Iterator[str]:
+        """See ``Task``; a pair's answer is its similarities and its matching logit. The first and the longest text are asked."""
+        retriever = Retriever(loaded, self.text_length)
+
+        def prepare(asked: Sequence[Asked]) -> dict[str, Any]:
+            texts = retriever.tokenized([one.text for one in asked])
+            pixels = retriever.pixels([one.image for one in asked])
+            return {"pixel_values": pixels, "input_ids": texts.tokens, "attention_mask": texts.mask}
+
+        def answer(inputs: Mapping[str, Any]) -> Tensor:
+            texts = Texts(inputs["input_ids"], inputs["attention_mask"])
+            seen, looks = retriever.encode_images(inputs["pixel_values"])
+            similar = torch.einsum("bqd,bd->bq", looks, retriever.encode_texts(texts))
+            matching = [retriever.match(vision, texts[row : row + 1]) for row, vision in enumerate(seen)]
+            return torch.cat([similar, torch.stack(matching)], dim=1)
+
+        images = self.images
+        said = [(example, self._cleaned(text)) for example in images for text in example.references]
+        (example, text), (owner, longest) = said[0], max(said, key=lambda pair: len(pair[1]))
+        other = next((one for one in [owner, *images] if one is not example), owner)
+        yield from check.problems(
+            Asking(loaded, prepare, answer, prompted=False, batched=True),
+            Asked(example.id, example.image, text),
+            Asked(other.id, other.image, longest),
+            "",
+            ((one.id, text) for one, text in said),
+        )
 
     def notes(self) -> dict[str, Any]:
         missing = self.examples.missing(self._asked)

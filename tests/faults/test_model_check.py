@@ -1,0 +1,517 @@
+"""A model that cannot have measured what a cell says is refused before its first cell, in one sentence."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from launch import check as launch_check
+from mmq_sweeps.build import build
+from mmq_sweeps.checks import model_problems
+from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.execute import execute, quiet_libraries
+from mmq_sweeps.models.check import Asked, Asking, problems
+from mmq_sweeps.models.loading import LoadedModel, load_model
+from mmq_sweeps.progress import Progress
+from mmq_sweeps.run import Bench
+from mmq_sweeps.store import Store
+from mmq_sweeps.sweep import plan
+from mmq_sweeps.targets import find_parts
+
+EMBEDDED = Path(__file__).parents[2] / "mmq_sweeps" / "models" / "embedded"
+Composed = Callable[..., DictConfig]
+Weights = dict[str, Tensor]
+TINY = ("task.limit=12", "calibration.samples=4", "calibration.batch_size=2", "tracker=none", "method=none")
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    with quiet_libraries():
+        yield
+
+
+def copied(name: str, folder: Path) -> Path:
+    return shutil.copytree(EMBEDDED / name, folder / name)
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def rewrite(folder: Path, change: Callable[[Weights], Weights]) -> None:
+    weights = folder / "model.safetensors"
+    save_file(change(load_file(weights)), weights, metadata={"format": "pt"})
+
+
+def settings(composed: Composed, folder: Path, *overrides: str) -> dict[str, Any]:
+    config = composed(*TINY, f"model={folder.name}", f"model.checkpoint={folder}", "model.revision=null", *overrides)
+    resolved: Any = OmegaConf.to_container(config, resolve=True)
+    return resolved
+
+
+def found(composed: Composed, folder: Path, *overrides: str) -> list[str]:
+    """What is wrong with the checkpoint in ``folder``, named after its model."""
+    config = settings(composed, folder, *overrides)
+    return list(build("task", config["task"]).check_model(load_model(config["model"])))
+
+
+def processor(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    edit(folder / "processor_config.json", change)
+
+
+def image_processor(**values: Any) -> Callable[[Path], None]:
+    return lambda folder: processor(folder, lambda content: content["image_processor"].update(values))
+
+
+# Models that see their images
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=tiny_blip2", "task=scenes_caption"],
+        ["model=tiny_blip2", "task=scenes_vqa"],
+        ["model=tiny_blip2", "task=scenes_vqa", "model.dtype=bfloat16"],
+        ["model=tiny_blip2", "task=scenes_caption", "task.limit=1"],
+        ["model=tiny_llava", "task=scenes_caption"],
+        ["model=tiny_llava", "task=scenes_vqa", "task.batch_size=1"],
+        ["model=tiny_llava", "task=scenes_vqa", "model.dtype=float16"],
+        ["model=tiny_blip2_itm", "component=vision_connector", "task=scenes_retrieval"],
+        ["model=tiny_blip2_itm", "component=vision_connector", "task=scenes_retrieval", "model.dtype=bfloat16"],
+    ],
+    ids=" ".join,
+)
+def test_a_model_that_sees_its_images_passes(composed: Composed, tmp_path: Path, overrides: list[str]) -> None:
+    cells = plan([composed(*TINY, "method=gptq", *overrides)])
+    cell = next(cell for cell in cells.cells if cell.parts)
+    assert model_problems(bench_of(cells.configs[cell.id], tmp_path), [cell]) == []
+
+
+# Models that do not
+
+
+def drop_query_tokens(folder: Path) -> None:
+    processor(folder, lambda content: content.pop("num_query_tokens"))
+
+
+def query_tokens(count: int) -> Callable[[Path], None]:
+    return lambda folder: processor(folder, lambda content: content.update(num_query_tokens=count))
+
+
+def image_token(id: int) -> Callable[[Path], None]:
+    return lambda folder: edit(folder / "config.json", lambda content: content.update(image_token_index=id))
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "overrides", "message"),
+    [
+        ("tiny_blip2", drop_query_tokens, [], "holds no image placeholder"),
+        ("tiny_blip2", drop_query_tokens, ["task=scenes_vqa"], "holds no image placeholder"),
+        ("tiny_blip2", query_tokens(5), [], "holds 5 image placeholders, and the model has 12 image features"),
+        ("tiny_blip2", query_tokens(13), [], "holds 13 image placeholders, and the model has 12 image features"),
+        ("tiny_blip2", image_token(80), [], "holds no image placeholder"),
+        ("tiny_blip2", lambda _: None, ["model.prompts.caption='<image>'"], "holds 13 image placeholders"),
+        ("tiny_llava", lambda _: None, ["model.prompts.caption='USER: Describe. ASSISTANT:'"], "total 0 <image> tokens"),
+        ("tiny_llava", lambda _: None, ["model.prompts.caption='<image> <image>'"], "total 2 <image> tokens"),
+        ("tiny_llava", image_token(79), [], "holds no image placeholder"),
+        (
+            "tiny_llava",
+            lambda folder: processor(folder, lambda content: content.update(patch_size=24)),
+            [],
+            "Image features and image tokens do not match, tokens: 4",
+        ),
+    ],
+    ids=str,
+)
+def test_image_placeholders_are_as_many_as_the_model_fills_in(
+    composed: Composed, tmp_path: Path, name: str, spoil: Callable[[Path], Any], overrides: list[str], message: str
+) -> None:
+    folder = copied(name, tmp_path)
+    spoil(folder)
+    config = settings(composed, folder, *overrides)
+    (problem,) = model_problems(bench_of(config, tmp_path), plan([OmegaConf.create(config)]).cells)
+    assert problem.startswith(f"model.checkpoint={folder}: ")
+    assert message in problem
+
+
+def test_features_do_not_go_to_the_next_row_of_a_batch(loaded: LoadedModel, composed: Composed) -> None:
+    """One row has a place too many and the other one too few, so that the sums are right."""
+    asking, first, second = generation(loaded, composed)
+
+    def shifted(asked: Any) -> dict[str, Any]:
+        inputs = dict(asking.prepare(asked))
+        if len(asked) == 2:
+            ids = inputs["input_ids"]
+            token = loaded.model.config.image_token_id
+            places = (ids == token).nonzero()
+            ids[tuple(places[0])] = 3
+            ids[1, int((ids[1] != token).nonzero()[0])] = token
+        return inputs
+
+    assert list(problems(asking, first, second, "", [])) == []
+    (problem,) = problems(replace(asking, prepare=shifted), first, second, "", [])
+    assert "hold 11 and 13 image placeholders, alone 12 and 12, so features go to another row" in problem
+
+
+@pytest.mark.parametrize("task", ["scenes_caption", "scenes_retrieval"])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (image_processor(rescale_factor=0.0), "alike; mend rescale_factor"),
+        (image_processor(image_std=[1e9] * 3), "so the model sees next to nothing"),
+        (image_processor(rescale_factor=1 / 255**2), "so the model sees next to nothing"),
+        (image_processor(do_rescale=False), "so the model sees extremes only"),
+    ],
+    ids=["black", "divided away", "rescaled twice", "not rescaled"],
+)
+def test_an_image_processor_that_loses_the_picture(
+    composed: Composed, tmp_path: Path, spoil: Callable[[Path], None], message: str, task: str
+) -> None:
+    name = "tiny_blip2_itm" if task == "scenes_retrieval" else "tiny_blip2"
+    folder = copied(name, tmp_path)
+    spoil(folder)
+    more = ["component=vision_connector"] if task == "scenes_retrieval" else []
+    (problem,) = found(composed, folder, f"task={task}", *more)
+    assert message in problem
+    assert "BlipImageProcessor" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "weight"),
+    [
+        ("tiny_blip2", "language_projection."),
+        ("tiny_llava", "multi_modal_projector.linear_2."),
+        ("tiny_blip2_itm", "vision_model.post_layernorm."),
+    ],
+)
+def test_weights_that_let_nothing_of_the_image_through(
+    composed: Composed, tmp_path: Path, name: str, weight: str
+) -> None:
+    folder = copied(name, tmp_path)
+    rewrite(
+        folder,
+        lambda weights: {key: value * 0 if weight in key else value for key, value in weights.items()},
+    )
+    more = ["component=vision_connector", "task=scenes_retrieval"] if name == "tiny_blip2_itm" else []
+    (problem,) = found(composed, folder, *more)
+    assert "so it does not see its images" in problem
+
+
+def test_nothing_of_a_blind_model_is_recorded(composed: Composed, tmp_path: Path) -> None:
+    folder = copied("tiny_blip2", tmp_path)
+    drop_query_tokens(folder)
+    sweep = plan([OmegaConf.create(settings(composed, folder, "method=rtn", f"store.dir={tmp_path / 'store'}"))])
+    store = Store.open(tmp_path / "store")
+    with Progress(len(sweep.cells)) as progress, pytest.raises(ConfigError, match="holds no image placeholder") as error:
+        execute(sweep.cells, sweep, store, progress, lambda _: None)
+    assert len(error.value.problems) == 1
+    assert [store.record(cell.id) for cell in sweep.cells] == [None] * len(sweep.cells)
+
+
+def test_images_of_another_size_than_the_model_are_refused(composed: Composed, tmp_path: Path) -> None:
+    """BLIP-2 would take the first of its positions."""
+    folder = copied("tiny_blip2", tmp_path)
+    image_processor(size={"height": 24, "width": 24})(folder)
+    (problem,) = found(composed, folder)
+    assert "prepares images of 24 x 24 pixels for a model of 48 x 48; mend size in the checkpoint's" in problem
+
+
+def test_a_tokenizer_in_place_of_a_processor(loaded: LoadedModel, composed: Composed) -> None:
+    """AutoProcessor gives one where a checkpoint names no processor."""
+    asking, first, second = generation(loaded, composed)
+    alone = replace(loaded, processor=loaded.processor.tokenizer)
+    (problem,) = problems(replace(asking, loaded=alone), first, second, "", [])
+    assert "without tokenizer and image_processor; put the model's processor_config.json" in problem
+
+
+# Batches
+
+
+def test_padding_does_not_change_answers(composed: Composed, tmp_path: Path) -> None:
+    """Without a mask, padding is read as text."""
+    folder = copied("tiny_blip2", tmp_path)
+    edit(folder / "tokenizer_config.json", lambda content: content.update(model_input_names=["input_ids"]))
+    (problem,) = found(composed, folder, "task=scenes_vqa")
+    assert "is answered otherwise than alone" in problem
+    assert "set task.batch_size=1" in problem
+    assert found(composed, folder, "task=scenes_vqa", "task.batch_size=1") == []
+
+
+def test_padding_on_the_wrong_side_is_found(loaded: LoadedModel, composed: Composed) -> None:
+    asking, first, second = generation(loaded, composed)
+
+    def on_the_right(asked: Any) -> Mapping[str, Any]:
+        return loaded.processor(
+            images=[[one.image] for one in asked],
+            text=[one.text for one in asked],
+            return_tensors="pt",
+            padding=True,
+            padding_side="right",
+        )
+
+    (problem,) = problems(replace(asking, prepare=on_the_right), first, second, "", [])
+    assert "is answered otherwise than alone" in problem
+
+
+# Texts
+
+
+def test_a_tokenizer_with_more_tokens_than_the_embedding_has_rows(composed: Composed, tmp_path: Path) -> None:
+    folder = copied("tiny_blip2", tmp_path)
+    edit(folder / "tokenizer.json", lambda content: content["model"]["vocab"].update(turquoise=82, teal=84))
+    (problem,) = found(composed, folder, "task=scenes_vqa")
+    assert "has 2 tokens beyond the 82 rows of the model's embedding ('turquoise', 'teal')" in problem
+
+
+@pytest.mark.parametrize("token", ["<image>", "</s>", "<pad>"])
+@pytest.mark.parametrize("name", ["tiny_blip2", "tiny_llava"])
+def test_text_of_the_data_that_is_a_special_token_is_named(
+    composed: Composed, tmp_path: Path, name: str, token: str
+) -> None:
+    config = settings(composed, copied(name, tmp_path), "task=scenes_vqa")
+    task = build("task", config["task"])
+    item = task._asked[7]
+    text = item.prompt.replace("how", f"total 2 {token} how").replace("what", f"total 2 {token} what")
+    task._asked[7] = replace(item, prompt=text.replace("which", f"{token} which").replace("is ", f"{token} is ", 1))
+    (problem,) = task.check_model(load_model(config["model"]))
+    assert problem.startswith(f"task.data: the text of {item.id} holds {token}, which the tokenizer of ")
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "message"),
+    [
+        ("tiny_blip2", "Bitte beschreibe das Bild", "of the 4 tokens of the prompt 'Bitte beschreibe das Bild' 4 are unknown to the model"),
+        ("tiny_llava", "USER: <image> Write down everything. ASSISTANT:", "ASSISTANT:' 3 are unknown to the model; choose another prompt (model.prompts)"),
+    ],
+)
+def test_a_prompt_of_words_that_the_tokenizer_does_not_know(
+    composed: Composed, tmp_path: Path, name: str, prompt: str, message: str
+) -> None:
+    (problem,) = found(composed, copied(name, tmp_path), f'model.prompts.caption="{prompt}"')
+    assert message in problem
+
+
+def test_a_token_for_unknown_words_that_is_also_the_first_of_a_text(composed: Composed, tmp_path: Path) -> None:
+    """As of OPT's tokenizer, which knows every byte."""
+    folder = copied("tiny_blip2", tmp_path)
+    edit(folder / "tokenizer_config.json", lambda content: content.update(unk_token="<s>"))
+    assert found(composed, folder, "task=scenes_vqa") == []
+
+
+def test_a_prompt_that_is_cut(loaded: LoadedModel, composed: Composed) -> None:
+    asking, first, second = generation(loaded, composed)
+
+    def cut(asked: Any) -> dict[str, Any]:
+        inputs = asking.prepare(asked)
+        return {key: value[:, :-3] if value.dim() == 2 else value for key, value in inputs.items()}
+
+    (problem,) = problems(replace(asking, prepare=cut), first, second, "", [])
+    assert "are left to the model; choose another prompt (model.prompts)" in problem
+
+
+def test_texts_that_are_cut_to_nothing(composed: Composed, tmp_path: Path) -> None:
+    folder = copied("tiny_blip2_itm", tmp_path)
+    more = ["component=vision_connector", "task=scenes_retrieval"]
+    (problem,) = found(composed, folder, *more, "task.text_length=1")
+    assert "become the same tokens" in problem
+
+
+# Numbers
+
+
+def test_weights_that_are_not_numbers_are_named(composed: Composed, tmp_path: Path) -> None:
+    folder = copied("tiny_blip2", tmp_path)
+    spoilt = "language_model.model.decoder.layers.2.fc1.weight"
+    rewrite(folder, lambda weights: {**weights, spoilt: weights[spoilt] * torch.nan})
+    (problem,) = found(composed, folder)
+    assert f"1 weights have values that are not finite in float32 ({spoilt}); get the checkpoint again" in problem
+
+
+def test_weights_too_large_for_half_precision_are_named(composed: Composed, tmp_path: Path) -> None:
+    folder = copied("tiny_llava", tmp_path)
+    rewrite(
+        folder,
+        lambda weights: {key: value * 1e6 if "layers.1.mlp.up_proj" in key else value for key, value in weights.items()},
+    )
+    (problem,) = found(composed, folder, "model.dtype=float16")
+    assert "not finite in float16 (model.language_model.layers.1.mlp.up_proj.weight); choose model.dtype=float32" in problem
+
+
+@pytest.mark.parametrize("name", ["tiny_blip2", "tiny_blip2_itm"])
+def test_activations_that_overflow_name_the_module_and_the_dtype(
+    composed: Composed, tmp_path: Path, name: str
+) -> None:
+    """The same function in single precision; in half precision a hidden layer becomes infinite."""
+    folder = copied(name, tmp_path)
+
+    def rescaled(weights: Weights) -> Weights:
+        factors = {"vision_model.encoder.layers.3.layer_norm2.": 3e4}
+        return {
+            key: value * next((factor for part, factor in factors.items() if part in key), 1.0)
+            for key, value in weights.items()
+        }
+
+    rewrite(folder, rescaled)
+    more = ["component=vision_connector", "task=scenes_retrieval"] if name == "tiny_blip2_itm" else []
+    (problem,) = found(composed, folder, *more, "model.dtype=float16")
+    assert "model.dtype=float16: at full precision the output of vision_model.encoder.layers.3." in problem
+    assert "choose model.dtype=float32 or bfloat16" in problem
+
+
+# Linears that calibration reaches
+
+
+def bench_of(config: dict[str, Any], folder: Path, change: Callable[[nn.Module], None] = lambda _: None) -> Bench:
+    loaded = load_model(config["model"])
+    change(loaded.model)
+    parts = find_parts(loaded.model, config["model"]["parts"])
+    task = build("task", config["task"])
+    return Bench(loaded, parts, task, 2, Store.open(folder / "store"))
+
+
+def idle_linear(model: nn.Module) -> None:
+    for block in model.model.language_model.layers:
+        block.mlp.idle = nn.Linear(64, 64)
+
+
+def idle_kind(model: nn.Module) -> None:
+    for block in model.model.language_model.layers:
+        block.mlp.forward = torch.zeros_like
+
+
+@pytest.mark.parametrize(
+    ("change", "method", "message"),
+    [
+        (idle_linear, "gptq", "component.language: calibration never runs model.language_model.layers.*.mlp.idle ("),
+        (idle_linear, "rtn", None),
+        (idle_kind, "gptq", "component.language: none of its 12 linears of the kind mlp ("),
+        (idle_kind, "rtn", "component.language: none of its 12 linears of the kind mlp ("),
+    ],
+)
+def test_every_selected_kind_has_linears_that_are_run(
+    composed: Composed, tmp_path: Path, change: Callable[[nn.Module], None], method: str, message: str | None
+) -> None:
+    sweep = plan([composed(*TINY, "model=tiny_llava", f"method={method}")])
+    cell = next(cell for cell in sweep.cells if cell.parts)
+    found = model_problems(bench_of(sweep.configs[cell.id], tmp_path, change), [cell])
+    assert [message in problem for problem in found] == [True] * (message is not None)
+
+
+# Checkpoints that are quantized already
+
+QUANTIZED = {
+    "fp8": {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]},
+    "compressed-tensors": {"quant_method": "compressed-tensors", "format": "pack-quantized"},
+    "bitsandbytes": {"load_in_8bit": True, "llm_int8_threshold": 6.0},
+    "gptq with 4 bits": {"quant_method": "gptq", "bits": 4, "group_size": 128},
+    "awq with 4 bits": {"quant_method": "awq", "bits": 4, "zero_point": True},
+}
+
+
+@pytest.mark.parametrize("place", ["", "text_config", "vision_config"])
+@pytest.mark.parametrize("method", QUANTIZED)
+def test_a_checkpoint_that_is_quantized_already_is_refused(
+    composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, place: str
+) -> None:
+    folder = copied("tiny_blip2", tmp_path)
+    values = {"quantization_config": QUANTIZED[method]}
+    edit(folder / "config.json", lambda content: (content[place] if place else content).update(values))
+    assert_refused(composed, folder, monkeypatch, f"is quantized already, by {method} (")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "method"),
+    [
+        ("quantize_config.json", {"bits": 4, "group_size": 128, "desc_act": False}, "an unnamed method with 4 bits"),
+        ("quant_config.json", {"w_bit": 4, "q_group_size": 128, "version": "GEMM"}, "an unnamed method with 4 bits"),
+        ("hf_quant_config.json", {"quantization": {"quant_algo": "FP8"}}, "FP8"),
+    ],
+)
+def test_a_file_beside_the_configuration_says_so_as_well(
+    composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: dict[str, Any], method: str
+) -> None:
+    folder = copied("tiny_llava", tmp_path)
+    (folder / name).write_text(json.dumps(content))
+    assert_refused(composed, folder, monkeypatch, f"is quantized already, by {method} ({name} beside its config.json)")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_weights_that_are_stored_in_eight_bits_need_no_configuration(
+    composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    folder = copied("tiny_blip2", tmp_path)
+    name = "vision_model.encoder.layers.0.mlp.fc1.weight"
+    rewrite(folder, lambda weights: {**weights, name: weights[name].to(dtype)})
+    assert_refused(composed, folder, monkeypatch, f"is quantized already, since model.safetensors stores {name} as ")
+
+
+def assert_refused(composed: Composed, folder: Path, monkeypatch: pytest.MonkeyPatch, message: str) -> None:
+    """Before a job is submitted, and when a model is loaded before its weights are read."""
+    config = settings(composed, folder)
+
+    def read(*_: Any, **__: Any) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("mmq_sweeps.models.loading._read_weights", read)
+    with pytest.raises(ValueError, match=f"^model.checkpoint={folder}: ") as error:
+        load_model(config["model"])
+    assert message in str(error.value)
+    assert "give the checkpoint that this one was made from" in str(error.value)
+    sweep = plan([OmegaConf.create(config)])
+    assert launch_check.look(sweep, folder.parent)["problems"] == [str(error.value)]
+
+
+def test_a_quantization_that_is_null_is_none(composed: Composed, tmp_path: Path) -> None:
+    folder = copied("tiny_blip2", tmp_path)
+    edit(folder / "config.json", lambda content: content.update(quantization_config=None))
+    assert found(composed, folder) == []
+
+
+# Weights that are missing
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("tiny_blip2", "language_model.model.decoder.embed_tokens.weight"),
+        ("tiny_llava", "language_model.lm_head.weight"),
+        ("tiny_llava", "language_model.model.embed_tokens.weight"),
+    ],
+)
+def test_an_embedding_or_head_that_is_missing_is_named(
+    composed: Composed, tmp_path: Path, name: str, missing: str
+) -> None:
+    """Tied or not, it would be drawn at random."""
+    folder = copied(name, tmp_path)
+    rewrite(folder, lambda weights: {key: value for key, value in weights.items() if key != missing})
+    with pytest.raises(ValueError, match=r"weights are missing \(.*(embed_tokens|lm_head)\.weight"):
+        found(composed, folder)
+
+
+def generation(loaded: LoadedModel, composed: Composed) -> tuple[Asking, Asked, Asked]:
+    """How the embedded captioner is asked two questions of unequal length."""
+    captured: list[Any] = []
+    config: Any = OmegaConf.to_container(composed(*TINY, "task=scenes_vqa"), resolve=True)
+    task = copy.copy(build("task", config["task"]))
+
+    def keep(asking: Asking, first: Asked, second: Asked, *_: Any) -> list[str]:
+        captured.extend((asking, first, second))
+        return []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmq_sweeps.models.check.problems", keep)
+        assert list(task.check_model(loaded)) == []
+    return captured[0], captured[1], captured[2]
