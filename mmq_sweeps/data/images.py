@@ -16,11 +16,20 @@ from PIL import Image, UnidentifiedImageError
 SUFFIXES = (".jpg", ".jpeg", ".png")
 # What Pillow raises for a file that it cannot decode, besides OSError.
 _UNDECODABLE = (SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-_VERSION = 1
+# Raised where the same file may get another verdict.
+_VERSION = 2
+
+# What Pillow turns into RGB as a viewer shows it.
+_CONVERTIBLE = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
+_GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
+# Formats in which Pillow's 32-bit mode I holds 16-bit values; elsewhere it has no agreed range.
+_GREY16_AS_I = ("PNG", "PPM")
+# TIFF tags.
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 
 
 class ImageError(ValueError):
-    """An image file cannot be used; ``reason`` is one of missing, empty, truncated, not an image, unreadable."""
+    """An image file cannot be used; ``reason`` begins with missing, empty, truncated, not an image, unreadable, unsupported."""
 
     def __init__(self, path: Path, reason: str) -> None:
         self.path, self.reason = path, reason
@@ -28,12 +37,51 @@ class ImageError(ValueError):
 
 
 def open_image(path: Path) -> Image.Image:
-    """The whole file decoded, as RGB, turned by no EXIF orientation; an ``ImageError`` says why it cannot be."""
+    """Decode the first frame of a file as 8-bit RGB, not turned by its EXIF orientation.
+
+    16-bit grey is scaled to 8 bits, and what is transparent is laid on white. An ``ImageError`` says why a file cannot be
+    used; pixels without an agreed range (float, 32-bit) are among the reasons.
+    """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return _to_rgb(image, path)
     except (OSError, *_UNDECODABLE) as error:
+        if isinstance(error, ImageError):
+            raise
         raise ImageError(path, _reason(path, error)) from error
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """Pillow's own ``convert("RGB")`` cuts 16-bit values off at 255 and shows the colour that transparency hides."""
+    if image.mode in _GREY16 or (image.mode == "I" and image.format in _GREY16_AS_I):
+        return _scaled(image)
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or (
+        image.mode in _CONVERTIBLE and "transparency" in image.info
+    ):
+        # Premultiplied modes convert to their plain ones only.
+        plain = image.convert({"La": "LA"}.get(image.mode, "RGBA")).convert("RGBA")
+        white = Image.new("RGBA", plain.size, "white")
+        return Image.alpha_composite(white, plain).convert("RGB")
+    if image.mode not in _CONVERTIBLE:
+        raise ImageError(path, f"unsupported: pixels of mode {image.mode}; save it as RGB, or as grey of 8 or 16 bits")
+    return image.convert("RGB")
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """16-bit grey as RGB: its full range becomes 0 to 255, and the value that a PNG calls transparent becomes white."""
+    import numpy as np  # The commands that only look for files do without.
+
+    values = np.asarray(image).astype(np.int64)
+    # TIFF says how many bits are used, and whether 0 is white.
+    tags = getattr(image, "tag_v2", {})
+    used = tags.get(_BITS_PER_SAMPLE, 16)
+    most = 2 ** int(used[0] if isinstance(used, tuple) else used) - 1
+    grey = (values * 255 + most // 2) // most
+    if tags.get(_PHOTOMETRIC) == 0:
+        grey = 255 - grey
+    if isinstance(key := image.info.get("transparency"), int):
+        grey[values == key] = 255
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
 
 
 def problems(
