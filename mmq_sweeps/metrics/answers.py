@@ -47,7 +47,10 @@ class AnswerScorer:
         references = [list(map(self._normalized, given)) for given in answers.values()]
         self._right = degenerate.commonest(references)
         kinds = np.array([types[question] for question in answers]) if types is not None else np.array([])
-        self._warnings = (*degenerate.of_references("question", references), *degenerate.of_kinds(list(map(str, kinds))))
+        self._warnings = (
+            *degenerate.of_references("question", references),
+            *degenerate.of_kinds(list(map(str, kinds))),
+        )
         self._of_type = {str(kind): np.flatnonzero(kinds == kind) for kind in np.unique(kinds)}
 
     def score(self, predictions: Mapping[str, str]) -> dict[str, MetricResult]:

@@ -56,9 +56,7 @@ def of_scores(images: Sequence[bool], texts: Sequence[bool]) -> tuple[str, ...]:
     """Say of how many images and texts a score was NaN or infinite; ``True`` stands for each that has such a score."""
     if not any(images) and not any(texts):
         return ()
-    return (
-        f"scores were not finite for {sum(images)} of {len(images)} images and {sum(texts)} of {len(texts)} texts",
-    )
+    return (f"scores were not finite for {sum(images)} of {len(images)} images and {sum(texts)} of {len(texts)} texts",)
 
 
 def of_logits(wrong: int, items: int) -> tuple[str, ...]:

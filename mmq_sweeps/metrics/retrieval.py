@@ -131,13 +131,15 @@ class RecallMean(RecallAt1):
 
 
 def _certain(k: int, ranks: Ranks, texts: bool = False, images: bool = False) -> tuple[str, ...]:
-    """Say of how many queries the right answer is among the first ``k`` whatever the model, for want of ``k`` wrong ones."""
+    """Say where there are too few wrong answers for ``k`` of them to stand before the right one, whatever the model does."""
     told = []
     if texts:
         count = len(ranks.of_texts)
         wrong = len(ranks.owner) - np.bincount(ranks.owner, minlength=count)
         if sure := int((wrong < k).sum()):
-            told.append(f"for {sure} of {count} images there are fewer than {k} wrong texts, so recall at {k} is certain")
+            told.append(
+                f"text recall at {k} says nothing for {sure} of {count} images: there are fewer than {k} wrong texts"
+            )
     if images and len(ranks.of_texts) <= k:
-        told.append(f"there are only {len(ranks.of_texts)} images, so image recall at {k} is certain")
+        told.append(f"image recall at {k} says nothing: the number of images is {len(ranks.of_texts)}")
     return tuple(told)

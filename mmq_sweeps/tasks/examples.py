@@ -62,9 +62,16 @@ class Examples:
         """Those whose image can be decoded, as far as ``check`` has looked."""
         return [example for example in examples if _path(example) not in self._unusable]
 
-    def check(self, evaluated: Sequence[Any], calibrations: Sequence[Mapping[str, Any]], cache: Path) -> None:
+    def check(
+        self,
+        evaluated: Sequence[Any],
+        calibrations: Sequence[Mapping[str, Any]],
+        cache: Path,
+        check_samples: Callable[[Sequence[Any]], None],
+    ) -> None:
         """Decode every image that is needed, once; ``cache`` remembers which files were right.
 
+        ``check_samples`` is given the examples of each calibration, to raise a ValueError for texts that cannot be used.
         A ValueError where images cannot be used and ``allow_missing`` is not set, where none can, or where a calibration
         sample is also evaluated or cannot be used: what was quantized with fewer samples would be kept and shared.
         """
@@ -87,6 +94,7 @@ class Examples:
                     f"task.calibration_split={self.calibration_split}: {images.describe(found, len(paths), SHOWN)}. "
                     f"Get them again, or draw others than those of calibration.seed={calibration['seed']}"
                 )
+            check_samples(samples)
             self._check_apart(self.usable(evaluated), samples)
 
     def missing(self, evaluated: Sequence[Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ once, an image is encoded once, and equal texts are one.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -21,11 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmq_sweeps.metrics import MetricResult, RetrievalScorer
-from mmq_sweeps.metrics.ranks import Ranks
+from mmq_sweeps.metrics.degenerate import of_left_out, of_scores
+from mmq_sweeps.metrics.ranks import NEVER, Ranks
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.retriever import Retriever, Texts
-from mmq_sweeps.tasks.base import Progress
+from mmq_sweeps.tasks.base import Predictions, Progress
 from mmq_sweeps.tasks.examples import Examples, Prepared, decoded, split_up
+from mmq_sweeps.tasks.items import bad_texts, check_ids, describe_bad, left_out_for, problem_of_references
 
 # How many of the best answers a record keeps of each query.
 KEPT = 10
@@ -82,20 +85,32 @@ class RetrievalTask:
     @property
     def images(self) -> list[Any]:
         """The evaluated examples."""
-        return self.examples.usable(self._asked)
+        bad = self._bad
+        return [example for example in self.examples.usable(self._asked) if example.id not in bad]
 
     def check(self, calibrations: Sequence[Mapping[str, Any]], cache: Path) -> None:
-        self._scorer(tuple(example.id for example in self._asked))
+        if self._bad:
+            told = f"task.split={self.split}: {describe_bad(self._bad, len(self._asked))}"
+            if len(self._bad) == len(self._asked):
+                raise ValueError(f"{told}. None is left")
+            if not self.allow_missing:
+                raise ValueError(
+                    f"{told}. Mend the annotations, or set task.allow_missing=true to go without them, which every record "
+                    "says"
+                )
+        self._scorer(tuple(example.id for example in self._asked if example.id not in self._bad))
         if self.shortlist > len(self._asked):
             raise ValueError(
                 f"task.shortlist={self.shortlist}: there are {len(self._asked)} images to choose from; "
                 f"choose 1 to {len(self._asked)}"
             )
-        self.examples.check(self._asked, calibrations, cache)
+        self.examples.check(self._asked, calibrations, cache, self._check_samples)
+        if not self.images:
+            raise ValueError(f"task.split={self.split}: no image is left that can be used together with its texts")
 
     def notes(self) -> dict[str, Any]:
-        missing = self.examples.missing(self._asked)
-        return {"missing": missing | {"items": missing["images"]}} if missing else {}
+        missing = self.examples.missing(self._asked) | bad_texts(self._bad)
+        return {"missing": missing | {"items": len(self._asked) - len(self.images)}} if missing else {}
 
     def calibration_batches(self, loaded: LoadedModel, calibration: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Every image with one of its texts, for the features; then again for the matching head.
@@ -114,8 +129,11 @@ class RetrievalTask:
             yield retriever.forward_inputs(pixels, texts[mixed], matching=True)
 
     @torch.no_grad()
-    def predict(self, loaded: LoadedModel, progress: Progress) -> dict[str, str]:
-        """Of each image and each text: the rank of its first right answer, from 0, and the ids of the ``KEPT`` first."""
+    def predict(self, loaded: LoadedModel, progress: Progress) -> Predictions:
+        """Of each image and each text: the rank of its first right answer, from 0, and the ids of the ``KEPT`` first.
+
+        A rank is null where no right answer has a score that is finite.
+        """
         images, captions = self.images, self._captions
         retriever = Retriever(loaded, self.text_length)
         texts = retriever.tokenized(captions.distinct)
@@ -139,9 +157,17 @@ class RetrievalTask:
         scorer = self._scorer(tuple(example.id for example in self.images))
 
         def ranks(ids: Sequence[str]) -> NDArray[np.int64]:
-            return np.array([json.loads(predictions[one])["rank"] for one in ids], dtype=np.int64)
+            found = [json.loads(predictions[one])["rank"] for one in ids]
+            return np.array([NEVER if rank is None else rank for rank in found], dtype=np.int64)
 
-        return scorer.score_ranks(Ranks(ranks(scorer.image_ids), ranks(scorer.text_ids), self._captions.owner))
+        wrong = getattr(predictions, "not_finite", ())
+        warnings = (
+            *of_scores([one in wrong for one in scorer.image_ids], [one in wrong for one in scorer.text_ids]),
+            *of_left_out(len(self._asked) - len(self.images), len(self._asked), left_out_for(self.notes())),
+            *self._equal_texts(),
+        )
+        found = scorer.score_ranks(Ranks(ranks(scorer.image_ids), ranks(scorer.text_ids), self._captions.owner))
+        return {name: result.warned(*warnings) for name, result in found.items()}
 
     def samples(self, count: int) -> list[tuple[str, Any, list[str]]]:
         return [(example.id, example.image, list(example.references)) for example in self.images[:count]]
@@ -151,7 +177,30 @@ class RetrievalTask:
         found = list(self.examples.first(self.limit))
         if self.limit is not None and len(found) < self.limit:
             raise ValueError(f"task.limit={self.limit}: {self.split} has {len(found)} images to evaluate")
-        return found[: self.limit]
+        asked = found[: self.limit]
+        check_ids(self.split, [(one, example) for example in asked for one in (example.id, *_text_ids(example))])
+        return asked
+
+    @cached_property
+    def _bad(self) -> dict[str, str]:
+        """Why the texts of images cannot be ranked, by the images' ids."""
+        return _bad_texts_of(self._asked)
+
+    def _check_samples(self, examples: Sequence[Any]) -> None:
+        if bad := _bad_texts_of(examples):
+            raise ValueError(f"task.calibration_split={self.calibration_split}: {describe_bad(bad, len(examples))}")
+
+    def _equal_texts(self) -> tuple[str, ...]:
+        """Say how many texts stand, worded alike, at several images: a tie counts against the model."""
+        captions = self._captions
+        pairs = {
+            (wording, owner) for wording, owner in zip(captions.wording.tolist(), captions.owner.tolist(), strict=True)
+        }
+        images = Counter(wording for wording, _ in pairs)
+        shared = sum(1 for wording in captions.wording.tolist() if images[wording] > 1)
+        if not shared:
+            return ()
+        return (f"{shared} of {len(captions.ids)} texts are equal to a text of another image and tie with it",)
 
     @property
     def _captions(self) -> Captions:
@@ -217,35 +266,52 @@ class _Steps:
 
 
 def shortlisted(similarity: Floats, count: int) -> NDArray[np.bool_]:
-    """Of each row of ``similarity`` ``[A, B]`` the ``count`` largest, the first where several tie; a NaN is the smallest."""
-    order = np.argsort(-np.where(np.isnan(similarity), -np.inf, similarity), axis=1, kind="stable")[:, :count]
+    """Of each row of ``similarity`` ``[A, B]`` the ``count`` largest, the first where several tie; those not finite last."""
+    order = np.argsort(-np.where(np.isfinite(similarity), similarity, -np.inf), axis=1, kind="stable")[:, :count]
     chosen = np.zeros(similarity.shape, dtype=bool)
     np.put_along_axis(chosen, order, True, axis=1)
     return chosen
 
 
 def ranked(scores: Floats, similarity: Floats, captions: Captions, shortlist: int) -> tuple[Floats, Floats]:
-    """What images ``[I, T]`` and what texts ``[I, T]`` rank by: ``scores`` ``[I, M]`` on the shortlist."""
-    by_image = np.where(shortlisted(similarity, shortlist), scores, -np.inf)[:, captions.wording]
-    by_text = np.where(shortlisted(similarity.T, shortlist).T, scores, -np.inf)[:, captions.wording]
-    return by_image, by_text
+    """What images ``[I, T]`` and what texts ``[I, T]`` rank by: ``scores`` ``[I, M]`` on the shortlist.
+
+    NaN where the similarity, or the score of a pair on the shortlist, is not finite; minus infinity off the shortlist.
+    """
+    finite = np.isfinite(similarity)
+    scores = np.where(np.isfinite(scores), scores, np.nan)
+
+    def listed(on_list: NDArray[np.bool_]) -> Floats:
+        found: Floats = np.where(finite, np.where(on_list, scores, -np.inf), np.nan)[:, captions.wording]
+        return found
+
+    return listed(shortlisted(similarity, shortlist)), listed(shortlisted(similarity.T, shortlist).T)
 
 
 def _predictions(
     images: Sequence[str], captions: Captions, scores: Floats, similarity: Floats, shortlist: int
-) -> dict[str, str]:
+) -> Predictions:
     by_image, by_text = ranked(scores, similarity, captions, shortlist)
     ranks = Ranks.of(by_image, captions.owner, by_text)
-    found = {}
+    found = Predictions()
     for ids, answers, queries, rank in (
         (images, captions.ids, by_image, ranks.of_texts),
         (captions.ids, images, by_text.T, ranks.of_images),
     ):
         for place, identity in enumerate(ids):
-            row = np.where(np.isnan(queries[place]), -np.inf, queries[place])
+            scored = ~np.isnan(queries[place])
+            row = np.where(scored, queries[place], -np.inf)
             best = [answers[one] for one in np.argsort(-row, kind="stable")[:KEPT] if row[one] > -np.inf]
-            found[identity] = json.dumps({"rank": int(rank[place]), "first": best})
+            reached = None if rank[place] == NEVER else int(rank[place])
+            found[identity] = json.dumps({"rank": reached, "first": best})
+            if not scored.all():
+                found.not_finite.add(identity)
     return found
+
+
+def _bad_texts_of(examples: Sequence[Any]) -> dict[str, str]:
+    found = ((example.id, problem_of_references(example.references)) for example in examples)
+    return {identity: problem for identity, problem in found if problem is not None}
 
 
 def _text_ids(example: Any) -> list[str]:
