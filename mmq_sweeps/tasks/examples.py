@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -43,6 +44,19 @@ class Examples:
         """What ``check`` found wrong, where ``allow_missing`` lets it pass."""
         return {}
 
+    @cached_property
+    def _remarks(self) -> dict[Path, tuple[str, ...]]:
+        """In what viewers may show images otherwise, as far as ``check`` has looked."""
+        return {}
+
+    def remarks(self, evaluated: Sequence[Any]) -> tuple[str, ...]:
+        """Sentences that say how many of the ``evaluated`` images a viewer may show otherwise than the model sees them."""
+        counts = Counter(remark for path in _paths(evaluated) for remark in self._remarks.get(path, ()))
+        return tuple(
+            f"{count} of {len(evaluated)} images {'has' if count == 1 else 'have'} {remark}"
+            for remark, count in counts.items()
+        )
+
     def first(self, count: int | None) -> Iterator[Any]:
         """The examples of ``split`` in order, ``count`` at most where the reader has no end of its own."""
         endless = not any(field.name == "count" and field.default is None for field in fields(self._reader))
@@ -77,7 +91,9 @@ class Examples:
         """
         verdicts = cache / "images.json"
         paths = _paths(evaluated)
-        if found := images.problems(paths, verdicts):
+        judged = images.inspect(paths, verdicts)
+        self._remarks.update({path: verdict.remarks for path, verdict in judged.items() if verdict.remarks})
+        if found := {path: verdict.problem for path, verdict in judged.items() if verdict.problem is not None}:
             told = f"task.split={self.split}: {images.describe(found, len(paths), SHOWN)}"
             if len(found) == len(paths):
                 raise ValueError(f"{told}. None is left; get them again")

@@ -181,6 +181,7 @@ class GenerationTask(ABC):
         warnings = (
             *of_logits(wrong, len(predictions)),
             *of_left_out(len(self._asked) - len(self.items), len(self._asked), left_out_for(self.notes())),
+            *self.examples.remarks(self._shown),
         )
         return {name: result.warned(*warnings) for name, result in self._scorer(cache).score(predictions).items()}
 

@@ -165,6 +165,7 @@ class RetrievalTask:
             *of_scores([one in wrong for one in scorer.image_ids], [one in wrong for one in scorer.text_ids]),
             *of_left_out(len(self._asked) - len(self.images), len(self._asked), left_out_for(self.notes())),
             *self._equal_texts(),
+            *self.examples.remarks(self._asked),
         )
         found = scorer.score_ranks(Ranks(ranks(scorer.image_ids), ranks(scorer.text_ids), self._captions.owner))
         return {name: result.warned(*warnings) for name, result in found.items()}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import DictConfig
 from PIL import Image
 
-from mmq_sweeps.data.images import ImageError, open_image, problems
+from mmq_sweeps.build import build
+from mmq_sweeps.data.images import FRAMES, TURNED, ImageError, inspect, open_image, problems
 from mmq_sweeps.data.vqav2 import VqaV2
+from mmq_sweeps.sweep import plan
 from tests.data.layouts import write_vqav2
 
 # 256 steps from black to white, with 16 bits.
@@ -131,7 +135,7 @@ def test_pixels_without_an_agreed_range_are_refused_by_name(values: np.ndarray, 
 def test_verdicts_of_an_earlier_version_are_not_believed(tmp_path: Path) -> None:
     path = saved(tmp_path / "odd.tif", Image.fromarray(RAMP.astype(np.float32)), "F")
     cache, status = tmp_path / "verdicts.json", path.stat()
-    entry = f'"{path.absolute()}": [{status.st_size}, {status.st_mtime_ns}, null]'
+    entry = f'"{path.absolute()}": [{status.st_size}, {status.st_mtime_ns}, null, []]'
     cache.write_text(f'{{"version": 1, "images": {{{entry}}}}}')
     assert path in problems([path], cache)
 
@@ -141,3 +145,36 @@ def test_readers_show_what_the_file_shows(tmp_path: Path) -> None:
     reader = VqaV2(root=str(tmp_path), split="val2014")
     Image.fromarray(RAMP).save(reader.paths[0], format="PNG")
     assert np.array_equal(np.asarray(reader[0].image), GREY)
+
+
+def test_pictures_that_a_viewer_shows_otherwise_are_told_of(tmp_path: Path) -> None:
+    turned, plain, animated = (tmp_path / name for name in ("turned.jpg", "plain.jpg", "animated.png"))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(turned, exif=exif)
+    Image.new("RGB", (8, 4)).save(plain)
+    white = Image.new("RGB", (4, 4), "white")
+    white.save(animated, save_all=True, append_images=[Image.new("RGB", (4, 4), "red")])
+    expected = {turned: (TURNED,), plain: (), animated: (FRAMES,)}
+    for _ in range(2):
+        found = inspect([turned, plain, animated], tmp_path / "verdicts.json")
+        assert {path: verdict.remarks for path, verdict in found.items()} == expected
+    assert open_image(turned).size == (8, 4)
+    assert (pixels(animated) == 255).all()
+
+
+def test_an_orientation_that_is_not_applied_is_told_at_the_number(
+    composed: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_vqav2(tmp_path / "vqav2")
+    monkeypatch.setenv("MMQ_DATA", str(tmp_path))
+    config = composed("task=vqav2", "task.limit=6", "method=none")
+    task = build("task", next(iter(plan([config]).configs.values()))["task"])
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = task.items[0].example.path
+    open_image(path).save(path, exif=exif)
+    task.check([], tmp_path)
+    answers = {item.id: f"answer {item.id}" for item in task.items}
+    result = task.score(answers, tmp_path)["vqa_accuracy"]
+    assert result.warnings == (f"1 of 3 images has {TURNED}",)

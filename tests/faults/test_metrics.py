@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.models.logits import watching_logits
 from mmq_sweeps.run import _summary
 from mmq_sweeps.sweep import plan
+from mmq_sweeps.tasks import score
 from mmq_sweeps.tasks.retrieval import Captions, _predictions
 
 Composed = Callable[..., DictConfig]
@@ -226,3 +228,15 @@ def test_retrieval_by_a_broken_model_finds_nothing_and_says_so(composed: Compose
     assert {result.value for result in results.values()} == {0.0}
     told = "scores were not finite for 4 of 4 images and 20 of 20 texts"
     assert all(told in result.warnings for result in results.values())
+
+
+def test_the_scoring_command_shows_warnings_as_table_and_as_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "captions.json"
+    file.write_text('{"predictions": [{"image_id": 1, "caption": "a dog"}], "references": [["a dog"]]}')
+    told = "CIDEr of one image is 0 whatever the caption"
+    assert score.main([str(file)]) == 0
+    assert f"cider: {told}\n" in capsys.readouterr().out
+    assert score.main([str(file), "--json"]) == 0
+    assert told in json.loads(capsys.readouterr().out)["cider"]["warnings"]
