@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -165,9 +165,7 @@ class GenerationTask(ABC):
         batches = self._prepared(loaded.processor, split_up(items, self.batch_size), naming_the_item(prepare))
         with watching_logits(loaded.model) as watch:
             for batch, prompts in batches:
-                inputs = loaded.to_device(prompts)
-                tokens = loaded.model.generate(**inputs, **self.generation)
-                generated = _generated(tokens, inputs["input_ids"])
+                generated = self._generate(loaded, batch, prompts, prepare)
                 with tokenizing:
                     texts = loaded.processor.batch_decode(generated, skip_special_tokens=True)
                 predictions.update({item.id: text.strip() for item, text in zip(batch, texts, strict=True)})
@@ -175,6 +173,21 @@ class GenerationTask(ABC):
                 predictions.not_finite |= {item.id for item, flag in zip(batch, wrong, strict=True) if flag}
                 progress(len(predictions), len(items))
         return predictions
+
+    def _generate(
+        self,
+        loaded: LoadedModel,
+        batch: Sequence[Item],
+        prompts: Mapping[str, Any],
+        prepare: Callable[[Sequence[Item]], dict[str, Any]],
+    ) -> Tensor:
+        """The new tokens of each row; a ValueError names the item that the model cannot answer, as one that is too long."""
+
+        def generate(asked: Sequence[Item]) -> Tensor:
+            inputs = loaded.to_device(prompts if asked is batch else prepare(asked))
+            return _generated(loaded.model.generate(**inputs, **self.generation), inputs["input_ids"])
+
+        return naming_the_item(generate)(batch)
 
     def score(self, predictions: Mapping[str, str], cache: Path) -> dict[str, MetricResult]:
         wrong = len(getattr(predictions, "not_finite", ()))

@@ -164,7 +164,7 @@ class RetrievalTask:
         warnings = (
             *of_scores([one in wrong for one in scorer.image_ids], [one in wrong for one in scorer.text_ids]),
             *of_left_out(len(self._asked) - len(self.images), len(self._asked), left_out_for(self.notes())),
-            *self._equal_texts(),
+            *self._doubtful_texts(),
             *self.examples.remarks(self._asked),
         )
         found = scorer.score_ranks(Ranks(ranks(scorer.image_ids), ranks(scorer.text_ids), self._captions.owner))
@@ -191,17 +191,17 @@ class RetrievalTask:
         if bad := _bad_texts_of(examples):
             raise ValueError(f"task.calibration_split={self.calibration_split}: {describe_bad(bad, len(examples))}")
 
-    def _equal_texts(self) -> tuple[str, ...]:
-        """Say how many texts stand, worded alike, at several images: a tie counts against the model."""
+    def _doubtful_texts(self) -> tuple[str, ...]:
+        """Say how many texts are empty, and how many stand at several images: a tie counts against the model."""
         captions = self._captions
         pairs = {
             (wording, owner) for wording, owner in zip(captions.wording.tolist(), captions.owner.tolist(), strict=True)
         }
         images = Counter(wording for wording, _ in pairs)
         shared = sum(1 for wording in captions.wording.tolist() if images[wording] > 1)
-        if not shared:
-            return ()
-        return (f"{shared} of {len(captions.ids)} texts are equal to a text of another image and tie with it",)
+        empty = sum(1 for wording in captions.wording.tolist() if not captions.distinct[wording])
+        counts = ((shared, "equal to a text of another image and tie with it"), (empty, "empty"))
+        return tuple(f"{count} of {len(captions.ids)} texts are {what}" for count, what in counts if count)
 
     @property
     def _captions(self) -> Captions:

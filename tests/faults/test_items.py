@@ -244,6 +244,14 @@ def test_an_item_that_the_processor_refuses_is_named(task: Callable[..., Any], l
         one.predict(loaded, lambda done, total: None)
 
 
+def test_a_question_too_long_for_the_model_is_named(task: Callable[..., Any], loaded: LoadedModel) -> None:
+    one: GenerationTask = task("task=vqav2", "task.limit=3", "task.batch_size=3")
+    items = one.items
+    one.__dict__["_asked"] = [items[0], replace(items[1], question="is it red " * 1000), items[2]]
+    with pytest.raises(ValueError, match=f"item '{items[1].id}' cannot be asked: "):
+        one.predict(loaded, lambda done, total: None)
+
+
 def test_files_of_one_name_in_several_folders_are_several_images(tmp_path: Path) -> None:
     images = []
     for number, folder in enumerate(("cats", "dogs", "birds")):
@@ -330,5 +338,12 @@ def test_captions_that_two_images_share_are_counted_at_the_recalls(composed: Com
     first, second, third = one.images
     one.__dict__["_asked"] = [first, replace(second, references=(first.references[0], *second.references[1:])), third]
     ranks = {item: '{"rank": 0}' for image in one.images for item in (image.id, *(f"{image.id}/{n}" for n in range(5)))}
-    for result in one.score(ranks, tmp_path).values():
-        assert "2 of 15 texts are equal to a text of another image and tie with it" in result.warnings
+    assert_warned(one, ranks, tmp_path, "2 of 15 texts are equal to a text of another image and tie with it")
+    one = replace(one)
+    one.__dict__["_asked"] = [first, second, replace(third, references=("", *third.references[1:]))]
+    assert_warned(one, ranks, tmp_path, "1 of 15 texts are empty")
+
+
+def assert_warned(task: Any, predictions: dict[str, str], cache: Path, warning: str) -> None:
+    for result in task.score(predictions, cache).values():
+        assert warning in result.warnings
