@@ -11,6 +11,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from launch.start import run_sweep
 from mmq_sweeps.build import build
 from mmq_sweeps.execute import quiet_libraries
 from mmq_sweeps.metrics import AnswerScorer, CaptionScorer, MetricResult, RetrievalScorer
@@ -21,6 +22,7 @@ from mmq_sweeps.models.catalog import read_model
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.models.logits import watching_logits
 from mmq_sweeps.run import _summary
+from mmq_sweeps.store import Store
 from mmq_sweeps.sweep import plan
 from mmq_sweeps.tasks import score
 from mmq_sweeps.tasks.retrieval import Captions, _predictions
@@ -240,3 +242,14 @@ def test_the_scoring_command_shows_warnings_as_table_and_as_json(
     assert f"cider: {told}\n" in capsys.readouterr().out
     assert score.main([str(file), "--json"]) == 0
     assert told in json.loads(capsys.readouterr().out)["cider"]["warnings"]
+
+
+def test_a_warning_reaches_the_record(composed: Composed, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = composed(
+        "method=none", "task.limit=1", "task.metrics=[cider]", "tracker=none", f"store.dir={tmp_path}/runs"
+    )
+    assert run_sweep([config]) == 0
+    capsys.readouterr()
+    (record,) = Store.open(tmp_path / "runs").records()
+    assert record.metrics["cider"]["value"] == 0.0
+    assert "CIDEr of one image is 0 whatever the caption" in record.metrics["cider"]["warnings"]
