@@ -90,7 +90,7 @@ class RetrievalScorer:
         if matrix.shape != expected:
             raise ValueError(f"Scores are {matrix.shape}; {expected[0]} images and {expected[1]} texts need {expected}")
         wrong = ~_scored(matrix)
-        warnings = degenerate.of_scores(list(map(bool, wrong.any(axis=1))), list(map(bool, wrong.any(axis=0))))
+        warnings = degenerate.of_scores([bool(row.any()) for row in wrong], [bool(column.any()) for column in wrong.T])
         found = self.score_ranks(Ranks.of(matrix, self._owner))
         return {name: result.warned(*warnings) for name, result in found.items()}
 

@@ -219,7 +219,7 @@ def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     found, cache = damage(tmp_path), tmp_path / "cache" / "images.json"
     first = images.problems(found.values(), cache)
     decoded: list[Path] = []
-    monkeypatch.setattr(images, "_problem", lambda path: decoded.append(path))
+    monkeypatch.setattr(images, "_judged", lambda path: decoded.append(path) or images.Verdict(None))
     assert images.problems(found.values(), cache) == first
     assert decoded == []
     whole = found["whole"].read_bytes()
