@@ -12,6 +12,7 @@ from collections.abc import Sequence
 EMPTY = 0.05
 SAME_CAPTION = 0.25
 SAME_ANSWER = 0.9
+SAME_FIRST = 0.5
 
 
 def of_outputs(noun: str, outputs: Sequence[str], right: Sequence[str], least_same: float) -> tuple[str, ...]:
@@ -34,6 +35,20 @@ def of_outputs(noun: str, outputs: Sequence[str], right: Sequence[str], least_sa
     if same >= max(2, least_same * total) and same > 2 * expected:
         return (*told, f"{same} of {total} {noun} are identical")
     return told
+
+
+def of_first(queries: str, answer: str, first: Sequence[str], right: Sequence[str]) -> tuple[str, ...]:
+    """Say how many ``queries`` find one and the same ``answer`` first, as all do where every pair has one score.
+
+    ``first`` holds the id that each query finds first, empty if none, and ``right`` a right one.
+    """
+    found = Counter(one for one in first if one)
+    if len(first) < 2 or not found:
+        return ()
+    same, expected = found.most_common(1)[0][1], Counter(right).most_common(1)[0][1]
+    if same < max(2, SAME_FIRST * len(first)) or same <= 2 * expected:
+        return ()
+    return (f"{same} of {len(first)} {queries} find the same {answer} first",)
 
 
 def of_references(noun: str, references: Sequence[Sequence[str]]) -> tuple[str, ...]:

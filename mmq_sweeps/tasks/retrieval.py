@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmq_sweeps.metrics import MetricResult, RetrievalScorer
-from mmq_sweeps.metrics.degenerate import of_left_out, of_scores
+from mmq_sweeps.metrics.degenerate import of_first, of_left_out, of_scores
 from mmq_sweeps.metrics.ranks import NEVER, Ranks
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.retriever import Retriever, Texts
@@ -165,6 +165,7 @@ class RetrievalTask:
             *of_scores([one in wrong for one in scorer.image_ids], [one in wrong for one in scorer.text_ids]),
             *of_left_out(len(self._asked) - len(self.images), len(self._asked), left_out_for(self.notes())),
             *self._doubtful_texts(),
+            *self._alike(scorer, predictions),
             *self.examples.remarks(self._asked),
         )
         found = scorer.score_ranks(Ranks(ranks(scorer.image_ids), ranks(scorer.text_ids), self._captions.owner))
@@ -190,6 +191,18 @@ class RetrievalTask:
     def _check_samples(self, examples: Sequence[Any]) -> None:
         if bad := _bad_texts_of(examples):
             raise ValueError(f"task.calibration_split={self.calibration_split}: {describe_bad(bad, len(examples))}")
+
+    def _alike(self, scorer: RetrievalScorer, predictions: Mapping[str, str]) -> tuple[str, ...]:
+        """Say where most queries find one and the same answer, as those of a model do that scores every pair alike."""
+
+        def first(ids: Sequence[str]) -> list[str]:
+            return [next(iter(json.loads(predictions[one]).get("first", ())), "") for one in ids]
+
+        owners = [scorer.image_ids[place] for place in self._captions.owner]
+        return (
+            *of_first("images", "text", first(scorer.image_ids), scorer.image_ids),
+            *of_first("texts", "image", first(scorer.text_ids), owners),
+        )
 
     def _doubtful_texts(self) -> tuple[str, ...]:
         """Say how many texts are empty, and how many stand at several images: a tie counts against the model."""
@@ -281,12 +294,36 @@ def ranked(scores: Floats, similarity: Floats, captions: Captions, shortlist: in
     """
     finite = np.isfinite(similarity)
     scores = np.where(np.isfinite(scores), scores, np.nan)
+    places = np.arange(len(captions.owner))
 
-    def listed(on_list: NDArray[np.bool_]) -> Floats:
+    def listed(on_list: NDArray[np.bool_], by_chance: NDArray[np.bool_]) -> Floats:
         found: Floats = np.where(finite, np.where(on_list, scores, -np.inf), np.nan)[:, captions.wording]
+        own = found[captions.owner, places]
+        found[captions.owner, places] = np.where(by_chance & ~np.isnan(own), -np.inf, own)
         return found
 
-    return listed(shortlisted(similarity, shortlist)), listed(shortlisted(similarity.T, shortlist).T)
+    of_texts, of_images = _listed_by_chance(np.where(finite, similarity, -np.inf), captions, shortlist)
+    return (
+        listed(shortlisted(similarity, shortlist), of_texts),
+        listed(shortlisted(similarity.T, shortlist).T, of_images),
+    )
+
+
+def _listed_by_chance(
+    similarity: Floats, captions: Captions, shortlist: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which right pairs ``[T]`` are on an image's, on a text's list only because of several that tie they come first.
+
+    As everywhere ties count against the model: ``shortlist`` wrong answers as similar as the right one push it off.
+    """
+    of_texts = np.zeros(len(captions.owner), dtype=bool)
+    for image, row in enumerate(similarity):
+        own = np.flatnonzero(captions.owner == image)
+        others = np.delete(row, captions.wording[own])
+        of_texts[own] = (others >= row[captions.wording[own], None]).sum(axis=1) >= shortlist
+    columns = similarity[:, captions.wording]
+    right = columns[captions.owner, np.arange(len(captions.owner))]
+    return of_texts, (columns >= right).sum(axis=0) - 1 >= shortlist
 
 
 def _predictions(

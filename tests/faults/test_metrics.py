@@ -74,7 +74,7 @@ def test_captions_that_are_identical_are_told_with_their_number() -> None:
     said = {place: "a dog runs" if int(place) < 68 else DOGS[place][0] for place in IDS}
     assert warnings_of(scorer.score(said)) == {("68 of 100 captions are identical",)}
     assert _summary(scorer.score(said)["cider"])["warnings"] == ["68 of 100 captions are identical"]
-    assert warnings_of(scorer.score(dict.fromkeys(IDS, "A dog runs."))) == {("all 100 captions are identical",)}
+    assert warnings_of(scorer.score(dict.fromkeys(IDS, "A dog runs fast."))) == {("all 100 captions are identical",)}
 
 
 def test_captions_that_are_empty_once_tokenized_are_told() -> None:
@@ -253,3 +253,25 @@ def test_a_warning_reaches_the_record(composed: Composed, tmp_path: Path, capsys
     (record,) = Store.open(tmp_path / "runs").records()
     assert record.metrics["cider"]["value"] == 0.0
     assert "CIDEr of one image is 0 whatever the caption" in record.metrics["cider"]["warnings"]
+
+
+def test_bleu_of_captions_with_too_few_words_is_told() -> None:
+    found = CaptionScorer({"a": ["a dog runs"], "b": ["a cat"]}, ["bleu_3", "bleu_4"]).score(
+        {"a": "a dog runs", "b": "cat"}
+    )
+    assert found["bleu_3"].warnings == ()
+    assert found["bleu_4"].warnings == ("no caption has 4 words, so BLEU-4 compares nothing",)
+
+
+def test_a_retriever_that_scores_every_pair_alike_is_told(composed: Composed, tmp_path: Path) -> None:
+    config = composed("model=tiny_blip2_itm", "task=scenes_retrieval", "task.limit=4", "task.shortlist=4")
+    task = build("task", next(iter(plan([config]).configs.values()))["task"])
+    captions, images = task._captions, [example.id for example in task.images]
+    alike = np.ones((4, len(captions.distinct)))
+    collapsed = task.score(_predictions(images, captions, alike, alike, 4), tmp_path)["text_recall_at_1"]
+    assert collapsed.value == 0.0
+    assert collapsed.warnings == ("3 of 4 images find the same text first", "20 of 20 texts find the same image first")
+    right = captions.owner[np.array([captions.wording.tolist().index(place) for place in range(alike.shape[1])])]
+    perfect = (np.arange(4)[:, None] == right).astype(float)
+    found = task.score(_predictions(images, captions, perfect, perfect, 4), tmp_path)["text_recall_at_1"]
+    assert (found.value, found.warnings) == (1.0, ())
