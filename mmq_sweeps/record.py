@@ -20,10 +20,11 @@ class Record:
     """One cell's result.
 
     ``metrics`` maps a name to ``{"value", "interval", "higher_is_better", "count"}``, with ``"by_type"`` where items
-    have kinds; ``size`` is that of ``size.py``; ``seconds`` maps a stage to its duration; ``error`` is ``None`` or
-    ``{"class", "message", "traceback"}``, and ``"asked_bytes"`` where memory was refused. ``attempts`` is ``{"count",
-    "reasons"}``: how often the cell was tried, and why each time but the last did not count. Per-item predictions and scores
-    lie beside the record in ``items.json``, whose SHA-256 is ``items_sha256``.
+    have kinds, ``"definition"`` where several scripts go by the name, and ``"warnings"``, sentences to show beside the
+    value, where it means less than it seems. ``size`` is that of ``size.py``; ``seconds`` maps a stage to its duration;
+    ``error`` is ``None`` or ``{"class", "message", "traceback"}``, and ``"asked_bytes"`` where memory was refused.
+    ``attempts`` is ``{"count", "reasons"}``: how often the cell was tried, and why each time but the last did not count.
+    Per-item predictions and scores lie beside the record in ``items.json``, whose SHA-256 is ``items_sha256``.
     """
 
     id: str

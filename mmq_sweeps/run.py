@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -271,12 +272,20 @@ def _quantized(cell: Cell, bench: Bench, warm: Warm, progress: Reporter) -> Load
 
 
 def _summary(result: MetricResult) -> dict[str, Any]:
+    """What the record has of a metric; a ValueError where its figure, its interval or a score is no number."""
+    figures = {"its value": result.value, "its interval": sum(result.interval)} | {
+        f"the score of {item!r}": score for item, score in result.per_item.items()
+    }
+    if wrong := next((name for name, figure in figures.items() if not math.isfinite(figure)), None):
+        raise ValueError(f"metric {result.name}: {wrong} is {figures[wrong]}, which is no figure")
     return {
         "value": result.value,
         "interval": list(result.interval),
         "higher_is_better": result.higher_is_better,
         "count": result.count,
         **({"by_type": result.by_type} if result.by_type else {}),
+        **({"definition": result.definition} if result.definition else {}),
+        **({"warnings": list(result.warnings)} if result.warnings else {}),
     }
 
 

@@ -6,10 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mmq_sweeps.data.karpathy import KarpathyCaptions
-from mmq_sweeps.data.published import Captioned, PublishedData, fields, is_other_split, listed, read_json, stamped
+from mmq_sweeps.data.published import (
+    Captioned,
+    PublishedData,
+    check_id,
+    fields,
+    is_other_split,
+    listed,
+    read_json,
+    stamped,
+)
 from mmq_sweeps.identity.roles import LABEL
 
 _EXPECTED = "a captions file such as captions_val2017.json, with 'images' and 'annotations' that have a 'caption'"
@@ -59,23 +68,21 @@ class _Captions:
     """``(id, file name, address)`` of each image, and the captions by image id."""
 
     images: list[tuple[int | str, str, str]]
-    texts: dict[int | str, tuple[str, ...]]
+    texts: dict[int | str, tuple[Any, ...]]
 
 
 @lru_cache(maxsize=4)
 def _read(path: Path, size: int, changed: int) -> _Captions:  # noqa: ARG001 - what the cache goes by
     content = read_json(path, _EXPECTED)
-    images = [
-        (*fields(path, f"images[{index}]", entry, ("id", "file_name"), _EXPECTED), str(entry.get("coco_url", "")))
-        for index, entry in enumerate(listed(path, content, "images", _EXPECTED))
-    ]
+    images = []
+    for index, entry in enumerate(listed(path, content, "images", _EXPECTED)):
+        image, name = fields(path, f"images[{index}]", entry, ("id", "file_name"), _EXPECTED)
+        images.append((check_id(path, f"images[{index}]", image), str(name), str(entry.get("coco_url", ""))))
     known = {image for image, *_ in images}
-    texts: dict[int | str, list[str]] = {}
+    texts: dict[int | str, list[Any]] = {}
     for index, entry in enumerate(listed(path, content, "annotations", _EXPECTED)):
         image, caption = fields(path, f"annotations[{index}]", entry, ("image_id", "caption"), _EXPECTED)
-        if image not in known:
+        if check_id(path, f"annotations[{index}]", image) not in known:
             raise ValueError(f"{path}: annotations[{index}] is of image {image!r}, which 'images' does not have")
-        if not isinstance(caption, str):
-            raise ValueError(f"{path}: annotations[{index}] has the caption {caption!r}, which is no text")
         texts.setdefault(image, []).append(caption)
     return _Captions(images, {image: tuple(found) for image, found in texts.items()})

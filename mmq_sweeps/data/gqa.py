@@ -52,7 +52,7 @@ class Gqa(PublishedData[Questioned]):
 @lru_cache(maxsize=4)
 def _read(path: Path, size: int, changed: int) -> Mapping[str, tuple[Asked, ...]]:  # noqa: ARG001
     """The questions of each image."""
-    content = read_json(path, _EXPECTED, _keep)
+    content = read_json(path, _EXPECTED, _keep, keyed_by_id=True)
     by_image: dict[str, list[Asked]] = {}
     for identity, kept in content.items():
         if not isinstance(kept, _Kept):
@@ -65,8 +65,8 @@ def _read(path: Path, size: int, changed: int) -> Mapping[str, tuple[Asked, ...]
 @dataclass(frozen=True, slots=True)
 class _Kept:
     image: str
-    question: str
-    answer: str
+    question: Any
+    answer: Any
     kind: str
 
 
@@ -75,7 +75,6 @@ def _keep(entry: dict[str, Any]) -> Any:
     if "imageId" not in entry:
         return entry
     question, answer = entry["question"], entry["answer"]
-    if not isinstance(question, str) or not isinstance(answer, str):
-        return entry
     types = entry.get("types") or {}
-    return _Kept(intern(str(entry["imageId"])), question, intern(answer), intern(str(types.get("structural", ""))))
+    shared = intern(answer) if isinstance(answer, str) else answer
+    return _Kept(intern(str(entry["imageId"])), question, shared, intern(str(types.get("structural", ""))))

@@ -8,19 +8,33 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 # What Pillow raises for a file that it cannot decode, besides OSError.
 _UNDECODABLE = (SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-_VERSION = 1
+# Raised where the same file may get another verdict.
+_VERSION = 2
+
+# In what a viewer may show a picture otherwise than it is decoded here.
+TURNED = "an EXIF orientation, which is not applied"
+FRAMES = "several frames, of which the first is used"
+
+# What Pillow turns into RGB as a viewer shows it.
+_CONVERTIBLE = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
+_GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
+# Formats in which Pillow's 32-bit mode I holds 16-bit values; elsewhere it has no agreed range.
+_GREY16_AS_I = ("PNG", "PPM")
+# TIFF tags.
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 
 
 class ImageError(ValueError):
-    """An image file cannot be used; ``reason`` is one of missing, empty, truncated, not an image, unreadable."""
+    """An image file cannot be used; ``reason`` begins with missing, empty, truncated, not an image, unreadable, unsupported."""
 
     def __init__(self, path: Path, reason: str) -> None:
         self.path, self.reason = path, reason
@@ -28,46 +42,112 @@ class ImageError(ValueError):
 
 
 def open_image(path: Path) -> Image.Image:
-    """The whole file decoded, as RGB, turned by no EXIF orientation; an ``ImageError`` says why it cannot be."""
+    """Decode the first frame of a file as 8-bit RGB, not turned by its EXIF orientation (``inspect`` tells of both).
+
+    16-bit grey is scaled to 8 bits, and what is transparent is laid on white. An ``ImageError`` says why a file cannot be
+    used; pixels without an agreed range (float, 32-bit) are among the reasons.
+    """
+    return _decoded(path)[0]
+
+
+def _decoded(path: Path) -> tuple[Image.Image, tuple[str, ...]]:
+    """The picture, and which of ``TURNED`` and ``FRAMES`` a viewer might show otherwise."""
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            # The further pictures of an MPO are previews of the first, or its second eye.
+            several = image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+            rgb = _to_rgb(image, path)
+            # Asked for when it is decoded: of a TIFF Pillow applies the orientation itself.
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+            return rgb, (TURNED,) * turned + (FRAMES,) * several
     except (OSError, *_UNDECODABLE) as error:
+        if isinstance(error, ImageError):
+            raise
         raise ImageError(path, _reason(path, error)) from error
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """Pillow's own ``convert("RGB")`` cuts 16-bit values off at 255 and shows the colour that transparency hides."""
+    if image.mode in _GREY16 or (image.mode == "I" and image.format in _GREY16_AS_I):
+        return _scaled(image)
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or (
+        image.mode in _CONVERTIBLE and "transparency" in image.info
+    ):
+        # Premultiplied modes convert to their plain ones only.
+        plain = image.convert({"La": "LA"}.get(image.mode, "RGBA")).convert("RGBA")
+        white = Image.new("RGBA", plain.size, "white")
+        return Image.alpha_composite(white, plain).convert("RGB")
+    if image.mode not in _CONVERTIBLE:
+        raise ImageError(path, f"unsupported: pixels of mode {image.mode}; save it as RGB, or as grey of 8 or 16 bits")
+    return image.convert("RGB")
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """16-bit grey as RGB: its full range becomes 0 to 255, and the value that a PNG calls transparent becomes white."""
+    import numpy as np  # The commands that only look for files do without.
+
+    values = np.asarray(image).astype(np.int64)
+    # TIFF says how many bits are used, and whether 0 is white.
+    tags = getattr(image, "tag_v2", {})
+    used = tags.get(_BITS_PER_SAMPLE, 16)
+    most = 2 ** int(used[0] if isinstance(used, tuple) else used) - 1
+    grey = (values * 255 + most // 2) // most
+    if tags.get(_PHOTOMETRIC) == 0:
+        grey = 255 - grey
+    if isinstance(key := image.info.get("transparency"), int):
+        grey[values == key] = 255
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why a file cannot be used, or None; and if it can, in what a viewer may show it otherwise: ``TURNED``, ``FRAMES``."""
+
+    problem: str | None
+    remarks: tuple[str, ...] = ()
 
 
 def problems(
     paths: Iterable[Path], cache: Path | None = None, progress: Callable[[int, int], None] | None = None
 ) -> dict[Path, str]:
-    """Decode every file of ``paths`` and say what is wrong with those that cannot be used, in the order of ``paths``.
+    """Say what is wrong with those files of ``paths`` that cannot be used; the rest is as for ``inspect``."""
+    found = inspect(paths, cache, progress)
+    return {path: verdict.problem for path, verdict in found.items() if verdict.problem is not None}
+
+
+def inspect(
+    paths: Iterable[Path], cache: Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> dict[Path, Verdict]:
+    """Decode every file of ``paths`` and judge it, in the order of ``paths``.
 
     ``cache`` is a JSON file that remembers verdicts by path, size and time of change; a damaged one is written anew.
     ``progress`` is told the number of files done and of all.
     """
     asked = list(dict.fromkeys(paths))
     known = _read_cache(cache)
-    found: dict[Path, str | None] = {}
+    found: dict[Path, Verdict] = {}
     stamps: dict[Path, list[int]] = {}
     for path in asked:
         try:
             status = path.stat()
         except OSError as error:
-            found[path] = _reason(path, error)
+            found[path] = Verdict(_reason(path, error))
             continue
         stamps[path] = [status.st_size, status.st_mtime_ns]
         entry = known.get(_key(path))
         if entry is not None and entry[:2] == stamps[path]:
-            found[path] = entry[2]
+            found[path] = Verdict(entry[2], tuple(entry[3]))
     unknown = [path for path in asked if path not in found]
     # Pillow decodes outside the interpreter's lock.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for path, reason in zip(unknown, pool.map(_problem, unknown), strict=True):
-            found[path] = reason
+        for path, verdict in zip(unknown, pool.map(_judged, unknown), strict=True):
+            found[path] = verdict
             if progress is not None:
                 progress(len(found), len(asked))
     if cache is not None and unknown:
-        _write_cache(cache, known | {_key(path): [*stamps[path], found[path]] for path in unknown})
-    return {path: reason for path in asked if (reason := found[path]) is not None}
+        new = {_key(path): [*stamps[path], found[path].problem, list(found[path].remarks)] for path in unknown}
+        _write_cache(cache, known | new)
+    return {path: found[path] for path in asked}
 
 
 def describe(found: Mapping[Path, str], total: int, shown: int = 3) -> str:
@@ -80,12 +160,11 @@ def describe(found: Mapping[Path, str], total: int, shown: int = 3) -> str:
     )
 
 
-def _problem(path: Path) -> str | None:
+def _judged(path: Path) -> Verdict:
     try:
-        open_image(path)
+        return Verdict(None, _decoded(path)[1])
     except ImageError as error:
-        return error.reason
-    return None
+        return Verdict(error.reason)
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -115,7 +194,7 @@ def _read_cache(cache: Path | None) -> dict[str, list[Any]]:
         or not isinstance(content.get("images"), dict)
     ):
         return {}
-    return {key: entry for key, entry in content["images"].items() if isinstance(entry, list) and len(entry) == 3}
+    return {key: entry for key, entry in content["images"].items() if isinstance(entry, list) and len(entry) == 4}
 
 
 def _write_cache(cache: Path, images: Mapping[str, list[Any]]) -> None:

@@ -18,8 +18,8 @@ _EXPECTED = "one of Karpathy's files, with 'images' that have 'filename', 'split
 class KarpathyCaptions(PublishedData[Captioned]):
     """Images with about five captions each. ``split`` may join several: ``train+restval``.
 
-    An image lies at ``images`` / its ``filepath`` (COCO's: ``val2014``) / its ``filename``. Its id is COCO's own, or the
-    file's name without suffix.
+    An image lies at ``images`` / its ``filepath`` (COCO's: ``val2014``) / its ``filename``. Its id is COCO's own, or that
+    path below ``images`` without suffix.
     """
 
     annotations: str = field(metadata=LABEL)
@@ -44,7 +44,7 @@ class KarpathyCaptions(PublishedData[Captioned]):
 class _Entry:
     id: str
     file: str
-    references: tuple[str, ...]
+    references: tuple[Any, ...]
 
 
 @lru_cache(maxsize=4)
@@ -54,17 +54,16 @@ def _read(path: Path, size: int, changed: int) -> Mapping[str, list[tuple[int, _
     splits: dict[str, list[tuple[int, _Entry]]] = {}
     for place, image in enumerate(listed(path, content, "images", _EXPECTED)):
         name, split, sentences = fields(path, f"images[{place}]", image, ("filename", "split", "sentences"), _EXPECTED)
-        if not isinstance(sentences, list) or not sentences:
-            raise ValueError(f"{path}: images[{place}] has no sentences")
+        if not isinstance(sentences, list) or not isinstance(name, str):
+            raise ValueError(f"{path}: images[{place}] needs a filename that is text and a list of sentences")
         raw = tuple(_raw(path, place, sentence) for sentence in sentences)
-        identity = str(image["cocoid"]) if "cocoid" in image else PurePosixPath(name).stem
-        entry = _Entry(identity, str(PurePosixPath(image.get("filepath", ""), name)), raw)
+        file = PurePosixPath(image.get("filepath", ""), name)
+        identity = str(image["cocoid"]) if "cocoid" in image else str(file.with_suffix(""))
+        entry = _Entry(identity, str(file), raw)
         splits.setdefault(split, []).append((place, entry))
     return splits
 
 
-def _raw(path: Path, place: int, sentence: Any) -> str:
+def _raw(path: Path, place: int, sentence: Any) -> Any:
     (raw,) = fields(path, f"a sentence of images[{place}]", sentence, ("raw",), _EXPECTED)
-    if not isinstance(raw, str):
-        raise ValueError(f"{path}: images[{place}] has the sentence {raw!r}, which is no text")
     return raw

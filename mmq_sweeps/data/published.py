@@ -7,6 +7,7 @@ import heapq
 import json
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,9 +40,9 @@ class Pictured(ABC):
 
 @dataclass(frozen=True)
 class Captioned(Pictured):
-    """An image with its captions, as they are published."""
+    """An image with its captions as the file has them. A task says which of them are no texts, or that there are none."""
 
-    references: tuple[str, ...]
+    references: tuple[Any, ...]
 
     @property
     def texts(self) -> int:
@@ -50,11 +51,14 @@ class Captioned(Pictured):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question by the set's own id, what its annotators answered, and the set's own kind of question."""
+    """A question by the set's own id, what its annotators answered, and the set's own kind of question.
+
+    Question and answers are as the file has them. A task says which of them are no texts.
+    """
 
     id: str
-    question: str
-    answers: tuple[str, ...]
+    question: Any
+    answers: tuple[Any, ...]
     kind: str
 
 
@@ -124,6 +128,7 @@ class PublishedData(ABC, Generic[AnExample]):
         examples = self.read()
         if not examples:
             self.fail(f"{self.sources()[0]} has no images of it")
+        self._check_ids(examples)
         if self.count is not None and self.count > len(examples):
             self.fail(f"count={self.count}, but it has {len(examples)} images; choose 1 to {len(examples)}")
         return self._drawn(examples) if self.seed is not None else list(examples[: self.count])
@@ -174,6 +179,21 @@ class PublishedData(ABC, Generic[AnExample]):
 
         return heapq.nsmallest(len(examples) if self.count is None else self.count, examples, key=place)
 
+    def _check_ids(self, examples: Sequence[AnExample]) -> None:
+        """Fail where two images, or two questions, have one id: the last would stand for both."""
+        named = [("image", example.id, example) for example in examples]
+        questions = (example for example in examples if isinstance(example, Questioned))
+        named += [("question", asked.id, example) for example in questions for asked in example.questions]
+        if len({(noun, identity) for noun, identity, _ in named}) == len(named):
+            return
+        first: dict[tuple[str, str], AnExample] = {}
+        for noun, identity, example in named:
+            other = first.setdefault((noun, identity), example)
+            if other is not example or noun == "question":
+                self.fail(
+                    f"two {noun}s have the id {identity!r}, of {other.path} and {example.path}; each needs its own"
+                )
+
     def _tell_absent(self, chosen: Sequence[AnExample]) -> NoReturn:
         folders = sorted({example.path.parent for example in chosen})
         named = f"{len(chosen)} images, the first {chosen[0].path.name}"
@@ -200,10 +220,27 @@ def stamped(path: Path) -> tuple[Path, int, int]:
     return path, status.st_size, status.st_mtime_ns
 
 
-def read_json(path: Path, expected: str, hook: Callable[[dict[str, Any]], Any] | None = None) -> dict[str, Any]:
-    """The object in a JSON file; ``hook`` turns each object inside it into what is kept. ``expected`` is for the error."""
+def read_json(
+    path: Path, expected: str, hook: Callable[[dict[str, Any]], Any] | None = None, keyed_by_id: bool = False
+) -> dict[str, Any]:
+    """The object in a JSON file; ``hook`` turns each object inside it into what is kept. ``expected`` is for the error.
+
+    Where the object is ``keyed_by_id``, a key that occurs twice is an error: JSON would keep the last.
+    """
+
+    def keep(pairs: list[tuple[str, Any]]) -> Any:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            raise ValueError(f"{path}: has {twice!r} twice; each needs its own id")
+        return found if hook is None else hook(found)
+
     try:
-        content = json.loads(path.read_bytes(), object_hook=hook)
+        content = (
+            json.loads(path.read_bytes(), object_pairs_hook=keep)
+            if keyed_by_id
+            else json.loads(path.read_bytes(), object_hook=hook)
+        )
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: is cut short or no JSON ({error}); get it again") from None
     except KeyError as error:
@@ -228,6 +265,13 @@ def fields(path: Path, where: str, entry: Any, keys: Sequence[str], expected: st
         missing = next((key for key in keys if not isinstance(entry, dict) or key not in entry), "")
         raise ValueError(f"{path}: {where} has no {missing!r} but {there}; expected {expected}")
     return [entry[key] for key in keys]
+
+
+def check_id(path: Path, where: str, identity: Any) -> int | str:
+    """``identity``, if it can be one: a whole number or text. A ValueError says where it stands."""
+    if isinstance(identity, bool) or not isinstance(identity, int | str):
+        raise ValueError(f"{path}: {where} has the id {json.dumps(identity)}, which is neither a whole number nor text")
+    return identity
 
 
 def _keys(entry: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from mmq_sweeps.data.published import (
     Asked,
     PublishedData,
     Questioned,
+    check_id,
     fields,
     is_other_split,
     listed,
@@ -83,13 +84,17 @@ def _read(questions: Stamp, annotations: Stamp) -> _Asked:
     content = read_json(annotations[0], _ANNOTATIONS, _keep_answers())
     answers = _answers(annotations[0], content)
     by_image: dict[int | str, list[Asked]] = {}
+    known: set[int | str] = set()
     for index, entry in enumerate(listed(questions[0], asked, "questions", _QUESTIONS)):
         where = f"questions[{index}]"
         image, question, identity = fields(
             questions[0], where, entry, ("image_id", "question", "question_id"), _QUESTIONS
         )
+        if check_id(questions[0], where, identity) in known:
+            raise ValueError(f"{questions[0]}: {where} has the question_id {identity} of a question before it")
+        known.add(identity)
         answer = answers.pop(identity, None)
-        if answer is None or answer[0] != image:
+        if answer is None or answer[0] != check_id(questions[0], where, image):
             raise ValueError(
                 f"{annotations[0]} has no answers to {where} of {questions[0].name} (question_id {identity}, "
                 f"image_id {image}): the two files are of different splits, or one is incomplete"
@@ -113,7 +118,7 @@ def _keep_answers() -> Any:
     def keep(entry: dict[str, Any]) -> Any:
         if "answer" in entry and "question_id" not in entry:
             answer = entry["answer"]
-            return texts.setdefault(answer, answer)
+            return texts.setdefault(answer, answer) if isinstance(answer, str) else answer
         return entry
 
     return keep
@@ -125,7 +130,9 @@ def _answers(path: Path, content: Mapping[str, Any]) -> dict[int | str, tuple[in
     for index, entry in enumerate(listed(path, content, "annotations", _ANNOTATIONS)):
         where = f"annotations[{index}]"
         identity, image, answers = fields(path, where, entry, ("question_id", "image_id", "answers"), _ANNOTATIONS)
-        if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
-            raise ValueError(f"{path}: {where} needs a list of at least one answer with an 'answer' that is text")
+        if not isinstance(answers, list) or any(isinstance(answer, dict) for answer in answers):
+            raise ValueError(f"{path}: {where} needs a list of answers, each with an 'answer'")
+        if check_id(path, where, identity) in found:
+            raise ValueError(f"{path}: {where} has the question_id {identity} of an annotation before it")
         found[identity] = (image, str(entry.get("answer_type", "")), tuple(answers))
     return found

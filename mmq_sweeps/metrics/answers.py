@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from mmq_sweeps.metrics import degenerate
 from mmq_sweeps.metrics.base import Floats, Metric, Scores, require
 from mmq_sweeps.metrics.captions import check_items
 from mmq_sweeps.metrics.intervals import result_of
 from mmq_sweeps.metrics.names import load_metric
+from mmq_sweeps.metrics.normalize import normalize_answer
 from mmq_sweeps.metrics.result import MetricResult
 
 
@@ -39,7 +42,15 @@ class AnswerScorer:
             check_items(tuple(answers), types, "type")
         self.question_ids = tuple(answers)
         self._prepared: dict[str, Any] = {metric.name: metric.prepare(answers) for metric in self.metrics}
+        # Answers recur, and normalizing one takes longer than looking it up.
+        self._normalized = functools.cache(normalize_answer)
+        references = [list(map(self._normalized, given)) for given in answers.values()]
+        self._right = degenerate.commonest(references)
         kinds = np.array([types[question] for question in answers]) if types is not None else np.array([])
+        self._warnings = (
+            *degenerate.of_references("question", references),
+            *degenerate.of_kinds(list(map(str, kinds))),
+        )
         self._of_type = {str(kind): np.flatnonzero(kinds == kind) for kind in np.unique(kinds)}
 
     def score(self, predictions: Mapping[str, str]) -> dict[str, MetricResult]:
@@ -49,7 +60,9 @@ class AnswerScorer:
         """
         check_items(self.question_ids, predictions, "answer")
         answers = [predictions[question] for question in self.question_ids]
-        return {metric.name: self._result(metric, answers) for metric in self.metrics}
+        compared = list(map(self._normalized, answers))
+        warnings = degenerate.of_outputs("answers", compared, self._right, degenerate.SAME_ANSWER) + self._warnings
+        return {metric.name: self._result(metric, answers).warned(*warnings) for metric in self.metrics}
 
     def _result(self, metric: Metric, answers: list[str]) -> MetricResult:
         scores = metric.score(self._prepared[metric.name], answers)

@@ -18,23 +18,28 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scores:
-    """What a metric makes of one cell: ``value``, ``per_item`` ``[N]`` and ``totals`` ``[N, S]``."""
+    """What a metric makes of one cell: ``value``, ``per_item`` ``[N]`` and ``totals`` ``[N, S]``.
+
+    ``warnings`` say what makes the figure mean less than it seems, in short sentences with numbers.
+    """
 
     value: float
     per_item: Floats
     totals: Floats
+    warnings: tuple[str, ...] = ()
 
     @staticmethod
-    def mean(per_item: Floats) -> Scores:
+    def mean(per_item: Floats, warnings: tuple[str, ...] = ()) -> Scores:
         """A metric that is the mean of its items."""
         value = float(np.mean(per_item)) if len(per_item) else float("nan")
-        return Scores(value, per_item, per_item[:, None])
+        return Scores(value, per_item, per_item[:, None], warnings)
 
 
 class Metric(Protocol):
     """One file a metric; see docs/scoring.md for one written from scratch.
 
-    ``needs`` says what ``prepare`` and ``score`` are given: ``captions`` (tokenized), ``answers`` or ``ranks``.
+    ``needs`` says what ``prepare`` and ``score`` are given: ``captions`` (tokenized), ``answers`` or ``ranks``. A metric
+    that goes by the name of several published scripts has a ``definition: str`` that says which it equals.
     """
 
     name: ClassVar[str]

@@ -36,7 +36,13 @@ class Bleu1:
         totals = bleu_statistics(predictions.ngrams, prepared)
         per_item = np.array([_bleu(row, self.order) for row in totals.tolist()])
         value = _bleu(totals.sum(axis=0).tolist(), self.order)
-        return Scores(value, per_item, totals)
+        return Scores(value, per_item, totals, self._warnings(totals))
+
+    def _warnings(self, totals: Floats) -> tuple[str, ...]:
+        """Say if no caption has as many words as are compared: the figure then comes from the smoothing constants."""
+        if totals[:, ORDERS + self.order - 1].any() or not totals[:, 2 * ORDERS].any():
+            return ()
+        return (f"no caption has {self.order} words, so BLEU-{self.order} compares nothing",)
 
     def aggregate(self, totals: Floats, count: int) -> Floats:  # noqa: ARG002 (part of a metric)
         """BLEU of summed statistics."""

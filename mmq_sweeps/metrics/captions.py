@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmq_sweeps.metrics import degenerate
 from mmq_sweeps.metrics.base import Metric, require
 from mmq_sweeps.metrics.intervals import result_of
 from mmq_sweeps.metrics.names import load_metric
@@ -45,8 +46,13 @@ class CaptionScorer:
         check_items(ids, predictions, "caption")
         tokens = self._tokenizer.tokenize([predictions[image] for image in ids])
         candidates = Candidates(tuple(tokens), self.references)
+        first = [sentences[0] for sentences in self.references.tokens]
+        warnings = (
+            *degenerate.of_outputs("captions", candidates.tokens, first, degenerate.SAME_CAPTION),
+            *degenerate.of_references("image", self.references.tokens),
+        )
         return {
-            metric.name: result_of(metric, ids, metric.score(self._prepared[metric.name], candidates))
+            metric.name: result_of(metric, ids, metric.score(self._prepared[metric.name], candidates)).warned(*warnings)
             for metric in self.metrics
         }
 

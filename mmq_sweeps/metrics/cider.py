@@ -69,11 +69,23 @@ class Cider:
             np.divide(similarity, scale, out=similarity, where=scale != 0)
             totals += similarity * _length_penalty(found.lengths, prepared.ngrams.lengths[:, slot])[:, None]
         references = (prepared.ngrams.lengths >= 0).sum(axis=1)
-        return Scores.mean(totals.mean(axis=1) / references * 10.0)
+        return Scores.mean(totals.mean(axis=1) / references * 10.0, _weightless(prepared))
 
     def aggregate(self, totals: Floats, count: int) -> Floats:
         """The mean over images."""
         return mean_of_totals(totals, count)
+
+
+def _weightless(prepared: CiderReferences) -> tuple[str, ...]:
+    """Say of how many images the score is 0 for every caption: each n-gram of their references stands at all images."""
+    none = int((~prepared.norms.any(axis=(1, 2))).sum())
+    if not none:
+        return ()
+    images = len(prepared.norms)
+    if images == 1:
+        return ("CIDEr of one image is 0 whatever the caption",)
+    shown = f"all {images}" if none == images else f"{none} of {images}"
+    return (f"CIDEr of {shown} images is 0 whatever the caption: their references have no words of their own",)
 
 
 class CiderD(Cider):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmq_sweeps.metrics.base import Floats, Metric, Scores, mean_of_totals
+from mmq_sweeps.metrics.degenerate import of_count
 from mmq_sweeps.metrics.names import load_metric
 from mmq_sweeps.metrics.result import MetricResult
 
@@ -48,6 +49,8 @@ def result_of(metric: Metric, items: tuple[str, ...], scores: Scores) -> MetricR
         interval=_interval(draws),
         higher_is_better=metric.higher_is_better,
         totals=None if scores.totals.shape[1] == 1 else scores.totals,
+        definition=getattr(metric, "definition", ""),
+        warnings=(*scores.warnings, *of_count(len(items))),
     )
 
 

@@ -32,6 +32,7 @@ _METRICS = {
     "image_recall_at_5": "retrieval:ImageRecallAt5",
     "image_recall_at_10": "retrieval:ImageRecallAt10",
     "vqa_accuracy": "vqa:VqaAccuracy",
+    "vqa_accuracy_2021": "vqa:VqaAccuracy2021",
     "gqa_accuracy": "gqa:GqaAccuracy",
 }
 

@@ -1,4 +1,4 @@
-"""The normalization of short answers by the official VQA evaluation (Antol et al., arXiv 1505.00468).
+"""The normalization of short answers by the VQA authors' evaluation script (Antol et al., arXiv 1505.00468).
 
 Step by step what its script does, its oddities included, because published accuracies contain them: a sign is removed
 if it stands beside a blank anywhere in the answer, or if a number with a comma occurs, and becomes a blank otherwise;
@@ -41,12 +41,17 @@ _RESTORED["somebody'd"] = "somebodyd"
 
 
 def normalize_answer(answer: str) -> str:
-    """A model's answer as the official script compares it: lower case, no signs, no articles, numbers as digits."""
-    return fold_words(strip_signs(answer.replace("\n", " ").replace("\t", " ").strip()))
+    """An answer as the script compares it: lower case, no signs, no articles, numbers as digits."""
+    return fold_words(strip_signs(on_one_line(answer)))
+
+
+def on_one_line(answer: str) -> str:
+    """The script's preparation: line breaks and tabs become blanks, those at both ends go."""
+    return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
 def strip_signs(answer: str) -> str:
-    """The script's first step, all that it does to the annotators' answers."""
+    """The script's first step; before March 2021 all that it did to the annotators' answers."""
     removed = bool(_NUMBER_WITH_COMMA.search(answer))
     stripped = answer
     for sign in _SIGNS:

@@ -1,7 +1,8 @@
 """Retrieval between images and texts, both directions, from one matrix of scores.
 
 Ties are broken against the model: whatever ties with the right answer counts as ranked before it, and a score that is
-not a number counts as the lowest. A model that gives every pair the same score therefore recalls nothing.
+not a number, or infinite, counts as the lowest; a right answer with such a score is never found. A model that gives every
+pair the same score therefore recalls nothing.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mmq_sweeps.metrics import degenerate
 from mmq_sweeps.metrics.base import Floats, Metric, require
 from mmq_sweeps.metrics.intervals import result_of
 from mmq_sweeps.metrics.names import load_metric
 from mmq_sweeps.metrics.result import MetricResult
+
+# The rank of a right answer that has no score: not among the first K for any K.
+NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -34,17 +39,23 @@ class Ranks:
     def of(by_image: Floats, owner: NDArray[np.int64], by_text: Floats | None = None) -> Ranks:
         """Ranks of texts in the rows of ``by_image`` ``[I, T]`` and of images in the columns of ``by_text`` ``[I, T]``.
 
-        Higher is more alike. Without ``by_text`` one matrix serves both. Texts lie in the order of their images.
+        Higher is more alike; minus infinity is after all others, NaN and plus infinity are no score at all, and the rank of
+        a right answer without a score is ``NEVER``. Without ``by_text`` one matrix serves both. Texts lie in the order of
+        their images.
         """
-        by_image = _lowest_where_nan(by_image)
-        own = by_image[owner, np.arange(len(owner))]
+        by_text = by_image if by_text is None else by_text
+        places = np.arange(len(owner))
         first = np.searchsorted(owner, np.arange(len(by_image)))
+        rows, columns = _lowest_unless_scored(by_image), _lowest_unless_scored(by_text)
+        own = rows[owner, places]
         best = np.maximum.reduceat(own, first)
         ties_of_its_own = np.add.reduceat((own >= best[owner]).astype(np.int64), first)
-        by_text = by_image if by_text is None else _lowest_where_nan(by_text)
+        of_texts = (rows >= best[:, None]).sum(axis=1) - ties_of_its_own
+        of_images = (columns >= columns[owner, places]).sum(axis=0) - 1
+        any_scored = np.logical_or.reduceat(_scored(by_image[owner, places]), first)
         return Ranks(
-            of_texts=(by_image >= best[:, None]).sum(axis=1) - ties_of_its_own,
-            of_images=(by_text >= by_text[owner, np.arange(len(owner))]).sum(axis=0) - 1,
+            of_texts=np.where(any_scored, of_texts, NEVER),
+            of_images=np.where(_scored(by_text[owner, places]), of_images, NEVER),
             owner=owner,
         )
 
@@ -78,7 +89,10 @@ class RetrievalScorer:
         expected = (len(self.image_ids), len(self.text_ids))
         if matrix.shape != expected:
             raise ValueError(f"Scores are {matrix.shape}; {expected[0]} images and {expected[1]} texts need {expected}")
-        return self.score_ranks(Ranks.of(matrix, self._owner))
+        wrong = ~_scored(matrix)
+        warnings = degenerate.of_scores([bool(row.any()) for row in wrong], [bool(column.any()) for column in wrong.T])
+        found = self.score_ranks(Ranks.of(matrix, self._owner))
+        return {name: result.warned(*warnings) for name, result in found.items()}
 
     def score_ranks(self, ranks: Ranks) -> dict[str, MetricResult]:
         """Every metric of ranks found elsewhere, images and texts in the order of ``image_ids`` and ``text_ids``."""
@@ -89,8 +103,13 @@ class RetrievalScorer:
         }
 
 
-def _lowest_where_nan(scores: Floats) -> Floats:
-    lowest: Floats = np.where(np.isnan(scores), -np.inf, scores)
+def _scored(scores: Floats) -> NDArray[np.bool_]:
+    """Which are scores: neither NaN nor plus infinity."""
+    return scores < np.inf
+
+
+def _lowest_unless_scored(scores: Floats) -> Floats:
+    lowest: Floats = np.where(_scored(scores), scores, -np.inf)
     return lowest
 
 

@@ -31,7 +31,8 @@ class TextRecallAt1:
 
     def score(self, prepared: None, predictions: Ranks) -> Scores:  # noqa: ARG002 (part of a metric)
         """1 or 0 for each image."""
-        return Scores.mean((predictions.of_texts < self.k).astype(np.float64))
+        hits = (predictions.of_texts < self.k).astype(np.float64)
+        return Scores.mean(hits, _certain(self.k, predictions, texts=True))
 
     def aggregate(self, totals: Floats, count: int) -> Floats:
         """The share of images."""
@@ -60,7 +61,8 @@ class ImageRecallAt1(TextRecallAt1):
 
     def score(self, prepared: None, predictions: Ranks) -> Scores:  # noqa: ARG002 (part of a metric)
         """1 or 0 for each text."""
-        return Scores.mean((predictions.of_images < self.k).astype(np.float64))
+        hits = (predictions.of_images < self.k).astype(np.float64)
+        return Scores.mean(hits, _certain(self.k, predictions, images=True))
 
 
 class ImageRecallAt5(ImageRecallAt1):
@@ -98,7 +100,8 @@ class RecallAt1:
         hits = np.bincount(predictions.owner, found_image, minlength=images)
         totals = np.stack([found_text, hits, texts.astype(np.float64)], axis=1)
         value = self.aggregate(totals.sum(axis=0, keepdims=True), images)[0]
-        return Scores(float(value), (found_text + hits / texts) / 2, totals)
+        warnings = [warning for k in self.ks for warning in _certain(k, predictions, texts=True, images=True)]
+        return Scores(float(value), (found_text + hits / texts) / 2, totals, tuple(warnings))
 
     def aggregate(self, totals: Floats, count: int) -> Floats:
         """The mean of the share of images and of the share of texts."""
@@ -125,3 +128,18 @@ class RecallMean(RecallAt1):
 
     name: ClassVar[str] = "recall_mean"
     ks: ClassVar[tuple[int, ...]] = (1, 5, 10)
+
+
+def _certain(k: int, ranks: Ranks, texts: bool = False, images: bool = False) -> tuple[str, ...]:
+    """Say where there are too few wrong answers for ``k`` of them to stand before the right one, whatever the model does."""
+    told = []
+    if texts:
+        count = len(ranks.of_texts)
+        wrong = len(ranks.owner) - np.bincount(ranks.owner, minlength=count)
+        if sure := int((wrong < k).sum()):
+            told.append(
+                f"text recall at {k} says nothing for {sure} of {count} images: there are fewer than {k} wrong texts"
+            )
+    if images and len(ranks.of_texts) <= k:
+        told.append(f"image recall at {k} says nothing: the number of images is {len(ranks.of_texts)}")
+    return tuple(told)

@@ -237,7 +237,9 @@ def _places(trial: _Trial) -> Iterator[str]:
         try:
             answer, _ = trial.answer(asked)
         except _Misplaced as error:
-            yield _misplaced(trial.asking, asked, f"{error.places} image placeholders", f"{error.features} image features")
+            yield _misplaced(
+                trial.asking, asked, f"{error.places} image placeholders", f"{error.features} image features"
+            )
             return
         if not _is_answer(answer):
             yield _not_finite(trial.asking, trial.inputs(asked), asked.id)
@@ -428,7 +430,7 @@ class _Filled(TorchFunctionMode):
         super().__init__()
         self.places: list[int] = []
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(function, "__name__", "") == "masked_scatter":
             self._note(*args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))

@@ -52,7 +52,7 @@ def load_processor(checkpoint: Path | str, options: dict[str, Any]) -> Any:
 
 
 def missing_package(error: Exception) -> str | None:
-    """"needs ..." with the command that helps, where ``error`` says that a package is absent or cannot be imported."""
+    """ "needs ..." with the command that helps, where ``error`` says that a package is absent or cannot be imported."""
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
         names = [error.name.split(".")[0]]
     else:

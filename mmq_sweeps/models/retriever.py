@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mmq_sweeps.models.loading import LoadedModel
+from mmq_sweeps.models.plain_text import plain_text
 
 # Of the two outputs of the matching head, the one for "they belong together".
 MATCHES = 1
@@ -50,9 +51,9 @@ class Retriever:
         return pixels
 
     def tokenized(self, texts: Sequence[str]) -> Texts:
-        """All ``texts``, on the CPU."""
+        """All ``texts``, on the CPU; a special token's spelling in them is plain text."""
         found = self.loaded.processor.tokenizer(
-            list(texts),
+            [plain_text(text, self.loaded.processor) for text in texts],
             padding=True,
             padding_side="right",  # the first token stands for its text
             truncation=True,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from mmq_sweeps.metrics import MetricResult
@@ -11,6 +12,14 @@ from mmq_sweeps.models.loading import LoadedModel
 
 # Told the number of items done and of all items, after every batch.
 Progress = Callable[[int, int], None]
+
+
+class Predictions(dict[str, str]):
+    """The model's answer to every item, by the item's id; ``not_finite`` holds the ids whose logits or scores were not."""
+
+    def __init__(self, answers: Mapping[str, str] = MappingProxyType({}), not_finite: Iterable[str] = ()) -> None:
+        super().__init__(answers)
+        self.not_finite = set(not_finite)
 
 
 class Task(Protocol):
@@ -43,12 +52,12 @@ class Task(Protocol):
         """
         ...
 
-    def predict(self, loaded: LoadedModel, progress: Progress) -> dict[str, str]:
+    def predict(self, loaded: LoadedModel, progress: Progress) -> Predictions:
         """The model's answer to every evaluation item, by the item's id. Images are decoded as they are needed."""
         ...
 
     def score(self, predictions: Mapping[str, str], cache: Path) -> dict[str, MetricResult]:
-        """Every metric of the task; ``cache`` as for ``check``."""
+        """Every metric of the task, with warnings where ``predictions`` says so or items were left out; ``cache`` as above."""
         ...
 
     def samples(self, count: int) -> list[tuple[str, Any, list[str]]]:

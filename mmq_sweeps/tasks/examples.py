@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -44,6 +45,19 @@ class Examples:
         """What ``check`` found wrong, where ``allow_missing`` lets it pass."""
         return {}
 
+    @cached_property
+    def _remarks(self) -> dict[Path, tuple[str, ...]]:
+        """In what viewers may show images otherwise, as far as ``check`` has looked."""
+        return {}
+
+    def remarks(self, evaluated: Sequence[Any]) -> tuple[str, ...]:
+        """Sentences that say how many of the ``evaluated`` images a viewer may show otherwise than the model sees them."""
+        counts = Counter(remark for path in _paths(evaluated) for remark in self._remarks.get(path, ()))
+        return tuple(
+            f"{count} of {len(evaluated)} images {'has' if count == 1 else 'have'} {remark}"
+            for remark, count in counts.items()
+        )
+
     def first(self, count: int | None) -> Iterator[Any]:
         """The examples of ``split`` in order, ``count`` at most where the reader has no end of its own."""
         endless = not any(field.name == "count" and field.default is None for field in fields(self._reader))
@@ -63,15 +77,24 @@ class Examples:
         """Those whose image can be decoded, as far as ``check`` has looked."""
         return [example for example in examples if _path(example) not in self._unusable]
 
-    def check(self, evaluated: Sequence[Any], calibrations: Sequence[Mapping[str, Any]], cache: Path) -> None:
+    def check(
+        self,
+        evaluated: Sequence[Any],
+        calibrations: Sequence[Mapping[str, Any]],
+        cache: Path,
+        check_samples: Callable[[Sequence[Any]], None],
+    ) -> None:
         """Decode every image that is needed, once; ``cache`` remembers which files were right.
 
+        ``check_samples`` is given the examples of each calibration, to raise a ValueError for texts that cannot be used.
         A ValueError where images cannot be used and ``allow_missing`` is not set, where none can, or where a calibration
         sample is also evaluated or cannot be used: what was quantized with fewer samples would be kept and shared.
         """
         verdicts = cache / "images.json"
         paths = _paths(evaluated)
-        if found := images.problems(paths, verdicts):
+        judged = images.inspect(paths, verdicts)
+        self._remarks.update({path: verdict.remarks for path, verdict in judged.items() if verdict.remarks})
+        if found := {path: verdict.problem for path, verdict in judged.items() if verdict.problem is not None}:
             told = f"task.split={self.split}: {images.describe(found, len(paths), SHOWN)}"
             if len(found) == len(paths):
                 raise ValueError(f"{told}. None is left; get them again")
@@ -88,6 +111,7 @@ class Examples:
                     f"task.calibration_split={self.calibration_split}: {images.describe(found, len(paths), SHOWN)}. "
                     f"Get them again, or draw others than those of calibration.seed={calibration['seed']}"
                 )
+            check_samples(samples)
             self._check_apart(self.usable(evaluated), samples)
 
     def missing(self, evaluated: Sequence[Any]) -> dict[str, Any]:

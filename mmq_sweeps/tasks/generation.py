@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -16,23 +16,51 @@ from torch import Tensor
 
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
 from mmq_sweeps.metrics import MetricResult
+from mmq_sweeps.metrics.degenerate import of_left_out, of_logits
 from mmq_sweeps.models import check
 from mmq_sweeps.models.check import Asked, Asking
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.tasks.base import Progress
+from mmq_sweeps.models.logits import watching_logits
+from mmq_sweeps.models.plain_text import plain_text
+from mmq_sweeps.tasks.base import Predictions, Progress
 from mmq_sweeps.tasks.examples import Examples, Prepared, decoded, split_up
+from mmq_sweeps.tasks.items import (
+    bad_texts,
+    check_ids,
+    describe_bad,
+    left_out_for,
+    naming_the_item,
+    problem_of_references,
+)
 from mmq_sweeps.tasks.teaching import teacher_forced
 
 
 @dataclass(frozen=True)
 class Item:
-    """One text asked for: about an example's image, with a prompt, the texts that are right, and the kind of item."""
+    """One text asked for: about an example's image, with a prompt, the texts that are right, and the kind of item.
+
+    ``question`` is the data's own text, which stands for ``{question}`` in ``template``; None where the prompt has none.
+    """
 
     id: str
     example: Any
-    prompt: str
+    template: str
     references: tuple[str, ...]
     kind: str = ""
+    question: Any = None
+
+    @property
+    def prompt(self) -> str:
+        """What is asked, as people read it."""
+        return self._with(str(self.question))
+
+    def prompt_for(self, processor: Any) -> str:
+        """What is asked of a model: nothing in the question is one of the ``processor``'s special tokens."""
+        return self.template if self.question is None else self._with(plain_text(self.question, processor))
+
+    def _with(self, question: str) -> str:
+        # Not str.format: a chat format may have braces of its own.
+        return self.template if self.question is None else self.template.replace("{question}", question)
 
 
 class Scorer(Protocol):
@@ -44,7 +72,7 @@ class GenerationTask(ABC):
     """The first ``limit`` items of ``split``, or all with null; calibration samples are drawn from ``calibration_split``.
 
     ``data`` is a reader (``Examples``). ``generation`` goes to the model's ``generate``. With ``allow_missing`` items
-    whose image cannot be used are left out, which the record says; without, they are an error.
+    whose image or texts cannot be used are left out, which the record says; without, they are an error.
     """
 
     name: str = field(metadata=LABEL)
@@ -67,6 +95,10 @@ class GenerationTask(ABC):
     def make_scorer(self, items: Sequence[Item], cache: Path) -> Scorer:
         """The task's metrics over ``items``; a ValueError where a metric does not fit the task."""
 
+    def problem_of(self, item: Item) -> str | None:
+        """Say why ``item`` cannot be asked or scored; None if it can."""
+        return problem_of_references(item.references)
+
     @cached_property
     def examples(self) -> Examples:
         return Examples(self.data, self.split, self.calibration_split, self.allow_missing)
@@ -78,14 +110,21 @@ class GenerationTask(ABC):
     @property
     def items(self) -> list[Item]:
         """What is evaluated."""
-        usable = {id(example) for example in self.examples.usable(self._shown)}
-        return [item for item in self._asked if id(item.example) in usable]
+        usable, bad = {id(example) for example in self.examples.usable(self._shown)}, self._bad
+        return [item for item in self._asked if id(item.example) in usable and item.id not in bad]
 
     def check(self, calibrations: Sequence[Mapping[str, Any]], cache: Path) -> None:
+        if self._bad and not self.allow_missing:
+            raise ValueError(
+                f"task.split={self.split}: {describe_bad(self._bad, len(self._asked))}. Mend the annotations, or set "
+                "task.allow_missing=true to go without them, which every record says"
+            )
         if not self.allow_missing:
             self._scorer(cache)
         # Takes longer, and may leave out items that the scorer must not expect.
-        self.examples.check(self._shown, calibrations, cache)
+        self.examples.check(self._shown, calibrations, cache, self._check_samples)
+        if not self.items:
+            raise ValueError(f"task.split={self.split}: {describe_bad(self._bad, len(self._asked))}. None is left")
         self._scorer(cache)
 
     def check_model(self, loaded: LoadedModel) -> Iterator[str]:
@@ -111,14 +150,14 @@ class GenerationTask(ABC):
         others = (item for item in [longest, *items] if item.example is not items[0].example)
         yield from check.problems(
             Asking(loaded, prepare, answer, prompted=True, batched=self.batch_size > 1),
-            Asked(items[0].id, items[0].example.image, items[0].prompt),
-            Asked(longest.id, next(others, longest).example.image, longest.prompt),
+            Asked(items[0].id, items[0].example.image, items[0].prompt_for(loaded.processor)),
+            Asked(longest.id, next(others, longest).example.image, longest.prompt_for(loaded.processor)),
             self.prompt.replace("{question}", ""),
-            ((item.id, item.prompt) for item in items),
+            ((item.id, item.prompt_for(loaded.processor)) for item in items),
         )
 
     def notes(self) -> dict[str, Any]:
-        missing = self.examples.missing(self._shown)
+        missing = self.examples.missing(self._shown) | bad_texts(self._bad)
         return {"missing": missing | {"items": len(self._asked) - len(self.items)}} if missing else {}
 
     def calibration_batches(self, loaded: LoadedModel, calibration: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -126,39 +165,62 @@ class GenerationTask(ABC):
 
         def prepare(batch: Sequence[Item]) -> list[dict[str, Any]]:
             shown = decoded([item.example for item in batch])
-            prompts, answers = [item.prompt for item in batch], [item.references[0] for item in batch]
+            prompts = [item.prompt_for(loaded.processor) for item in batch]
+            answers = [plain_text(item.references[0], loaded.processor) for item in batch]
             return teacher_forced(loaded, shown, prompts, answers)
 
-        # One item an example, by turns the first, the second and so on of those that it has.
-        found = enumerate(map(self.items_of, self.examples.drawn(calibration)))
-        samples = [items[index % len(items)] for index, items in found]
+        samples = self._samples(self.examples.drawn(calibration))
         batches = split_up(samples, calibration["batch_size"])
-        for _, inputs in Prepared[list[dict[str, Any]]]()(loaded.processor, batches, prepare):
+        for _, inputs in Prepared[list[dict[str, Any]]]()(loaded.processor, batches, naming_the_item(prepare)):
             yield from inputs
 
     @torch.no_grad()
-    def predict(self, loaded: LoadedModel, progress: Progress) -> dict[str, str]:
+    def predict(self, loaded: LoadedModel, progress: Progress) -> Predictions:
         # A fast tokenizer fails where one thread encodes while another decodes.
         tokenizing = Lock()
 
         def prepare(batch: Sequence[Item]) -> dict[str, Any]:
             shown = _one_each(batch)
             with tokenizing:
-                return _prompts(loaded, shown, [item.prompt for item in batch])
+                return _prompts(loaded, shown, [item.prompt_for(loaded.processor) for item in batch])
 
         items = self.items
-        predictions: dict[str, str] = {}
-        for batch, prompts in self._prepared(loaded.processor, split_up(items, self.batch_size), prepare):
-            inputs = loaded.to_device(prompts)
-            tokens = loaded.model.generate(**inputs, **self.generation)
-            with tokenizing:
-                texts = loaded.processor.batch_decode(_generated(tokens, inputs["input_ids"]), skip_special_tokens=True)
-            predictions |= {item.id: text.strip() for item, text in zip(batch, texts, strict=True)}
-            progress(len(predictions), len(items))
+        predictions = Predictions()
+        batches = self._prepared(loaded.processor, split_up(items, self.batch_size), naming_the_item(prepare))
+        with watching_logits(loaded.model) as watch:
+            for batch, prompts in batches:
+                generated = self._generate(loaded, batch, prompts, prepare)
+                with tokenizing:
+                    texts = loaded.processor.batch_decode(generated, skip_special_tokens=True)
+                predictions.update({item.id: text.strip() for item, text in zip(batch, texts, strict=True)})
+                wrong = watch.rows(len(batch))
+                predictions.not_finite |= {item.id for item, flag in zip(batch, wrong, strict=True) if flag}
+                progress(len(predictions), len(items))
         return predictions
 
+    def _generate(
+        self,
+        loaded: LoadedModel,
+        batch: Sequence[Item],
+        prompts: Mapping[str, Any],
+        prepare: Callable[[Sequence[Item]], dict[str, Any]],
+    ) -> Tensor:
+        """The new tokens of each row; a ValueError names the item that the model cannot answer, as one that is too long."""
+
+        def generate(asked: Sequence[Item]) -> Tensor:
+            inputs = loaded.to_device(prompts if asked is batch else prepare(asked))
+            return _generated(loaded.model.generate(**inputs, **self.generation), inputs["input_ids"])
+
+        return naming_the_item(generate)(batch)
+
     def score(self, predictions: Mapping[str, str], cache: Path) -> dict[str, MetricResult]:
-        return self._scorer(cache).score(predictions)
+        wrong = len(getattr(predictions, "not_finite", ()))
+        warnings = (
+            *of_logits(wrong, len(predictions)),
+            *of_left_out(len(self._asked) - len(self.items), len(self._asked), left_out_for(self.notes())),
+            *self.examples.remarks(self._shown),
+        )
+        return {name: result.warned(*warnings) for name, result in self._scorer(cache).score(predictions).items()}
 
     def samples(self, count: int) -> list[tuple[str, Any, list[str]]]:
         shown = self.items[:count]
@@ -178,7 +240,24 @@ class GenerationTask(ABC):
         found = list(islice(every, self.limit))
         if not found or (self.limit is not None and len(found) < self.limit):
             raise ValueError(f"task.limit={self.limit}: {self.split} has {len(found)} items to evaluate")
+        check_ids(self.split, [(item.id, item.example) for item in found])
         return found
+
+    @cached_property
+    def _bad(self) -> dict[str, str]:
+        """Why items cannot be asked or scored, by their ids."""
+        return {item.id: problem for item in self._asked if (problem := self.problem_of(item)) is not None}
+
+    def _samples(self, examples: Sequence[Any]) -> list[Item]:
+        """One item an example, by turns the first, the second and so on of those that it has."""
+        found = map(self.items_of, examples)
+        return [items[index % len(items)] for index, items in enumerate(found)]
+
+    def _check_samples(self, examples: Sequence[Any]) -> None:
+        samples = self._samples(examples)
+        bad = {item.id: problem for item in samples if (problem := self.problem_of(item)) is not None}
+        if bad:
+            raise ValueError(f"task.calibration_split={self.calibration_split}: {describe_bad(bad, len(samples))}")
 
     @cached_property
     def _shown(self) -> list[Any]:

@@ -9,6 +9,7 @@ once, an image is encoded once, and equal texts are one.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -22,13 +23,15 @@ from torch import Tensor
 
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
 from mmq_sweeps.metrics import MetricResult, RetrievalScorer
-from mmq_sweeps.metrics.ranks import Ranks
+from mmq_sweeps.metrics.degenerate import of_first, of_left_out, of_scores
+from mmq_sweeps.metrics.ranks import NEVER, Ranks
 from mmq_sweeps.models import check
 from mmq_sweeps.models.check import Asked, Asking
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.retriever import Retriever, Texts
-from mmq_sweeps.tasks.base import Progress
+from mmq_sweeps.tasks.base import Predictions, Progress
 from mmq_sweeps.tasks.examples import Examples, Prepared, decoded, split_up
+from mmq_sweeps.tasks.items import bad_texts, check_ids, describe_bad, left_out_for, problem_of_references
 
 # How many of the best answers a record keeps of each query.
 KEPT = 10
@@ -87,16 +90,28 @@ class RetrievalTask:
     @property
     def images(self) -> list[Any]:
         """The evaluated examples."""
-        return self.examples.usable(self._asked)
+        bad = self._bad
+        return [example for example in self.examples.usable(self._asked) if example.id not in bad]
 
     def check(self, calibrations: Sequence[Mapping[str, Any]], cache: Path) -> None:
-        self._scorer(tuple(example.id for example in self._asked))
+        if self._bad:
+            told = f"task.split={self.split}: {describe_bad(self._bad, len(self._asked))}"
+            if len(self._bad) == len(self._asked):
+                raise ValueError(f"{told}. None is left")
+            if not self.allow_missing:
+                raise ValueError(
+                    f"{told}. Mend the annotations, or set task.allow_missing=true to go without them, which every record "
+                    "says"
+                )
+        self._scorer(tuple(example.id for example in self._asked if example.id not in self._bad))
         if self.shortlist > len(self._asked):
             raise ValueError(
                 f"task.shortlist={self.shortlist}: there are {len(self._asked)} images to choose from; "
                 f"choose 1 to {len(self._asked)}"
             )
-        self.examples.check(self._asked, calibrations, cache)
+        self.examples.check(self._asked, calibrations, cache, self._check_samples)
+        if not self.images:
+            raise ValueError(f"task.split={self.split}: no image is left that can be used together with its texts")
 
     def check_model(self, loaded: LoadedModel) -> Iterator[str]:
         """See ``Task``; a pair's answer is its similarities and its matching logit. The first and the longest text are asked."""
@@ -127,8 +142,8 @@ class RetrievalTask:
         )
 
     def notes(self) -> dict[str, Any]:
-        missing = self.examples.missing(self._asked)
-        return {"missing": missing | {"items": missing["images"]}} if missing else {}
+        missing = self.examples.missing(self._asked) | bad_texts(self._bad)
+        return {"missing": missing | {"items": len(self._asked) - len(self.images)}} if missing else {}
 
     def calibration_batches(self, loaded: LoadedModel, calibration: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Every image with one of its texts, for the features; then again for the matching head.
@@ -147,8 +162,11 @@ class RetrievalTask:
             yield retriever.forward_inputs(pixels, texts[mixed], matching=True)
 
     @torch.no_grad()
-    def predict(self, loaded: LoadedModel, progress: Progress) -> dict[str, str]:
-        """Of each image and each text: the rank of its first right answer, from 0, and the ids of the ``KEPT`` first."""
+    def predict(self, loaded: LoadedModel, progress: Progress) -> Predictions:
+        """Of each image and each text: the rank of its first right answer, from 0, and the ids of the ``KEPT`` first.
+
+        A rank is null where no right answer has a score that is finite.
+        """
         images, captions = self.images, self._captions
         retriever = Retriever(loaded, self.text_length)
         texts = retriever.tokenized(captions.distinct)
@@ -172,9 +190,19 @@ class RetrievalTask:
         scorer = self._scorer(tuple(example.id for example in self.images))
 
         def ranks(ids: Sequence[str]) -> NDArray[np.int64]:
-            return np.array([json.loads(predictions[one])["rank"] for one in ids], dtype=np.int64)
+            found = [json.loads(predictions[one])["rank"] for one in ids]
+            return np.array([NEVER if rank is None else rank for rank in found], dtype=np.int64)
 
-        return scorer.score_ranks(Ranks(ranks(scorer.image_ids), ranks(scorer.text_ids), self._captions.owner))
+        wrong = getattr(predictions, "not_finite", ())
+        warnings = (
+            *of_scores([one in wrong for one in scorer.image_ids], [one in wrong for one in scorer.text_ids]),
+            *of_left_out(len(self._asked) - len(self.images), len(self._asked), left_out_for(self.notes())),
+            *self._doubtful_texts(),
+            *self._alike(scorer, predictions),
+            *self.examples.remarks(self._asked),
+        )
+        found = scorer.score_ranks(Ranks(ranks(scorer.image_ids), ranks(scorer.text_ids), self._captions.owner))
+        return {name: result.warned(*warnings) for name, result in found.items()}
 
     def samples(self, count: int) -> list[tuple[str, Any, list[str]]]:
         return [(example.id, example.image, list(example.references)) for example in self.images[:count]]
@@ -184,7 +212,42 @@ class RetrievalTask:
         found = list(self.examples.first(self.limit))
         if self.limit is not None and len(found) < self.limit:
             raise ValueError(f"task.limit={self.limit}: {self.split} has {len(found)} images to evaluate")
-        return found[: self.limit]
+        asked = found[: self.limit]
+        check_ids(self.split, [(one, example) for example in asked for one in (example.id, *_text_ids(example))])
+        return asked
+
+    @cached_property
+    def _bad(self) -> dict[str, str]:
+        """Why the texts of images cannot be ranked, by the images' ids."""
+        return _bad_texts_of(self._asked)
+
+    def _check_samples(self, examples: Sequence[Any]) -> None:
+        if bad := _bad_texts_of(examples):
+            raise ValueError(f"task.calibration_split={self.calibration_split}: {describe_bad(bad, len(examples))}")
+
+    def _alike(self, scorer: RetrievalScorer, predictions: Mapping[str, str]) -> tuple[str, ...]:
+        """Say where most queries find one and the same answer, as those of a model do that scores every pair alike."""
+
+        def first(ids: Sequence[str]) -> list[str]:
+            return [next(iter(json.loads(predictions[one]).get("first", ())), "") for one in ids]
+
+        owners = [scorer.image_ids[place] for place in self._captions.owner]
+        return (
+            *of_first("images", "text", first(scorer.image_ids), scorer.image_ids),
+            *of_first("texts", "image", first(scorer.text_ids), owners),
+        )
+
+    def _doubtful_texts(self) -> tuple[str, ...]:
+        """Say how many texts are empty, and how many stand at several images: a tie counts against the model."""
+        captions = self._captions
+        pairs = {
+            (wording, owner) for wording, owner in zip(captions.wording.tolist(), captions.owner.tolist(), strict=True)
+        }
+        images = Counter(wording for wording, _ in pairs)
+        shared = sum(1 for wording in captions.wording.tolist() if images[wording] > 1)
+        empty = sum(1 for wording in captions.wording.tolist() if not captions.distinct[wording])
+        counts = ((shared, "equal to a text of another image and tie with it"), (empty, "empty"))
+        return tuple(f"{count} of {len(captions.ids)} texts are {what}" for count, what in counts if count)
 
     @property
     def _captions(self) -> Captions:
@@ -250,35 +313,76 @@ class _Steps:
 
 
 def shortlisted(similarity: Floats, count: int) -> NDArray[np.bool_]:
-    """Of each row of ``similarity`` ``[A, B]`` the ``count`` largest, the first where several tie; a NaN is the smallest."""
-    order = np.argsort(-np.where(np.isnan(similarity), -np.inf, similarity), axis=1, kind="stable")[:, :count]
+    """Of each row of ``similarity`` ``[A, B]`` the ``count`` largest, the first where several tie; those not finite last."""
+    order = np.argsort(-np.where(np.isfinite(similarity), similarity, -np.inf), axis=1, kind="stable")[:, :count]
     chosen = np.zeros(similarity.shape, dtype=bool)
     np.put_along_axis(chosen, order, True, axis=1)
     return chosen
 
 
 def ranked(scores: Floats, similarity: Floats, captions: Captions, shortlist: int) -> tuple[Floats, Floats]:
-    """What images ``[I, T]`` and what texts ``[I, T]`` rank by: ``scores`` ``[I, M]`` on the shortlist."""
-    by_image = np.where(shortlisted(similarity, shortlist), scores, -np.inf)[:, captions.wording]
-    by_text = np.where(shortlisted(similarity.T, shortlist).T, scores, -np.inf)[:, captions.wording]
-    return by_image, by_text
+    """What images ``[I, T]`` and what texts ``[I, T]`` rank by: ``scores`` ``[I, M]`` on the shortlist.
+
+    NaN where the similarity, or the score of a pair on the shortlist, is not finite; minus infinity off the shortlist.
+    """
+    finite = np.isfinite(similarity)
+    scores = np.where(np.isfinite(scores), scores, np.nan)
+    places = np.arange(len(captions.owner))
+
+    def listed(on_list: NDArray[np.bool_], by_chance: NDArray[np.bool_]) -> Floats:
+        found: Floats = np.where(finite, np.where(on_list, scores, -np.inf), np.nan)[:, captions.wording]
+        own = found[captions.owner, places]
+        found[captions.owner, places] = np.where(by_chance & ~np.isnan(own), -np.inf, own)
+        return found
+
+    of_texts, of_images = _listed_by_chance(np.where(finite, similarity, -np.inf), captions, shortlist)
+    return (
+        listed(shortlisted(similarity, shortlist), of_texts),
+        listed(shortlisted(similarity.T, shortlist).T, of_images),
+    )
+
+
+def _listed_by_chance(
+    similarity: Floats, captions: Captions, shortlist: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which right pairs ``[T]`` are on an image's, on a text's list only because of several that tie they come first.
+
+    As everywhere ties count against the model: ``shortlist`` wrong answers as similar as the right one push it off.
+    """
+    of_texts = np.zeros(len(captions.owner), dtype=bool)
+    for image, row in enumerate(similarity):
+        own = np.flatnonzero(captions.owner == image)
+        others = np.delete(row, captions.wording[own])
+        of_texts[own] = (others >= row[captions.wording[own], None]).sum(axis=1) >= shortlist
+    columns = similarity[:, captions.wording]
+    right = columns[captions.owner, np.arange(len(captions.owner))]
+    return of_texts, (columns >= right).sum(axis=0) - 1 >= shortlist
 
 
 def _predictions(
     images: Sequence[str], captions: Captions, scores: Floats, similarity: Floats, shortlist: int
-) -> dict[str, str]:
+) -> Predictions:
     by_image, by_text = ranked(scores, similarity, captions, shortlist)
     ranks = Ranks.of(by_image, captions.owner, by_text)
-    found = {}
+    found = Predictions()
     for ids, answers, queries, rank in (
         (images, captions.ids, by_image, ranks.of_texts),
         (captions.ids, images, by_text.T, ranks.of_images),
     ):
         for place, identity in enumerate(ids):
-            row = np.where(np.isnan(queries[place]), -np.inf, queries[place])
+            scored = ~np.isnan(queries[place])
+            row = np.where(scored, queries[place], -np.inf)
             best = [answers[one] for one in np.argsort(-row, kind="stable")[:KEPT] if row[one] > -np.inf]
-            found[identity] = json.dumps({"rank": int(rank[place]), "first": best})
+            reached = None if rank[place] == NEVER else int(rank[place])
+            found[identity] = json.dumps({"rank": reached, "first": best})
+            if not scored.all():
+                found.not_finite.add(identity)
     return found
+
+
+def _bad_texts_of(examples: Sequence[Any]) -> dict[str, str]:
+    found = ((example.id, problem_of_references(example.references)) for example in examples)
+    return {identity: problem for identity, problem in found if problem is not None}
 
 
 def _text_ids(example: Any) -> list[str]:

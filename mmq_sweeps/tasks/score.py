@@ -113,6 +113,7 @@ def _references(file: Path, references: Any, images: list[str]) -> dict[str, lis
 def _as_json(results: Mapping[str, MetricResult]) -> dict[str, Any]:
     return {
         name: {"value": result.value, "interval": list(result.interval), "count": result.count}
+        | ({"warnings": list(result.warnings)} if result.warnings else {})
         for name, result in results.items()
     }
 
@@ -125,7 +126,11 @@ def _print_table(results: Mapping[str, MetricResult]) -> None:
     for name, result in results.items():
         low, high = result.interval
         table.add_row(name, repr(result.value), f"{low:.4f} to {high:.4f}", str(result.count))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for name, result in results.items():
+        for warning in result.warnings:
+            console.print(f"{name}: {warning}", markup=False, highlight=False)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from mmq_sweeps.metrics import AnswerScorer
 from mmq_sweeps.tasks.generation import GenerationTask, Item
+from mmq_sweeps.tasks.items import text_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +31,18 @@ class VqaTask(GenerationTask):
             Item(
                 id=getattr(asked, "id", f"{example.id}/{number}"),
                 example=example,
-                # Not str.format: a chat format may have braces of its own.
-                prompt=self.prompt.replace("{question}", asked.question),
+                template=self.prompt,
                 references=tuple(asked.answers),
                 kind=asked.kind,
+                question=asked.question,
             )
             for number, asked in enumerate(example.questions)
         ]
+
+    def problem_of(self, item: Item) -> str | None:
+        if not isinstance(item.question, str):
+            return f"the question is {text_of(item.question)}, not text"
+        return super().problem_of(item) if item.question.strip() else "the question is empty"
 
     def make_scorer(self, items: Sequence[Item], cache: Path) -> AnswerScorer:  # noqa: ARG002 - nothing is worth keeping
         answers = {item.id: list(item.references) for item in items}

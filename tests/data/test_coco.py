@@ -170,8 +170,8 @@ def test_annotations_of_another_split(tmp_path: Path) -> None:
             r"annotations\[0\] is of image 2, which 'images' does not have",
         ),
         (
-            '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "caption": 5}]}',
-            r"annotations\[0\] has the caption 5, which is no text",
+            '{"images": [{"id": [1], "file_name": "a"}], "annotations": []}',
+            r"images\[0\] has the id \[1\], which is neither a whole number nor text",
         ),
         ('{"images": [], "annotations": []}', "captions_val2017.json has no images of it"),
     ],
@@ -219,7 +219,7 @@ def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     found, cache = damage(tmp_path), tmp_path / "cache" / "images.json"
     first = images.problems(found.values(), cache)
     decoded: list[Path] = []
-    monkeypatch.setattr(images, "_problem", lambda path: decoded.append(path))
+    monkeypatch.setattr(images, "_judged", lambda path: decoded.append(path) or images.Verdict(None))
     assert images.problems(found.values(), cache) == first
     assert decoded == []
     whole = found["whole"].read_bytes()

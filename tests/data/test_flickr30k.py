@@ -35,12 +35,14 @@ def test_images_in_a_folder_of_another_name(tmp_path: Path) -> None:
             {"filename": "a.jpg", "split": "test"},
             r"images\[0\] has no 'sentences' but filename, split; expected one of",
         ),
-        ({**karpathy_image(0, "test", "a.jpg"), "sentences": []}, r"images\[0\] has no sentences"),
+        (
+            {**karpathy_image(0, "test", "a.jpg"), "sentences": None},
+            r"images\[0\] needs a filename that is text and a list of sentences",
+        ),
         (
             {**karpathy_image(0, "test", "a.jpg"), "sentences": [{}]},
             r"a sentence of images\[0\] has no 'raw' but nothing",
         ),
-        ({**karpathy_image(0, "test", "a.jpg"), "sentences": [{"raw": None}]}, "has the sentence None"),
         ("a.jpg", r"images\[0\] has no 'filename' but 'a.jpg'"),
     ],
 )

@@ -86,7 +86,7 @@ def test_files_that_do_not_fit_each_other(tmp_path: Path) -> None:
         len(read(tmp_path))
     content["questions"] += [dropped, dropped]
     questions.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"no answers to questions\[6\]"):
+    with pytest.raises(ValueError, match=rf"questions\[6\] has the question_id {dropped['question_id']} of a"):
         len(read(tmp_path))
 
 
@@ -100,8 +100,7 @@ def test_files_that_do_not_fit_each_other(tmp_path: Path) -> None:
             "has no list 'annotations' but info, license, data_type, data_",
         ),
         ("annotations", '"answers"', '"answer_list"', r"annotations\[0\] has no 'answers' but question_type"),
-        ("annotations", '"answer": "yes"', '"answer": null', "needs a list of at least one answer with an 'answer'"),
-        ("annotations", '"answer": "yes"', '"text": "yes"', "needs a list of at least one answer with an 'answer'"),
+        ("annotations", '"answer": "yes"', '"text": "yes"', "needs a list of answers, each with an 'answer'"),
         ("annotations", '"image_id": 42', '"image_id": 43', r"no answers to questions\[1\]"),
         ("annotations", "}]}", "}", "is cut short or no JSON"),
         ("questions", '"question": ', '"text": ', r"questions\[0\] has no 'question' but image_id, text, question_id"),

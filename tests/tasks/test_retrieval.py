@@ -125,7 +125,7 @@ def test_ties_and_what_is_no_number_count_against_the_model() -> None:
     assert found["b"]["rank"] == 2
     assert [found[text]["rank"] for text in ("a/0", "a/1", "b/0")] == [1, 1, 1]
     collapsed = hand_made([[float("nan")] * 3] * 2, [[float("nan")] * 3] * 2, shortlist=3)
-    assert collapsed["b"] == {"rank": 2, "first": []}
+    assert {json.dumps(answer) for answer in collapsed.values()} == {'{"rank": null, "first": []}'}
 
 
 def test_batch_sizes_change_no_rank(retriever: LoadedModel, task: RetrievalTask) -> None:

@@ -1,0 +1,94 @@
+"""Sentences about outputs and references that make a figure mean little; each becomes a warning beside it.
+
+Outputs that repeat are compared with how often right outputs repeat: answers of yes and no are alike by nature.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+# The least share of items that is told, where it is not all of them.
+EMPTY = 0.05
+SAME_CAPTION = 0.25
+SAME_ANSWER = 0.9
+SAME_FIRST = 0.5
+
+
+def of_outputs(noun: str, outputs: Sequence[str], right: Sequence[str], least_same: float) -> tuple[str, ...]:
+    """Say how many ``outputs``, without words that do not count, are empty or identical.
+
+    ``right`` holds one right output of each item. Identical are told if they are all and the right ones are not, or if
+    they are the share ``least_same`` and more than twice as many as the commonest right output.
+    """
+    total = len(outputs)
+    said = Counter(output for output in outputs if output.strip())
+    empty = total - said.total()
+    if total and empty == total:
+        return (f"all {total} {noun} are empty",)
+    told = (f"{empty} of {total} {noun} are empty",) if empty and empty >= EMPTY * total else ()
+    if total < 2:
+        return told
+    same, expected = said.most_common(1)[0][1], Counter(right).most_common(1)[0][1]
+    if same == total and expected < total:
+        return (*told, f"all {total} {noun} are identical")
+    if same >= max(2, least_same * total) and same > 2 * expected:
+        return (*told, f"{same} of {total} {noun} are identical")
+    return told
+
+
+def of_first(queries: str, answer: str, first: Sequence[str], right: Sequence[str]) -> tuple[str, ...]:
+    """Say how many ``queries`` find one and the same ``answer`` first, as all do where every pair has one score.
+
+    ``first`` holds the id that each query finds first, empty if none, and ``right`` a right one.
+    """
+    found = Counter(one for one in first if one)
+    if len(first) < 2 or not found:
+        return ()
+    same, expected = found.most_common(1)[0][1], Counter(right).most_common(1)[0][1]
+    if same < max(2, SAME_FIRST * len(first)) or same <= 2 * expected:
+        return ()
+    return (f"{same} of {len(first)} {queries} find the same {answer} first",)
+
+
+def of_references(noun: str, references: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Say how many items, each a ``noun``, have nothing but empty references: no output can be right."""
+    bare = sum(1 for given in references if not any(text.strip() for text in given))
+    return (f"every reference of {bare} of {len(references)} {noun}s is empty",) if bare else ()
+
+
+def of_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
+    """Name the ``kinds`` of items that occur once among several items: the figure of each is that of one item."""
+    single = sorted(kind for kind, count in Counter(kinds).items() if count == 1)
+    if not single or len(kinds) == 1:
+        return ()
+    if len(single) == 1:
+        return (f"the figure of type {single[0]!r} is of one item",)
+    return (f"the figures of {len(single)} types are of one item each ({', '.join(single)})",)
+
+
+def of_scores(images: Sequence[bool], texts: Sequence[bool]) -> tuple[str, ...]:
+    """Say of how many images and texts a score was NaN or infinite; ``True`` stands for each that has such a score."""
+    if not any(images) and not any(texts):
+        return ()
+    return (f"scores were not finite for {sum(images)} of {len(images)} images and {sum(texts)} of {len(texts)} texts",)
+
+
+def of_logits(wrong: int, items: int) -> tuple[str, ...]:
+    """Say of how many items a logit was NaN or infinite."""
+    return (f"logits were not finite for {wrong} of {items} items",) if wrong else ()
+
+
+def of_left_out(left_out: int, items: int, reason: str) -> tuple[str, ...]:
+    """Say that a figure is of fewer items than were asked for."""
+    return (f"{left_out} of {items} items were left out: {reason}",) if left_out else ()
+
+
+def of_count(items: int) -> tuple[str, ...]:
+    """Say of one item that no interval can be drawn from it."""
+    return ("it is of one item, so its interval has no width",) if items == 1 else ()
+
+
+def commonest(references: Sequence[Sequence[str]]) -> list[str]:
+    """The most frequent reference of each item."""
+    return [Counter(given).most_common(1)[0][0] for given in references]

@@ -1,0 +1,54 @@
+"""Whether a model's logits are numbers: a flag a row, kept on the device until it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+class LogitsWatch:
+    """Collects, over the forward passes of one batch, which rows had a NaN or infinite logit where a token is chosen."""
+
+    def __init__(self) -> None:
+        # By the number of rows: some models see a prompt once for all of its beams.
+        self._wrong: dict[int, Tensor] = {}
+
+    def rows(self, count: int) -> list[bool]:
+        """The flag of each of ``count`` rows since the last call; a row of several beams is wrong if one of them is.
+
+        RuntimeError: no logits of ``count`` rows were seen.
+        """
+        seen, self._wrong = self._wrong, {}
+        if not seen or any(rows % count for rows in seen):
+            raise RuntimeError(f"the model was asked for {count} rows, and its logits have {list(seen) or 'none'}")
+        flags = torch.stack([wrong.reshape(count, -1).any(dim=1) for wrong in seen.values()]).any(dim=0)
+        return [bool(flag) for flag in flags.tolist()]
+
+    def look(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        """A forward hook: ``output.logits`` is ``[B, T, V]``, of which the last place decides the next token."""
+        logits = getattr(output, "logits", None)
+        if not isinstance(logits, Tensor) or logits.dim() != 3:
+            return
+        low, high = torch.aminmax(logits[:, -1], dim=-1)  # both are NaN if one logit is
+        wrong = ~(torch.isfinite(low) & torch.isfinite(high))
+        known = self._wrong.get(len(wrong))
+        self._wrong[len(wrong)] = wrong if known is None else known | wrong
+
+
+@contextmanager
+def watching_logits(model: nn.Module) -> Iterator[LogitsWatch]:
+    """While it is open, every causal model inside ``model`` reports its logits to the watch."""
+    watch = LogitsWatch()
+    hooks = [
+        module.register_forward_hook(watch.look) for module in model.modules() if isinstance(module, PreTrainedModel)
+    ]
+    try:
+        yield watch
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,66 @@
+"""Text of the data, made safe to put into a prompt: none of it becomes a special token or an image's placeholder.
+
+Processors look for placeholders in the text before it is tokenized, so a tokenizer's ``split_special_tokens`` comes too
+late for a question that holds a literal ``<image>``.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+# Of nested spellings (``<<pad>pad>``) each round breaks one.
+_ROUNDS = 20
+
+
+def plain_text(text: str, processor: Any) -> str:
+    """``text`` with a blank behind the first character of every special token's spelling: ``<image>`` becomes ``< image>``.
+
+    Special are the tokenizer's special tokens, the unknown one among them, and what the processor calls its tokens. A
+    ValueError where the tokenizer still makes a special token of it.
+    """
+    special = _special_of(processor)
+    plain = text
+    for _ in range(_ROUNDS):
+        found = [spelling for spelling in special.spellings if spelling in plain]
+        if not found:
+            break
+        for spelling in found:
+            plain = plain.replace(spelling, f"{spelling[0]} {spelling[1:]}")
+    if plain.strip() and (left := special.ids.intersection(_tokens(_tokenizer(processor), plain))):
+        named = ", ".join(map(str, _tokenizer(processor).convert_ids_to_tokens(sorted(left))))
+        raise ValueError(f"the text {text!r} is tokenized to the special token {named}")
+    return plain
+
+
+class _Special:
+    """The special tokens of a processor: ``spellings``, the longest first, and ``ids`` that no text may have."""
+
+    def __init__(self, processor: Any) -> None:
+        tokenizer = _tokenizer(processor)
+        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        named = [value for name, value in vars(processor).items() if name.endswith("_token")]
+        every = {
+            *(str(token) for token in added if token.special),
+            *map(str, getattr(tokenizer, "all_special_tokens", ())),
+            *(str(value) for value in named if isinstance(value, str) or hasattr(value, "content")),
+        }
+        # A single sign is ordinary text as well: CLIP pads with "!".
+        self.spellings = sorted((token for token in every if len(token) > 1), key=len, reverse=True)
+        ids = {tokenizer.convert_tokens_to_ids(token) for token in self.spellings}
+        # Words outside the vocabulary are unknown, and some tokenizers put a token before every text.
+        self.ids = ids - {None, tokenizer.unk_token_id, *_tokens(tokenizer, "a")}
+
+
+@lru_cache(maxsize=4)
+def _special_of(processor: Any) -> _Special:
+    return _Special(processor)
+
+
+def _tokenizer(processor: Any) -> Any:
+    return getattr(processor, "tokenizer", processor)
+
+
+def _tokens(tokenizer: Any, text: str) -> list[int]:
+    found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return found

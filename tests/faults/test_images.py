@@ -1,0 +1,180 @@
+"""Pictures are what a person sees, or an error that names the file."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import DictConfig
+from PIL import Image
+
+from mmq_sweeps.build import build
+from mmq_sweeps.data.images import FRAMES, TURNED, ImageError, inspect, open_image, problems
+from mmq_sweeps.data.vqav2 import VqaV2
+from mmq_sweeps.sweep import plan
+from tests.data.layouts import write_vqav2
+
+# 256 steps from black to white, with 16 bits.
+RAMP = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+GREY = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+
+
+def pixels(path: Path) -> np.ndarray:
+    image = open_image(path)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def saved(path: Path, image: Image.Image, mode: str, **options: Any) -> Path:
+    image.save(path, **options)
+    with Image.open(path) as opened:
+        assert opened.mode == mode
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "mode"),
+    [
+        ("grey.png", RAMP, "I;16"),
+        ("grey.tif", RAMP, "I;16"),
+        ("big_endian.tif", RAMP.astype(">u2"), "I;16B"),
+        ("grey.pgm", RAMP, "I"),
+    ],
+)
+def test_grey_of_16_bits_keeps_its_shades(name: str, values: np.ndarray, mode: str, tmp_path: Path) -> None:
+    assert np.array_equal(pixels(saved(tmp_path / name, Image.fromarray(values), mode)), GREY)
+
+
+def write_tiff(path: Path, width: int, bits: int, photometric: int, row: bytes) -> Path:
+    """A TIFF of one row of grey, with the tags that Pillow does not let one choose."""
+    tags = [
+        (256, width),
+        (257, 1),
+        (258, bits),
+        (259, 1),
+        (262, photometric),
+        (273, 8),
+        (277, 1),
+        (278, 1),
+        (279, len(row)),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    place = 8 + len(row) + len(row) % 2
+    head = b"II*\0" + struct.pack("<I", place)
+    path.write_bytes((head + row).ljust(place, b"\0") + struct.pack("<H", len(tags)) + entries + b"\0\0\0\0")
+    return path
+
+
+def test_a_tiff_is_scaled_by_the_bits_that_it_says_and_its_zero_may_be_white(tmp_path: Path) -> None:
+    twelve = write_tiff(tmp_path / "twelve.tif", 2, 12, 1, bytes([0xFF, 0xF8, 0x00]))
+    assert pixels(twelve)[0, :, 0].tolist() == [255, 128]
+    white_is_zero = write_tiff(tmp_path / "white.tif", 3, 16, 0, struct.pack("<3H", 0, 65535, 32768))
+    assert pixels(white_is_zero)[0, :, 0].tolist() == [255, 0, 127]
+
+
+def test_what_is_transparent_is_white_and_not_the_colour_underneath(tmp_path: Path) -> None:
+    red = np.zeros((3, 1, 4), np.uint8)
+    red[..., 0], red[:, 0, 3] = 200, [0, 128, 255]
+    picture = Image.fromarray(red)
+    for name, mode in (("rgba.png", "RGBA"), ("rgba.tif", "RGBA")):
+        path = saved(tmp_path / name, picture, mode)
+        assert pixels(path)[:, 0].tolist() == [[255, 255, 255], [227, 127, 127], [200, 0, 0]]
+    grey = pixels(saved(tmp_path / "la.png", picture.convert("LA"), "LA"))
+    assert grey[:, 0].tolist() == [[255] * 3, [157] * 3, [60] * 3]
+
+
+@pytest.mark.parametrize(
+    ("image", "mode", "key"),
+    [
+        (Image.fromarray(RAMP), "I;16", 0),
+        (Image.fromarray(GREY[..., 0]), "L", 0),
+        (Image.fromarray(GREY), "RGB", (0, 0, 0)),
+        (Image.fromarray(GREY[..., 0]).convert("P"), "P", 0),
+    ],
+    ids=["16 bits", "grey", "colour", "palette"],
+)
+def test_a_colour_that_is_called_transparent_is_white(image: Image.Image, mode: str, key: Any, tmp_path: Path) -> None:
+    found = pixels(saved(tmp_path / "key.png", image, mode, transparency=key))
+    assert found[0, 0].tolist() == [255] * 3
+    assert np.array_equal(found.reshape(-1, 3)[1:], GREY.reshape(-1, 3)[1:])
+
+
+def test_a_palette_with_shares_of_transparency_is_laid_on_white(tmp_path: Path) -> None:
+    image = Image.new("P", (3, 1))
+    image.putpalette([200, 0, 0] * 3)
+    image.putdata([0, 1, 2])
+    path = saved(tmp_path / "palette.png", image, "P", transparency=bytes([0, 128, 255]))
+    assert pixels(path)[0].tolist() == [[255, 255, 255], [227, 127, 127], [200, 0, 0]]
+
+
+def test_one_bit_and_four_inks_are_shown_as_viewers_do(tmp_path: Path) -> None:
+    bits = saved(tmp_path / "bits.png", Image.fromarray(RAMP > 30000), "1")
+    assert set(np.unique(pixels(bits))) == {0, 255}
+    inks = saved(tmp_path / "inks.jpg", Image.new("RGB", (8, 8), (200, 0, 0)).convert("CMYK"), "CMYK", quality=95)
+    assert np.abs(pixels(inks).astype(int) - [200, 0, 0]).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("values", "mode"),
+    [(RAMP.astype(np.float32) / 65535, "F"), (RAMP.astype(np.int32), "I")],
+    ids=["float", "32 bits"],
+)
+def test_pixels_without_an_agreed_range_are_refused_by_name(values: np.ndarray, mode: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "odd.tif", Image.fromarray(values), mode)
+    with pytest.raises(ImageError, match=rf"odd\.tif: unsupported: pixels of mode {mode}; save it as RGB"):
+        open_image(path)
+    cache = tmp_path / "verdicts.json"
+    assert problems([path], cache) == problems([path], cache)
+    assert problems([path], cache)[path].startswith("unsupported")
+
+
+def test_verdicts_of_an_earlier_version_are_not_believed(tmp_path: Path) -> None:
+    path = saved(tmp_path / "odd.tif", Image.fromarray(RAMP.astype(np.float32)), "F")
+    cache, status = tmp_path / "verdicts.json", path.stat()
+    entry = f'"{path.absolute()}": [{status.st_size}, {status.st_mtime_ns}, null, []]'
+    cache.write_text(f'{{"version": 1, "images": {{{entry}}}}}')
+    assert path in problems([path], cache)
+
+
+def test_readers_show_what_the_file_shows(tmp_path: Path) -> None:
+    write_vqav2(tmp_path)
+    reader = VqaV2(root=str(tmp_path), split="val2014")
+    Image.fromarray(RAMP).save(reader.paths[0], format="PNG")
+    assert np.array_equal(np.asarray(reader[0].image), GREY)
+
+
+def test_pictures_that_a_viewer_shows_otherwise_are_told_of(tmp_path: Path) -> None:
+    turned, plain, animated = (tmp_path / name for name in ("turned.jpg", "plain.jpg", "animated.png"))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(turned, exif=exif)
+    Image.new("RGB", (8, 4)).save(plain)
+    white = Image.new("RGB", (4, 4), "white")
+    white.save(animated, save_all=True, append_images=[Image.new("RGB", (4, 4), "red")])
+    expected = {turned: (TURNED,), plain: (), animated: (FRAMES,)}
+    for _ in range(2):
+        found = inspect([turned, plain, animated], tmp_path / "verdicts.json")
+        assert {path: verdict.remarks for path, verdict in found.items()} == expected
+    assert open_image(turned).size == (8, 4)
+    assert (pixels(animated) == 255).all()
+
+
+def test_an_orientation_that_is_not_applied_is_told_at_the_number(
+    composed: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_vqav2(tmp_path / "vqav2")
+    monkeypatch.setenv("MMQ_DATA", str(tmp_path))
+    config = composed("task=vqav2", "task.limit=6", "method=none")
+    task = build("task", next(iter(plan([config]).configs.values()))["task"])
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = task.items[0].example.path
+    open_image(path).save(path, exif=exif)
+    task.check([], tmp_path)
+    answers = {item.id: f"answer {item.id}" for item in task.items}
+    result = task.score(answers, tmp_path)["vqa_accuracy"]
+    assert result.warnings == (f"1 of 3 images has {TURNED}",)
