@@ -175,6 +175,11 @@ def _started(
     os.setsid()
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
+    run_as(module, arguments, environment)
+
+
+def run_as(module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    """``python -m module arguments``, with what is open as 0, 1 and 2 for its standard input, output and error."""
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     _run(module, arguments, environment)
 
