@@ -85,7 +85,7 @@ def _of_methods(sweep: Sweep, unchecked: list[str]) -> Iterator[str]:
 
 def _of_one(cell: Cell, parts: Mapping[str, Any]) -> Iterator[str]:
     from mmq_sweeps.build import build
-    from mmq_sweeps.quantize import requests
+    from mmq_sweeps.quantize import problems, requests
 
     for part, selection in cell.parts.items():
         try:
@@ -95,8 +95,7 @@ def _of_one(cell: Cell, parts: Mapping[str, Any]) -> Iterator[str]:
                     f"method={cell.names['method']}: needs statistics, so its yaml must say calibration: ${{calibration}}"
                 )
                 continue
-            for request in requests(replace(cell, parts={part: selection}), method, parts):
-                yield from request.problems()
+            yield from problems(requests(replace(cell, parts={part: selection}), method, parts))
         except ValueError as error:
             yield str(error)
 

@@ -4,6 +4,9 @@ A weight ``W`` ``[O, I]`` (output features x input features) is stored as intege
 ``W ~ scale * (q - zero)``. Groups are consecutive input columns of one output row; ``channel`` is one group a row and
 ``tensor`` one for the whole matrix. AWQ (arXiv 2306.00978) stores ``W * s`` with one input scale ``s`` a column, so that
 ``W ~ scale * (q - zero) / s``.
+
+A scale has the 11 significant bits of a half, at any exponent that float32 has: a weight times a power of two has the
+same codes. It is stored as a half times a power of two, which is left out where the halves alone can hold a weight's scales.
 """
 
 from __future__ import annotations
@@ -15,9 +18,12 @@ import torch
 from torch import Tensor
 
 MIN_BITS, MAX_BITS = 2, 8
-# The smallest normal half: a group whose weights are all (nearly) equal still gets a scale that float16 can hold.
-SMALLEST_SCALE = 2.0**-14
-LARGEST_SCALE = 65504.0
+# Normal halves lie from 2**-14 to below 2**16.
+SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65504.0
+LARGEST_EXPONENT, SMALLEST_EXPONENT = 15, -14
+# The scale of a group of zeros, for which any would do.
+SCALE_OF_ZEROS = SMALLEST_HALF
+EXPONENT_BITS = 16
 # Real zeros stay below these, in steps of the grid; a zero of that size is off by no more than 2**-11 (2**-24) of itself.
 LARGEST_ZERO = {torch.float16: 2.0**15, torch.float32: 2.0**23}
 
@@ -63,8 +69,11 @@ class Format:
         """A scale a tensor costs nothing, so it keeps float32; a scale a group is stored in half precision."""
         return torch.float32 if self.group_size == "tensor" else torch.float16
 
-    def stored_bits(self, shape: tuple[int, int], input_scaled: bool = False) -> int:
-        """Exact size in bits of a weight of this ``shape`` ``[O, I]``: whole bytes of codes and zeros, scales, input scales."""
+    def stored_bits(self, shape: tuple[int, int], input_scaled: bool = False, exponents: int = 0) -> int:
+        """Exact size in bits of a weight of this ``shape`` ``[O, I]``: whole bytes of codes and zeros, scales, input scales.
+
+        ``exponents`` is the number of powers of two beside the scales, as ``QuantizedWeight.exponents`` tells.
+        """
         rows, columns = shape
         group_rows, group_columns = self.groups(shape)
         count = group_rows * group_columns
@@ -74,7 +83,7 @@ class Format:
             bits += scale_bits * count
         elif not self.symmetric:
             bits += 8 * packed_size(count, self.bits)
-        return bits + (16 * columns if input_scaled else 0)
+        return bits + (16 * columns if input_scaled else 0) + EXPONENT_BITS * exponents
 
 
 def check_group_size(group_size: int | str) -> None:
@@ -138,12 +147,44 @@ def grid_over(low: Tensor, high: Tensor, format: Format) -> Grid:
 
 
 def storable_scale(scale: Tensor, format: Format) -> Tensor:
-    """``scale`` rounded as ``format`` stores it, and no smaller than what that can hold; a ValueError if it is larger."""
+    """Round ``scale`` to what ``format`` stores; zeros and negative values become the scale of a group of zeros.
+
+    A scale that float32 cannot hold is a ValueError.
+    """
+    if not torch.isfinite(scale).all():
+        raise ValueError("a scale is beyond what float32 holds; the weights are too large")
+    smallest = torch.finfo(torch.float32).tiny
     if format.scale_dtype is torch.float32:
-        return _round_to(scale.clamp(min=torch.finfo(torch.float32).tiny), torch.float32)
-    if scale.max() > LARGEST_SCALE:
-        raise ValueError(f"a scale of {scale.max().item():.3g} exceeds what float16 holds; the weights are too large")
-    return _round_to(scale.clamp(min=SMALLEST_SCALE), torch.float16)
+        return _round_to(scale.clamp(min=smallest), torch.float32)
+    return _round_to_half_digits(torch.where(scale > 0, scale.clamp(min=smallest), SCALE_OF_ZEROS))
+
+
+def _round_to_half_digits(value: Tensor) -> Tensor:
+    """Round positive normal numbers to a half's 11 significant bits, ties to even, without a half's limits."""
+    integer, dropped = {torch.float32: (torch.int32, 13), torch.float64: (torch.int64, 42)}[value.dtype]
+    bits = value.contiguous().view(integer)
+    # A number's bits in order are those of an integer: what is carried out of the digits raises the exponent.
+    bits = bits + (2 ** (dropped - 1) - 1) + ((bits >> dropped) & 1)
+    return ((bits >> dropped) << dropped).view(value.dtype)
+
+
+def scale_exponents(scale: Tensor) -> Tensor | None:
+    """Exponents of the powers of two that bring ``scale`` ``[O, G]`` among the normal halves; ``None`` if it is there.
+
+    One for all groups (``[1, 1]``) where that suffices, else one a group (``[O, G]``).
+    """
+    if not scale.numel() or (scale.min() >= SMALLEST_HALF and scale.max() <= LARGEST_HALF):
+        return None
+    exponents = torch.frexp(scale.float()).exponent.to(torch.int16) - 1
+    shift = exponents.max() - LARGEST_EXPONENT
+    if exponents.min() - shift >= SMALLEST_EXPONENT:
+        return shift.reshape(1, 1)
+    return exponents
+
+
+def _times_power_of_two(value: Tensor, exponents: Tensor) -> Tensor:
+    """``value`` times ``2**exponents`` in float64, exact."""
+    return value.double() * ((exponents.to(torch.int64) + 1023) << 52).view(torch.float64)
 
 
 def _round_to(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -166,6 +207,18 @@ class QuantizedWeight:
     def shape(self) -> tuple[int, int]:
         return self.codes.shape[0], self.codes.shape[1]
 
+    @property
+    def exponents(self) -> int:
+        """How many powers of two are stored beside the scales."""
+        found = scale_exponents(self.grid.scale) if self.format.scale_dtype is torch.float16 else None
+        return 0 if found is None else found.numel()
+
+    def times_power_of_two(self, exponent: int) -> QuantizedWeight:
+        """The same codes on a grid whose steps are ``2**exponent`` times as large."""
+        # In two steps, neither of which leaves float32 where the result does not.
+        scale = self.grid.scale * 2.0 ** (exponent // 2) * 2.0 ** (exponent - exponent // 2)
+        return QuantizedWeight(self.codes, Grid(scale, self.grid.zero, self.format), self.input_scale)
+
     def dequantize(self) -> Tensor:
         """The weight ``[O, I]`` that the codes stand for, in the grid's working precision."""
         scale, zero = self.grid.scale, self.grid.zero
@@ -174,11 +227,14 @@ class QuantizedWeight:
         return weight if self.input_scale is None else weight / self.input_scale.to(scale.dtype)
 
     def pack(self) -> dict[str, Tensor]:
-        """The tensors that are stored; together they have ``format.stored_bits(shape)`` bits."""
-        stored = {
-            "codes": pack_codes(self.codes, self.format.bits),
-            "scale": self.grid.scale.to(self.format.scale_dtype),
-        }
+        """The tensors that are stored; together they have ``format.stored_bits(shape, ...)`` bits."""
+        scale = self.grid.scale
+        exponents = scale_exponents(scale) if self.format.scale_dtype is torch.float16 else None
+        stored = {"codes": pack_codes(self.codes, self.format.bits)}
+        if exponents is not None:
+            stored["exponent"] = exponents
+            scale = _times_power_of_two(scale, -exponents)
+        stored["scale"] = scale.to(self.format.scale_dtype)
         if self.format.real_zero:
             stored["zero"] = self.grid.zero.to(self.format.scale_dtype)
         elif not self.format.symmetric:
@@ -192,6 +248,8 @@ class QuantizedWeight:
         """What ``pack`` made, back, with the grid in float32."""
         groups = format.groups(shape)
         scale = stored["scale"].to(torch.float32)
+        if "exponent" in stored:
+            scale = _times_power_of_two(scale, stored["exponent"]).to(torch.float32)
         if format.symmetric:
             zero = torch.full_like(scale, (format.max_code + 1) // 2)
         elif format.real_zero:

@@ -22,7 +22,7 @@ from mmq_sweeps.errors import ConfigError, StoreError
 from mmq_sweeps.locks import Lock
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.progress import Reporter
-from mmq_sweeps.quantize import KIND, Request
+from mmq_sweeps.quantize import KIND, Request, problems
 from mmq_sweeps.record import Record, outcome
 from mmq_sweeps.run import Bench, run_cell
 from mmq_sweeps.share import share
@@ -239,7 +239,7 @@ def _cell_problems(cell: Cell, bench: Bench) -> list[str]:
         requests = bench.requests(cell)
     except ValueError as error:
         return [str(error)]
-    return [problem for request in requests for problem in request.problems()]
+    return problems(requests)
 
 
 @contextmanager

@@ -23,13 +23,14 @@ from mmq_sweeps import environment, layer_stats
 from mmq_sweeps.affine import Format, QuantizedWeight
 from mmq_sweeps.calibrate import Pass, Replay, SharedStats, block_statistics, capture
 from mmq_sweeps.cell import Cell
-from mmq_sweeps.errors import StoreError, TargetError
+from mmq_sweeps.errors import StoreError
 from mmq_sweeps.kept import Kept
-from mmq_sweeps.methods.base import LayerStats, Method, Solution, expect, quantize_many
+from mmq_sweeps.methods.base import LayerStats, Method, Solution, expect
+from mmq_sweeps.methods.magnitude import solve_relative
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.placement import Dequantized
 from mmq_sweeps.store import Store
-from mmq_sweeps.targets import Part, Unit, check_format
+from mmq_sweeps.targets import METHOD_GROUP_SIZE, Part, Unit, check_format
 from mmq_sweeps.tasks.base import Task
 
 KIND = "quantized"
@@ -53,13 +54,9 @@ class Request:
     key: str
     calibration: Mapping[str, Any] | None
     chain: Mapping[str, Unit] = field(default_factory=dict)
-    group_size_key: str = "method.group_size"
+    group_size_key: str = METHOD_GROUP_SIZE
     work: str = ""
     statistics: str = ""
-
-    def problems(self) -> list[str]:
-        """A sentence for every linear that the format does not fit."""
-        return check_format([self.unit], self.format, self.group_size_key)
 
 
 def requests(
@@ -79,12 +76,20 @@ def requests(
         kept = cell.calibration is not None and not sequential and not getattr(method, "needs_inputs", False)
         by_key = {cell.unit_key(unit.name, asdict(format), behind): unit for unit in units}
         chain = by_key if sequential else {}
-        where = f"component.{name}.group_size" if "group_size" in selection else "method.group_size"
+        where = f"component.{name}.group_size" if "group_size" in selection else METHOD_GROUP_SIZE
         work = cell.pass_key(name)
         for key, unit in by_key.items():
             statistics = cell.statistics_key(unit.name) if kept else ""
             found.append(Request(unit, method, format, key, cell.calibration, chain, where, work, statistics))
     return found
+
+
+def problems(requests: Iterable[Request]) -> list[str]:
+    """A sentence for every part and width of linears that a format of ``requests`` does not fit."""
+    units: dict[tuple[Format, str], list[Unit]] = {}
+    for request in requests:
+        units.setdefault((request.format, request.group_size_key), []).append(request.unit)
+    return [problem for (format, key), found in units.items() for problem in check_format(found, format, key)]
 
 
 def _format(method: Method, selection: Mapping[str, Any], part: str) -> Format:
@@ -314,7 +319,7 @@ def _attempts(
     if not formats:
         return []
     try:
-        return list(quantize_many(method, weights, stats, formats))
+        return list(solve_relative(method, weights, stats, formats))
     except (ValueError, RuntimeError) as error:
         if len(formats) == 1:
             return [error]
@@ -359,11 +364,16 @@ def _sharing(unit: Unit, stats: Sequence[SharedStats] | None) -> list[tuple[list
 
 @dataclass(frozen=True)
 class Loaded:
-    """Quantized weights by linear, what the solvers noted, and the seconds that calibrating and quantizing them took."""
+    """Quantized weights by linear, what the solvers noted, and the seconds that calibrating and quantizing them took.
+
+    ``unchanged`` names the linears whose codes stand for the full-precision weight itself, in every element: it is all zero,
+    or has lain on such a grid since training.
+    """
 
     weights: dict[str, QuantizedWeight]
     notes: dict[str, Any]
     seconds: dict[str, float]
+    unchanged: list[str] = field(default_factory=list)
 
 
 def load(
@@ -374,7 +384,7 @@ def load(
     What is in ``kept`` is not read again.
     """
     found = Loaded({}, {}, {"calibrate": 0.0, "quantize": 0.0})
-    missing, unchanged = [], []
+    missing = []
     for request in requests:
         stored = kept.get(request.key) if kept is not None else None
         if stored is None:
@@ -389,12 +399,7 @@ def load(
         found.notes.update(description["notes"])
         for stage in found.seconds:
             found.seconds[stage] += description["seconds"][stage]
-        unchanged += description["unchanged"]
-    if unchanged:
-        raise TargetError(
-            f"quantizing left {len(unchanged)} linears as they were in every element, so the cell would measure full "
-            f"precision: {', '.join(unchanged[:5])}"
-        )
+        found.unchanged.extend(description["unchanged"])
     return found, missing
 
 

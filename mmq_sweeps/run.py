@@ -214,7 +214,7 @@ def _measure(
         metrics={name: _summary(result) for name, result in metrics.items()},
         size=measured_size,
         seconds=seconds,
-        notes=bench.task.notes() | ({"solver": quantized.notes} if quantized.notes else {}),
+        notes=bench.task.notes() | _solver_notes(quantized),
     )
     return record, _items(predictions, metrics)
 
@@ -268,7 +268,22 @@ def _quantized(cell: Cell, bench: Bench, warm: Warm, progress: Reporter) -> Load
         found, missing = load(wanted, bench.store, warm.units)
     if missing:
         raise StoreError(f"the store lost {missing[0].unit.name} right after it was written")
+    if found.unchanged:
+        progress.say(_unchanged(cell, found))
     return found
+
+
+def _unchanged(cell: Cell, quantized: Loaded) -> str:
+    """A line that names linears which quantization did not change."""
+    names, count = quantized.unchanged, len(quantized.weights)
+    named = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    warning = "warning: this cell measures full precision: " if len(names) == count else ""
+    return f"{warning}{cell.title()}: {len(names)} of {count} linears lie on their grid already and stay as they are: {named}"
+
+
+def _solver_notes(quantized: Loaded) -> dict[str, Any]:
+    notes = {"solver": quantized.notes, "unchanged": quantized.unchanged}
+    return {name: note for name, note in notes.items() if note}
 
 
 def _summary(result: MetricResult) -> dict[str, Any]:

@@ -19,11 +19,16 @@ from mmq_sweeps.targets import Part
 
 @dataclass(frozen=True)
 class StoredLinear:
-    """How one weight ``[O, I]`` is stored; all that its size depends on, so that none need be quantized to know it."""
+    """How one weight ``[O, I]`` is stored; all that its size depends on.
+
+    None need be quantized to know it but for ``exponents``, the powers of two beside scales that no half holds: few weights
+    have any.
+    """
 
     format: Format
     shape: tuple[int, int]
     input_scaled: bool = False
+    exponents: int = 0
 
     @property
     def weights(self) -> int:
@@ -31,13 +36,13 @@ class StoredLinear:
 
     @property
     def bits(self) -> int:
-        return self.format.stored_bits(self.shape, self.input_scaled)
+        return self.format.stored_bits(self.shape, self.input_scaled, self.exponents)
 
 
 def measure(model: nn.Module, parts: Iterable[Part], quantized: Mapping[str, QuantizedWeight]) -> dict[str, Any]:
     """Parameters, quantized weights, both bits per weight and bytes: in total and of each part's module."""
     stored = {
-        name: StoredLinear(weight.format, weight.shape, input_scaled=weight.input_scale is not None)
+        name: StoredLinear(weight.format, weight.shape, weight.input_scale is not None, weight.exponents)
         for name, weight in quantized.items()
     }
     return measure_stored(model, parts, stored)

@@ -20,6 +20,8 @@ from mmq_sweeps.errors import TargetError, one_of
 OVERLOOKED = 0.05
 # A parameter is a weight matrix if two of its dimensions are at least this long; a kernel of a depthwise convolution is none.
 MATRIX = 8
+# The key of the group size that all parts have unless they have their own.
+METHOD_GROUP_SIZE = "method.group_size"
 
 
 @dataclass(frozen=True)
@@ -130,15 +132,23 @@ def find_parts(model: nn.Module, parts: Mapping[str, Mapping[str, Any]]) -> dict
     return found
 
 
-def check_format(units: Iterable[Unit], format: Format, key: str = "method.group_size") -> list[str]:
-    """A sentence for every linear whose columns the format's groups do not divide; ``key`` is where the size stands."""
-    problems = []
+def check_format(units: Iterable[Unit], format: Format, key: str = METHOD_GROUP_SIZE) -> list[str]:
+    """A sentence for every part and width of linears whose columns the format's groups do not divide.
+
+    ``key`` is where the group size was set; where that is the method's, the sentence names the override for the part alone.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
     for unit in units:
         for name, shape in unit.linears.items():
             try:
                 format.groups(shape)
             except ValueError as error:
-                problems.append(f"{key}: {name}: {error}")
+                found.setdefault((unit.part, str(error)), []).append(name)
+    problems = []
+    for (part, why), names in found.items():
+        override = f"; for {part} alone: component.{part}.group_size=channel" if key == METHOD_GROUP_SIZE else ""
+        linears = "1 linear" if len(names) == 1 else f"{len(names)} linears"
+        problems.append(f"{key}: {why} ({linears} of {part}, such as {names[0]}){override}")
     return problems
 
 

@@ -20,6 +20,8 @@ from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 PRELOADED = ["mmq_sweeps.execute", "launch.start", "launch.local", "launch.slurm", "tests.preloaded"]
+# In place of a module: the text of a program follows.
+PROGRAM = "-c"
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)
 FORK = multiprocessing.get_context("fork")
@@ -28,7 +30,7 @@ FORK = multiprocessing.get_context("fork")
 class Forked:
     """``python -m module arguments`` in ``folder``, on its way: what ``subprocess.Popen`` is for one that is started.
 
-    To be ended by ``communicate``.
+    With ``module="-c"`` the first of ``arguments`` is a program's text, as for Python itself. To be ended by ``communicate``.
     """
 
     def __init__(self, module: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
@@ -175,6 +177,11 @@ def _started(
     os.setsid()
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
+    run_as(module, arguments, environment)
+
+
+def run_as(module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    """``python -m module arguments``, with what is open as 0, 1 and 2 for its standard input, output and error."""
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     _run(module, arguments, environment)
 
@@ -190,7 +197,11 @@ def _run(module: str, arguments: Sequence[str], environment: Mapping[str, str]) 
     os.environ.update(environment)
     sys.argv = [module, *arguments]
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if module == PROGRAM:
+            sys.argv = [module, *arguments[1:]]
+            exec(compile(arguments[0], "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -13,6 +13,7 @@ from mmq_sweeps.affine import (
     packed_size,
     round_nearest,
     round_to_grid,
+    storable_scale,
     unpack_codes,
 )
 
@@ -109,7 +110,7 @@ def test_stored_bits_of_odd_shapes(form: Format, rows: int, groups: int, scaled:
         quantized = QuantizedWeight(quantized.codes, quantized.grid, torch.full((columns,), 2.0, dtype=torch.float16))
     stored = quantized.pack()
     size = 8 * sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
-    assert form.stored_bits((rows, columns), scaled) == size
+    assert form.stored_bits((rows, columns), scaled, quantized.exponents) == size
     restored = QuantizedWeight.unpack(stored, (rows, columns), form)
     assert torch.equal(restored.dequantize(), quantized.dequantize())
     assert torch.equal(restored.codes, quantized.codes)
@@ -188,6 +189,35 @@ def test_a_weight_that_is_not_finite_is_an_error(value: float) -> None:
         fit_grid(weight, Format(4))
 
 
-def test_a_scale_beyond_half_precision_is_an_error() -> None:
-    with pytest.raises(ValueError, match="exceeds what float16 holds"):
-        fit_grid(torch.tensor([[0.0, 1e6]]), Format(2))
+def test_a_scale_beyond_single_precision_is_an_error() -> None:
+    with pytest.raises(ValueError, match="beyond what float32 holds"):
+        fit_grid(torch.tensor([[-3e38, 3e38]]), Format(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_scale_has_the_digits_of_a_half(dtype: torch.dtype) -> None:
+    numbers = torch.rand(10_000, dtype=dtype, generator=torch.Generator().manual_seed(0)).clamp(min=2**-14)
+    numbers = numbers.float().to(dtype)  # torch rounds from double to half by way of single precision.
+    assert torch.equal(storable_scale(numbers, Format(4)), numbers.half().to(dtype))
+    # Halfway between two halves the even one is taken, as by conversion.
+    between = 1 + torch.arange(1, 64, 2, dtype=dtype) / 2**11
+    assert torch.equal(storable_scale(between, Format(4)), between.half().to(dtype))
+    assert torch.equal(storable_scale(numbers * 2.0**-60, Format(4)), numbers.half().to(dtype) * 2.0**-60)
+
+
+@pytest.mark.parametrize(
+    ("row_exponents", "stored"),
+    [((0, -8), 0), ((-30, -35), 1), ((20, 4), 1), ((0, -20), 1), ((10, -40), 2), ((-100, 100), 2)],
+)
+def test_scales_that_no_half_holds_are_stored_with_powers_of_two_that_count(
+    row_exponents: tuple[int, int], stored: int
+) -> None:
+    weight = random_weight(0, rows=2) * 2.0 ** torch.tensor(row_exponents)[:, None]
+    for form in (Format(4), Format(4, symmetric=True), Format(4, real_zero=True)):
+        quantized = round_nearest(weight, form)
+        packed = quantized.pack()
+        assert quantized.exponents == stored
+        bits = 8 * sum(tensor.nbytes for tensor in packed.values())
+        assert form.stored_bits((2, 16), exponents=stored) == bits == form.stored_bits((2, 16)) + 16 * stored
+        assert torch.isfinite(packed["scale"]).all()
+        assert torch.equal(QuantizedWeight.unpack(packed, (2, 16), form).dequantize(), quantized.dequantize())

@@ -111,7 +111,7 @@ BAD = [
     (["-m", "bits="], "bits=: Value ''"),
     (["-m", "method=gptq,awk"], "method=awk: Unknown option of method 'awk'. Did you mean awq?"),
     (["-m", "store.dir=a,b"], "store: differs between the cells of one sweep"),
-    (["method.group_size=7"], "method.group_size: vision_model.encoder.layers.0."),
+    (["method.group_size=7"], "method.group_size: group_size=7 does not divide"),
     (["method.group_size=rows"], "group_size='rows': choose tensor, channel or a positive number of input columns"),
     (["method.symmetric=perhaps"], "method.symmetric='perhaps'"),
     (["method=gptq", "method.damping=-2"], "damping=-2.0: choose a fraction from 0 to 10"),

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 from mmq_sweeps import eviction
 from mmq_sweeps.eviction import KINDS, artifacts
 from mmq_sweeps.store import Store
+from tests.commands import PROGRAM, Forked
 from tests.conftest import command_environment
 
 KB = 1000
@@ -187,12 +186,9 @@ print(computed)
 def test_many_processes_read_write_and_evict_in_one_store(tmp_path: Path) -> None:
     """Nothing is half-read, nothing is taken for corrupt, what is needed stays, and the bound holds in the end."""
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path), str(number), "120"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=command_environment(),
-        )
+        Forked(PROGRAM, [WORKER, str(tmp_path), str(number), "120"], tmp_path, command_environment())
         for number in range(4)
-    ]  # fmt: skip
+    ]
     computed = 0
     for process in processes:
         out, errors = process.communicate(timeout=240)

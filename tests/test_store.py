@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import pickle
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +18,7 @@ from mmq_sweeps.errors import StoreError
 from mmq_sweeps.record import CorruptRecordError, Record
 from mmq_sweeps.schema import problems
 from mmq_sweeps.store import SCHEMA, STALE_SECONDS, Store
+from tests.commands import PROGRAM, run_forked
 from tests.conftest import command_environment
 
 ITEMS = [{"id": "a", "prediction": "ein Fuß 🙂\n", "scores": {"cider": 0.5}}]
@@ -152,10 +151,7 @@ try:
 except StoreError as error:
     print(error.strerror)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)],
-        capture_output=True, text=True, check=True, env=command_environment(),
-    )  # fmt: skip
+    done = run_forked(PROGRAM, [program, str(tmp_path)], tmp_path, command_environment())
     assert "large.safetensors: File too large" in done.stdout
     store = Store.open(tmp_path)
     assert store.artifact("quantized", "small") is not None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from mmq_sweeps.eviction import artifacts
 from mmq_sweeps.store import Store
+from tests.commands import PROGRAM, Forked
 from tests.conftest import command_environment
 
 # Each cell is "run" under its lock: two runs of one cell would leave two lines. ``begun`` is there while a cell is run.
@@ -37,11 +36,8 @@ print("all done")
 """
 
 
-def start(root: Path, cells: int) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", RUNS_CELLS, str(root), str(cells)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=command_environment(),
-    )  # fmt: skip
+def start(root: Path, cells: int) -> Forked:
+    return Forked(PROGRAM, [RUNS_CELLS, str(root), str(cells)], root, command_environment())
 
 
 def test_no_cell_runs_twice_in_many_processes(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 
 import pytest
@@ -95,14 +96,17 @@ def test_a_part_without_linears_is_an_error() -> None:
 
 def test_a_group_size_that_does_not_divide_names_the_linear(parts: dict[str, Part]) -> None:
     problems = check_format(parts["language"].select(ALL), Format(4, 7))
+    widths = {shape[1] for unit in parts["language"].units for shape in unit.linears.values()}
+    assert len(problems) == len(widths) > 1
     assert all("group_size=7 does not divide" in problem for problem in problems)
-    assert any("fc1" in problem for problem in problems)
+    assert any("fc2" in problem for problem in problems)
 
 
 def test_a_group_size_is_told_by_the_key_that_it_stands_at(parts: dict[str, Part]) -> None:
     problems = check_format(parts["vision"].select(ALL), Format(4, 7), "component.vision.group_size")
     assert problems
-    assert all(problem.startswith("component.vision.group_size: vision_model.") for problem in problems)
+    assert all(problem.startswith("component.vision.group_size: group_size=7") for problem in problems)
+    assert all(re.search(r"\d+ linears? of vision, such as vision_model\.", problem) for problem in problems)
 
 
 def test_what_sees_the_tokens_of_the_mask(loaded: LoadedModel, model_config: dict) -> None:

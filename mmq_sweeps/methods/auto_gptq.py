@@ -9,7 +9,8 @@ The library is discontinued and no longer imports on current releases of transfo
 - Two switches of torch's (``allow_tf32``) that the file sets when it is imported are set back.
 
 Its Hessian is handed over as twice the Gram matrix, which is what its ``add_batch`` sums up but for a factor that does
-not change its result. Its scales come back rounded to half precision, as it stores them itself (``QuantLinear.pack``).
+not change its result. Its scales come back rounded to the digits of half precision, in which it stores them itself
+(``QuantLinear.pack``).
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mmq_sweeps.affine import LARGEST_SCALE, Format, Grid, QuantizedWeight, check_group_size
+from mmq_sweeps.affine import Format, Grid, QuantizedWeight, check_group_size, storable_scale
 from mmq_sweeps.methods.base import LayerStats, Solution, check_installed
 from mmq_sweeps.methods.gptq import check_solver_fields
+from mmq_sweeps.methods.magnitude import divided, exponent_of
 
 PACKAGE = "_mmq_sweeps_auto_gptq"
 
@@ -138,12 +140,13 @@ class AutoGPTQ:
         rows, columns = weight.shape
         group_rows, _ = format.groups((rows, columns))
         layer = nn.Linear(columns, rows, bias=False, device="meta")
-        layer.weight = nn.Parameter(weight.detach().float().clone(), requires_grad=False)
+        exponent = exponent_of(weight)
+        layer.weight = nn.Parameter(divided(weight.detach(), exponent), requires_grad=False)
         restored, scale, zero = run(
             layer, 2 * stats.gram, format, self.damping, self.act_order, self.static_groups, self.block_size
         )
         grid = Grid(scale[:group_rows], zero[:group_rows], format)
-        return QuantizedWeight(codes_of(restored, grid), stored(grid))
+        return QuantizedWeight(codes_of(restored, grid), stored(grid)).times_power_of_two(exponent)
 
 
 def codes_of(restored: Tensor, grid: Grid) -> Tensor:
@@ -153,10 +156,5 @@ def codes_of(restored: Tensor, grid: Grid) -> Tensor:
 
 
 def stored(grid: Grid) -> Grid:
-    """The grid with scales as precise as they are stored. A scale too large for that is a ValueError."""
-    dtype = grid.format.scale_dtype
-    if dtype is torch.float16 and grid.scale.max() > LARGEST_SCALE:
-        raise ValueError(
-            f"a scale of {grid.scale.max().item():.3g} exceeds what float16 holds; the weights are too large"
-        )
-    return Grid(grid.scale.to(dtype).to(grid.scale.dtype), grid.zero, grid.format)
+    """The grid with scales as precise as they are stored."""
+    return Grid(storable_scale(grid.scale, grid.format), grid.zero, grid.format)

@@ -6,6 +6,8 @@ The library's functions run on a module of the linears that share an input, on a
   is tried on weights that the one before has already rounded. The module here hands out copies.
 - Its clip search takes rows in batches of 64 or 256 that must fill up: rows of zeros are added and taken off again.
 - It cannot be built without a language model and a tokenizer, so its constructor is left out.
+- It has absolute constants (scales are at least 1e-5) and rounds in half precision: weights and inputs are handed over in
+  units of their own size.
 - Importing it changes the warning filters and warns of its end: both are undone.
 """
 
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 
 from mmq_sweeps.affine import Format, Grid, QuantizedWeight, check_group_size
 from mmq_sweeps.methods.base import LayerStats, Solution, check_installed
+from mmq_sweeps.methods.magnitude import divided, exponent_of, loss_weights, multiplied
 
 # The library's row batches for its clip search: 256 where they divide the rows, else 64, which must.
 ROW_BATCH = 64
@@ -52,7 +55,9 @@ class AutoAWQ:
         """Quantize ``weights`` ``[O_k, I]`` on ``stats.inputs`` ``[count, I]``; one input scale for all of them."""
         if stats is None or stats.inputs is None:
             raise ValueError("autoawq needs the calibration inputs themselves")
-        inputs = stats.inputs.float()
+        inputs = divided(stats.inputs, exponent_of(stats.inputs))
+        exponents = [exponent_of(weight) for weight in weights]
+        weights = [divided(weight, exponent) for weight, exponent in zip(weights, exponents, strict=True)]
         solver = library_solver(format, inputs.shape[1], self.duo_scaling)
         module = SharedInput(weights)
         names = [f"linears.{index}" for index in range(len(weights))]
@@ -68,20 +73,22 @@ class AutoAWQ:
             _rounded(solver, weight[: len(original)], format, input_scale)
             for weight, original in zip(scaled, weights, strict=True)
         ]
-        return Solution(rounded, {})
+        return multiplied(Solution(rounded, {}), exponents)
 
 
 class SharedInput(nn.Module):
-    """Linears ``[O_k, I]`` with copied weights on one input; the output is theirs side by side."""
+    """Linears ``[O_k, I]`` with copied weights on one input; the output is theirs side by side, each over its weight's size."""
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         super().__init__()
         self.before = nn.Identity()
         self.linears = nn.ModuleList([_linear(weight.float().clone()) for weight in weights])
+        self.factors = [factor**0.5 for factor in loss_weights(weights)]
         self.register_state_dict_post_hook(keep_copies)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([linear(x) for linear in self.linears], dim=-1)
+        outputs = [linear(x) * factor for linear, factor in zip(self.linears, self.factors, strict=True)]
+        return torch.cat(outputs, dim=-1)
 
 
 def keep_copies(_module: nn.Module, state: dict[str, Any], _prefix: str, _metadata: dict[str, Any]) -> None:

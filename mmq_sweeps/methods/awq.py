@@ -2,8 +2,9 @@
 
 Both searches measure the squared error of the layer's output over all calibration tokens, which is a quadratic form in
 the Gram matrix ``G`` ``[I, I]`` of its inputs: ``sum_o e_o G e_o^T`` for the weight error ``e`` ``[O, I]``. No sample of
-tokens is run again. The scale is kept beside the codes (``Q(W s) / s``) instead of being fused into an earlier layer, so
-it works wherever a linear stands. Rows are taken some at a time: nothing the size of a weight is made but its codes.
+tokens is run again. Linears that share an input share the scale with the least sum of their errors, each relative to its
+weight's size. The scale is kept beside the codes (``Q(W s) / s``) instead of being fused into an earlier layer, so it works
+wherever a linear stands. Rows are taken some at a time: nothing the size of a weight is made but its codes.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from mmq_sweeps.affine import (
     round_to_grid,
 )
 from mmq_sweeps.methods.base import LayerStats, Solution
+from mmq_sweeps.methods.magnitude import divided, exponent_of, loss_weights
 
 # Weights worked on at a time: few enough for a processor's cache, but enough rows for a matrix product.
 CHUNK, CHUNK_ROWS = 2**20, 256
@@ -89,8 +91,9 @@ def candidate_scales(
     """No scaling, and ``mean_abs ** r`` for ``r = k / n_grid``, over ``w_mean ** (1 - r)`` with ``duo_scaling``.
 
     ``w_mean`` ``[I]`` is the mean over all rows of a weight's magnitude relative to the largest of its group. As in
-    autoawq, a scale is normalised to a geometric mid-range of one.
+    autoawq, a scale is normalised to a geometric mid-range of one. Its smallest values are relative to the largest input.
     """
+    mean_abs = divided(mean_abs, exponent_of(mean_abs))
     w_mean = _mean_relative_magnitude(weights, format) if duo_scaling else None
     candidates = [Scale(torch.ones_like(mean_abs), 0.0)]
     for ratio in (k / n_grid for k in range(0 if duo_scaling else 1, n_grid)):
@@ -111,7 +114,8 @@ def _mean_relative_magnitude(weights: Sequence[Tensor], format: Format) -> Tenso
         for rows in _chunks(weight):
             magnitude = _grouped(weight[rows].float().abs(), format)
             largest = magnitude.amax(dim=2, keepdim=True) if whole is None else whole
-            total += (magnitude / (largest + 1e-6)).sum(dim=0).reshape(-1)
+            # Groups of zeros have no largest magnitude to be relative to.
+            total += (magnitude / largest.clamp(min=torch.finfo(torch.float32).tiny)).sum(dim=0).reshape(-1)
     return total / sum(len(weight) for weight in weights)
 
 
@@ -125,9 +129,9 @@ def search_scale(
 ) -> list[Scale]:
     """For each of ``formats`` (alike but for their bits) the candidate scale with the least loss over ``weights``.
 
-    The loss is the output error over all calibration tokens, or ``loss`` of the dequantized weights: what an attention
-    module makes of its query, key and value, say, which no Gram matrix knows. No scaling is a candidate, so the result
-    is never worse than rounding.
+    The loss is the output error over all calibration tokens, of each linear relative to its weight's size, or ``loss`` of
+    the dequantized weights: what an attention module makes of its query, key and value, say, which no Gram matrix knows.
+    No scaling is a candidate, so the result is never worse than rounding.
     """
     candidates = candidate_scales(weights, stats.mean_abs, formats[0], n_grid, duo_scaling)
     if loss is None:
@@ -181,11 +185,12 @@ def _race(weights: Sequence[Tensor], scales: Tensor, gram: Tensor, trials: Seque
     alive = torch.ones(len(trials), len(scales), dtype=torch.bool)
     measured = torch.zeros(len(trials), len(scales), 0, dtype=torch.float64)
     certain, population = 0, sum(len(weight) for weight in weights)
+    factors = loss_weights(weights)
     for rows_by_weight in _rounds(weights):
-        for weight, rows in zip(weights, rows_by_weight, strict=True):
+        for weight, factor, rows in zip(weights, factors, rows_by_weight, strict=True):
             for chunk in rows.split(max(CHUNK_ROWS, CHUNK // weight.shape[1])):
                 losses = _losses(weight, chunk, scales, gram, trials, alive)
-                measured = torch.cat([measured, losses], dim=2)
+                measured = torch.cat([measured, losses * factor], dim=2)
         certain = certain or measured.shape[2]
         for index, of_format in enumerate(measured):
             alive[index] &= _not_clearly_behind(of_format, certain, population)
@@ -341,9 +346,12 @@ def best_clipped(
     Of many rows every eighth decides; ``scales`` are near each other, and the losses of rows are alike.
     """
 
+    factors = loss_weights(weights)
+
     def clipped(scale: Scale, some: Sequence[Tensor]) -> tuple[list[QuantizedWeight], float]:
         found = [quantize_clipped(weight, scale.values, gram, format, fractions) for weight in some]
-        return [quantized for quantized, _ in found], sum(float(losses.double().sum()) for _, losses in found)
+        loss = sum(float(losses.double().sum()) * factor for (_, losses), factor in zip(found, factors, strict=True))
+        return [quantized for quantized, _ in found], loss
 
     if len(scales) > 1 and sum(map(len, weights)) >= RACE_ROWS and format.group_size != "tensor":
         some = [weight[::CLIPPED_SHARE] for weight in weights]

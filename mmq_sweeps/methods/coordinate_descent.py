@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.affine import (
-    LARGEST_SCALE,
     Format,
     Grid,
     QuantizedWeight,
@@ -164,7 +163,7 @@ def _best_grid(s: Tensor, z: Tensor, moments: Sequence[Tensor], format: Format) 
     best, best_s, best_z = torch.zeros_like(qe), s, z
     for y in zeros:
         t = (qe - y * ue + s * (qq - (z + y) * qu + z * y * uu)) / (qq - 2 * y * qu + y * y * uu)
-        t = storable_scale(t.nan_to_num(0.0).clamp(max=LARGEST_SCALE), format)
+        t = storable_scale(t.nan_to_num(0.0, 0.0, 0.0), format)
         x, o = t - s, t * y - s * z
         change = x * x * qq - 2 * x * o * qu + o * o * uu - 2 * (x * qe - o * ue)
         better = change < best
@@ -219,7 +218,7 @@ def split_rows(quantized: QuantizedWeight, rows: Sequence[int]) -> list[Quantize
 
 
 def _scaled(grid: Grid, share: float) -> Grid:
-    return Grid(storable_scale((grid.scale * share).clamp(max=LARGEST_SCALE), grid.format), grid.zero, grid.format)
+    return Grid(storable_scale(grid.scale * share, grid.format), grid.zero, grid.format)
 
 
 def _best_rows(W: Tensor, candidates: Sequence[Candidate], H: Hessian, format: Format, block_size: int) -> Candidate:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mmq_sweeps.affine import Format, Grid, QuantizedWeight, check_group_size, fit_grid, round_to_grid
 from mmq_sweeps.methods.base import LayerStats, Solution
+from mmq_sweeps.methods.magnitude import divided, exponent_of, multiplied
 
 
 def shrink(error: Tensor, beta: float, lp_norm: float) -> Tensor:
@@ -66,7 +67,10 @@ def solve(
 
 @dataclass(frozen=True)
 class HQQ:
-    """Half-quadratic quantization. Fields are the published code's ``lp_norm``, ``beta``, ``kappa`` and ``iters``."""
+    """Half-quadratic quantization. Fields are the published code's ``lp_norm``, ``beta``, ``kappa`` and ``iters``.
+
+    ``beta`` is a penalty on weights in units of their own size: a weight's largest magnitude, rounded up to a power of two.
+    """
 
     group_size: int | str = "channel"
     lp_norm: float = 0.7
@@ -92,7 +96,7 @@ class HQQ:
         return Format(bits, self.group_size, real_zero=True)
 
     def quantize(self, weights: Sequence[Tensor], stats: LayerStats | None, format: Format) -> Solution:  # noqa: ARG002
-        quantized = [
-            solve(weight.float(), format, self.lp_norm, self.beta, self.kappa, self.iterations) for weight in weights
-        ]
-        return Solution(quantized, {})
+        fields = (self.lp_norm, self.beta, self.kappa, self.iterations)
+        exponents = [exponent_of(weight) for weight in weights]
+        units = [divided(weight, exponent) for weight, exponent in zip(weights, exponents, strict=True)]
+        return multiplied(Solution([solve(weight, format, *fields) for weight in units], {}), exponents)

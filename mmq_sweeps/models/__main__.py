@@ -83,12 +83,10 @@ def assign(counted: Counted, bits: Mapping[str, int], group_size: int | str) -> 
         if width == FULL_PRECISION_BITS:
             continue
         part, format = counted.parts[name], Format(width, group_size)
-        problems += [
-            problem.replace("method.group_size", "--group-size") for problem in check_format(part.units, format)
-        ]
+        problems += check_format(part.units, format, "--group-size")
         stored |= {linear: StoredLinear(format, shape) for linear, shape in _linears(part).items()}
     if problems:
-        raise ConfigError(f"{problems[0]} ({len(problems)} linears in all)")
+        raise ConfigError("; ".join(problems))
     size = measure_stored(counted.model, counted.parts.values(), stored)
     return {
         "model": counted.name,

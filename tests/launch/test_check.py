@@ -21,8 +21,8 @@ def sweep(*arguments: str) -> Sweep:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["method=rtn,gptq", "method.group_size=channel,7"], "method.group_size: vision_model.encoder.layers.0."),
-        (["bits=3,4", "component.vision.group_size=48"], "component.vision.group_size: vision_model.encoder.layers.0."),
+        (["method=rtn,gptq", "method.group_size=channel,7"], "for vision alone: component.vision.group_size=channel"),
+        (["bits=3,4", "component.vision.group_size=48"], "component.vision.group_size: group_size=48 does not divide"),
         (["method=gptq", "method.damping=0.01,-2"], "damping=-2.0: choose a fraction from 0 to 10"),
         (["method.symmetric=false,perhaps"], "method.symmetric='perhaps'"),
         (["model.parts.vision.blocks=[layers]"], "model.parts.vision.blocks: none of layers is a module of"),
@@ -54,6 +54,8 @@ def test_the_child_tells_the_parent() -> None:
     with pytest.raises(ConfigError) as found:
         check.check(sweep("method.group_size=7", "bits=2,3"))
     assert all("group_size=7 does not divide" in problem for problem in found.value.problems)
+    parts_and_widths = [problem.partition(" (")[0] for problem in found.value.problems]
+    assert len(parts_and_widths) < 10
 
 
 def test_a_model_whose_shape_is_not_known_is_said_to_be_unchecked(tmp_path: Path) -> None:

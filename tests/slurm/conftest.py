@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import SLURM_CLUSTERS, SLURM_ROOT
 from tests.slurm.cluster import INSTALL, Cluster, missing_programs
+from tests.slurm.warm import serving
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,8 +54,17 @@ def _a_free_cluster(roots: Path) -> Iterator[Cluster]:
         time.sleep(0.1)
 
 
+@pytest.fixture(scope="session")
+def warm_workers() -> Iterator[dict[str, str]]:
+    """What jobs need in their environment for their workers to be forked from a process that has imported torch."""
+    roots = Path(os.environ[SLURM_ROOT])
+    roots.mkdir(exist_ok=True)
+    with serving(roots / f"workers of {os.getpid()}") as environment:
+        yield environment
+
+
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def cluster(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A cluster for this test alone, empty and with all nodes; SLURM's commands talk to it."""
     if missing := missing_programs():
         pytest.skip(f"no {', '.join(missing)}: {INSTALL}")
@@ -65,7 +75,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     roots = Path(os.environ[SLURM_ROOT])
     roots.mkdir(exist_ok=True)
     with _a_free_cluster(roots) as found:
-        for key, value in found.environment.items():
+        for key, value in {**found.environment, **request.getfixturevalue("warm_workers")}.items():
             monkeypatch.setenv(key, value)
         yield found
 
