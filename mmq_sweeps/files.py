@@ -29,6 +29,7 @@ class Files:
 
     def prepare(self) -> None:
         """Create the folders, prove that they can be written, and remove what killed writers left behind a day ago."""
+        self.root.mkdir(parents=True, exist_ok=True)
         for folder in ("cells", "artifacts/references", "tmp"):
             self.make_folder(self.root / folder)
         probe = self._temporary("probe")
