@@ -31,9 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
     record = store.summary(cell_id)
     if record is None:
         for job in jobs_of(store, cell_id):
-            path, lines = job.log()
+            path, said = job.log()
             sys.stdout.write(f"== job {job.id}: {path or f'it has written nothing in {job.folder}'}\n")
-            sys.stdout.writelines(f"{line}\n" for line in lines)
+            sys.stdout.writelines(f"{line}\n" for line in said)
     sys.stdout.write(ending(record, cell_id))
     return 0
 

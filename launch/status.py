@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -25,6 +26,7 @@ from mmq_sweeps.store import Store
 from mmq_sweeps.table import output_console
 
 REFRESH_SECONDS = 2.0
+SETTLED_LOOKS = 3
 # Rows of groups and of workers that a person is shown; --json has all.
 SHOWN = 12
 STATES = (QUEUED, RUNNING, DONE, FAILED)
@@ -33,7 +35,7 @@ STATES = (QUEUED, RUNNING, DONE, FAILED)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", default="runs", help="the store's folder (runs)")
     parser.add_argument("--sweep", help="a sweep's id or the first letters of it; the latest if left out")
-    parser.add_argument("--watch", action="store_true", help="look again and again until all cells have ended")
+    parser.add_argument("--watch", action="store_true", help="look again and again until all cells or jobs have ended")
     parser.add_argument("--all", action="store_true", help="a line for each sweep of the store instead")
     parser.add_argument("--json", action="store_true", help="JSON on standard output, with every cell")
 
@@ -44,8 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _all(store, arguments.json)
     look = Look(store, sweeps.find(store.root, arguments.sweep))
     if arguments.watch and not arguments.json:
-        watch(look, output_console())
-        return 0
+        return 0 if watch(look, output_console()).ended else 1
     now = look()
     if arguments.json:
         _tell(as_json(now))
@@ -54,26 +55,37 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def watch(look: Look, console: Console) -> None:
-    """Show the table until every cell has ended: on a terminal in place; elsewhere its headline whenever that changes."""
+def watch(look: Look, console: Console) -> Snapshot:
+    """Show the table until every cell has ended, or every job has: on a terminal in place; elsewhere its headline whenever
+    that changes. Returns what was seen last.
+    """
     now = look()
+    seen = _until_over(look, now)
     if console.is_terminal:
         with Live(table(now), console=console, auto_refresh=False) as live:
-            while not now.ended:
-                time.sleep(REFRESH_SECONDS)
-                now = look()
+            for now in seen:
                 live.update(table(now), refresh=True)
-        return
+        return now
     counted = ""
-    while True:
+    for now in seen:
         if counted != (counted := _counts(now)):
             sys.stdout.write(f"{counted}\n")
             sys.stdout.flush()
-        if now.ended:
-            break
+    show(now, console)
+    return now
+
+
+def _until_over(look: Look, now: Snapshot) -> Iterator[Snapshot]:
+    """``now`` and what is seen after it, until cells or jobs have ended."""
+    settled = 0
+    while True:
+        yield now
+        # A job is gone a moment before its last record is seen on another machine.
+        settled = settled + 1 if now.jobs.failed and now.jobs.gone and not now.running else 0
+        if now.ended or settled > SETTLED_LOOKS:
+            return
         time.sleep(REFRESH_SECONDS)
         now = look()
-    show(now, console)
 
 
 def show(now: Snapshot, console: Console) -> None:

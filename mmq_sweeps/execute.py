@@ -179,6 +179,8 @@ class Workshop:
     def __init__(self, sweep: Sweep, store: Store) -> None:
         self.sweep, self.store = sweep, store
         self._tasks: dict[str, Task] = {}
+        # Of which calibration and task it is known that the samples can be had: that reads images.
+        self._checked: set[tuple[str, str]] = set()
         self._model: tuple[str, LoadedModel, dict[str, Part], Warm] | None = None
         self._uses = Counter(cell.output_key(part) for cell in sweep.cells for part in cell.model["parts"])
 
@@ -246,10 +248,15 @@ class Workshop:
         distinct = {(part, cell.part_key(part)): cell for cell in cells for part in cell.parts}
         asked = {cell.id: cell for cell in distinct.values()}
         found = [problem for cell in asked.values() for problem in _cell_problems(cell, bench)]
+        task = digest(cells[0].task)
         calibrations = {digest(cell.calibration): cell.calibration for cell in cells if cell.calibration}
+        # With no calibration it is checked whether the data can be read, which the others need as well.
+        unchecked = {("", task), *((key, task) for key in calibrations)} - self._checked
         try:
-            with explained(bench.references):
-                _check_task(bench, list(calibrations.values()))
+            if unchecked:
+                with explained(bench.references):
+                    _check_task(bench, [calibrations[key] for key, _ in unchecked if key])
+                self._checked |= unchecked
         except StoreError:
             raise
         except (ValueError, RuntimeError) as error:

@@ -209,6 +209,24 @@ def test_jobs_that_failed_alike_are_told_together_and_one_without_a_log_names_th
     )
 
 
+def test_watching_ends_when_all_jobs_have(
+    submitted: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, sweep_id, queue = submitted
+    queue[JobId(44, 0)] = Queued(JobId(44, 0), "RUNNING", "None")
+    looks = iter(range(50))
+
+    def pause(_: float) -> None:
+        if next(looks) == 5:
+            queue.clear()
+
+    monkeypatch.setattr(jobs, "QUEUE_SECONDS", 0.0)
+    monkeypatch.setattr(status_verb.time, "sleep", pause)
+    asked = argparse.Namespace(store=store.root, sweep=sweep_id, watch=True, all=False, json=False)
+    assert status_verb.run(asked) == 1
+    assert "jobs 44_0, 44_1 ended" in capsys.readouterr().out
+
+
 def test_a_machine_that_cannot_ask_slurm_says_so(submitted: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     store, sweep_id, _ = submitted
 

@@ -48,6 +48,7 @@ def test_the_task_with_the_arrays_own_id_is_timed_out_preempted_and_cancelled_al
     eventually(lambda: "SIGUSR2: stopping after the cells at hand" in place.log(own), "its time is over")
     let_pass(own)
     eventually(lambda: restarts(cluster, own) == 1, "it is put back into the queue")
+    assert [restarts(cluster, job) for job in others] == [0, 0]
     cluster.run("scontrol", "update", f"JobId={own}", "TimeLimit=10")
 
     eventually(lambda: place.at_work(own), "it goes on")
@@ -74,7 +75,7 @@ def test_the_task_with_the_arrays_own_id_is_timed_out_preempted_and_cancelled_al
     assert {cell: record["created"] for cell, record in place.records().items()}.items() >= done.items()
     assert set(place.records()) == {*done, *(cell for job in others for cell in jobs[job])}
 
-    for index in ("0", "1", "single"):
+    for index in ("0", "1", "2", "single"):
         let_pass(f"_{index}", "all")
     place.run(*grid)
     assert len(place.records()) == 15

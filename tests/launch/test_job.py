@@ -101,6 +101,15 @@ def test_cells_that_are_left_without_a_reason_are_a_failure(ended: Callable[...,
         ended(signal=None).conclude()
 
 
+def test_what_was_said_of_the_last_worker_is_why_cells_are_left(ended: Callable[..., Ended]) -> None:
+    one = ended(signal=None)
+    one.supervisor._hear("worker a could not run: error: no such disk")
+    with pytest.raises(
+        Unfinished, match=r"cells are left \(worker a could not run: error: no such disk\); the same command"
+    ):
+        one.conclude()
+
+
 def test_a_controller_that_does_not_answer_keeps_nothing_from_the_queue(
     ended: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

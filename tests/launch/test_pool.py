@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -53,10 +54,11 @@ def told_by_a_pool(folder: Path, tracker: str) -> list[str]:
     return told
 
 
+@dataclass(frozen=True)
 class Dying:
     """A tracker that ends its worker before the first cell."""
 
-    samples = 0
+    samples: int = 0
 
     def start(self, *_: object) -> None:
         raise RuntimeError("no more")
