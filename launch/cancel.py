@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from launch import cluster, sweeps
+from launch import cluster, jobs, sweeps
 from launch.workers import State, states
 from mmq_sweeps.owner import this_machine
 from mmq_sweeps.store import Store
@@ -35,14 +35,14 @@ def run(arguments: argparse.Namespace) -> int:
     running = [state for state in states(store, started.id) if state.running]
     request(store, started.id, started.created, [state.name for state in running])
     signalled = [state for state in running if _signal(state)]
-    jobs = _slurm_jobs(store, started.id)
-    if jobs:
-        cluster.cancel(jobs)
+    # All that were submitted: to cancel one that has ended is no error.
+    submitted = [job.id for job in jobs.submitted(store, started.id)]
+    cluster.cancel(submitted)
     told = [f"sweep {started.id}: asked {_count(len(running), 'worker')} to stop after the cell at hand"]
     if signalled:
         told.append(f"{len(signalled)} of them on this machine")
-    if jobs:
-        told.append(f"cancelled {_count(len(jobs), 'job')}: {' '.join(jobs)}")
+    if submitted:
+        told.append(f"cancelled {_count(len(submitted), 'job')}: {' '.join(map(str, submitted))}")
     sys.stdout.write("; ".join(told) + "\n")
     return 0
 
@@ -96,13 +96,6 @@ def _signal(state: State) -> bool:
         os.kill(state.owner.pid, signal.SIGTERM)
         return True
     return False
-
-
-def _slurm_jobs(store: Store, sweep_id: str) -> list[str]:
-    """Every job that was submitted for the sweep; to cancel one that has ended is no error."""
-    folder = store.root / "sweeps" / sweep_id / "jobs"
-    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    return [job["job"] for job in found if job["scheduler"] == "slurm"]
 
 
 def _count(number: int, noun: str) -> str:

@@ -6,6 +6,7 @@ Nothing here imports Submitit, torch or Hydra. Everything goes through the comma
 from __future__ import annotations
 
 import getpass
+import os
 import re
 import shutil
 import subprocess
@@ -40,6 +41,35 @@ class ClusterError(OSError):
     """A command of SLURM failed; the message is what it wrote."""
 
 
+@dataclass(frozen=True, order=True)
+class JobId:
+    """A job as SLURM's commands must be given it: ``44_1`` for a task of an array, ``44`` for a job of its own.
+
+    ``SLURM_JOB_ID`` is no name for a task: one task of every array has the array's own number, and a command that is given
+    that number prints, requeues or cancels all tasks.
+    """
+
+    number: int
+    task: int | None = None
+
+    @staticmethod
+    def parse(text: str) -> JobId:
+        """``JobId(44, 1)`` of ``44_1``; a ``ValueError`` for anything else than a job or one task."""
+        number, underscore, task = text.partition("_")
+        return JobId(int(number), int(task) if underscore else None)
+
+    @staticmethod
+    def here(environment: Mapping[str, str] = os.environ) -> JobId | None:
+        """The job that this process runs in, ``None`` outside of any."""
+        if "SLURM_JOB_ID" not in environment:
+            return None
+        array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+        return JobId(int(array), int(task)) if array and task else JobId(int(environment["SLURM_JOB_ID"]))
+
+    def __str__(self) -> str:
+        return f"{self.number}" if self.task is None else f"{self.number}_{self.task}"
+
+
 @dataclass(frozen=True)
 class Job:
     """A job as ``scontrol`` tells of it. ``restarts`` counts how often it went back to the queue."""
@@ -67,9 +97,15 @@ class Job:
 class Queued:
     """A job that has not ended; ``reason`` is why it waits."""
 
-    job: str
+    job: JobId
     state: str
     reason: str
+
+    @property
+    def label(self) -> str:
+        """``pending (Resources)``, or ``running``."""
+        why = f" ({self.reason})" if self.state == "PENDING" and self.reason not in ("None", "") else ""
+        return f"{self.state.lower()}{why}"
 
 
 def require() -> None:
@@ -179,22 +215,48 @@ def submit_limit(account: str | None, qos: str | None) -> int | None:
     return max(0, min(numbers) - len(queued))
 
 
-def queued(name: str) -> dict[str, Queued]:
-    """The user's jobs called ``name`` that have not ended, by id; tasks of an array one by one (``123_4``)."""
-    rows = _rows("squeue", "-h", "-r", f"--user={getpass.getuser()}", f"--name={name}", "-o", "%i|%T|%r", width=3)
-    return {job: Queued(job, state, reason) for job, state, reason in rows}
+def queued(name: str) -> dict[JobId, Queued]:
+    """Jobs called ``name`` that have not ended, whoever submitted them; tasks of an array one by one."""
+    rows = _rows("squeue", "-h", "-r", f"--name={name}", "-o", "%i|%T|%r", width=3)
+    found = [Queued(JobId.parse(job), state, reason) for job, state, reason in rows]
+    return {one.job: one for one in found}
 
 
-def commented(comment: str) -> list[str]:
-    """Ids of the user's jobs that were submitted with ``comment``: an array is one."""
+def ended_as(jobs: Iterable[JobId]) -> dict[JobId, str]:
+    """How ``jobs`` ended by the cluster's accounting (``FAILED, exit status 7``); empty where it keeps none."""
+    asked = sorted(jobs)
+    if not asked:
+        return {}
+    try:
+        rows = _rows("sacct", "-nPX", "--format=JobID,State,ExitCode", f"--jobs={','.join(map(str, asked))}", width=3)
+    except ClusterError:
+        return {}
+    return {job: _how_ended(state, code) for job in asked for name, state, code in rows if name == str(job)}
+
+
+def _how_ended(state: str, code: str) -> str:
+    """``code`` is sacct's ``STATUS:SIGNAL``."""
+    status, _, signal = code.partition(":")
+    # "CANCELLED by 1000"
+    told = state.split()[0] if state else "UNKNOWN"
+    if signal not in ("", "0"):
+        return f"{told}, signal {signal}"
+    return told if status in ("", "0") else f"{told}, exit status {status}"
+
+
+def commented(comment: str) -> list[int]:
+    """Numbers of the user's jobs that were submitted with ``comment``: an array is one."""
     rows = _rows("squeue", "-h", f"--user={getpass.getuser()}", "-o", "%F|%k", width=2)
-    return sorted({job for job, told in rows if told == comment})
+    return sorted({int(job) for job, told in rows if told == comment})
 
 
-def job(job_id: str) -> Job:
-    """What the controller knows of one job, by its own number (``SLURM_JOB_ID``)."""
-    told = run("scontrol", "show", "job", "--oneliner", job_id)
-    fields = dict(re.findall(r"(\w+)=(\S*)", told))
+def job(job_id: JobId) -> Job:
+    """What the controller knows of one job; a ``ClusterError`` where it knows of none, or tells of others as well."""
+    told = run("scontrol", "show", "job", "--oneliner", str(job_id)).splitlines()
+    found = [fields for line in told if _is_of(fields := dict(re.findall(r"(\w+)=(\S*)", line)), job_id)]
+    if len(found) != 1:
+        raise ClusterError(f"scontrol: told of {len(told)} jobs, {len(found)} of them {job_id}")
+    (fields,) = found
     end, start = _when(fields.get("EndTime", "")), _when(fields.get("StartTime", ""))
     limit = _duration(fields.get("TimeLimit", ""))
     over = (end - start).total_seconds() - limit if end and start and limit is not None else None
@@ -208,14 +270,21 @@ def job(job_id: str) -> Job:
     )
 
 
-def requeue(job_id: str) -> None:
-    """Put a job back into the queue; one that runs is ended for it."""
-    run("scontrol", "requeue", job_id)
+def _is_of(fields: Mapping[str, str], job_id: JobId) -> bool:
+    """Whether ``fields`` of scontrol are those of this job, and not of another task of its array."""
+    if job_id.task is None:
+        return fields.get("JobId") == str(job_id)
+    return (fields.get("ArrayJobId"), fields.get("ArrayTaskId")) == (str(job_id.number), str(job_id.task))
 
 
-def cancel(jobs: Iterable[str]) -> None:
+def requeue(job_id: JobId) -> None:
+    """Put a job back into the queue; if it runs, SLURM ends it for that. Other tasks of its array are left alone."""
+    run("scontrol", "requeue", str(job_id))
+
+
+def cancel(jobs: Iterable[JobId]) -> None:
     """Take ``jobs`` off the queue, or end them where they run; those that have ended already are let be."""
-    asked = set(jobs)
+    asked = {str(job) for job in jobs}
     if not asked:
         return
     there = set(run("squeue", "-h", "-r", f"--user={getpass.getuser()}", "-o", "%i").split())
@@ -225,10 +294,10 @@ def cancel(jobs: Iterable[str]) -> None:
         run("scancel", "--quiet", *ids[first : first + IDS_A_COMMAND])
 
 
-def cancel_arrays(arrays: Iterable[str]) -> None:
-    """End whole arrays, or single jobs, by their first number."""
-    if ids := sorted(arrays):
-        run("scancel", "--quiet", *ids)
+def cancel_arrays(arrays: Iterable[int]) -> None:
+    """End whole arrays with all their tasks, or single jobs, by number."""
+    if numbers := sorted(arrays):
+        run("scancel", "--quiet", *map(str, numbers))
 
 
 def minutes(time_limit: object) -> int:

@@ -25,7 +25,7 @@ class Foreground:
     """Called again and again, it looks at the sweep when it is time to, and shows what has changed."""
 
     def __init__(self, look: Look) -> None:
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, markup=False, emoji=False, highlight=False)
         self.now = look()
         self._look = look
         self._next = 0.0
@@ -52,7 +52,7 @@ class Foreground:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+        self.console.print(text, soft_wrap=True)
 
     def _refresh(self) -> None:
         began = time.monotonic()

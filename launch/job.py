@@ -21,7 +21,7 @@ from types import FrameType
 from submitit.helpers import DelayedSubmission
 
 from launch import cluster, pool, sweeps
-from launch.cluster import ClusterError
+from launch.cluster import ClusterError, JobId
 from launch.options import Options
 from launch.stopping import Stop
 from launch.worker import FINISHED, STOPPED
@@ -85,11 +85,16 @@ class Supervisor:
 
     def __init__(self, job: Job, stop: Stop) -> None:
         self._job, self._stop = job, stop
-        self._id = os.environ["SLURM_JOB_ID"]
+        here = JobId.here()
+        if here is None:
+            raise RuntimeError("SLURM_JOB_ID is not set: this runs inside a SLURM job only")
+        self._id = here
         self._restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         self._started = sweeps.read(Path(job.store), job.sweep)
         self._store = Store.of({**self._started.sweep.settings["store"], "dir": job.store}, say=_say)
         self._back_to_queue: bool | None = None
+        # The last that was said of a worker, which is why cells are left if nothing else is.
+        self._heard = ""
 
     def work(self) -> None:
         """Returns when the workers have ended, by themselves or because the job has to."""
@@ -98,7 +103,7 @@ class Supervisor:
         own = replace(self._started, groups=tuple((cell,) for cell in left))
         try:
             if left:
-                pool.run(self._store, own, self._job.workers, _say, self._look)
+                pool.run(self._store, own, self._job.workers, self._hear, self._look)
         except KeyboardInterrupt:
             _say(f"stopped by {self._stop.reason}")
         except OutOfTime:
@@ -111,8 +116,9 @@ class Supervisor:
         if not left:
             return FINISHED
         if self._stop.reason is None:
+            because = f" ({self._heard})" if self._heard else ""
             raise Unfinished(
-                f"{len(left)} of {len(self._job.cells)} cells are left; the same command again submits them"
+                f"{len(left)} of {len(self._job.cells)} cells are left{because}; the same command again submits them"
             )
         if self._back_to_queue is None:
             self._decide()
@@ -170,6 +176,10 @@ class Supervisor:
         if self._stop.reason == signal.SIGUSR2.name or told.seconds_left is None:
             return _within(self._seconds_by_signal())
         return _within(told.seconds_left)
+
+    def _hear(self, text: str) -> None:
+        self._heard = text
+        _say(text)
 
     def _seconds_by_signal(self) -> float:
         """What there is before SLURM kills, by which signal came, where it does not say."""

@@ -133,7 +133,7 @@ class Journal:
     def _line(self, cell: str, text: str) -> None:
         lines = "".join(f"{now()} {cell:12} {line}\n" for line in text.splitlines() or [""])
         try:
-            self._log.parent.mkdir(parents=True, exist_ok=True)
+            self._store.files.make_folder(self._log.parent)
             # Opened for each line: it may be read, and on a shared file system is there for others once it is closed.
             with self._log.open("a", encoding="utf-8") as log:
                 log.write(lines)

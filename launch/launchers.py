@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from launch.compose import compose_all
 from launch.start import check_settings, start
 from launch.sweeper import GridSweeper
+from launch.sweeps import typed
 from mmq_sweeps.sweep import plan
 
 
@@ -32,7 +32,7 @@ class SweepLauncher(Launcher):
         settings = settings_of(self.config.hydra.launcher)
         check_settings(settings)
         sweep = plan(compose_all(self.context.config_loader, self.config, job_overrides))
-        status = start(sweep, settings, shlex.join(sys.argv), len(job_overrides))
+        status = start(sweep, settings, typed(sys.argv), len(job_overrides))
         if status:
             # Hydra would report the first failure with its traceback; the sweep has told all of them by now.
             raise SystemExit(status)

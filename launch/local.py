@@ -28,11 +28,11 @@ def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any
         with Foreground(Look(store, sweep_id)) as shown:
             pool.run(store, started, workers, shown.say, shown)
     else:
-        _run_here(plan, store, sweep_id, started.created)
+        _run_here(plan, store, sweep_id, started.created, fail_alone=not launcher.get("check", True))
     return True
 
 
-def _run_here(plan: Plan, store: Store, sweep_id: str, created: str) -> None:
+def _run_here(plan: Plan, store: Store, sweep_id: str, created: str, fail_alone: bool) -> None:
     # Imports torch, which a sweep that only shows its table does not need.
     from mmq_sweeps.execute import execute
 
@@ -53,5 +53,6 @@ def _run_here(plan: Plan, store: Store, sweep_id: str, created: str) -> None:
             journal.keep,
             redo=plan.redo,
             stop=watch,
+            fail_alone=fail_alone,
         )
         journal.end(*(("stopped", "cancelled") if watch.seen else ("finished", None)))

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from launch import sweeps
+from launch import jobs, sweeps
+from launch.jobs import Submitted
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.record import Record
 from mmq_sweeps.store import Store
@@ -27,7 +28,13 @@ def run(arguments: argparse.Namespace) -> int:
     for log, lines in told_of(store, cell_id):
         sys.stdout.write(f"== {log}\n")
         sys.stdout.writelines(f"{line}\n" for line in lines)
-    sys.stdout.write(ending(store.summary(cell_id), cell_id))
+    record = store.summary(cell_id)
+    if record is None:
+        for job in jobs_of(store, cell_id):
+            path, said = job.log()
+            sys.stdout.write(f"== job {job.id}: {path or f'it has written nothing in {job.folder}'}\n")
+            sys.stdout.writelines(f"{line}\n" for line in said)
+    sys.stdout.write(ending(record, cell_id))
     return 0
 
 
@@ -39,7 +46,8 @@ def find(store: Store, beginning: str) -> str:
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
-        raise ConfigError(f"cell {beginning}: unknown in {store.root}; python -m launch status --json lists all cells")
+        listing = sweeps.command("status", store.root, None, "--json")
+        raise ConfigError(f"cell {beginning}: unknown in {store.root}; {listing} lists the cells of the latest sweep")
     more = ", ..." if len(fitting) > CHOICES else ""
     raise ConfigError(f"cell {beginning}: fits {len(fitting)}. Choose of {', '.join(fitting[:CHOICES])}{more}")
 
@@ -50,6 +58,12 @@ def told_of(store: Store, cell_id: str) -> Iterator[tuple[Path, list[str]]]:
     for log in logs:
         if lines := list(_lines(log, cell_id)):
             yield log, lines
+
+
+def jobs_of(store: Store, cell_id: str) -> list[Submitted]:
+    """The SLURM jobs that were given a cell: one that ends before its worker begins says why in a log of its own."""
+    given = [job for one in sweeps.listed(store.root) for job in jobs.submitted(store, one.id) if cell_id in job.cells]
+    return sorted(given, key=lambda job: job.submitted)
 
 
 def _lines(log: Path, cell_id: str) -> Iterator[str]:

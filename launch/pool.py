@@ -101,7 +101,7 @@ class Pool:
             *("--name", slot.name, "--parent", str(os.getpid())),
         ]
         log = log_path(self.store, self.started.id, slot.name)
-        log.parent.mkdir(parents=True, exist_ok=True)
+        self.store.files.make_folder(log.parent)
         with log.open("ab") as output:
             # What a library writes, or Python when it crashes, goes to the log as well. In a group of its own, Ctrl-C on
             # the terminal reaches this process only, which passes it on.

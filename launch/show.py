@@ -8,6 +8,7 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from launch.estimate import Estimate
 from launch.plan import Plan, passes, quantizations
@@ -41,7 +42,7 @@ def show_plan(plan: Plan, estimated: Estimate | None, root: Path) -> None:
         return
     console.print(_cells(told), _work(told), sep="\n")
     for line in (_jobs(told), _estimated(told), f"store: {root}", "dry run: nothing was run, submitted or written"):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def _cells(told: dict[str, Any]) -> Table:
@@ -67,7 +68,8 @@ def _work(told: dict[str, Any]) -> Table:
     rows = {"quantizations of a part": told["part_quantizations"]}
     rows |= {f"evaluation passes of {part}": work for part, work in told["part_passes"].items()}
     for name, work in rows.items():
-        table.add_row(name, f"{work['needed']:,}", f"{work['naive']:,}")
+        # Parts are named by the model's yaml.
+        table.add_row(Text(name), f"{work['needed']:,}", f"{work['naive']:,}")
     return table
 
 

@@ -6,20 +6,20 @@ the store, and the same command again submits only what neither the store nor a 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from launch import cluster
-from launch.cluster import ClusterError, Queued
+from launch import cluster, jobs, sweeps
+from launch.cluster import ClusterError, JobId
 from launch.foreground import Foreground
+from launch.jobs import Submitted
 from launch.journal import now
 from launch.options import Options
 from launch.plan import Plan, check_counts
@@ -27,7 +27,7 @@ from launch.snapshot import Look
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.store import Store
 
-POLL_SECONDS, QUEUE_SECONDS = 0.2, 5.0
+POLL_SECONDS = 0.2
 # A job that ends is out of the queue a moment before its last record is seen on another machine.
 SETTLE_SECONDS = 5.0
 # Patterns of Submitit's and sbatch's, which would be replaced in the middle of a folder's name.
@@ -59,7 +59,7 @@ def check(launcher: Mapping[str, Any]) -> None:
 def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any]) -> bool:
     """Submit the pending cells of ``plan`` that no job has yet; true where all have ended when this returns."""
     options = Options.of(launcher)
-    name = f"mmq-{sweep_id}"
+    name = jobs.job_name(sweep_id)
     under_way = _under_way(store, sweep_id, cluster.patiently(lambda: cluster.queued(name), _tell))
     groups = _without(plan.groups, under_way)
     if under_way:
@@ -70,7 +70,7 @@ def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any
     if not options.wait:
         _tell(f"not waiting; {_how_to_come_back(store, sweep_id)}")
         return False
-    return _wait(store, sweep_id, name)
+    return _wait(store, sweep_id)
 
 
 class Submission:
@@ -86,7 +86,12 @@ class Submission:
             )
 
     def submit(self, groups: Sequence[Cells]) -> None:
-        """Arrays are as long as ``MaxArraySize`` allows. Where there are several, they share what may run at once."""
+        """Submit a job for each of ``groups``, in arrays as long as ``MaxArraySize`` allows.
+
+        Several arrays share what may run at once.
+        """
+        # Others who share the store make folders beside this one.
+        self._store.files.make_folder(self.folder)
         size = cluster.patiently(cluster.max_array_size, _tell)
         arrays = [groups[first : first + size] for first in range(0, len(groups), size)]
         most = self._options.parallelism
@@ -118,32 +123,28 @@ class Submission:
             array_parallelism=width,
             dependency=f"afterany:{after}" if after else None,
         )
-        jobs = [Job.of(self._store.root, self._sweep_id, group, self._options) for group in groups]
+        wanted = [Job.of(self._store.root, self._sweep_id, group, self._options) for group in groups]
 
         def attempt() -> list[Any]:
             # sbatch may have failed to hear that its job was taken, which then lacks what Submitit puts beside it.
             cluster.cancel_arrays(cluster.commented(token))
             try:
                 with _outside_any_job():
-                    submitted: list[Any] = executor.submit_array(jobs)
+                    submitted: list[Any] = executor.submit_array(wanted)
             except (submitit.core.utils.FailedSubmissionError, submitit.core.utils.FailedJobError) as error:
                 raise ClusterError(f"sbatch: {' '.join(str(error).split()) or 'failed without a word'}") from error
             return submitted
 
         submitted = cluster.patiently(attempt, _tell)
         for job, group in zip(submitted, groups, strict=True):
-            told = {
-                "scheduler": "slurm", "job": job.job_id, "cells": list(group), "submitted": now(), "folder": str(self.folder),
-            }  # fmt: skip
-            self._store.note(f"sweeps/{self._sweep_id}/jobs/{job.job_id}.json", told, durable=False)
-        return str(submitted[0].job_id).partition("_")[0]
+            one = Submitted(JobId.parse(job.job_id), tuple(group), now(), self.folder)
+            jobs.note(self._store, self._sweep_id, one)
+        return str(JobId.parse(submitted[0].job_id).number)
 
 
-def _under_way(store: Store, sweep_id: str, queued: Mapping[str, Queued]) -> set[str]:
+def _under_way(store: Store, sweep_id: str, queued: Collection[JobId]) -> set[str]:
     """Cells of jobs that have not ended."""
-    folder = store.root / "sweeps" / sweep_id / "jobs"
-    paths = [folder / f"{job}.json" for job in queued]
-    return {cell for path in paths if path.exists() for cell in json.loads(path.read_text())["cells"]}
+    return {cell for job in jobs.submitted(store, sweep_id) if job.id in queued for cell in job.cells}
 
 
 def _without(groups: Sequence[Cells], cells: set[str]) -> list[Cells]:
@@ -165,45 +166,41 @@ def _within_limit(groups: list[Cells], limit: int | None) -> list[Cells]:
     return [[cell for group in groups[low:high] for cell in group] for low, high in pairwise(bounds)]
 
 
-def _wait(store: Store, sweep_id: str, name: str) -> bool:
+def _wait(store: Store, sweep_id: str) -> bool:
     """Show the sweep until its jobs have ended. Ctrl-C leaves them to themselves, and false is returned."""
-    asked, gone, said = -QUEUE_SECONDS, 0.0, ""
+    gone, said = 0.0, ""
+    told: set[JobId] = set()
     try:
         with Foreground(Look(store, sweep_id)) as shown:
             while not shown.now.ended and not (gone and time.monotonic() - gone >= SETTLE_SECONDS):
                 shown()
-                if time.monotonic() - asked >= QUEUE_SECONDS:
-                    asked = time.monotonic()
-                    told, there = _queue(name)
-                    gone = 0.0 if there else gone or asked
-                    if told != said:
-                        shown.say(said := told)
+                at_work = shown.now.jobs
+                gone = (gone or time.monotonic()) if at_work.gone else 0.0
+                if (summary := f"jobs: {at_work.summary()}") != said:
+                    shown.say(said := summary)
+                _tell_failed(shown, told, settled=False)
                 time.sleep(POLL_SECONDS)
+            _tell_failed(shown, told, settled=True)
     except KeyboardInterrupt:
         _tell(f"detached, the jobs go on; {_how_to_come_back(store, sweep_id)}")
         return False
     return True
 
 
-def _queue(name: str) -> tuple[str, bool]:
-    """A line on the jobs that have not ended, and whether there are any."""
-    try:
-        queued = cluster.queued(name)
-    except ClusterError as error:
-        return f"jobs: {error}", True
-    counts: dict[str, int] = {}
-    for one in queued.values():
-        why = f" ({one.reason})" if one.state == "PENDING" and one.reason not in ("None", "") else ""
-        counts[f"{one.state.lower()}{why}"] = counts.get(f"{one.state.lower()}{why}", 0) + 1
-    told = ", ".join(f"{count} {state}" for state, count in counts.items())
-    return f"jobs: {told or 'all have ended'}", bool(queued)
+def _tell_failed(shown: Foreground, told: set[JobId], settled: bool) -> None:
+    """Say once of each job that ended before its cells had: at once if no worker ever came of it, else when all is over."""
+    worked = {worker.job for worker in shown.now.workers}
+    new = [one for one in shown.now.jobs.failed if one.id not in told and (settled or str(one.id) not in worked)]
+    told |= {one.id for one in new}
+    for line in jobs.told(new):
+        shown.say(line)
 
 
 def _how_to_come_back(store: Store, sweep_id: str) -> str:
-    where = f"--store {store.root} --sweep {sweep_id}"
+    watch = sweeps.command("status", store.root, sweep_id, "--watch")
+    cancel = sweeps.command("cancel", store.root, sweep_id)
     return (
-        f"python -m launch status {where} --watch shows them, python -m launch cancel {where} ends them, and the same "
-        "command again waits for them and submits what is missing"
+        f"{watch} shows them, {cancel} ends them, and the same command again waits for them and submits what is missing"
     )
 
 

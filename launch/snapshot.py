@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from launch import sweeps
+from launch.jobs import Jobs, Queue
 from launch.sweeps import Written
 from launch.workers import State, states
 from mmq_sweeps.cell import Cell, bits_label
@@ -14,6 +16,8 @@ from mmq_sweeps.record import Record
 from mmq_sweeps.store import Store
 
 QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
+# By the class that the launcher's yaml names, as in launch/start.py.
+SLURM = "SlurmLauncher"
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Snapshot:
     groups: tuple[Group, ...]
     workers: tuple[State, ...]
     seconds_left: float | None
+    root: Path
+    jobs: Jobs = field(default_factory=Jobs)
 
     def count(self, state: str) -> int:
         return sum(cell.state == state for cell in self.cells)
@@ -66,6 +72,11 @@ class Snapshot:
     @property
     def ended(self) -> bool:
         return all(cell.ended for cell in self.cells)
+
+    @property
+    def running(self) -> bool:
+        """Whether a worker of the sweep runs, or one of another sweep is at its cells."""
+        return bool(self.count(RUNNING)) or any(worker.running for worker in self.workers)
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,7 @@ class Look:
     store: Store
     sweep_id: str
     _sweep: tuple[int, Known] | None = None
+    _queue: Queue | None = None
     _records: dict[str, tuple[int, Record | None]] = field(default_factory=dict)
 
     def __call__(self) -> Snapshot:
@@ -117,7 +129,17 @@ class Look:
             groups=tuple(Group(label, tuple(cells[one] for one in group)) for label, group in known.groups),
             workers=tuple(workers),
             seconds_left=_seconds_left(cells.values(), workers),
+            root=self.store.root,
+            jobs=self._jobs(known, cells.values()),
         )
+
+    def _jobs(self, known: Known, cells: Collection[CellState]) -> Jobs:
+        """What SLURM says; it is not asked of a sweep that has ended or that was last launched elsewhere."""
+        left = {cell.id for cell in cells if cell.state == QUEUED}
+        if all(cell.ended for cell in cells) or not str(known.written.launcher.get("_target_", "")).endswith(SLURM):
+            return Jobs()
+        self._queue = self._queue or Queue(self.store, self.sweep_id)
+        return self._queue(left)
 
     def record(self, cell_id: str) -> Record | None:
         """The record of a cell as last looked at."""

@@ -26,6 +26,8 @@ from mmq_sweeps.table import output_console, rows, show
 
 # By the class that the launcher's yaml names: the module that runs a plan's cells.
 DISPATCHERS = {"LocalLauncher": "launch.local", "SlurmLauncher": "launch.slurm"}
+# Of the message of a failed cell: the record has all.
+ERROR_LINES = 3
 HERE = {"_target_": "hydra_plugins.launch.local.LocalLauncher"}
 
 
@@ -122,15 +124,22 @@ def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
         console = output_console()
         if len(failed) < len(table_rows):
             show(table_rows, console)
-        console.print(f"store: {store.root}", soft_wrap=True, highlight=False, markup=False)
-    errors = Console(stderr=True)
+        console.print(f"store: {store.root}", soft_wrap=True, highlight=False, markup=False, emoji=False)
+    errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
     for row in failed:
         title = " ".join([row["method"], *(f"{part} {bits}" for part, bits in row["bits"].items())])
-        message = f"failed: {title}: {row['error']['class']}: {row['error']['message']}"
+        message = f"failed: {title}: {row['error']['class']}: {_shortened(row['error']['message'])}"
         where = store.record_path(row["id"])
-        errors.print(f"{message} (traceback in {where})", soft_wrap=True, highlight=False, markup=False)
+        errors.print(f"{message} (traceback in {where})", soft_wrap=True)
     if failed:
-        errors.print(f"{len(failed)} of {len(table_rows)} cells failed", highlight=False)
+        errors.print(f"{len(failed)} of {len(table_rows)} cells failed")
+
+
+def _shortened(message: str) -> str:
+    """The first lines of a message, which may have as many as a model has layers."""
+    lines = message.splitlines()
+    more = f"\nand {len(lines) - ERROR_LINES} more lines" if len(lines) > ERROR_LINES else ""
+    return "\n".join(lines[:ERROR_LINES]) + more
 
 
 def _module(launcher: Mapping[str, Any]) -> Any:

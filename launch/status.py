@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -19,12 +20,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from launch import sweeps
+from launch import jobs, sweeps
 from launch.snapshot import DONE, FAILED, QUEUED, RUNNING, Look, Snapshot
 from mmq_sweeps.store import Store
 from mmq_sweeps.table import output_console
 
 REFRESH_SECONDS = 2.0
+SETTLED_LOOKS = 3
 # Rows of groups and of workers that a person is shown; --json has all.
 SHOWN = 12
 STATES = (QUEUED, RUNNING, DONE, FAILED)
@@ -33,7 +35,7 @@ STATES = (QUEUED, RUNNING, DONE, FAILED)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", default="runs", help="the store's folder (runs)")
     parser.add_argument("--sweep", help="a sweep's id or the first letters of it; the latest if left out")
-    parser.add_argument("--watch", action="store_true", help="look again and again until all cells have ended")
+    parser.add_argument("--watch", action="store_true", help="look again and again until all cells or jobs have ended")
     parser.add_argument("--all", action="store_true", help="a line for each sweep of the store instead")
     parser.add_argument("--json", action="store_true", help="JSON on standard output, with every cell")
 
@@ -44,70 +46,106 @@ def run(arguments: argparse.Namespace) -> int:
         return _all(store, arguments.json)
     look = Look(store, sweeps.find(store.root, arguments.sweep))
     if arguments.watch and not arguments.json:
-        watch(look, output_console())
-        return 0
+        return 0 if watch(look, output_console()).ended else 1
     now = look()
     if arguments.json:
         _tell(as_json(now))
     else:
-        output_console().print(table(now))
+        show(now, output_console())
     return 0
 
 
-def watch(look: Look, console: Console) -> None:
-    """Show the table until every cell has ended: on a terminal in place; elsewhere its headline whenever that changes."""
+def watch(look: Look, console: Console) -> Snapshot:
+    """Show the table until every cell has ended, or every job has: on a terminal in place; elsewhere its headline whenever
+    that changes. Returns what was seen last.
+    """
     now = look()
+    seen = _until_over(look, now)
     if console.is_terminal:
         with Live(table(now), console=console, auto_refresh=False) as live:
-            while not now.ended:
-                time.sleep(REFRESH_SECONDS)
-                now = look()
+            for now in seen:
                 live.update(table(now), refresh=True)
-        return
+        return now
     counted = ""
-    while True:
+    for now in seen:
         if counted != (counted := _counts(now)):
             sys.stdout.write(f"{counted}\n")
             sys.stdout.flush()
-        if now.ended:
-            break
+    show(now, console)
+    return now
+
+
+def _until_over(look: Look, now: Snapshot) -> Iterator[Snapshot]:
+    """``now`` and what is seen after it, until cells or jobs have ended."""
+    settled = 0
+    while True:
+        yield now
+        # A job is gone a moment before its last record is seen on another machine.
+        settled = settled + 1 if now.jobs.failed and now.jobs.gone and not now.running else 0
+        if now.ended or settled > SETTLED_LOOKS:
+            return
         time.sleep(REFRESH_SECONDS)
         now = look()
-    console.print(table(now))
+
+
+def show(now: Snapshot, console: Console) -> None:
+    """Print the whole of a sweep; its lines are not broken, so that commands and paths can be copied."""
+    console.print(_headline(now), soft_wrap=True)
+    console.print(Group(*_tables(now)))
 
 
 def table(now: Snapshot) -> RenderableType:
-    """The whole of a sweep for a person."""
-    shown: list[RenderableType] = [_headline(now)]
+    """The whole of a sweep for a person, to be shown in place."""
+    return Group(_headline(now), *_tables(now))
+
+
+def _tables(now: Snapshot) -> list[RenderableType]:
+    shown: list[RenderableType] = []
     if now.groups:
         shown += [Text(), _groups(now)]
     if now.workers:
         shown += [Text(), _workers(now)]
-    return Group(*shown)
+    return shown
 
 
 def _headline(now: Snapshot) -> Text:
     lines = [_counts(now)]
     if now.failures:
-        lines.append("failed: " + ", ".join(f"{count} {name}" for name, count in now.failures.items()))
+        lines.append("failed: " + ", ".join(f"{count:,} {name}" for name, count in now.failures.items()))
+    if now.jobs.queued or now.jobs.failed or now.jobs.unknown:
+        lines.append(f"jobs: {now.jobs.summary()}")
     lines.append(_end(now))
+    lines += jobs.told(now.jobs.failed)
     return Text("\n".join(lines))
 
 
 def _counts(now: Snapshot) -> str:
-    counts = ", ".join(f"{now.count(state)} {state}" for state in STATES)
-    return f"sweep {now.sweep}: {len(now.cells)} cells: {counts}"
+    counts = ", ".join(f"{now.count(state):,} {state}" for state in STATES)
+    ended = now.count(DONE) + now.count(FAILED)
+    share = f" ({100 * ended // len(now.cells)} % ended)" if now.cells else ""
+    return f"sweep {now.sweep}: {len(now.cells):,} cells: {counts}{share}"
 
 
 def _end(now: Snapshot) -> str:
     if now.ended:
         return "ended"
-    if not any(worker.running for worker in now.workers) and not now.count(RUNNING):
-        return "no worker runs; python -m launch retry runs what is missing or failed"
+    if not now.running:
+        return _waits(now)
     if now.seconds_left is None:
         return "ends: not known before the first cell has ended"
     at = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + now.seconds_left))
     return f"ends in about {timedelta(seconds=round(now.seconds_left))}, at {at}"
+
+
+def _waits(now: Snapshot) -> str:
+    """Why no worker runs, and what to do about it if anything."""
+    if any(job.state == "RUNNING" for job in now.jobs.queued):
+        return "no worker has begun; a job that runs starts its workers"
+    if now.jobs.queued:
+        return "queued: no worker runs before SLURM starts a job"
+    if now.jobs.unknown is not None:
+        return "no worker runs; whether jobs are queued is not known on this machine"
+    return f"no worker runs; {sweeps.command('retry', now.root, now.sweep)} runs what is missing or failed"
 
 
 def _groups(now: Snapshot) -> Table:
@@ -119,9 +157,9 @@ def _groups(now: Snapshot) -> Table:
     )
     for index in order[:SHOWN]:
         group = now.groups[index]
-        drawn.add_row(str(index), group.label, *(str(group.count(state) or "") for state in STATES))
+        _row(drawn, str(index), group.label, *(str(group.count(state) or "") for state in STATES))
     if len(order) > SHOWN:
-        drawn.add_row("", f"and {len(order) - SHOWN} more groups")
+        _row(drawn, "", f"and {len(order) - SHOWN} more groups")
     return drawn
 
 
@@ -138,9 +176,9 @@ def _workers(now: Snapshot) -> Table:
             at += f", {stage['name']} {stage['done']}/{stage['total']}" if stage else ""
         job = f" job {worker.job}" if worker.job else ""
         where = f"{worker.owner.host}{job or f' process {worker.owner.pid}'}{gpus}"
-        drawn.add_row(worker.name, where, worker.state, at, str(worker.done), str(worker.failed))
+        _row(drawn, worker.name, where, worker.state, at, str(worker.done), str(worker.failed))
     if len(now.workers) > SHOWN:
-        drawn.add_row(f"and {len(now.workers) - SHOWN} more")
+        _row(drawn, f"and {len(now.workers) - SHOWN} more")
     return drawn
 
 
@@ -152,6 +190,11 @@ def _empty(*columns: str) -> Table:
     return drawn
 
 
+def _row(table: Table, *cells: str) -> None:
+    """Add a row as it is: names and commands of people may hold what rich takes for markup or for an emoji."""
+    table.add_row(*map(Text, cells))
+
+
 def _all(store: Store, json_asked: bool) -> int:
     found = [Look(store, one.id)() for one in sweeps.listed(store.root)]
     if json_asked:
@@ -159,8 +202,8 @@ def _all(store: Store, json_asked: bool) -> int:
         return 0
     drawn = _empty("sweep", "launched", "cells", *STATES, "command")
     for now in found:
-        counts = (str(now.count(state)) for state in STATES)
-        drawn.add_row(now.sweep, now.created[:16], str(len(now.cells)), *counts, now.command)
+        counts = (f"{now.count(state):,}" for state in STATES)
+        _row(drawn, now.sweep, now.created[:16], f"{len(now.cells):,}", *counts, now.command)
     output_console().print(drawn)
     return 0
 
@@ -179,6 +222,7 @@ def as_json(now: Snapshot) -> dict[str, Any]:
             for group in now.groups
         ],
         "workers": [asdict(worker) for worker in now.workers],
+        "jobs": now.jobs.as_json(),
         "list": [asdict(cell) for cell in now.cells],
     }
 

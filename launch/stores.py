@@ -88,8 +88,9 @@ def _list(arguments: argparse.Namespace) -> int:
     console.print(table)
     for name, owner in locked.items():
         whose = f"{owner.label} on {owner.host}" if owner.label else owner.host
-        console.print(f"locked: {name} by {whose} (process {owner.pid}) since {owner.since}", highlight=False)
-    console.print(f"store: {store.root}", soft_wrap=True, highlight=False, markup=False)
+        locked_by = f"locked: {name} by {whose} (process {owner.pid}) since {owner.since}"
+        console.print(locked_by, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    console.print(f"store: {store.root}", soft_wrap=True, highlight=False, markup=False, emoji=False)
     return 0
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +48,20 @@ class Listed:
 def folder(root: Path, sweep_id: str) -> Path:
     """Where everything about a sweep lies."""
     return root / "sweeps" / sweep_id
+
+
+def command(verb: str, root: Path, sweep_id: str | None = None, *flags: str) -> str:
+    """``python -m launch VERB ...`` for a sweep of the store at ``root``, quoted so that a shell takes it as printed."""
+    sweep = ("--sweep", sweep_id) if sweep_id is not None else ()
+    return shlex.join(["python", "-m", "launch", verb, "--store", str(root), *sweep, *flags])
+
+
+def typed(arguments: Sequence[str]) -> str:
+    """A command line as a person would type it: ``python -m`` runs a file that is no command of its own."""
+    program = Path(arguments[0])
+    if program.name == "__main__.py":
+        return shlex.join(["python", "-m", program.parent.name, *arguments[1:]])
+    return shlex.join(arguments)
 
 
 def write(store: Store, plan: Plan, command: str, launcher: Mapping[str, Any]) -> str:

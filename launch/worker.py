@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from launch import cancel, sweeps
+from launch.cluster import JobId
 from launch.journal import Journal
 from launch.stopping import SIGNALS, Stop
 from mmq_sweeps.errors import ConfigError, StoreError
@@ -69,6 +70,7 @@ def run(
             redo=started.redo,
             stop=asked_to_stop,
             help=[by_id[cell_id] for cell_id in help],
+            fail_alone=True,
         )
         outcome = STOPPED if any(missing(store, cell_id, started.redo) for cell_id in cell_ids) else FINISHED
         journal.end(outcome, stop.reason)
@@ -77,8 +79,8 @@ def run(
 
 def job() -> str | None:
     """The job of a scheduler that this process runs in, as its commands name it."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+    here = JobId.here()
+    return None if here is None else str(here)
 
 
 def main() -> None:

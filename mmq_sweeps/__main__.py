@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 
 import hydra
@@ -14,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from launch import launchers
 from launch.start import check_settings, start
+from launch.sweeps import typed
 from mmq_sweeps import schema
 from mmq_sweeps.errors import ConfigError, StoreError
 from mmq_sweeps.explain import explain
@@ -28,7 +28,7 @@ def compose_and_run(config: DictConfig) -> None:
     try:
         settings = launchers.settings_of(HydraConfig.get().launcher)
         check_settings(settings)
-        status = start(plan([config]), settings, shlex.join(sys.argv))
+        status = start(plan([config]), settings, typed(sys.argv))
     except (ConfigError, StoreError) as error:
         # Told here: Hydra would first print its own line about an exception that leaves this function.
         tell(error)

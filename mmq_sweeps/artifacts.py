@@ -88,7 +88,7 @@ class Artifacts:
             {**description, "sha256": digest([description, hashlib.sha256(content).hexdigest()])}
         ).encode()
         with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self.files.make_folder(path.parent)
             self.files.write(path, content)
             self.files.write(marker, told)
             self.eviction.after_writing(len(content) + len(told))

@@ -7,24 +7,26 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from mmq_sweeps import environment
+from mmq_sweeps.attempts import Attempts
 from mmq_sweeps.background import Background
 from mmq_sweeps.build import build
 from mmq_sweeps.cell import Cell, digest
 from mmq_sweeps.checks import model_problems
 from mmq_sweeps.errors import ConfigError, StoreError
+from mmq_sweeps.files import share as share_path
 from mmq_sweeps.locks import Lock
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.progress import Reporter
 from mmq_sweeps.quantize import KIND, Request, problems
 from mmq_sweeps.record import Record, outcome
-from mmq_sweeps.run import Bench, run_cell
+from mmq_sweeps.run import Bench, failed_record, run_cell
 from mmq_sweeps.share import share
 from mmq_sweeps.store import Store, explained
 from mmq_sweeps.sweep import Sweep, changed_files
@@ -45,8 +47,12 @@ def execute(
     redo: Mapping[str, str] = MappingProxyType({}),
     stop: Callable[[], bool] = lambda: False,
     help: Sequence[Cell] = (),
+    fail_alone: bool = False,
 ) -> None:
     """Run ``pending`` and hand each record to ``keep``; a ``ConfigError`` comes before the first cell or not at all.
+
+    With ``fail_alone`` a cell that cannot run is recorded as failed with the reason, and the others run: for processes
+    that run a share of a sweep, whose cells were checked before it was dealt out, or on request were not.
 
     A cell with a record is run if ``redo`` names that record by its SHA-256. One that another process runs is put off; when
     nothing else is left, neither of ``pending`` nor of the further cells to ``help`` with, it is waited for. ``stop``
@@ -56,11 +62,15 @@ def execute(
         tracker: Tracker = build("tracker", sweep.settings["tracker"])
         workshop = Workshop(sweep, store)
         groups = _by_model_and_task(pending)
-        if problems := [problem for cells in groups for problem in workshop.problems(cells)]:
+        if not fail_alone and (problems := [problem for cells in groups for problem in workshop.problems(cells)]):
             raise ConfigError(problems)
         logging_to = tracker.start(sweep.group, store.root / "wandb", progress.say)
+        if (store.root / "wandb").is_dir():
+            # The client makes it as the umask says, which would keep others of a shared store from having runs in it.
+            store.files.make_folder(store.root / "wandb" / "wandb")
+            share_path(store.root / "wandb", store.root)
         with Background(logging_to, progress.say) as log, suppress(Stopped):
-            run = Run(workshop, Turns(store, redo), progress, tracker, log, keep, stop)
+            run = Run(workshop, Turns(store, redo), progress, tracker, log, keep, stop, fail_alone)
             put_off = [cell for cells in groups for cell in run.through(cells)]
             put_off += [cell for cells in _by_model_and_task(help) for cell in run.through(cells)]
             for cell in put_off:
@@ -69,6 +79,10 @@ def execute(
 
 class Stopped(Exception):
     """``stop()`` was true."""
+
+
+class WorkerDied(Exception):
+    """Processes that did the same were killed, again and again."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +96,17 @@ class Run:
     log: Log
     keep: Callable[[Record], None]
     stop: Callable[[], bool]
+    fail_alone: bool = False
 
     def through(self, cells: Sequence[Cell]) -> list[Cell]:
         """Run what is missing of ``cells``, which share a model and a task; returns those that another process is at."""
         missing = [cell for cell in cells if self.turns.missing(cell)]
+        if missing:
+            self._check_stop()
+        if missing and self.fail_alone:
+            missing = self._without_unfit(missing)
         if not missing:
             return []
-        self._check_stop()
         bench = self.workshop.bench(missing[0])
         needed = [request for cell in missing for request in bench.requests(cell)]
         with bench.store.needed((KIND, request.key) for request in needed):
@@ -128,6 +146,21 @@ class Run:
                 self.keep(record)
         return True
 
+    def _without_unfit(self, cells: Sequence[Cell]) -> list[Cell]:
+        """``cells`` without those that cannot run, which are recorded as failed."""
+        unfit = self.workshop.unfit(cells)
+        for cell in cells:
+            # Another process that has the lock records the same.
+            if cell.id not in unfit or (lock := self.turns.wait(cell, self.stop)) is None:
+                continue
+            with lock:
+                self.progress.begin(cell.title(), cell.id)
+                record = self.workshop.store.save(failed_record(cell, unfit[cell.id]))
+                self.progress.finish(cell.title(), outcome(record), cell.id)
+                self.log(record, [], [])
+                self.keep(record)
+        return [cell for cell in cells if cell.id not in unfit]
+
     def _check_stop(self) -> None:
         if self.stop():
             raise Stopped
@@ -145,8 +178,10 @@ class Workshop:
     """Builds what cells share. One model at a time is in memory: a sweep over several loads each as its turn comes."""
 
     def __init__(self, sweep: Sweep, store: Store) -> None:
-        self.sweep, self._store = sweep, store
+        self.sweep, self.store = sweep, store
         self._tasks: dict[str, Task] = {}
+        # Of which calibration and task it is known that the samples can be had: that reads images.
+        self._checked: set[tuple[str, str]] = set()
         self._model: tuple[str, LoadedModel, dict[str, Part], Warm] | None = None
         self._uses = Counter(cell.output_key(part) for cell in sweep.cells for part in cell.model["parts"])
 
@@ -158,7 +193,7 @@ class Workshop:
         if key not in self._tasks:
             self._tasks[key] = build("task", config["task"])
         retries = self.sweep.settings.get("retries", Bench.retries)
-        return Bench(loaded, parts, self._tasks[key], config["calibration"]["batch_size"], self._store, warm, retries)
+        return Bench(loaded, parts, self._tasks[key], config["calibration"]["batch_size"], self.store, warm, retries)
 
     def requests(self, bench: Bench, cell: Cell, missing: Callable[[Cell], bool]) -> list[Request]:
         """What is needed by all cells of the sweep that share the model and the task of ``cell`` and have yet to run."""
@@ -175,15 +210,58 @@ class Workshop:
         """What keeps ``cells``, which share a model and a task, from running."""
         if changed := changed_files(self.sweep, cells):
             return changed
-        bench = self.bench(cells[0])
+        return self._problems(cells, self.bench(cells[0]))
+
+    def unfit(self, cells: Sequence[Cell]) -> dict[str, Exception]:
+        """Why each of ``cells``, which share a model and a task, cannot run, by id; empty if all can.
+
+        Loads the model. If processes were killed while they did, more often than a cell is retried, no cell can run.
+        """
+        if changed := changed_files(self.sweep, cells):
+            return dict.fromkeys((cell.id for cell in cells), ConfigError(changed))
+        retries = self.sweep.settings.get("retries", Bench.retries)
+        loading = Attempts.of_work(self.store, f"{self.sweep.group}-load-{cells[0].id}")
+        if (killed := len(loading.unended())) > retries:
+            loading.forget()
+            return dict.fromkeys((cell.id for cell in cells), WorkerDied(_killed_loading(cells[0], killed)))
+        try:
+            with loading.begun():
+                bench = self.bench(cells[0])
+                if self._reason(cells, bench) is None:
+                    return {}
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is these cells' failure and no other's
+            return dict.fromkeys((cell.id for cell in cells), error)
+        # Of the model and the task, then of each cell.
+        bare = replace(cells[0], parts={}, method=None, calibration=None)
+        if (reason := self._reason([bare], bench)) is not None:
+            return dict.fromkeys((cell.id for cell in cells), reason)
+        return {cell.id: reason for cell in cells if (reason := self._reason([cell], bench)) is not None}
+
+    def _reason(self, cells: Sequence[Cell], bench: Bench) -> Exception | None:
+        try:
+            problems = self._problems(cells, bench)
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as above
+            return error
+        return ConfigError(problems) if problems else None
+
+    def _problems(self, cells: Sequence[Cell], bench: Bench) -> list[str]:
         # Cells that quantize a part alike have the same problems with it.
         distinct = {(part, cell.part_key(part)): cell for cell in cells for part in cell.parts}
         asked = {cell.id: cell for cell in distinct.values()}
         found = [problem for cell in asked.values() for problem in _cell_problems(cell, bench)]
+        task = digest(cells[0].task)
         calibrations = {digest(cell.calibration): cell.calibration for cell in cells if cell.calibration}
+        # With no calibration it is checked whether the data can be read, which the others need as well.
+        unchecked = {("", task), *((key, task) for key in calibrations)} - self._checked
         try:
-            with explained(bench.references):
-                _check_task(bench, list(calibrations.values()))
+            if unchecked:
+                with explained(bench.references):
+                    _check_task(bench, [calibrations[key] for key, _ in unchecked if key])
+                self._checked |= unchecked
         except StoreError:
             raise
         except (ValueError, RuntimeError) as error:
@@ -198,7 +276,7 @@ class Workshop:
             try:
                 loaded = load_model(config)
                 parts = find_parts(loaded.model, config["parts"])
-                self._model = (key, loaded, parts, Warm.of(loaded, parts, self._store, self._uses))
+                self._model = (key, loaded, parts, Warm.of(loaded, parts, self.store, self._uses))
             except ValueError as error:
                 raise ConfigError(str(error)) from error
             except (MemoryError, RuntimeError, OSError) as error:
@@ -216,6 +294,13 @@ def _too_large(config: dict[str, Any], error: BaseException) -> str:
     return (
         f"model.checkpoint={config['checkpoint']}: loading it in {config['dtype']} asked for {needed}; choose a smaller "
         "model.dtype, model.device_map=auto, model.device_map=disk or another model.device"
+    )
+
+
+def _killed_loading(cell: Cell, times: int) -> str:
+    return (
+        f"model={cell.names['model']}: the process that loaded it was killed {times} times, as by a lack of memory; choose a "
+        "smaller model.dtype, model.device_map=disk or a machine with more memory (on SLURM hydra.launcher.mem)"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -28,11 +29,12 @@ class Files:
 
     def prepare(self) -> None:
         """Create the folders, prove that they can be written, and remove what killed writers left behind a day ago."""
-        for folder in ("cells", "artifacts", "tmp"):
-            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        self.root.mkdir(parents=True, exist_ok=True)
+        for folder in ("cells", "artifacts/references", "tmp"):
+            self.make_folder(self.root / folder)
         probe = self._temporary("probe")
         try:
-            _fill(probe, b"writable\n", durable=True)
+            self._fill(probe, b"writable\n", durable=True)
         finally:
             probe.unlink(missing_ok=True)
         # Compared on this machine's clock; a day is more than clocks differ by, and less than matters for space.
@@ -46,7 +48,7 @@ class Files:
         """Put ``content`` under ``path`` in one step; ``durable`` ones outlast a machine that loses power."""
         temporary = self._temporary(path.name)
         try:
-            _fill(temporary, content, durable)
+            self._fill(temporary, content, durable)
             temporary.replace(path)
         except OSError:
             temporary.unlink(missing_ok=True)
@@ -59,7 +61,7 @@ class Files:
         """
         temporary = self._temporary(path.name)
         try:
-            _fill(temporary, content, durable=False)
+            self._fill(temporary, content, durable=False)
             try:
                 os.link(temporary, path)
             except FileExistsError:
@@ -68,7 +70,7 @@ class Files:
             except OSError as error:
                 if error.errno not in NO_LINKS:
                     raise
-                return _create_exclusively(path, content)
+                return self._create_exclusively(path, content)
             return True
         finally:
             temporary.unlink(missing_ok=True)
@@ -81,7 +83,7 @@ class Files:
             return
         target = self.root / "corrupt" / f"{path.name}.{uuid.uuid4().hex[:8]}"
         with explained(target):
-            target.parent.mkdir(exist_ok=True)
+            self.make_folder(target.parent)
             try:
                 path.replace(target)
             except FileNotFoundError:  # Another process was first.
@@ -89,26 +91,61 @@ class Files:
         if reason:
             self.say(f"{reason}: moved to {target}; it will be computed again.")
 
+    def make_folder(self, path: Path) -> None:
+        """Create a folder, and those above it, as open as the store's own folder."""
+        if path.is_dir():
+            return
+        self.make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        share(path, self.root)
+
+    def _fill(self, path: Path, content: bytes, durable: bool) -> None:
+        with path.open("wb") as file:
+            share(path, self.root)
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+
+    def _create_exclusively(self, path: Path, content: bytes) -> bool:
+        try:
+            with path.open("xb") as file:
+                share(path, self.root)
+                file.write(content)
+        except FileExistsError:
+            return False
+        return True
+
     def _temporary(self, name: str) -> Path:
         # Names are cut, since a file name holds 255 bytes at most.
         return self.root / "tmp" / f"{name[:100]}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
 
 
-def _fill(path: Path, content: bytes, durable: bool) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
+def share(path: Path, root: Path) -> None:
+    """Open ``path``, which this process has made, to those who may write to the store's folder ``root``.
 
-
-def _create_exclusively(path: Path, content: bytes) -> bool:
-    try:
-        with path.open("xb") as file:
-            file.write(content)
-    except FileExistsError:
-        return False
-    return True
+    The usual umask of 022 would keep the others of a group from locks and folders, which every process has to write to.
+    Nothing happens in a store whose folder only its owner may write to.
+    """
+    whole = root.stat()
+    if not whole.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return
+    own = path.stat()
+    if own.st_uid != os.geteuid():  # Another process has made it at the same moment.
+        return
+    if own.st_gid != whole.st_gid:
+        with suppress(OSError):  # Only members may give a file to a group, and some file systems have none.
+            os.chown(path, -1, whole.st_gid)
+        own = path.stat()
+    of_folders = stat.S_IXGRP | stat.S_IXOTH | stat.S_ISGID
+    wanted = whole.st_mode & (stat.S_IRWXG | stat.S_IRWXO | stat.S_ISGID)
+    if not path.is_dir():
+        wanted &= ~of_folders
+    if own.st_gid != whole.st_gid:  # What the group may is not meant for this one.
+        wanted &= stat.S_IRWXO
+    if wanted & ~own.st_mode:
+        with suppress(OSError):
+            path.chmod(stat.S_IMODE(own.st_mode) | wanted)
 
 
 @contextmanager
@@ -119,8 +156,12 @@ def explained(path: Path) -> Iterator[None]:
     except StoreError:
         raise
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            do = "let its owner share the store with your group (docs/store.md)"
+        else:
+            do = "make room"
         raise StoreError(
             error.errno,
-            f"cannot write {path}: {error.strerror}. Choose another folder with store.dir=FOLDER, or make room; "
+            f"cannot write {path}: {error.strerror}. Choose another folder with store.dir=FOLDER, or {do}; "
             "what was recorded before is kept",
         ) from error

@@ -77,7 +77,7 @@ class Locks:
         """The lock, or None where another has it; a dead owner's is taken over."""
         path = self._path(kind, name)
         with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._files.make_folder(path.parent)
             owner = self._owner()
             if not self._take(path, owner.to_json()):
                 return None
@@ -122,7 +122,7 @@ class Locks:
         path = self._files.root / "pins" / f"{owner.token}.json"
         content = {**json.loads(owner.to_json()), "artifacts": sorted(set(artifacts))}
         with explained(path):
-            path.parent.mkdir(exist_ok=True)
+            self._files.make_folder(path.parent)
             self._files.write(path, json.dumps(content).encode(), durable=False)
         pin = self._keep(Lock(path, owner, self))
         try:

@@ -30,10 +30,11 @@ class Progress:
     """A ``Reporter`` to a person: progress over ``total`` cells, and over the stages of the one at hand."""
 
     def __init__(self, total: int) -> None:
-        self.console = Console(stderr=True)
+        # What cells are called is people's, and may hold what rich takes for markup or for an emoji.
+        self.console = Console(stderr=True, markup=False, emoji=False, highlight=False)
         self.total, self.done = total, 0
         self._bars = Bars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -73,4 +74,4 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+        self.console.print(text, soft_wrap=True)

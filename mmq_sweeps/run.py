@@ -130,6 +130,12 @@ def _new(cell: Cell) -> Record:
     )
 
 
+def failed_record(cell: Cell, error: Exception) -> Record:
+    """The record, not yet saved, of a cell that could not be begun because of ``error``."""
+    trace = "".join(traceback.format_exception(error))
+    return replace(_new(cell), error={"class": type(error).__name__, "message": str(error), "traceback": trace})
+
+
 def _counted(reasons: Sequence[str]) -> dict[str, Any]:
     """How often a cell was tried, and why each time but the last did not count."""
     return {"count": len(reasons) + 1, "reasons": list(reasons)}

@@ -145,7 +145,7 @@ class Store:
         """Write a record, after its items, and return it as written."""
         path = self.record_path(record.id)
         with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self.files.make_folder(path.parent)
             if items is not None:
                 content = json.dumps(items, ensure_ascii=False, allow_nan=False).encode()
                 self.files.write(path.parent / "items.json", content)
@@ -171,7 +171,7 @@ class Store:
         """Write ``content`` as JSON under ``name``, a path inside the store; ``durable`` costs a write to the disk."""
         path = self.root / name
         with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self.files.make_folder(path.parent)
             self.files.write(path, (json.dumps(content, indent=1) + "\n").encode(), durable=durable)
 
     def artifact(self, kind: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

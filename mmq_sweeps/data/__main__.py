@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -207,10 +208,11 @@ def describe_report(one: DataSet, report: Report, options: argparse.Namespace) -
         return [*told, "complete" + (", every image decodes" if report.decoded else "")]
     by_hand = [one.by_hand] if one.by_hand and any(part.wrong for part in report.parts) else []
     calibration = _EVERYTHING if options.calibration is None else options.calibration
+    root = shlex.quote(str(report.root))
     return [
         *told,
         *by_hand,
-        f"not complete; to get what is missing: python -m mmq_sweeps.data prepare {report.name} --root {report.root} "
+        f"not complete; to get what is missing: python -m mmq_sweeps.data prepare {report.name} --root {root} "
         f"--calibration {calibration} --seed {options.seed}" + (" --decode" if report.decoded else ""),
     ]
 

@@ -6,6 +6,7 @@ import hashlib
 import heapq
 import json
 import re
+import shlex
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -161,7 +162,7 @@ class PublishedData(ABC, Generic[AnExample]):
 
     @property
     def way_out(self) -> str:
-        return f"To get it: python -m mmq_sweeps.data prepare {self.prepared_as} --root {self.root}"
+        return f"To get it: python -m mmq_sweeps.data prepare {self.prepared_as} --root {shlex.quote(str(self.root))}"
 
     def below(self, template: str) -> Path:
         """The path that ``template`` names; a template with another field than ``{split}`` is a ValueError."""

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -175,7 +176,7 @@ def test_no_training_images(site: Site, root: Path, capsys: pytest.CaptureFixtur
     assert check(root, "coco_caption", "--seed", "1") == 1
     told = capsys.readouterr().out
     assert "8 images drawn with seed 1, 16 texts: 8 of 8 images cannot be used (8 missing): " in told
-    assert f"prepare coco_caption --root {root} --calibration 8 --seed 1" in told
+    assert f"prepare coco_caption --root {shlex.quote(str(root))} --calibration 8 --seed 1" in told
 
 
 def test_a_dry_run_does_nothing(site: Site, root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,13 +12,15 @@ from mmq_sweeps.store import Store
 from mmq_sweeps.sweep import Sweep
 
 
-def launched(store: Store, sweep: Sweep, redo: dict[str, str] | None = None, groups: int = 3) -> str:
+def launched(
+    store: Store, sweep: Sweep, redo: dict[str, str] | None = None, groups: int = 3, launcher: str = "Local"
+) -> str:
     """A sweep whose groups are ``groups`` equal runs of its cells."""
     ids = [cell.id for cell in sweep.cells]
     size = len(ids) // groups
     cut = tuple(tuple(ids[start : start + size]) for start in range(0, len(ids), size))
     plan = Plan(len(ids), sweep, sweep.cells, redo or {}, cut)
-    return sweeps.write(store, plan, "python -m mmq_sweeps -m bits=2,3,4", {"_target_": "Local"})
+    return sweeps.write(store, plan, "python -m mmq_sweeps -m bits=2,3,4", {"_target_": launcher})
 
 
 def worker(store: Store, sweep_id: str, name: str, owner: Owner | None = None, **more: Any) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from launch import cluster, job
+from launch.cluster import JobId
 from launch.job import Job, Supervisor, Unfinished
 from launch.stopping import Stop
 from launch.worker import FINISHED, STOPPED
@@ -22,7 +23,7 @@ REQUEUES = 2
 class Ended:
     """A job whose workers have ended, with every cell left or none."""
 
-    def __init__(self, supervisor: Supervisor, requeued: list[str]) -> None:
+    def __init__(self, supervisor: Supervisor, requeued: list[JobId]) -> None:
         self.supervisor, self.requeued = supervisor, requeued
 
     def conclude(self) -> str:
@@ -33,11 +34,13 @@ class Ended:
 def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
     store = Store.open(tmp_path / "runs")
     sweep_id = launched(store, made.sweep(CELLS))
-    requeued: list[str] = []
+    requeued: list[JobId] = []
     monkeypatch.setattr(cluster, "requeue", requeued.append)
     monkeypatch.setattr(cluster, "kill_wait_seconds", lambda: 30.0)
     monkeypatch.setattr(job, "REQUEUE_SECONDS", 0)
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    # The task with the array's own id, of which there is one in every array.
+    for name, value in {"JOB_ID": "44", "ARRAY_JOB_ID": "44", "ARRAY_TASK_ID": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
 
     def end(before: int = 0, signal: str | None = "SIGTERM", done: bool = False, **told: object) -> Ended:
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(before))
@@ -81,7 +84,7 @@ def test_a_job_that_was_signalled_goes_back_to_the_queue_unless_there_is_a_reaso
 ) -> None:
     one = ended(before, **told)
     assert one.conclude() == STOPPED
-    assert one.requeued == ["7"] * goes_back
+    assert one.requeued == [JobId(44, 1)] * goes_back
     assert says in capsys.readouterr().out
 
 
@@ -98,6 +101,15 @@ def test_cells_that_are_left_without_a_reason_are_a_failure(ended: Callable[...,
         ended(signal=None).conclude()
 
 
+def test_what_was_said_of_the_last_worker_is_why_cells_are_left(ended: Callable[..., Ended]) -> None:
+    one = ended(signal=None)
+    one.supervisor._hear("worker a could not run: error: no such disk")
+    with pytest.raises(
+        Unfinished, match=r"cells are left \(worker a could not run: error: no such disk\); the same command"
+    ):
+        one.conclude()
+
+
 def test_a_controller_that_does_not_answer_keeps_nothing_from_the_queue(
     ended: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,5 +120,5 @@ def test_a_controller_that_does_not_answer_keeps_nothing_from_the_queue(
 
     monkeypatch.setattr(cluster, "job", silent)
     assert one.conclude() == STOPPED
-    assert one.requeued == ["7"]
+    assert one.requeued == [JobId(44, 1)]
     assert "Unable to contact slurm controller; taken for a job that goes back to the queue" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -53,9 +54,19 @@ def told_by_a_pool(folder: Path, tracker: str) -> list[str]:
     return told
 
 
+@dataclass(frozen=True)
+class Dying:
+    """A tracker that ends its worker before the first cell."""
+
+    samples: int = 0
+
+    def start(self, *_: object) -> None:
+        raise RuntimeError("no more")
+
+
 def test_workers_that_die_again_and_again_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "FRUITLESS_DEATHS", 2)
-    told = told_by_a_pool(tmp_path, "mmq_sweeps.trackers.NoTracker")
+    told = told_by_a_pool(tmp_path, "tests.launch.test_pool.Dying")
     assert len(told) == 2, told
     assert "died (exit status 1); another takes its place" in told[0]
     assert "died (exit status 1); 2 workers in its place ended no cell, so it is not replaced: " in told[1]

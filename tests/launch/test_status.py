@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> Store:
 def shown(now: Snapshot) -> str:
     console = Console(width=160, force_terminal=False)
     with console.capture() as captured:
-        console.print(status.table(now))
+        status.show(now, console)
     return captured.get()
 
 
@@ -81,7 +81,8 @@ def test_a_worker_whose_process_is_gone_has_died_and_its_cell_is_queued(store: S
     assert now.workers[0].state == "died"
     assert now.count("running") == 0
     assert now.seconds_left is None
-    assert "no worker runs; python -m launch retry runs what is missing or failed" in shown(now)
+    retry = f"python -m launch retry --store {store.root} --sweep {sweep_id}"
+    assert f"no worker runs; {retry} runs what is missing or failed" in shown(now)
 
 
 def test_a_worker_elsewhere_is_judged_by_its_silence_on_the_clock_of_the_store(

@@ -13,16 +13,18 @@ import pytest
 
 from tests.conftest import SLURM_CLUSTERS, SLURM_ROOT
 from tests.slurm.cluster import INSTALL, Cluster, missing_programs
+from tests.slurm.places import Place
 from tests.slurm.warm import serving
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Theirs are begun first, in as many processes as there are clusters: they wait most of the time, others compute."""
     here = Path(__file__).parent
-    ours = [item for item in items if here in item.path.parents]
-    others = [item for item in items if here not in item.path.parents]
-    for item in ours:
-        item.add_marker(pytest.mark.slurm)
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.slurm)
+    ours = [item for item in items if item.get_closest_marker("slurm")]
+    others = [item for item in items if not item.get_closest_marker("slurm")]
     # pytest-xdist begins by giving each process as many neighbours.
     share = len(items) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     items.clear()
@@ -91,3 +93,15 @@ def eventually() -> Callable[..., None]:
             time.sleep(0.5)  # Asking SLURM takes processor time from the jobs that are waited for.
 
     return wait
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    # As people name their folders.
+    folder = tmp_path / "grüße 1"
+    folder.mkdir()
+    here = Place(folder)
+    yield here
+    for process in here.started:
+        process.kill()
+        process.communicate()

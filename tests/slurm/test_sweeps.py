@@ -2,107 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from launch import cluster as commands
-from tests.commands import run_forked
-from tests.conftest import command_environment
 from tests.slurm.cluster import QOS, SMALL_QOS, Cluster
-
-Eventually = Callable[..., None]
-SMALL = ("task.limit=8", "calibration.samples=4", "calibration.batch_size=4", "tracker=none")
-# Unchecked, because a process with torch for each of these sweeps would take longer than their jobs.
-LAUNCHER = (
-    "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem=1500M", "hydra.launcher.time=10",
-    "hydra.launcher.check=false",
-)  # fmt: skip
-
-
-@dataclass
-class Place:
-    """A folder where commands run on the test cluster, and what they leave there."""
-
-    folder: Path
-    environment: dict[str, str] = field(default_factory=dict)
-    started: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    @property
-    def store(self) -> Path:
-        return self.folder / "runs"
-
-    def start(self, *arguments: str, module: str = "mmq_sweeps") -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            cwd=self.folder, env=command_environment(**self.environment), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        self.started.append(process)
-        return process
-
-    def run(self, *arguments: str, module: str = "mmq_sweeps", status: int = 0) -> tuple[str, str]:
-        """Standard output and standard error of a command, which must end with ``status``."""
-        done = run_forked(module, arguments, self.folder, command_environment(**self.environment))
-        told = done.stdout, done.stderr
-        assert done.returncode == status, told
-        return told
-
-    def records(self) -> dict[str, dict]:
-        found = [json.loads(path.read_text()) for path in self.store.glob("cells/*/record.json")]
-        return {record["id"]: record for record in found}
-
-    def jobs(self) -> dict[str, list[str]]:
-        """The cells of every job that was submitted."""
-        found = [json.loads(path.read_text()) for path in self.store.glob("sweeps/*/jobs/*.json")]
-        return {job["job"]: job["cells"] for job in found}
-
-    def workers(self) -> list[dict]:
-        return [json.loads(path.read_text()) for path in self.store.glob("sweeps/*/workers/*.json")]
-
-    def log(self, job: str) -> str:
-        (path,) = self.folder.glob(f"runs.jobs/*/{job}_0_log.out")
-        return path.read_text()
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    # As people name their folders.
-    folder = tmp_path / "grüße 1"
-    folder.mkdir()
-    here = Place(folder)
-    yield here
-    for process in here.started:
-        process.kill()
-        process.communicate()
-
-
-def waiting(seconds: float) -> tuple[str, ...]:
-    return ("task._target_=tests.slurm.waiting.WaitingTask", f"+task.seconds={seconds}")
-
-
-def states(cluster: Cluster, *jobs: str) -> list[str]:
-    told = cluster.run("sacct", "-nPX", "--format=State", f"--jobs={','.join(jobs)}")
-    return [line.split()[0] for line in told.splitlines()]
-
-
-def restarts(cluster: Cluster, job: str) -> int:
-    told = cluster.run("scontrol", "show", "job", "--oneliner", job)
-    return int(told.split("Restarts=")[1].split()[0])
-
-
-def number_of(cluster: Cluster, job: str) -> str:
-    """What a task of an array is called by itself."""
-    told = cluster.run("scontrol", "show", "job", "--oneliner", job)
-    return told.split("JobId=")[1].split()[0]
+from tests.slurm.places import LAUNCHER, SMALL, Eventually, Place, restarts, states, waiting
 
 
 def test_the_main_job_is_an_array_of_packed_jobs_and_each_has_a_gpu_of_its_own(
@@ -143,28 +53,6 @@ def test_workers_of_one_job_have_a_gpu_each(place: Place) -> None:
     assert sorted(one["gpus"] for one in place.workers()) == ["0", "1"]
 
 
-def test_one_cancelled_job_stays_so_and_the_same_command_submits_what_it_left(
-    cluster: Cluster, place: Place, eventually: Eventually
-) -> None:
-    grid = ("-m", "method=rtn", "bits=2,3,4,5,6,7,8", *SMALL, *LAUNCHER, *waiting(2), "hydra.launcher.cells_per_job=4")
-    place.run(*grid, "hydra.launcher.wait=false")
-    jobs = place.jobs()
-    cancelled, other = sorted(jobs)
-    eventually(lambda: set(jobs[cancelled]) & set(place.records()), "the job has a cell done")
-    cluster.run("scancel", cancelled)
-    eventually(lambda: states(cluster, cancelled, other) == ["CANCELLED", "COMPLETED"], "one is cancelled, one goes on")
-    assert "cancelled by hand" in place.log(cancelled)
-    done = set(place.records())
-    assert set(jobs[other]) <= done
-    missing = set(jobs[cancelled]) - done
-    assert missing
-
-    place.run(*grid)
-    (new,) = set(place.jobs()) - set(jobs)
-    assert set(place.jobs()[new]) == missing
-    assert len(place.records()) == 8
-
-
 def test_a_killed_worker_is_replaced_in_its_job(cluster: Cluster, place: Place, eventually: Eventually) -> None:
     command = place.start("-m", "method=rtn", "bits=2,3,4", *SMALL, *LAUNCHER, *waiting(3))
     # The worker has the first cell done, and is in the second one.
@@ -181,24 +69,6 @@ def test_a_killed_worker_is_replaced_in_its_job(cluster: Cluster, place: Place, 
     assert len(records) == 4
     assert [len(record["attempts"]["reasons"]) for record in records.values() if record["attempts"]["reasons"]] == [1]
     eventually(lambda: states(cluster, job) == ["COMPLETED"], "the job ends well")
-
-
-def test_a_job_whose_time_is_over_goes_on_later(cluster: Cluster, place: Place, eventually: Eventually) -> None:
-    grid = ("component.vision.bits=2,3,4,5,6,7", "component.language.bits=2,3,4")
-    limits = ("hydra.launcher.signal_seconds=60", "hydra.launcher.cells_per_job=50")
-    # The first time its cells take longer than any time until SLURM's signal; afterwards there is no need to wait.
-    command = place.start("-m", "method=rtn", *grid, *SMALL, *LAUNCHER, *limits, *waiting(8), "+task.again=0")
-    eventually(place.records, "a cell is done")
-    (job,) = place.jobs()
-    # A time that is over soon, whenever the first cell was done: SLURM looks every half minute, and sends its signal up to
-    # half a minute early.
-    ran = float(cluster.run("squeue", "-h", "-O", "TimeUsed", f"--job={job}").split(":")[0]) + 1
-    cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={ran + 1:.0f}")
-    told = command.communicate(timeout=240)
-    assert command.returncode == 0, told
-    assert len(place.records()) == 19
-    assert "stopped by SIGUSR2" in place.log(job)
-    assert restarts(cluster, job) >= 1
 
 
 def test_preempted_jobs_go_on_later_whether_slurm_requeues_or_cancels_them(

@@ -26,3 +26,21 @@ class WaitingTask(CaptionTask):
         restarted = self.again is not None and "SLURM_RESTART_COUNT" in os.environ
         time.sleep(self.again if restarted else self.seconds)
         return super().score(predictions, cache)
+
+
+@dataclass(frozen=True, eq=False)
+class GatedTask(CaptionTask):
+    """Captions whose scoring waits until a file of the folder ``gate`` lets the job pass.
+
+    The file is named after the task of the array. One that says ``one`` lets one cell pass and is removed.
+    """
+
+    gate: str = ""
+
+    def score(self, predictions: Mapping[str, str], cache: Path) -> dict[str, MetricResult]:
+        file = Path(self.gate, os.environ.get("SLURM_ARRAY_TASK_ID", "single"))
+        while not file.exists():
+            time.sleep(0.1)
+        if file.read_text() == "one":
+            file.unlink()
+        return super().score(predictions, cache)
