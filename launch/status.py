@@ -23,6 +23,7 @@ from launch import sweeps
 from launch.snapshot import DONE, FAILED, QUEUED, RUNNING, Look, Snapshot
 from mmq_sweeps.store import Store
 from mmq_sweeps.table import output_console
+from mmq_sweeps.trackers import address
 
 REFRESH_SECONDS = 2.0
 # Rows of groups and of workers that a person is shown; --json has all.
@@ -50,7 +51,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _tell(as_json(now))
     else:
-        output_console().print(table(now))
+        console = output_console()
+        console.print(table(now))
+        tracker = sweeps.read(store.root, now.sweep).sweep.settings.get("tracker", {})
+        if page := address(store.root / "wandb", tracker):
+            console.print(f"W&B: {page} (group {now.sweep})", soft_wrap=True, highlight=False, markup=False)
     return 0
 
 

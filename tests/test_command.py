@@ -74,7 +74,7 @@ def test_overrides_work_swept_and_alone(command: Command, overrides: list[str], 
     done = command("-m", *overrides, *SMALL, "task.limit=4", "--json")
     if expected is None:
         assert done.returncode == 2
-        assert done.stderr == "error: method.group_size: method has no fields\n"
+        assert done.stderr == "error: method.group_size: method=uniform has no fields\n"
         return
     assert done.returncode == 0, done.stderr
     found = [tuple(row["bits"].get(part) for part in ("vision", "connector", "language")) for row in cells(done)]

