@@ -73,7 +73,7 @@ def repository_of(loader: ConfigLoader, master: DictConfig) -> IConfigRepository
     return loader._parse_overrides_and_create_caching_repo(master.hydra.job.config_name, overrides)[1]
 
 
-def check_composed(config: DictConfig, hydra: DictConfig) -> None:
+def check_composed(config: DictConfig, hydra: Any) -> None:
     """A ``ConfigError`` where a group has several options, or a folder is not there or has a file that another's hides.
 
     Of files of one name Hydra takes the first that it finds, the package's own before those of ``--config-dir`` and
@@ -95,11 +95,10 @@ def check_composed(config: DictConfig, hydra: DictConfig) -> None:
         chosen += [f"{group.partition('@')[0]}/{name}.yaml" for name in names]
     problems = []
     for name in chosen:
-        first, *hidden = [folder for folder in folders if (folder / name).is_file()] or [None]
+        found = [folder / name for folder in folders if (folder / name).is_file()]
         problems += [
-            f"{name.removesuffix('.yaml')}: {first / name} is read and {folder / name} is not; give yours another name."
-            for folder in hidden
-            if first is not None
+            f"{name.removesuffix('.yaml')}: {found[0]} is read and {hidden} is not; give yours another name."
+            for hidden in found[1:]
         ]
     if problems:
         raise ConfigError(problems)

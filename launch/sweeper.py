@@ -36,7 +36,7 @@ class GridSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context = hydra_context
         self.masters = _by_experiment(hydra_context.config_loader, config)
-        self.cells_launcher = Plugins.instance().instantiate_launcher(
+        self.cells_launcher: Any = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=next(iter(self.masters.values()))
         )
 
@@ -94,20 +94,21 @@ def _swept_experiment(overrides: Sequence[Override]) -> Override | None:
 
 
 def check_once_each(overrides: Sequence[Override]) -> None:
-    """A ``ConfigError`` where the command line gives a key twice and one of them is a sweep, of which one would be lost."""
+    """A ``ConfigError`` where the command line sweeps over a key twice: one of the sweeps would be lost.
+
+    A single value takes the place of what was given before it, as everywhere in Hydra.
+    """
     given: dict[tuple[str, str | None], Override] = {}
-    for override in overrides:
-        key = (override.key_or_group, override.package)
-        before = given.setdefault(key, override)
-        if before is not override and (before.is_sweep_override() or override.is_sweep_override()):
+    for override in filter(Override.is_sweep_override, overrides):
+        before = given.setdefault((override.key_or_group, override.package), override)
+        if before is not override:
             raise ConfigError(
-                f"{override.key_or_group}: is given twice, {before.input_line} and {override.input_line}; give all its "
+                f"{override.key_or_group}: is swept twice, {before.input_line} and {override.input_line}; give all its "
                 f"values at once, as in {override.key_or_group}=A,B."
             )
-        given[key] = override
 
 
-def check_single(hydra: DictConfig, command: Sequence[str]) -> None:
+def check_single(hydra: Any, command: Sequence[str]) -> None:
     """A ``ConfigError`` where one cell is asked of an experiment with a grid, some axes of which have no value.
 
     ``hydra`` is the composed ``hydra`` node, ``command`` the command line.
@@ -148,7 +149,7 @@ def _choices(key: str, choices: Any) -> str:
         return str(choices).lower()
     if isinstance(choices, str | int | float):
         return str(choices)
-    kind = {list: "a list", dict: "a mapping"}.get(type(choices), "nothing")
+    kind = "a list" if isinstance(choices, list) else "a mapping" if isinstance(choices, dict) else "nothing"
     raise ConfigError(
         f"hydra.sweeper: the axis {key} is {kind}; write its choices as text, as on the command line: "
         f'{key}: "2,3", or for choices that are lists themselves {key}: "[front],[end]".'

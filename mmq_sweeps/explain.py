@@ -182,7 +182,9 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     if config is None:
         return f"{key}: unknown key"
     choices_of = config.hydra.runtime.choices
-    config = OmegaConf.masked_copy(config, [name for name in config if name != "hydra" or key.startswith("hydra.")])
+    config = OmegaConf.masked_copy(
+        config, [str(name) for name in config if name != "hydra" or key.startswith("hydra.")]
+    )
     node, path = config, ""
     for name in key.split("."):
         if isinstance(node, DictConfig) and name in node:
@@ -197,7 +199,7 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
         choices = sorted(str(choice) for choice in node if choice not in ("hydra", "_target_"))
         # The fields of a group are those of its option.
         option = choices_of.get(path.replace(".", "/"))
-        owner = f"{path.replace('.', '/')}={option}" if isinstance(option, str) else path
+        owner = f"{path.replace('.', '/')}={option}" if isinstance(option, str) and path != "component" else path
         if not choices:
             return f"{key}: {owner} has no fields"
         if path == "component" and name in config.model.parts:

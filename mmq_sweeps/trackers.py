@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -188,7 +189,8 @@ class WandbSession:
         self._shown = True
         self._say(f"W&B: {url} (group {self._sweep})")
         path = self._folder / ADDRESSES
-        path.write_text(json.dumps({**_addresses(path), self._tracker.project: url}, indent=1))
+        with suppress(OSError):  # Only people miss it.
+            path.write_text(json.dumps({**_addresses(path), self._tracker.project: url}, indent=1))
 
     def _table(self, record: Record, items: list[dict[str, Any]], samples: Samples) -> Any:
         metrics = list(record.metrics)

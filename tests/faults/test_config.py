@@ -229,10 +229,12 @@ def test_an_axis_of_an_experiment_is_written_as_on_the_command_line(axis: object
     assert axes_of_grids({"params": {"bits": 3, "method.symmetric": True}}) == [["bits=3", "method.symmetric=true"]]
 
 
-@pytest.mark.parametrize("again", ["bits=4,5", "bits=4", "++bits=4,5"])
-def test_a_key_that_is_swept_is_given_once(again: str) -> None:
-    with pytest.raises(ConfigError, match=r"bits: is given twice, bits=2,3 and .*bits=4"), multirun("bits=2,3", again):
+@pytest.mark.parametrize("again", ["bits=4,5", "bits=range(4,6)", "++bits=4,5"])
+def test_a_key_that_is_swept_twice_is_an_error(again: str) -> None:
+    with pytest.raises(ConfigError, match=r"bits: is swept twice, bits=2,3 and .*bits="), multirun("bits=2,3", again):
         pass
+    with multirun("bits=2,3", "bits=4") as run:
+        assert run.jobs == [["bits=4"]]
 
 
 def test_a_value_means_in_a_sweep_what_it_means_alone() -> None:
@@ -245,7 +247,11 @@ def test_a_value_means_in_a_sweep_what_it_means_alone() -> None:
 
 
 NONSENSE = [
-    (["-m", "method=rtn,hqq", "method.symmetric=true"], "Choose beta, group_size, iterations, kappa or lp_norm, the fields of method=hqq."),
+    (
+        ["-m", "method=rtn,hqq", "method.symmetric=true"],
+        "method.symmetric: Unknown key 'symmetric'. Choose beta, group_size, iterations, kappa or lp_norm, the fields of "
+        "method=hqq.",
+    ),
     (["-m", "method=rtn,none", "method.group_size=64"], "method.group_size: method=none has no fields"),
     (["-m", "component=vision,language", "component.vision.bits=2,3"], "this component selects language, not vision; choose"),
     (["-m", "bits=2,,3"], "cannot read 'bits=2,,3': there is no value before or after a comma"),

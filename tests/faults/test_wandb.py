@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+import shlex
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +13,10 @@ from typing import Any
 import pytest
 import wandb
 
+from analysis.__main__ import main
 from mmq_sweeps import trackers
 from mmq_sweeps.record import Record
+from mmq_sweeps.store import Store
 from mmq_sweeps.trackers import WandbTracker, summary
 from tests.test_trackers import ITEMS, RECORD
 from tests.wandb_server import ENTITY, Site
@@ -108,17 +113,12 @@ def test_disabled_is_disabled(wandb_site: Site, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("former, kept", [("dryrun", "offline-run-*"), ("run", "run-*")])
+@pytest.mark.parametrize(("former", "kept"), [("dryrun", "offline-run-*"), ("run", "run-*")])
 @pytest.mark.usefixtures("wandb_site")
 def test_former_names_of_modes_are_understood(former: str, kept: str, tmp_path: Path) -> None:
     log(tmp_path, RECORD, mode=former, dir=str(tmp_path / "files"))
     assert list((tmp_path / "files" / "wandb").glob(kept))
     assert not list((tmp_path / "runs" / "wandb").glob("wandb"))
-
-
-@pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    yield lambda **values: [monkeypatch.setenv(name, value) for name, value in values.items()]
 
 
 def test_the_command_line_wins_over_the_environment_and_that_over_the_yaml(
@@ -146,3 +146,97 @@ def test_the_page_of_the_project_is_said_and_kept(wandb_site: Site, tmp_path: Pa
     assert trackers.address(folder, {"project": "mmq-sweeps"}) == page
     assert trackers.address(folder, {"project": "another"}) is None
     assert trackers.address(tmp_path, {}) is None
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Two finished cells and a failed one, and the sweeps that they are of."""
+    found = Store.open(tmp_path / "runs")
+    for record in (RECORD, OTHER):
+        found.save(replace(record, created="2026-01-02"), ITEMS)
+    found.save(replace(FAILED, id="cccccccccccc", created="2026-01-04"))
+    tracker = {"_target_": "mmq_sweeps.trackers.WandbTracker", "project": "mine", "entity": None}
+    for sweep, created, cells in (
+        ("first", "2026-01-01", [RECORD.id, OTHER.id]),
+        ("again", "2026-01-03", [RECORD.id, OTHER.id, "cccccccccccc"]),
+    ):
+        content = {"created": created, "cells": {cell: {} for cell in cells}, "settings": {"tracker": tracker}}
+        found.note(f"sweeps/{sweep}/sweep.json", content)
+    return Store.reading(tmp_path / "runs")
+
+
+def pushed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    monkeypatch.setattr(sys, "argv", ["analysis", "wandb-push", *arguments, "--json"])
+    main()
+    return json.loads(capsys.readouterr().out)
+
+
+def test_what_a_project_lacks_is_sent_from_the_store_and_only_that(
+    wandb_site: Site, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(store.root)
+    told = pushed(monkeypatch, capsys, "--source", source)
+    assert told[source] == {"url": f"{wandb_site.url}/{ENTITY}/mine", "sent": 3, "had": 0}
+    found = runs(wandb_site, "mine")
+    assert {name: run.summary["record"] for name, run in found.items()} == {
+        record.id: record.to_json() for record in store.records()
+    }
+    assert {name: run.group for name, run in found.items()} == {
+        RECORD.id: "first", OTHER.id: "first", "cccccccccccc": "again",
+    }  # fmt: skip
+    assert {run.state for run in found.values()} == {"finished", "failed"}
+    tables = [json.loads(body) for path, body in wandb_site.stored.items() if path.endswith("samples.table.json")]
+    assert [table["data"] for table in tables] == [[["a", None, "a red circle", "", 0.5]]] * 2
+
+    # A cell that W&B has from an earlier attempt, and one that it does not have, are all that is sent.
+    found[RECORD.id].summary = summary(FAILED)
+    del found[OTHER.id]
+    assert pushed(monkeypatch, capsys, "--source", source)[source]["sent"] == 2
+    assert found[RECORD.id].summary["record"] == store.record(RECORD.id).to_json()
+    assert "error" not in found[RECORD.id].summary
+    assert pushed(monkeypatch, capsys, "--source", source)[source] == told[source] | {"sent": 0, "had": 3}
+    # Elsewhere there is none of it.
+    assert pushed(monkeypatch, capsys, "--source", source, "--to", f"{ENTITY}/other")[source]["sent"] == 3
+    assert set(runs(wandb_site, "other")) == set(found)
+    assert (wandb_site.unknown, wandb_site.broken) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--source", "absent"], "--source absent: is no store"),
+        (["--source", "wandb:me/p"], "what is sent to W&B is a store"),
+        (["--to", "a/b/c"], "--to a/b/c: say PROJECT or ENTITY/PROJECT"),
+        (["--samples", "-1"], "--samples -1: choose 0 or more"),
+        (["--to", "theirs/mine"], "theirs/mine: W&B does not take 0123456789ab"),
+    ],
+)
+def test_what_cannot_be_sent_is_an_error(
+    arguments: list[str],
+    message: str,
+    wandb_site: Site,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(store.root.parent)
+    wandb_site.forbidden.add("theirs")
+    monkeypatch.setattr(sys, "argv", ["analysis", "wandb-push", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert message in capsys.readouterr().err
+
+
+def test_what_was_kept_offline_for_want_of_a_key_is_sent_later(
+    wandb_site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Store.open(tmp_path / "runs").save(RECORD, ITEMS)
+    with monkeypatch.context() as without:
+        without.delenv("WANDB_API_KEY")
+        (said,) = log(tmp_path, RECORD)
+    assert not runs(wandb_site)
+    wandb.teardown()
+    asked = shlex.split(said.partition("python -m analysis wandb-push ")[2])
+    (told,) = pushed(monkeypatch, capsys, *asked).values()
+    assert told["sent"] == 1
+    assert runs(wandb_site)[RECORD.id].summary["cider"] == 0.5

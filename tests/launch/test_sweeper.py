@@ -24,7 +24,7 @@ def test_every_combination_is_a_job() -> None:
 
 
 def test_of_one_key_the_last_value_holds() -> None:
-    assert jobs("bits=3", "bits=4") == [["bits=4"]]
+    assert jobs("bits=2,3", "bits=4") == [["bits=4"]]
     (job,) = jobs("experiment=embedded_table", "bits=3", "method=rtn", "component=all")
     assert set(job) == {"experiment=embedded_table", "bits=3", "method=rtn", "component=all"}
 
