@@ -141,6 +141,10 @@ def parser() -> argparse.ArgumentParser:
     one = verb("audit", "cells that measured nothing, or something else than they say", _verb("audit"))
     one.add_argument("--metric", help="default: each task's first")
     one.add_argument("--json", action="store_true")
+    one = verb("wandb-push", "send the cells of a store that a W&B project lacks", _verb("wandb_push"))
+    one.add_argument("--to", metavar="[ENTITY/]PROJECT", help="default: where the store's last sweep was logged to")
+    one.add_argument("--samples", type=int, default=16, help="predictions a cell in its table of samples; default: 16")
+    one.add_argument("--json", action="store_true")
     one = verb("dashboard", "save views of frontier and bit-widths in a W&B project", _verb("dashboard"))
     one.add_argument("--json", action="store_true")
     return command

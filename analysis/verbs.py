@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from analysis import audit as auditing
 from analysis import dashboard as dashboards
 from analysis import frontier as frontiers
 from analysis import importance as importances
+from analysis import push as pushing
 from analysis import recommend as recommending
 from analysis import sensitivity as sensitivities
 from analysis.cells import METRIC, Cells, assignment
@@ -110,6 +112,23 @@ def dashboard(arguments: argparse.Namespace) -> None:
         _told(saved)
         return
     _lines(output_console(), [f"{name}: {url}" for name, url in saved.items()])
+
+
+def wandb_push(arguments: argparse.Namespace) -> None:
+    if arguments.samples < 0:
+        raise ValueError(f"--samples {arguments.samples}: choose 0 or more")
+    told = {}
+    for source in arguments.source:
+        if source.partition(":")[0] in ("wandb", "published"):
+            raise ValueError(f"--source {source}: what is sent to W&B is a store; name its folder")
+        told[source] = asdict(pushing.push(Path(source).expanduser(), arguments.to, arguments.samples))
+    if arguments.json:
+        _told(told)
+        return
+    lines = [
+        f"{source}: {one['sent']} cells sent, {one['had']} there already: {one['url']}" for source, one in told.items()
+    ]
+    _lines(output_console(), lines)
 
 
 def sensitivity(arguments: argparse.Namespace) -> None:

@@ -169,7 +169,9 @@ from mmq_sweeps.store import Store
 from mmq_sweeps.sweep import Sweep
 noted, folder, tracker = sys.argv[1:]
 sweep = Sweep.from_json(json.loads(Path(noted).read_text()))
-sweep.settings["tracker"] = OmegaConf.to_container(OmegaConf.load(conf_dir() / "tracker" / f"{tracker}.yaml"))
+sweep.settings["tracker"] = OmegaConf.to_container(
+    OmegaConf.load(conf_dir() / "tracker" / f"{tracker}.yaml"), resolve=True
+)
 shutil.rmtree(Path(folder, "cells"))
 Path(folder, "cells").mkdir()
 ended, records = [], []

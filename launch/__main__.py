@@ -33,7 +33,12 @@ def main() -> None:
             verb = importlib.import_module(module)
             verb.add_arguments(added)
             added.set_defaults(run=verb.run)
-    arguments = command.parse_args()
+    arguments, left = command.parse_known_args()
+    # Overrides may stand before and after options, which argparse does not gather into one list.
+    if left and (not hasattr(arguments, "overrides") or any(one.startswith("-") for one in left)):
+        command.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        arguments.overrides += left
     try:
         raise SystemExit(arguments.run(arguments))
     except KeyboardInterrupt:

@@ -8,36 +8,54 @@ order: first groups, then values from left to right.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+
+from mmq_sweeps.errors import ConfigError
+
+# Groups of which a cell has one option. A list of options is not among Hydra's choices, and their fields would be mixed;
+# the selections of several components go together.
+ONE_OPTION = ("model", "method", "task", "tracker")
 
 
 def compose_all(
-    loader: ConfigLoader, master: DictConfig, job_overrides: Sequence[Sequence[str]]
+    loader: ConfigLoader,
+    master: DictConfig,
+    job_overrides: Sequence[Sequence[str]],
+    grids: Sequence[Mapping[str, Any]] | None = None,
 ) -> Iterator[DictConfig]:
     """The configuration of each job, as ``load_sweep_config`` would compose it, without the ``hydra`` node.
 
-    One at a time, since a composed configuration takes a hundred times the memory of its plain values.
+    One at a time, since a composed configuration takes a hundred times the memory of its plain values. With ``grids``, the
+    ``hydra.sweeper`` settings that the jobs were made of, a ConfigError tells of a job whose files set others.
     """
     assert isinstance(loader, ConfigLoaderImpl)
     parsed: dict[str, Override] = {}
     composed: dict[tuple[str, ...], bytes] = {}
     parser = OverridesParser.create()
+    repository = repository_of(loader, master)
     for overrides in job_overrides:
         for line in overrides:
             if line not in parsed:
                 parsed[line] = parser.parse_override(line)
-        choices = tuple(line for line in overrides if _chooses(parsed[line], loader))
+        choices = tuple(line for line in overrides if _chooses(parsed[line], repository))
         if choices not in composed:
             # Pickled and unpickled here and now: three times as quick as a deep copy.
-            composed[choices] = pickle.dumps(_without_hydra(loader.load_sweep_config(master, list(choices))))
+            whole = loader.load_sweep_config(master, list(choices))
+            check_composed(whole, whole.hydra)
+            if grids is not None:
+                _check_sweep_settings(whole, master, grids, choices)
+            composed[choices] = pickle.dumps(_without_hydra(whole))
         config: DictConfig = pickle.loads(composed[choices])  # noqa: S301
         try:
             ConfigLoaderImpl._apply_overrides_to_config(
@@ -48,9 +66,62 @@ def compose_all(
         yield config
 
 
-def _chooses(override: Override, loader: ConfigLoaderImpl) -> bool:
+def repository_of(loader: ConfigLoader, master: DictConfig) -> IConfigRepository:
+    """The files that ``master`` was composed of, those in the folders of ``hydra.searchpath`` too, which ``loader`` lacks."""
+    assert isinstance(loader, ConfigLoaderImpl)
+    overrides: list[str] = OmegaConf.to_container(master.hydra.overrides.hydra, resolve=False)  # type: ignore[assignment]
+    return loader._parse_overrides_and_create_caching_repo(master.hydra.job.config_name, overrides)[1]
+
+
+def check_composed(config: DictConfig, hydra: Any) -> None:
+    """A ``ConfigError`` where a group has several options, or a folder is not there or has a file that another's hides.
+
+    Of files of one name Hydra takes the first that it finds, the package's own before those of ``--config-dir`` and
+    ``hydra.searchpath``, and says nothing of the others.
+    """
+    overrides: list[str] = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # type: ignore[assignment]
+    listed = [group for group in ONE_OPTION if group not in hydra.runtime.choices and config.get(group)]
+    listed += ["experiment" for override in overrides if override.startswith("experiment=[")]
+    if listed:
+        raise ConfigError(
+            f"{group}: takes one option, not a list; for cells of each: -m {group}=A,B" for group in listed
+        )
+    folders = {Path(source.path): source.provider for source in hydra.runtime.config_sources if source.schema == "file"}
+    if absent := [folder for folder in folders if not folder.is_dir()]:
+        raise ConfigError(f"hydra.searchpath: {folder} is no folder." for folder in absent)
+    chosen = [f"{hydra.job.config_name}.yaml"]
+    for group, options in hydra.runtime.choices.items():
+        names = [options] if isinstance(options, str) else options or []
+        chosen += [f"{group.partition('@')[0]}/{name}.yaml" for name in names]
+    problems = []
+    for name in chosen:
+        found = [folder / name for folder in folders if (folder / name).is_file()]
+        problems += [
+            f"{name.removesuffix('.yaml')}: {found[0]} is read and {hidden} is not; give yours another name."
+            for hidden in found[1:]
+        ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_sweep_settings(
+    config: DictConfig, master: DictConfig, grids: Sequence[Mapping[str, Any]], choices: Sequence[str]
+) -> None:
+    known = {"launcher": [OmegaConf.to_container(master.hydra.launcher, resolve=False)], "sweeper": grids}
+    if ignored := [
+        f"hydra.{name}"
+        for name, expected in known.items()
+        if OmegaConf.to_container(config.hydra[name], resolve=False) not in expected
+    ]:
+        raise ConfigError(
+            f"{' '.join(choices)}: sets {' and '.join(ignored)}, which a sweep reads once for all its cells; make it an "
+            "experiment (conf/experiment), or run it on its own."
+        )
+
+
+def _chooses(override: Override, repository: IConfigRepository) -> bool:
     """Whether it is about files: an option of a group, or hydra's own settings, which say where files are looked for."""
-    is_group = loader.repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
+    is_group = repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
     return is_group or override.is_hydra_override()
 
 

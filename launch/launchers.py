@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from launch.compose import compose_all
 from launch.start import check_settings, start
 from launch.sweeper import GridSweeper
 from launch.sweeps import typed
+from mmq_sweeps.errors import ConfigError, unknown
+from mmq_sweeps.explain import explain
+from mmq_sweeps.paths import conf_dir
 from mmq_sweeps.sweep import plan
 
 
 class SweepLauncher(Launcher):
     """Composes every cell of the sweep, then starts them as one; exits with status 1 where a cell failed."""
+
+    # What the experiments of the sweep have as hydra.sweeper; None where whoever launches does not say.
+    grids: Sequence[Mapping[str, Any]] | None = None
 
     def __init__(self, **settings: Any) -> None:
         """``settings`` are those of the launcher's yaml, which ``start`` reads as ``hydra.launcher``."""
@@ -29,9 +38,11 @@ class SweepLauncher(Launcher):
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:  # noqa: ARG002
+        if not job_overrides:
+            raise ConfigError("the sweep is empty: an axis names no value, so there is nothing to run.")
         settings = settings_of(self.config.hydra.launcher)
         check_settings(settings)
-        sweep = plan(compose_all(self.context.config_loader, self.config, job_overrides))
+        sweep = plan(self._composed(job_overrides))
         status = start(sweep, settings, typed(sys.argv), len(job_overrides))
         if status:
             # Hydra would report the first failure with its traceback; the sweep has told all of them by now.
@@ -39,6 +50,15 @@ class SweepLauncher(Launcher):
         return [
             JobReturn(overrides=overrides, _return_value=0, status=JobStatus.COMPLETED) for overrides in job_overrides
         ]
+
+    def _composed(self, job_overrides: Sequence[Sequence[str]]) -> Iterator[DictConfig]:
+        """The configuration of each job; a ``ConfigError`` says what is wrong with a job in terms of its own overrides."""
+        configs = compose_all(self.context.config_loader, self.config, job_overrides, self.grids)
+        for overrides in job_overrides:
+            try:
+                yield next(configs)
+            except (HydraException, OmegaConfBaseException) as error:
+                raise ConfigError(explain(error, [*sys.argv[1:], *overrides])) from error
 
 
 class LocalLauncher(SweepLauncher):
@@ -50,8 +70,16 @@ class SlurmLauncher(SweepLauncher):
 
 
 def settings_of(launcher: Any) -> dict[str, Any]:
-    """``hydra.launcher`` of a composed configuration as plain values."""
+    """``hydra.launcher`` of a composed configuration as plain values; a ``ConfigError`` names a field that it does not have."""
+    if not isinstance(launcher, DictConfig):
+        raise ConfigError(f"hydra.launcher={launcher}: set its fields one by one, or choose hydra/launcher=NAME.")
     settings: dict[str, Any] = OmegaConf.to_container(launcher, resolve=True)  # type: ignore[assignment]
+    kind = str(settings.get("_target_")).split(".")[-2:][0]
+    if (shipped := conf_dir() / "hydra" / "launcher" / f"{kind}.yaml").is_file():
+        known = [str(name) for name in OmegaConf.load(shipped)]
+        if wrong := [name for name in settings if name not in known]:
+            choices = [name for name in known if name != "_target_"]
+            raise ConfigError(f"hydra.launcher.{name}: {unknown('key', name, choices)}" for name in wrong)
     return settings
 
 
@@ -62,3 +90,6 @@ def register() -> None:
         plugins.register(plugin)
         # Hydra refuses a plugin whose name is not in the package hydra_plugins, wherever its class lies.
         plugins.class_name_to_class[f"hydra_plugins.launch.{module}.{plugin.__name__}"] = plugin
+    # Hydra's own run cells without a store, and are no choice here.
+    for group in ("launcher", "sweeper"):
+        ConfigStore.instance().repo["hydra"][group].pop("basic.yaml", None)

@@ -23,6 +23,7 @@ from mmq_sweeps.record import Record
 from mmq_sweeps.store import Store
 from mmq_sweeps.sweep import Sweep, plan
 from mmq_sweeps.table import output_console, rows, show
+from mmq_sweeps.trackers import address
 
 # By the class that the launcher's yaml names: the module that runs a plan's cells.
 DISPATCHERS = {"LocalLauncher": "launch.local", "SlurmLauncher": "launch.slurm"}
@@ -117,14 +118,23 @@ def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
     """The table of ``records`` on standard output, and what failed of them on standard error."""
     table_rows = rows(records, store.items)
     failed = [row for row in table_rows if row["status"] != "done"]
+    page = address(store.root / "wandb", sweep.settings["tracker"])
     if sweep.settings["output"] == "json":
-        told = {"store": str(store.root), "sweep": sweep.group, "cells": table_rows, "failed": len(failed)}
+        told = {
+            "store": str(store.root),
+            "sweep": sweep.group,
+            "cells": table_rows,
+            "failed": len(failed),
+            "wandb": page,
+        }
         output_console().out(json.dumps(told, indent=1), highlight=False)
     else:
         console = output_console()
         if len(failed) < len(table_rows):
             show(table_rows, console)
         console.print(f"store: {store.root}", soft_wrap=True, highlight=False, markup=False, emoji=False)
+        if page:
+            console.print(f"W&B: {page} (group {sweep.group})", soft_wrap=True, highlight=False, markup=False, emoji=False)
     errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
     for row in failed:
         title = " ".join([row["method"], *(f"{part} {bits}" for part, bits in row["bits"].items())])

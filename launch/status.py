@@ -24,6 +24,7 @@ from launch import jobs, sweeps
 from launch.snapshot import DONE, FAILED, QUEUED, RUNNING, Look, Snapshot
 from mmq_sweeps.store import Store
 from mmq_sweeps.table import output_console
+from mmq_sweeps.trackers import address
 
 REFRESH_SECONDS = 2.0
 SETTLED_LOOKS = 3
@@ -51,7 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _tell(as_json(now))
     else:
-        show(now, output_console())
+        console = output_console()
+        show(now, console)
+        tracker = sweeps.read(store.root, now.sweep).sweep.settings.get("tracker", {})
+        if page := address(store.root / "wandb", tracker):
+            console.print(f"W&B: {page} (group {now.sweep})", soft_wrap=True, highlight=False, markup=False)
     return 0
 
 

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from launch import launchers
+from launch.compose import check_composed
 from launch.start import check_settings, start
 from launch.sweeps import typed
+from launch.sweeper import check_single
 from mmq_sweeps import schema
 from mmq_sweeps.errors import ConfigError, StoreError
-from mmq_sweeps.explain import explain
+from mmq_sweeps.explain import explain, is_bad_input
 from mmq_sweeps.paths import conf_dir
 from mmq_sweeps.sweep import plan
+from mmq_sweeps.versions import told_versions
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -26,10 +32,12 @@ BAD_INPUT, INTERRUPTED = 2, 130
 @hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")
 def compose_and_run(config: DictConfig) -> None:
     try:
+        check_composed(config, HydraConfig.get())
+        check_single(HydraConfig.get(), sys.argv[1:])
         settings = launchers.settings_of(HydraConfig.get().launcher)
         check_settings(settings)
         status = start(plan([config]), settings, typed(sys.argv))
-    except (ConfigError, StoreError) as error:
+    except (ConfigError, StoreError, OmegaConfBaseException) as error:
         # Told here: Hydra would first print its own line about an exception that leaves this function.
         tell(error)
         status = BAD_INPUT
@@ -42,9 +50,24 @@ def tell(error: BaseException) -> None:
     sys.stderr.writelines(f"error: {line}\n" for line in explain(error, sys.argv[1:]))
 
 
+def options_first(arguments: list[str]) -> list[str]:
+    """``arguments`` with the overrides last: Hydra's parser does not take options between them."""
+    given, left = get_args_parser().parse_known_args(arguments)
+    if any(argument.startswith("-") for argument in left):
+        return arguments  # Hydra says what is wrong.
+    overrides = [*given.overrides, *left]
+    options = list(arguments)
+    for override in overrides:
+        options.remove(override)
+    return [*options, *overrides]
+
+
 def main() -> None:
     """Run ``sys.argv``. Exit status: 0, 1 where a cell failed, 2 for bad input, 130 when interrupted."""
-    sys.argv = [sys.argv[0], *("output=json" if argument == "--json" else argument for argument in sys.argv[1:])]
+    if "--version" in sys.argv[1:]:
+        sys.stdout.write(f"{told_versions()}\n")
+        return
+    sys.argv[1:] = options_first(["output=json" if argument == "--json" else argument for argument in sys.argv[1:]])
     # Read when torch is imported: threads that wait for each other sleep instead of spinning, without which a cell on a
     # machine whose cores are all busy takes fifty times as long (docs/decisions.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -54,12 +77,15 @@ def main() -> None:
     schema.register()
     launchers.register()
     try:
-        compose_and_run()
+        with warnings.catch_warnings():
+            # Told as an error, by check_composed.
+            warnings.filterwarnings("ignore", "provider=hydra.searchpath")
+            compose_and_run()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; finished cells are in the store, run the same command again to go on\n")
         raise SystemExit(INTERRUPTED) from None
-    except (ConfigError, StoreError, HydraException, OmegaConfBaseException, OSError) as error:
-        if wants_traceback:
+    except (ConfigError, StoreError, HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+        if wants_traceback or not is_bad_input(error):
             raise
         tell(error)
         raise SystemExit(BAD_INPUT) from None

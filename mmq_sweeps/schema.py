@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from mmq_sweeps.cell import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS
 from mmq_sweeps.errors import one_of, unknown
@@ -258,6 +259,38 @@ def without_value(config: DictConfig) -> str | None:
     return f"{', '.join(keys)}: no value; give {' '.join(f'{key}=VALUE' for key in keys)}"
 
 
+def unresolved(config: DictConfig) -> list[str]:
+    """The keys whose values lead nowhere, as ``${bitz}`` does, one sentence each; empty where all can be resolved."""
+    found = []
+    leaves = dict(_leaves(OmegaConf.to_container(config, resolve=False), ""))
+    for key, value in leaves.items():
+        if not isinstance(value, str) or "${" not in value:
+            continue
+        if value[2:-1] in leaves and value[2:-1] != key:
+            continue  # The key that it refers to is looked at itself.
+        try:
+            OmegaConf.select(config, key, throw_on_resolution_failure=True)
+        except InterpolationToMissingValueError:
+            continue  # without_value tells of these.
+        except (OmegaConfBaseException, RecursionError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            absent = re.match(r"Interpolation key '(.*)' not found", reason)
+            found.append(f"{key}={value}: " + (f"there is no key {absent[1]!r}." if absent else reason))
+    return found
+
+
+def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """The values of ``node`` that are no mappings and lists, with their keys."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _leaves(value, f"{path}.{name}".lstrip("."))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _leaves(value, f"{path}[{index}]")
+    else:
+        yield path, node
+
+
 def unasked(config: DictConfig) -> str | None:
     """What is wrong where a task takes its prompt from a model that is never asked; ``None`` where nothing is.
 
@@ -270,6 +303,8 @@ def unasked(config: DictConfig) -> str | None:
             continue
         group, kind = place[1], place[2]
         asked = [name for name, model in _models().items() if kind in (model.get(group) or {})]
+        if not asked:
+            continue
         return (
             f"task={config.task.name}: asks for a {place[2]}, and model={config.model.name} has no "
             f"model.{place[1]}.{place[2]}. {one_of(f'model={name}' for name in asked)}"

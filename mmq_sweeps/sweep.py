@@ -20,7 +20,7 @@ from mmq_sweeps.identity.declared import declared
 from mmq_sweeps.identity.effective import cell_of
 from mmq_sweeps.models.checkpoint import files_digest, pinned_revision
 from mmq_sweeps.order import in_order
-from mmq_sweeps.schema import problems, unasked, without_value
+from mmq_sweeps.schema import problems, unasked, unresolved, without_value
 
 FLOW = ("vision", "connector", "language")
 # Belong to the sweep as a whole; sweeping over them has no meaning.
@@ -145,8 +145,8 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
     try:
         container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException:
-        if problem := unasked(config) or without_value(config):
-            raise ConfigError(problem) from None
+        if found := unasked(config) or unresolved(config) or without_value(config):
+            raise ConfigError(found) from None
         raise
     plain = {str(key): value for key, value in dict(container).items()}  # type: ignore[arg-type]
     named = {part: where for part, where in plain["model"]["parts"].items() if where["module"]}

@@ -74,7 +74,7 @@ def test_overrides_work_swept_and_alone(command: Command, overrides: list[str], 
     done = command("-m", *overrides, *SMALL, "task.limit=4", "--json")
     if expected is None:
         assert done.returncode == 2
-        assert done.stderr == "error: method.group_size: method has no fields\n"
+        assert done.stderr == "error: method.group_size: method=uniform has no fields\n"
         return
     assert done.returncode == 0, done.stderr
     found = [tuple(row["bits"].get(part) for part in ("vision", "connector", "language")) for row in cells(done)]
@@ -134,7 +134,10 @@ BAD = [
     (["task.metrics=[cidr]"], "task.metrics: Unknown metric 'cidr'. Did you mean cider?"),
     (["task.metrics=[vqa_accuracy]"], "vqa_accuracy"),
     (["method=gptq", "task.calibration_split=evaluation"], "calibration samples are also evaluated in task.split"),
-    (["tracker=wandb", "tracker.mode=onlin"], "mode='onlin': Choose offline or online."),
+    (
+        ["tracker=wandb", "tracker.mode=onlin"],
+        "mode='onlin' (tracker.mode, or WANDB_MODE): Choose offline, online or disabled.",
+    ),
     (["model.checkpoint=/tmp"], "model.checkpoint=/tmp: holds no weights; expected *.safetensors"),
     (["model.checkpoint=./absent"], "is not a folder; expected *.safetensors"),
     (["model.revision=sha256:0123456789abcdef"], "they are not those that the yaml names"),

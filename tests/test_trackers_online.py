@@ -36,7 +36,7 @@ def test_online_runs_hold_the_records_and_the_samples(wandb_site: Site, tmp_path
     log(RECORD, ITEMS, samples())
     log(FAILED, [], [])
     wandb.teardown()
-    assert not said
+    assert said == [f"W&B: {wandb_site.url}/{ENTITY}/mmq-sweeps (group a-sweep)"]
     assert (wandb_site.unknown, wandb_site.broken) == ([], [])
     assert logged(wandb_site) == {RECORD.id: RECORD, FAILED.id: FAILED}
     done, failed = wandb_site.projects[ENTITY, "mmq-sweeps"].values()

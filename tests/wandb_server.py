@@ -139,9 +139,15 @@ def _bucket(run: Run) -> dict[str, Any]:
         "eventsLineCount": 0,
         "historyTail": "[]",
         "eventsTail": "[]",
-        "wandbConfig": "{}",
+        "wandbConfig": json.dumps(_started(run)),
         "project": {"id": "UHJvajox", "name": run.project, "entity": {"id": "RW50OjE=", "name": run.entity}},
     }
+
+
+def _started(run: Run) -> dict[str, Any]:
+    """What the client asks for as ``wandbConfig(keys: ["t"])``: it resumes a run only if that is there."""
+    own = run.config.get("_wandb", {}).get("value", {})
+    return {"t": own["t"]} if "t" in own else {}
 
 
 def _upsert_bucket(site: Site, variables: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,10 @@ class UnreachableError(OSError):
     """The server does not answer."""
 
 
+class NoProjectError(ValueError):
+    """The server shows no such project to the key."""
+
+
 @dataclass(frozen=True)
 class Project:
     entity: str
@@ -46,7 +50,7 @@ class Project:
 
     @property
     def path(self) -> str:
-        return f"{self.entity}/{self.name}"
+        return f"{self.entity}/{self.name}" if self.entity else self.name
 
     @property
     def filters(self) -> dict[str, Any]:
@@ -172,8 +176,8 @@ def explained(project: Project, host: str) -> Iterator[None]:
         raise _unreachable(project, host, _line(error)) from error
 
 
-def _no_access(project: Project, host: str, told: str) -> ValueError:
-    return ValueError(
+def _no_access(project: Project, host: str, told: str) -> NoProjectError:
+    return NoProjectError(
         f"--source {project}: {host} shows no project {project.name!r} of {project.entity!r} to your key ({told}). Check "
         "both names against the project's address; if they are right, ask its owner for access, or use the key of an "
         "account that has it ('wandb login --relogin', or WANDB_API_KEY)"

@@ -28,7 +28,8 @@ def test_a_plan_is_told_before_during_and_after_its_sweep(command: Command, tmp_
     ran = command("-m", *arguments)
     assert ran.returncode == 0, ran.stderr
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")}
-    told = command("plan", "-m", *arguments, "bits=2,3,4", "--json", module="launch")
+    wider = [one.replace("bits=2,3", "bits=2,3,4") for one in arguments]
+    told = command("plan", "-m", *wider, "--json", module="launch")
     assert told.returncode == 0, told.stderr
     found = json.loads(told.stdout)
     assert (found["configurations"], found["cells"], found["done"], found["pending"]) == (3, 4, 3, 1)

@@ -47,12 +47,12 @@ def test_an_axis_may_be_the_value_of_another_key() -> None:
 @pytest.mark.parametrize("grids", ["bits", {"bits": "2"}, 3])
 def test_grids_that_are_no_list_are_told(grids: object) -> None:
     with pytest.raises(ConfigError, match=r"hydra\.sweeper\.grids=.*: give a list of mappings"):
-        axes_of_grids({}, grids)
+        axes_of_grids({"params": {}, "grids": grids})
 
 
 def test_axes_that_are_no_mapping_are_told() -> None:
     with pytest.raises(ConfigError, match="'bits=2' is no mapping from keys to choices"):
-        axes_of_grids({}, ["bits=2"])
+        axes_of_grids({"params": {}, "grids": ["bits=2"]})
 
 
 def test_a_sweep_without_end_is_told() -> None:
