@@ -133,7 +133,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--out", type=Path, default=Path("figures"), help="the folder to write to; default: figures")
     one.add_argument("--metric", help="default: each task's first")
     which = one.add_mutually_exclusive_group()
-    which.add_argument("--only", nargs="+", action="extend", default=[], metavar="NAME", help="some of them: see docs/analysis.md")
+    which.add_argument(
+        "--only", nargs="+", action="extend", default=[], metavar="NAME", help="some of them: see docs/analysis.md"
+    )
     which.add_argument(
         "--experiment",
         choices=("paper",),

@@ -230,7 +230,11 @@ def _outputs(rows: pd.DataFrame, answers: Sequence[_Answers | None], metrics: Se
     if distinct < len(rows):
         by = "by their predictions"
         if lacking:
-            by = f"by the predictions of {len(rows) - lacking} and the scores of {lacking}" if known else "by their scores"
+            by = (
+                f"by the predictions of {len(rows) - lacking} and the scores of {lacking}"
+                if known
+                else "by their scores"
+            )
             by += ": predictions of all cells would tell exactly"
         told = f"{len(rows)} cells have {distinct} distinct outputs, {by}"
         yield "duplicated outputs", told, len(rows) - distinct, len(rows)
@@ -260,7 +264,9 @@ def _ties(settings: pd.DataFrame, score: np.ndarray, metric: str) -> Iterator[_T
 def _same_answers(rows: pd.DataFrame, answers: Sequence[_Answers | None], metrics: Sequence[str]) -> Iterator[_Told]:
     """Cells that answer many items alike, or not at all, where full precision does not."""
     captions = any(name.startswith(CAPTION_METRICS) for name in metrics)
-    baselines = [one for one, method in zip(answers, rows["method"], strict=True) if one and one.count and method == "none"]
+    baselines = [
+        one for one, method in zip(answers, rows["method"], strict=True) if one and one.count and method == "none"
+    ]
     full = [one.often / one.count for one in baselines]
     usual = min(full, default=0.0)
     told = []
@@ -274,7 +280,12 @@ def _same_answers(rows: pd.DataFrame, answers: Sequence[_Answers | None], metric
         elif share >= SAME_ANSWER and more and (row["method"] != "none" or captions or share == 1.0):
             told.append(f"{assignment(row)} answers {one.common!r} to {one.often} of {one.count}")
     if told:
-        yield "identical answers", f"{len(told)} cells give many items one answer: {_listed(told)}", len(told), len(rows)
+        yield (
+            "identical answers",
+            f"{len(told)} cells give many items one answer: {_listed(told)}",
+            len(told),
+            len(rows),
+        )
 
 
 def _listed(told: Sequence[str]) -> str:
@@ -298,7 +309,12 @@ def _fewer_items(rows: pd.DataFrame, metrics: Iterable[str]) -> Iterator[_Told]:
             told.setdefault(row["id"], f"{assignment(row)}: {row['missing']:.0f} items were left out")
     if told:
         listed = _listed(list(told.values()))
-        yield "fewer items", f"{len(told)} cells were measured on fewer items than asked: {listed}", len(told), len(rows)
+        yield (
+            "fewer items",
+            f"{len(told)} cells were measured on fewer items than asked: {listed}",
+            len(told),
+            len(rows),
+        )
 
 
 def _limit(settings: Any) -> float:
@@ -328,7 +344,9 @@ def _unlike_records(rows: pd.DataFrame) -> Iterator[_Told]:
         if len(groups) > 1:
             (_, most), *rest = groups.most_common()
             others = sum(number for _, number in rest)
-            sentence = f"{key} differs between the records: {most} cells have one, {others} others; they are not comparable"
+            sentence = (
+                f"{key} differs between the records: {most} cells have one, {others} others; they are not comparable"
+            )
             yield "records differ", sentence, others, len(rows)
 
 
@@ -347,7 +365,9 @@ def _copies(cells: Cells) -> Iterator[tuple[str, _Told]]:
         told += [f"their records differ in {_and(unlike)}"] if unlike else []
         places = ", ".join(sorted(set(rows["where"])))
         row = rows.iloc[0]
-        sentence = f"cell {cell} ({assignment(row)}) has {len(rows)} records: {'; '.join(told)}; the newest is shown: {places}"
+        sentence = (
+            f"cell {cell} ({assignment(row)}) has {len(rows)} records: {'; '.join(told)}; the newest is shown: {places}"
+        )
         yield f"{row['model']}, {row['task']}", ("measured twice", sentence, 1, count)
 
 

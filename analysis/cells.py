@@ -172,7 +172,9 @@ def assignment(row: pd.Series) -> str:
         part, bits = column.removeprefix(BITS), row[column]
         if pd.isna(bits) or bits == FULL_PRECISION_BITS:
             continue
-        told.append(choice(part, int(bits), *(_text(row.get(f"{what}.{part}")) for what in ("blocks", "layers", "group"))))
+        told.append(
+            choice(part, int(bits), *(_text(row.get(f"{what}.{part}")) for what in ("blocks", "layers", "group")))
+        )
     return f"{row['method']} {' '.join(told)}" if told else "full precision"
 
 
@@ -256,7 +258,9 @@ def _with_variants_named(frame: pd.DataFrame) -> pd.DataFrame:
     for _, rows in grouped:
         if rows[VARIANT].nunique() > 1:
             told = {text: json.loads(text) for text in rows[VARIANT].unique()}
-            names = dict(zip(told, with_variants([(rows["method"].iloc[0], one) for one in told.values()]), strict=True))
+            names = dict(
+                zip(told, with_variants([(rows["method"].iloc[0], one) for one in told.values()]), strict=True)
+            )
             named.loc[rows.index] = rows[VARIANT].map(names)
     return frame.assign(method=named)
 

@@ -71,7 +71,11 @@ def command(rows: pd.DataFrame, method: str, bits: dict[str, int]) -> str:
     words = [] if full else [f"component.{part}.bits={width}" for part, width in bits.items()]
     for part, width in bits.items():
         sizes = alike.get(f"group.{part}")
-        own = [] if sizes is None else [size for size in sizes[alike[f"{BITS}{part}"] < FULL_PRECISION_BITS].dropna() if size]
+        own = (
+            []
+            if sizes is None
+            else [size for size in sizes[alike[f"{BITS}{part}"] < FULL_PRECISION_BITS].dropna() if size]
+        )
         if own and width < FULL_PRECISION_BITS:
             words.append(f"component.{part}.group_size={own[0]}")
     return " ".join(["python -m mmq_sweeps", said, *words, *_store(str(row["where"]))])

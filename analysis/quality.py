@@ -63,7 +63,9 @@ class Quality:
         """``95.0% of full precision``, ``1.20 times full precision's``; empty if neither means anything."""
         if full is None or not full > 0 or not np.isfinite(figure):
             return ""
-        return f"{figure / full:.1%} of full precision" if self.higher else f"{figure / full:.2f} times full precision's"
+        return (
+            f"{figure / full:.1%} of full precision" if self.higher else f"{figure / full:.2f} times full precision's"
+        )
 
     def budget(self, full: float, share: float) -> str:
         """What ``limit`` asks for, in words."""

@@ -96,7 +96,9 @@ def _of_family(
             raise ValueError("has no full-precision cell, so its share cannot be told; run method=none")
         limit = quality.limit(full, float(min_quality or 0))
         if limit is None:
-            raise ValueError(f"full precision has a {metric} of {full:.4f}, of which a share means nothing; use --max-bpw")
+            raise ValueError(
+                f"full precision has a {metric} of {full:.4f}, of which a share means nothing; use --max-bpw"
+            )
         budget, allowed = quality.budget(full, float(min_quality or 0)), quality.keeps(rows, limit)
         if not allowed.any():
             raise ValueError(f"no cell keeps {min_quality:.0%} of full precision")
@@ -140,7 +142,9 @@ def _candidates(
     if max_bpw is not None:
         better = [one for one in found if one["bpw_paper"] <= max_bpw and sign * one["expected"] > sign * least]
     else:
-        better = [one for one in found if one["bpw_paper"] < best["bpw_paper"] and sign * one["expected"] >= sign * least]
+        better = [
+            one for one in found if one["bpw_paper"] < best["bpw_paper"] and sign * one["expected"] >= sign * least
+        ]
     nearest = sorted(better, key=lambda one: (abs(one["bpw_paper"] - best["bpw_paper"]), -sign * one["expected"]))
     return nearest[:SHOWN]
 

@@ -55,7 +55,9 @@ def with_common_groups(alone: pd.DataFrame) -> pd.DataFrame:
     """The rows of ``alone`` with the group size that most of their method and part have; the method's own if as many."""
     if alone.empty:
         return alone
-    common = alone.groupby(["method", "part"])["group"].transform(lambda sizes: sizes.value_counts().sort_index().idxmax())
+    common = alone.groupby(["method", "part"])["group"].transform(
+        lambda sizes: sizes.value_counts().sort_index().idxmax()
+    )
     return alone[alone["group"] == common]
 
 
@@ -158,7 +160,14 @@ def _alone(by_cell: Mapping[Any, int], measured: _Measured, full: int) -> list[d
         )
     return sorted(
         found,
-        key=lambda row: (row["method"], part_order(row["part"]), row["blocks"], row["layers"], row["group"], row["bits"]),
+        key=lambda row: (
+            row["method"],
+            part_order(row["part"]),
+            row["blocks"],
+            row["layers"],
+            row["group"],
+            row["bits"],
+        ),
     )
 
 

@@ -109,6 +109,9 @@ def dashboard(arguments: argparse.Namespace) -> None:
             "this verb needs the dashboard extra: pip install 'mmq-sweeps[dashboard]', or -e '.[dashboard]' in a "
             f"checkout (there is no {error.name})"
         ) from error
+    for view in views:
+        for note in view.notes:
+            sys.stderr.write(f"note: {view.name}: {note}\n")
     if arguments.json:
         _told(saved)
         return
@@ -122,7 +125,9 @@ def sensitivity(arguments: argparse.Namespace) -> None:
         return
     console = output_console()
     for one in found:
-        _heading(console, f"{one.title}; full precision {one.full:.4f}" + ("" if one.quality.higher else "; lower is better"))
+        _heading(
+            console, f"{one.title}; full precision {one.full:.4f}" + ("" if one.quality.higher else "; lower is better")
+        )
         for title, rows in (("alone", one.alone), ("pairs", one.pairs), ("methods", one.methods)):
             if not rows.empty:
                 _heading(console, SENSITIVITY[title])

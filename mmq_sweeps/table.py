@@ -56,7 +56,11 @@ def rows(records: Iterable[Record], items: Callable[[str], Items]) -> list[dict[
     baselines = {families[record.id]: record for record in records if record.baseline and record.done}
     read = functools.cache(items)
     found = [
-        {"family": families[record.id], "label": labels[record.id], **_row(record, baselines.get(families[record.id]), read)}
+        {
+            "family": families[record.id],
+            "label": labels[record.id],
+            **_row(record, baselines.get(families[record.id]), read),
+        }
         for record in records
     ]
     return sorted(found, key=_order)
@@ -76,7 +80,8 @@ def _families(records: Sequence[Record]) -> dict[str, str]:
     for (model, task), alike in named.items():
         told = told_apart([settings(of_key[key].cell, of_key[key].metrics) for key in alike])
         titles |= {
-            key: f"{model}, {task}" + (f" [{text}]" if len(alike) > 1 else "") for key, text in zip(alike, told, strict=True)
+            key: f"{model}, {task}" + (f" [{text}]" if len(alike) > 1 else "")
+            for key, text in zip(alike, told, strict=True)
         }
     return {cell_id: titles[key] for cell_id, key in keys.items()}
 
@@ -160,7 +165,9 @@ def notes(family: Sequence[dict[str, Any]]) -> Iterator[str]:
     for name in dict.fromkeys(name for _, name, metric in metrics if not metric["higher_is_better"]):
         yield f"{METRIC_LABELS.get(name, name)}: lower is better"
     for row, name, metric in metrics:
-        yield from (f"{WARNED} {title(row)}, {METRIC_LABELS.get(name, name)}: {text}" for text in metric.get("warnings", ()))
+        yield from (
+            f"{WARNED} {title(row)}, {METRIC_LABELS.get(name, name)}: {text}" for text in metric.get("warnings", ())
+        )
     for row, _, metric in metrics:
         if "not_compared" in metric:
             yield f"{title(row)} is not compared with full precision: {metric['not_compared']}"
@@ -251,7 +258,9 @@ def _figures(family: Sequence[dict[str, Any]], name: str) -> list[str]:
     metrics = [row["metrics"].get(name) for row in family]
     # Where any is marked, a blank keeps the digits of the others in line with it.
     blank = " " if any(metric and metric.get("warnings") for metric in metrics) else ""
-    return ["" if metric is None else _figure(metric) + (WARNED if metric.get("warnings") else blank) for metric in metrics]
+    return [
+        "" if metric is None else _figure(metric) + (WARNED if metric.get("warnings") else blank) for metric in metrics
+    ]
 
 
 def _figure(metric: dict[str, Any]) -> str:

@@ -8,7 +8,18 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, WARNINGS, WHOLE, Cells, assignment, left_out, part_order, whole
+from analysis.cells import (
+    BITS,
+    FULL_PRECISION_BITS,
+    METRIC,
+    WARNINGS,
+    WHOLE,
+    Cells,
+    assignment,
+    left_out,
+    part_order,
+    whole,
+)
 from analysis.family import Family, families
 from analysis.figures.plots import XY, Bars, Heatmap, Panel, Plot, Series, Space
 from analysis.quality import Quality
@@ -196,7 +207,9 @@ def interaction(family: Family) -> Iterator[Panel]:
     for told in _told(family):
         if told.pairs.empty:
             continue
-        pairs = told.pairs.assign(which=told.pairs["parts"].str.replace(r" \d+( g\d+| tensor| channel)?( \([^)]*\))?", "", regex=True))
+        pairs = told.pairs.assign(
+            which=told.pairs["parts"].str.replace(r" \d+( g\d+| tensor| channel)?( \([^)]*\))?", "", regex=True)
+        )
         for method in _in_order(pairs, "method"):
             rows = pairs[pairs["method"] == method]
             series = [
@@ -205,9 +218,7 @@ def interaction(family: Family) -> Iterator[Panel]:
                 )
                 for which, group in rows.groupby("which", sort=False)
             ]
-            yield XY(
-                method, "sum of damages alone", f"damage together ({_label(family)})", series, diagonal=True
-            )
+            yield XY(method, "sum of damages alone", f"damage together ({_label(family)})", series, diagonal=True)
 
 
 FIGURES: dict[str, tuple[str, Maker]] = {

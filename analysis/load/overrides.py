@@ -22,8 +22,8 @@ from mmq_sweeps.paths import conf_dir
 
 # Fields that a yaml may leave to its defaults.
 MODEL_FIELDS = {"model.dtype": "float32", "model.revision": None}
-# Mappings that a user may add fields to.
-OPEN = ("task.generation.",)
+# Mappings that refer to another place and that a user may add fields to: said as a whole, or not at all.
+WHOLE = ("task.generation",)
 # Text that the command line takes for what it is; all else is quoted.
 PLAIN = re.compile(r"[A-Za-z_./][\w./:-]*")
 NOT_TEXT = ("null", "true", "false", "yes", "no", "on", "off", "nan", "inf")
@@ -45,13 +45,12 @@ def overrides(cell: Mapping[str, Any], names: Mapping[str, str]) -> str:
 
 def _differing(section: str, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[str]:
     for key, value in _leaves(section, values):
-        known = key in defaults
-        if key.endswith("._target_") or (not known and not key.startswith(OPEN)):
+        if key not in defaults or key.endswith("._target_"):
             continue
         if key == "model.revision" and str(value).startswith("sha256:"):
             continue  # Of a folder: taken from its weights.
-        if not known or not _alike(value, defaults[key]):
-            yield f"{'' if known else '+'}{key}={value_text(value)}"
+        if not _alike(value, defaults[key]):
+            yield f"{key}={value_text(value)}"
 
 
 def _alike(value: Any, default: Any) -> bool:
@@ -61,7 +60,7 @@ def _alike(value: Any, default: Any) -> bool:
 
 
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping) and value and key not in WHOLE:
         for name, inner in value.items():
             yield from _leaves(f"{key}.{name}", inner)
     else:
@@ -141,6 +140,7 @@ def _of_model(model: Any) -> Any:
     return {
         "class_name": model.get("class_name"),
         "parts": {
-            name: {key: where.get(key) for key in ("module", "blocks", "attention", "mlp")} for name, where in parts.items()
+            name: {key: where.get(key) for key in ("module", "blocks", "attention", "mlp")}
+            for name, where in parts.items()
         },
     }

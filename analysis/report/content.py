@@ -111,7 +111,9 @@ def _frontier_table(family: Family, one: Frontier) -> Table:
         [row["assignment"], plain(row[one.bpw]), plain(row[figure]), *(plain(row[name]) for name in extra)]
         for _, row in one.rows.iterrows()
     ]
-    marks = {(place, 2): told for place, (_, row) in enumerate(one.rows.iterrows()) if (told := _warning(row, one.metric))}
+    marks = {
+        (place, 2): told for place, (_, row) in enumerate(one.rows.iterrows()) if (told := _warning(row, one.metric))
+    }
     return Table(f"Cells on the frontier of {family.title}", columns, rows, marks=marks)
 
 
@@ -185,7 +187,9 @@ def _cells_table(cells: Cells, overall: Sequence[Frontier]) -> Table:
     rows, warned = [], {}
     for row in frame.to_dict("records"):
         series = pd.Series(row)
-        warned |= {(len(rows), first + place): told for place, name in enumerate(names) if (told := _warning(row, name))}
+        warned |= {
+            (len(rows), first + place): told for place, name in enumerate(names) if (told := _warning(row, name))
+        }
         rows.append(
             [
                 assignment(series), *(row[name] for name in several), row["method"],

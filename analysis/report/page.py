@@ -113,9 +113,7 @@ def _table(table: Table, drawn: list[dict[str, Any]]) -> Iterator[str]:
     rows = [[round(value, 9) if isinstance(value, float) else value for value in row] for row in table.rows]
     columns = [asdict(column) for column in table.columns]
     marks = {f"{row},{column}": text for (row, column), text in table.marks.items()}
-    drawn.append(
-        {"kind": "table", "columns": columns, "rows": rows, "filters": list(table.filters), "marks": marks}
-    )
+    drawn.append({"kind": "table", "columns": columns, "rows": rows, "filters": list(table.filters), "marks": marks})
     yield f'<p class="quiet caption">{escape(table.name)}</p>'
     yield f'<div class="table" data-drawn="{len(drawn) - 1}" aria-label="{escape(table.name)}"></div>'
 

@@ -57,7 +57,11 @@ def _kept(one: Frontier, full: float) -> Iterator[str]:
         return
     asked = f"keep {KEEP:.0%} of it" if one.quality.higher else f"stay within {limit:.4f}, its figure / {KEEP:g},"
     if smallest is None or smallest["method"] == "none":
-        yield f"No quantized cell does {asked}." if not one.quality.higher else f"No quantized cell keeps {KEEP:.0%} of it."
+        yield (
+            f"No quantized cell does {asked}."
+            if not one.quality.higher
+            else f"No quantized cell keeps {KEEP:.0%} of it."
+        )
         return
     figure = smallest[one.quality.column]
     yield (
