@@ -210,6 +210,13 @@ def whole(rows: pd.DataFrame, parts: Sequence[str]) -> pd.Series:
     return kept
 
 
+def warned(rows: pd.DataFrame, metric: str) -> Iterator[str]:
+    """A sentence on how many figures carry a warning, for what is worked out from all of them."""
+    number = int(rows[f"{WARNINGS}{metric}"].notna().sum()) if f"{WARNINGS}{metric}" in rows else 0
+    if number:
+        yield f"{number} of {len(rows)} cells carry a warning about {metric}, which the audit tells"
+
+
 def left_out(rows: pd.DataFrame, parts: Sequence[str]) -> Iterator[str]:
     """A sentence on the cells that ``whole`` leaves out, if there are any."""
     number = int((~whole(rows, parts)).sum())

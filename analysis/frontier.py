@@ -7,7 +7,7 @@ every cell, and each draw has its own frontier: the share of draws that a cell i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,8 @@ class Frontier:
 
     ``cells`` has the family's rows with ``on_frontier`` and, where there are per-item scores, ``probability`` of being on
     it, ``difference`` from full precision with ``p_value`` and ``significant`` (false discovery rate controlled), and
-    ``low``, ``high`` of the metric. ``full`` is the figure at full precision, ``None`` where no cell has it.
+    ``low``, ``high`` of the metric. ``full`` is the figure at full precision, ``None`` where no cell has it. ``method`` is
+    that of all cells but full precision, if they have one.
     """
 
     title: str
@@ -36,6 +37,7 @@ class Frontier:
     full: float | None
     cells: pd.DataFrame
     notes: tuple[str, ...]
+    method: str = ""
 
     @property
     def metric(self) -> str:
@@ -101,10 +103,12 @@ def _of_family(title: str, family: Cells, metric: str, bpw: str, by_method: bool
     if not by_method:
         return [_frontier(title, family, metric, bpw)]
     methods = [name for name in sorted(family.frame["method"].unique()) if name != "none"]
-    return [
-        _frontier(f"{title}, {name}", family.of(family.frame[family.frame["method"].isin([name, "none"])]), metric, bpw)
-        for name in methods
-    ]
+    return [_of_method(title, family, name, metric, bpw) for name in methods]
+
+
+def _of_method(title: str, family: Cells, method: str, metric: str, bpw: str) -> Frontier:
+    own = family.of(family.frame[family.frame["method"].isin([method, "none"])])
+    return replace(_frontier(f"{title}, {method}", own, metric, bpw), method=method)
 
 
 def _frontier(title: str, family: Cells, metric: str, bpw: str) -> Frontier:
@@ -149,7 +153,7 @@ def non_dominated(bits: np.ndarray, quality: np.ndarray) -> np.ndarray:
 
 
 def _uncertainty(bits: np.ndarray, scores: np.ndarray, full: np.ndarray, sign: float) -> dict[str, np.ndarray]:
-    """Bootstrap over items: columns of ``Frontier.cells``. ``scores`` ``[cells, items]``, of which ``sign`` makes more better."""
+    """Bootstrap over items: columns of ``Frontier.cells``. More of ``sign`` times ``scores`` ``[cells, items]`` is better."""
     draws = resampled_means(scores)
     on = np.mean([non_dominated(bits, sign * draw) for draw in draws], axis=0)
     low, high = np.percentile(draws, (2.5, 97.5), axis=0)

@@ -21,7 +21,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 from sklearn.model_selection import KFold, cross_val_predict
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, left_out, part_order, whole
+from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, left_out, part_order, warned, whole
 
 TREES = 100
 REPEATS = 10
@@ -50,6 +50,7 @@ class Importance:
     fit: float
     checks: dict[str, dict[str, float]]
     warnings: tuple[str, ...]
+    method: str = ""
 
 
 def importances(
@@ -76,7 +77,7 @@ def importances(
         methods = _methods(title, family.frame, by_method)
         if not methods:
             reasons.append(f"{title}: has no quantized cell; run a sweep over bits")
-        for label, rows in methods:
+        for label, method, rows in methods:
             parts = family.parts
             notes = [] if fine else [f"{told}; --fine takes narrowed cells" for told in left_out(rows, parts)]
             if not fine:
@@ -87,17 +88,18 @@ def importances(
                 reasons.append("; ".join([f"{label}: {reason}", *notes]))
                 continue
             one = _importance(label, name, rows, features, score, resamples, seed)
-            found.append(replace(one, warnings=(*one.warnings, *notes)))
+            found.append(replace(one, warnings=(*one.warnings, *notes, *warned(rows, name)), method=method))
     if not found:
         raise ValueError("no importance can be told: " + "; ".join(reasons))
     return found
 
 
-def _methods(title: str, frame: pd.DataFrame, by_method: bool) -> list[tuple[str, pd.DataFrame]]:
+def _methods(title: str, frame: pd.DataFrame, by_method: bool) -> list[tuple[str, str, pd.DataFrame]]:
+    """Title, method and cells of what has a forest of its own."""
     if not by_method:
-        return [(title, frame)]
+        return [(title, "all methods", frame)]
     names = [name for name in sorted(frame["method"].unique()) if name != "none"]
-    return [(f"{title}, {name}", frame[frame["method"].isin([name, "none"])]) for name in names]
+    return [(f"{title}, {name}", name, frame[frame["method"].isin([name, "none"])]) for name in names]
 
 
 def part_features(rows: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, WHOLE, Cells, choice, part_order
+from analysis.cells import BITS, FULL_PRECISION_BITS, WHOLE, Cells, choice, part_order, warned
 from analysis.frontier import resampled_means
 from analysis.quality import Quality
 
@@ -112,6 +112,7 @@ def _of_family(title: str, family: Cells, metric: str) -> Sensitivity:
     notes = [] if usable else ["no intervals: not all cells have per-item scores whose mean is the metric"]
     if len(rows) == (rows["method"] == "none").sum():
         notes.append("no quantized cell: there is no damage to tell; run a sweep over bits")
+    notes += warned(rows, metric)
     return Sensitivity(
         title,
         quality,

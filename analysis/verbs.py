@@ -23,8 +23,8 @@ from analysis import importance as importances
 from analysis import recommend as recommending
 from analysis import sensitivity as sensitivities
 from analysis.cells import WARNINGS, Cells, assignment
-from analysis.progress import Progress
 from analysis.load import load
+from analysis.progress import Progress
 from mmq_sweeps.errors import one_of
 from mmq_sweeps.table import METRIC_LABELS, SIGNIFICANT, WARNED, line, output_console, plain_table
 

@@ -22,11 +22,13 @@ from analysis.cells import (
 )
 from analysis.family import Family, families
 from analysis.figures.plots import XY, Bars, Heatmap, Panel, Plot, Series, Space
-from analysis.quality import Quality
 from analysis.sensitivity import Sensitivity, with_common_groups
+from mmq_sweeps.cell import digest
 from mmq_sweeps.table import WARNED
 
 GROUPS, KINDS = ("front", "middle", "end"), ("attention", "mlp")
+# Of a file's name; more would be refused by some file systems, with what stands around it.
+LONGEST_SLUG = 120
 # A family that cannot show a figure gives no panel.
 Maker = Callable[[Family], Iterator[Panel]]
 
@@ -61,14 +63,18 @@ def _notes(name: str, family: Family) -> list[str]:
 
 
 def _slug(title: str) -> str:
+    """``title`` as part of a file's name; with a digest if it holds signs that are left out, since another may read alike."""
     kept = "".join(letter if letter.isalnum() or letter in "_." else " " for letter in title)
-    return "-".join(kept.replace("published", "").replace(".csv", "").split())
+    slug = "-".join(kept.replace("published", "").replace(".csv", "").split())
+    if all(sign.isalnum() or sign in "_.-,() " for sign in title) and len(slug) <= LONGEST_SLUG:
+        return slug
+    return f"{slug[:LONGEST_SLUG]}-{digest(title)[:6]}"
 
 
 def tradeoff(family: Family) -> Iterator[Panel]:
     series = []
     for one in family.frontiers:
-        method = one.title.rsplit(", ", 1)[1]
+        method = one.method
         quantized = one.cells[one.cells["method"] != "none"]
         series.append(
             Series(
@@ -158,9 +164,10 @@ def importance(family: Family) -> Iterator[Panel]:
     groups = []
     for one in found:
         table = one.table.reindex(labels)
-        method = one.title.rsplit(", ", 1)[1]
         groups.append(
-            Series(method, range(len(labels)), table["mean"].tolist(), table["low"].tolist(), table["high"].tolist())
+            Series(
+                one.method, range(len(labels)), table["mean"].tolist(), table["low"].tolist(), table["high"].tolist()
+            )
         )
     yield Bars("", "importance (of 100)", labels, groups)
 

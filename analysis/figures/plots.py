@@ -43,7 +43,7 @@ class XY:
 
 @dataclass(frozen=True)
 class Heatmap:
-    """``values[row][column]`` over ``rows`` and ``columns``; a missing one is NaN. Bright is better: ``higher`` or lower values."""
+    """``values[row][column]``; a missing one is NaN. Bright is better: ``higher`` values or lower."""
 
     title: str
     x_label: str

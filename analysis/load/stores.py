@@ -25,7 +25,7 @@ from mmq_sweeps.record import CorruptRecordError, Record
 from mmq_sweeps.store import Store
 
 # The source files that say what a row holds; a table that others made is not read from the cache.
-READERS = tuple(Path(str(module.__file__)) for module in (commands, cells, compare)) + (Path(__file__),)
+READERS = (Path(__file__), *(Path(str(module.__file__)) for module in (commands, cells, compare)))
 # Libraries between an image and an answer.
 RESULTS_DEPEND_ON = ("mmq_sweeps", "torch", "transformers", "tokenizers", "pillow")
 # Names of unreadable records that a note has room for.

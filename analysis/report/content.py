@@ -142,7 +142,7 @@ def _importance(family: Family) -> Iterator[Block]:
     measures = ("forest", "permutation", "shap", "mean", "low", "high", "per_bit")
     columns = [Column("method"), Column("part"), *(Column(name.replace("_", " "), 1) for name in measures)]
     rows = [
-        [words.method_of(one), str(part), *(plain(row[name]) for name in measures)]
+        [one.method, str(part), *(plain(row[name]) for name in measures)]
         for one in found
         for part, row in one.table.iterrows()
     ]

@@ -81,16 +81,12 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
-def method_of(one: Importance) -> str:
-    return one.title.rsplit(", ", 1)[1]
-
-
 def of_importance(one: Importance) -> Iterator[str]:
     shares = ", ".join(
         f"{part} {row['mean']:.1f} ({row['low']:.1f} to {row['high']:.1f})" for part, row in one.table.iterrows()
     )
     yield (
-        f"{method_of(one)}: of 100, {shares}; over {count(one.count, 'cell')}, of whose variation the forest explains "
+        f"{one.method}: of 100, {shares}; over {count(one.count, 'cell')}, of whose variation the forest explains "
         f"{one.fit:.0%} where it has not seen them."
     )
 

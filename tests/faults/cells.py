@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmq_sweeps.cell import digest
 from mmq_sweeps.record import Record
 from mmq_sweeps.store import Store
 
@@ -53,9 +54,7 @@ def made(
         for name, value in metrics.items()
     }
     return Record(
-        id="-".join(
-            [method, *(f"{part}{selection}" for part, selection in parts.items()), str(task), str(fields)]
-        ).translate({ord(sign): "_" for sign in " {}'[]:,/"}),
+        id=f"{method}-{digest([cell, names])[:12]}",
         status="done",
         cell=cell,
         names={"model": names[0], "task": names[1], "method": method if parts else "none"},

@@ -104,7 +104,7 @@ def test_not_significantly_worse_are_cells_within_the_budget_only(tmp_path: Path
 
 
 def grid(**selected: Any) -> list[Record]:
-    """RTN at 3, 4 and 16 bits of every part; ``selected`` narrows the parts of a second such grid, which scores 5 instead of 1."""
+    """RTN at 3, 4 and 16 bits of every part; ``selected`` narrows the parts of a second such grid, which scores 5."""
     found = []
     for widths in itertools.product((3, 4, 16), repeat=3):
         bits = {part: width for part, width in zip(PARTS, widths, strict=True) if width < 16}
@@ -471,14 +471,20 @@ def test_columns_without_room_are_left_out_whole_and_named() -> None:
     ("twins", "titles"),
     [
         ([*caption(8), *caption(16)], ["[task.limit=8]", "[task.limit=16]"]),
-        ([*caption(prompt="a photo of"), *caption(prompt="a drawing of")], ['[task.prompt="a photo of"]', '[task.prompt="a drawing of"]']),
         (
-            [made("none", {}, 16.0, {"cider": 5.0}, task={"metrics": ["cider"]}), made("none", {}, 16.0, {"meteor": 0.5}, task={"metrics": ["meteor"]})],
+            [*caption(prompt="a photo of"), *caption(prompt="a drawing of")],
+            ['[task.prompt="a photo of"]', '[task.prompt="a drawing of"]'],
+        ),
+        (
+            [made("none", {}, 16.0, {name: 5.0}, task={"metrics": [name]}) for name in ("cider", "meteor")],
             ['[task.metrics=["cider"]]', '[task.metrics=["meteor"]]'],
         ),
-        ([made("none", {}, 16.0, {"cider": 5.0}, model={"dtype": dtype}) for dtype in ("float32", "bfloat16")], ["[model.dtype=float32]", "[model.dtype=bfloat16]"]),
+        (
+            [made("none", {}, 16.0, {"cider": 5.0}, model={"dtype": name}) for name in ("float32", "bfloat16")],
+            ["[model.dtype=float32]", "[model.dtype=bfloat16]"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_titles_say_what_differs_between_families_of_one_name(
     tmp_path: Path, twins: list[Record], titles: list[str]
 ) -> None:
@@ -500,6 +506,22 @@ def test_cells_of_one_method_that_differ_in_its_fields_are_told_apart_in_the_tab
     lines = {size: line for size in (64, 32) for line in told.splitlines() if f"gptq method.group_size={size}" in line}
     assert "5.7000" in lines[64]
     assert "5.8000" in lines[32]
+
+
+def test_figures_of_families_whose_titles_read_alike_are_files_of_their_own(tmp_path: Path) -> None:
+    twins = [*caption(prompt="a, photo"), *caption(prompt="a = photo"), *caption(prompt="long " * 100)]
+    plots = figures(load([stored(tmp_path, *twins)]), names=["tradeoff"])
+    assert len({plot.name for plot in plots}) == 3
+    assert max(len(plot.name) for plot in plots) < 200
+
+
+def test_a_method_whose_fields_hold_commas_keeps_its_name(tmp_path: Path) -> None:
+    records = [made("gptq", {"vision": 3}, 8.0, {"cider": 5.0}, fields={"steps": steps}) for steps in ([1, 2], [3, 4])]
+    (plot,) = figures(load([stored(tmp_path, FULL, *records)]), names=["tradeoff"])
+    assert {one.label for one in plot.panels[0].series} - {""} == {
+        "gptq method.steps=[1, 2]",
+        "gptq method.steps=[3, 4]",
+    }
 
 
 def test_markdown_keeps_families_methods_and_metrics_apart(
