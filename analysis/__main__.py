@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.pivot import markdown
+from mmq_sweeps.compare import conflict
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.record import Record
 from mmq_sweeps.store import Store
@@ -24,16 +25,26 @@ NEEDS_EXTRA = (
 
 
 def load_rows(sources: list[Path]) -> list[dict[str, Any]]:
-    """The cells of all ``sources`` as rows, each once; a FileNotFoundError where a folder is no store."""
-    found: dict[str, tuple[Record, Store]] = {}
+    """The cells of all ``sources`` as rows, each once; a FileNotFoundError if a folder is no store.
+
+    Of a cell that several stores have, the newest finished record counts; different results are a warning.
+    """
+    found: dict[str, list[tuple[Record, Store]]] = {}
     for source in sources:
         if str(source).partition(":")[0] in ("wandb", "published"):
             raise ValueError(f"--source {source}: 'table' reads stores only; 'export' writes the table of any source")
         if not (source / "cells").is_dir():
             raise FileNotFoundError(f"--source {source}: is no store (it has no folder 'cells'); run a sweep first")
         store = Store.reading(source, _warn)
-        found |= {record.id: (record, store) for record in store.records()}
-    return rows([record for record, _ in found.values()], lambda cell_id: found[cell_id][1].items(cell_id))
+        for record in store.records():
+            found.setdefault(record.id, []).append((record, store))
+    for cell_id, copies in found.items():
+        places = [str(store.record_path(cell_id)) for _, store in copies]
+        if told := conflict(cell_id, [record for record, _ in copies], places):
+            _warn(told)
+    # A finished cell counts before one that failed, whichever is newer.
+    kept = {key: max(copies, key=lambda copy: (copy[0].done, copy[0].created)) for key, copies in found.items()}
+    return rows([record for record, _ in kept.values()], lambda cell_id: kept[cell_id][1].items(cell_id))
 
 
 def _warn(text: str) -> None:
@@ -41,7 +52,7 @@ def _warn(text: str) -> None:
 
 
 def table(arguments: argparse.Namespace) -> None:
-    """Every cell of the sources as rows: the same table that a sweep ends with."""
+    """Every cell of the sources as rows: the same tables that a sweep ends with."""
     table_rows = load_rows([Path(source) for source in arguments.source])
     console = output_console()
     if arguments.json:
@@ -77,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
 
     def verb(name: str, help: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=help, description=help)
-        added.add_argument("--source", nargs="+", default=["runs"], help=SOURCES)
+        added.add_argument("--source", nargs="+", action="extend", help=SOURCES)
         added.set_defaults(run=run, verb=name)
         return added
 
@@ -122,7 +133,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--out", type=Path, default=Path("figures"), help="the folder to write to; default: figures")
     one.add_argument("--metric", help="default: each task's first")
     which = one.add_mutually_exclusive_group()
-    which.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some of them: see docs/analysis.md")
+    which.add_argument(
+        "--only", nargs="+", action="extend", default=[], metavar="NAME", help="some of them: see docs/analysis.md"
+    )
     which.add_argument(
         "--experiment",
         choices=("paper",),
@@ -152,6 +165,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     arguments = parser().parse_args()
+    # Named twice, a source is read once.
+    arguments.source = list(dict.fromkeys(arguments.source or ["runs"]))
     try:
         arguments.run(arguments)
     except (OSError, StoreError, ValueError) as error:

@@ -6,11 +6,18 @@
 | ``model``, ``task``, ``method`` | names; ``method`` is ``none`` at full precision |
 | ``bits.PART`` | bits of the part's quantized linears: 16 where none is quantized, missing where the model has no such part |
 | ``blocks.PART``, ``layers.PART`` | what of a part is quantized, joined by ``+``; empty where nothing is |
+| ``group.PART`` | the part's own group size; empty where it is the method's |
 | ``weights.PART`` | weights of the part that are quantized |
 | ``bpw_paper``, ``bpw_exact`` | bits per weight; exact only where it is known |
 | ``metric.NAME``, ``low.NAME``, ``high.NAME`` | the figure and its 95% interval over items, where there is one |
+| ``count.NAME``, ``warnings.NAME`` | how many items it is over, and warnings about it, a line each |
+| ``higher.NAME`` | whether a higher figure is the better one; missing is yes |
 | ``created``, ``where`` | when, and the file or address it came from |
 | ``setting`` | a hash of the model's and the task's whole configuration; cells that differ in it are not compared |
+| ``settings`` | that configuration as JSON, by the command line's names |
+| ``overrides`` | what the command line says to measure the cell, all but the bits of its parts |
+| ``missing`` | how many items were left out of the measurement |
+| ``provenance`` | what the record tells of images, processor and libraries beside the configuration, as JSON |
 | ``variant`` | the method's fields and its calibration, as JSON; where cells of one method differ in any, ``method`` says so |
 | ``url`` | the page of its W&B run, where that is known |
 
@@ -20,20 +27,25 @@ What a source says beyond that is kept under the name it has there.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from mmq_sweeps.compare import ROUNDING, conflict_sentence, told_apart, with_variants
+
 FULL_PRECISION_BITS = 16
 PARTS = ("vision", "connector", "language")
-BITS, METRIC = "bits.", "metric."
+BITS, METRIC, WARNINGS = "bits.", "metric.", "warnings."
+WHOLE = {"blocks": "front+middle+end", "layers": "attention+mlp"}
 # A group of cells that can be compared: the same model and task from the same source.
 FAMILY = ("source", "model", "task", "setting")
 VARIANT = "variant"
 
+# So many conflicts are told cell by cell.
+CONFLICTS_TOLD = 5
 # Of more cells than these the items are not read: they would take minutes, and gigabytes of memory.
 MOST_SCORED = 5000
 
@@ -58,13 +70,14 @@ class Cells:
     """``frame`` is the table above. ``notes`` are sentences on what was found odd while reading.
 
     ``items`` reads the per-item predictions and scores of a row, ``None`` where its source has none. ``history`` is read
-    when it is asked for.
+    when it is asked for. ``copies`` has every row of the cells that several sources have, of which ``frame`` has the newest.
     """
 
     frame: pd.DataFrame
     notes: tuple[str, ...] = ()
     items: Callable[[pd.Series], Items | None] = field(default=_no_items, compare=False)
     history: Callable[[], History] = field(default=History, compare=False)
+    copies: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False)
 
     @property
     def parts(self) -> list[str]:
@@ -81,17 +94,29 @@ class Cells:
         return replace(self, frame=rows.dropna(axis=1, how="all").reset_index(drop=True))
 
     def families(self) -> list[tuple[str, Cells]]:
-        """The groups of comparable cells, by a title: model and task, and what else tells them apart."""
+        """The groups of comparable cells, by a title: model and task, and the settings in which those of one name differ."""
         several = self.frame["source"].nunique() > 1
         named = list(FAMILY[:3])
         settings = self.frame.get("setting", pd.Series("", self.frame.index)).fillna("")
         found = []
         for (source, model, task), rows in self.frame.groupby(named, sort=True):
             title = f"{model}, {task}" + (f" ({source})" if several else "")
-            split = rows.groupby(settings.loc[rows.index], sort=True)
-            for setting, alike in split:
-                found.append((title + (f" [{setting}]" if split.ngroups > 1 else ""), self.of(alike)))
+            alike = [rows for _, rows in rows.groupby(settings.loc[rows.index], sort=True)]
+            told = told_apart([_settings(rows) for rows in alike])
+            titled = [
+                (title + (f" [{text}]" if len(alike) > 1 else ""), self.of(rows))
+                for text, rows in zip(told, alike, strict=True)
+            ]
+            found += sorted(titled, key=lambda one: one[0])
         return found
+
+    def higher_is_better(self, metric: str) -> bool:
+        """Whether more of ``metric`` is better; ValueError if the cells disagree, which those of one family do not."""
+        told = self.frame.get(f"higher.{metric}")
+        said = set() if told is None else {bool(value) for value in told.dropna()}
+        if len(said) > 1:
+            raise ValueError(f"cells disagree on whether more of {metric} is better: compare within one family")
+        return said != {False}
 
     def scores(self, rows: pd.DataFrame, metric: str) -> np.ndarray | None:
         """Scores ``[cells, items]`` of ``rows`` in one order of items; ``None`` unless all have the same items.
@@ -132,8 +157,14 @@ def part_order(part: str) -> tuple[int, str]:
     return (PARTS.index(part) if part in PARTS else len(PARTS)), part
 
 
+def _settings(rows: pd.DataFrame) -> dict[str, Any]:
+    """The settings that all ``rows`` share; none where their source does not tell them."""
+    told = rows["settings"].dropna() if "settings" in rows else pd.Series(dtype=object)
+    return {} if told.empty else dict(json.loads(told.iloc[0]))
+
+
 def assignment(row: pd.Series) -> str:
-    """``gptq vision 3 connector 4 language 8``: the cell in words; narrowed selections are in brackets."""
+    """``gptq vision 3 connector 4 g64 language 8 (front mlp)``: the cell in words, with own group sizes and narrowed parts."""
     told = []
     for column in sorted(
         (name for name in row.index if name.startswith(BITS)), key=lambda c: part_order(c[len(BITS) :])
@@ -141,14 +172,59 @@ def assignment(row: pd.Series) -> str:
         part, bits = column.removeprefix(BITS), row[column]
         if pd.isna(bits) or bits == FULL_PRECISION_BITS:
             continue
-        narrowed = [row.get(f"{what}.{part}") for what in ("blocks", "layers")]
-        shown = " ".join(
-            text
-            for text, all_of in zip(narrowed, ("front+middle+end", "attention+mlp"), strict=True)
-            if isinstance(text, str) and text not in ("", all_of)
+        told.append(
+            choice(part, int(bits), *(_text(row.get(f"{what}.{part}")) for what in ("blocks", "layers", "group")))
         )
-        told.append(f"{part} {int(bits)}" + (f" ({shown})" if shown else ""))
     return f"{row['method']} {' '.join(told)}" if told else "full precision"
+
+
+def choice(part: str, bits: int, blocks: str, layers: str, group: str = "") -> str:
+    """``connector 3``, with its own group size, and in brackets what is narrowed: ``connector 3 g64 (front mlp)``."""
+    narrowed = [text for text, name in ((blocks, "blocks"), (layers, "layers")) if text not in ("", WHOLE[name])]
+    own = f" g{group}" if group.isdigit() else f" {group}" if group else ""
+    return f"{part} {bits}{own}" + (f" ({' '.join(narrowed)})" if narrowed else "")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def whole(rows: pd.DataFrame, parts: Sequence[str]) -> pd.Series:
+    """Which cells quantize each of ``parts`` altogether or not at all, and with the group size that most cells of theirs have.
+
+    What shows a cell by the bits of its parts alone shows these only: a part that is narrowed, or has a group size of its
+    own, is another one than its bits say.
+    """
+    kept = pd.Series(data=True, index=rows.index)
+    for part in parts:
+        low = rows[f"{BITS}{part}"] < FULL_PRECISION_BITS
+        for what, everything in WHOLE.items():
+            if f"{what}.{part}" in rows:
+                kept &= ~low | (rows[f"{what}.{part}"] == everything)
+        if f"group.{part}" in rows:
+            for _, of_method in rows[low].groupby("method"):
+                sizes = of_method[f"group.{part}"].fillna("")
+                # Of as many cells the method's own size counts, which is the empty one.
+                common = sizes.value_counts().sort_index().idxmax()
+                kept.loc[of_method.index[sizes != common]] = False
+    return kept
+
+
+def warned(rows: pd.DataFrame, metric: str) -> Iterator[str]:
+    """A sentence on how many figures carry a warning, for what is worked out from all of them."""
+    number = int(rows[f"{WARNINGS}{metric}"].notna().sum()) if f"{WARNINGS}{metric}" in rows else 0
+    if number:
+        yield f"{number} of {len(rows)} cells carry a warning about {metric}, which the audit tells"
+
+
+def left_out(rows: pd.DataFrame, parts: Sequence[str]) -> Iterator[str]:
+    """A sentence on the cells that ``whole`` leaves out, if there are any."""
+    number = int((~whole(rows, parts)).sum())
+    if number:
+        yield (
+            f"{number} of {len(rows)} cells quantize only some blocks or layers of a part, or give a part a group size of "
+            "its own, and are left out here"
+        )
 
 
 def joined(tables: Sequence[Cells]) -> Cells:
@@ -161,11 +237,13 @@ def joined(tables: Sequence[Cells]) -> Cells:
     for table in tables:
         by_source |= dict.fromkeys(table.frame["where"], table.items)
     kept, conflicts = _deduplicated(frame)
+    copies = frame[frame.duplicated("id", keep=False)].reset_index(drop=True)
     return Cells(
         _with_variants_named(kept),
         (*notes, *conflicts),
         lambda row: by_source[row["where"]](row),
         lambda: _together([table.history() for table in tables]),
+        copies,
     )
 
 
@@ -184,31 +262,39 @@ def _with_variants_named(frame: pd.DataFrame) -> pd.DataFrame:
         return frame
     grouped = frame[frame[VARIANT].notna() & (frame["method"] != "none")].groupby(["model", "task", "method"])
     named = frame["method"].copy()
-    for (_, _, method), rows in grouped:
-        if rows[VARIANT].nunique() == 1:
-            continue
-        told = {text: json.loads(text) for text in rows[VARIANT].unique()}
-        differing = [
-            key
-            for key in dict.fromkeys(key for one in told.values() for key in one)
-            if len({json.dumps(one.get(key)) for one in told.values()}) > 1
-        ]
-        suffix = {text: "".join(f" {key}={one[key]}" for key in differing if key in one) for text, one in told.items()}
-        named.loc[rows.index] = method + rows[VARIANT].map(suffix)
+    for _, rows in grouped:
+        if rows[VARIANT].nunique() > 1:
+            told = {text: json.loads(text) for text in rows[VARIANT].unique()}
+            names = dict(
+                zip(told, with_variants([(rows["method"].iloc[0], one) for one in told.values()]), strict=True)
+            )
+            named.loc[rows.index] = rows[VARIANT].map(names)
     return frame.assign(method=named)
 
 
+def conflicts(copies: pd.DataFrame) -> Iterator[tuple[str, str, float, pd.DataFrame]]:
+    """Cells that were measured with different results: id, the metric that differs most, by how much, and their rows."""
+    figures = [column for column in copies.columns if column.startswith(METRIC)]
+    if copies.empty or not figures:
+        return
+    for cell, rows in copies[copies["status"] == "done"].groupby("id", sort=False):
+        values = rows[figures]
+        spread = values.max() - values.min()
+        # Figures that were only written or summed in another order are the same ones.
+        real = spread[spread > ROUNDING * values.abs().max()]
+        if len(real):
+            name = str(real.idxmax())
+            yield str(cell), name.removeprefix(METRIC), float(real[name]), rows
+
+
 def _deduplicated(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    figures = [column for column in frame.columns if column.startswith(METRIC)]
-    notes = []
-    for cell, rows in frame[frame.duplicated("id", keep=False)].groupby("id", sort=False):
-        spread = rows[figures].max() - rows[figures].min()
-        if (spread > 0).any():
-            name = str(spread.idxmax()).removeprefix(METRIC)
-            notes.append(
-                f"cell {cell} was measured {len(rows)} times with different results ({name} differs by "
-                f"{spread.max():.4g}); the newest is shown: {', '.join(sorted(set(rows['where'])))}"
-            )
+    found = list(conflicts(frame[frame.duplicated("id", keep=False)]))
+    notes = [
+        conflict_sentence(cell, len(rows), metric, spread, rows["where"].tolist())
+        for cell, metric, spread, rows in found[:CONFLICTS_TOLD]
+    ]
+    if len(found) > CONFLICTS_TOLD:
+        notes.append(f"{len(found) - CONFLICTS_TOLD} more cells were measured several times with different results")
     # A finished cell counts before one that failed, whichever is newer.
     order = [name for name in ("done", "created") if name == "done" or name in frame]
     newest = frame.assign(done=frame["status"] == "done").sort_values(order, kind="stable", na_position="first")

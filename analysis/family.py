@@ -8,6 +8,7 @@ from functools import cached_property
 from analysis.cells import Cells
 from analysis.frontier import Frontier, frontiers
 from analysis.importance import Importance, importances
+from analysis.quality import Quality
 from analysis.sensitivity import Sensitivity, sensitivities
 
 
@@ -18,6 +19,10 @@ class Family:
     title: str
     cells: Cells
     metric: str
+
+    @cached_property
+    def quality(self) -> Quality:
+        return Quality.of(self.cells, self.metric)
 
     @cached_property
     def methods(self) -> list[str]:

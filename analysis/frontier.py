@@ -7,12 +7,13 @@ every cell, and each draw has its own frontier: the share of draws that a cell i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from analysis.cells import METRIC, MOST_SCORED, Cells, assignment
+from analysis.quality import Quality
 
 RESAMPLES = 1000
 SEED = 20260
@@ -26,24 +27,35 @@ class Frontier:
 
     ``cells`` has the family's rows with ``on_frontier`` and, where there are per-item scores, ``probability`` of being on
     it, ``difference`` from full precision with ``p_value`` and ``significant`` (false discovery rate controlled), and
-    ``low``, ``high`` of the metric. ``full`` is the figure at full precision, ``None`` where no cell has it.
+    ``low``, ``high`` of the metric. ``full`` is the figure at full precision, ``None`` where no cell has it. ``method`` is
+    that of all cells but full precision, if they have one.
     """
 
     title: str
-    metric: str
+    quality: Quality
     bpw: str
     full: float | None
     cells: pd.DataFrame
     notes: tuple[str, ...]
+    method: str = ""
+
+    @property
+    def metric(self) -> str:
+        return self.quality.metric
 
     @property
     def rows(self) -> pd.DataFrame:
         """The cells on the frontier, from the fewest bits per weight to the most."""
-        kept = self.cells[self.cells["on_frontier"]].sort_values(self.bpw, kind="stable")
+        kept = self.quality.fewest_bits(self.cells[self.cells["on_frontier"]], self.bpw)
         return kept.assign(assignment=[assignment(row) for _, row in kept.iterrows()])
 
-    def hypervolume(self, most: float = 16.0) -> float:
-        """The area, in bits x quality, that the frontier dominates below ``most`` bits per weight and above zero quality."""
+    def hypervolume(self, most: float = 16.0) -> float | None:
+        """The area, in bits x quality, that the frontier dominates below ``most`` bits per weight and above zero quality.
+
+        ``None`` where lower is better: such a metric has no worst figure to measure from.
+        """
+        if not self.quality.higher:
+            return None
         points = self.rows[[self.bpw, f"{METRIC}{self.metric}"]].drop_duplicates().to_numpy(dtype=np.float64)
         points = points[points[:, 0] <= most]
         if not len(points):
@@ -53,10 +65,16 @@ class Frontier:
 
     def smallest_within(self, share: float) -> pd.Series | None:
         """The cell of fewest bits per weight that keeps ``share`` of the full-precision figure; ``None`` where none does."""
-        if self.full is None:
+        limit = None if self.full is None else self.quality.limit(self.full, share)
+        if limit is None:
             return None
-        kept = self.rows[self.rows[f"{METRIC}{self.metric}"] >= share * self.full]
+        kept = self.rows[self.quality.keeps(self.rows, limit)]
         return None if kept.empty else kept.iloc[0]
+
+    def best_within(self, budget: float) -> pd.Series | None:
+        """The best cell of at most ``budget`` bits per weight; ``None`` where all have more."""
+        rows = self.rows[self.rows[self.bpw] <= budget]
+        return None if rows.empty else self.quality.best(rows, self.bpw).iloc[0]
 
 
 def frontiers(
@@ -85,15 +103,18 @@ def _of_family(title: str, family: Cells, metric: str, bpw: str, by_method: bool
     if not by_method:
         return [_frontier(title, family, metric, bpw)]
     methods = [name for name in sorted(family.frame["method"].unique()) if name != "none"]
-    return [
-        _frontier(f"{title}, {name}", family.of(family.frame[family.frame["method"].isin([name, "none"])]), metric, bpw)
-        for name in methods
-    ]
+    return [_of_method(title, family, name, metric, bpw) for name in methods]
+
+
+def _of_method(title: str, family: Cells, method: str, metric: str, bpw: str) -> Frontier:
+    own = family.of(family.frame[family.frame["method"].isin([method, "none"])])
+    return replace(_frontier(f"{title}, {method}", own, metric, bpw), method=method)
 
 
 def _frontier(title: str, family: Cells, metric: str, bpw: str) -> Frontier:
     rows = family.frame[family.frame[f"{METRIC}{metric}"].notna() & family.frame[bpw].notna()].reset_index(drop=True)
-    quality = rows[f"{METRIC}{metric}"].to_numpy(dtype=np.float64)
+    quality = Quality.of(family, metric)
+    score = quality.score(rows)
     bits = rows[bpw].to_numpy(dtype=np.float64)
     full = rows.loc[rows["method"] == "none", f"{METRIC}{metric}"]
     notes = []
@@ -101,19 +122,21 @@ def _frontier(title: str, family: Cells, metric: str, bpw: str) -> Frontier:
         notes.append("no full-precision cell: what is kept of full precision is not known; run method=none")
     if len(rows) == 1:
         notes.append("one cell only: it is the frontier by itself")
-    elif np.ptp(quality) == 0:
+    elif np.ptp(score) == 0:
         notes.append(f"every cell has the same {metric}: the one with the fewest bits is the frontier")
-    table = rows.assign(on_frontier=non_dominated(bits, quality))
+    if len(full) and quality.limit(float(full.median()), 1.0) is None:
+        notes.append(f"full precision has a {metric} of {full.median():.4f}: a share of it means nothing")
+    table = rows.assign(on_frontier=non_dominated(bits, score))
     scores = family.scores(rows, metric)
     if len(rows) > MOST_SCORED:
         notes.append(f"more than {MOST_SCORED:,} cells: their items are not read, so there are no probabilities")
     elif scores is None:
         notes.append("no per-item scores of all cells: no probabilities")
-    elif not np.allclose(scores.mean(axis=1), quality):
+    elif not np.allclose(scores.mean(axis=1), rows[quality.column]):
         notes.append(f"{metric} is no mean of items: no probabilities")
     else:
-        table = table.assign(**_uncertainty(bits, scores, (rows["method"] == "none").to_numpy()))
-    return Frontier(title, metric, bpw, None if full.empty else float(full.median()), table, tuple(notes))
+        table = table.assign(**_uncertainty(bits, scores, (rows["method"] == "none").to_numpy(), quality.sign))
+    return Frontier(title, quality, bpw, None if full.empty else float(full.median()), table, tuple(notes))
 
 
 def non_dominated(bits: np.ndarray, quality: np.ndarray) -> np.ndarray:
@@ -129,10 +152,10 @@ def non_dominated(bits: np.ndarray, quality: np.ndarray) -> np.ndarray:
     return kept
 
 
-def _uncertainty(bits: np.ndarray, scores: np.ndarray, full: np.ndarray) -> dict[str, np.ndarray]:
-    """Bootstrap over items: columns of ``Frontier.cells``. ``scores`` ``[cells, items]``."""
+def _uncertainty(bits: np.ndarray, scores: np.ndarray, full: np.ndarray, sign: float) -> dict[str, np.ndarray]:
+    """Bootstrap over items: columns of ``Frontier.cells``. More of ``sign`` times ``scores`` ``[cells, items]`` is better."""
     draws = resampled_means(scores)
-    on = np.mean([non_dominated(bits, draw) for draw in draws], axis=0)
+    on = np.mean([non_dominated(bits, sign * draw) for draw in draws], axis=0)
     low, high = np.percentile(draws, (2.5, 97.5), axis=0)
     columns = {"probability": on, "low": low, "high": high}
     if full.any():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 from sklearn.model_selection import KFold, cross_val_predict
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, part_order
+from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, left_out, part_order, warned, whole
 
 TREES = 100
 REPEATS = 10
@@ -50,6 +50,7 @@ class Importance:
     fit: float
     checks: dict[str, dict[str, float]]
     warnings: tuple[str, ...]
+    method: str = ""
 
 
 def importances(
@@ -62,7 +63,8 @@ def importances(
 ) -> list[Importance]:
     """Importance of every part in every family of comparable cells; of each method by itself unless ``by_method`` is false.
 
-    ``fine`` takes part x block group x layer kind as features, for grids that narrow their selections. Families with
+    ``fine`` takes part x block group x layer kind as features, for grids that narrow their selections; without it cells that
+    narrow a part are left out, since the part's bits do not say what was quantized. Families with
     fewer than ``LEAST_CELLS`` cells, one bit-width or a constant score are told by a ValueError if nothing else is left.
     """
     found, reasons = [], []
@@ -75,23 +77,29 @@ def importances(
         methods = _methods(title, family.frame, by_method)
         if not methods:
             reasons.append(f"{title}: has no quantized cell; run a sweep over bits")
-        for label, rows in methods:
+        for label, method, rows in methods:
+            parts = family.parts
+            notes = [] if fine else [f"{told}; --fine takes narrowed cells" for told in left_out(rows, parts)]
+            if not fine:
+                rows = rows[whole(rows, parts)]
             features = fine_features(rows) if fine else part_features(rows)
             score = rows[f"{METRIC}{name}"].to_numpy(dtype=np.float64)
             if reason := _unfit(features, score):
-                reasons.append(f"{label}: {reason}")
+                reasons.append("; ".join([f"{label}: {reason}", *notes]))
                 continue
-            found.append(_importance(label, name, rows, features, score, resamples, seed))
+            one = _importance(label, name, rows, features, score, resamples, seed)
+            found.append(replace(one, warnings=(*one.warnings, *notes, *warned(rows, name)), method=method))
     if not found:
         raise ValueError("no importance can be told: " + "; ".join(reasons))
     return found
 
 
-def _methods(title: str, frame: pd.DataFrame, by_method: bool) -> list[tuple[str, pd.DataFrame]]:
+def _methods(title: str, frame: pd.DataFrame, by_method: bool) -> list[tuple[str, str, pd.DataFrame]]:
+    """Title, method and cells of what has a forest of its own."""
     if not by_method:
-        return [(title, frame)]
+        return [(title, "all methods", frame)]
     names = [name for name in sorted(frame["method"].unique()) if name != "none"]
-    return [(f"{title}, {name}", frame[frame["method"].isin([name, "none"])]) for name in names]
+    return [(f"{title}, {name}", name, frame[frame["method"].isin([name, "none"])]) for name in names]
 
 
 def part_features(rows: pd.DataFrame) -> pd.DataFrame:

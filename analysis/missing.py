@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells
+from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, whole
+from analysis.load.overrides import value_text
+from mmq_sweeps.compare import ROUNDING
 
 # What has less than this share of all combinations of its bit-widths was not meant as a grid.
 A_GRID = 0.5
@@ -18,16 +22,20 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Gaps:
-    """Of a ``method``: the bits by part of the ``missing`` assignments, of a grid of so ``many``."""
+    """Of a ``method``: the bits by part of the ``missing`` assignments, of a grid of so ``many``, and what measures them."""
 
     method: str
     missing: list[dict[str, int]]
     many: int
+    commands: list[str]
 
-    def sentence(self, model: str, task: str) -> str:
-        commands = [command(model, task, self.method, bits) for bits in self.missing[:SHOWN]]
+    @property
+    def sentence(self) -> str:
         more = f"; and {len(self.missing) - SHOWN} more" if len(self.missing) > SHOWN else ""
-        return f"{len(self.missing)} of {self.many} assignments of {self.method} were not measured: {'; '.join(commands)}{more}"
+        return (
+            f"{len(self.missing)} of {self.many} assignments of {self.method} were not measured: "
+            f"{'; '.join(self.commands)}{more}"
+        )
 
 
 def gaps(family: Cells) -> Iterator[Gaps]:
@@ -35,7 +43,7 @@ def gaps(family: Cells) -> Iterator[Gaps]:
     parts = family.parts
     for method in sorted(set(family.frame["method"]) - {"none"}):
         own = family.frame[family.frame["method"].isin([method, "none"])]
-        own = own[_whole(own, parts)]
+        own = own[whole(own, parts)]
         bits = own[[f"{BITS}{part}" for part in parts]].dropna(axis=1)
         levels = [sorted(set(bits[name])) for name in bits]
         many = int(np.prod([len(one) for one in levels])) if levels else 0
@@ -45,34 +53,56 @@ def gaps(family: Cells) -> Iterator[Gaps]:
         every = pd.MultiIndex.from_product(levels)
         missing = [line for line in every if line not in measured]
         named = [name.removeprefix(BITS) for name in bits]
-        yield Gaps(method, [dict(zip(named, map(int, line), strict=True)) for line in missing], many)
+        lacking = [dict(zip(named, map(int, line), strict=True)) for line in missing]
+        yield Gaps(method, lacking, many, [command(own, method, one) for one in lacking[:SHOWN]])
 
 
-def command(model: str, task: str, method: str, bits: dict[str, int]) -> str:
-    """What measures an assignment."""
-    if set(bits.values()) == {FULL_PRECISION_BITS}:
-        return f"python -m mmq_sweeps model={model} task={task} method=none"
-    widths = " ".join(f"component.{part}.bits={width}" for part, width in bits.items())
-    return f"python -m mmq_sweeps model={model} task={task} method={method} {widths}"
+def command(rows: pd.DataFrame, method: str, bits: dict[str, int]) -> str:
+    """What measures the assignment ``bits`` by ``method`` as the cells ``rows`` were measured, into the same store.
+
+    Rows of a source that does not tell their settings name the model, the task and the method only.
+    """
+    full = set(bits.values()) == {FULL_PRECISION_BITS}
+    alike = rows[rows["method"] == ("none" if full and (rows["method"] == "none").any() else method)]
+    row = alike.iloc[0]
+    said = row.get("overrides")
+    if not isinstance(said, str):
+        said = shlex.join([f"model={row['model']}", f"task={row['task']}", f"method={'none' if full else method}"])
+    words = [] if full else [f"component.{part}.bits={width}" for part, width in bits.items()]
+    for part, width in bits.items():
+        sizes = alike.get(f"group.{part}")
+        own = (
+            []
+            if sizes is None
+            else [size for size in sizes[alike[f"{BITS}{part}"] < FULL_PRECISION_BITS].dropna() if size]
+        )
+        if own and width < FULL_PRECISION_BITS:
+            words.append(f"component.{part}.group_size={own[0]}")
+    return " ".join(["python -m mmq_sweeps", said, *words, *_store(str(row["where"]))])
+
+
+def _store(where: str) -> list[str]:
+    """The override that names the store of a record at ``where``; none for the default, and for what is no store."""
+    path = Path(where)
+    if path.name != "record.json" or len(path.parts) < 4:
+        return []
+    root = path.parents[2]
+    return [] if str(root) == "runs" else [shlex.quote(f"store.dir={value_text(str(root))}")]
 
 
 def unlike_baselines(families: Sequence[tuple[str, Cells, str]]) -> Iterator[tuple[str, str]]:
-    """``(title, sentence)`` of models and tasks whose full precision differs between families ``(title, cells, metric)``."""
-    found: dict[tuple[Any, ...], dict[str, float]] = {}
+    """``(title, sentence)`` of models and tasks whose full precision differs between sources.
+
+    Families ``(title, cells, metric)`` of one source differ in their settings, and so may their figures.
+    """
+    found: dict[tuple[Any, ...], dict[str, tuple[str, float]]] = {}
     for title, family, metric in families:
         full = family.frame.loc[family.frame["method"] == "none", f"{METRIC}{metric}"].dropna()
         if len(full):
-            model, task = family.frame[["model", "task"]].iloc[0]
-            found.setdefault((model, task, metric), {})[title] = float(full.median())
-    for (model, task, metric), figures in found.items():
-        if len(set(figures.values())) > 1:
-            told = ", ".join(f"{value:.4f} in {title}" for title, value in figures.items())
-            yield f"{model}, {task}", f"full precision has a {metric} of {told}: compare within a source only"
-
-
-def _whole(rows: pd.DataFrame, parts: Sequence[str]) -> pd.Series:
-    kept = pd.Series(data=True, index=rows.index)
-    for part in parts:
-        low = rows[f"{BITS}{part}"] < FULL_PRECISION_BITS
-        kept &= ~low | ((rows[f"blocks.{part}"] == "front+middle+end") & (rows[f"layers.{part}"] == "attention+mlp"))
-    return kept
+            model, task, source = family.frame[["model", "task", "source"]].iloc[0]
+            found.setdefault((model, task, metric), {})[title] = source, float(full.median())
+    for (model, task, metric), told in found.items():
+        figures = [value for _, value in told.values()]
+        if len({source for source, _ in told.values()}) > 1 and np.ptp(figures) > ROUNDING * np.max(np.abs(figures)):
+            shown = ", ".join(f"{value:.4f} in {title}" for title, (_, value) in told.items())
+            yield f"{model}, {task}", f"full precision has a {metric} of {shown}: compare within a source only"

@@ -4,48 +4,71 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmq_sweeps.table import METRIC_LABELS, WARNED, by_family, title
+
 Row = dict[str, Any]
 
 
 def markdown(table_rows: list[Row]) -> str:
-    """One table a model, task and metric; a line a method and choice of parts, a column a bit-width.
+    """One table a family of comparable cells and metric; a line a method and choice of parts, a column a bit-width.
 
     Cells whose parts have different bit-widths have no place in such a table and are left out, which is said below it.
     """
-    done = [row for row in table_rows if row["status"] == "done"]
-    families = dict.fromkeys((row["model"], row["task"], metric) for row in done for metric in row["metrics"])
-    tables = []
-    for model, task, metric in families:
-        family = [row for row in done if (row["model"], row["task"]) == (model, task)]
-        tables.append(_pivot(family, model, task, metric))
-    return "\n\n".join(tables)
+    return "\n\n".join(
+        _pivot(family, named, metric)
+        for named, family in by_family(table_rows).items()
+        for metric in dict.fromkeys(name for row in family for name in row["metrics"])
+    )
 
 
-def _pivot(family: list[Row], model: str, task: str, metric: str) -> str:
-    placed: dict[tuple[str, str], dict[str, float]] = {}
+def _pivot(family: list[Row], named: str, metric: str) -> str:
+    placed: dict[tuple[str, str], dict[str, list[str]]] = {}
     left_out = 0
-    full = next((row["metrics"][metric]["value"] for row in family if not row["bits"]), None)
-    for row in family:
+    measured = [row for row in family if metric in row["metrics"]]
+    for row in measured:
         widths = set(row["bits"].values())
         if len(widths) > 1:
             left_out += 1
         elif widths:
-            line = placed.setdefault((row["method"], " + ".join(row["bits"])), {})
-            line[widths.pop()] = row["metrics"][metric]["value"]
+            line = placed.setdefault((row["label"], " + ".join(row["bits"])), {})
+            # Cells that differ in something else than what a line and a column say stand beside each other.
+            line.setdefault(widths.pop(), []).append(_figure(row["metrics"][metric]))
     columns = sorted({width for line in placed.values() for width in line}, key=_width)
     head = ["method", "parts", *columns]
+    full = " and ".join(_figure(row["metrics"][metric]) for row in measured if not row["bits"]) or "not measured"
+    better = "" if all(row["metrics"][metric]["higher_is_better"] for row in measured) else "; lower is better"
     lines = [
-        f"{model}, {task}, {metric}; full precision {'not measured' if full is None else f'{full:.4f}'}",
+        _escaped(f"{named}, {metric}; full precision {full}{better}"),
         "",
-        "| " + " | ".join(head) + " |",
+        _line(head),
         "|" + "---|" * 2 + "---:|" * len(columns),
     ]
     for (method, parts), values in sorted(placed.items(), key=lambda item: (item[0][1], item[0][0])):
-        shown = [f"{values[width]:.4f}" if width in values else "" for width in columns]
-        lines.append("| " + " | ".join([method, parts, *shown]) + " |")
+        lines.append(_line([method, parts, *(", ".join(values.get(width, [])) for width in columns)]))
     if left_out:
         lines += ["", f"{left_out} cells of mixed bit-widths are not shown."]
+    warned = [
+        f"{WARNED} {title(row)}, {METRIC_LABELS.get(metric, metric)}: {text}"
+        for row in measured
+        for text in row["metrics"][metric].get("warnings", ())
+    ]
+    if warned:
+        lines += ["", *(f"- {_escaped(text)}" for text in warned)]
     return "\n".join(lines)
+
+
+def _figure(metric: dict[str, Any]) -> str:
+    shown = "none" if metric["value"] is None else f"{metric['value']:.4f}"
+    return shown + (WARNED if metric.get("warnings") else "")
+
+
+def _line(texts: list[str]) -> str:
+    return "| " + " | ".join(map(_escaped, texts)) + " |"
+
+
+def _escaped(text: str) -> str:
+    """Users' names as Markdown shows them."""
+    return "".join(f"\\{sign}" if sign in "\\|*<`" else sign for sign in text)
 
 
 def _width(label: str) -> tuple[int, str]:

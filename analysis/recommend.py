@@ -16,10 +16,11 @@ import pandas as pd
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, part_order
+from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, part_order, whole
 from analysis.frontier import resampled_means
 from analysis.importance import FOLDS, LEAST_CELLS, TREES
 from analysis.missing import command
+from analysis.quality import Quality
 
 SHOWN = 5
 
@@ -28,18 +29,24 @@ SHOWN = 5
 class Recommendation:
     """``best`` is a row of the table of cells; ``as_good`` the rows that are not significantly worse, best first.
 
+    All are within the budget. Of a budget of quality that is also to take no more bits than ``best``, which has the fewest.
+
     ``candidates`` are unmeasured: ``bits`` by part, ``bpw_paper``, ``expected``, the ``error`` of the model that expects
     it (root mean square over unseen cells), and the ``command`` that measures it.
     """
 
     title: str
-    metric: str
+    quality: Quality
     budget: str
     full: float | None
     best: pd.Series
     as_good: pd.DataFrame
     candidates: list[dict[str, Any]]
     notes: tuple[str, ...]
+
+    @property
+    def metric(self) -> str:
+        return self.quality.metric
 
 
 def recommend(
@@ -72,63 +79,73 @@ def _of_family(
 ) -> Recommendation:
     if metric not in family.metrics:
         raise ValueError(f"has no metric {metric!r}")
-    rows = family.frame[family.frame[f"{METRIC}{metric}"].notna()].reset_index(drop=True)
-    score = rows[f"{METRIC}{metric}"]
-    full = score[rows["method"] == "none"].median() if (rows["method"] == "none").any() else None
+    quality = Quality.of(family, metric)
+    rows = family.frame[family.frame[quality.column].notna()].reset_index(drop=True)
+    baselines = rows.loc[rows["method"] == "none", quality.column]
+    full = None if baselines.empty else float(baselines.median())
+    limit = None
     if max_bpw is not None:
         budget, allowed = f"at most {max_bpw:g} bits per weight", rows["bpw_paper"] <= max_bpw
         if not allowed.any():
             raise ValueError(
                 f"no cell has at most {max_bpw:g} bits per weight; the smallest has {rows['bpw_paper'].min():.3f}"
             )
-        best = int(score[allowed].idxmax())
+        best = int(quality.best(rows[allowed]).index[0])
     else:
         if full is None:
             raise ValueError("has no full-precision cell, so its share cannot be told; run method=none")
-        budget, allowed = f"at least {min_quality:.0%} of full precision", score >= min_quality * full
+        limit = quality.limit(full, float(min_quality or 0))
+        if limit is None:
+            raise ValueError(
+                f"full precision has a {metric} of {full:.4f}, of which a share means nothing; use --max-bpw"
+            )
+        budget, allowed = quality.budget(full, float(min_quality or 0)), quality.keeps(rows, limit)
         if not allowed.any():
             raise ValueError(f"no cell keeps {min_quality:.0%} of full precision")
-        best = int(rows["bpw_paper"][allowed].idxmin())
-    as_good, notes = _as_good(family, rows, metric, best, allowed.to_numpy())
-    candidates = _candidates(
-        rows, metric, rows.loc[best], max_bpw, None if full is None or min_quality is None else min_quality * full, seed
-    )
-    return Recommendation(
-        title, metric, budget, None if full is None else float(full), rows.loc[best], as_good, candidates, notes
-    )
+        best = int(quality.fewest_bits(rows[allowed]).index[0])
+        # The budget is spent on as few bits as possible: a cell of more bits is none to take instead.
+        allowed &= rows["bpw_paper"] <= rows["bpw_paper"][best]
+    as_good, notes = _as_good(family, rows, quality, best, allowed.to_numpy())
+    candidates = _candidates(rows, quality, rows.loc[best], max_bpw, limit, seed)
+    return Recommendation(title, quality, budget, full, rows.loc[best], as_good, candidates, notes)
 
 
 def _as_good(
-    family: Cells, rows: pd.DataFrame, metric: str, best: int, allowed: np.ndarray
+    family: Cells, rows: pd.DataFrame, quality: Quality, best: int, allowed: np.ndarray
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Cells within the budget whose paired difference from the best one has an interval that reaches zero."""
     chosen = rows[allowed]
-    scores = family.scores(chosen, metric)
-    if scores is None or not np.allclose(scores.mean(axis=1), chosen[f"{METRIC}{metric}"]):
+    if len(chosen) == 1:
+        return rows.iloc[:0], ()
+    scores = family.scores(chosen, quality.metric)
+    if scores is None or not np.allclose(scores.mean(axis=1), chosen[quality.column]):
         return rows.iloc[:0], ("which cells are as good cannot be told: not all have per-item scores",)
-    draws = resampled_means(scores)
+    draws = quality.sign * resampled_means(scores)
     position = int(np.flatnonzero(chosen.index == best)[0])
     high = np.percentile(draws - draws[:, position : position + 1], 97.5, axis=0)
     kept = chosen[(high >= 0) & (chosen.index != best)]
-    return kept.sort_values(f"{METRIC}{metric}", ascending=False, kind="stable"), ()
+    return quality.best(kept), ()
 
 
 def _candidates(
-    rows: pd.DataFrame, metric: str, best: pd.Series, max_bpw: float | None, least: float | None, seed: int
+    rows: pd.DataFrame, quality: Quality, best: pd.Series, max_bpw: float | None, limit: float | None, seed: int
 ) -> list[dict[str, Any]]:
     """Unmeasured assignments that are expected to beat ``best`` within the budget, the nearest in size first."""
     parts = _known_parts(rows)
-    whole = rows[_whole(rows, parts)]
     found: list[dict[str, Any]] = []
-    for method in sorted(set(whole["method"]) - {"none"}):
-        own = whole[whole["method"].isin([method, "none"])]
+    for method in sorted(set(rows["method"]) - {"none"}):
+        own = rows[rows["method"].isin([method, "none"])]
+        own = own[whole(own, parts)]
         if len(own) >= LEAST_CELLS:
-            found += [_candidate(best, method, *told) for told in _expected(own, parts, metric, seed)]
+            found += [_candidate(own, method, *told) for told in _expected(own, parts, quality.metric, seed)]
+    sign, least = quality.sign, best[quality.column] if limit is None else limit
     if max_bpw is not None:
-        better = [one for one in found if one["bpw_paper"] <= max_bpw and one["expected"] > best[f"{METRIC}{metric}"]]
+        better = [one for one in found if one["bpw_paper"] <= max_bpw and sign * one["expected"] > sign * least]
     else:
-        better = [one for one in found if one["bpw_paper"] < best["bpw_paper"] and one["expected"] >= (least or 0.0)]
-    nearest = sorted(better, key=lambda one: (abs(one["bpw_paper"] - best["bpw_paper"]), -one["expected"]))
+        better = [
+            one for one in found if one["bpw_paper"] < best["bpw_paper"] and sign * one["expected"] >= sign * least
+        ]
+    nearest = sorted(better, key=lambda one: (abs(one["bpw_paper"] - best["bpw_paper"]), -sign * one["expected"]))
     return nearest[:SHOWN]
 
 
@@ -159,7 +176,7 @@ def _expected(
 
 
 def _candidate(
-    best: pd.Series, method: str, bits: dict[str, int], bpw: float, expected: float, error: float
+    own: pd.DataFrame, method: str, bits: dict[str, int], bpw: float, expected: float, error: float
 ) -> dict[str, Any]:
     return {
         "method": method,
@@ -167,23 +184,13 @@ def _candidate(
         "bpw_paper": bpw,
         "expected": expected,
         "error": error,
-        "command": command(best["model"], best["task"], method, bits),
+        "command": command(own, method, bits),
     }
 
 
 def _known_parts(rows: pd.DataFrame) -> list[str]:
     named = [name[len(BITS) :] for name in rows if name.startswith(BITS) and rows[name].notna().all()]
     return sorted(named, key=part_order)
-
-
-def _whole(rows: pd.DataFrame, parts: list[str]) -> pd.Series:
-    """Cells whose parts are quantized altogether or not at all."""
-    kept = pd.Series(data=True, index=rows.index)
-    for part in parts:
-        kept &= rows[f"blocks.{part}"].isin(["", "front+middle+end"]) & rows[f"layers.{part}"].isin(
-            ["", "attention+mlp"]
-        )
-    return kept
 
 
 def _bpw(rows: pd.DataFrame, parts: list[str], widths: tuple[float, ...]) -> float:

@@ -1,6 +1,7 @@
 """What a selection costs by itself, what two cost together, and which method costs less at the same assignment.
 
-Damage is the full-precision figure less the cell's, of one family of comparable cells. Where all cells have per-item scores
+Damage is how much worse than full precision a cell is, of one family of comparable cells: the full-precision figure less the
+cell's, or the other way round where lower is better. Where all cells have per-item scores
 over the same items, and the metric is their mean, a figure has a 95% interval from items drawn with replacement, the same
 draw for every cell.
 """
@@ -15,10 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, part_order
+from analysis.cells import BITS, FULL_PRECISION_BITS, WHOLE, Cells, choice, part_order, warned
 from analysis.frontier import resampled_means
-
-WHOLE = {"blocks": "front+middle+end", "layers": "attention+mlp"}
+from analysis.quality import Quality
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,38 @@ class Sensitivity:
 
     ``alone``: damage of one part, block group or layer kind with all else at full precision. ``pairs``: damage of two parts
     together, the sum of their damages alone, and the ``interaction`` between (above zero: worse together). ``methods``: at
-    the assignments that both have, how much higher ``method`` scores than ``than`` on average, and how often.
+    the assignments that both have, how much better ``method`` is than ``than`` on average, and how often.
     """
 
     title: str
-    metric: str
+    quality: Quality
     full: float
     alone: pd.DataFrame
     pairs: pd.DataFrame
     methods: pd.DataFrame
     notes: tuple[str, ...]
+
+    @property
+    def metric(self) -> str:
+        return self.quality.metric
+
+    @property
+    def whole_alone(self) -> pd.DataFrame:
+        """Of ``alone`` the parts that are quantized as a whole, with one group size a method and part."""
+        rows = self.alone
+        for name, everything in WHOLE.items():
+            rows = rows[rows[name] == everything] if not rows.empty else rows
+        return with_common_groups(rows)
+
+
+def with_common_groups(alone: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``alone`` with the group size that most of their method and part have; the method's own if as many."""
+    if alone.empty:
+        return alone
+    common = alone.groupby(["method", "part"])["group"].transform(
+        lambda sizes: sizes.value_counts().sort_index().idxmax()
+    )
+    return alone[alone["group"] == common]
 
 
 def sensitivities(cells: Cells, metric: str | None = None) -> list[Sensitivity]:
@@ -58,7 +80,7 @@ def sensitivities(cells: Cells, metric: str | None = None) -> list[Sensitivity]:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Figures ``[cells]`` and, where items allow them, bootstrap draws ``[draws, cells]`` of the same cells."""
+    """Figures ``[cells]`` and, where items allow them, bootstrap draws ``[draws, cells]`` of the same cells; more is better."""
 
     figures: np.ndarray
     draws: np.ndarray | None
@@ -74,11 +96,13 @@ class _Measured:
 
 
 def _of_family(title: str, family: Cells, metric: str) -> Sensitivity:
-    rows = family.frame[family.frame[f"{METRIC}{metric}"].notna()].reset_index(drop=True)
-    figures = rows[f"{METRIC}{metric}"].to_numpy(dtype=np.float64)
+    quality = Quality.of(family, metric)
+    rows = family.frame[family.frame[quality.column].notna()].reset_index(drop=True)
+    figures = rows[quality.column].to_numpy(dtype=np.float64)
     scores = family.scores(rows, metric)
     usable = scores is not None and np.allclose(scores.mean(axis=1), figures)
-    measured = _Measured(figures, resampled_means(scores) if usable and scores is not None else None)
+    draws = quality.sign * resampled_means(scores) if usable and scores is not None else None
+    measured = _Measured(quality.sign * figures, draws)
     selections = [_selection(row, family.parts) for _, row in rows.iterrows()]
     full = int(np.flatnonzero(rows["method"] == "none")[0])
     by_cell = {
@@ -88,27 +112,33 @@ def _of_family(title: str, family: Cells, metric: str) -> Sensitivity:
     notes = [] if usable else ["no intervals: not all cells have per-item scores whose mean is the metric"]
     if len(rows) == (rows["method"] == "none").sum():
         notes.append("no quantized cell: there is no damage to tell; run a sweep over bits")
+    notes += warned(rows, metric)
     return Sensitivity(
         title,
-        metric,
+        quality,
         float(figures[full]),
         pd.DataFrame(_alone(by_cell, measured, full)),
         pd.DataFrame(_pairs(by_cell, measured, full)),
-        pd.DataFrame(_methods(by_cell, figures)),
+        pd.DataFrame(_methods(by_cell, measured.figures)),
         tuple(notes),
     )
 
 
-# One part of a cell: its name, bits, block groups and layer kinds. A cell's selection is the set of them.
-_Choice = tuple[str, int, str, str]
+# One part of a cell: its name, bits, block groups, layer kinds and own group size. A cell's selection is the set of them.
+_Choice = tuple[str, int, str, str, str]
 
 
 def _selection(row: pd.Series, parts: Iterable[str]) -> frozenset[_Choice]:
     return frozenset(
-        (part, int(row[f"{BITS}{part}"]), row[f"blocks.{part}"], row[f"layers.{part}"])
+        (part, int(row[f"{BITS}{part}"]), row[f"blocks.{part}"], row[f"layers.{part}"], _group(row, part))
         for part in parts
         if not pd.isna(row[f"{BITS}{part}"]) and row[f"{BITS}{part}"] < FULL_PRECISION_BITS
     )
+
+
+def _group(row: pd.Series, part: str) -> str:
+    size = row.get(f"group.{part}")
+    return size if isinstance(size, str) else ""
 
 
 def _alone(by_cell: Mapping[Any, int], measured: _Measured, full: int) -> list[dict[str, Any]]:
@@ -116,7 +146,7 @@ def _alone(by_cell: Mapping[Any, int], measured: _Measured, full: int) -> list[d
     for (method, selection), index in by_cell.items():
         if len(selection) != 1:
             continue
-        part, bits, blocks, layers = next(iter(selection))
+        part, bits, blocks, layers, group = next(iter(selection))
         damage = measured.combine({full: 1.0, index: -1.0})
         found.append(
             {
@@ -124,12 +154,21 @@ def _alone(by_cell: Mapping[Any, int], measured: _Measured, full: int) -> list[d
                 "part": part,
                 "blocks": blocks,
                 "layers": layers,
+                "group": group,
                 "bits": bits,
                 **_named(damage, "damage"),
             }
         )
     return sorted(
-        found, key=lambda row: (row["method"], part_order(row["part"]), row["blocks"], row["layers"], row["bits"])
+        found,
+        key=lambda row: (
+            row["method"],
+            part_order(row["part"]),
+            row["blocks"],
+            row["layers"],
+            row["group"],
+            row["bits"],
+        ),
     )
 
 
@@ -148,20 +187,13 @@ def _pairs(by_cell: Mapping[Any, int], measured: _Measured, full: int) -> list[d
         found.append(
             {
                 "method": method,
-                "parts": f"{_told(first)}, {_told(second)}",
+                "parts": f"{choice(*first)}, {choice(*second)}",
                 "together": together,
                 "sum": together - interaction["value"],
                 **_named(interaction, "interaction"),
             }
         )
     return sorted(found, key=lambda row: (row["method"], row["parts"]))
-
-
-def _told(choice: _Choice) -> str:
-    """``connector 3``, with what is narrowed in brackets: ``connector 3 (front mlp)``."""
-    part, bits, blocks, layers = choice
-    narrowed = [shown for shown, name in ((blocks, "blocks"), (layers, "layers")) if shown != WHOLE[name]]
-    return f"{part} {bits}" + (f" ({' '.join(narrowed)})" if narrowed else "")
 
 
 def _methods(by_cell: Mapping[Any, int], figures: np.ndarray) -> list[dict[str, Any]]:
@@ -176,8 +208,8 @@ def _methods(by_cell: Mapping[Any, int], figures: np.ndarray) -> list[dict[str, 
                     "method": method,
                     "than": than,
                     "cells": len(shared),
-                    "higher_by": float(difference.mean()),
-                    "higher_in": int((difference > 0).sum()),
+                    "better_by": float(difference.mean()),
+                    "better_in": int((difference > 0).sum()),
                 }
             )
     return found

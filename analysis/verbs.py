@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from analysis import audit as auditing
 from analysis import dashboard as dashboards
@@ -24,10 +24,11 @@ from analysis import importance as importances
 from analysis import push as pushing
 from analysis import recommend as recommending
 from analysis import sensitivity as sensitivities
-from analysis.cells import METRIC, Cells, assignment
+from analysis.cells import WARNINGS, Cells, assignment
 from analysis.load import load
+from analysis.progress import Progress
 from mmq_sweeps.errors import one_of
-from mmq_sweeps.table import METRIC_LABELS, SIGNIFICANT, output_console
+from mmq_sweeps.table import METRIC_LABELS, SIGNIFICANT, WARNED, line, output_console, plain_table
 
 # Of failed cells these have something to say.
 WITHOUT_FIGURES = ("export",)
@@ -51,7 +52,7 @@ def export(arguments: argparse.Namespace) -> None:
 
 def _write(frame: pd.DataFrame, out: Path, what: str) -> None:
     getattr(frame, WRITERS[out.suffix])(out, index=False)
-    output_console().print(f"{len(frame)} {what}, {len(frame.columns)} columns: {out}", soft_wrap=True, highlight=False)
+    line(output_console(), f"{len(frame)} {what}, {len(frame.columns)} columns: {out}")
 
 
 def frontier(arguments: argparse.Namespace) -> None:
@@ -63,7 +64,7 @@ def frontier(arguments: argparse.Namespace) -> None:
     for one in found:
         _heading(console, one.title)
         console.print(_frontier_table(one))
-        _lines(console, [*_frontier_summary(one, arguments.keep), *one.notes])
+        _lines(console, [*_frontier_summary(one, arguments.keep), *one.notes, *_warnings(one.rows, one.metric)])
 
 
 def importance(arguments: argparse.Namespace) -> None:
@@ -82,7 +83,9 @@ def importance(arguments: argparse.Namespace) -> None:
 
 
 def audit(arguments: argparse.Namespace) -> None:
-    found = auditing.audit(_cells(arguments), arguments.metric)
+    cells = _cells(arguments)
+    with Progress() as progress:
+        found = auditing.audit(cells, arguments.metric, progress.say)
     if arguments.json:
         _told([finding.as_dict() for finding in found])
         return
@@ -108,6 +111,9 @@ def dashboard(arguments: argparse.Namespace) -> None:
             "this verb needs the dashboard extra: pip install 'mmq-sweeps[dashboard]', or -e '.[dashboard]' in a "
             f"checkout (there is no {error.name})"
         ) from error
+    for view in views:
+        for note in view.notes:
+            sys.stderr.write(f"note: {view.name}: {note}\n")
     if arguments.json:
         _told(saved)
         return
@@ -138,7 +144,9 @@ def sensitivity(arguments: argparse.Namespace) -> None:
         return
     console = output_console()
     for one in found:
-        _heading(console, f"{one.title}; full precision {one.full:.4f}")
+        _heading(
+            console, f"{one.title}; full precision {one.full:.4f}" + ("" if one.quality.higher else "; lower is better")
+        )
         for title, rows in (("alone", one.alone), ("pairs", one.pairs), ("methods", one.methods)):
             if not rows.empty:
                 _heading(console, SENSITIVITY[title])
@@ -181,7 +189,8 @@ def figures(arguments: argparse.Namespace) -> None:
         _told([str(path) for path in written])
         return
     console = output_console()
-    _lines(console, [f"{plot.name}: {plot.title}" for plot in plots])
+    for plot in plots:
+        _lines(console, [f"{plot.name}: {plot.title}", *(f"  {note}" for note in plot.notes)])
     _lines(console, [f"{len(written)} files in {arguments.out}"])
 
 
@@ -189,9 +198,10 @@ def report(arguments: argparse.Namespace) -> None:
     from analysis.report import content, page
 
     out: Path = arguments.out
-    told = content.page(
-        _cells(arguments), arguments.metric, "python -m analysis " + shlex.join(sys.argv[1:]), arguments.images
-    )
+    command = "python -m analysis " + shlex.join(sys.argv[1:])
+    with Progress() as progress:
+        progress.say("reading cells")
+        told = content.page(_cells(arguments), arguments.metric, command, arguments.images, progress.say)
     text = page.render(told)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f"{out.name}.{os.getpid()}")
@@ -200,7 +210,7 @@ def report(arguments: argparse.Namespace) -> None:
     if arguments.json:
         _told({"report": str(out), "bytes": len(text.encode())})
         return
-    output_console().print(f"{out}: {len(text.encode()) / 1e6:.1f} MB", soft_wrap=True, highlight=False, markup=False)
+    line(output_console(), f"{out}: {len(text.encode()) / 1e6:.1f} MB")
 
 
 def _recommendation(one: recommending.Recommendation) -> Iterable[str]:
@@ -215,17 +225,33 @@ def _recommendation(one: recommending.Recommendation) -> Iterable[str]:
 
 
 def _figure(row: pd.Series, one: recommending.Recommendation) -> str:
-    figure = row[f"{METRIC}{one.metric}"]
+    figure = row[one.quality.column]
     low, high = row.get(f"low.{one.metric}"), row.get(f"high.{one.metric}")
     interval = "" if low is None or pd.isna(low) else f" ({low:.4f} .. {high:.4f})"
-    share = "" if not one.full else f", {figure / one.full:.1%} of full precision"
-    return f"{assignment(row)}: {one.metric} {figure:.4f}{interval}{share}, {row['bpw_paper']:.3f} bits per weight"
+    against = one.quality.against(figure, one.full)
+    told = "".join(f"; {WARNED} {text}" for text in _told_warnings(row, one.metric))
+    return (
+        f"{assignment(row)}: {one.metric} {figure:.4f}{WARNED if told else ''}{interval}{f', {against}' if against else ''}, "
+        f"{row['bpw_paper']:.3f} bits per weight{told}"
+    )
+
+
+def _told_warnings(row: pd.Series, metric: str) -> list[str]:
+    told = row.get(f"{WARNINGS}{metric}")
+    return told.split("\n") if isinstance(told, str) else []
+
+
+def _warnings(rows: pd.DataFrame, metric: str) -> Iterable[str]:
+    """Under a table: what is said of the figures that it marks."""
+    for _, row in rows.iterrows():
+        yield from (f"{WARNED} {assignment(row)}: {text}" for text in _told_warnings(row, metric))
 
 
 def _recommendation_json(one: recommending.Recommendation) -> dict[str, Any]:
     return {
         "title": one.title,
         "metric": one.metric,
+        "higher_is_better": one.quality.higher,
         "budget": one.budget,
         "full": one.full,
         "best": _plain(one.best),
@@ -240,6 +266,7 @@ def _sensitivity_json(one: sensitivities.Sensitivity) -> dict[str, Any]:
     return {
         "title": one.title,
         "metric": one.metric,
+        "higher_is_better": one.quality.higher,
         "full": one.full,
         **{name: rows.to_dict("records") for name, rows in tables.items()},
         "notes": list(one.notes),
@@ -247,13 +274,15 @@ def _sensitivity_json(one: sensitivities.Sensitivity) -> dict[str, Any]:
 
 
 def _plain_table(rows: pd.DataFrame) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    """``rows`` without the columns that say nothing."""
+    table, shown = plain_table(), []
     for name in rows:
-        table.add_column(
-            str(name), justify="left" if rows[name].dtype == object or rows[name].dtype == "str" else "right"
-        )
-    for _, row in rows.iterrows():
-        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
+        words = rows[name].dtype == object or rows[name].dtype == "str"
+        if not (words and (rows[name] == "").all()):
+            table.add_column(Text(str(name)), justify="left" if words else "right")
+            shown.append(name)
+    for _, row in rows[shown].iterrows():
+        table.add_row(*(Text(f"{value:.4f}" if isinstance(value, float) else str(value)) for value in row))
     return table
 
 
@@ -268,10 +297,10 @@ def _cells(arguments: argparse.Namespace) -> Cells:
 
 
 def _frontier_table(one: frontiers.Frontier) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = plain_table()
     uncertain, compared = "probability" in one.cells, "difference" in one.cells
     table.add_column("bpw", justify="right")
-    table.add_column(METRIC_LABELS.get(one.metric, one.metric), justify="right")
+    table.add_column(Text(METRIC_LABELS.get(one.metric, one.metric)), justify="right")
     if uncertain:
         table.add_column("95% interval", justify="right")
     if compared:
@@ -280,27 +309,36 @@ def _frontier_table(one: frontiers.Frontier) -> Table:
         table.add_column("on frontier", justify="right")
     table.add_column("cell")
     for _, row in one.rows.iterrows():
-        shown = [f"{row[one.bpw]:.3f}", f"{row[f'{METRIC}{one.metric}']:.4f}"]
+        mark = WARNED if _told_warnings(row, one.metric) else ""
+        shown = [f"{row[one.bpw]:.3f}", f"{row[one.quality.column]:.4f}{mark}"]
         if uncertain:
             shown.append(f"{row['low']:.4f} .. {row['high']:.4f}")
         if compared:
             shown.append(f"{row['difference']:+.4f}{SIGNIFICANT if row['significant'] else ' '}")
         if uncertain:
             shown.append(f"{row['probability']:.0%}")
-        table.add_row(*shown, row["assignment"])
+        table.add_row(*shown, Text(row["assignment"]))
     return table
 
 
 def _frontier_summary(one: frontiers.Frontier, keep: float) -> Iterable[str]:
-    yield f"{len(one.rows)} of {len(one.cells)} cells are on the frontier; hypervolume {one.hypervolume():.4f}"
-    smallest = one.smallest_within(keep)
-    if smallest is not None:
-        kept = f"fewest bits that keep {keep:.0%} of full precision ({one.full:.4f})"
-        yield f"{kept}: {smallest[one.bpw]:.3f} ({smallest['assignment']})"
-    elif one.full is not None:
-        yield f"no cell keeps {keep:.0%} of full precision ({one.full:.4f})"
+    area = one.hypervolume()
+    told = "lower is better" if area is None else f"hypervolume {area:.4f}"
+    yield f"{len(one.rows)} of {len(one.cells)} cells are on the frontier; {told}"
     if "significant" in one.cells and one.rows["significant"].any():
         yield f"{SIGNIFICANT} differs from full precision (paired bootstrap over items, false discovery rate 5%)"
+    limit = None if one.full is None else one.quality.limit(one.full, keep)
+    if limit is None:
+        return
+    kept = f"keep {keep:.0%} of full precision ({one.full:.4f})"
+    if not one.quality.higher:
+        kept = f"have at most {limit:.4f}, full precision's {one.full:.4f} / {keep:g}"
+    smallest = one.smallest_within(keep)
+    if smallest is None:
+        yield f"no cell does {kept}" if not one.quality.higher else f"no cell keeps {kept.removeprefix('keep ')}"
+        return
+    mark = "".join(f"; {WARNED} {text}" for text in _told_warnings(smallest, one.metric))
+    yield f"fewest bits that {kept}: {smallest[one.bpw]:.3f} ({smallest['assignment']}){mark}"
 
 
 def _frontier_json(one: frontiers.Frontier, keep: float) -> dict[str, Any]:
@@ -308,6 +346,7 @@ def _frontier_json(one: frontiers.Frontier, keep: float) -> dict[str, Any]:
     return {
         "title": one.title,
         "metric": one.metric,
+        "higher_is_better": one.quality.higher,
         "bpw": one.bpw,
         "full": one.full,
         "cells": len(one.cells),
@@ -320,14 +359,14 @@ def _frontier_json(one: frontiers.Frontier, keep: float) -> dict[str, Any]:
 
 
 def _importance_table(one: importances.Importance) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = plain_table()
     table.add_column("part")
     for name in (*importances.MEASURES, "mean", "95% interval", "per bit saved"):
         table.add_column(name, justify="right")
     for feature, row in one.table.iterrows():
         measures = [f"{row[name]:.1f}" for name in (*importances.MEASURES, "mean")]
         per_bit = "" if pd.isna(row["per_bit"]) else f"{row['per_bit']:.1f}"
-        table.add_row(str(feature), *measures, f"{row['low']:.1f} .. {row['high']:.1f}", per_bit)
+        table.add_row(Text(str(feature)), *measures, f"{row['low']:.1f} .. {row['high']:.1f}", per_bit)
     return table
 
 
@@ -344,12 +383,13 @@ def _importance_json(one: importances.Importance) -> dict[str, Any]:
 
 
 def _plain(row: pd.Series) -> dict[str, Any]:
-    """The row as JSON has it: missing values are left out."""
-    return {
+    """The row as JSON has it: missing values are left out, warnings are a list."""
+    told = {
         str(name): getattr(value, "item", lambda value=value: value)()
         for name, value in row.items()
         if not pd.isna(value)
     }
+    return {name: value.split("\n") if name.startswith(WARNINGS) else value for name, value in told.items()}
 
 
 def _told(content: Any) -> None:
@@ -357,9 +397,9 @@ def _told(content: Any) -> None:
 
 
 def _heading(console: Console, text: str) -> None:
-    console.print(f"\n{text}", soft_wrap=True, highlight=False, markup=False)
+    line(console, f"\n{text}")
 
 
 def _lines(console: Console, lines: Iterable[str]) -> None:
-    for line in lines:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    for text in lines:
+        line(console, text)

@@ -134,7 +134,9 @@ def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
             show(table_rows, console)
         console.print(f"store: {store.root}", soft_wrap=True, highlight=False, markup=False, emoji=False)
         if page:
-            console.print(f"W&B: {page} (group {sweep.group})", soft_wrap=True, highlight=False, markup=False, emoji=False)
+            console.print(
+                f"W&B: {page} (group {sweep.group})", soft_wrap=True, highlight=False, markup=False, emoji=False
+            )
     errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
     for row in failed:
         title = " ".join([row["method"], *(f"{part} {bits}" for part, bits in row["bits"].items())])

@@ -17,8 +17,8 @@ from yaml import YAMLError
 from launch import launchers
 from launch.compose import check_composed
 from launch.start import check_settings, start
-from launch.sweeps import typed
 from launch.sweeper import check_single
+from launch.sweeps import typed
 from mmq_sweeps import schema
 from mmq_sweeps.errors import ConfigError, StoreError
 from mmq_sweeps.explain import explain, is_bad_input

@@ -55,7 +55,8 @@ MAY_IMPORT = {
     "mmq_sweeps": ("mmq_sweeps",),
     "launch": ("mmq_sweeps", "launch"),
     "analysis": (
-        "analysis", "mmq_sweeps.record", "mmq_sweeps.cell", "mmq_sweeps.store", "mmq_sweeps.table", "mmq_sweeps.errors",
+        "analysis", "mmq_sweeps.record", "mmq_sweeps.compare", "mmq_sweeps.paths", "mmq_sweeps.cell",
+        "mmq_sweeps.store", "mmq_sweeps.table", "mmq_sweeps.errors",
         "mmq_sweeps.trackers",
     ),
 }  # fmt: skip

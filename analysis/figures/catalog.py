@@ -8,13 +8,27 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, assignment, part_order
+from analysis.cells import (
+    BITS,
+    FULL_PRECISION_BITS,
+    METRIC,
+    WARNINGS,
+    WHOLE,
+    Cells,
+    assignment,
+    left_out,
+    part_order,
+    whole,
+)
 from analysis.family import Family, families
 from analysis.figures.plots import XY, Bars, Heatmap, Panel, Plot, Series, Space
-from analysis.sensitivity import WHOLE, Sensitivity
-from mmq_sweeps.table import METRIC_LABELS
+from analysis.sensitivity import Sensitivity, with_common_groups
+from mmq_sweeps.cell import digest
+from mmq_sweeps.table import WARNED
 
 GROUPS, KINDS = ("front", "middle", "end"), ("attention", "mlp")
+# Of a file's name; more would be refused by some file systems, with what stands around it.
+LONGEST_SLUG = 120
 # A family that cannot show a figure gives no panel.
 Maker = Callable[[Family], Iterator[Panel]]
 
@@ -37,51 +51,58 @@ def figures(cells: Cells, metric: str | None = None, names: Sequence[str] = ()) 
 def plots(family: Family, names: Sequence[str] = ()) -> list[Plot]:
     """The figures ``names`` (all if none) that ``family`` can show."""
     return [
-        Plot(f"{name}-{_slug(family.title)}", f"{FIGURES[name][0]}: {family.title}", panels)
+        Plot(f"{name}-{_slug(family.title)}", f"{FIGURES[name][0]}: {family.title}", panels, _notes(name, family))
         for name in names or FIGURES
         if (panels := list(FIGURES[name][1](family)))
     ]
 
 
+def _notes(name: str, family: Family) -> list[str]:
+    """What a figure does not show of the family's cells."""
+    return list(left_out(family.cells.frame, family.cells.parts)) if name in OF_WHOLE_PARTS else []
+
+
 def _slug(title: str) -> str:
+    """``title`` as part of a file's name; with a digest if it holds signs that are left out, since another may read alike."""
     kept = "".join(letter if letter.isalnum() or letter in "_." else " " for letter in title)
-    return "-".join(kept.replace("published", "").replace(".csv", "").split())
+    slug = "-".join(kept.replace("published", "").replace(".csv", "").split())
+    if all(sign.isalnum() or sign in "_.-,() " for sign in title) and len(slug) <= LONGEST_SLUG:
+        return slug
+    return f"{slug[:LONGEST_SLUG]}-{digest(title)[:6]}"
 
 
 def tradeoff(family: Family) -> Iterator[Panel]:
     series = []
     for one in family.frontiers:
-        method = one.title.rsplit(", ", 1)[1]
+        method = one.method
         quantized = one.cells[one.cells["method"] != "none"]
         series.append(
             Series(
                 "", quantized["bpw_paper"].tolist(), quantized[f"{METRIC}{family.metric}"].tolist(),
-                names=[assignment(row) for _, row in quantized.iterrows()], line=False, faint=True, style=method,
+                names=[_named(row, family.metric) for _, row in quantized.iterrows()], line=False, faint=True, style=method,
             )
         )  # fmt: skip
         rows = one.rows
         series.append(
             Series(
                 method, rows["bpw_paper"].tolist(), rows[f"{METRIC}{family.metric}"].tolist(),
-                names=rows["assignment"].tolist(), style=method,
+                names=[_named(row, family.metric) for _, row in rows.iterrows()], style=method,
                 **({"low": rows["low"].tolist(), "high": rows["high"].tolist()} if "low" in rows else {}),
             )
         )  # fmt: skip
     if series:
         full = next((one.full for one in family.frontiers if one.full is not None), None)
-        yield XY("", "bits per weight", _label(family.metric), series, level=full)
+        yield XY("", "bits per weight", _label(family), series, level=full)
 
 
 def parts(family: Family) -> Iterator[Panel]:
     """Each part alone: a curve a method over the part's bits."""
     for told in _told(family):
-        whole = told.alone
-        for name, everything in WHOLE.items():
-            whole = whole[whole[name] == everything] if not whole.empty else whole
-        for part in _in_order(whole, "part"):
-            rows = whole[whole["part"] == part]
+        alone = told.whole_alone
+        for part in _in_order(alone, "part"):
+            rows = alone[alone["part"] == part]
             series = [_curve(method, rows[rows["method"] == method], told) for method in _in_order(rows, "method")]
-            yield _bits_panel(f"{part} alone", family.metric, series, told.full)
+            yield _bits_panel(f"{part} alone", family, series, told.full)
 
 
 def groups(family: Family) -> Iterator[Panel]:
@@ -96,7 +117,7 @@ def layers(family: Family) -> Iterator[Panel]:
 
 def _narrowed(family: Family, by: str, choices: Sequence[str], held: dict[str, str]) -> Iterator[Panel]:
     for told in _told(family):
-        rows = told.alone
+        rows = with_common_groups(told.alone)
         if rows.empty or not rows[by].isin(choices).any():
             continue
         for name, value in held.items():
@@ -109,13 +130,13 @@ def _narrowed(family: Family, by: str, choices: Sequence[str], held: dict[str, s
                     _curve("all" if choice == WHOLE[by] else choice, of_part[of_part[by] == choice], told)
                     for choice in shown
                 ]
-                yield _bits_panel(f"{part}, {method}", family.metric, series, told.full)
+                yield _bits_panel(f"{part}, {method}", family, series, told.full)
 
 
 def heatmaps(family: Family) -> Iterator[Panel]:
     """Two parts against each other, the third at full precision or else at the most bits that it has in the cells."""
     for method in family.methods:
-        frame = family.cells.frame[family.cells.frame["method"].isin([method, "none"])]
+        frame = _whole_cells(family, method)
         named = [part for part in family.cells.parts if frame[f"{BITS}{part}"].nunique() > 1]
         for index, first in enumerate(named):
             for second in named[index + 1 :]:
@@ -131,7 +152,7 @@ def heatmaps(family: Family) -> Iterator[Panel]:
                     yield Heatmap(
                         f"{method}{fixed}", f"{first} bits", f"{second} bits",
                         [f"{width:g}" for width in table.columns], [f"{width:g}" for width in table.index],
-                        table.to_numpy().tolist(), _label(family.metric),
+                        table.to_numpy().tolist(), _label(family), higher=family.quality.higher,
                     )  # fmt: skip
 
 
@@ -143,9 +164,10 @@ def importance(family: Family) -> Iterator[Panel]:
     groups = []
     for one in found:
         table = one.table.reindex(labels)
-        method = one.title.rsplit(", ", 1)[1]
         groups.append(
-            Series(method, range(len(labels)), table["mean"].tolist(), table["low"].tolist(), table["high"].tolist())
+            Series(
+                one.method, range(len(labels)), table["mean"].tolist(), table["low"].tolist(), table["high"].tolist()
+            )
         )
     yield Bars("", "importance (of 100)", labels, groups)
 
@@ -153,8 +175,8 @@ def importance(family: Family) -> Iterator[Panel]:
 def pairs(family: Family) -> Iterator[Panel]:
     """Parts against each other at equal bits: a part alone on the diagonal, two together beside it."""
     for method in family.methods:
-        rows = family.cells.frame[family.cells.frame["method"] == method]
-        rows = rows[_whole_parts(rows, family.cells.parts)]
+        rows = _whole_cells(family, method)
+        rows = rows[rows["method"] == method]
         bits = rows[[f"{BITS}{part}" for part in family.cells.parts]].to_numpy(dtype=float)
         score = rows[f"{METRIC}{family.metric}"].to_numpy(dtype=float)
         for width in sorted({width for line in bits for width in line if width < FULL_PRECISION_BITS}):
@@ -167,7 +189,7 @@ def pairs(family: Family) -> Iterator[Panel]:
             if sum(not math.isnan(value) for line in values for value in line) > len(names):
                 yield Heatmap(
                     f"{method}, {width:g} bits", "part", "and part", family.cells.parts, family.cells.parts, values,
-                    _label(family.metric),
+                    _label(family), higher=family.quality.higher,
                 )  # fmt: skip
 
 
@@ -177,13 +199,13 @@ def space(family: Family) -> Iterator[Panel]:
         return
     columns = [f"{BITS}{part}" for part in family.cells.parts]
     for method in family.methods:
-        rows = family.cells.frame[family.cells.frame["method"].isin([method, "none"])]
+        rows = _whole_cells(family, method)
         if all(rows[column].nunique() > 1 for column in columns):
             yield Space(
                 method, (f"{family.cells.parts[0]} bits", f"{family.cells.parts[1]} bits", f"{family.cells.parts[2]} bits"),
                 [tuple(point) for point in rows[columns].to_numpy(dtype=float)],
-                rows[f"{METRIC}{family.metric}"].tolist(), _label(family.metric),
-                [assignment(row) for _, row in rows.iterrows()],
+                rows[f"{METRIC}{family.metric}"].tolist(), _label(family),
+                [_named(row, family.metric) for _, row in rows.iterrows()], higher=family.quality.higher,
             )  # fmt: skip
 
 
@@ -192,7 +214,9 @@ def interaction(family: Family) -> Iterator[Panel]:
     for told in _told(family):
         if told.pairs.empty:
             continue
-        pairs = told.pairs.assign(which=told.pairs["parts"].str.replace(r" \d+( \([^)]*\))?", "", regex=True))
+        pairs = told.pairs.assign(
+            which=told.pairs["parts"].str.replace(r" \d+( g\d+| tensor| channel)?( \([^)]*\))?", "", regex=True)
+        )
         for method in _in_order(pairs, "method"):
             rows = pairs[pairs["method"] == method]
             series = [
@@ -201,9 +225,7 @@ def interaction(family: Family) -> Iterator[Panel]:
                 )
                 for which, group in rows.groupby("which", sort=False)
             ]
-            yield XY(
-                method, "sum of damages alone", f"damage together ({_label(family.metric)})", series, diagonal=True
-            )
+            yield XY(method, "sum of damages alone", f"damage together ({_label(family)})", series, diagonal=True)
 
 
 FIGURES: dict[str, tuple[str, Maker]] = {
@@ -218,6 +240,9 @@ FIGURES: dict[str, tuple[str, Maker]] = {
     "interaction": ("Do damages add up", interaction),
 }
 
+
+# Figures that show a cell by the bits of its parts alone.
+OF_WHOLE_PARTS = ("parts", "heatmaps", "pairs", "space")
 
 # What a sweep must have for a figure: told where none of its families can show it.
 NEEDS = {
@@ -239,28 +264,32 @@ def _told(family: Family) -> Iterator[Sensitivity]:
 
 
 def _curve(label: str, rows: pd.DataFrame, told: Sensitivity) -> Series:
+    """The figures that ``rows`` of damages come to, over bits."""
     rows = rows.groupby("bits", as_index=False).first().sort_values("bits")
-    interval = (
-        {"low": (told.full - rows["high"]).tolist(), "high": (told.full - rows["low"]).tolist()}
-        if "low" in rows
-        else {}
-    )
+    sign = told.quality.sign
+    interval = {}
+    if "low" in rows:
+        ends = [told.full - sign * rows[name] for name in (("high", "low") if told.quality.higher else ("low", "high"))]
+        interval = {name: end.tolist() for name, end in zip(("low", "high"), ends, strict=True)}
     names = [f"{label} {bits} bits" for bits in rows["bits"]]
-    return Series(label, rows["bits"].tolist(), (told.full - rows["damage"]).tolist(), names=names, **interval)
+    return Series(label, rows["bits"].tolist(), (told.full - sign * rows["damage"]).tolist(), names=names, **interval)
 
 
-def _bits_panel(title: str, metric: str, series: Sequence[Series], full: float) -> XY:
+def _bits_panel(title: str, family: Family, series: Sequence[Series], full: float) -> XY:
     widths = sorted({float(width) for one in series for width in one.x})
-    return XY(title, "bits", _label(metric), series, level=full, ticks=widths)
+    return XY(title, "bits", _label(family), series, level=full, ticks=widths)
 
 
-def _whole_parts(rows: pd.DataFrame, parts: Sequence[str]) -> pd.Series:
-    """Which cells quantize every part as a whole or not at all."""
-    whole = pd.Series(data=True, index=rows.index)
-    for part in parts:
-        for what, everything in WHOLE.items():
-            whole &= (rows[f"{BITS}{part}"] == FULL_PRECISION_BITS) | (rows[f"{what}.{part}"] == everything)
-    return whole
+def _whole_cells(family: Family, method: str) -> pd.DataFrame:
+    """The cells of ``method`` and full precision that quantize every part as a whole or not at all."""
+    rows = family.cells.frame[family.cells.frame["method"].isin([method, "none"])]
+    return rows[whole(rows, family.cells.parts)]
+
+
+def _named(row: pd.Series, metric: str) -> str:
+    """A cell in words, with the warnings about its figure."""
+    told = row.get(f"{WARNINGS}{metric}")
+    return assignment(row) + (f"\n{WARNED} {told}" if isinstance(told, str) else "")
 
 
 def _mean(values: np.ndarray) -> float:
@@ -273,5 +302,5 @@ def _in_order(rows: pd.DataFrame, column: str) -> list[str]:
     return sorted(rows[column].unique(), key=part_order if column == "part" else str)
 
 
-def _label(metric: str) -> str:
-    return METRIC_LABELS.get(metric, metric.replace("_", " "))
+def _label(family: Family) -> str:
+    return family.quality.label

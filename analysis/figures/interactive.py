@@ -99,8 +99,17 @@ def _draw_xy(figure: go.Figure, panel: XY, row: int, column: int, legend: Legend
     figure.update_yaxes(title_text=panel.y_label, row=row, col=column)
 
 
+def _colours(panel: Heatmap | Space) -> str:
+    """Bright is better."""
+    return "Cividis" if panel.higher else "Cividis_r"
+
+
 def _draw_heatmap(figure: go.Figure, panel: Heatmap, row: int, column: int, _legend: Legend) -> None:
-    shared = {"colorscale": "Cividis", "showscale": (row, column) == (1, 1), "colorbar": {"title": panel.value_label}}
+    shared = {
+        "colorscale": _colours(panel),
+        "showscale": (row, column) == (1, 1),
+        "colorbar": {"title": panel.value_label},
+    }
     figure.add_trace(
         go.Heatmap(x=list(panel.columns), y=list(panel.rows), z=[list(line) for line in panel.values], **shared),
         row,
@@ -126,7 +135,12 @@ def _draw_bars(figure: go.Figure, panel: Bars, row: int, column: int, legend: Le
 
 def _draw_space(figure: go.Figure, panel: Space, row: int, column: int, _legend: Legend) -> None:
     x, y, z = zip(*panel.points, strict=True)
-    marker = {"size": 4, "color": list(panel.values), "colorscale": "Cividis", "colorbar": {"title": panel.value_label}}
+    marker = {
+        "size": 4,
+        "color": list(panel.values),
+        "colorscale": _colours(panel),
+        "colorbar": {"title": panel.value_label},
+    }
     marker["showscale"] = (row, column) == (1, 1)
     figure.add_trace(
         go.Scatter3d(

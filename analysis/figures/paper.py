@@ -86,20 +86,29 @@ def _share_colours(figure: Figure, plot: Plot) -> None:
             axes.collections[0].set_clim(low, high)
     for image in images:
         image.set_clim(low, high)
-        _write_values(image.axes, image.get_array(), (low + high) / 2)
+        _write_values(image.axes, image.get_array(), (low + high) / 2, _higher(plot))
     if images:
         label = next(panel.value_label for panel in plot.panels if isinstance(panel, Heatmap))
         figure.colorbar(images[0], ax=[image.axes for image in images], label=label, aspect=30)
 
 
-def _write_values(axes: Axes, values: Any, middle: float) -> None:
+def _higher(plot: Plot) -> bool:
+    return all(panel.higher for panel in plot.panels if isinstance(panel, Heatmap | Space))
+
+
+def _colours(panel: Heatmap | Space) -> str:
+    """Bright is better."""
+    return "cividis" if panel.higher else "cividis_r"
+
+
+def _write_values(axes: Axes, values: Any, middle: float, higher: bool) -> None:
     """Into the fields of a small heat map, as its colours tell less than its figures."""
     if values.size > MOST_WRITTEN:
         return
     for row, line in enumerate(values):
         for column, value in enumerate(line):
             if np.isfinite(value):
-                colour = "black" if value > middle else "white"
+                colour = "black" if (value > middle) == higher else "white"
                 axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=colour)
 
 
@@ -138,7 +147,7 @@ def _draw_xy(axes: Axes, panel: XY, styles: dict[str, int]) -> None:
 
 def _draw_heatmap(axes: Axes, panel: Heatmap, _styles: dict[str, int]) -> None:
     values = np.array(panel.values, dtype=np.float64)
-    axes.imshow(values, cmap="cividis", aspect="auto", origin="lower")
+    axes.imshow(values, cmap=_colours(panel), aspect="auto", origin="lower")
     longest = max(map(len, panel.columns))
     axes.set_xticks(range(len(panel.columns)), panel.columns, rotation=30 if longest > LONG_LABEL else 0)
     axes.set_yticks(range(len(panel.rows)), panel.rows)
@@ -168,7 +177,7 @@ def _draw_bars(axes: Axes, panel: Bars, styles: dict[str, int]) -> None:
 
 def _draw_space(axes: Any, panel: Space, _styles: dict[str, int]) -> None:
     points = np.array(panel.points, dtype=np.float64)
-    shown = axes.scatter(*points.T, c=panel.values, cmap="cividis", s=6, depthshade=False)
+    shown = axes.scatter(*points.T, c=panel.values, cmap=_colours(panel), s=6, depthshade=False)
     for name, label in zip(("x", "y", "z"), panel.labels, strict=True):
         getattr(axes, f"set_{name}label")(label, labelpad=-6)
         axes.tick_params(axis=name, pad=-3)

@@ -43,7 +43,7 @@ class XY:
 
 @dataclass(frozen=True)
 class Heatmap:
-    """``values[row][column]`` over ``rows`` and ``columns``; a missing one is NaN."""
+    """``values[row][column]``; a missing one is NaN. Bright is better: ``higher`` values or lower."""
 
     title: str
     x_label: str
@@ -52,6 +52,7 @@ class Heatmap:
     rows: Sequence[str]
     values: Sequence[Numbers]
     value_label: str
+    higher: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Space:
-    """Points in three dimensions, coloured by ``values``."""
+    """Points in three dimensions, coloured by ``values``. Bright is better: ``higher`` or lower values."""
 
     title: str
     labels: tuple[str, str, str]
@@ -74,6 +75,7 @@ class Space:
     values: Numbers
     value_label: str
     names: Sequence[str] = ()
+    higher: bool = True
 
 
 Panel = XY | Heatmap | Bars | Space

@@ -152,8 +152,10 @@ def _read(path: Path) -> pd.DataFrame:
     return table
 
 
-def _bits_table(model: str, task: str, method: str, counts: Counts, metrics: dict[str, str]) -> Callable[..., Any]:
-    """Reads a table whose rows state the bits of whole parts."""
+def _bits_table(
+    model: str, task: str, method: str, counts: Counts, metrics: dict[str, str], scale: float = 1
+) -> Callable[..., Any]:
+    """Reads a table whose rows state the bits of whole parts; its metrics times ``scale`` are figures as ours are."""
     columns = {"vision": "vit_bits", "connector": "qformer_bits", "language": "llm_bits"}
     parts = [part for part in PARTS if part in counts.weights]
 
@@ -167,7 +169,7 @@ def _bits_table(model: str, task: str, method: str, counts: Counts, metrics: dic
                 {
                     "id": f"{method}-{task}-" + "-".join(str(width) for width in bits.values()),
                     **_cell(model, task, method, counts, selected, path, number),
-                    **{f"{METRIC}{name}": line.pop(column) for column, name in metrics.items()},
+                    **{f"{METRIC}{name}": scale * line.pop(column) for column, name in metrics.items()},
                     **line,
                 }
             )
@@ -259,7 +261,8 @@ LAYOUTS = (
     Layout(
         frozenset({"vit_bits", "qformer_bits", *_RECALLS}),
         49,
-        _bits_table("blip2_itm_vit_g", "flickr30k_retrieval", "awq", BLIP2_ITM, _RECALLS),
+        # Recalls are published in percent; here they are shares.
+        _bits_table("blip2_itm_vit_g", "flickr30k_retrieval", "awq", BLIP2_ITM, _RECALLS, scale=0.01),
     ),
 )
 

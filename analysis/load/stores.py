@@ -13,13 +13,21 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, VARIANT, Cells, History, Items
+from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, VARIANT, WARNINGS, Cells, History, Items
 from analysis.load import cache
+from analysis.load import overrides as commands
+from analysis.load.overrides import overrides
+from mmq_sweeps import cell as cells
+from mmq_sweeps import compare
 from mmq_sweeps.cell import BLOCK_GROUPS, LAYER_KINDS, digest
+from mmq_sweeps.compare import settings, variant
 from mmq_sweeps.record import CorruptRecordError, Record
 from mmq_sweeps.store import Store
 
-READERS = (Path(__file__),)
+# The source files that say what a row holds; a table that others made is not read from the cache.
+READERS = (Path(__file__), *(Path(str(module.__file__)) for module in (commands, cells, compare)))
+# Libraries between an image and an answer.
+RESULTS_DEPEND_ON = ("mmq_sweeps", "torch", "transformers", "tokenizers", "pillow")
 # Names of unreadable records that a note has room for.
 SHOWN = 3
 
@@ -48,11 +56,15 @@ def row_of(record: Record, where: str) -> dict[str, Any]:
         "source": "store",
         "status": record.status,
         **record.names,
-        "setting": digest([record.cell["model"], record.cell["task"]])[:8],
-        VARIANT: json.dumps(_variant(record.cell), sort_keys=True),
+        "setting": _setting(record),
+        "settings": json.dumps(settings(record.cell, record.metrics), sort_keys=True),
+        VARIANT: json.dumps(variant(record.cell), sort_keys=True),
+        "overrides": overrides(record.cell, record.names),
+        "provenance": json.dumps(_provenance(record), sort_keys=True),
         "created": record.created,
         "where": where,
         "seconds": sum(record.seconds.values()),
+        "missing": (record.notes.get("missing") or {}).get("items", 0),
         "error": (record.error or {}).get("class"),
     }
     for part in record.cell["model"]["parts"]:
@@ -60,12 +72,16 @@ def row_of(record: Record, where: str) -> dict[str, Any]:
         row[f"{BITS}{part}"] = selection["bits"] if selection else FULL_PRECISION_BITS
         row[f"blocks.{part}"] = _in_order(selection["blocks"], BLOCK_GROUPS) if selection else ""
         row[f"layers.{part}"] = _in_order(selection["layers"], LAYER_KINDS) if selection else ""
+        row[f"group.{part}"] = str(selection.get("group_size") or "") if selection else ""
     for part, size in record.size.get("parts", {}).items():
         row[f"weights.{part}"] = size["quantized_weights"]
     for name, metric in record.metrics.items():
         row[f"{METRIC}{name}"] = metric["value"]
         row[f"low.{name}"], row[f"high.{name}"] = metric["interval"]
         row[f"count.{name}"] = metric["count"]
+        row[f"higher.{name}"] = metric.get("higher_is_better", True)
+        if metric.get("warnings"):
+            row[f"{WARNINGS}{name}"] = "\n".join(metric["warnings"])
     for name in ("bpw_paper", "bpw_exact", "size_bytes"):
         row[name] = record.size.get("total", {}).get(name)
     return row
@@ -122,18 +138,17 @@ def _read(store: Store, stamps: Mapping[str, str]) -> tuple[list[dict[str, Any]]
     return rows, [told]
 
 
-def _variant(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a cell's method can differ under the same name, as the command line has it."""
-    method = cell.get("method") or {}
-    found = {f"method.{name}": value for name, value in method.items() if name != "_target_"}
-    if "." in (target := method.get("_target_", "")) and not target.startswith("mmq_sweeps."):
-        # Two classes of a user's own may go by one name.
-        found["method._target_"] = target
-    found |= {f"calibration.{name}": value for name, value in (cell.get("calibration") or {}).items()}
-    for part, selection in cell["parts"].items():
-        if "group_size" in selection:
-            found[f"component.{part}.group_size"] = selection["group_size"]
-    return found
+def _setting(record: Record) -> str:
+    """Alike in cells that are comparable: those of one model and task, and of one meaning of better."""
+    lower = sorted(name for name, metric in record.metrics.items() if not metric.get("higher_is_better", True))
+    return digest([record.cell["model"], record.cell["task"], *([lower] if lower else [])])[:8]
+
+
+def _provenance(record: Record) -> dict[str, Any]:
+    """What the record tells of how it came about, beside its configuration and what only counts or times."""
+    told = {key: value for key, value in record.notes.items() if key not in ("solver", "missing")}
+    versions = {name: version for name, version in record.versions.items() if name in RESULTS_DEPEND_ON}
+    return {**told, **({"versions": versions} if versions else {})}
 
 
 def _in_order(chosen: list[str], order: tuple[str, ...]) -> str:

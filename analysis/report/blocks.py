@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +21,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """``rows[i][j]`` is a number, a text or ``None``. ``filters`` are the columns that can be chosen from."""
+    """``rows[i][j]`` is a number, a text or ``None``. ``filters`` are the columns that can be chosen from.
+
+    ``marks`` maps ``(i, j)`` to a warning about that figure, which is shown beside it.
+    """
 
     name: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Any]]
     filters: Sequence[str] = ()
+    marks: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

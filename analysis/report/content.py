@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from analysis import audit as auditing
-from analysis.cells import BITS, METRIC, Cells, assignment, part_order
+from analysis.cells import BITS, METRIC, WARNINGS, Cells, assignment, part_order
 from analysis.family import Family, families
 from analysis.figures import catalog
 from analysis.frontier import Frontier, frontiers
@@ -28,14 +29,25 @@ TABLES = {
 LIBRARIES = ("numpy", "pandas", "scikit-learn", "shap")
 
 
-def page(cells: Cells, metric: str | None, command: str, images: Path | None = None) -> Page:
-    """The whole report of ``cells``; a ValueError where no finished cell has the metric."""
+Say = Callable[[str], None]
+
+
+def page(
+    cells: Cells, metric: str | None, command: str, images: Path | None = None, say: Say = lambda text: None
+) -> Page:
+    """The whole report of ``cells``; a ValueError where no finished cell has the metric.
+
+    ``say`` is told what is being worked out: of thousands of cells that takes minutes.
+    """
     found = families(cells, metric)
     if not found:
         asked = f"the metric {metric!r}" if metric else "a metric"
         raise ValueError(f"no finished cell has {asked}: nothing to report; run a sweep, or choose another --metric")
+    for number, family in enumerate(found, 1):
+        _worked_out(family, f"{family.title} ({number} of {len(found)})", say)
     overall = {family.title: frontiers(family.cells, family.metric)[0] for family in found}
-    defects = auditing.audit(cells, metric)
+    defects = auditing.audit(cells, metric, say)
+    say("writing the page")
     sections = [
         Section("Summary", list(_summary(cells, found, overall, defects))),
         *(section for family in found for section in _of_family(family, overall[family.title], images)),
@@ -44,6 +56,16 @@ def page(cells: Cells, metric: str | None, command: str, images: Path | None = N
         Section("How this was made", list(_made(cells, command))),
     ]
     return Page("Quantization of the parts of vision-language models", sections, cells.notes)
+
+
+def _worked_out(family: Family, title: str, say: Say) -> None:
+    """Ask ``family`` for all that takes long, and say so."""
+    say(f"{title}: frontier of {words.count(len(family.cells.frame), 'cell')}")
+    _ = family.frontiers
+    say(f"{title}: sensitivity")
+    _ = family.sensitivity
+    say(f"{title}: importance")
+    _ = family.importance
 
 
 def _summary(
@@ -65,12 +87,13 @@ def _of_family(family: Family, one: Frontier, images: Path | None) -> Iterator[S
             *catalog.plots(family, ["tradeoff"]),
             _frontier_table(family, one),
             Sentences([words.sentence(note) for note in one.notes]),
+            Sentences([f"{assignment(row)}: {told}." for row, told in _warned(one)], warning=True),
         ],
         3,
     )
     yield Section("Importance", list(_importance(family)), 3)
     yield Section("Sensitivity", list(_sensitivity(family)), 3)
-    chosen = [one.smallest_within(words.KEEP), *(words.within(one, budget) for budget in words.BUDGETS)]
+    chosen = [one.smallest_within(words.KEEP), *(one.best_within(budget) for budget in words.BUDGETS)]
     picked = {row["id"]: row for row in chosen if row is not None}
     shown, told = samples(family.cells, family.metric, list(picked.values()), images)
     yield Section("Samples", [Sentences([words.sentence(line) for line in told]), *([shown] if shown else [])], 3)
@@ -81,14 +104,29 @@ def _frontier_table(family: Family, one: Frontier) -> Table:
         f"{METRIC}{one.metric}",
         [name for name in ("low", "high", "difference", "probability") if name in one.rows],
     )
-    columns = [Column("cell"), Column("bits per weight", 3), Column(words.label(one.metric), 4)]
+    columns = [Column("cell"), Column("bits per weight", 3), Column(one.quality.label, 4)]
     titles = {"low": "low", "high": "high", "difference": "vs full", "probability": "on frontier"}
     columns += [Column(titles[name], 4) for name in extra]
     rows = [
         [row["assignment"], plain(row[one.bpw]), plain(row[figure]), *(plain(row[name]) for name in extra)]
         for _, row in one.rows.iterrows()
     ]
-    return Table(f"Cells on the frontier of {family.title}", columns, rows)
+    marks = {
+        (place, 2): told for place, (_, row) in enumerate(one.rows.iterrows()) if (told := _warning(row, one.metric))
+    }
+    return Table(f"Cells on the frontier of {family.title}", columns, rows, marks=marks)
+
+
+def _warning(row: Mapping[str, Any] | pd.Series, metric: str) -> str:
+    told = row.get(f"{WARNINGS}{metric}")
+    return told.replace("\n", "; ") if isinstance(told, str) else ""
+
+
+def _warned(one: Frontier) -> Iterator[tuple[pd.Series, str]]:
+    """The frontier's cells whose figure carries a warning."""
+    for _, row in one.rows.iterrows():
+        if told := _warning(row, one.metric):
+            yield row, told
 
 
 def _importance(family: Family) -> Iterator[Block]:
@@ -104,7 +142,7 @@ def _importance(family: Family) -> Iterator[Block]:
     measures = ("forest", "permutation", "shap", "mean", "low", "high", "per_bit")
     columns = [Column("method"), Column("part"), *(Column(name.replace("_", " "), 1) for name in measures)]
     rows = [
-        [words.method_of(one), str(part), *(plain(row[name]) for name in measures)]
+        [one.method, str(part), *(plain(row[name]) for name in measures)]
         for one in found
         for part, row in one.table.iterrows()
     ]
@@ -144,15 +182,20 @@ def _cells_table(cells: Cells, overall: Sequence[Frontier]) -> Table:
     columns = [Column("cell"), *(Column(name) for name in several), Column("method")]
     columns += [Column(f"{part} bits", 0) for part in sorted(parts, key=part_order)]
     columns += [Column("bits per weight", 3), Column("exact", 3), *(Column(words.label(name), 4) for name in names)]
-    columns += [Column("on frontier"), Column("status"), Column("id"), Column("W&B", link="run")]
-    rows = []
+    columns += [Column("warnings"), Column("on frontier"), Column("status"), Column("id"), Column("W&B", link="run")]
+    first = columns.index(Column("exact", 3)) + 1
+    rows, warned = [], {}
     for row in frame.to_dict("records"):
         series = pd.Series(row)
+        warned |= {
+            (len(rows), first + place): told for place, name in enumerate(names) if (told := _warning(row, name))
+        }
         rows.append(
             [
                 assignment(series), *(row[name] for name in several), row["method"],
                 *(plain(row[f"{BITS}{part}"]) for part in parts), plain(row.get("bpw_paper")), plain(row.get("bpw_exact")),
                 *(plain(row[f"{METRIC}{name}"]) for name in names),
+                "; ".join(f"{words.label(name)}: {told}" for name in names if (told := _warning(row, name))),
                 "yes" if (row["id"], row["where"]) in on_frontier else "", row["status"], row["id"], plain(row.get("url")),
             ]
         )  # fmt: skip
@@ -160,7 +203,8 @@ def _cells_table(cells: Cells, overall: Sequence[Frontier]) -> Table:
     shown = [[line[index] for index in kept] for line in rows]
     labels = {columns[index].label for index in kept}
     filters = [name for name in (*several, "method", "status", "on frontier") if name in labels]
-    return Table("All cells", [columns[index] for index in kept], shown, filters)
+    marks = {(row, kept.index(column)): told for (row, column), told in warned.items()}
+    return Table("All cells", [columns[index] for index in kept], shown, filters, marks)
 
 
 def _defects(cells: Cells, defects: Sequence[auditing.Finding]) -> Iterator[Block]:
@@ -178,7 +222,7 @@ def _defects(cells: Cells, defects: Sequence[auditing.Finding]) -> Iterator[Bloc
         yield Sentences(
             [
                 "None found: no two cells have the same output, none lowers bits and scores exactly as full precision, "
-                "no layer kind is counted and never matters, nothing asked for is missing."
+                "no layer kind is counted and never matters, no cell gives many items one answer, nothing asked for is missing."
             ]
         )
 

@@ -196,7 +196,8 @@
       panel.columns.forEach((column, j) => {
         const value = panel.values[i][j], x = area.x0 + side * j;
         if (value === null) return;
-        const share = (value - low) / (high - low || 1);
+        // Bright is better.
+        const share = panel.higher ? (value - low) / (high - low || 1) : (high - value) / (high - low || 1);
         element("rect", { class: "point", x, y, width: side - 1, height: tall - 1, fill: CIVIDIS[Math.min(9, Math.floor(share * 10))] }, area.svg);
         if (side > 34) element("text", { x: x + side / 2, y: y + tall / 2 + 4, "text-anchor": "middle", style: `fill:${share > 0.55 ? "#000" : "#fff"};font-size:11px`, text: Number(value.toPrecision(3)) }, area.svg);
         points.push({ x, y, box: [side, tall], text: `${panel.x_label} ${column}, ${panel.y_label} ${row}\n${panel.value_label} ${shown(value, 4)}` });
@@ -327,6 +328,11 @@
           if (value === null || value === "") return;
           if (column.link) element("a", { href: value, rel: "noopener", text: column.link }, cell);
           else cell.textContent = column.digits === null ? value : shown(value, column.digits);
+          const warning = data.marks[`${i},${index}`];
+          if (warning) {
+            const mark = element("span", { class: "mark", role: "img", tabindex: 0, title: warning, "aria-label": warning, text: "!" }, cell);
+            mark.addEventListener("pointerdown", (event) => tell(warning, event.clientX, event.clientY));
+          }
         });
       }
       body.replaceChildren(rows);

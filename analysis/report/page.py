@@ -85,6 +85,7 @@ def _chart(plot: Plot, drawn: list[dict[str, Any]]) -> Iterator[str]:
     title = plot.title.split(": ")[0]
     drawn.append({"kind": "chart", "panels": panels})
     yield f'<figure data-drawn="{len(drawn) - 1}"><figcaption>{escape(title)}</figcaption></figure>'
+    yield from (f'<p class="quiet caption">{escape(note)}</p>' for note in plot.notes)
 
 
 def _panel(panel: Panel) -> dict[str, Any]:
@@ -111,7 +112,8 @@ def _rounded(value: Any) -> Any:
 def _table(table: Table, drawn: list[dict[str, Any]]) -> Iterator[str]:
     rows = [[round(value, 9) if isinstance(value, float) else value for value in row] for row in table.rows]
     columns = [asdict(column) for column in table.columns]
-    drawn.append({"kind": "table", "columns": columns, "rows": rows, "filters": list(table.filters)})
+    marks = {f"{row},{column}": text for (row, column), text in table.marks.items()}
+    drawn.append({"kind": "table", "columns": columns, "rows": rows, "filters": list(table.filters), "marks": marks})
     yield f'<p class="quiet caption">{escape(table.name)}</p>'
     yield f'<div class="table" data-drawn="{len(drawn) - 1}" aria-label="{escape(table.name)}"></div>'
 

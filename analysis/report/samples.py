@@ -18,7 +18,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import METRIC, Cells, Items, assignment
+from analysis.cells import Cells, Items, assignment
+from analysis.quality import Quality
 from analysis.report.blocks import Answer, Sample, Samples, plain
 
 SHOWN = 8
@@ -59,7 +60,8 @@ def samples(
 
 def _answered(family: Cells, metric: str, chosen: Sequence[pd.Series]) -> Iterator[tuple[pd.Series, Items]]:
     """Full precision, the ``chosen`` cells and, where those have no predictions, the best that have, each once."""
-    rows = family.frame[family.frame[f"{METRIC}{metric}"].notna()].sort_values(f"{METRIC}{metric}", ascending=False)
+    quality = Quality.of(family, metric)
+    rows = family.frame[family.frame[quality.column].notna()].sort_values(quality.column, ascending=not quality.higher)
     full = [row for _, row in rows[rows["method"] == "none"].iterrows()]
     others = [row for _, row in rows[rows["method"] != "none"].iterrows()]
     seen: set[str] = set()

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.cells import METRIC, Cells, assignment
+from analysis.cells import WARNINGS, Cells, assignment
 from analysis.family import Family
 from analysis.frontier import Frontier
 from analysis.importance import Importance
-from analysis.sensitivity import WHOLE, Sensitivity
-from mmq_sweeps.table import METRIC_LABELS
+from analysis.sensitivity import Sensitivity
+from mmq_sweeps.table import METRIC_LABELS, WARNED
 
 KEEP = 0.98
 BUDGETS = (8.0, 6.0, 4.0)
@@ -33,31 +33,47 @@ def of_frontier(one: Frontier) -> Iterator[str]:
     if one.full is None:
         yield "There is no cell at full precision, so what is kept of it is not known: run method=none."
     else:
-        yield f"Full precision scores {label(one.metric)} {one.full:.4f}."
-        smallest = one.smallest_within(KEEP)
-        if smallest is None or smallest["method"] == "none":
-            yield f"No quantized cell keeps {KEEP:.0%} of it."
-        else:
-            kept = smallest[f"{METRIC}{one.metric}"] / one.full if one.full else float("nan")
-            yield (
-                f"The fewest bits that keep {KEEP:.0%} of it are {smallest[one.bpw]:.2f} a weight: "
-                f"{assignment(smallest)}, which keeps {kept:.1%}."
-            )
+        yield f"Full precision scores {one.quality.label} {one.full:.4f}."
+        yield from _kept(one, one.full)
     told: dict[str, tuple[float, pd.Series]] = {}
     for budget in BUDGETS:
-        best = within(one, budget)
+        best = one.best_within(budget)
         if best is not None and best["method"] != "none":
             told[best["id"]] = budget, best  # Of the budgets that one cell is the best within, the smallest is told.
     for budget, best in told.values():
-        figure = best[f"{METRIC}{one.metric}"]
-        share = f" ({figure / one.full:.1%} of full precision)" if one.full else ""
-        yield f"The best within {budget:g} bits a weight is {assignment(best)}: {label(one.metric)} {figure:.4f}{share}."
+        figure = best[one.quality.column]
+        share = one.quality.against(figure, one.full)
+        told = f" ({share})" if share else ""
+        yield (
+            f"The best within {budget:g} bits a weight is {assignment(best)}: {one.quality.label} {figure:.4f}{told}."
+            f"{warned(best, one.metric)}"
+        )
 
 
-def within(one: Frontier, budget: float) -> pd.Series | None:
-    """The best cell of at most ``budget`` bits per weight."""
-    rows = one.rows[one.rows[one.bpw] <= budget]
-    return None if rows.empty else rows.loc[rows[f"{METRIC}{one.metric}"].idxmax()]
+def _kept(one: Frontier, full: float) -> Iterator[str]:
+    """The fewest bits that keep what is to be kept of full precision; nothing if a share of that means nothing."""
+    limit, smallest = one.quality.limit(full, KEEP), one.smallest_within(KEEP)
+    if limit is None:
+        return
+    asked = f"keep {KEEP:.0%} of it" if one.quality.higher else f"stay within {limit:.4f}, its figure / {KEEP:g},"
+    if smallest is None or smallest["method"] == "none":
+        yield (
+            f"No quantized cell does {asked}."
+            if not one.quality.higher
+            else f"No quantized cell keeps {KEEP:.0%} of it."
+        )
+        return
+    figure = smallest[one.quality.column]
+    yield (
+        f"The fewest bits that {asked} are {smallest[one.bpw]:.2f} a weight: {assignment(smallest)}, "
+        f"{one.quality.label} {figure:.4f} ({one.quality.against(figure, full)}).{warned(smallest, one.metric)}"
+    )
+
+
+def warned(row: pd.Series, metric: str) -> str:
+    """The warnings about a cell's figure, behind a sentence on it."""
+    told = row.get(f"{WARNINGS}{metric}")
+    return f" {WARNED} {told}".replace("\n", "; ") if isinstance(told, str) else ""
 
 
 def sentence(text: str) -> str:
@@ -65,32 +81,26 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
-def method_of(one: Importance) -> str:
-    return one.title.rsplit(", ", 1)[1]
-
-
 def of_importance(one: Importance) -> Iterator[str]:
     shares = ", ".join(
         f"{part} {row['mean']:.1f} ({row['low']:.1f} to {row['high']:.1f})" for part, row in one.table.iterrows()
     )
     yield (
-        f"{method_of(one)}: of 100, {shares}; over {count(one.count, 'cell')}, of whose variation the forest explains "
+        f"{one.method}: of 100, {shares}; over {count(one.count, 'cell')}, of whose variation the forest explains "
         f"{one.fit:.0%} where it has not seen them."
     )
 
 
 def of_sensitivity(one: Sensitivity) -> Iterator[str]:
     """Which part costs most by itself at the fewest bits that all have, and how methods compare."""
-    whole = one.alone
-    for name, everything in WHOLE.items():
-        whole = whole[whole[name] == everything] if not whole.empty else whole
+    whole = one.whole_alone
     for method, rows in whole.groupby("method") if not whole.empty else ():
         shared = set.intersection(*(set(of_part["bits"]) for _, of_part in rows.groupby("part")))
         if not shared or rows["part"].nunique() < 2:
             continue
         here = rows[rows["bits"] == min(shared)].sort_values("damage", ascending=False)
         told = ", ".join(f"{part} {damage:.4f}" for part, damage in zip(here["part"], here["damage"], strict=True))
-        yield f"{method} at {min(shared)} bits of one part alone costs {label(one.metric)}: {told}."
+        yield f"{method} at {min(shared)} bits of one part alone costs {one.quality.label}: {told}."
     if not one.pairs.empty:
         together, alone = one.pairs["together"].mean(), one.pairs["sum"].mean()
         worse = int((one.pairs["interaction"] > 0).sum())
@@ -100,8 +110,8 @@ def of_sensitivity(one: Sensitivity) -> Iterator[str]:
         )
     for _, row in one.methods.iterrows():
         yield (
-            f"{row['method']} scores {abs(row['higher_by']):.4f} {'higher' if row['higher_by'] >= 0 else 'lower'} than "
-            f"{row['than']} on average at the same bits, higher in {row['higher_in']} of {count(row['cells'], 'assignment')}."
+            f"{row['method']} scores {abs(row['better_by']):.4f} {'better' if row['better_by'] >= 0 else 'worse'} than "
+            f"{row['than']} on average at the same bits, better in {row['better_in']} of {count(row['cells'], 'assignment')}."
         )
 
 

@@ -23,7 +23,7 @@ def test_what_the_published_uniform_file_never_quantized_is_found(published: Pat
         "connector mlp",
         "language attention",
     ]
-    assert "82 cells lower bits and have exactly the cider of full precision" in found["changed nothing"][0]
+    assert "82 cells lower bits and have exactly the cider and meteor of full precision" in found["changed nothing"][0]
     assert found["changed nothing"][0].endswith("82 of them quantize nothing but connector mlp and language attention")
 
 
@@ -111,7 +111,7 @@ def test_assignments_that_a_grid_lacks_come_with_the_command_that_measures_them(
     stored(tmp_path, {"none": [({}, 16.0, 1.0)], "gptq": cells})
     assert defects(str(tmp_path))["missing cells"] == [
         "1 of 9 assignments of gptq were not measured: python -m mmq_sweeps model=m task=t method=gptq "
-        "component.vision.bits=3 component.connector.bits=16 component.language.bits=3"
+        f"component.vision.bits=3 component.connector.bits=16 component.language.bits=3 store.dir={tmp_path}"
     ]
 
 

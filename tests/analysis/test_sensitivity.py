@@ -34,8 +34,8 @@ def test_methods_are_compared_where_both_were_measured(tmp_path: Path) -> None:
     )
     (found,) = sensitivities(load([str(tmp_path)]))
     (told,) = found.methods.to_dict("records")
-    assert (told["method"], told["than"], told["cells"], told["higher_in"]) == ("gptq", "rtn", 1, 1)
-    assert told["higher_by"] == pytest.approx(0.2)
+    assert (told["method"], told["than"], told["cells"], told["better_in"]) == ("gptq", "rtn", 1, 1)
+    assert told["better_by"] == pytest.approx(0.2)
 
 
 def test_without_full_precision_there_is_no_damage(tmp_path: Path) -> None:
