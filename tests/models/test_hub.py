@@ -48,6 +48,6 @@ def test_a_hub_that_can_be_asked_says_what_is_not_cached(refs: Path, monkeypatch
 
     assert refs.is_dir()
     monkeypatch.setattr(hub, "_found_reachable", lambda: True)
-    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda url, timeout: Metadata)  # noqa: ARG005
+    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda url, timeout: Metadata)
     assert revision("another") == OTHER
     assert revision(None) == COMMIT, "the cache goes first, so that a sweep goes on with what it began with"
