@@ -32,7 +32,7 @@ def place(root: Path, name: str, model: Model) -> Path:
 
 def content(name: str, model: Model) -> dict[str, Any]:
     """What the file at ``place`` says."""
-    return {"name": name, "checkpoint": model["checkpoint"], "revision": model.get("revision")}
+    return {"name": name, **{key: model.get(key) for key in ("checkpoint", "revision", "files")}}
 
 
 def recorded(root: Path, names: Iterable[str]) -> list[tuple[str, Model]]:
@@ -51,15 +51,17 @@ def _folder(root: Path, name: str) -> Path:
 
 
 def _weights(model: Model) -> str:
-    """What the weights are known by: where they came from, and the revision or digest that was read there."""
+    """What a checkpoint is known by: where it came from, the revision or digest that was read there, and its other files."""
     revision = str(model.get("revision") or "")
     # The digest of a folder's weights says it all; the same weights may lie in two folders.
-    return digest([revision] if revision.startswith("sha256:") else [model["checkpoint"], revision])[:12]
+    known_by = [revision] if revision.startswith("sha256:") else [model["checkpoint"], revision]
+    return digest([*known_by, *filter(None, [model.get("files")])])[:12]
 
 
 def _named(model: Model) -> str:
-    revision = model.get("revision")
-    return f"{model['checkpoint']} ({revision})" if revision else str(model["checkpoint"])
+    known_by = [model.get("revision"), (files := model.get("files")) and f"other files {files}"]
+    told = ", ".join(filter(None, known_by))
+    return f"{model['checkpoint']} ({told})" if told else str(model["checkpoint"])
 
 
 def _read(path: Path) -> Model | None:

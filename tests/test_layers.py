@@ -98,7 +98,8 @@ def test_imports_follow_the_layers(module: str) -> None:
 
 
 LIGHT = [
-    "mmq_sweeps.__main__", "mmq_sweeps.schema", "mmq_sweeps.sweep", "mmq_sweeps.order", "analysis.__main__",
+    "mmq_sweeps.__main__", "mmq_sweeps.schema", "mmq_sweeps.sweep", "mmq_sweeps.order",
+    "mmq_sweeps.identity.effective", "analysis.__main__",
     "launch.__main__", "launch.cluster", "launch.launchers", "launch.local", "launch.options", "launch.plan",
     "launch.start", "launch.stores", "launch.sweeps", "launch.cancel", "launch.logs", "launch.pool", "launch.retry",
     "launch.status", "launch.job", "launch.slurm",

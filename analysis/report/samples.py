@@ -124,7 +124,7 @@ def _examples(
 def _reader(task: Mapping[str, Any], root: Path | None) -> Any:
     """The reader of ``task``; ``None`` where its files lie at a place that nobody named."""
     target = task["data"]["_target_"]
-    known_as = importlib.import_module("mmq_sweeps.data.catalog").READERS
+    known_as = importlib.import_module("mmq_sweeps.data.readers").READERS
     if target not in known_as and not target.startswith(READERS):
         raise ValueError(f"{target}: is none of {', '.join(known_as)}")
     module, _, name = target.rpartition(".")

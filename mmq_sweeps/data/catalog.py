@@ -22,7 +22,6 @@ from mmq_sweeps.data.coco import CocoCaptions, CocoKarpathy
 from mmq_sweeps.data.flickr30k import Flickr30k
 from mmq_sweeps.data.gqa import Gqa
 from mmq_sweeps.data.published import PublishedData
-from mmq_sweeps.data.scenes import Scenes
 from mmq_sweeps.data.vqav2 import VqaV2
 
 
@@ -204,5 +203,3 @@ GQA = DataSet(
 )
 
 SETS: Mapping[str, DataSet] = {one.name: one for one in (COCO_CAPTION, COCO_KARPATHY, FLICKR30K, VQAV2, GQA)}
-# The readers that records name, by the name that they are known by.
-READERS: Mapping[str, Any] = {one.known_as: one for one in (Scenes, CocoCaptions, CocoKarpathy, Flickr30k, VqaV2, Gqa)}

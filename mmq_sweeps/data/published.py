@@ -216,9 +216,9 @@ def is_other_split(split: str, named: str) -> bool:
 
 
 def stamped(path: Path) -> tuple[Path, int, int]:
-    """A file with its size and time of change: what a cache of its content goes by."""
+    """A file with its size and the time of its last change, which nobody can set: what a cache of its content goes by."""
     status = path.stat()
-    return path, status.st_size, status.st_mtime_ns
+    return path, status.st_size, status.st_ctime_ns
 
 
 def read_json(

@@ -64,7 +64,9 @@ def declared(target: str) -> Declared:
 def declared_by(own: type) -> Declared:
     """What a class that is imported declares."""
     known = {field.name: roles.role(field.metadata) for field in dataclasses.fields(own)}
-    return _declared(f"{own.__module__}.{own.__qualname__}", vars(own), known)
+    version = None if "version" in known else getattr(own, "version", None)
+    constants = {"known_as": vars(own).get("known_as"), "version": version}
+    return _declared(f"{own.__module__}.{own.__qualname__}", constants, known)
 
 
 def _declared(target: str, constants: Mapping[str, Any], known: Mapping[str, Role]) -> Declared:
@@ -79,7 +81,7 @@ def _declared(target: str, constants: Mapping[str, Any], known: Mapping[str, Rol
 
 @dataclass(frozen=True)
 class _Source:
-    """What the body of a class says: its own constants, and its fields' roles with those of its base."""
+    """What the body of a class says: constants, and the roles of fields with those of its base."""
 
     constants: Mapping[str, Any]
     roles: Mapping[str, Role]
@@ -118,12 +120,15 @@ def _from_source(module: str, name: str) -> _Source:
     decorators = [node.func if isinstance(node, ast.Call) else node for node in body.decorator_list]
     if body.keywords or any(top.path(node, module) != "dataclasses.dataclass" for node in decorators):
         raise UnreadableError(name)
-    known = dict(_roles_of_base(top, body, module))
-    constants: dict[str, Any] = {}
+    base = _base(top, body, module)
+    known = dict(base.roles)
+    # A subclass has a name of its own, and computes what its base does.
+    constants = {name: value for name, value in base.constants.items() if name == "version"}
     for statement in body.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             if "ClassVar" not in ast.dump(statement.annotation):
                 known[statement.target.id] = _role(top, statement.value, module)
+                constants.pop(statement.target.id, None)
             elif isinstance(statement.value, ast.Constant):
                 constants[statement.target.id] = statement.value.value
         elif isinstance(statement, ast.Assign):
@@ -134,11 +139,11 @@ def _from_source(module: str, name: str) -> _Source:
     return _Source(constants, known)
 
 
-def _roles_of_base(top: _Module, body: ast.ClassDef, module: str) -> Mapping[str, Role]:
+def _base(top: _Module, body: ast.ClassDef, module: str) -> _Source:
     bases = [path for base in body.bases if (path := top.path(base, module)) not in PLAIN_BASES]
     if len(bases) > 1 or "" in bases:
         raise UnreadableError(body.name)
-    return _from_source(*_split(bases[0])).roles if bases else {}
+    return _from_source(*_split(bases[0])) if bases else _Source({}, {})
 
 
 def _role(top: _Module, value: ast.expr | None, module: str) -> Role:

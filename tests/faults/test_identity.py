@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from mmq_sweeps import methods
+from mmq_sweeps import methods, namesakes
 from mmq_sweeps.build import build
 from mmq_sweeps.cell import Cell
 from mmq_sweeps.execute import Workshop, quiet_libraries
@@ -185,6 +185,16 @@ def test_a_file_of_a_checkpoint_that_is_replaced_is_another_model(
     after = cell(config)
     assert after.id != before.id
     assert not keys(after) & keys(before)
+
+
+def test_a_checkpoint_that_was_repaired_under_its_old_name_is_told(composed: Composed, checkpoint: Path) -> None:
+    config = composed(f"model.checkpoint={checkpoint}", *GPTQ)
+    before = cell(config)
+    assert namesakes.told([("mine", before.model)] * 2) == []
+    (checkpoint / "processor_config.json").write_text((checkpoint / "processor_config.json").read_text() + "\n")
+    (sentence,) = namesakes.told([("mine", one.model) for one in (before, cell(config))])
+    assert "model.name=mine names 2 different checkpoints" in sentence
+    assert str(before.model["files"]) in sentence
 
 
 def test_what_is_changed_after_planning_is_not_measured_under_the_planned_id(

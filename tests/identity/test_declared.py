@@ -85,6 +85,20 @@ def test_a_field_that_is_declared_again_has_the_later_role(write: Write) -> None
     assert "again" not in sys.modules
 
 
+def test_a_version_is_inherited_and_a_field_of_that_name_is_none(write: Write) -> None:
+    write(
+        "versions",
+        "@dataclass\nclass Base:\n    version: ClassVar[int] = 3\n    known_as: ClassVar[str] = 'base'\n"
+        "class Own(Base): pass\n@dataclass\nclass Field:\n    version: int = 4\n",
+    )
+    found = {name: declared(f"versions.{name}") for name in ("Own", "Field")}
+    assert {name: (one.version, one.known_as) for name, one in found.items()} == {
+        "Own": (3, "versions.Own"),
+        "Field": (None, "versions.Field"),
+    }
+    assert found == {name: declared_by(find_class("here", f"versions.{name}")) for name in found}
+
+
 @pytest.mark.parametrize(
     "body",
     [
