@@ -16,7 +16,6 @@ from torch import nn
 from mmq_sweeps.affine import Format
 from mmq_sweeps.errors import TargetError, one_of
 
-
 # Weights in other modules than linears are overlooked up to this share of a unit's: routers, tables of positions.
 OVERLOOKED = 0.05
 # A parameter is a weight matrix if two of its dimensions are at least this long; a kernel of a depthwise convolution is none.
@@ -96,7 +95,9 @@ class Part:
             f"has {'weights outside' if loose else 'no'} linear{'s' * bool(loose)} in {where}{': ' * bool(held)}{held}"
         )
         free = [group for group, span in block_groups(len(self.blocks)).items() if not set(span) & set(blocks)]
-        others = [other for other in (unit.kind for unit in self.units if not unit.loose and unit.linears) if other != kind]
+        others = [
+            other for other in (unit.kind for unit in self.units if not unit.loose and unit.linears) if other != kind
+        ]
         ways = [f"component.{self.name}.layers=[{others[0]}]"] if others else []
         ways += [f"component.{self.name}.blocks=[{','.join(free)}]"] if free else []
         raise TargetError(
@@ -152,12 +153,21 @@ def _find_part(model: nn.Module, name: str, where: Mapping[str, Any]) -> Part:
         by_kind = _linears_by_kind(block, kinds, path)
         loose = _loose_by_kind(block, kinds, by_kind, path)
         units += [
-            Unit(name, index, groups[index], kind, {f"{path}.{inner}": shape for inner, shape in linears.items()}, loose[kind])
+            Unit(
+                name,
+                index,
+                groups[index],
+                kind,
+                {f"{path}.{inner}": shape for inner, shape in linears.items()},
+                loose[kind],
+            )
             for kind, linears in by_kind.items()
             if kinds[kind]
         ]
     if not any(unit.linears for unit in units):
-        held = next((f"; {paths[unit.block]}.{inner} is {what}" for unit in units for inner, what in unit.loose.items()), "")
+        held = next(
+            (f"; {paths[unit.block]}.{inner} is {what}" for unit in units for inner, what in unit.loose.items()), ""
+        )
         raise TargetError(
             f"{type(model).__name__}: model.parts.{name}: no linear lies in the blocks under "
             f"{' and '.join(f'{module_path}.{path}' for path in relative)}{held}"

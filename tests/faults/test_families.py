@@ -178,7 +178,9 @@ def test_experts_in_one_tensor_are_refused_with_the_model_the_part_the_kind_and_
     with pytest.raises(TargetError) as raised:
         language.select(ALL)
     told = str(raised.value)
-    assert told.startswith("Qwen3VLMoeForConditionalGeneration: component.language: its mlp has weights outside linears")
+    assert told.startswith(
+        "Qwen3VLMoeForConditionalGeneration: component.language: its mlp has weights outside linears"
+    )
     assert "in 3 of 3 blocks (0 to 2)" in told
     assert "layers.0.mlp.experts.gate_up_proj is a parameter [4, 32, 32] of a Qwen3VLMoeTextExperts" in told
     assert "choose component.language.layers=[attention] or no component.language" in told
@@ -234,7 +236,9 @@ def test_other_modules_that_hold_a_kinds_weights_are_refused(mlp: nn.Module, hel
 def test_a_part_of_which_no_weight_is_in_a_linear_is_told_with_what_holds_them() -> None:
     block = Block(Conv1D(64, 32))
     block.attention = Conv1D(32, 32)
-    with pytest.raises(TargetError, match=r"no linear lies in .*model.tower; model.tower.0.attention.weight is .* Conv1D"):
+    with pytest.raises(
+        TargetError, match=r"no linear lies in .*model.tower; model.tower.0.attention.weight is .* Conv1D"
+    ):
         found_in(tower(block))
 
 

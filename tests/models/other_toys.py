@@ -92,7 +92,9 @@ def _mllama() -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
     sees = torch.zeros(2, LENGTH, 1, 4, dtype=torch.long)
     sees[0, 2:], sees[1, 2:-PADDED, :, :2] = 1, 1
     parts = {
-        "vision": part("model.vision_model", ["transformer.layers", "global_transformer.layers"], ["self_attn"], ["mlp"]),
+        "vision": part(
+            "model.vision_model", ["transformer.layers", "global_transformer.layers"], ["self_attn"], ["mlp"]
+        ),
         "language": part("model.language_model", "layers", ["self_attn", "cross_attn"], ["mlp"], masked=True),
     }
     batch = {

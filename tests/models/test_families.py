@@ -10,6 +10,7 @@ from mmq_sweeps.calibrate import Replay, capture
 from mmq_sweeps.targets import find_parts
 from tests.models.toys import BATCH, FAMILIES, LENGTH, PADDED, toy_batch, toy_model
 
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_blocks_replay_exactly_and_every_linear_has_statistics(name: str) -> None:
     torch.manual_seed(0)

@@ -98,12 +98,26 @@ def toy_batch(name: str) -> dict[str, Tensor]:
     return {"input_ids": text, "attention_mask": mask, **made}
 
 
-
-
 SIDE, PATCH = 28, 7
 SQUARE = {"height": SIDE, "width": SIDE}
 SPECIAL = ("<unk>", "<pad>", "<s>", "</s>")
-WORDS = "a the is of in red green blue yellow large small circle square triangle two three left right what color ?".split()
+WORDS = (
+    "a",
+    "the",
+    "is",
+    "of",
+    "red",
+    "green",
+    "blue",
+    "circle",
+    "square",
+    "triangle",
+    "two",
+    "left",
+    "what",
+    "color",
+    "?",
+)
 
 
 @dataclass(frozen=True)
