@@ -448,7 +448,7 @@ class _Listener:
             kwargs = {name: None if isinstance(value, Cache) else value for name, value in kwargs.items()}
             joined = None if follows else hidden
             joined, mask, others, args, kwargs = self._move((joined, mask, others, args, kwargs))
-            call = BlockCall(slot, args, kwargs, joined if index else None, mask, tuple(map(tuple, others)))
+            call = BlockCall(slot, args, kwargs, joined if index else None, mask, tuple(others))
             self._calls.append(_Call(index, None if index else joined, call))
 
         return keep

@@ -25,7 +25,7 @@ VIDEOS = "video_processor"
 class NoVideos(VideoProcessorMixin):  # type: ignore[misc]
     """Stands where a processor has its part for videos; a RuntimeError where it is given some."""
 
-    def __call__(self, videos: Any, **_: Any) -> Any:
+    def __call__(self, *_: Any, **__: Any) -> Any:
         raise RuntimeError("this processor was built for images and texts; videos need torchvision")
 
 
@@ -96,7 +96,7 @@ def _class_with_videos(checkpoint: Path | str, options: dict[str, Any]) -> type[
     except OSError:
         values = {}  # Older checkpoints have no such file.
     named = values.get("processor_class") or PROCESSOR_MAPPING_NAMES.get(config.get("model_type"))
-    found = getattr(transformers, named, None) if isinstance(named, str) else None
+    found: Any = getattr(transformers, named, None) if isinstance(named, str) else None
     is_class = isinstance(found, type) and issubclass(found, ProcessorMixin)
     return found if is_class and VIDEOS in found.get_attributes() else None
 

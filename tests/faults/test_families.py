@@ -237,7 +237,8 @@ def test_a_part_of_which_no_weight_is_in_a_linear_is_told_with_what_holds_them()
     block = Block(Conv1D(64, 32))
     block.attention = Conv1D(32, 32)
     with pytest.raises(
-        TargetError, match=r"no linear lies in .*model.tower; model.tower.0.attention.weight is .* Conv1D"
+        TargetError,
+        match=r"no linear lies in .*model.tower; of its attention, model.tower.0.attention.weight is .* Conv1D",
     ):
         found_in(tower(block))
 
