@@ -96,7 +96,7 @@ class RetrievalTask:
         self.examples.check(self._asked, calibrations, cache)
 
     def check_model(self, loaded: LoadedModel) -> Iterator[str]:
-        """See ``Task``; a pair's answer is its similarities and its matching logit. The first and the longest text are asked."""
+        """Ask about the first image and the longest text; a pair's answer is its similarities and its matching logit."""
         retriever = Retriever(loaded, self.text_length)
 
         def prepare(asked: Sequence[Asked]) -> dict[str, Any]:

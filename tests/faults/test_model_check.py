@@ -124,7 +124,12 @@ def image_token(id: int) -> Callable[[Path], None]:
         ("tiny_blip2", query_tokens(13), [], "holds 13 image placeholders, and the model has 12 image features"),
         ("tiny_blip2", image_token(80), [], "holds no image placeholder"),
         ("tiny_blip2", lambda _: None, ["model.prompts.caption='<image>'"], "holds 13 image placeholders"),
-        ("tiny_llava", lambda _: None, ["model.prompts.caption='USER: Describe. ASSISTANT:'"], "total 0 <image> tokens"),
+        (
+            "tiny_llava",
+            lambda _: None,
+            ["model.prompts.caption='USER: Describe. ASSISTANT:'"],
+            "total 0 <image> tokens",
+        ),
         ("tiny_llava", lambda _: None, ["model.prompts.caption='<image> <image>'"], "total 2 <image> tokens"),
         ("tiny_llava", image_token(79), [], "holds no image placeholder"),
         (
@@ -215,7 +220,10 @@ def test_nothing_of_a_blind_model_is_recorded(composed: Composed, tmp_path: Path
     drop_query_tokens(folder)
     sweep = plan([OmegaConf.create(settings(composed, folder, "method=rtn", f"store.dir={tmp_path / 'store'}"))])
     store = Store.open(tmp_path / "store")
-    with Progress(len(sweep.cells)) as progress, pytest.raises(ConfigError, match="holds no image placeholder") as error:
+    with (
+        Progress(len(sweep.cells)) as progress,
+        pytest.raises(ConfigError, match="holds no image placeholder") as error,
+    ):
         execute(sweep.cells, sweep, store, progress, lambda _: None)
     assert len(error.value.problems) == 1
     assert [store.record(cell.id) for cell in sweep.cells] == [None] * len(sweep.cells)
@@ -293,8 +301,16 @@ def test_text_of_the_data_that_is_a_special_token_is_named(
 @pytest.mark.parametrize(
     ("name", "prompt", "message"),
     [
-        ("tiny_blip2", "Bitte beschreibe das Bild", "of the 4 tokens of the prompt 'Bitte beschreibe das Bild' 4 are unknown to the model"),
-        ("tiny_llava", "USER: <image> Write down everything. ASSISTANT:", "ASSISTANT:' 3 are unknown to the model; choose another prompt (model.prompts)"),
+        (
+            "tiny_blip2",
+            "Bitte beschreibe das Bild",
+            "of the 4 tokens of the prompt 'Bitte beschreibe das Bild' 4 are unknown to the model",
+        ),
+        (
+            "tiny_llava",
+            "USER: <image> Write down everything. ASSISTANT:",
+            "ASSISTANT:' 3 are unknown to the model; choose another prompt (model.prompts)",
+        ),
     ],
 )
 def test_a_prompt_of_words_that_the_tokenizer_does_not_know(
@@ -340,20 +356,32 @@ def test_weights_that_are_not_numbers_are_named(composed: Composed, tmp_path: Pa
     assert f"1 weights have values that are not finite in float32 ({spoilt}); get the checkpoint again" in problem
 
 
+def test_weights_on_disk_are_looked_at_as_well(composed: Composed, tmp_path: Path) -> None:
+    folder = copied("tiny_blip2", tmp_path)
+    assert found(composed, folder, "model.device_map=disk") == []
+    spoilt = "vision_model.encoder.layers.2.mlp.fc1.weight"
+    rewrite(folder, lambda weights: {**weights, spoilt: weights[spoilt] / 0})
+    (problem,) = found(composed, folder, "model.device_map=disk")
+    assert f"1 weights have values that are not finite in float32 ({spoilt})" in problem
+
+
 def test_weights_too_large_for_half_precision_are_named(composed: Composed, tmp_path: Path) -> None:
     folder = copied("tiny_llava", tmp_path)
     rewrite(
         folder,
-        lambda weights: {key: value * 1e6 if "layers.1.mlp.up_proj" in key else value for key, value in weights.items()},
+        lambda weights: {
+            key: value * 1e6 if "layers.1.mlp.up_proj" in key else value for key, value in weights.items()
+        },
     )
     (problem,) = found(composed, folder, "model.dtype=float16")
-    assert "not finite in float16 (model.language_model.layers.1.mlp.up_proj.weight); choose model.dtype=float32" in problem
+    assert (
+        "not finite in float16 (model.language_model.layers.1.mlp.up_proj.weight); choose model.dtype=float32"
+        in problem
+    )
 
 
 @pytest.mark.parametrize("name", ["tiny_blip2", "tiny_blip2_itm"])
-def test_activations_that_overflow_name_the_module_and_the_dtype(
-    composed: Composed, tmp_path: Path, name: str
-) -> None:
+def test_activations_that_overflow_name_the_module_and_the_dtype(composed: Composed, tmp_path: Path, name: str) -> None:
     """The same function in single precision; in half precision a hidden layer becomes infinite."""
     folder = copied(name, tmp_path)
 
