@@ -79,12 +79,11 @@ def problems(
         )
         return
     trial = _Trial(asking, first, second)
-    # Lazily, one after the other.
-    checks = (
+    checks: list[Callable[[], Iterable[str]]] = [
         lambda: _eaten(asking, first.image, around, texts),
         lambda: _kept(asking, [replace(first, text=around), first, second]) if asking.prompted else (),
         *(partial(check, trial) for check in (_pictures, _tokens, _places, _images, _batch)),
-    )
+    ]
     for check in checks:
         found = list(check())
         yield from found
@@ -134,7 +133,7 @@ def _kept(asking: Asking, asked: Sequence[Asked]) -> Iterator[str]:
     for one in asked:
         found = tokens(asking.prepare([one])["input_ids"][0].tolist())
         whole = tokens(tokenizer(one.text, truncation=False)["input_ids"])
-        unknown = found.count(_unknown(tokenizer)) if one is asked[0] else 0
+        unknown = sum(id == _unknown(tokenizer) for id in found) if one is asked[0] else 0
         if unknown or len(found) < LEAST_TEXT * len(whole):
             what = f"{unknown} are unknown" if unknown else f"only {len(found)} are left"
             yield (
