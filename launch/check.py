@@ -56,9 +56,12 @@ def _of_checkpoints(sweep: Sweep) -> Iterator[str]:
     models = {digest(cell.model): sweep.configs[cell.id]["model"] for cell in sweep.cells}
     for config in models.values():
         folder = checkpoint_path(config["checkpoint"])
-        if isinstance(folder, Path) and (folder / "config.json").is_file():
-            problem = quantized_already(config["checkpoint"], find_shape(config).values, folder)
-            yield from [problem] * (problem is not None)
+        if (
+            isinstance(folder, Path)
+            and (folder / "config.json").is_file()
+            and (problem := quantized_already(config["checkpoint"], find_shape(config).values, folder))
+        ):
+            yield problem
 
 
 def _of_methods(sweep: Sweep, unchecked: list[str]) -> Iterator[str]:

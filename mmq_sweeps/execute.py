@@ -72,7 +72,7 @@ def execute(
         with Background(logging_to, progress.say) as log, suppress(Stopped):
             run = Run(workshop, Turns(store, redo), progress, tracker, log, keep, stop, fail_alone)
             put_off = [cell for cells in groups for cell in run.through(cells)]
-            put_off += [cell for cells in _by_model_and_task(help) for cell in run.through(cells)]
+            put_off += [cell for cells in _by_model_and_task(help) for cell in run.help_with(cells)]
             for cell in put_off:
                 run.wait_for(cell)
 
@@ -120,6 +120,15 @@ class Run:
                     if not self._run(cell, bench, self.turns.take):
                         put_off.append(cell)
             return put_off
+
+    def help_with(self, cells: Sequence[Cell]) -> list[Cell]:
+        """As ``through`` for cells that are another process's, which are left to it if they have problems."""
+        missing = [cell for cell in cells if self.turns.missing(cell)]
+        if missing and (problems := self.workshop.problems(missing)):
+            for problem in problems:
+                self.progress.say(f"warning: {missing[0].title()} is left alone: {problem}")
+            return []
+        return self.through(missing)
 
     def wait_for(self, cell: Cell) -> None:
         """See that ``cell``, which another process was at, ends."""

@@ -74,17 +74,16 @@ def problems(
     processor = asking.loaded.processor
     if absent := [name for name in ("tokenizer", "image_processor") if getattr(processor, name, None) is None]:
         yield (
-            f"{asking.checkpoint}: what prepares its inputs is a {type(processor).__name__} without {' and '.join(absent)}; put "
+            f"{asking.checkpoint}: its inputs are prepared by a {type(processor).__name__} without {' and '.join(absent)}; put "
             "the model's processor_config.json (or preprocessor_config.json) beside its weights"
         )
         return
     trial = _Trial(asking, first, second)
-    # Lazily, one after the other.
-    checks = (
+    checks: list[Callable[[], Iterable[str]]] = [
         lambda: _eaten(asking, first.image, around, texts),
         lambda: _kept(asking, [replace(first, text=around), first, second]) if asking.prompted else (),
         *(partial(check, trial) for check in (_pictures, _tokens, _places, _images, _batch)),
-    )
+    ]
     for check in checks:
         found = list(check())
         yield from found
@@ -134,7 +133,7 @@ def _kept(asking: Asking, asked: Sequence[Asked]) -> Iterator[str]:
     for one in asked:
         found = tokens(asking.prepare([one])["input_ids"][0].tolist())
         whole = tokens(tokenizer(one.text, truncation=False)["input_ids"])
-        unknown = found.count(_unknown(tokenizer)) if one is asked[0] else 0
+        unknown = sum(id == _unknown(tokenizer) for id in found) if one is asked[0] else 0
         if unknown or len(found) < LEAST_TEXT * len(whole):
             what = f"{unknown} are unknown" if unknown else f"only {len(found)} are left"
             yield (
@@ -169,14 +168,14 @@ class _Trial:
         again = second if second.text == first.text else replace(second, text=first.text)
         self.others = (again, replace(first, image=ImageOps.invert(first.image.convert("RGB"))))
         self._inputs: dict[Asked, Mapping[str, Any]] = {}
-        self._answers: dict[Asked, tuple[Tensor, _Filled]] = {}
+        self._answers: dict[Asked, tuple[Tensor, Filled]] = {}
 
     def inputs(self, asked: Asked) -> Mapping[str, Any]:
         if asked not in self._inputs:
             self._inputs[asked] = self.asking.prepare([asked])
         return self._inputs[asked]
 
-    def answer(self, asked: Asked) -> tuple[Tensor, _Filled]:
+    def answer(self, asked: Asked) -> tuple[Tensor, Filled]:
         if asked not in self._answers:
             self._answers[asked] = _answered(self.asking, self.inputs(asked))
         return self._answers[asked]
@@ -186,7 +185,8 @@ def _pictures(trial: _Trial) -> Iterator[str]:
     """The image processor keeps the contrast of an image, and prepares different images differently."""
     asking, first = trial.asking, trial.first
     processor = type(asking.loaded.processor.image_processor).__name__
-    remedy = "mend rescale_factor, image_mean and image_std in the checkpoint's processor_config.json or preprocessor_config.json"
+    where = "in the checkpoint's processor_config.json or preprocessor_config.json"
+    remedy = f"mend rescale_factor, image_mean and image_std {where}"
     pixels = {asked: _pixels(trial.inputs(asked)) for asked in (first, *trial.others)}
     if not pixels[first]:
         yield f"{asking.checkpoint}: its processor prepares no pixel values for {first.id}, so the model sees no image"
@@ -195,7 +195,7 @@ def _pictures(trial: _Trial) -> Iterator[str]:
         yield f"{asking.checkpoint}: its {processor} prepares {first.id} and {trial.second.id} alike; {remedy}"
         return
     if wrong := _other_size(asking.loaded.model, pixels[first]):
-        yield f"{asking.checkpoint}: its {processor} prepares images of {wrong}; mend size in the checkpoint's processor_config.json"
+        yield f"{asking.checkpoint}: its {processor} prepares images of {wrong}; mend size {where}"
         return
     richest = max(pixels, key=lambda asked: _contrast(asked.image))
     before = _contrast(richest.image)
@@ -289,10 +289,10 @@ def _misplaced(asking: Asking, asked: Asked, places: str, features: str) -> str:
     token = getattr(processor, "image_token", None)
     token = getattr(token, "content", token) or "the image token"
     return (
-        f"{asking.checkpoint}: the prepared input of {asked.id} (task.prompt={_short(asked.text)}) holds {places}, and the model "
-        f"has {features} to put there, so the image would be lost; a prompt of this model needs {token} as often as its "
-        f"{type(processor).__name__} expects, and that as many places as the model fills in (num_query_tokens, patch_size or "
-        "image_seq_length in the checkpoint's processor_config.json)"
+        f"{asking.checkpoint}: the input of {asked.id} (task.prompt={_short(asked.text)}) holds {places}, and the model has "
+        f"{features} to put there, so the image would be lost; give the prompt {token} as often as its "
+        f"{type(processor).__name__} expects it, and mend num_query_tokens, patch_size or image_seq_length in the "
+        "checkpoint's processor_config.json"
     )
 
 
@@ -318,8 +318,8 @@ def _not_finite(asking: Asking, inputs: Mapping[str, Any], item: str) -> str:
 
 
 @torch.no_grad()
-def _answered(asking: Asking, inputs: Mapping[str, Any]) -> tuple[Tensor, _Filled]:
-    with _Filled() as filled:
+def _answered(asking: Asking, inputs: Mapping[str, Any]) -> tuple[Tensor, Filled]:
+    with Filled() as filled:
         return asking.answer(asking.loaded.to_device(inputs)), filled
 
 
@@ -419,7 +419,7 @@ class _Misplaced(ValueError):
         self.places, self.features = places, features
 
 
-class _Filled(TorchFunctionMode):
+class Filled(TorchFunctionMode):
     """Watches image features being put into the embedded text: ``places`` ``[B]`` is how many each row has.
 
     Every family of transformers does that by ``masked_scatter``, which is satisfied with too few places. Most families

@@ -128,7 +128,7 @@ class GenerationTask(ABC):
         self._scorer(cache)
 
     def check_model(self, loaded: LoadedModel) -> Iterator[str]:
-        """See ``Task``; an item's answer is the logits of its first token. The first item and the longest prompt are asked."""
+        """Ask the first item and the longest prompt; an answer is the logits of its first token."""
 
         def prepare(asked: Sequence[Asked]) -> dict[str, Any]:
             return _prompts(loaded, [[one.image] for one in asked], [one.text for one in asked])

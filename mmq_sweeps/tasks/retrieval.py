@@ -114,7 +114,7 @@ class RetrievalTask:
             raise ValueError(f"task.split={self.split}: no image is left that can be used together with its texts")
 
     def check_model(self, loaded: LoadedModel) -> Iterator[str]:
-        """See ``Task``; a pair's answer is its similarities and its matching logit. The first and the longest text are asked."""
+        """Ask about the first image and the longest text; a pair's answer is its similarities and its matching logit."""
         retriever = Retriever(loaded, self.text_length)
 
         def prepare(asked: Sequence[Asked]) -> dict[str, Any]:

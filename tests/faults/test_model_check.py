@@ -229,6 +229,22 @@ def test_nothing_of_a_blind_model_is_recorded(composed: Composed, tmp_path: Path
     assert [store.record(cell.id) for cell in sweep.cells] == [None] * len(sweep.cells)
 
 
+def test_nobody_helps_with_the_cells_of_a_blind_model(composed: Composed, tmp_path: Path) -> None:
+    """A worker whose own model sees takes over what another one left, and must look at that model as well."""
+    blind = copied("tiny_blip2", tmp_path)
+    drop_query_tokens(blind)
+    where = f"store.dir={tmp_path / 'store'}"
+    sweep = plan([composed(*TINY, where), OmegaConf.create(settings(composed, blind, where))])
+    store, said, ran = Store.open(tmp_path / "store"), [], []
+    with Progress(2) as progress, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "say", said.append)
+        execute(sweep.cells[:1], sweep, store, progress, lambda record: ran.append(record.id), help=sweep.cells[1:])
+    assert ran == [sweep.cells[0].id]
+    assert store.record(sweep.cells[1].id) is None
+    (left,) = [line for line in said if "is left alone: " in line]
+    assert "holds no image placeholder" in left
+
+
 def test_images_of_another_size_than_the_model_are_refused(composed: Composed, tmp_path: Path) -> None:
     """BLIP-2 would take the first of its positions."""
     folder = copied("tiny_blip2", tmp_path)
@@ -354,6 +370,15 @@ def test_weights_that_are_not_numbers_are_named(composed: Composed, tmp_path: Pa
     rewrite(folder, lambda weights: {**weights, spoilt: weights[spoilt] * torch.nan})
     (problem,) = found(composed, folder)
     assert f"1 weights have values that are not finite in float32 ({spoilt}); get the checkpoint again" in problem
+
+
+def test_weights_on_disk_are_looked_at_as_well(composed: Composed, tmp_path: Path) -> None:
+    folder = copied("tiny_blip2", tmp_path)
+    assert found(composed, folder, "model.device_map=disk") == []
+    spoilt = "vision_model.encoder.layers.2.mlp.fc1.weight"
+    rewrite(folder, lambda weights: {**weights, spoilt: weights[spoilt] / 0})
+    (problem,) = found(composed, folder, "model.device_map=disk")
+    assert f"1 weights have values that are not finite in float32 ({spoilt})" in problem
 
 
 def test_weights_too_large_for_half_precision_are_named(composed: Composed, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.calibrate import Replay, capture
+from mmq_sweeps.models.check import Filled
 from mmq_sweeps.targets import find_parts
 from tests.models.toys import BATCH, FAMILIES, LENGTH, PADDED, toy_batch, toy_model
 
@@ -39,3 +40,17 @@ def test_blocks_replay_exactly_and_every_linear_has_statistics(name: str) -> Non
         assert sorted(linears) == sorted(linear for unit in part.units for linear in unit.linears)
         if part.masked is True:
             assert {one.stats.count for one in found} == {BATCH * LENGTH - PADDED}
+
+
+@pytest.mark.parametrize("name", [name for name, (*_, tokens) in FAMILIES.items() if tokens])
+def test_the_places_of_image_features_are_counted_by_row(name: str) -> None:
+    """The family itself raises nothing if one row has a place too many and another one too few."""
+    torch.manual_seed(0)
+    loaded, batch, tokens = toy_model(name), toy_batch(name), FAMILIES[name][2]
+    with torch.no_grad(), Filled() as filled:
+        loaded.model(**batch)
+    assert filled.places == [tokens, tokens]
+    batch["input_ids"][0, 2], batch["input_ids"][1, 1] = 7, IMAGE_TOKEN
+    with torch.no_grad(), Filled() as filled:
+        loaded.model(**batch)
+    assert filled.places == [tokens - 1, tokens + 1]
