@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -155,7 +156,8 @@ BAD = [
 
 
 def in_process(arguments: list[str], folder: Path) -> tuple[int, str]:
-    """The command's exit status and standard error, from a process forked off this one: torch is imported already."""
+    """The command's exit status and standard error, from a process forked off this one, which has imported torch."""
+    importlib.import_module("tests.preloaded")  # Here, since each fork would import it again.
     reader, writer = os.pipe()
     child = os.fork()
     if not child:

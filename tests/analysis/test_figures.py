@@ -43,7 +43,7 @@ def grid(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def test_every_figure_of_a_grid_is_drawn_at_both_widths_and_as_a_page(grid: Path, tmp_path: Path) -> None:
+def test_a_grid_has_the_figures_that_its_cells_serve(grid: Path) -> None:
     plots = figures(load([str(grid)]), names=[name for name in FIGURES if name != "importance"])
     # Nothing in the grid narrows its selections, so block groups and layer kinds have nothing to show.
     assert [plot.name.split("-")[0] for plot in plots] == [
@@ -54,13 +54,6 @@ def test_every_figure_of_a_grid_is_drawn_at_both_widths_and_as_a_page(grid: Path
         "space",
         "interaction",
     ]
-    for plot in plots:
-        written = {path.name: path for path in paper.save(plot, tmp_path)}
-        for width, inches in paper.COLUMN_INCHES.items():
-            with Image.open(written[f"{plot.name}-{width}.png"]) as image:
-                # Cut to what is drawn, so never wider than the column, and not much narrower.
-                assert 0.7 * inches < image.width / paper.DPI <= inches + 0.1
-            assert written[f"{plot.name}-{width}.pdf"].read_bytes().startswith(b"%PDF")
 
 
 def test_figures_show_the_cells_scores(grid: Path) -> None:
@@ -162,12 +155,21 @@ def test_parts_by_part_at_equal_bits(grid: Path) -> None:
     assert values[0, 1] == values[1, 0] == pytest.approx(0.92)
 
 
-def test_all_of_the_study_s_figures_and_what_cells_lack_for_the_rest(
+def test_all_of_the_study_s_figures_at_both_widths_and_what_cells_lack_for_the_rest(
     grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command(monkeypatch, "--source", grid, "--experiment", "paper", "--out", tmp_path / "out")
-    written = {path.name.split("-")[0] for path in (tmp_path / "out").iterdir()}
-    assert written == FIGURES.keys() - {"groups", "layers"}
+    written = list((tmp_path / "out").iterdir())
+    drawn = FIGURES.keys() - {"groups", "layers"}
+    assert {path.name.split("-")[0] for path in written} == drawn
+    for width, inches in paper.COLUMN_INCHES.items():
+        pictures = [path for path in written if path.name.endswith(f"-{width}.png")]
+        assert {path.name.split("-")[0] for path in pictures} == drawn
+        for path in pictures:
+            with Image.open(path) as image:
+                # Cut to what is drawn, so never wider than the column, and not much narrower.
+                assert 0.7 * inches < image.width / paper.DPI <= inches + 0.1, path.name
+            assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     told = sorted(capsys.readouterr().err.splitlines())
     assert [line.split(": ")[1] for line in told] == ["groups", "layers"]
     assert told[0].startswith("not drawn: groups: needs cells that narrow a part's blocks")
