@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from launch import cluster as commands
-from launch.cluster import ClusterError, Job
+from launch.cluster import ClusterError, Job, JobId
 from mmq_sweeps.errors import ConfigError
 from tests.slurm.cluster import ACCOUNT, INSTALL, OTHER_ACCOUNT, QOS, SMALL_QOS, Cluster
 
 
-def submit(*flags: str, script: str = "sleep 60") -> str:
-    return commands.run("sbatch", "--parsable", "--output=/dev/null", *flags, f"--wrap={script}").strip()
+def submit(*flags: str, script: str = "sleep 60") -> JobId:
+    return JobId.parse(commands.run("sbatch", "--parsable", "--output=/dev/null", *flags, f"--wrap={script}").strip())
 
 
 @pytest.mark.parametrize(
@@ -64,18 +64,18 @@ def test_limits_are_read() -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_tasks_of_an_array_are_seen_one_by_one_and_cancelled_alone(eventually: Callable[..., None]) -> None:
-    array = submit("--array=0-9", "--job-name=mmq-one", "--comment=token")
+    array = submit("--array=0-9", "--job-name=mmq-one", "--comment=token").number
     other = submit("--job-name=mmq-other")
-    ids = {f"{array}_{index}" for index in range(10)}
+    ids = {JobId(array, index) for index in range(10)}
     assert set(commands.queued("mmq-one")) == ids
     assert commands.commented("token") == [array]
-    eventually(lambda: commands.queued("mmq-one")[f"{array}_0"].state == "RUNNING", "a task runs")
+    eventually(lambda: commands.queued("mmq-one")[JobId(array, 0)].state == "RUNNING", "a task runs")
     # Ended and never seen jobs are let be.
-    commands.cancel([f"{array}_0", f"{array}_9", "999999", "999999_1"])
-    left = ids - {f"{array}_0", f"{array}_9"}
+    commands.cancel([JobId(array, 0), JobId(array, 9), JobId(999999), JobId(999999, 1)])
+    left = ids - {JobId(array, 0), JobId(array, 9)}
     eventually(lambda: set(commands.queued("mmq-one")) == left, "two tasks have ended")
     assert set(commands.queued("mmq-other")) == {other}
-    commands.cancel_arrays([array, other])
+    commands.cancel_arrays([array, other.number])
     eventually(lambda: not commands.queued("mmq-one"), "all have ended")
 
 
@@ -112,7 +112,7 @@ def test_only_a_person_cancels() -> None:
 @pytest.mark.usefixtures("cluster")
 def test_a_job_that_is_unknown_is_an_error() -> None:
     with pytest.raises(ClusterError, match="Invalid job id"):
-        commands.job("999999")
+        commands.job(JobId(999999))
 
 
 def test_a_machine_without_slurm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
