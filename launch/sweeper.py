@@ -177,7 +177,11 @@ def _values(override: Override) -> Iterator[str]:
         # As it was written, so that a sweep reads it as a single run does.
         yield str(override.input_line)
     elif override.is_discrete_sweep():
-        for value in override.sweep_iterator():
+        try:
+            values = list(override.sweep_iterator())
+        except ValueError as error:  # A range with a step of 0.
+            raise ConfigError(f"{override.input_line}: {error}.") from error
+        for value in values:
             yield f"{override.get_key_element()}={_text(value)}"
     else:
         raise HydraException(f"{override.input_line}: give choices, a range or a glob")

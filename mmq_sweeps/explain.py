@@ -134,6 +134,8 @@ def _composition(error: ConfigCompositionException, arguments: Sequence[str]) ->
     if twice := forced or re.match(r"(\S+) appears more than once in the final defaults list", message):
         return f"{twice[1]}: has an option already; write {twice[1]}=OPTION, without a +"
     if several := re.match(r"Multiple values for (\S+?)\. To override", message):
+        if any(argument.startswith(f"+{several[1]}=") for argument in arguments):
+            return f"{several[1]}: has an option already; write {several[1]}=OPTION, without a +"
         return f"{several[1]}: a yaml chooses it a second time; write 'override /{several[1]}: OPTION' in its defaults"
     if message.startswith("Error merging override "):
         return _wrong_value(message.removeprefix("Error merging override "), error)

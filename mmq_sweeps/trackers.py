@@ -196,8 +196,13 @@ class WandbSession:
         metrics = list(record.metrics)
         by_id = {item["id"]: item for item in items}
         rows = [
-            [item_id, image if image is None else self._wandb.Image(image), by_id[item_id]["prediction"]]
-            + ["\n".join(references), *(by_id[item_id]["scores"].get(name) for name in metrics)]
+            [
+                item_id,
+                None if image is None else self._wandb.Image(image),
+                by_id[item_id]["prediction"],
+                "\n".join(references),
+                *(by_id[item_id]["scores"].get(name) for name in metrics),
+            ]
             for item_id, image, references in samples
             if item_id in by_id
         ]

@@ -211,6 +211,25 @@ def test_a_sweep_has_one_launcher_and_says_so(told: Callable[..., Told], own: Pa
     assert err.startswith("error: +study=gridded: sets hydra.sweeper, which a sweep reads once for all its cells")
 
 
+def test_an_experiment_may_choose_the_launcher(own: Path) -> None:
+    text = "defaults: [override /hydra/launcher: slurm]\nhydra: {launcher: {time: '4:00:00'}}\n"
+    write(own, "experiment/mine", text)
+    for arguments, expected in (([], ("slurm", "4:00:00")), (["hydra.launcher.time=5"], ("slurm", 5))):
+        with multirun(searched(own), "experiment=mine", "bits=2,3", *arguments) as run:
+            found = (run.master.hydra.runtime.choices["hydra/launcher"], run.master.hydra.launcher.time)
+        assert found == expected
+    write(own, "experiment/mine", text.partition("\n")[0])
+    with multirun(searched(own), "experiment=mine", "hydra/launcher=local") as run:
+        assert run.master.hydra.runtime.choices["hydra/launcher"] == "local"
+    with multirun("bits=2,3") as run:
+        choices = run.master.hydra.runtime.choices
+        assert (choices["hydra/launcher"], choices["hydra/sweeper"], choices["hydra/job_logging"]) == (
+            "local",
+            "grid",
+            "none",
+        )
+
+
 @pytest.mark.parametrize(
     "axis", ["bits=range(8,2)", "method=glob(zzz*)", "experiment=glob(zzz*)", "bits=choice()", "bits=range(2,2)"]
 )
@@ -269,6 +288,8 @@ NONSENSE = [
     (["experiment=[gqa,vqav2]"], "experiment: takes one option, not a list"),
     (["model=tiny_blip2,tiny_llava"], "model=tiny_blip2,tiny_llava: several values are a sweep, which needs -m\n"),
     (["+method=rtn"], "method: has an option already; write method=OPTION, without a +"),
+    (["+experiment=gqa"], "experiment: has an option already; write experiment=OPTION, without a +"),
+    (["-m", "bits=range(2,4,0)"], "bits=range(2,4,0): range() arg 3 must not be zero."),
     (["++method=rtn"], "method: has an option already; write method=OPTION, without a +"),
     (["~nothing"], "nothing: Unknown key 'nothing'. Choose "),
     (["~bits"], "component.vision.bits=${bits}: there is no key 'bits'."),

@@ -82,8 +82,9 @@ def test_a_cell_of_the_same_attempt_is_one_run_under_its_own_id(
 
 
 @pytest.mark.parametrize("missing", ["server", "key"])
+@pytest.mark.usefixtures("wandb_site")
 def test_without_a_server_or_a_key_every_cell_is_kept_offline_and_said_once(
-    missing: str, wandb_site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if missing == "server":
         monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
