@@ -105,10 +105,11 @@ def settings(cell: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) 
 
 def variant(cell: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a cell's method and calibration as the command line names them: ``{"method.group_size": 64}``."""
-    return {
-        **{key: value for key, value in _flat("method", cell.get("method") or {}) if key != "method._target_"},
-        **dict(_flat("calibration", cell.get("calibration") or {})),
-    }
+    found = dict(_flat("method", cell.get("method") or {}))
+    target = str(found.pop("method._target_", ""))
+    if "." in target and not target.startswith("mmq_sweeps."):
+        found["method._target_"] = target  # Two classes of a user's own may go by one name.
+    return found | dict(_flat("calibration", cell.get("calibration") or {}))
 
 
 def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
