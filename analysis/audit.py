@@ -51,8 +51,11 @@ GROUPS = ("front", "middle", "end")
 LEAST_COMPARISONS = 5
 # From so many bits on a good method loses next to nothing, and so many cells are enough to tell their scatter.
 MANY_BITS, LEAST_SCATTERED = 6, 20
-# A share of items with one answer that is suspect, how much more than at full precision it then is, and among how many items.
-SAME_ANSWER, MORE_THAN_FULL, LEAST_ITEMS = 0.5, 0.2, 10
+# Shares of items with one answer that are suspect in themselves; of captions also a smaller one that is more than twice that of
+# full precision; of answers only if they are so many more than at full precision. Below so many items only all alike are.
+SAME_ANSWER, SAME_CAPTION, MORE_THAN_FULL, LEAST_ITEMS = 0.5, 0.25, 0.2, 10
+# A share of items without any answer that is suspect.
+NO_ANSWER = 0.05
 # A question may have one right answer for most items; captions of different images are different.
 CAPTION_METRICS = ("cider", "meteor", "bleu", "rouge", "spice")
 # Cells that a finding names one by one.
@@ -264,20 +267,18 @@ def _ties(settings: pd.DataFrame, score: np.ndarray, metric: str) -> Iterator[_T
 def _same_answers(rows: pd.DataFrame, answers: Sequence[_Answers | None], metrics: Sequence[str]) -> Iterator[_Told]:
     """Cells that answer many items alike, or not at all, where full precision does not."""
     captions = any(name.startswith(CAPTION_METRICS) for name in metrics)
-    baselines = [
-        one for one, method in zip(answers, rows["method"], strict=True) if one and one.count and method == "none"
+    full = rows["method"] == "none"
+    shares = [
+        one.often / one.count for one, is_full in zip(answers, full, strict=True) if is_full and one and one.count
     ]
-    full = [one.often / one.count for one in baselines]
-    usual = min(full, default=0.0)
+    usual = min(shares, default=None)
     told = []
     for (_, row), one in zip(rows.iterrows(), answers, strict=True):
-        if one is None or one.count < LEAST_ITEMS:
+        if one is None or one.count < 2:
             continue
-        share = one.often / one.count
-        more = captions or not full or share >= min(usual + MORE_THAN_FULL, 1.0)
-        if one.empty >= SAME_ANSWER * one.count:
+        if one.empty >= NO_ANSWER * one.count:
             told.append(f"{assignment(row)} answers nothing to {one.empty} of {one.count}")
-        elif share >= SAME_ANSWER and more and (row["method"] != "none" or captions or share == 1.0):
+        elif _suspect(one, captions, usual if row["method"] != "none" else None):
             told.append(f"{assignment(row)} answers {one.common!r} to {one.often} of {one.count}")
     if told:
         yield (
@@ -286,6 +287,18 @@ def _same_answers(rows: pd.DataFrame, answers: Sequence[_Answers | None], metric
             len(told),
             len(rows),
         )
+
+
+def _suspect(one: _Answers, captions: bool, usual: float | None) -> bool:
+    """Whether too many answers are the same; ``usual`` is the share at full precision, ``None`` if nothing is known of it."""
+    share = one.often / one.count
+    if share == 1.0:
+        return captions or usual is None or usual < 1.0
+    if one.count < LEAST_ITEMS:
+        return False
+    if captions:
+        return share >= SAME_ANSWER or (share >= SAME_CAPTION and usual is not None and share > 2 * usual)
+    return usual is not None and share >= max(SAME_ANSWER, usual + MORE_THAN_FULL)
 
 
 def _listed(told: Sequence[str]) -> str:

@@ -63,7 +63,7 @@ def frontier(arguments: argparse.Namespace) -> None:
     console = output_console()
     for one in found:
         _heading(console, one.title)
-        console.print(_frontier_table(one))
+        console.print(_frontier_table(one), crop=False)
         _lines(console, [*_frontier_summary(one, arguments.keep), *one.notes, *_warnings(one.rows, one.metric)])
 
 
@@ -77,7 +77,7 @@ def importance(arguments: argparse.Namespace) -> None:
     console = output_console()
     for one in found:
         _heading(console, one.title)
-        console.print(_importance_table(one))
+        console.print(_importance_table(one), crop=False)
         told = f"{one.count} cells; the forest explains {one.fit:.0%} of the variation of cells that it has not seen"
         _lines(console, [told, *(f"warning: {warning}" for warning in one.warnings)])
 
@@ -150,7 +150,7 @@ def sensitivity(arguments: argparse.Namespace) -> None:
         for title, rows in (("alone", one.alone), ("pairs", one.pairs), ("methods", one.methods)):
             if not rows.empty:
                 _heading(console, SENSITIVITY[title])
-                console.print(_plain_table(rows))
+                console.print(_plain_table(rows), crop=False)
         _lines(console, one.notes)
 
 
@@ -279,7 +279,8 @@ def _plain_table(rows: pd.DataFrame) -> Table:
     for name in rows:
         words = rows[name].dtype == object or rows[name].dtype == "str"
         if not (words and (rows[name] == "").all()):
-            table.add_column(Text(str(name)), justify="left" if words else "right")
+            # Names may be broken into lines; a figure that is cut is none.
+            table.add_column(Text(str(name)), justify="left" if words else "right", no_wrap=not words, overflow="fold")
             shown.append(name)
     for _, row in rows[shown].iterrows():
         table.add_row(*(Text(f"{value:.4f}" if isinstance(value, float) else str(value)) for value in row))
@@ -299,15 +300,15 @@ def _cells(arguments: argparse.Namespace) -> Cells:
 def _frontier_table(one: frontiers.Frontier) -> Table:
     table = plain_table()
     uncertain, compared = "probability" in one.cells, "difference" in one.cells
-    table.add_column("bpw", justify="right")
-    table.add_column(Text(METRIC_LABELS.get(one.metric, one.metric)), justify="right")
+    table.add_column("bpw", justify="right", no_wrap=True)
+    table.add_column(Text(METRIC_LABELS.get(one.metric, one.metric)), justify="right", no_wrap=True)
     if uncertain:
-        table.add_column("95% interval", justify="right")
+        table.add_column("95% interval", justify="right", no_wrap=True)
     if compared:
-        table.add_column("vs full", justify="right")
+        table.add_column("vs full", justify="right", no_wrap=True)
     if uncertain:
-        table.add_column("on frontier", justify="right")
-    table.add_column("cell")
+        table.add_column("on frontier", justify="right", no_wrap=True)
+    table.add_column("cell", overflow="fold")
     for _, row in one.rows.iterrows():
         mark = WARNED if _told_warnings(row, one.metric) else ""
         shown = [f"{row[one.bpw]:.3f}", f"{row[one.quality.column]:.4f}{mark}"]
@@ -360,9 +361,9 @@ def _frontier_json(one: frontiers.Frontier, keep: float) -> dict[str, Any]:
 
 def _importance_table(one: importances.Importance) -> Table:
     table = plain_table()
-    table.add_column("part")
+    table.add_column("part", overflow="fold")
     for name in (*importances.MEASURES, "mean", "95% interval", "per bit saved"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for feature, row in one.table.iterrows():
         measures = [f"{row[name]:.1f}" for name in (*importances.MEASURES, "mean")]
         per_bit = "" if pd.isna(row["per_bit"]) else f"{row['per_bit']:.1f}"

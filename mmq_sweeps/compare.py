@@ -104,17 +104,12 @@ def settings(cell: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) 
 
 
 def variant(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a cell's method and calibration as the command line names them: ``{"method.group_size": 64}``.
-
-    A class of a user's own is among them, since two of these may go by one name.
-    """
-    method = cell.get("method") or {}
-    target = method.get("_target_", "")
-    own = "." in target and not target.startswith("mmq_sweeps.")
-    return {
-        **{key: value for key, value in _flat("method", method) if own or key != "method._target_"},
-        **dict(_flat("calibration", cell.get("calibration") or {})),
-    }
+    """The fields of a cell's method and calibration as the command line names them: ``{"method.group_size": 64}``."""
+    found = dict(_flat("method", cell.get("method") or {}))
+    target = str(found.pop("method._target_", ""))
+    if "." in target and not target.startswith("mmq_sweeps."):
+        found["method._target_"] = target  # Two classes of a user's own may go by one name.
+    return found | dict(_flat("calibration", cell.get("calibration") or {}))
 
 
 def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -76,7 +76,7 @@ def _families(records: Sequence[Record]) -> dict[str, str]:
     named: dict[tuple[str, str], list[str]] = {}
     for key, record in sorted(of_key.items(), key=lambda item: item[1].created):
         named.setdefault((record.names["model"], record.names["task"]), []).append(key)
-    titles = {}
+    titles: dict[str, str] = {}
     for (model, task), alike in named.items():
         told = told_apart([settings(of_key[key].cell, of_key[key].metrics) for key in alike])
         titles |= {

@@ -21,7 +21,7 @@ from yaml import YAMLError
 from mmq_sweeps.paths import conf_dir
 
 # Fields that a yaml may leave to its defaults.
-MODEL_FIELDS = {"model.dtype": "float32", "model.revision": None}
+MODEL_FIELDS = {"model.dtype": "float32", "model.revision": None, "model.inherit_generation": False}
 # Mappings that refer to another place and that a user may add fields to: said as a whole, or not at all.
 WHOLE = ("task.generation",)
 # Text that the command line takes for what it is; all else is quoted.
@@ -101,7 +101,7 @@ def _defaults(model: str, task: str, method: str) -> dict[str, Any]:
             "method": _read(conf_dir() / "method" / f"{method}.yaml"),
         }
     )
-    found = dict(MODEL_FIELDS)
+    found: dict[str, Any] = dict(MODEL_FIELDS)
     for section in ("calibration", "model", "task", "method"):
         for name in merged[section] or ():
             try:

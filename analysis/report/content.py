@@ -184,7 +184,8 @@ def _cells_table(cells: Cells, overall: Sequence[Frontier]) -> Table:
     columns += [Column("bits per weight", 3), Column("exact", 3), *(Column(words.label(name), 4) for name in names)]
     columns += [Column("warnings"), Column("on frontier"), Column("status"), Column("id"), Column("W&B", link="run")]
     first = columns.index(Column("exact", 3)) + 1
-    rows, warned = [], {}
+    rows: list[list[Any]] = []
+    warned: dict[tuple[int, int], str] = {}
     for row in frame.to_dict("records"):
         series = pd.Series(row)
         warned |= {

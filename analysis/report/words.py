@@ -43,9 +43,9 @@ def of_frontier(one: Frontier) -> Iterator[str]:
     for budget, best in told.values():
         figure = best[one.quality.column]
         share = one.quality.against(figure, one.full)
-        told = f" ({share})" if share else ""
+        against = f" ({share})" if share else ""
         yield (
-            f"The best within {budget:g} bits a weight is {assignment(best)}: {one.quality.label} {figure:.4f}{told}."
+            f"The best within {budget:g} bits a weight is {assignment(best)}: {one.quality.label} {figure:.4f}{against}."
             f"{warned(best, one.metric)}"
         )
 

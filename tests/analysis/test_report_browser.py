@@ -232,3 +232,27 @@ def test_a_record_without_scores_is_no_obstacle(tmp_path: Path) -> None:
     saved(store, record("gptq", {"vision": 3}, 12.0, 0.5))
     text = page.render(content.page(load([str(tmp_path)]), None, "c"))
     assert "No cell of this source has its predictions here: no samples" in text
+
+
+def test_a_warning_is_marked_beside_its_figure_and_low_is_bright_where_less_is_better(
+    tmp_path: Path, driver: Any
+) -> None:
+    store = Store.open(tmp_path / "runs")
+    for widths in itertools.product((3, 16), repeat=3):
+        bits = {part: width for part, width in zip(PARTS, widths, strict=True) if width < 16}
+        made = record("gptq", bits, 16.0 - len(bits), 0.1 + len(bits) / 10)
+        said = {"warnings": ["68 of 100 answers are identical"]} if len(bits) == 3 else {}
+        metrics = {"wer": {**made.metrics["cider"], "higher_is_better": False, **said}}
+        saved(store, Record(**{**made.__dict__, "metrics": metrics}))
+    path = tmp_path / "report.html"
+    path.write_text(page.render(content.page(load([str(tmp_path / "runs")]), None, "c")))
+    show(driver, path)
+    assert driver.get_log("browser") == []
+    (mark,) = cells_table(driver).find_elements("css selector", ".mark")
+    assert (mark.text, mark.get_attribute("title")) == ("!", "68 of 100 answers are identical")
+    assert mark.find_element("xpath", "..").text == "0.4000!"
+    figure = driver.find_element("xpath", "//figure[figcaption[text()='Part by part at equal bits']]")
+    colours = {one.get_attribute("fill") for one in figure.find_elements("css selector", "rect.point")}
+    # Alone the parts score 0.2, two together 0.3: the former are the bright ones.
+    alone = figure.find_element("css selector", "rect.point").get_attribute("fill")
+    assert (alone, colours) == ("#fee838", {"#fee838", "#00224e"})

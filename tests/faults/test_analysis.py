@@ -26,6 +26,7 @@ from analysis.load import load
 from analysis.progress import Progress
 from analysis.recommend import recommend
 from analysis.report import content, page, words
+from analysis.report.blocks import Page, Section
 from analysis.sensitivity import sensitivities
 from mmq_sweeps.record import Record
 from mmq_sweeps.table import rows, show
@@ -289,7 +290,7 @@ def test_where_less_is_better_bright_colours_are_the_low_values(tmp_path: Path) 
     assert (
         interactive.draw(plot).data[0].colorscale[0][1] != interactive.go.Heatmap(colorscale="Cividis").colorscale[0][1]
     )
-    assert '"higher":false' in page.render(content.page(cells, None, "")).replace(" ", "") or plot.panels
+    assert '"higher":false' in page.render(Page("", [Section("", [plot])]))
 
 
 def test_where_less_is_better_sentences_say_so_and_show_no_percentage(
@@ -465,6 +466,26 @@ def test_columns_without_room_are_left_out_whole_and_named() -> None:
     assert "no room here for" in told
     assert "time" in told.split("no room here for")[1]
     assert max(len(line) for line in told.split("\n* differs")[0].splitlines()) <= 60
+
+
+def test_figures_of_the_other_verbs_are_whole_on_eighty_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    narrowed = {"bits": 3, "blocks": ["front", "middle"], "layers": ["attention"]}
+    fields = [{"a_long_name_of_a_field": number} for number in (1, 2)]
+    records = [
+        made("gptq", parts, 8.0 - number, {"cider": 5.1234 + number / 10}, fields=own)
+        for number, own in enumerate(fields)
+        for parts in ({"vision": narrowed}, {"language": narrowed}, {"vision": narrowed, "language": narrowed})
+    ]
+    monkeypatch.setattr("analysis.verbs.output_console", lambda: Console(width=80))
+    source = stored(tmp_path, FULL, *records)
+    for verb in ("frontier", "sensitivity"):
+        run(monkeypatch, verb, "--source", source)
+        told = capsys.readouterr().out
+        assert "…" not in told
+        figure = "5.2234" if verb == "frontier" else "0.7566"
+        assert figure in told
 
 
 @pytest.mark.parametrize(

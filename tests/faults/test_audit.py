@@ -205,7 +205,8 @@ CAPTIONS = [f"caption {number}" for number in range(100)]
     [
         (["a red circle"] * 68 + CAPTIONS[68:], "gptq vision 2 answers 'a red circle' to 68 of 100"),
         ([""] * 100, "gptq vision 2 answers nothing to 100 of 100"),
-        ([" "] * 51 + CAPTIONS[51:], "gptq vision 2 answers nothing to 51 of 100"),
+        ([" "] * 6 + CAPTIONS[6:], "gptq vision 2 answers nothing to 6 of 100"),
+        (["a red circle"] * 30 + CAPTIONS[30:], "gptq vision 2 answers 'a red circle' to 30 of 100"),
     ],
 )
 def test_a_cell_that_gives_most_items_one_answer_or_none_is_told(tmp_path: Path, says: list[str], told: str) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from mmq_sweeps.calibrate import Replay, capture
 from mmq_sweeps.models.check import Filled
 from mmq_sweeps.targets import find_parts
-from tests.models.toys import BATCH, FAMILIES, LENGTH, PADDED, toy_batch, toy_model
+from tests.models.toys import BATCH, FAMILIES, IMAGE_TOKEN, LENGTH, PADDED, toy_batch, toy_model
 
 
 @pytest.mark.parametrize("name", FAMILIES)
