@@ -175,12 +175,12 @@ def _find_part(model: nn.Module, name: str, where: Mapping[str, Any]) -> Part:
             if kinds[kind]
         ]
     if not any(unit.linears for unit in units):
-        loose = [
+        stray = [
             (unit.kind, f"{paths[unit.block]}.{inner} is {what}")
             for unit in units
             for inner, what in unit.loose.items()
         ]
-        held = f"; of its {loose[0][0]}, {loose[0][1]}" if loose else ""
+        held = f"; of its {stray[0][0]}, {stray[0][1]}" if stray else ""
         raise TargetError(
             f"{type(model).__name__}: model.parts.{name}: no linear lies in the blocks under "
             f"{' and '.join(f'{module_path}.{path}' for path in relative)}{held}"
