@@ -175,15 +175,14 @@ def _find_part(model: nn.Module, name: str, where: Mapping[str, Any]) -> Part:
             if kinds[kind]
         ]
     if not any(unit.linears for unit in units):
-        stray = [
-            (unit.kind, f"{paths[unit.block]}.{inner} is {what}")
+        holders = [
+            f"; of its {unit.kind}, {paths[unit.block]}.{inner} is {what}"
             for unit in units
             for inner, what in unit.loose.items()
         ]
-        held = f"; of its {stray[0][0]}, {stray[0][1]}" if stray else ""
         raise TargetError(
             f"{type(model).__name__}: model.parts.{name}: no linear lies in the blocks under "
-            f"{' and '.join(f'{module_path}.{path}' for path in relative)}{held}"
+            f"{' and '.join(f'{module_path}.{path}' for path in relative)}{''.join(holders[:1])}"
         )
     masked = _masked(where["masked"], f"model.parts.{name}.masked")
     part = Part(name, module_path, paths, tuple(units), masked, type(model).__name__)
