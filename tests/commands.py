@@ -13,6 +13,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -147,6 +148,10 @@ def _run_child(
         return subprocess.CompletedProcess(command, process.exitcode, out.read(), err.read())
 
 
+# What ``launch/check.py`` and ``launch/pool.py`` are given in place of ``subprocess``.
+FORKING: Any = SimpleNamespace(Popen=_Worker, PIPE=subprocess.PIPE, run=_run_child)
+
+
 def _child(module: str, arguments: list[str], folder: Path, environment: dict[str, str], outputs: str) -> None:
     """A command, in the process that was forked for it."""
     for number, name in ((1, "out"), (2, "err")):
@@ -159,8 +164,7 @@ def _child(module: str, arguments: list[str], folder: Path, environment: dict[st
         del sys.modules[name]  # A folder with packages of its own, as a copy of the checkout, has them imported.
     from launch import check, pool
 
-    forking: Any = SimpleNamespace(Popen=_Worker, PIPE=subprocess.PIPE, run=_run_child)
-    check.subprocess = pool.subprocess = forking
+    check.subprocess = pool.subprocess = FORKING
     _run(module, arguments, environment)
 
 
@@ -177,6 +181,7 @@ def _started(
     os.setsid()
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
+    warnings.simplefilter("ignore")  # A fork of pytest's own process would take them for errors.
     run_as(module, arguments, environment)
 
 

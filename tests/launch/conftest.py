@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from launch import check, pool
+from tests.commands import FORKING
 from tests.launch.processes import Sweeps
+
+
+@pytest.fixture
+def forked_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers and checks that this process starts are forked from it, which has imported torch."""
+    for module in (check, pool):
+        monkeypatch.setattr(module, "subprocess", FORKING)
 
 
 @pytest.fixture

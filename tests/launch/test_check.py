@@ -50,6 +50,7 @@ def test_a_sweep_without_problems_passes_in_the_child() -> None:
     assert check.check(sweep("method=gptq", "bits=2,3")) == []
 
 
+@pytest.mark.usefixtures("forked_children")
 def test_the_child_tells_the_parent() -> None:
     with pytest.raises(ConfigError) as found:
         check.check(sweep("method.group_size=7", "bits=2,3"))

@@ -64,6 +64,7 @@ class Dying:
         raise RuntimeError("no more")
 
 
+@pytest.mark.usefixtures("forked_children")
 def test_workers_that_die_again_and_again_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "FRUITLESS_DEATHS", 2)
     told = told_by_a_pool(tmp_path, "tests.launch.test_pool.Dying")
@@ -73,6 +74,7 @@ def test_workers_that_die_again_and_again_are_given_up(tmp_path: Path, monkeypat
     assert str(tmp_path / "runs" / "sweeps") in told[1]
 
 
+@pytest.mark.usefixtures("forked_children")
 def test_a_worker_that_cannot_run_says_why_and_is_not_replaced(tmp_path: Path) -> None:
     (told,) = told_by_a_pool(tmp_path, "no.such.Tracker")
     assert " could not run: error: tracker._target_=no.such.Tracker: " in told

@@ -61,8 +61,8 @@ def test_status_output_and_signals_are_the_worker_s(start: Start, tmp_path: Path
     asked = start("--store", "runs", "--sweep", "none", "--name", "three")
     worker_of(asked, tmp_path)
     asked.send_signal(signal.SIGTERM)
-    asked.communicate(timeout=120)
-    assert asked.returncode == -signal.SIGTERM
+    assert asked.wait(timeout=120) == -signal.SIGTERM  # Its standard input stays open until then.
+    asked.communicate()
 
     gone = start("--store", "runs", "--sweep", "none", "--name", "four")
     worker = worker_of(gone, tmp_path)
