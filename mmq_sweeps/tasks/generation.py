@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -124,14 +125,22 @@ class GenerationTask(ABC):
 
         items = self.items
         predictions: dict[str, str] = {}
-        for batch, prompts in self._prepared(loaded.processor, split_up(items, self.batch_size), prepare):
+        draws = self._draws(loaded)
+        batches = split_up(items, 1 if draws else self.batch_size)
+        for batch, prompts in self._prepared(loaded.processor, batches, prepare):
             inputs = loaded.to_device(prompts)
-            tokens = loaded.model.generate(**inputs, **self.generation)
+            with _seeded(len(predictions), loaded.device) if draws else nullcontext():
+                tokens = loaded.model.generate(**inputs, **self.generation)
             with tokenizing:
                 texts = loaded.processor.batch_decode(_generated(tokens, inputs["input_ids"]), skip_special_tokens=True)
             predictions |= {item.id: text.strip() for item, text in zip(batch, texts, strict=True)}
             progress(len(predictions), len(items))
         return predictions
+
+    def _draws(self, loaded: LoadedModel) -> bool:
+        """Whether tokens are drawn at random: then one item at a time, so that a draw depends on no batch size."""
+        inherited = (getattr(module, "generation_config", None) for module in loaded.model.modules())
+        return bool(self.generation.get("do_sample", any(getattr(own, "do_sample", False) for own in inherited)))
 
     def score(self, predictions: Mapping[str, str], cache: Path) -> dict[str, MetricResult]:
         return self._scorer(cache).score(predictions)
@@ -165,6 +174,13 @@ class GenerationTask(ABC):
 def _one_each(batch: Sequence[Item]) -> list[list[Any]]:
     # Some processors take a plain list for the several images of one text.
     return [[image] for image in decoded([item.example for item in batch])]
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _generated(tokens: Tensor, prompt: Tensor) -> Tensor:
