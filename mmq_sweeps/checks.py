@@ -55,7 +55,7 @@ def _without_effect(parts: Mapping[str, Part], cells: Sequence[Cell], reached: s
 
 def _without_calibration(bench: Bench, cells: Sequence[Cell]) -> Iterator[str]:
     """Selected linears that no calibration pass runs, and passes that cannot be replayed block by block."""
-    calibrated = [cell for cell in cells if cell.calibration and build("method", cell.method or {}).needs_statistics]
+    calibrated = [cell for cell in cells if cell.calibration and build("method", cell.method_node).needs_statistics]
     if not calibrated:
         return
     selected = list(_selected(bench.parts, calibrated))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -186,10 +187,13 @@ class GenerationTask(ABC):
 
         items = self.items
         predictions = Predictions()
-        batches = self._prepared(loaded.processor, split_up(items, self.batch_size), naming_the_item(prepare))
+        draws = self._draws(loaded)
+        grouped = split_up(items, 1 if draws else self.batch_size)
+        batches = self._prepared(loaded.processor, grouped, naming_the_item(prepare))
         with watching_logits(loaded.model) as watch:
             for batch, prompts in batches:
-                generated = self._generate(loaded, batch, prompts, prepare)
+                with _seeded(len(predictions), loaded.device) if draws else nullcontext():
+                    generated = self._generate(loaded, batch, prompts, prepare)
                 with tokenizing:
                     texts = loaded.processor.batch_decode(generated, skip_special_tokens=True)
                 predictions.update({item.id: text.strip() for item, text in zip(batch, texts, strict=True)})
@@ -212,6 +216,11 @@ class GenerationTask(ABC):
             return _generated(loaded.model.generate(**inputs, **self.generation), inputs["input_ids"])
 
         return naming_the_item(generate)(batch)
+
+    def _draws(self, loaded: LoadedModel) -> bool:
+        """True if tokens are drawn at random: then one item at a time, so that a draw depends on no batch size."""
+        inherited = (getattr(module, "generation_config", None) for module in loaded.model.modules())
+        return bool(self.generation.get("do_sample", any(getattr(own, "do_sample", False) for own in inherited)))
 
     def score(self, predictions: Mapping[str, str], cache: Path) -> dict[str, MetricResult]:
         wrong = len(getattr(predictions, "not_finite", ()))
@@ -281,6 +290,13 @@ def _prompts(loaded: LoadedModel, images: Sequence[list[Any]], texts: Sequence[s
 def _one_each(batch: Sequence[Item]) -> list[list[Any]]:
     # Some processors take a plain list for the several images of one text.
     return [[image] for image in decoded([item.example for item in batch])]
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _generated(tokens: Tensor, prompt: Tensor) -> Tensor:

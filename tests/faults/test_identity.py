@@ -168,6 +168,13 @@ def test_generation_inherits_nothing_that_the_yaml_does_not_say(composed: Compos
     assert predictions(asked_for, tmp_path / "asked")[1] != plain
 
 
+def test_answers_that_are_drawn_are_the_same_in_every_run_and_batch(composed: Composed, tmp_path: Path) -> None:
+    drawn = ("method=rtn", "bits=8", "+task.generation.do_sample=true", "+task.generation.temperature=9.0", *FEW)
+    one = predictions(composed(*drawn), tmp_path / "one")
+    assert one == predictions(composed(*drawn, "task.batch_size=2"), tmp_path / "other")
+    assert one[1] != predictions(composed("method=rtn", "bits=8", *FEW), tmp_path / "greedy")[1]
+
+
 @pytest.mark.parametrize(
     "name", ["processor_config.json", "generation_config.json", "tokenizer.json", "model.safetensors"]
 )
