@@ -336,10 +336,11 @@ def _apart(one: Tensor, other: Tensor) -> float:
 
 
 def _pixels(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The images as prepared: all that is no token and no mask, since families name them differently."""
     return {
         name: value
         for name, value in inputs.items()
-        if name.startswith("pixel_values") and isinstance(value, Tensor) and value.is_floating_point()
+        if isinstance(value, Tensor) and value.is_floating_point() and "mask" not in name
     }
 
 
