@@ -89,7 +89,7 @@ def _send(records: Sequence[Record], store: Store, tracker: WandbTracker, sweeps
                     sessions[group] = WandbSession(wandb, replace(tracker, dir=files), group, store.root / "wandb")
                 items = store.items(record.id)[: tracker.samples] if record.done else []
                 sessions[group].send(record, items, [(item["id"], None, []) for item in items])
-        except InitError as error:
+        except (InitError, wandb.Error) as error:
             raise ValueError(
                 f"--to {tracker.entity}/{tracker.project}: W&B does not take {record.id} ({error})"
             ) from error

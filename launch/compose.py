@@ -86,7 +86,7 @@ def check_composed(config: DictConfig, hydra: Any) -> None:
         raise ConfigError(
             f"{group}: takes one option, not a list; for cells of each: -m {group}=A,B" for group in listed
         )
-    folders = {Path(source.path): source.provider for source in hydra.runtime.config_sources if source.schema == "file"}
+    folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
     if absent := [folder for folder in folders if not folder.is_dir()]:
         raise ConfigError(f"hydra.searchpath: {folder} is no folder." for folder in absent)
     chosen = [f"{hydra.job.config_name}.yaml"]
