@@ -28,6 +28,8 @@ from mmq_sweeps.store import Store
 READERS = (Path(__file__), *(Path(str(module.__file__)) for module in (commands, cells, compare)))
 # Libraries between an image and an answer.
 RESULTS_DEPEND_ON = ("mmq_sweeps", "torch", "transformers", "tokenizers", "pillow")
+# Columns that most cells of a store have in common.
+SHARED = ("settings", "provenance", "overrides")
 # Names of unreadable records that a note has room for.
 SHOWN = 3
 
@@ -102,6 +104,8 @@ def _table(store: Store) -> tuple[pd.DataFrame, list[str]]:
     if table.empty:
         return table, broken
     table = table.sort_values(["created", "id"], kind="stable", ignore_index=True)
+    # A few long texts of many rows: each is held, and written, once.
+    table = table.astype(dict.fromkeys(SHARED, "category"))
     refused = cache.write(kept_at, table)
     return table.drop(columns=cache.STAMP), broken + ([refused] if refused else [])
 
