@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.placing import onloaded
 
-# Relative to their spread, how far answers to two images are apart at least, and to one item alone and in a batch at most.
+# Relative to their size, how far answers to two images are apart at least, and to one item alone and in a batch at most.
 ANSWERS_ALIKE = 1e-4
 BATCH_CHANGES = {"float32": 1e-2, "float16": 0.1, "bfloat16": 0.2}
 # How much contrast an image may gain or lose on its way to the model; normalizing by a deviation of 0.25 gains 4.
@@ -249,7 +249,7 @@ def _places(trial: _Trial) -> Iterator[str]:
 def _images(trial: _Trial) -> Iterator[str]:
     """Another image gives another answer to the same text."""
     answer, _ = trial.answer(trial.first)
-    if all(_apart(answer, trial.answer(other)[0]) < ANSWERS_ALIKE for other in trial.others):
+    if all(_apart(trial.asking, answer, trial.answer(other)[0]) < ANSWERS_ALIKE for other in trial.others):
         yield (
             f"{trial.asking.checkpoint}: the model answers {_short(trial.first.text)} about {trial.first.id} and "
             f"{trial.second.id} alike, so it does not see its images; look whether the processor and the prompt hand them "
@@ -274,11 +274,11 @@ def _batch(trial: _Trial) -> Iterator[str]:
         )
         return
     for asked, (own, _), row in zip(both, alone, together, strict=True):
-        changed = _apart(own, row[None])
+        changed = _apart(asking, own, row[None])
         if not changed <= BATCH_CHANGES[asking.loaded.config["dtype"]]:
             yield (
                 f"{asking.checkpoint}: in a batch {asked.id} is answered otherwise than alone (its scores change by "
-                f"{changed:.2g} of their spread), as if padding were text; set task.batch_size=1, or mend pad_token and "
+                f"{changed:.2g} of their size), as if padding were text; set task.batch_size=1, or mend pad_token and "
                 "padding_side in the checkpoint's tokenizer_config.json"
             )
             return
@@ -328,11 +328,12 @@ def _is_answer(scores: Tensor) -> bool:
     return not bool(scores.isnan().any() | scores.isposinf().any() | scores.isneginf().all(dim=-1).any())
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
-    """The distance of two answers ``[1, K]``, relative to the spread of the first."""
+def _apart(asking: Asking, one: Tensor, other: Tensor) -> float:
+    """The distance of two answers ``[1, K]``, relative to the first: logits to their spread, since they have no origin."""
     both = one.isfinite() & other.isfinite()
     one, other = one[both].double(), other[both].double()
-    return float((one - other).norm() / (one - one.mean()).norm().clamp_min(1e-12))
+    size = (one - one.mean()).norm().clamp_min(1e-12) if asking.prompted else one.norm().clamp_min(1.0)
+    return float((one - other).norm() / size)
 
 
 def _pixels(inputs: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -114,7 +114,7 @@ class RetrievalTask:
             raise ValueError(f"task.split={self.split}: no image is left that can be used together with its texts")
 
     def check_model(self, loaded: LoadedModel) -> Iterator[str]:
-        """Ask about the first image and the longest text; a pair's answer is its similarities and its matching logit."""
+        """Ask about the first image and the longest text: for a pair's similarities, then for its matching logit."""
         retriever = Retriever(loaded, self.text_length)
 
         def prepare(asked: Sequence[Asked]) -> dict[str, Any]:
@@ -122,24 +122,35 @@ class RetrievalTask:
             pixels = retriever.pixels([one.image for one in asked])
             return {"pixel_values": pixels, "input_ids": texts.tokens, "attention_mask": texts.mask}
 
-        def answer(inputs: Mapping[str, Any]) -> Tensor:
-            texts = Texts(inputs["input_ids"], inputs["attention_mask"])
-            seen, looks = retriever.encode_images(inputs["pixel_values"])
-            similar = torch.einsum("bqd,bd->bq", looks, retriever.encode_texts(texts))
-            matching = [retriever.match(vision, texts[row : row + 1]) for row, vision in enumerate(seen)]
-            return torch.cat([similar, torch.stack(matching)], dim=1)
+        def similar(inputs: Mapping[str, Any]) -> Tensor:
+            _, looks = retriever.encode_images(inputs["pixel_values"])
+            return torch.einsum("bqd,bd->bq", looks, retriever.encode_texts(texts_of(inputs)))
+
+        def matching(inputs: Mapping[str, Any]) -> Tensor:
+            seen, _ = retriever.encode_images(inputs["pixel_values"])
+            texts = texts_of(inputs)
+            return torch.stack([retriever.match(vision, texts[row : row + 1]) for row, vision in enumerate(seen)])
+
+        def texts_of(inputs: Mapping[str, Any]) -> Texts:
+            return Texts(inputs["input_ids"], inputs["attention_mask"])
 
         images = self.images
         said = [(example, self._cleaned(text)) for example in images for text in example.references]
         (example, text), (owner, longest) = said[0], max(said, key=lambda pair: len(pair[1]))
         other = next((one for one in [owner, *images] if one is not example), owner)
-        yield from check.problems(
-            Asking(loaded, prepare, answer, prompted=False, batched=True),
-            Asked(example.id, example.image, text),
-            Asked(other.id, other.image, longest),
-            "",
-            ((one.id, text) for one, text in said),
-        )
+        for answer in (similar, matching):
+            found = list(
+                check.problems(
+                    Asking(loaded, prepare, answer, prompted=False, batched=True),
+                    Asked(example.id, example.image, text),
+                    Asked(other.id, other.image, longest),
+                    "",
+                    ((one.id, text) for one, text in said),
+                )
+            )
+            yield from found
+            if found:
+                return
 
     def notes(self) -> dict[str, Any]:
         missing = self.examples.missing(self._asked) | bad_texts(self._bad)

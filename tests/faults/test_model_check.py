@@ -200,6 +200,8 @@ def test_an_image_processor_that_loses_the_picture(
         ("tiny_blip2", "language_projection."),
         ("tiny_llava", "multi_modal_projector.linear_2."),
         ("tiny_blip2_itm", "vision_model.post_layernorm."),
+        ("tiny_blip2_itm", "vision_projection."),
+        ("tiny_blip2_itm", "itm_head."),
     ],
 )
 def test_weights_that_let_nothing_of_the_image_through(
