@@ -158,14 +158,19 @@ def _child(module: str, arguments: list[str], folder: Path, environment: dict[st
         to = os.open(Path(outputs, name), os.O_WRONLY | os.O_CREAT)
         os.dup2(to, number)
         os.close(to)
-    os.chdir(folder)
-    sys.path[:0] = [str(folder), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
-    for name in [name for name in sys.modules if (folder / name.partition(".")[0] / "__init__.py").is_file()]:
-        del sys.modules[name]  # A folder with packages of its own, as a copy of the checkout, has them imported.
+    enter(folder, environment)
     from launch import check, pool
 
     check.subprocess = pool.subprocess = FORKING
     _run(module, arguments, environment)
+
+
+def enter(folder: Path, environment: Mapping[str, str]) -> None:
+    """Make ``folder`` the one that this process works in and imports from, as Python does for one that is started there."""
+    os.chdir(folder)
+    sys.path[:0] = [str(folder), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    for name in [name for name in sys.modules if (folder / name.partition(".")[0] / "__init__.py").is_file()]:
+        del sys.modules[name]  # A folder with packages of its own, as a copy of the checkout, has them imported.
 
 
 def _started(

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tests.commands import CONTEXT, run_as
+from tests.commands import CONTEXT, enter, run_as
 
 NODE = Path(__file__).parent / "node"
 # Names the server's socket in the environment of a job.
@@ -78,7 +78,7 @@ def _work(connection: socket.socket, descriptors: list[int], given: dict[str, An
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number)
             os.close(descriptor)
-        os.chdir(given["folder"])
+        enter(Path(given["folder"]), given["environment"])
         # Whoever started the worker is the parent of the process that waits for it.
         parent = given["parent"]
         os.getppid = lambda: parent if Path(f"/proc/{parent}").exists() else 1
