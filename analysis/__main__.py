@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from analysis.pivot import markdown
-from mmq_sweeps.compare import conflict
 from mmq_sweeps.errors import StoreError
-from mmq_sweeps.record import Record
-from mmq_sweeps.store import Store
-from mmq_sweeps.table import output_console, rows, show
+from mmq_sweeps.reporting.compare import conflict
+from mmq_sweeps.reporting.table import output_console, rows, show
+from mmq_sweeps.store.record import Record
+from mmq_sweeps.store.store import Store
 
 BAD_INPUT = 2
 SOURCES = "stores, wandb:ENTITY/PROJECT[/GROUP], or published:FOLDER for the study's own results; default: runs"

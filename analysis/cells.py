@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmq_sweeps.compare import ROUNDING, conflict_sentence, told_apart, with_variants
+from mmq_sweeps.reporting.compare import ROUNDING, conflict_sentence, told_apart, with_variants
 
 FULL_PRECISION_BITS = 16
 PARTS = ("vision", "connector", "language")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmq_sweeps.table import METRIC_LABELS, WARNED, by_family, title
+from mmq_sweeps.reporting.table import METRIC_LABELS, WARNED, by_family, title
 
 Row = dict[str, Any]
 

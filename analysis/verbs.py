@@ -17,18 +17,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis import audit as auditing
-from analysis import dashboard as dashboards
-from analysis import frontier as frontiers
-from analysis import importance as importances
-from analysis import push as pushing
-from analysis import recommend as recommending
-from analysis import sensitivity as sensitivities
+from analysis.audit import checks as auditing
 from analysis.cells import WARNINGS, Cells, assignment
 from analysis.load import load
+from analysis.measures import frontier as frontiers
+from analysis.measures import importance as importances
+from analysis.measures import recommend as recommending
+from analysis.measures import sensitivity as sensitivities
 from analysis.progress import Progress
+from analysis.publish import dashboard as dashboards
+from analysis.publish import push as pushing
 from mmq_sweeps.errors import one_of
-from mmq_sweeps.table import METRIC_LABELS, SIGNIFICANT, WARNED, line, output_console, plain_table
+from mmq_sweeps.reporting.table import METRIC_LABELS, SIGNIFICANT, WARNED, line, output_console, plain_table
 
 # Of failed cells these have something to say.
 WITHOUT_FIGURES = ("export",)

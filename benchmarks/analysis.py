@@ -41,8 +41,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 def made_up_store(folder: Path, count: int, widths: Iterable[int] = range(2, 49)) -> None:
     """``count`` records, at these ``widths`` of three parts and full precision; each part has a quarter of the weights."""
-    from mmq_sweeps.record import Record
-    from mmq_sweeps.store import Store
+    from mmq_sweeps.store.record import Record
+    from mmq_sweeps.store.store import Store
 
     Store.open(folder)
     whole = {"blocks": ["front", "middle", "end"], "layers": ["attention", "mlp"]}
@@ -78,8 +78,8 @@ def made_up_store(folder: Path, count: int, widths: Iterable[int] = range(2, 49)
 
 
 def table_and_frontier(folder: Path) -> dict[str, float]:
-    from analysis.frontier import frontiers
     from analysis.load import load
+    from analysis.measures.frontier import frontiers
 
     made_up_store(folder / "many", RECORDS)
     source = [str(folder / "many")]
@@ -92,8 +92,8 @@ def table_and_frontier(folder: Path) -> dict[str, float]:
 
 
 def importance(published: Path | None, folder: Path) -> dict[str, float]:
-    from analysis.importance import importances
     from analysis.load import load
+    from analysis.measures.importance import importances
 
     if published is None:
         made_up_store(folder / "few", 448)
@@ -124,9 +124,9 @@ def figures(published: Path, folder: Path) -> dict[str, float]:
 
 def report(folder: Path) -> dict[str, float]:
     """The page opens when its charts and tables are drawn: Chromium's ``load`` comes after its script has run."""
-    from analysis import family
-    from analysis.importance import importances
     from analysis.load import load
+    from analysis.measures import family
+    from analysis.measures.importance import importances
     from analysis.report import content, page
     from tests.analysis.browser import chromium, show
 

@@ -30,20 +30,21 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import Blip2Config, Blip2Processor, BlipImageProcessorPil, GenerationConfig, PreTrainedTokenizerFast
 
-from mmq_sweeps import environment, schema
-from mmq_sweeps.cell import Cell
+from mmq_sweeps.config import schema
+from mmq_sweeps.config.model_catalog import read_model
+from mmq_sweeps.config.paths import conf_dir
+from mmq_sweeps.config.sweep import Sweep, plan
 from mmq_sweeps.data.scenes.words import VOCABULARY
-from mmq_sweeps.execute import Workshop, quiet_libraries
+from mmq_sweeps.execution import environment
+from mmq_sweeps.execution.executor import Workshop, quiet_libraries
+from mmq_sweeps.execution.run_cell import Bench, run_cell
+from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.models.__main__ import count, describe, draw_models
-from mmq_sweeps.models.catalog import read_model
 from mmq_sweeps.models.shapes import Shape, build_on_meta, find_shape
-from mmq_sweeps.paths import conf_dir
-from mmq_sweeps.progress import Progress
-from mmq_sweeps.quantize import load
-from mmq_sweeps.run import Bench, run_cell
-from mmq_sweeps.store import Store
-from mmq_sweeps.sweep import Sweep, plan
-from mmq_sweeps.table import output_console
+from mmq_sweeps.quantization.quantize import load
+from mmq_sweeps.reporting.progress import Progress
+from mmq_sweeps.reporting.table import output_console
+from mmq_sweeps.store.store import Store
 
 MODEL = "blip2_opt_2_7b"
 PARTS = ("vision", "connector", "language")

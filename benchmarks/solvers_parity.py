@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import Section, correlated_inputs, progress, random_weight
-from mmq_sweeps.affine import Format, Grid
+from mmq_sweeps.methods.affine import Format, Grid
 from mmq_sweeps.methods.auto_gptq import codes_of, run
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.methods.gptq import GPTQ, factorize, solve_many
@@ -66,11 +66,11 @@ def embedded_layers() -> Iterator[tuple[str, Tensor, Tensor]]:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from mmq_sweeps import schema
-    from mmq_sweeps.build import build
+    from mmq_sweeps.config import schema
+    from mmq_sweeps.config.instantiate import build
+    from mmq_sweeps.config.paths import conf_dir
     from mmq_sweeps.models.loading import load_model
-    from mmq_sweeps.paths import conf_dir
-    from mmq_sweeps.targets import find_parts
+    from mmq_sweeps.quantization.targets import find_parts
 
     schema.register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

@@ -33,9 +33,9 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))
 
-from mmq_sweeps.cell import Cell  # noqa: E402
-from mmq_sweeps.store import Store  # noqa: E402
-from mmq_sweeps.sweep import Sweep  # noqa: E402
+from mmq_sweeps.config.sweep import Sweep  # noqa: E402
+from mmq_sweeps.identity.cell import Cell  # noqa: E402
+from mmq_sweeps.store.store import Store  # noqa: E402
 
 LEVELS = "2,3,4,5,6,8,16"
 METHODS = ["-m", "method=gptq,awq", "tracker=none"]
@@ -105,11 +105,11 @@ def grid(options: argparse.Namespace) -> dict[str, Any]:
 ALONE = """
 import json, sys
 from pathlib import Path
-from mmq_sweeps.execute import Workshop, quiet_libraries
-from mmq_sweeps.progress import Progress
-from mmq_sweeps.run import run_cell
-from mmq_sweeps.store import Store
-from mmq_sweeps.sweep import Sweep
+from mmq_sweeps.execution.executor import Workshop, quiet_libraries
+from mmq_sweeps.reporting.progress import Progress
+from mmq_sweeps.execution.run_cell import run_cell
+from mmq_sweeps.store.store import Store
+from mmq_sweeps.config.sweep import Sweep
 noted, cell_id, folder = sys.argv[1:]
 sweep = Sweep.from_json(json.loads(Path(noted).read_text()))
 cell = next(cell for cell in sweep.cells if cell.id == cell_id)
@@ -162,11 +162,11 @@ import json, shutil, statistics, sys, time
 from dataclasses import asdict
 from pathlib import Path
 from omegaconf import OmegaConf
-from mmq_sweeps.execute import execute
-from mmq_sweeps.paths import conf_dir
-from mmq_sweeps.progress import Progress
-from mmq_sweeps.store import Store
-from mmq_sweeps.sweep import Sweep
+from mmq_sweeps.execution.executor import execute
+from mmq_sweeps.config.paths import conf_dir
+from mmq_sweeps.reporting.progress import Progress
+from mmq_sweeps.store.store import Store
+from mmq_sweeps.config.sweep import Sweep
 noted, folder, tracker = sys.argv[1:]
 sweep = Sweep.from_json(json.loads(Path(noted).read_text()))
 sweep.settings["tracker"] = OmegaConf.to_container(
@@ -235,11 +235,11 @@ def records(options: argparse.Namespace) -> dict[str, Any]:  # noqa: ARG001
 
 
 def _written(store: Store, sweep: Sweep) -> str:
-    from launch import sweeps
-    from launch.plan import make_plan
+    from launch import sweep_file
+    from launch.planning.plan import make_plan
 
     made = make_plan(sweep, store.summary, store.record_sha, {"_target_": "LocalLauncher"}, len(sweep.cells))
-    return sweeps.write(store, made, "python benchmarks/sweep.py", {"_target_": "LocalLauncher"})
+    return sweep_file.write(store, made, "python benchmarks/sweep.py", {"_target_": "LocalLauncher"})
 
 
 def records_lines(found: Mapping[str, Any]) -> Iterable[str]:
@@ -249,7 +249,7 @@ def records_lines(found: Mapping[str, Any]) -> Iterable[str]:
 
 def submit(options: argparse.Namespace) -> dict[str, Any]:  # noqa: ARG001
     """The jobs are held, so that nothing is timed but planning and submitting."""
-    cluster_module = importlib.import_module("tests.slurm.cluster")
+    cluster_module = importlib.import_module("tests.launch.slurm.cluster")
     if missing := cluster_module.missing_programs():
         raise SystemExit(f"no {', '.join(missing)}: {cluster_module.INSTALL}")
     with tempfile.TemporaryDirectory() as folder:

@@ -14,12 +14,15 @@ from mmq_sweeps.errors import ConfigError, StoreError
 BAD_INPUT, INTERRUPTED = 2, 130
 # Imported when asked for, so that `--help` and the quick verbs stay quick.
 VERBS: dict[str, tuple[str, str]] = {
-    "plan": ("launch.dry", "what a sweep would run, without running it"),
-    "status": ("launch.status", "what a sweep has come to: cells queued, running, done, failed, and when it ends"),
-    "logs": ("launch.logs", "what was said of a cell while it ran, and how it ended"),
-    "cancel": ("launch.cancel", "stop a sweep, wherever it runs, after the cells at hand"),
-    "retry": ("launch.retry", "run what is missing or failed of a recorded sweep, by its launcher"),
-    "store": ("launch.stores", "what lies in a store, whether it is what was written; prune it, migrate it"),
+    "plan": ("launch.commands.plan", "what a sweep would run, without running it"),
+    "status": (
+        "launch.commands.status",
+        "what a sweep has come to: cells queued, running, done, failed, and when it ends",
+    ),
+    "logs": ("launch.commands.logs", "what was said of a cell while it ran, and how it ended"),
+    "cancel": ("launch.commands.cancel", "stop a sweep, wherever it runs, after the cells at hand"),
+    "retry": ("launch.commands.retry", "run what is missing or failed of a recorded sweep, by its launcher"),
+    "store": ("launch.commands.store", "what lies in a store, whether it is what was written; prune it, migrate it"),
 }
 
 
@@ -45,7 +48,7 @@ def main() -> None:
         raise SystemExit(INTERRUPTED) from None
     except (ConfigError, StoreError, OSError, ValueError) as error:
         # Imports Hydra, which the quick verbs do without.
-        from mmq_sweeps.explain import explain
+        from mmq_sweeps.config.hydra_errors import explain
 
         sys.stderr.writelines(f"error: {line}\n" for line in explain(error, []))
         raise SystemExit(BAD_INPUT) from None

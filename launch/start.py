@@ -13,20 +13,20 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from launch import sweeps
-from launch.check import check
-from launch.estimate import estimate
-from launch.plan import Plan, make_plan
-from launch.show import show_plan
+from launch import sweep_file
+from launch.planning.estimate import estimate
+from launch.planning.plan import Plan, make_plan
+from launch.planning.plan_table import show_plan
+from launch.planning.preflight import check
+from mmq_sweeps.config.sweep import Sweep, plan
 from mmq_sweeps.errors import ConfigError, StoreError, unknown
-from mmq_sweeps.record import Record
-from mmq_sweeps.store import Store
-from mmq_sweeps.sweep import Sweep, plan
-from mmq_sweeps.table import output_console, rows, show
-from mmq_sweeps.trackers import address
+from mmq_sweeps.reporting.table import output_console, rows, show
+from mmq_sweeps.reporting.trackers import address
+from mmq_sweeps.store.record import Record
+from mmq_sweeps.store.store import Store
 
 # By the class that the launcher's yaml names: the module that runs a plan's cells.
-DISPATCHERS = {"LocalLauncher": "launch.local", "SlurmLauncher": "launch.slurm"}
+DISPATCHERS = {"LocalLauncher": "launch.dispatch.local", "SlurmLauncher": "launch.dispatch.slurm"}
 # Of the message of a failed cell: the record has all.
 ERROR_LINES = 3
 HERE = {"_target_": "hydra_plugins.launch.local.LocalLauncher"}
@@ -54,7 +54,7 @@ def start(sweep: Sweep, launcher: Mapping[str, Any], command: str = "", asked: i
         _check(made)
     for warning in store.namesakes((cell.names["model"], cell.model) for cell in sweep.cells):
         tell(f"warning: {warning}")
-    sweep_id = sweeps.write(store, made, command, launcher)
+    sweep_id = sweep_file.write(store, made, command, launcher)
     missing, stopped = 0, None
     if made.pending:
         try:
@@ -93,7 +93,7 @@ def _show_plan(sweep: Sweep, launcher: Mapping[str, Any], asked: int | None) -> 
 
 def _in_process(launcher: Mapping[str, Any]) -> bool:
     """Whether cells run in this process, which checks them with the models that it loads, before the first one."""
-    return _module(launcher) is importlib.import_module("launch.local") and (launcher.get("workers") or 1) == 1
+    return _module(launcher) is importlib.import_module("launch.dispatch.local") and (launcher.get("workers") or 1) == 1
 
 
 def _check(made: Plan) -> None:

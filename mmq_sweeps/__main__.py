@@ -14,17 +14,17 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from launch import launchers
-from launch.compose import check_composed
+from launch.plugin import launchers
+from launch.plugin.compose import check_composed
+from launch.plugin.sweeper import check_single
 from launch.start import check_settings, start
-from launch.sweeper import check_single
-from launch.sweeps import typed
-from mmq_sweeps import schema
+from launch.sweep_file import typed
+from mmq_sweeps.config import schema
+from mmq_sweeps.config.hydra_errors import explain, is_bad_input
+from mmq_sweeps.config.paths import conf_dir
+from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.errors import ConfigError, StoreError
-from mmq_sweeps.explain import explain, is_bad_input
-from mmq_sweeps.paths import conf_dir
-from mmq_sweeps.sweep import plan
-from mmq_sweeps.versions import told_versions
+from mmq_sweeps.reporting.versions import told_versions
 
 BAD_INPUT, INTERRUPTED = 2, 130
 

@@ -20,7 +20,13 @@ from tempfile import TemporaryDirectory, TemporaryFile
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
-PRELOADED = ["mmq_sweeps.execute", "launch.start", "launch.local", "launch.slurm", "tests.preloaded"]
+PRELOADED = [
+    "mmq_sweeps.execution.executor",
+    "launch.start",
+    "launch.dispatch.local",
+    "launch.dispatch.slurm",
+    "tests.preloaded",
+]
 # In place of a module: the text of a program follows.
 PROGRAM = "-c"
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -91,7 +97,7 @@ def run_forked(
 
 
 class _Worker:
-    """A worker of a forked command: what ``launch/pool.py`` asks of ``subprocess.Popen``, without starting Python."""
+    """A worker of a forked command: what ``launch/workers/pool.py`` asks of ``subprocess.Popen``, without starting Python."""
 
     def __init__(
         self,
@@ -133,7 +139,7 @@ class _Worker:
 def _run_child(
     command: Sequence[str], *, input: str, capture_output: bool, text: bool, check: bool
 ) -> subprocess.CompletedProcess[str]:
-    """What ``launch/check.py`` asks of ``subprocess.run``, without starting Python."""
+    """What ``launch/planning/preflight.py`` asks of ``subprocess.run``, without starting Python."""
     python, option, module, *arguments = command
     assert (python, option, capture_output, text, check) == (sys.executable, "-m", True, True, False)
     with TemporaryFile("w+") as given, TemporaryFile("w+") as out, TemporaryFile("w+") as err:
@@ -148,7 +154,7 @@ def _run_child(
         return subprocess.CompletedProcess(command, process.exitcode, out.read(), err.read())
 
 
-# What ``launch/check.py`` and ``launch/pool.py`` are given in place of ``subprocess``.
+# What ``launch/planning/preflight.py`` and ``launch/workers/pool.py`` are given in place of ``subprocess``.
 FORKING: Any = SimpleNamespace(Popen=_Worker, PIPE=subprocess.PIPE, run=_run_child)
 
 
@@ -159,9 +165,10 @@ def _child(module: str, arguments: list[str], folder: Path, environment: dict[st
         os.dup2(to, number)
         os.close(to)
     enter(folder, environment)
-    from launch import check, pool
+    from launch.planning import preflight
+    from launch.workers import pool
 
-    check.subprocess = pool.subprocess = FORKING
+    preflight.subprocess = pool.subprocess = FORKING
     _run(module, arguments, environment)
 
 

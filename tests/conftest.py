@@ -23,13 +23,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from mmq_sweeps import schema
-from mmq_sweeps.execute import quiet_libraries
+from mmq_sweeps.config import schema
+from mmq_sweeps.config.paths import conf_dir
+from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel, load_model
-from mmq_sweeps.paths import conf_dir
-from mmq_sweeps.targets import Part, find_parts
+from mmq_sweeps.quantization.targets import Part, find_parts
 from tests.commands import run_forked
-from tests.wandb_server import Site, serve, settings
+from tests.reporting.wandb_server import Site, serve, settings
 
 # Few items: these tests ask whether a cell is right, not how good its model is.
 SMALL = ("task.limit=24", "calibration.samples=16", "calibration.batch_size=8", "tracker=none")
@@ -38,7 +38,7 @@ SMALL = ("task.limit=24", "calibration.samples=16", "calibration.batch_size=8", 
 # Digests of files that tests write are kept apart from the developer's own; processes that tests start inherit it.
 os.environ.setdefault("MMQ_CACHE", str(Path(tempfile.gettempdir(), f"mmq-cache-{os.getuid()}")))
 
-# Names the folder of the SLURM clusters that tests/slurm share, across the processes of pytest-xdist.
+# Names the folder of the SLURM clusters that tests/launch/slurm share, across the processes of pytest-xdist.
 SLURM_ROOT = "MMQ_SLURM_ROOT"
 SLURM_CLUSTERS = 2
 
@@ -65,7 +65,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     root = Path(os.environ[SLURM_ROOT])
     if not hasattr(config, "workerinput") and root.exists():
-        from tests.slurm.cluster import Cluster
+        from tests.launch.slurm.cluster import Cluster
 
         for one in root.iterdir():
             if one.is_dir():

@@ -316,7 +316,9 @@ def test_a_disk_that_fills_up_stops_the_sweep_and_loses_nothing(tmp_path: Path) 
     small = ["-m", "method=none,rtn", "bits=8", *SMALL, "component=connector", "component.connector.layers=[mlp]"]
 
     def run(limit: int, *overrides: str) -> subprocess.CompletedProcess[str]:
-        return run_forked("tests.little_disk", [str(limit), *small, *overrides], tmp_path, command_environment())
+        return run_forked(
+            "tests.execution.little_disk", [str(limit), *small, *overrides], tmp_path, command_environment()
+        )
 
     references = run(9_000)
     assert references.returncode == 1, references.stderr

@@ -16,48 +16,48 @@ OURS = ("mmq_sweeps", "launch", "analysis")
 
 # Prefix of a module -> prefixes of ours that it may import. The longest prefix that fits holds.
 MAY_IMPORT = {
-    "mmq_sweeps.affine": (),
-    "mmq_sweeps.cell": (),
+    "mmq_sweeps.methods.affine": (),
+    "mmq_sweeps.identity.cell": (),
     "mmq_sweeps.errors": (),
-    "mmq_sweeps.paths": (),
+    "mmq_sweeps.config.paths": (),
     "mmq_sweeps.metrics": ("mmq_sweeps.metrics",),
     "mmq_sweeps.identity": ("mmq_sweeps.identity",),
-    "mmq_sweeps.identity.data_files": ("mmq_sweeps.identity", "mmq_sweeps.build", "mmq_sweeps.errors"),
-    "mmq_sweeps.identity.effective": (
-        "mmq_sweeps.identity", "mmq_sweeps.cell", "mmq_sweeps.errors", "mmq_sweeps.schema",
+    "mmq_sweeps.config.data_files": ("mmq_sweeps.identity", "mmq_sweeps.config.instantiate", "mmq_sweeps.errors"),
+    "mmq_sweeps.config.effective": (
+        "mmq_sweeps.identity", "mmq_sweeps.identity.cell", "mmq_sweeps.errors", "mmq_sweeps.config.schema",
     ),
-    "mmq_sweeps.methods": ("mmq_sweeps.affine", "mmq_sweeps.methods"),
+    "mmq_sweeps.methods": ("mmq_sweeps.methods.affine", "mmq_sweeps.methods"),
     "mmq_sweeps.models": ("mmq_sweeps.models", "mmq_sweeps.identity.contents"),
-    "mmq_sweeps.models.catalog": ("mmq_sweeps.errors", "mmq_sweeps.paths", "mmq_sweeps.schema"),
+    "mmq_sweeps.config.model_catalog": ("mmq_sweeps.errors", "mmq_sweeps.config.paths", "mmq_sweeps.config.schema"),
     "mmq_sweeps.models.__main__": (
-        "mmq_sweeps.models", "mmq_sweeps.affine", "mmq_sweeps.cell", "mmq_sweeps.errors", "mmq_sweeps.schema",
-        "mmq_sweeps.size", "mmq_sweeps.table", "mmq_sweeps.targets",
+        "mmq_sweeps.models", "mmq_sweeps.methods.affine", "mmq_sweeps.identity.cell", "mmq_sweeps.errors", "mmq_sweeps.config.schema",
+        "mmq_sweeps.quantization.size", "mmq_sweeps.reporting.table", "mmq_sweeps.quantization.targets",
     ),
     "mmq_sweeps.data": ("mmq_sweeps.data", "mmq_sweeps.models", "mmq_sweeps.identity.roles"),
     "mmq_sweeps.tasks": (
-        "mmq_sweeps.tasks", "mmq_sweeps.models", "mmq_sweeps.data", "mmq_sweeps.metrics", "mmq_sweeps.build",
+        "mmq_sweeps.tasks", "mmq_sweeps.models", "mmq_sweeps.data", "mmq_sweeps.metrics", "mmq_sweeps.config.instantiate",
         "mmq_sweeps.errors", "mmq_sweeps.identity",
     ),
-    "mmq_sweeps.record": ("mmq_sweeps.cell",),
-    "mmq_sweeps.compare": ("mmq_sweeps.metrics", "mmq_sweeps.record"),
-    "mmq_sweeps.table": ("mmq_sweeps.cell", "mmq_sweeps.record", "mmq_sweeps.compare"),
-    "mmq_sweeps.files": ("mmq_sweeps.errors",),
-    "mmq_sweeps.owner": (),
-    "mmq_sweeps.namesakes": ("mmq_sweeps.cell",),
-    "mmq_sweeps.locks": ("mmq_sweeps.files", "mmq_sweeps.owner"),
-    "mmq_sweeps.eviction": ("mmq_sweeps.files", "mmq_sweeps.locks"),
-    "mmq_sweeps.artifacts": ("mmq_sweeps.cell", "mmq_sweeps.eviction", "mmq_sweeps.files"),
-    "mmq_sweeps.store": (
-        "mmq_sweeps.artifacts", "mmq_sweeps.cell", "mmq_sweeps.errors", "mmq_sweeps.eviction", "mmq_sweeps.files",
-        "mmq_sweeps.locks", "mmq_sweeps.namesakes", "mmq_sweeps.owner", "mmq_sweeps.record",
+    "mmq_sweeps.store.record": ("mmq_sweeps.identity.cell",),
+    "mmq_sweeps.reporting.compare": ("mmq_sweeps.metrics", "mmq_sweeps.store.record"),
+    "mmq_sweeps.reporting.table": ("mmq_sweeps.identity.cell", "mmq_sweeps.store.record", "mmq_sweeps.reporting.compare"),
+    "mmq_sweeps.store.atomic_files": ("mmq_sweeps.errors",),
+    "mmq_sweeps.store.lock_owner": (),
+    "mmq_sweeps.store.checkpoint_names": ("mmq_sweeps.identity.cell",),
+    "mmq_sweeps.store.locks": ("mmq_sweeps.store.atomic_files", "mmq_sweeps.store.lock_owner"),
+    "mmq_sweeps.store.eviction": ("mmq_sweeps.store.atomic_files", "mmq_sweeps.store.locks"),
+    "mmq_sweeps.store.artifacts": ("mmq_sweeps.identity.cell", "mmq_sweeps.store.eviction", "mmq_sweeps.store.atomic_files"),
+    "mmq_sweeps.store.store": (
+        "mmq_sweeps.store.artifacts", "mmq_sweeps.identity.cell", "mmq_sweeps.errors", "mmq_sweeps.store.eviction", "mmq_sweeps.store.atomic_files",
+        "mmq_sweeps.store.locks", "mmq_sweeps.store.checkpoint_names", "mmq_sweeps.store.lock_owner", "mmq_sweeps.store.record",
     ),
     "mmq_sweeps.__main__": ("mmq_sweeps", "launch"),
     "mmq_sweeps": ("mmq_sweeps",),
     "launch": ("mmq_sweeps", "launch"),
     "analysis": (
-        "analysis", "mmq_sweeps.record", "mmq_sweeps.compare", "mmq_sweeps.paths", "mmq_sweeps.cell",
-        "mmq_sweeps.store", "mmq_sweeps.table", "mmq_sweeps.errors",
-        "mmq_sweeps.trackers",
+        "analysis", "mmq_sweeps.store.record", "mmq_sweeps.reporting.compare", "mmq_sweeps.config.paths", "mmq_sweeps.identity.cell",
+        "mmq_sweeps.store.store", "mmq_sweeps.reporting.table", "mmq_sweeps.errors",
+        "mmq_sweeps.reporting.trackers",
     ),
 }  # fmt: skip
 
@@ -98,11 +98,11 @@ def test_imports_follow_the_layers(module: str) -> None:
 
 
 LIGHT = [
-    "mmq_sweeps.__main__", "mmq_sweeps.schema", "mmq_sweeps.sweep", "mmq_sweeps.order",
-    "mmq_sweeps.identity.effective", "analysis.__main__",
-    "launch.__main__", "launch.cluster", "launch.launchers", "launch.local", "launch.options", "launch.plan",
-    "launch.start", "launch.stores", "launch.sweeps", "launch.cancel", "launch.logs", "launch.pool", "launch.retry",
-    "launch.status", "launch.job", "launch.slurm",
+    "mmq_sweeps.__main__", "mmq_sweeps.config.schema", "mmq_sweeps.config.sweep", "mmq_sweeps.config.ordering",
+    "mmq_sweeps.config.effective", "analysis.__main__",
+    "launch.__main__", "launch.slurm.scheduler", "launch.plugin.launchers", "launch.dispatch.local", "launch.slurm.options", "launch.planning.plan",
+    "launch.start", "launch.commands.store", "launch.sweep_file", "launch.commands.cancel", "launch.commands.logs", "launch.workers.pool", "launch.commands.retry",
+    "launch.commands.status", "launch.workers.slurm_job", "launch.dispatch.slurm",
     "analysis.report.content", "mmq_sweeps.data.scenes", "mmq_sweeps.data.coco",
 ]  # fmt: skip
 # Each module is imported in a fork of an interpreter that has imported nothing of ours, only what most of ours do.

@@ -20,11 +20,11 @@ from analysis.cells import (
     part_order,
     whole,
 )
-from analysis.family import Family, families
 from analysis.figures.plots import XY, Bars, Heatmap, Panel, Plot, Series, Space
-from analysis.sensitivity import Sensitivity, with_common_groups
-from mmq_sweeps.cell import digest
-from mmq_sweeps.table import WARNED
+from analysis.measures.family import Family, families
+from analysis.measures.sensitivity import Sensitivity, with_common_groups
+from mmq_sweeps.identity.cell import digest
+from mmq_sweeps.reporting.table import WARNED
 
 GROUPS, KINDS = ("front", "middle", "end"), ("attention", "mlp")
 # Of a file's name; more would be refused by some file systems, with what stands around it.

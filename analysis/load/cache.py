@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mmq_sweeps.cell import digest
+from mmq_sweeps.identity.cell import digest
 
 STAMP = "stamp"
 _UNREADABLE = (OSError, ValueError, KeyError)

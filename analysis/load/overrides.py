@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mmq_sweeps.paths import conf_dir
+from mmq_sweeps.config.paths import conf_dir
 
 # Fields that a yaml may leave to its defaults.
 MODEL_FIELDS = {"model.dtype": "float32", "model.revision": None, "model.inherit_generation": False}

@@ -29,7 +29,7 @@ import pandas as pd
 from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, PARTS, Cells, History
 from analysis.load import cache, configured
 from analysis.load.configured import GROUPS, KINDS, Selected
-from mmq_sweeps.cell import digest
+from mmq_sweeps.identity.cell import digest
 
 READERS = (Path(__file__), Path(configured.__file__))
 _PLACES = {"FIRST": "front", "MIDDLE": "middle", "LAST": "end"}

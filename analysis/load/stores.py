@@ -17,12 +17,12 @@ from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, VARIANT, WARNINGS,
 from analysis.load import cache
 from analysis.load import overrides as commands
 from analysis.load.overrides import overrides
-from mmq_sweeps import cell as cells
-from mmq_sweeps import compare
-from mmq_sweeps.cell import BLOCK_GROUPS, LAYER_KINDS, digest
-from mmq_sweeps.compare import settings, variant
-from mmq_sweeps.record import CorruptRecordError, Record
-from mmq_sweeps.store import Store
+from mmq_sweeps.identity import cell as cells
+from mmq_sweeps.identity.cell import BLOCK_GROUPS, LAYER_KINDS, digest
+from mmq_sweeps.reporting import compare
+from mmq_sweeps.reporting.compare import settings, variant
+from mmq_sweeps.store.record import CorruptRecordError, Record
+from mmq_sweeps.store.store import Store
 
 # The source files that say what a row holds; a table that others made is not read from the cache.
 READERS = (Path(__file__), *(Path(str(module.__file__)) for module in (commands, cells, compare)))

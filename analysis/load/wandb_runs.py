@@ -1,4 +1,4 @@
-"""Cells from the runs of a W&B project: the records that ``mmq_sweeps.trackers`` put into their summaries.
+"""Cells from the runs of a W&B project: the records that ``mmq_sweeps.reporting.trackers`` put into their summaries.
 
 Summaries and configurations only, no history and no files; so cells have no per-item scores. What else somebody added to a
 run's summary or configuration becomes a column under the name that it has there.
@@ -15,8 +15,8 @@ from analysis.cells import Cells, History
 from analysis.load.stores import row_of, versions_of
 from analysis.load.wandb_cache import Cache
 from analysis.load.wandb_client import Fetched, Listed, Project, Server, UnreachableError, connected
-from mmq_sweeps.record import CorruptRecordError, Record
-from mmq_sweeps.trackers import RECORD, summary
+from mmq_sweeps.reporting.trackers import RECORD, summary
+from mmq_sweeps.store.record import CorruptRecordError, Record
 
 RUNNING = ("running", "pending", "preempting")
 BEING_LOGGED = "are still being logged"

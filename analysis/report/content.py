@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import audit as auditing
+from analysis.audit import checks as auditing
 from analysis.cells import BITS, METRIC, WARNINGS, Cells, assignment, part_order
-from analysis.family import Family, families
 from analysis.figures import catalog
-from analysis.frontier import Frontier, frontiers
+from analysis.measures.family import Family, families
+from analysis.measures.frontier import Frontier, frontiers
 from analysis.report import words
 from analysis.report.blocks import Block, Column, Page, Section, Sentences, Table, plain
 from analysis.report.samples import samples

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.cells import Cells, Items, assignment
-from analysis.quality import Quality
+from analysis.measures.quality import Quality
 from analysis.report.blocks import Answer, Sample, Samples, plain
 
 SHOWN = 8

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis.cells import WARNINGS, Cells, assignment
-from analysis.family import Family
-from analysis.frontier import Frontier
-from analysis.importance import Importance
-from analysis.sensitivity import Sensitivity
-from mmq_sweeps.table import METRIC_LABELS, WARNED
+from analysis.measures.family import Family
+from analysis.measures.frontier import Frontier
+from analysis.measures.importance import Importance
+from analysis.measures.sensitivity import Sensitivity
+from mmq_sweeps.reporting.table import METRIC_LABELS, WARNED
 
 KEEP = 0.98
 BUDGETS = (8.0, 6.0, 4.0)

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mmq_sweeps.affine import Format, Grid, QuantizedWeight, check_group_size
+from mmq_sweeps.methods.affine import Format, Grid, QuantizedWeight, check_group_size
 from mmq_sweeps.methods.base import LayerStats, Solution, check_installed
 from mmq_sweeps.methods.magnitude import divided, exponent_of, loss_weights, multiplied
 

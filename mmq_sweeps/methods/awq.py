@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mmq_sweeps.affine import (
+from mmq_sweeps.methods.affine import (
     MAX_BITS,
     Format,
     Grid,

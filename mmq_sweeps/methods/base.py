@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from mmq_sweeps.affine import Format, QuantizedWeight
+from mmq_sweeps.methods.affine import Format, QuantizedWeight
 
 # Where ``LayerStats.shared`` says which factorizations several methods will ask for.
 EXPECTED = "expected"

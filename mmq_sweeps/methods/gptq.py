@@ -19,7 +19,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mmq_sweeps.affine import Format, Grid, QuantizedWeight, check_group_size, fit_grid, round_nearest
+from mmq_sweeps.methods.affine import Format, Grid, QuantizedWeight, check_group_size, fit_grid, round_nearest
 from mmq_sweeps.methods.base import EXPECTED, LayerStats, Solution
 from mmq_sweeps.methods.columns import round_columns
 

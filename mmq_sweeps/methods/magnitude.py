@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmq_sweeps.affine import Format
+from mmq_sweeps.methods.affine import Format
 from mmq_sweeps.methods.base import LayerStats, Method, Solution, quantize_many
 
 # Of weights within 2**20 of one, errors squared and multiplied with Gram matrices are far from float32's ends.

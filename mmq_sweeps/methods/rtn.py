@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mmq_sweeps.affine import Format, QuantizedWeight, check_group_size, round_nearest
+from mmq_sweeps.methods.affine import Format, QuantizedWeight, check_group_size, round_nearest
 from mmq_sweeps.methods.base import LayerStats, Solution
 
 

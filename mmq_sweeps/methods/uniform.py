@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mmq_sweeps.affine import Format, round_nearest
+from mmq_sweeps.methods.affine import Format, round_nearest
 from mmq_sweeps.methods.base import LayerStats, Solution
 
 

@@ -16,15 +16,15 @@ import transformers
 from rich import box
 from rich.table import Table
 
-from mmq_sweeps.affine import Format, check_group_size
-from mmq_sweeps.cell import FULL_PRECISION_BITS
+from mmq_sweeps.config.model_catalog import model_names, read_model
+from mmq_sweeps.config.schema import BITS, BITS_CHOICES
 from mmq_sweeps.errors import ConfigError, one_of, unknown
-from mmq_sweeps.models.catalog import model_names, read_model
+from mmq_sweeps.identity.cell import FULL_PRECISION_BITS
+from mmq_sweeps.methods.affine import Format, check_group_size
 from mmq_sweeps.models.shapes import build_on_meta, find_shape
-from mmq_sweeps.schema import BITS, BITS_CHOICES
-from mmq_sweeps.size import StoredLinear, measure_stored
-from mmq_sweeps.table import output_console
-from mmq_sweeps.targets import Part, check_format, find_parts
+from mmq_sweeps.quantization.size import StoredLinear, measure_stored
+from mmq_sweeps.quantization.targets import Part, check_format, find_parts
+from mmq_sweeps.reporting.table import output_console
 
 BAD_INPUT = 2
 

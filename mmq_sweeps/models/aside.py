@@ -11,7 +11,7 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from mmq_sweeps.models.memory import available_bytes
+from mmq_sweeps.memory import available_bytes
 
 
 class Aside:

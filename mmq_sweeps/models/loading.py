@@ -18,8 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.utils import cached_file
 
-from mmq_sweeps.models.aside import room_aside
-from mmq_sweeps.models.checkpoint import (
+from mmq_sweeps.identity.checkpoint import (
     PINNED,
     QUANTIZATION_FILES,
     WEIGHT_FILES,
@@ -29,7 +28,8 @@ from mmq_sweeps.models.checkpoint import (
     weight_files,
     weights_digest,
 )
-from mmq_sweeps.models.hub import absent, hub_options
+from mmq_sweeps.identity.hub import absent, hub_options
+from mmq_sweeps.models.aside import room_aside
 from mmq_sweeps.models.placing import (
     AUTO,
     check_room,

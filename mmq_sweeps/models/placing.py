@@ -13,7 +13,7 @@ import torch
 from accelerate.hooks import AlignDevicesHook
 from torch import nn
 
-from mmq_sweeps.models.memory import available_bytes
+from mmq_sweeps.memory import available_bytes
 
 CPU, DISK, AUTO = "cpu", "disk", "auto"
 CHOICES = "choose auto, cpu, disk or {MODULE: DEVICE, ...}, or leave it null"

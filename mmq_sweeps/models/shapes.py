@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 
-from mmq_sweeps.models.checkpoint import checkpoint_path
+from mmq_sweeps.identity.checkpoint import checkpoint_path
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 

@@ -14,10 +14,10 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from mmq_sweeps.build import find_class
+from mmq_sweeps.config.instantiate import find_class
 from mmq_sweeps.data import images
 from mmq_sweeps.identity.contents import content_digests
-from mmq_sweeps.models.memory import available_bytes
+from mmq_sweeps.memory import available_bytes
 
 # How many of the files that cannot be used a message and a record name.
 SHOWN = 3

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmq_sweeps.record import Record
-from mmq_sweeps.store import Store
+from mmq_sweeps.store.record import Record
+from mmq_sweeps.store.store import Store
 
 PARTS = ("vision", "connector", "language")
 Selection = Mapping[str, int]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from analysis.__main__ import main
-from mmq_sweeps.record import Record
-from mmq_sweeps.store import Store
+from mmq_sweeps.store.record import Record
+from mmq_sweeps.store.store import Store
 from tests.analysis.grids import record, stored
 
 FULL = {"none": [({}, 16.0, 1.0)]}

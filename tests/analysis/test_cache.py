@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from analysis.load import load, stores
-from mmq_sweeps.store import Store
+from mmq_sweeps.store.store import Store
 from tests.analysis.grids import record, saved, stored
 
 CELLS = {"none": [({}, 16.0, 1.0)], "gptq": [({"vision": 3}, 12.0, 0.9), ({"vision": 2}, 11.0, 0.4)]}

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from analysis.__main__ import main
-from mmq_sweeps.store import Store
-from mmq_sweeps.trackers import summary
+from mmq_sweeps.reporting.trackers import summary
+from mmq_sweeps.store.store import Store
 from tests.analysis.grids import stored
-from tests.wandb_server import Site
+from tests.reporting.wandb_server import Site
 
 
 @pytest.fixture

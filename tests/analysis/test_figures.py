@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis import family
 from analysis.__main__ import main
 from analysis.figures import interactive, paper
 from analysis.figures.catalog import FIGURES, NEEDS, figures
 from analysis.figures.plots import XY, Heatmap
-from analysis.importance import importances
 from analysis.load import load
+from analysis.measures import family
+from analysis.measures.importance import importances
 from tests.analysis.grids import PARTS, stored
 
 FULL = {"none": [({}, 16.0, 1.0)]}

@@ -14,8 +14,8 @@ from analysis.__main__ import main
 from analysis.cells import assignment
 from analysis.load import load
 from analysis.load.published import BLIP2_ITM, BLIP2_OPT, GROUPS, KINDS
-from mmq_sweeps.record import Record
-from mmq_sweeps.store import Store
+from mmq_sweeps.store.record import Record
+from mmq_sweeps.store.store import Store
 from tests.analysis.grids import record, saved, stored
 from tests.commands import run_forked
 from tests.conftest import command_environment

@@ -15,11 +15,11 @@ import wandb
 
 from analysis.__main__ import main
 from analysis.load import load, wandb_client
-from mmq_sweeps.store import Store
-from mmq_sweeps.trackers import WandbTracker, summary
+from mmq_sweeps.reporting.trackers import WandbTracker, summary
+from mmq_sweeps.store.store import Store
 from tests.analysis.grids import stored
 from tests.conftest import SMALL
-from tests.wandb_server import KEY, Site, sync
+from tests.reporting.wandb_server import KEY, Site, sync
 
 CELLS = {
     "none": [({}, 16.0, 1.0)],

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 import mmq_sweeps
-from analysis import family
-from analysis.importance import importances
 from analysis.load import load
+from analysis.measures import family
+from analysis.measures.importance import importances
 from analysis.report import content, page
-from mmq_sweeps.record import Record
-from mmq_sweeps.store import Store
+from mmq_sweeps.store.record import Record
+from mmq_sweeps.store.store import Store
 from tests.analysis.browser import FAINT_TEXTS, asked, chromium, show
 from tests.analysis.grids import PARTS, record, saved, stored
 

@@ -13,7 +13,7 @@ from PIL import Image
 from analysis.load import load
 from analysis.report.blocks import Samples
 from analysis.report.samples import THUMBNAIL, samples
-from mmq_sweeps.store import Store
+from mmq_sweeps.store.store import Store
 from tests.analysis.grids import record
 from tests.data.layouts import SIZE, write_coco
 

@@ -5,10 +5,10 @@ import subprocess
 from pathlib import Path
 
 from analysis.pivot import markdown
-from mmq_sweeps.store import Store
+from mmq_sweeps.store.store import Store
 from tests.commands import run_forked
 from tests.conftest import command_environment
-from tests.test_table import failed, items, record, table_of
+from tests.reporting.test_table import failed, items, record, table_of
 
 
 def analysis(*arguments: str) -> subprocess.CompletedProcess[str]:

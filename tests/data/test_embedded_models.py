@@ -13,6 +13,7 @@ import torch
 import transformers
 from transformers import AutoProcessor
 
+from mmq_sweeps.config.model_catalog import read_model
 from mmq_sweeps.data.scenes import Example, Scenes, tiny_blip2, tiny_blip2_itm, tiny_llava
 from mmq_sweeps.data.scenes.network import IGNORED, Names, smooth_patches
 from mmq_sweeps.data.scenes.quality import answer_accuracy, recalls
@@ -22,7 +23,6 @@ from mmq_sweeps.data.scenes.tiny_blip2_itm import Retriever
 from mmq_sweeps.data.scenes.tiny_llava import ANSWER, PREFIX, Answerer, pack, read
 from mmq_sweeps.data.scenes.train import RECIPES, Recipe, main, save, train
 from mmq_sweeps.data.scenes.words import VOCABULARY, questions, references
-from mmq_sweeps.models.catalog import read_model
 
 ROOT = Path(__file__).parents[2]
 EMBEDDED = ROOT / "mmq_sweeps" / "models" / "embedded"

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmq_sweeps.cell import digest
-from mmq_sweeps.record import Record
-from mmq_sweeps.store import Store
+from mmq_sweeps.identity.cell import digest
+from mmq_sweeps.store.record import Record
+from mmq_sweeps.store.store import Store
 
 PARTS = ("vision", "connector", "language")
 EVERYTHING = {"blocks": ["front", "middle", "end"], "layers": ["attention", "mlp"]}

@@ -13,23 +13,23 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from analysis import dashboard
 from analysis.__main__ import main
 from analysis.cells import assignment
-from analysis.family import families
 from analysis.figures import interactive, paper
 from analysis.figures.catalog import figures
 from analysis.figures.plots import XY, Heatmap, Space
-from analysis.frontier import frontiers
-from analysis.importance import importances
 from analysis.load import load
+from analysis.measures.family import families
+from analysis.measures.frontier import frontiers
+from analysis.measures.importance import importances
+from analysis.measures.recommend import recommend
+from analysis.measures.sensitivity import sensitivities
 from analysis.progress import Progress
-from analysis.recommend import recommend
+from analysis.publish import dashboard
 from analysis.report import content, page, words
 from analysis.report.blocks import Page, Section
-from analysis.sensitivity import sensitivities
-from mmq_sweeps.record import Record
-from mmq_sweeps.table import rows, show
+from mmq_sweeps.reporting.table import rows, show
+from mmq_sweeps.store.record import Record
 from tests.faults.cells import PARTS, items, made, stored
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from analysis.audit import audit
+from analysis.audit.checks import audit
 from analysis.load import load
-from analysis.recommend import recommend
-from mmq_sweeps.cell import Cell
-from mmq_sweeps.record import Record
-from mmq_sweeps.sweep import plan
+from analysis.measures.recommend import recommend
+from mmq_sweeps.config.sweep import plan
+from mmq_sweeps.identity.cell import Cell
+from mmq_sweeps.store.record import Record
 from tests.faults.cells import PARTS, made, stored
 
 RECALLS = {"text_recall_at_1": 0.5, "image_recall_at_1": 0.4}

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from launch.sweeper import axes_of_grids
+from launch.plugin.sweeper import axes_of_grids
+from mmq_sweeps.config.schema import Config
+from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.errors import ConfigError
-from mmq_sweeps.schema import Config
-from mmq_sweeps.sweep import plan
 from tests.launch.multiruns import multirun
 
 Told = tuple[int, str, str]

@@ -18,22 +18,22 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from mmq_sweeps import environment
-from mmq_sweeps.affine import Format
-from mmq_sweeps.calibrate import Replay, block_statistics, capture
+from mmq_sweeps.config.model_catalog import model_names, read_model
+from mmq_sweeps.config.sweep import Sweep, plan
 from mmq_sweeps.errors import TargetError
-from mmq_sweeps.execute import Workshop, execute
+from mmq_sweeps.execution import environment
+from mmq_sweeps.execution.executor import Workshop, execute
+from mmq_sweeps.methods.affine import Format
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.methods.gptq import GPTQ
 from mmq_sweeps.models import processors
-from mmq_sweeps.models.catalog import model_names, read_model
 from mmq_sweeps.models.loading import load_model
-from mmq_sweeps.progress import Progress
-from mmq_sweeps.quantize import load
-from mmq_sweeps.record import Record
-from mmq_sweeps.store import Store
-from mmq_sweeps.sweep import Sweep, plan
-from mmq_sweeps.targets import Part, find_parts
+from mmq_sweeps.quantization.calibration import Replay, block_statistics, capture
+from mmq_sweeps.quantization.quantize import load
+from mmq_sweeps.quantization.targets import Part, find_parts
+from mmq_sweeps.reporting.progress import Progress
+from mmq_sweeps.store.record import Record
+from mmq_sweeps.store.store import Store
 from tests.models.other_toys import CHECKPOINTS, IDEFICS2_PARTS, T5_PART, TEXT_TOKENS, Toy, make, part
 from tests.models.toys import write_checkpoint, write_other_checkpoint
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mmq_sweeps.affine import Format
-from mmq_sweeps.quantize import Request, problems
-from mmq_sweeps.targets import METHOD_GROUP_SIZE, Unit, check_format
+from mmq_sweeps.methods.affine import Format
+from mmq_sweeps.quantization.quantize import Request, problems
+from mmq_sweeps.quantization.targets import METHOD_GROUP_SIZE, Unit, check_format
 
 
 def units(part: str, blocks: int, **widths: int) -> list[Unit]:

@@ -15,15 +15,16 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from mmq_sweeps import methods, namesakes
-from mmq_sweeps.build import build
-from mmq_sweeps.cell import Cell
-from mmq_sweeps.execute import Workshop, quiet_libraries
-from mmq_sweeps.models.checkpoint import checkpoint_path
-from mmq_sweeps.progress import Progress
-from mmq_sweeps.run import run_cell
-from mmq_sweeps.store import Store
-from mmq_sweeps.sweep import Sweep, plan
+from mmq_sweeps import methods
+from mmq_sweeps.config.instantiate import build
+from mmq_sweeps.config.sweep import Sweep, plan
+from mmq_sweeps.execution.executor import Workshop, quiet_libraries
+from mmq_sweeps.execution.run_cell import run_cell
+from mmq_sweeps.identity.cell import Cell
+from mmq_sweeps.identity.checkpoint import checkpoint_path
+from mmq_sweeps.reporting.progress import Progress
+from mmq_sweeps.store import checkpoint_names
+from mmq_sweeps.store.store import Store
 from tests.data.layouts import write_coco, write_picture
 
 Composed = Callable[..., DictConfig]
@@ -197,9 +198,9 @@ def test_a_file_of_a_checkpoint_that_is_replaced_is_another_model(
 def test_a_checkpoint_that_was_repaired_under_its_old_name_is_told(composed: Composed, checkpoint: Path) -> None:
     config = composed(f"model.checkpoint={checkpoint}", *GPTQ)
     before = cell(config)
-    assert namesakes.told([("mine", before.model)] * 2) == []
+    assert checkpoint_names.told([("mine", before.model)] * 2) == []
     (checkpoint / "processor_config.json").write_text((checkpoint / "processor_config.json").read_text() + "\n")
-    (sentence,) = namesakes.told([("mine", one.model) for one in (before, cell(config))])
+    (sentence,) = checkpoint_names.told([("mine", one.model) for one in (before, cell(config))])
     assert "model.name=mine names 2 different checkpoints" in sentence
     assert str(before.model["files"]) in sentence
 
@@ -276,9 +277,9 @@ ALTERED: dict[str, Any] = {
     "model.checkpoint": "embedded/tiny_llava",
     "method._target_": "mmq_sweeps.methods.coordinate_descent.CoordinateDescent",
     "method.group_size": 16,
-    "task._target_": "tests.slurm.waiting.WaitingTask",
+    "task._target_": "tests.launch.slurm.waiting.WaitingTask",
     "task.data._target_": "tests.tasks.test_generation.ThreeScenes",
-    "tracker._target_": "mmq_sweeps.trackers.WandbTracker",
+    "tracker._target_": "mmq_sweeps.reporting.trackers.WandbTracker",
     "retry": "all",
     "output": "json",
     "task.split": "train",

@@ -12,10 +12,10 @@ import pytest
 from omegaconf import DictConfig
 from PIL import Image
 
-from mmq_sweeps.build import build
+from mmq_sweeps.config.instantiate import build
+from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.data.images import FRAMES, TURNED, ImageError, inspect, open_image, problems
 from mmq_sweeps.data.vqav2 import VqaV2
-from mmq_sweeps.sweep import plan
 from tests.data.layouts import write_vqav2
 
 # 256 steps from black to white, with 16 bits.

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from mmq_sweeps.build import build
+from mmq_sweeps.config.instantiate import build
+from mmq_sweeps.config.model_catalog import read_model
+from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.data.coco import CocoCaptions, CocoKarpathy
 from mmq_sweeps.data.flickr30k import Flickr30k
 from mmq_sweeps.data.gqa import Gqa
 from mmq_sweeps.data.vqav2 import VqaV2
-from mmq_sweeps.execute import quiet_libraries
-from mmq_sweeps.models.catalog import read_model
+from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.models.plain_text import plain_text
 from mmq_sweeps.models.retriever import Retriever
-from mmq_sweeps.sweep import plan
 from mmq_sweeps.tasks.generation import GenerationTask, Item
 from mmq_sweeps.tasks.vqa import VqaTask
 from tests.data.layouts import (

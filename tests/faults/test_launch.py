@@ -15,19 +15,22 @@ import pytest
 from omegaconf import DictConfig
 from rich.console import Console
 
-from launch import cluster, jobs, logs, slurm, stores, sweeps
-from launch import status as status_verb
-from launch.cluster import ClusterError, JobId, Queued
-from launch.jobs import Submitted
-from launch.snapshot import Look
+from launch import sweep_file
+from launch.commands import logs
+from launch.commands import status as status_verb
+from launch.dispatch import slurm
+from launch.monitor.sweep_state import Look
+from launch.slurm import jobs, scheduler
+from launch.slurm.jobs import Submitted
+from launch.slurm.scheduler import ClusterError, JobId, Queued
 from launch.start import run_sweep
-from mmq_sweeps import table
-from mmq_sweeps.attempts import Attempts
-from mmq_sweeps.cell import digest
+from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.errors import ConfigError, StoreError
-from mmq_sweeps.progress import Progress
-from mmq_sweeps.store import Store
-from mmq_sweeps.sweep import plan
+from mmq_sweeps.identity.cell import digest
+from mmq_sweeps.reporting import table
+from mmq_sweeps.reporting.progress import Progress
+from mmq_sweeps.store.attempts import Attempts
+from mmq_sweeps.store.store import Store
 from tests.conftest import SMALL
 from tests.launch import cells as made
 from tests.launch.stores import launched, worker
@@ -71,13 +74,13 @@ def test_the_state_of_a_task_is_its_own_though_others_of_the_array_are_printed(m
             "JobId=45 ArrayJobId=44 ArrayTaskId=0 JobState=COMPLETED Restarts=0\n"
         )
 
-    monkeypatch.setattr(cluster, "run", answer)
-    assert cluster.job(JobId(44, 1)).state == "RUNNING"
-    assert cluster.job(JobId(44, 0)).state == "COMPLETED"
-    cluster.requeue(JobId(44, 1))
+    monkeypatch.setattr(scheduler, "run", answer)
+    assert scheduler.job(JobId(44, 1)).state == "RUNNING"
+    assert scheduler.job(JobId(44, 0)).state == "COMPLETED"
+    scheduler.requeue(JobId(44, 1))
     assert [command[-1] for command in asked] == ["44_1", "44_0", "44_1"]
     with pytest.raises(ClusterError, match="told of 2 jobs, 0 of them 44_2"):
-        cluster.job(JobId(44, 2))
+        scheduler.job(JobId(44, 2))
 
 
 # A cell that cannot run
@@ -160,8 +163,8 @@ def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, s
             store, sweep_id, Submitted(JobId(44, task), tuple(cells), f"2026-01-31T12:00:0{task}", tmp_path / "logs")
         )
     queue: dict[JobId, Queued] = {}
-    monkeypatch.setattr(cluster, "queued", lambda name: dict(queue) if name == f"mmq-{sweep_id}" else {})
-    monkeypatch.setattr(cluster, "ended_as", lambda asked: dict.fromkeys(asked, "FAILED, exit status 7"))
+    monkeypatch.setattr(scheduler, "queued", lambda name: dict(queue) if name == f"mmq-{sweep_id}" else {})
+    monkeypatch.setattr(scheduler, "ended_as", lambda asked: dict.fromkeys(asked, "FAILED, exit status 7"))
     return store, sweep_id, queue
 
 
@@ -233,7 +236,7 @@ def test_a_machine_that_cannot_ask_slurm_says_so(submitted: Sweep, monkeypatch: 
     def absent(_: str) -> dict[JobId, Queued]:
         raise ClusterError("squeue: No such file or directory")
 
-    monkeypatch.setattr(cluster, "queued", absent)
+    monkeypatch.setattr(scheduler, "queued", absent)
     text = shown(store, sweep_id)
     assert "jobs: squeue: No such file or directory\n" in text
     assert "whether jobs are queued is not known on this machine" in text
@@ -269,9 +272,9 @@ def test_printed_commands_are_taken_by_a_shell_as_they_are(tmp_path: Path) -> No
 
 def test_the_command_of_a_sweep_is_recorded_as_it_was_typed() -> None:
     grid = ["-m", "bits=2,3", "component.language.blocks=[front]"]
-    typed = sweeps.typed(["/home/me/mmq/mmq_sweeps/__main__.py", *grid])
+    typed = sweep_file.typed(["/home/me/mmq/mmq_sweeps/__main__.py", *grid])
     assert shlex.split(typed) == ["python", "-m", "mmq_sweeps", *grid]
-    assert shlex.split(sweeps.typed(["/venv/bin/mmq-sweeps", *grid])) == ["/venv/bin/mmq-sweeps", *grid]
+    assert shlex.split(sweep_file.typed(["/venv/bin/mmq-sweeps", *grid])) == ["/venv/bin/mmq-sweeps", *grid]
 
 
 def test_names_and_commands_are_shown_as_they_are(
@@ -295,7 +298,7 @@ def test_names_and_commands_are_shown_as_they_are(
         assert name in text
     with store.lock("cells", "[i]x") as lock:  # type: ignore[union-attr]
         assert lock.held
-        stores._list(argparse.Namespace(store=store.root, json=False))
+        store._list(argparse.Namespace(store=store.root, json=False))
     out = capsys.readouterr().out
     assert "locked: cells/[i]x by [bold]me :smile:" in out
     assert f"store: {store.root}" in out

@@ -12,18 +12,18 @@ import torch
 from omegaconf import DictConfig
 
 from launch.start import run_sweep
-from mmq_sweeps.build import build
-from mmq_sweeps.execute import quiet_libraries
+from mmq_sweeps.config.instantiate import build
+from mmq_sweeps.config.model_catalog import read_model
+from mmq_sweeps.config.sweep import plan
+from mmq_sweeps.execution.executor import quiet_libraries
+from mmq_sweeps.execution.run_cell import _summary
 from mmq_sweeps.metrics import AnswerScorer, CaptionScorer, MetricResult, RetrievalScorer
 from mmq_sweeps.metrics.base import Scores
 from mmq_sweeps.metrics.intervals import result_of
 from mmq_sweeps.metrics.vqa import VqaAccuracy
-from mmq_sweeps.models.catalog import read_model
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.models.logits import watching_logits
-from mmq_sweeps.run import _summary
-from mmq_sweeps.store import Store
-from mmq_sweeps.sweep import plan
+from mmq_sweeps.store.store import Store
 from mmq_sweeps.tasks import score
 from mmq_sweeps.tasks.retrieval import Captions, _predictions
 

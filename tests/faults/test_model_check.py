@@ -16,18 +16,18 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from launch import check as launch_check
-from mmq_sweeps.build import build
-from mmq_sweeps.checks import model_problems
+from launch.planning import preflight as launch_check
+from mmq_sweeps.config.instantiate import build
+from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.errors import ConfigError
-from mmq_sweeps.execute import execute, quiet_libraries
+from mmq_sweeps.execution.executor import execute, quiet_libraries
+from mmq_sweeps.execution.model_checks import model_problems
+from mmq_sweeps.execution.run_cell import Bench
 from mmq_sweeps.models.check import Asked, Asking, problems
 from mmq_sweeps.models.loading import LoadedModel, load_model
-from mmq_sweeps.progress import Progress
-from mmq_sweeps.run import Bench
-from mmq_sweeps.store import Store
-from mmq_sweeps.sweep import plan
-from mmq_sweeps.targets import find_parts
+from mmq_sweeps.quantization.targets import find_parts
+from mmq_sweeps.reporting.progress import Progress
+from mmq_sweeps.store.store import Store
 
 EMBEDDED = Path(__file__).parents[2] / "mmq_sweeps" / "models" / "embedded"
 Composed = Callable[..., DictConfig]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 from torch import Tensor
 
-from mmq_sweeps.affine import Format, QuantizedWeight, round_nearest
+from mmq_sweeps.methods.affine import Format, QuantizedWeight, round_nearest
 from mmq_sweeps.methods.auto_gptq import AutoGPTQ
 from mmq_sweeps.methods.autoawq import AutoAWQ
 from mmq_sweeps.methods.awq import AWQ

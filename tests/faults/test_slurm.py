@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import Cluster
-from tests.slurm.conftest import cluster, eventually, place  # noqa: F401
-from tests.slurm.places import LAUNCHER, SMALL, Eventually, Place, number_of, restarts, states
+from tests.launch.slurm.cluster import Cluster
+from tests.launch.slurm.conftest import cluster, eventually, place  # noqa: F401
+from tests.launch.slurm.places import LAUNCHER, SMALL, Eventually, Place, number_of, restarts, states
 
 pytestmark = pytest.mark.slurm
 
@@ -29,7 +29,7 @@ def test_the_task_with_the_arrays_own_id_is_timed_out_preempted_and_cancelled_al
         (gate / "part").rename(gate / job.partition("_")[2])
 
     grid = ("-m", "method=rtn", "component.vision.bits=2,3,4,5,6,7,8", "component.language.bits=2,3", *SMALL, *LAUNCHER)
-    grid += ("task._target_=tests.slurm.waiting.GatedTask", f"+task.gate={gate}")
+    grid += ("task._target_=tests.launch.slurm.waiting.GatedTask", f"+task.gate={gate}")
     grid += ("hydra.launcher.cells_per_job=null", "hydra.launcher.jobs=3", "hydra.launcher.signal_seconds=60")
     place.run(*grid, "hydra.launcher.wait=false")
     jobs = place.jobs()

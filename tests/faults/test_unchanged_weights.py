@@ -12,14 +12,14 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from mmq_sweeps.build import build
+from mmq_sweeps.config.instantiate import build
+from mmq_sweeps.config.sweep import plan
+from mmq_sweeps.execution.run_cell import Bench, run_cell
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.progress import Progress
-from mmq_sweeps.record import Record
-from mmq_sweeps.run import Bench, run_cell
-from mmq_sweeps.store import Store
-from mmq_sweeps.sweep import plan
-from mmq_sweeps.targets import Part
+from mmq_sweeps.quantization.targets import Part
+from mmq_sweeps.reporting.progress import Progress
+from mmq_sweeps.store.record import Record
+from mmq_sweeps.store.store import Store
 from tests.conftest import SMALL
 
 Composed = Callable[..., DictConfig]

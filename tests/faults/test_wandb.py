@@ -14,12 +14,12 @@ import pytest
 import wandb
 
 from analysis.__main__ import main
-from mmq_sweeps import trackers
-from mmq_sweeps.record import Record
-from mmq_sweeps.store import Store
-from mmq_sweeps.trackers import WandbTracker, summary
-from tests.test_trackers import ITEMS, RECORD
-from tests.wandb_server import ENTITY, Site
+from mmq_sweeps.reporting import trackers
+from mmq_sweeps.reporting.trackers import WandbTracker, summary
+from mmq_sweeps.store.record import Record
+from mmq_sweeps.store.store import Store
+from tests.reporting.test_trackers import ITEMS, RECORD
+from tests.reporting.wandb_server import ENTITY, Site
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 FAILED = replace(
@@ -156,7 +156,7 @@ def store(tmp_path: Path) -> Store:
     for record in (RECORD, OTHER):
         found.save(replace(record, created="2026-01-02"), ITEMS)
     found.save(replace(FAILED, id="cccccccccccc", created="2026-01-04"))
-    tracker = {"_target_": "mmq_sweeps.trackers.WandbTracker", "project": "mine", "entity": None}
+    tracker = {"_target_": "mmq_sweeps.reporting.trackers.WandbTracker", "project": "mine", "entity": None}
     for sweep, created, cells in (
         ("first", "2026-01-01", [RECORD.id, OTHER.id]),
         ("again", "2026-01-03", [RECORD.id, OTHER.id, "cccccccccccc"]),

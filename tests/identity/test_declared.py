@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from mmq_sweeps.build import find_class
+from mmq_sweeps.config.instantiate import find_class
+from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.identity import declared as module
 from mmq_sweeps.identity.declared import declared, declared_by
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
-from mmq_sweeps.paths import conf_dir
 
 Write = Callable[[str, str], None]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
-from mmq_sweeps.cell import Cell
-from mmq_sweeps.record import Record
-from mmq_sweeps.sweep import Sweep
+from mmq_sweeps.config.sweep import Sweep
+from mmq_sweeps.identity.cell import Cell
+from mmq_sweeps.store.record import Record
 
 PARTS = ("vision", "connector", "language")
 

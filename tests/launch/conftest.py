@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from launch import check, pool
+from launch.planning import preflight
+from launch.workers import pool
 from tests.commands import FORKING
 from tests.launch.processes import Sweeps
 
@@ -13,7 +14,7 @@ from tests.launch.processes import Sweeps
 @pytest.fixture
 def forked_children(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers and checks that this process starts are forked from it, which has imported torch."""
-    for module in (check, pool):
+    for module in (preflight, pool):
         monkeypatch.setattr(module, "subprocess", FORKING)
 
 

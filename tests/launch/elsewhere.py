@@ -3,7 +3,7 @@
 import socket
 
 from mmq_sweeps.__main__ import main
-from mmq_sweeps.owner import this_machine
+from mmq_sweeps.store.lock_owner import this_machine
 
 if __name__ == "__main__":
     socket.gethostname = lambda: "elsewhere"

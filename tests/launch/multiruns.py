@@ -14,11 +14,11 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from launch import launchers
-from launch.compose import compose_all
-from launch.launchers import LocalLauncher
-from mmq_sweeps import schema
-from mmq_sweeps.paths import conf_dir
+from launch.plugin import launchers
+from launch.plugin.compose import compose_all
+from launch.plugin.launchers import LocalLauncher
+from mmq_sweeps.config import schema
+from mmq_sweeps.config.paths import conf_dir
 
 
 @dataclass(frozen=True)

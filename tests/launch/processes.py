@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launch import sweeps as recorded
-from launch.snapshot import Look
-from launch.status import as_json
-from mmq_sweeps.store import Store
+from launch import sweep_file as recorded
+from launch.commands.status import as_json
+from launch.monitor.sweep_state import Look
+from mmq_sweeps.store.store import Store
 from tests.commands import Forked, run_forked
 from tests.conftest import SMALL, command_environment
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from launch import sweeps
-from launch.plan import Plan
-from mmq_sweeps.owner import Owner, this_machine
-from mmq_sweeps.store import Store
-from mmq_sweeps.sweep import Sweep
+from launch import sweep_file
+from launch.planning.plan import Plan
+from mmq_sweeps.config.sweep import Sweep
+from mmq_sweeps.store.lock_owner import Owner, this_machine
+from mmq_sweeps.store.store import Store
 
 
 def launched(
@@ -20,7 +20,7 @@ def launched(
     size = len(ids) // groups
     cut = tuple(tuple(ids[start : start + size]) for start in range(0, len(ids), size))
     plan = Plan(len(ids), sweep, sweep.cells, redo or {}, cut)
-    return sweeps.write(store, plan, "python -m mmq_sweeps -m bits=2,3,4", {"_target_": launcher})
+    return sweep_file.write(store, plan, "python -m mmq_sweeps -m bits=2,3,4", {"_target_": launcher})
 
 
 def worker(store: Store, sweep_id: str, name: str, owner: Owner | None = None, **more: Any) -> Path:

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmq_sweeps.affine import Format, Grid, QuantizedWeight, fit_grid
-from mmq_sweeps.build import build
+from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.methods.affine import Format, Grid, QuantizedWeight, fit_grid
 from mmq_sweeps.methods.auto_gptq import AutoGPTQ, codes_of, load, run
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.methods.gptq import GPTQ, factorize, solve_many
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.targets import Part
+from mmq_sweeps.quantization.targets import Part
 from mmq_sweeps.tasks.caption import CaptionTask
 from tests.methods.test_gptq import layer, output_error
 from tests.methods.test_gptq import statistics as statistics_of

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmq_sweeps.affine import Format, QuantizedWeight
+from mmq_sweeps.methods.affine import Format, QuantizedWeight
 from mmq_sweeps.methods.autoawq import AutoAWQ, SharedInput, keep_copies, library_solver
 from mmq_sweeps.methods.awq import AWQ, output_error, quantize_clipped, search_scale, search_scales
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.targets import Part
+from mmq_sweeps.quantization.targets import Part
 
 pytestmark = pytest.mark.skipif(find_spec("awq") is None, reason="pip install -e '.[autoawq]'")
 
@@ -220,7 +220,7 @@ def test_inputs_are_not_mutated_and_rows_need_not_fill_the_library_s_batches() -
 
 def test_importing_the_library_changes_no_warning_filter_and_says_nothing() -> None:
     program = (
-        "import warnings; from mmq_sweeps.affine import Format; from mmq_sweeps.methods.autoawq import library_solver\n"
+        "import warnings; from mmq_sweeps.methods.affine import Format; from mmq_sweeps.methods.autoawq import library_solver\n"
         "import sys, torch; before = list(warnings.filters); assert 'awq' not in sys.modules\n"
         "library_solver(Format(4), 8, True); assert warnings.filters == before and 'awq' in sys.modules"
     )

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmq_sweeps.affine import Format, QuantizedWeight, round_nearest
 from mmq_sweeps.methods import awq
+from mmq_sweeps.methods.affine import Format, QuantizedWeight, round_nearest
 from mmq_sweeps.methods.awq import AWQ, candidate_scales, output_error, quantize_clipped, search_scale, search_scales
 from mmq_sweeps.methods.base import LayerStats
 from tests.methods.test_gptq import FORMATS, layer

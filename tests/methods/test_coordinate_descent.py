@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from mmq_sweeps.affine import Format, fit_grid, round_nearest
+from mmq_sweeps.methods.affine import Format, fit_grid, round_nearest
 from mmq_sweeps.methods.base import LayerStats, Method, quantize_many
 from mmq_sweeps.methods.coordinate_descent import (
     Candidate,

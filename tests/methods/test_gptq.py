@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmq_sweeps.affine import Format, fit_grid, round_nearest
 from mmq_sweeps.methods import gptq
+from mmq_sweeps.methods.affine import Format, fit_grid, round_nearest
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.methods.gptq import GPTQ, MAX_DAMPING, factorize, factorized_in_place, solve, solve_many
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmq_sweeps.affine import Format, fit_grid, round_nearest
+from mmq_sweeps.methods.affine import Format, fit_grid, round_nearest
 from mmq_sweeps.methods.base import Method
 from mmq_sweeps.methods.hqq import HQQ, lp_error, shrink, solve, update_zero
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mmq_sweeps.execute import quiet_libraries
+from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.__main__ import Counted, count
 
 PUBLISHED = Path(os.environ.get("MMQ_PUBLISHED", Path(__file__).parents[3] / "shared" / "published"))

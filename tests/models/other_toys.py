@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from mmq_sweeps.execute import quiet_libraries
+from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel
 
 IMAGE_TOKEN = 499

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
+from mmq_sweeps.config.model_catalog import model_names
+from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.errors import ConfigError
-from mmq_sweeps.models.catalog import model_names
-from mmq_sweeps.sweep import plan
 from tests.conftest import SMALL
 
 ROOT = Path(__file__).parents[2]

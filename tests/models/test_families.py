@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmq_sweeps.calibrate import Replay, capture
 from mmq_sweeps.models.check import Filled
-from mmq_sweeps.targets import find_parts
+from mmq_sweeps.quantization.calibration import Replay, capture
+from mmq_sweeps.quantization.targets import find_parts
 from tests.models.toys import BATCH, FAMILIES, IMAGE_TOKEN, LENGTH, PADDED, toy_batch, toy_model
 
 

@@ -14,8 +14,8 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from mmq_sweeps.execute import quiet_libraries
-from mmq_sweeps.models.checkpoint import weights_digest
+from mmq_sweeps.execution.executor import quiet_libraries
+from mmq_sweeps.identity.checkpoint import weights_digest
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from tests.conftest import SMALL
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from mmq_sweeps.config.model_catalog import model_names
+from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.models.__main__ import main
-from mmq_sweeps.models.catalog import model_names
 from mmq_sweeps.models.shapes import CONFIGS
-from mmq_sweeps.paths import conf_dir
 from tests.models.test_shapes import BY_HAND
 
 ROOT = Path(__file__).parents[2]

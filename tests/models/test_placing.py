@@ -13,16 +13,17 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from launch.start import run_sweep
-from mmq_sweeps.calibrate import block_statistics, capture
+from mmq_sweeps import memory
+from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.errors import ConfigError
-from mmq_sweeps.execute import quiet_libraries
-from mmq_sweeps.models import aside, memory
+from mmq_sweeps.execution.executor import quiet_libraries
+from mmq_sweeps.memory import available_bytes
+from mmq_sweeps.models import aside
 from mmq_sweeps.models.loading import LoadedModel, load_model
-from mmq_sweeps.models.memory import available_bytes
 from mmq_sweeps.models.placing import check_room, choose_device, locations, read_max_memory
-from mmq_sweeps.store import Store
-from mmq_sweeps.sweep import plan
-from mmq_sweeps.targets import find_parts
+from mmq_sweeps.quantization.calibration import block_statistics, capture
+from mmq_sweeps.quantization.targets import find_parts
+from mmq_sweeps.store.store import Store
 from tests.conftest import SMALL
 from tests.models.test_families import FAMILIES, toy_batch, toy_model
 

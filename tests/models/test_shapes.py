@@ -8,14 +8,14 @@ from collections.abc import Callable
 import pytest
 from torch import nn
 
-from mmq_sweeps.affine import Format, round_nearest
-from mmq_sweeps.cell import BLOCK_GROUPS, LAYER_KINDS
+from mmq_sweeps.config.model_catalog import model_names
+from mmq_sweeps.config.paths import conf_dir
+from mmq_sweeps.identity.cell import BLOCK_GROUPS, LAYER_KINDS
+from mmq_sweeps.methods.affine import Format, round_nearest
 from mmq_sweeps.models.__main__ import Counted, assign, describe
-from mmq_sweeps.models.catalog import model_names
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.paths import conf_dir
-from mmq_sweeps.size import measure
-from mmq_sweeps.targets import Part
+from mmq_sweeps.quantization.size import measure
+from mmq_sweeps.quantization.targets import Part
 
 Build = Callable[[str], Counted]
 

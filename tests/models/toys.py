@@ -13,8 +13,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
-from mmq_sweeps.execute import quiet_libraries
-from mmq_sweeps.models.catalog import read_model
+from mmq_sweeps.config.model_catalog import read_model
+from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.shapes import Shape, build_on_meta, find_shape
 from tests.models import other_toys

@@ -10,11 +10,11 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from mmq_sweeps.build import build
+from mmq_sweeps.config.instantiate import build
+from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.data.scenes import Example, Scenes
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.sweep import plan
 from mmq_sweeps.tasks.generation import GenerationTask, _generated
 
 Composed = Callable[..., DictConfig]

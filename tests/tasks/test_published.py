@@ -15,14 +15,14 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from launch.start import run_sweep
-from mmq_sweeps.build import build
-from mmq_sweeps.cell import Cell
+from mmq_sweeps.config.instantiate import build
+from mmq_sweeps.config.model_catalog import model_names, read_model
+from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.data import published
 from mmq_sweeps.errors import ConfigError
-from mmq_sweeps.models.catalog import model_names, read_model
+from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.store import Store
-from mmq_sweeps.sweep import plan
+from mmq_sweeps.store.store import Store
 from tests.data.layouts import write_coco, write_coco_karpathy, write_flickr30k, write_gqa, write_vqav2
 
 Composed = Callable[..., DictConfig]

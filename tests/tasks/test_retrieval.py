@@ -14,16 +14,16 @@ import torch
 from omegaconf import DictConfig
 
 from launch.start import run_sweep
-from mmq_sweeps.build import build
+from mmq_sweeps.config.instantiate import build
+from mmq_sweeps.config.model_catalog import read_model
+from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.data.scenes import Scenes
 from mmq_sweeps.errors import ConfigError
-from mmq_sweeps.execute import quiet_libraries
-from mmq_sweeps.models.catalog import read_model
+from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.models.retriever import Retriever
-from mmq_sweeps.store import Store
-from mmq_sweeps.sweep import plan
-from mmq_sweeps.table import rows
+from mmq_sweeps.reporting.table import rows
+from mmq_sweeps.store.store import Store
 from mmq_sweeps.tasks.retrieval import Captions, RetrievalTask, _predictions, shortlisted
 
 Composed = Callable[..., DictConfig]

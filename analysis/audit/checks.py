@@ -1,0 +1,458 @@
+"""What a sweep's figures do not show by themselves: cells that measured nothing, or something else than they say.
+
+Questions to every family of comparable cells:
+
+- how many distinct outputs there are, by the predictions if the cells have any, else by the scores;
+- which cells lower bits and yet answer, or score in every metric, exactly as full precision does;
+- which layer kinds of which parts are counted as quantized but never change a score: cells that differ in nothing else
+  are compared, at every setting of the rest;
+- which cells state the same assignment, or one that differs in such a layer kind only, and yet score differently;
+- how far cells lie apart that lose next to nothing, with every part at many bits, where bits do not explain it;
+- which cells give many items the same answer, or none;
+- which were measured on fewer items than others or than were asked for, and which carry warnings;
+- whether records tell of other images, another processor or other generation settings than those of the rest;
+- which assignments a grid lacks.
+
+And to all of them together: whether full precision scores the same wherever it should, and which cells have several records
+that disagree.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.cells import (
+    BITS,
+    FULL_PRECISION_BITS,
+    METRIC,
+    MOST_SCORED,
+    WARNINGS,
+    Cells,
+    Items,
+    assignment,
+    conflicts,
+    part_order,
+)
+from analysis.measures.missing import gaps, unlike_baselines
+from analysis.measures.quality import Quality
+from mmq_sweeps.identity.cell import digest
+from mmq_sweeps.reporting.compare import ROUNDING
+
+KINDS = ("attention", "mlp")
+GROUPS = ("front", "middle", "end")
+# Fewer comparisons than these prove nothing about a layer kind.
+LEAST_COMPARISONS = 5
+# From so many bits on a good method loses next to nothing, and so many cells are enough to tell their scatter.
+MANY_BITS, LEAST_SCATTERED = 6, 20
+# Shares of items with one answer that are suspect in themselves; of captions also a smaller one that is more than twice that of
+# full precision; of answers only if they are so many more than at full precision. Below so many items only all alike are.
+SAME_ANSWER, SAME_CAPTION, MORE_THAN_FULL, LEAST_ITEMS = 0.5, 0.25, 0.2, 10
+# A share of items without any answer that is suspect.
+NO_ANSWER = 0.05
+# A question may have one right answer for most items; captions of different images are different.
+CAPTION_METRICS = ("cider", "meteor", "bleu", "rouge", "spice")
+# Cells that a finding names one by one.
+SHOWN = 5
+# What of the score is scatter worth telling, and what share of it bits may explain.
+SCATTER, EXPLAINED = 0.005, 0.25
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One defect: its kind, a sentence, and how many cells it touches of how many."""
+
+    family: str
+    defect: str
+    sentence: str
+    cells: int
+    of: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# ``(defect, sentence, cells, of)``, of one family.
+_Told = tuple[str, str, int, int]
+
+
+def audit(cells: Cells, metric: str | None = None, say: Callable[[str], None] = lambda text: None) -> list[Finding]:
+    """Every finding in every family of ``cells``, by the family's first metric unless one is named; empty if none.
+
+    ``say`` is told which family is being looked at: reading the predictions of thousands of cells takes a while.
+    """
+    done = cells.of(cells.frame[cells.frame["status"] == "done"])
+    found: list[Finding] = []
+    measured = []
+    for title, family in done.families():
+        name = metric or (family.metrics or [""])[0]
+        if name in family.metrics:
+            say(f"audit of {title}")
+            found += [Finding(title, *finding) for finding in _of_family(family, name)]
+            measured.append((title, family, name))
+    for title, sentence in unlike_baselines(measured):
+        found.append(Finding(title, "baselines differ", sentence, 0, len(done.frame)))
+    found += [Finding(title, *finding) for title, finding in _copies(cells)]
+    return found
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What a cell answered: a digest of all, how many items, the most common answer and how often, how many are empty."""
+
+    output: str
+    count: int = 0
+    common: str = ""
+    often: int = 0
+    empty: int = 0
+
+
+def _answers(family: Cells, rows: pd.DataFrame) -> list[_Answers | None]:
+    """Of each row, ``None`` where its source has no predictions; of very many cells only what is known without reading them."""
+    if len(rows) > MOST_SCORED:
+        told = rows["output"] if "output" in rows else pd.Series(None, rows.index, dtype=object)
+        return [_Answers(output) if isinstance(output, str) else None for output in told]
+    return [_answers_of(family.items(row)) for _, row in rows.iterrows()]
+
+
+def _answers_of(items: Items | None) -> _Answers | None:
+    predictions = {str(item["id"]): item.get("prediction") for item in items or ()}
+    if not predictions or any(prediction is None for prediction in predictions.values()):
+        return None
+    output = digest(sorted(predictions.items()))
+    texts = [str(prediction).strip() for prediction in predictions.values()]
+    if all(map(_is_rank, texts)):
+        return _Answers(output)  # Most right answers of a good retriever are at the same rank.
+    common, often = Counter(texts).most_common(1)[0]
+    return _Answers(output, len(texts), common, often, texts.count(""))
+
+
+def _is_rank(text: str) -> bool:
+    try:
+        return "rank" in json.loads(text)
+    except (ValueError, TypeError):
+        return False
+
+
+def _of_family(family: Cells, metric: str) -> Iterator[_Told]:
+    quality = Quality.of(family, metric)
+    rows = family.frame[family.frame[quality.column].notna()].reset_index(drop=True)
+    metrics = [name for name in family.metrics if rows[f"{METRIC}{name}"].notna().all()]
+    score = quality.score(rows)
+    settings, answers = effective(rows), _answers(family, rows)
+    yield from _outputs(rows, answers, metrics)
+    yield from _ties(settings, score, metric)
+    idle = list(_never_applied_in_any(family, rows, settings, metrics))
+    for name, compared in idle:
+        touched = int((settings[name] != _untouched(settings[name])).sum())
+        yield (
+            "not applied",
+            f"{name} is counted as quantized in {touched} cells and never changes {_and(metrics)} "
+            f"({compared} comparisons of cells that differ in nothing else)",
+            touched,
+            len(rows),
+        )
+    yield from _unchanged(rows, settings, answers, metrics, [name for name, _ in idle])
+    yield from _scatter(family, rows, rows[quality.column].to_numpy(dtype=np.float64), metric)
+    yield from _same_answers(rows, answers, family.metrics)
+    yield from _fewer_items(rows, family.metrics)
+    yield from _warned(rows, family.metrics)
+    yield from _unlike_records(rows)
+    for one in gaps(family):
+        yield "missing cells", one.sentence, len(one.missing), one.many
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def effective(rows: pd.DataFrame) -> pd.DataFrame:
+    """What a cell quantizes, a column a part and layer kind: bits of front, middle and end, such as ``3/16/16``; the method."""
+    columns = {"method": rows["method"].where(rows["method"] != "none", "")}
+    for part in sorted((name[len(BITS) :] for name in rows if name.startswith(BITS)), key=part_order):
+        bits = rows[f"{BITS}{part}"].fillna(FULL_PRECISION_BITS).astype(int).astype(str)
+        blocks, layers = rows[f"blocks.{part}"].fillna(""), rows[f"layers.{part}"].fillna("")
+        own = rows[f"group.{part}"].fillna("") if f"group.{part}" in rows else pd.Series("", rows.index)
+        stored = bits.where(own == "", bits + "g" + own)
+        for kind in KINDS:
+            here = layers.str.contains(kind)
+            told = [stored.where(here & blocks.str.contains(group), str(FULL_PRECISION_BITS)) for group in GROUPS]
+            columns[f"{part} {kind}"] = told[0] + "/" + told[1] + "/" + told[2]
+    return pd.DataFrame(columns)
+
+
+def _untouched(column: pd.Series) -> str:
+    return "" if column.name == "method" else "/".join([str(FULL_PRECISION_BITS)] * len(GROUPS))
+
+
+def tolerance(settings: pd.DataFrame, score: np.ndarray) -> float:
+    """How far scores of one and the same setting lie apart at full precision: what no difference below can mean."""
+    full = (settings.drop(columns="method") == "16/16/16").all(axis=1).to_numpy()
+    return float(np.ptp(score[full])) if full.sum() > 1 else 0.0
+
+
+def never_applied(settings: pd.DataFrame, score: np.ndarray) -> Iterator[tuple[str, int]]:
+    """Part and layer kind whose setting never changes the score while all else is equal, and the comparisons that show it.
+
+    Cells with the lowest score that the family has are left out: where nothing is left of quality, nothing can be lost.
+    """
+    allowed = tolerance(settings, score) + 1e-12
+    alive = score > score.min() + 0.1 * np.ptp(score)
+    for name in settings.columns.drop("method"):
+        others = [column for column in settings.columns if column not in (name, "method")]
+        grouped = settings[alive].assign(score=score[alive]).groupby(others, sort=False)
+        spread = grouped["score"].agg(np.ptp)[grouped[name].nunique() > 1]
+        if len(spread) >= LEAST_COMPARISONS and (spread <= allowed).all():
+            yield name, len(spread)
+
+
+def _never_applied_in_any(
+    family: Cells, rows: pd.DataFrame, settings: pd.DataFrame, metrics: Sequence[str]
+) -> Iterator[tuple[str, int]]:
+    """What ``never_applied`` finds by every one of ``metrics``: a change that one of them shows is a change."""
+    found = [dict(never_applied(settings, Quality.of(family, name).score(rows))) for name in metrics]
+    for name, compared in (found[0] if found else {}).items():
+        if all(name in other for other in found):
+            yield name, compared
+
+
+def _outputs(rows: pd.DataFrame, answers: Sequence[_Answers | None], metrics: Sequence[str]) -> Iterator[_Told]:
+    """How many outputs are distinct: by predictions, and by all scores for cells without, since two outputs can score alike."""
+    scores = list(_rounded(rows[[f"{METRIC}{name}" for name in metrics]]).itertuples(index=False, name=None))
+    known = {one.output for one in answers if one is not None}
+    seen = {score for score, one in zip(scores, answers, strict=True) if one is not None}
+    only_scored = {score for score, one in zip(scores, answers, strict=True) if one is None} - seen
+    lacking = sum(one is None for one in answers)
+    distinct = len(known) + len(only_scored)
+    if distinct < len(rows):
+        by = "by their predictions"
+        if lacking:
+            by = (
+                f"by the predictions of {len(rows) - lacking} and the scores of {lacking}"
+                if known
+                else "by their scores"
+            )
+            by += ": predictions of all cells would tell exactly"
+        told = f"{len(rows)} cells have {distinct} distinct outputs, {by}"
+        yield "duplicated outputs", told, len(rows) - distinct, len(rows)
+
+
+def _rounded(figures: pd.DataFrame) -> pd.DataFrame:
+    """Figures that differ by rounding only as one and the same."""
+    return figures.map(lambda value: float(f"{value:.9g}"))
+
+
+def _ties(settings: pd.DataFrame, score: np.ndarray, metric: str) -> Iterator[_Told]:
+    grouped = settings.assign(score=score).groupby(list(settings.columns), sort=False)["score"]
+    repeated = grouped.size() > 1
+    spread = grouped.agg(np.ptp)[repeated]
+    apart = spread > ROUNDING * np.abs(score).max()
+    if apart.any():
+        touched = int(grouped.size()[repeated][apart].sum())
+        yield (
+            "do not tie",
+            f"{touched} cells state an assignment that another has as well and score differently: "
+            f"{metric} up to {spread.max():.4g} apart",
+            touched,
+            len(score),
+        )
+
+
+def _same_answers(rows: pd.DataFrame, answers: Sequence[_Answers | None], metrics: Sequence[str]) -> Iterator[_Told]:
+    """Cells that answer many items alike, or not at all, where full precision does not."""
+    captions = any(name.startswith(CAPTION_METRICS) for name in metrics)
+    full = rows["method"] == "none"
+    shares = [
+        one.often / one.count for one, is_full in zip(answers, full, strict=True) if is_full and one and one.count
+    ]
+    usual = min(shares, default=None)
+    told = []
+    for (_, row), one in zip(rows.iterrows(), answers, strict=True):
+        if one is None or one.count < 2:
+            continue
+        if one.empty >= NO_ANSWER * one.count:
+            told.append(f"{assignment(row)} answers nothing to {one.empty} of {one.count}")
+        elif _suspect(one, captions, usual if row["method"] != "none" else None):
+            told.append(f"{assignment(row)} answers {one.common!r} to {one.often} of {one.count}")
+    if told:
+        yield (
+            "identical answers",
+            f"{len(told)} cells give many items one answer: {_listed(told)}",
+            len(told),
+            len(rows),
+        )
+
+
+def _suspect(one: _Answers, captions: bool, usual: float | None) -> bool:
+    """Whether too many answers are the same; ``usual`` is the share at full precision, ``None`` if nothing is known of it."""
+    share = one.often / one.count
+    if share == 1.0:
+        return captions or usual is None or usual < 1.0
+    if one.count < LEAST_ITEMS:
+        return False
+    if captions:
+        return share >= SAME_ANSWER or (share >= SAME_CAPTION and usual is not None and share > 2 * usual)
+    return usual is not None and share >= max(SAME_ANSWER, usual + MORE_THAN_FULL)
+
+
+def _listed(told: Sequence[str]) -> str:
+    return "; ".join(told[:SHOWN]) + (f"; and {len(told) - SHOWN} more" if len(told) > SHOWN else "")
+
+
+def _fewer_items(rows: pd.DataFrame, metrics: Iterable[str]) -> Iterator[_Told]:
+    """Cells measured on fewer items than the most of their family, or than ``task.limit`` asks for."""
+    told: dict[str, str] = {}
+    for name in metrics:
+        if f"count.{name}" not in rows:
+            continue
+        counts = rows[f"count.{name}"]
+        limits = rows["settings"].map(_limit) if "settings" in rows else pd.Series(np.nan, rows.index)
+        asked = np.fmax(limits.to_numpy(dtype=np.float64), float(counts.max()))
+        for (_, row), count, most in zip(rows.iterrows(), counts, asked, strict=True):
+            if count < most:
+                told.setdefault(row["id"], f"{assignment(row)}: {name} over {count:.0f} of {most:.0f} items")
+    if "missing" in rows:
+        for _, row in rows[rows["missing"].fillna(0) > 0].iterrows():
+            told.setdefault(row["id"], f"{assignment(row)}: {row['missing']:.0f} items were left out")
+    if told:
+        listed = _listed(list(told.values()))
+        yield (
+            "fewer items",
+            f"{len(told)} cells were measured on fewer items than asked: {listed}",
+            len(told),
+            len(rows),
+        )
+
+
+def _limit(settings: Any) -> float:
+    told = json.loads(settings).get("task.limit") if isinstance(settings, str) else None
+    return float(told) if isinstance(told, int | float) else np.nan
+
+
+def _warned(rows: pd.DataFrame, metrics: Iterable[str]) -> Iterator[_Told]:
+    told: dict[str, list[str]] = {}
+    for name in metrics:
+        if f"{WARNINGS}{name}" in rows:
+            for _, row in rows[rows[f"{WARNINGS}{name}"].notna()].iterrows():
+                texts = str(row[f"{WARNINGS}{name}"]).split("\n")
+                told.setdefault(row["id"], []).append(f"{assignment(row)}, {name}: {', '.join(texts)}")
+    if told:
+        listed = _listed(["; ".join(texts) for texts in told.values()])
+        yield "warnings", f"{len(told)} cells carry warnings: {listed}", len(told), len(rows)
+
+
+def _unlike_records(rows: pd.DataFrame) -> Iterator[_Told]:
+    """What the records of one family tell differently of images, processor and generation; libraries may differ."""
+    if "provenance" not in rows:
+        return
+    told = [json.loads(text) if isinstance(text, str) else {} for text in rows["provenance"]]
+    for key in dict.fromkeys(key for one in told for key in one if key != "versions"):
+        groups = Counter(json.dumps(one[key], sort_keys=True) for one in told if key in one)
+        if len(groups) > 1:
+            (_, most), *rest = groups.most_common()
+            others = sum(number for _, number in rest)
+            sentence = (
+                f"{key} differs between the records: {most} cells have one, {others} others; they are not comparable"
+            )
+            yield "records differ", sentence, others, len(rows)
+
+
+def _copies(cells: Cells) -> Iterator[tuple[str, _Told]]:
+    """Cells that several sources have with different results, or of which their records tell different things."""
+    if cells.copies.empty:
+        return
+    results = {cell: (metric, spread) for cell, metric, spread, _ in conflicts(cells.copies)}
+    count = cells.copies["id"].nunique()
+    for cell, rows in cells.copies[cells.copies["status"] == "done"].groupby("id", sort=False):
+        unlike = list(_unlike_copies(rows))
+        if cell not in results and not [key for key in unlike if not key.startswith("versions.")]:
+            continue
+        metric, spread = results.get(str(cell), ("", 0.0))
+        told = [f"{metric} differs by {spread:.4g}"] if metric else []
+        told += [f"their records differ in {_and(unlike)}"] if unlike else []
+        places = ", ".join(sorted(set(rows["where"])))
+        row = rows.iloc[0]
+        sentence = (
+            f"cell {cell} ({assignment(row)}) has {len(rows)} records: {'; '.join(told)}; the newest is shown: {places}"
+        )
+        yield f"{row['model']}, {row['task']}", ("measured twice", sentence, 1, count)
+
+
+def _unlike_copies(rows: pd.DataFrame) -> Iterator[str]:
+    if "provenance" not in rows:
+        return
+    told = [json.loads(text) for text in rows["provenance"] if isinstance(text, str)]
+    flat = [{**{key: value for key, value in one.items() if key != "versions"}, **_versions(one)} for one in told]
+    for key in dict.fromkeys(key for one in flat for key in one):
+        if len({json.dumps(one[key], sort_keys=True) for one in flat if key in one}) > 1:
+            yield key
+
+
+def _versions(told: dict[str, Any]) -> dict[str, Any]:
+    return {f"versions.{name}": version for name, version in told.get("versions", {}).items()}
+
+
+def _scatter(family: Cells, rows: pd.DataFrame, score: np.ndarray, metric: str) -> Iterator[_Told]:
+    """Cells that should all but tie, by method: the deviation of the score around what the parts' bits explain."""
+    parts = [f"{BITS}{part}" for part in family.parts]
+    bits = rows[parts].fillna(FULL_PRECISION_BITS).to_numpy(dtype=np.float64)
+    for method in sorted(set(rows["method"]) - {"none"}):
+        near = ((rows["method"] == method) | (rows["method"] == "none")).to_numpy() & (bits >= MANY_BITS).all(axis=1)
+        if near.sum() < LEAST_SCATTERED:
+            continue
+        design = np.column_stack([np.ones(int(near.sum())), bits[near]])
+        rest = score[near] - design @ np.linalg.lstsq(design, score[near], rcond=None)[0]
+        if rest.std() > SCATTER * abs(score[near].mean()) and rest.var() > (1 - EXPLAINED) * score[near].var():
+            yield (
+                "scatter",
+                f"{int(near.sum())} cells of {method} have every part at {MANY_BITS} bits or more and should all but tie, yet "
+                f"{metric} lies between {score[near].min():.4f} and {score[near].max():.4f} (standard deviation "
+                f"{score[near].std(ddof=1):.4f}, {1 - rest.var() / score[near].var():.0%} of it explained by bits): "
+                "smaller differences than these mean nothing",
+                int(near.sum()),
+                len(rows),
+            )
+
+
+def _unchanged(
+    rows: pd.DataFrame,
+    settings: pd.DataFrame,
+    answers: Sequence[_Answers | None],
+    metrics: Sequence[str],
+    idle: list[str],
+) -> Iterator[_Told]:
+    """Cells with the predictions of full precision; by every metric where predictions are not there."""
+    untouched = (settings.drop(columns="method") == "16/16/16").all(axis=1).to_numpy()
+    if not untouched.any():
+        yield (
+            "missing baseline",
+            "no cell at full precision: whether quantization changed anything cannot be told",
+            0,
+            len(rows),
+        )
+        return
+    scores = _rounded(rows[[f"{METRIC}{name}" for name in metrics]])
+    of_full = set(scores[untouched].itertuples(index=False, name=None))
+    same = ~untouched & np.array([figures in of_full for figures in scores.itertuples(index=False, name=None)])
+    outputs = {one.output for one, full in zip(answers, untouched, strict=True) if full and one is not None}
+    if outputs:
+        # Equal scores of other answers are a coincidence.
+        known = np.array([one is None or one.output in outputs for one in answers])
+        same &= known
+    if same.any():
+        explained = ""
+        if idle:
+            real = (settings.drop(columns=["method", *idle]) == "16/16/16").all(axis=1).to_numpy()
+            explained = f"; {int((same & real).sum())} of them quantize nothing but {' and '.join(idle)}"
+        yield (
+            "changed nothing",
+            f"{int(same.sum())} cells lower bits and have exactly the {_and(metrics)} of full precision{explained}",
+            int(same.sum()),
+            len(rows),
+        )

@@ -1,0 +1,1 @@
+"""What the cells show: frontier, importance, sensitivity, recommendation."""

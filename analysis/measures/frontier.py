@@ -1,0 +1,195 @@
+"""Which cells are worth having: those that no other cell beats in both bits per weight and quality.
+
+A cell is on the frontier where none other has at most as many bits per weight and at least its quality, one of the two
+strictly. Cells that tie in both are all on it. With per-item scores, items are drawn with replacement, the same draw for
+every cell, and each draw has its own frontier: the share of draws that a cell is on it is the probability shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from analysis.cells import METRIC, MOST_SCORED, Cells, assignment
+from analysis.measures.quality import Quality
+
+RESAMPLES = 1000
+SEED = 20260
+FALSE_DISCOVERY_RATE = 0.05
+_BLOCK = 50
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The cells of one family by one metric.
+
+    ``cells`` has the family's rows with ``on_frontier`` and, where there are per-item scores, ``probability`` of being on
+    it, ``difference`` from full precision with ``p_value`` and ``significant`` (false discovery rate controlled), and
+    ``low``, ``high`` of the metric. ``full`` is the figure at full precision, ``None`` where no cell has it. ``method`` is
+    that of all cells but full precision, if they have one.
+    """
+
+    title: str
+    quality: Quality
+    bpw: str
+    full: float | None
+    cells: pd.DataFrame
+    notes: tuple[str, ...]
+    method: str = ""
+
+    @property
+    def metric(self) -> str:
+        return self.quality.metric
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The cells on the frontier, from the fewest bits per weight to the most."""
+        kept = self.quality.fewest_bits(self.cells[self.cells["on_frontier"]], self.bpw)
+        return kept.assign(assignment=[assignment(row) for _, row in kept.iterrows()])
+
+    def hypervolume(self, most: float = 16.0) -> float | None:
+        """The area, in bits x quality, that the frontier dominates below ``most`` bits per weight and above zero quality.
+
+        ``None`` where lower is better: such a metric has no worst figure to measure from.
+        """
+        if not self.quality.higher:
+            return None
+        points = self.rows[[self.bpw, f"{METRIC}{self.metric}"]].drop_duplicates().to_numpy(dtype=np.float64)
+        points = points[points[:, 0] <= most]
+        if not len(points):
+            return 0.0
+        edges = np.append(points[:, 0], most)
+        return float(np.sum(np.diff(edges) * points[:, 1].clip(min=0)))
+
+    def smallest_within(self, share: float) -> pd.Series | None:
+        """The cell of fewest bits per weight that keeps ``share`` of the full-precision figure; ``None`` where none does."""
+        limit = None if self.full is None else self.quality.limit(self.full, share)
+        if limit is None:
+            return None
+        kept = self.rows[self.quality.keeps(self.rows, limit)]
+        return None if kept.empty else kept.iloc[0]
+
+    def best_within(self, budget: float) -> pd.Series | None:
+        """The best cell of at most ``budget`` bits per weight; ``None`` where all have more."""
+        rows = self.rows[self.rows[self.bpw] <= budget]
+        return None if rows.empty else self.quality.best(rows, self.bpw).iloc[0]
+
+
+def frontiers(
+    cells: Cells, metric: str | None = None, bpw: str = "bpw_paper", by_method: bool = False
+) -> list[Frontier]:
+    """The frontier of every family of comparable cells, by its own first metric unless ``metric`` names one.
+
+    ``by_method`` gives each method a frontier of its own beside full precision. A ValueError where no cell has the metric.
+    """
+    done = cells.of(cells.frame[cells.frame["status"] == "done"])
+    found = []
+    for title, family in done.families():
+        names = [metric] if metric else family.metrics[:1]
+        for name in names:
+            if name in family.metrics and bpw in family.frame:
+                found += _of_family(title, family, name, bpw, by_method)
+    if not found:
+        asked = f"metric {metric!r}" if metric else "metric"
+        raise ValueError(
+            f"no finished cell has a {asked} and {bpw}; the cells have {', '.join(done.metrics) or 'no metric'}"
+        )
+    return found
+
+
+def _of_family(title: str, family: Cells, metric: str, bpw: str, by_method: bool) -> list[Frontier]:
+    if not by_method:
+        return [_frontier(title, family, metric, bpw)]
+    methods = [name for name in sorted(family.frame["method"].unique()) if name != "none"]
+    return [_of_method(title, family, name, metric, bpw) for name in methods]
+
+
+def _of_method(title: str, family: Cells, method: str, metric: str, bpw: str) -> Frontier:
+    own = family.of(family.frame[family.frame["method"].isin([method, "none"])])
+    return replace(_frontier(f"{title}, {method}", own, metric, bpw), method=method)
+
+
+def _frontier(title: str, family: Cells, metric: str, bpw: str) -> Frontier:
+    rows = family.frame[family.frame[f"{METRIC}{metric}"].notna() & family.frame[bpw].notna()].reset_index(drop=True)
+    quality = Quality.of(family, metric)
+    score = quality.score(rows)
+    bits = rows[bpw].to_numpy(dtype=np.float64)
+    full = rows.loc[rows["method"] == "none", f"{METRIC}{metric}"]
+    notes = []
+    if full.empty:
+        notes.append("no full-precision cell: what is kept of full precision is not known; run method=none")
+    if len(rows) == 1:
+        notes.append("one cell only: it is the frontier by itself")
+    elif np.ptp(score) == 0:
+        notes.append(f"every cell has the same {metric}: the one with the fewest bits is the frontier")
+    if len(full) and quality.limit(float(full.median()), 1.0) is None:
+        notes.append(f"full precision has a {metric} of {full.median():.4f}: a share of it means nothing")
+    table = rows.assign(on_frontier=non_dominated(bits, score))
+    scores = family.scores(rows, metric)
+    if len(rows) > MOST_SCORED:
+        notes.append(f"more than {MOST_SCORED:,} cells: their items are not read, so there are no probabilities")
+    elif scores is None:
+        notes.append("no per-item scores of all cells: no probabilities")
+    elif not np.allclose(scores.mean(axis=1), rows[quality.column]):
+        notes.append(f"{metric} is no mean of items: no probabilities")
+    else:
+        table = table.assign(**_uncertainty(bits, scores, (rows["method"] == "none").to_numpy(), quality.sign))
+    return Frontier(title, quality, bpw, None if full.empty else float(full.median()), table, tuple(notes))
+
+
+def non_dominated(bits: np.ndarray, quality: np.ndarray) -> np.ndarray:
+    """Which of ``[N]`` cells no other beats: fewer or equal ``bits``, higher or equal ``quality``, one strictly."""
+    order = np.lexsort((-quality, bits))
+    bits, quality = bits[order], quality[order]
+    first = np.r_[True, bits[1:] > bits[:-1]]
+    best_here = quality[np.maximum.accumulate(np.where(first, np.arange(len(bits)), 0))]
+    before = np.r_[-np.inf, np.maximum.accumulate(quality)[:-1]]
+    best_before = before[np.maximum.accumulate(np.where(first, np.arange(len(bits)), 0))]
+    kept = np.empty(len(bits), dtype=bool)
+    kept[order] = (quality == best_here) & (quality > best_before)
+    return kept
+
+
+def _uncertainty(bits: np.ndarray, scores: np.ndarray, full: np.ndarray, sign: float) -> dict[str, np.ndarray]:
+    """Bootstrap over items: columns of ``Frontier.cells``. More of ``sign`` times ``scores`` ``[cells, items]`` is better."""
+    draws = resampled_means(scores)
+    on = np.mean([non_dominated(bits, sign * draw) for draw in draws], axis=0)
+    low, high = np.percentile(draws, (2.5, 97.5), axis=0)
+    columns = {"probability": on, "low": low, "high": high}
+    if full.any():
+        baseline = int(np.flatnonzero(full)[0])
+        difference = draws - draws[:, baseline : baseline + 1]
+        # Two-sided, and never zero: the draws can only show that it is below one in their number.
+        below, above = (difference <= 0).mean(axis=0), (difference >= 0).mean(axis=0)
+        p_value = np.clip(2 * np.minimum(below, above), 1 / len(draws), 1)
+        p_value[baseline] = 1.0
+        columns |= {
+            "difference": scores.mean(axis=1) - scores[baseline].mean(),
+            "p_value": p_value,
+            "significant": discoveries(p_value),
+        }
+    return columns
+
+
+def resampled_means(scores: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
+    """Means ``[resamples, cells]`` of ``scores`` ``[cells, items]`` over items drawn with replacement, the same for all."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    items = scores.shape[1]
+    means = []
+    for start in range(0, resamples, _BLOCK):
+        rows = min(_BLOCK, resamples - start)
+        counts = generator.multinomial(items, np.full(items, 1 / items), size=rows)
+        means.append(counts @ scores.T / items)
+    return np.concatenate(means)
+
+
+def discoveries(p_values: np.ndarray, rate: float = FALSE_DISCOVERY_RATE) -> np.ndarray:
+    """Which of the tests may be called significant with the false discovery rate at ``rate`` (Benjamini and Hochberg 1995)."""
+    order = np.argsort(p_values)
+    passed = p_values[order] <= rate * np.arange(1, len(order) + 1) / len(order)
+    last = int(np.flatnonzero(passed)[-1]) + 1 if passed.any() else 0
+    found = np.zeros(len(order), dtype=bool)
+    found[order[:last]] = True
+    return found

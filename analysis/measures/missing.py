@@ -1,0 +1,108 @@
+"""Which cells are not there: assignments that a method's grid lacks, and full precision that differs or was not measured."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, whole
+from analysis.load.overrides import value_text
+from mmq_sweeps.reporting.compare import ROUNDING
+
+# What has less than this share of all combinations of its bit-widths was not meant as a grid.
+A_GRID = 0.5
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Of a ``method``: the bits by part of the ``missing`` assignments, of a grid of so ``many``, and what measures them."""
+
+    method: str
+    missing: list[dict[str, int]]
+    many: int
+    commands: list[str]
+
+    @property
+    def sentence(self) -> str:
+        more = f"; and {len(self.missing) - SHOWN} more" if len(self.missing) > SHOWN else ""
+        return (
+            f"{len(self.missing)} of {self.many} assignments of {self.method} were not measured: "
+            f"{'; '.join(self.commands)}{more}"
+        )
+
+
+def gaps(family: Cells) -> Iterator[Gaps]:
+    """Where a method has most of the combinations of its parts' bit-widths: those that it has not."""
+    parts = family.parts
+    for method in sorted(set(family.frame["method"]) - {"none"}):
+        own = family.frame[family.frame["method"].isin([method, "none"])]
+        own = own[whole(own, parts)]
+        bits = own[[f"{BITS}{part}" for part in parts]].dropna(axis=1)
+        levels = [sorted(set(bits[name])) for name in bits]
+        many = int(np.prod([len(one) for one in levels])) if levels else 0
+        measured = set(bits.itertuples(index=False, name=None))
+        if many <= len(measured) or len(measured) < A_GRID * many:
+            continue
+        every = pd.MultiIndex.from_product(levels)
+        missing = [line for line in every if line not in measured]
+        named = [name.removeprefix(BITS) for name in bits]
+        lacking = [dict(zip(named, map(int, line), strict=True)) for line in missing]
+        yield Gaps(method, lacking, many, [command(own, method, one) for one in lacking[:SHOWN]])
+
+
+def command(rows: pd.DataFrame, method: str, bits: dict[str, int]) -> str:
+    """What measures the assignment ``bits`` by ``method`` as the cells ``rows`` were measured, into the same store.
+
+    Rows of a source that does not tell their settings name the model, the task and the method only.
+    """
+    full = set(bits.values()) == {FULL_PRECISION_BITS}
+    alike = rows[rows["method"] == ("none" if full and (rows["method"] == "none").any() else method)]
+    row = alike.iloc[0]
+    said = row.get("overrides")
+    if not isinstance(said, str):
+        said = shlex.join([f"model={row['model']}", f"task={row['task']}", f"method={'none' if full else method}"])
+    words = [] if full else [f"component.{part}.bits={width}" for part, width in bits.items()]
+    for part, width in bits.items():
+        sizes = alike.get(f"group.{part}")
+        own = (
+            []
+            if sizes is None
+            else [size for size in sizes[alike[f"{BITS}{part}"] < FULL_PRECISION_BITS].dropna() if size]
+        )
+        if own and width < FULL_PRECISION_BITS:
+            words.append(f"component.{part}.group_size={own[0]}")
+    return " ".join(["python -m mmq_sweeps", said, *words, *_store(str(row["where"]))])
+
+
+def _store(where: str) -> list[str]:
+    """The override that names the store of a record at ``where``; none for the default, and for what is no store."""
+    path = Path(where)
+    if path.name != "record.json" or len(path.parts) < 4:
+        return []
+    root = path.parents[2]
+    return [] if str(root) == "runs" else [shlex.quote(f"store.dir={value_text(str(root))}")]
+
+
+def unlike_baselines(families: Sequence[tuple[str, Cells, str]]) -> Iterator[tuple[str, str]]:
+    """``(title, sentence)`` of models and tasks whose full precision differs between sources.
+
+    Families ``(title, cells, metric)`` of one source differ in their settings, and so may their figures.
+    """
+    found: dict[tuple[Any, ...], dict[str, tuple[str, float]]] = {}
+    for title, family, metric in families:
+        full = family.frame.loc[family.frame["method"] == "none", f"{METRIC}{metric}"].dropna()
+        if len(full):
+            model, task, source = family.frame[["model", "task", "source"]].iloc[0]
+            found.setdefault((model, task, metric), {})[title] = source, float(full.median())
+    for (model, task, metric), told in found.items():
+        figures = [value for _, value in told.values()]
+        if len({source for source, _ in told.values()}) > 1 and np.ptp(figures) > ROUNDING * np.max(np.abs(figures)):
+            shown = ", ".join(f"{value:.4f} in {title}" for title, (_, value) in told.items())
+            yield f"{model}, {task}", f"full precision has a {metric} of {shown}: compare within a source only"

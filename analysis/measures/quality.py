@@ -1,0 +1,87 @@
+"""Which of two figures is better, what is kept of full precision, and which of several cells to take.
+
+Frontier, recommendation and report share these rules, so that they name the same cell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.cells import METRIC, Cells
+from mmq_sweeps.reporting.table import METRIC_LABELS
+
+OTHER_BITS = {"bpw_paper": "bpw_exact", "bpw_exact": "bpw_paper"}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How to read the figures of ``metric``: its ``column``, and whether ``higher`` is better."""
+
+    metric: str
+    higher: bool = True
+
+    @staticmethod
+    def of(family: Cells, metric: str) -> Quality:
+        return Quality(metric, family.higher_is_better(metric))
+
+    @property
+    def column(self) -> str:
+        return f"{METRIC}{self.metric}"
+
+    @property
+    def sign(self) -> float:
+        return 1.0 if self.higher else -1.0
+
+    @property
+    def label(self) -> str:
+        """For people: ``CIDEr``, ``wer (lower is better)``."""
+        name = METRIC_LABELS.get(self.metric, self.metric.replace("_", " "))
+        return name if self.higher else f"{name} (lower is better)"
+
+    def score(self, rows: pd.DataFrame) -> np.ndarray:
+        """The figures of ``rows`` with the sign that makes more the better one."""
+        return self.sign * rows[self.column].to_numpy(dtype=np.float64)
+
+    def limit(self, full: float, share: float) -> float | None:
+        """The worst figure that keeps ``share`` of full precision's ``full``; ``None`` if a share of that means nothing.
+
+        Where lower is better, keeping 98% is to have at most 1/0.98 times the figure of full precision.
+        """
+        if not full > 0:
+            return None
+        if self.higher:
+            return share * full
+        return full / share if share > 0 else np.inf
+
+    def keeps(self, rows: pd.DataFrame, limit: float) -> pd.Series:
+        return rows[self.column] >= limit if self.higher else rows[self.column] <= limit
+
+    def against(self, figure: float, full: float | None) -> str:
+        """``95.0% of full precision``, ``1.20 times full precision's``; empty if neither means anything."""
+        if full is None or not full > 0 or not np.isfinite(figure):
+            return ""
+        return (
+            f"{figure / full:.1%} of full precision" if self.higher else f"{figure / full:.2f} times full precision's"
+        )
+
+    def budget(self, full: float, share: float) -> str:
+        """What ``limit`` asks for, in words."""
+        if self.higher:
+            return f"at least {share:.0%} of full precision"
+        return f"at most {self.limit(full, share):.4f}, which is full precision's {full:.4f} / {share:g}"
+
+    def fewest_bits(self, rows: pd.DataFrame, bpw: str = "bpw_paper") -> pd.DataFrame:
+        """``rows`` by bits per weight; of equal bits the better quality first, and of equal quality the fewer other bits."""
+        return self._sorted(rows, [(bpw, 1.0), (self.column, -self.sign), (OTHER_BITS[bpw], 1.0)])
+
+    def best(self, rows: pd.DataFrame, bpw: str = "bpw_paper") -> pd.DataFrame:
+        """``rows`` by quality; of equal quality the fewer bits first."""
+        return self._sorted(rows, [(self.column, -self.sign), (bpw, 1.0), (OTHER_BITS[bpw], 1.0)])
+
+    @staticmethod
+    def _sorted(rows: pd.DataFrame, keys: list[tuple[str, float]]) -> pd.DataFrame:
+        there = [sign * rows[name].to_numpy(dtype=np.float64) for name, sign in keys if name in rows]
+        return rows.iloc[np.lexsort(there[::-1])]

@@ -1,0 +1,202 @@
+"""Which assignment to take under a budget: the best that was measured, what is as good, and what might be better.
+
+The unmeasured assignments are those of the bit-widths that the cells of a method have, put together anew. A random forest
+fitted to that method's cells predicts them, and its error is that of cells that it has not seen; nothing predicted is
+called a result.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.model_selection import KFold, cross_val_predict
+
+from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, part_order, whole
+from analysis.measures.frontier import resampled_means
+from analysis.measures.importance import FOLDS, LEAST_CELLS, TREES
+from analysis.measures.missing import command
+from analysis.measures.quality import Quality
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """``best`` is a row of the table of cells; ``as_good`` the rows that are not significantly worse, best first.
+
+    All are within the budget. Of a budget of quality that is also to take no more bits than ``best``, which has the fewest.
+
+    ``candidates`` are unmeasured: ``bits`` by part, ``bpw_paper``, ``expected``, the ``error`` of the model that expects
+    it (root mean square over unseen cells), and the ``command`` that measures it.
+    """
+
+    title: str
+    quality: Quality
+    budget: str
+    full: float | None
+    best: pd.Series
+    as_good: pd.DataFrame
+    candidates: list[dict[str, Any]]
+    notes: tuple[str, ...]
+
+    @property
+    def metric(self) -> str:
+        return self.quality.metric
+
+
+def recommend(
+    cells: Cells,
+    max_bpw: float | None = None,
+    min_quality: float | None = None,
+    metric: str | None = None,
+    seed: int = 0,
+) -> list[Recommendation]:
+    """For every family: the best cell of at most ``max_bpw`` bits per weight, or the smallest of at least ``min_quality``
+    of full precision. Exactly one of the two is given. A ValueError where no cell is within the budget.
+    """
+    if (max_bpw is None) == (min_quality is None):
+        raise ValueError("give one of --max-bpw and --min-quality")
+    done = cells.of(cells.frame[cells.frame["status"] == "done"])
+    found, reasons = [], []
+    for title, family in done.families():
+        name = metric or (family.metrics or ["none"])[0]
+        try:
+            found.append(_of_family(title, family, name, max_bpw, min_quality, seed))
+        except ValueError as error:
+            reasons.append(f"{title}: {error}")
+    if not found:
+        raise ValueError("nothing can be recommended: " + "; ".join(reasons))
+    return found
+
+
+def _of_family(
+    title: str, family: Cells, metric: str, max_bpw: float | None, min_quality: float | None, seed: int
+) -> Recommendation:
+    if metric not in family.metrics:
+        raise ValueError(f"has no metric {metric!r}")
+    quality = Quality.of(family, metric)
+    rows = family.frame[family.frame[quality.column].notna()].reset_index(drop=True)
+    baselines = rows.loc[rows["method"] == "none", quality.column]
+    full = None if baselines.empty else float(baselines.median())
+    limit = None
+    if max_bpw is not None:
+        budget, allowed = f"at most {max_bpw:g} bits per weight", rows["bpw_paper"] <= max_bpw
+        if not allowed.any():
+            raise ValueError(
+                f"no cell has at most {max_bpw:g} bits per weight; the smallest has {rows['bpw_paper'].min():.3f}"
+            )
+        best = int(quality.best(rows[allowed]).index[0])
+    else:
+        if full is None:
+            raise ValueError("has no full-precision cell, so its share cannot be told; run method=none")
+        limit = quality.limit(full, float(min_quality or 0))
+        if limit is None:
+            raise ValueError(
+                f"full precision has a {metric} of {full:.4f}, of which a share means nothing; use --max-bpw"
+            )
+        budget, allowed = quality.budget(full, float(min_quality or 0)), quality.keeps(rows, limit)
+        if not allowed.any():
+            raise ValueError(f"no cell keeps {min_quality:.0%} of full precision")
+        best = int(quality.fewest_bits(rows[allowed]).index[0])
+        # The budget is spent on as few bits as possible: a cell of more bits is none to take instead.
+        allowed &= rows["bpw_paper"] <= rows["bpw_paper"][best]
+    as_good, notes = _as_good(family, rows, quality, best, allowed.to_numpy())
+    candidates = _candidates(rows, quality, rows.loc[best], max_bpw, limit, seed)
+    return Recommendation(title, quality, budget, full, rows.loc[best], as_good, candidates, notes)
+
+
+def _as_good(
+    family: Cells, rows: pd.DataFrame, quality: Quality, best: int, allowed: np.ndarray
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Cells within the budget whose paired difference from the best one has an interval that reaches zero."""
+    chosen = rows[allowed]
+    if len(chosen) == 1:
+        return rows.iloc[:0], ()
+    scores = family.scores(chosen, quality.metric)
+    if scores is None or not np.allclose(scores.mean(axis=1), chosen[quality.column]):
+        return rows.iloc[:0], ("which cells are as good cannot be told: not all have per-item scores",)
+    draws = quality.sign * resampled_means(scores)
+    position = int(np.flatnonzero(chosen.index == best)[0])
+    high = np.percentile(draws - draws[:, position : position + 1], 97.5, axis=0)
+    kept = chosen[(high >= 0) & (chosen.index != best)]
+    return quality.best(kept), ()
+
+
+def _candidates(
+    rows: pd.DataFrame, quality: Quality, best: pd.Series, max_bpw: float | None, limit: float | None, seed: int
+) -> list[dict[str, Any]]:
+    """Unmeasured assignments that are expected to beat ``best`` within the budget, the nearest in size first."""
+    parts = _known_parts(rows)
+    found: list[dict[str, Any]] = []
+    for method in sorted(set(rows["method"]) - {"none"}):
+        own = rows[rows["method"].isin([method, "none"])]
+        own = own[whole(own, parts)]
+        if len(own) >= LEAST_CELLS:
+            found += [_candidate(own, method, *told) for told in _expected(own, parts, quality.metric, seed)]
+    sign, least = quality.sign, best[quality.column] if limit is None else limit
+    if max_bpw is not None:
+        better = [one for one in found if one["bpw_paper"] <= max_bpw and sign * one["expected"] > sign * least]
+    else:
+        better = [
+            one for one in found if one["bpw_paper"] < best["bpw_paper"] and sign * one["expected"] >= sign * least
+        ]
+    nearest = sorted(better, key=lambda one: (abs(one["bpw_paper"] - best["bpw_paper"]), -sign * one["expected"]))
+    return nearest[:SHOWN]
+
+
+def _expected(
+    own: pd.DataFrame, parts: list[str], metric: str, seed: int
+) -> list[tuple[dict[str, int], float, float, float]]:
+    """Bits by part, bits per weight, expected figure and the forest's error, of every assignment that ``own`` lacks."""
+    bits = own[[f"{BITS}{part}" for part in parts]].to_numpy(dtype=np.float64)
+    score = own[f"{METRIC}{metric}"].to_numpy(dtype=np.float64)
+    measured = {tuple(line) for line in bits}
+    levels = (sorted(set(column)) for column in bits.T)
+    unmeasured = [line for line in itertools.product(*levels) if line not in measured]
+    if not unmeasured:
+        return []
+    forest = RandomForestRegressor(TREES, random_state=seed)
+    folds = KFold(FOLDS, shuffle=True, random_state=seed)
+    error = float(np.sqrt(np.mean((cross_val_predict(forest, bits, score, cv=folds) - score) ** 2)))
+    expected = forest.fit(bits, score).predict(np.array(unmeasured))
+    return [
+        (
+            {part: int(width) for part, width in zip(parts, line, strict=True)},
+            _bpw(own, parts, line),
+            float(value),
+            error,
+        )
+        for line, value in zip(unmeasured, expected, strict=True)
+    ]
+
+
+def _candidate(
+    own: pd.DataFrame, method: str, bits: dict[str, int], bpw: float, expected: float, error: float
+) -> dict[str, Any]:
+    return {
+        "method": method,
+        "bits": bits,
+        "bpw_paper": bpw,
+        "expected": expected,
+        "error": error,
+        "command": command(own, method, bits),
+    }
+
+
+def _known_parts(rows: pd.DataFrame) -> list[str]:
+    named = [name[len(BITS) :] for name in rows if name.startswith(BITS) and rows[name].notna().all()]
+    return sorted(named, key=part_order)
+
+
+def _bpw(rows: pd.DataFrame, parts: list[str], widths: tuple[float, ...]) -> float:
+    """The paper's bits per weight of ``widths``, from the parts' weights and a cell that says how many parameters there are."""
+    weights = np.array([rows[f"weights.{part}"].max() for part in parts])
+    saved = (FULL_PRECISION_BITS - rows[[f"{BITS}{part}" for part in parts]].to_numpy(dtype=np.float64)) @ weights
+    most = int(np.argmax(saved))
+    parameters = saved[most] / (FULL_PRECISION_BITS - rows["bpw_paper"].to_numpy()[most])
+    return float(FULL_PRECISION_BITS - (FULL_PRECISION_BITS - np.array(widths)) @ weights / parameters)

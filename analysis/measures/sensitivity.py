@@ -1,0 +1,219 @@
+"""What a selection costs by itself, what two cost together, and which method costs less at the same assignment.
+
+Damage is how much worse than full precision a cell is, of one family of comparable cells: the full-precision figure less the
+cell's, or the other way round where lower is better. Where all cells have per-item scores
+over the same items, and the metric is their mean, a figure has a 95% interval from items drawn with replacement, the same
+draw for every cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.cells import BITS, FULL_PRECISION_BITS, WHOLE, Cells, choice, part_order, warned
+from analysis.measures.frontier import resampled_means
+from analysis.measures.quality import Quality
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Tables of one family by one metric, each with a row a comparison; empty where the cells do not allow any.
+
+    ``alone``: damage of one part, block group or layer kind with all else at full precision. ``pairs``: damage of two parts
+    together, the sum of their damages alone, and the ``interaction`` between (above zero: worse together). ``methods``: at
+    the assignments that both have, how much better ``method`` is than ``than`` on average, and how often.
+    """
+
+    title: str
+    quality: Quality
+    full: float
+    alone: pd.DataFrame
+    pairs: pd.DataFrame
+    methods: pd.DataFrame
+    notes: tuple[str, ...]
+
+    @property
+    def metric(self) -> str:
+        return self.quality.metric
+
+    @property
+    def whole_alone(self) -> pd.DataFrame:
+        """Of ``alone`` the parts that are quantized as a whole, with one group size a method and part."""
+        rows = self.alone
+        for name, everything in WHOLE.items():
+            rows = rows[rows[name] == everything] if not rows.empty else rows
+        return with_common_groups(rows)
+
+
+def with_common_groups(alone: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``alone`` with the group size that most of their method and part have; the method's own if as many."""
+    if alone.empty:
+        return alone
+    common = alone.groupby(["method", "part"])["group"].transform(
+        lambda sizes: sizes.value_counts().sort_index().idxmax()
+    )
+    return alone[alone["group"] == common]
+
+
+def sensitivities(cells: Cells, metric: str | None = None) -> list[Sensitivity]:
+    """Every family's; a ValueError where none has a full-precision cell to measure damage from."""
+    done = cells.of(cells.frame[cells.frame["status"] == "done"])
+    found, reasons = [], []
+    for title, family in done.families():
+        name = metric or (family.metrics or ["none"])[0]
+        if name not in family.metrics:
+            reasons.append(f"{title}: has no metric {name!r}")
+        elif not (family.frame["method"] == "none").any():
+            reasons.append(f"{title}: has no full-precision cell; run method=none")
+        else:
+            found.append(_of_family(title, family, name))
+    if not found:
+        raise ValueError("no damage can be told: " + "; ".join(reasons))
+    return found
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Figures ``[cells]`` and, where items allow them, bootstrap draws ``[draws, cells]`` of the same cells; more is better."""
+
+    figures: np.ndarray
+    draws: np.ndarray | None
+
+    def combine(self, weights: Mapping[int, float]) -> dict[str, float]:
+        """A weighted sum of cells' figures, with its interval."""
+        index, factor = list(weights), np.array(list(weights.values()))
+        told = {"value": float(self.figures[index] @ factor)}
+        if self.draws is not None:
+            low, high = np.percentile(self.draws[:, index] @ factor, (2.5, 97.5))
+            told |= {"low": float(low), "high": float(high)}
+        return told
+
+
+def _of_family(title: str, family: Cells, metric: str) -> Sensitivity:
+    quality = Quality.of(family, metric)
+    rows = family.frame[family.frame[quality.column].notna()].reset_index(drop=True)
+    figures = rows[quality.column].to_numpy(dtype=np.float64)
+    scores = family.scores(rows, metric)
+    usable = scores is not None and np.allclose(scores.mean(axis=1), figures)
+    draws = quality.sign * resampled_means(scores) if usable and scores is not None else None
+    measured = _Measured(quality.sign * figures, draws)
+    selections = [_selection(row, family.parts) for _, row in rows.iterrows()]
+    full = int(np.flatnonzero(rows["method"] == "none")[0])
+    by_cell = {
+        (row["method"], selection): index
+        for index, (row, selection) in enumerate(zip(rows.to_dict("records"), selections, strict=True))
+    }
+    notes = [] if usable else ["no intervals: not all cells have per-item scores whose mean is the metric"]
+    if len(rows) == (rows["method"] == "none").sum():
+        notes.append("no quantized cell: there is no damage to tell; run a sweep over bits")
+    notes += warned(rows, metric)
+    return Sensitivity(
+        title,
+        quality,
+        float(figures[full]),
+        pd.DataFrame(_alone(by_cell, measured, full)),
+        pd.DataFrame(_pairs(by_cell, measured, full)),
+        pd.DataFrame(_methods(by_cell, measured.figures)),
+        tuple(notes),
+    )
+
+
+# One part of a cell: its name, bits, block groups, layer kinds and own group size. A cell's selection is the set of them.
+_Choice = tuple[str, int, str, str, str]
+
+
+def _selection(row: pd.Series, parts: Iterable[str]) -> frozenset[_Choice]:
+    return frozenset(
+        (part, int(row[f"{BITS}{part}"]), row[f"blocks.{part}"], row[f"layers.{part}"], _group(row, part))
+        for part in parts
+        if not pd.isna(row[f"{BITS}{part}"]) and row[f"{BITS}{part}"] < FULL_PRECISION_BITS
+    )
+
+
+def _group(row: pd.Series, part: str) -> str:
+    size = row.get(f"group.{part}")
+    return size if isinstance(size, str) else ""
+
+
+def _alone(by_cell: Mapping[Any, int], measured: _Measured, full: int) -> list[dict[str, Any]]:
+    found = []
+    for (method, selection), index in by_cell.items():
+        if len(selection) != 1:
+            continue
+        part, bits, blocks, layers, group = next(iter(selection))
+        damage = measured.combine({full: 1.0, index: -1.0})
+        found.append(
+            {
+                "method": method,
+                "part": part,
+                "blocks": blocks,
+                "layers": layers,
+                "group": group,
+                "bits": bits,
+                **_named(damage, "damage"),
+            }
+        )
+    return sorted(
+        found,
+        key=lambda row: (
+            row["method"],
+            part_order(row["part"]),
+            row["blocks"],
+            row["layers"],
+            row["group"],
+            row["bits"],
+        ),
+    )
+
+
+def _pairs(by_cell: Mapping[Any, int], measured: _Measured, full: int) -> list[dict[str, Any]]:
+    found = []
+    for (method, selection), index in by_cell.items():
+        if len(selection) != 2:
+            continue
+        first, second = sorted(selection, key=lambda choice: part_order(choice[0]))
+        alone = [by_cell.get((method, frozenset([choice]))) for choice in (first, second)]
+        if alone[0] is None or alone[1] is None:
+            continue
+        # (full - pair) - (full - first) - (full - second)
+        interaction = measured.combine({index: -1.0, full: -1.0, alone[0]: 1.0, alone[1]: 1.0})
+        together = measured.combine({full: 1.0, index: -1.0})["value"]
+        found.append(
+            {
+                "method": method,
+                "parts": f"{choice(*first)}, {choice(*second)}",
+                "together": together,
+                "sum": together - interaction["value"],
+                **_named(interaction, "interaction"),
+            }
+        )
+    return sorted(found, key=lambda row: (row["method"], row["parts"]))
+
+
+def _methods(by_cell: Mapping[Any, int], figures: np.ndarray) -> list[dict[str, Any]]:
+    names = sorted({method for method, _ in by_cell} - {"none"})
+    found = []
+    for method, than in combinations(names, 2):
+        shared = [selection for name, selection in by_cell if name == method and (than, selection) in by_cell]
+        if shared:
+            difference = np.array([figures[by_cell[method, one]] - figures[by_cell[than, one]] for one in shared])
+            found.append(
+                {
+                    "method": method,
+                    "than": than,
+                    "cells": len(shared),
+                    "better_by": float(difference.mean()),
+                    "better_in": int((difference > 0).sum()),
+                }
+            )
+    return found
+
+
+def _named(told: Mapping[str, float], name: str) -> dict[str, float]:
+    return {name if key == "value" else key: value for key, value in told.items()}

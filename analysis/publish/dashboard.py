@@ -1,0 +1,182 @@
+"""Saved views in a W&B project, one a model and task: quality against bits per weight, and against the bits of each part.
+
+A view that was saved before is brought up to date, and keeps its address.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.cells import METRIC, Cells, whole
+from analysis.load.wandb_cache import Cache
+from analysis.load.wandb_client import Project, connected, explained
+from mmq_sweeps.reporting.table import METRIC_LABELS
+
+# Kinds of signs that W&B refuses in a view's name: mathematical, currency, modifiers, other symbols, half characters.
+REFUSED = ("Sm", "Sc", "Sk", "So", "Cs")
+BPW = {"bpw_paper": "bits per weight, by the paper", "bpw_exact": "bits per weight, exact"}
+
+
+@dataclass(frozen=True)
+class View:
+    """What a saved view shows; ``model`` and ``task`` are those of its runs.
+
+    ``lower`` are the metrics of which less is better, ``notes`` what its panels cannot show.
+    """
+
+    name: str
+    model: str
+    task: str
+    metrics: tuple[str, ...]
+    parts: tuple[str, ...]
+    lower: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def views(cells: Cells) -> list[View]:
+    """A view for every model and task that has a finished cell."""
+    found = []
+    for (model, task), rows in cells.frame[cells.frame["status"] == "done"].groupby(["model", "task"], sort=True):
+        family = cells.of(rows)
+        metrics = [name for name in family.metrics if rows[f"{METRIC}{name}"].notna().any()]
+        lower = [name for name in metrics if False in set(rows.get(f"higher.{name}", pd.Series(dtype=object)).dropna())]
+        name, notes = f"{model}, {task}", tuple(_notes(family))
+        found.append(View(name, model, task, tuple(metrics), tuple(family.parts), tuple(lower), notes))
+    return found
+
+
+def _notes(family: Cells) -> Iterator[str]:
+    """What a panel of W&B shows as alike though it is not: it knows the bits of a part and nothing else."""
+    narrowed = int((~whole(family.frame, family.parts)).sum())
+    if narrowed:
+        yield f"{narrowed} of {len(family.frame)} runs narrow a part or its group size and stand at its bits all the same"
+    told = [title.partition(" [")[2].rstrip("]") for title, _ in family.families()]
+    if len(told) > 1:
+        yield f"runs of {len(told)} settings are together and not comparable: {'; '.join(told)}"
+
+
+def shown_name(name: str) -> str:
+    """``name`` as W&B takes it for a view: signs that it refuses (``=``, ``<``, ``^`` ...) are written as ``-``."""
+    return "".join("-" if unicodedata.category(sign) in REFUSED else sign for sign in name)
+
+
+def literal(text: str) -> str:
+    """``text`` for a filter. wandb-workspaces 0.4 rewrites ``=``, ``<`` and ``>`` inside quotes too, so they are escaped."""
+    return (
+        "'"
+        + "".join(sign if sign.isascii() and (sign.isalnum() or sign in " _-.,") else _escape(sign) for sign in text)
+        + "'"
+    )
+
+
+def _escape(sign: str) -> str:
+    return f"\\U{ord(sign):08x}"
+
+
+def save(place: str, asked: list[View]) -> dict[str, str]:
+    """Save ``asked`` in the project ``place``; their addresses by name.
+
+    ModuleNotFoundError without wandb-workspaces; ValueError and UnreachableError as reading the project has them.
+    """
+    import wandb_workspaces.workspaces as workspaces
+
+    project = Project.of(place)
+    with connected(project) as server, explained(project, server.host):
+        kept = Cache.of(project, server.host).runs.with_name("views.json")
+        saved = _read(kept)
+        for view in asked:
+            workspace = _before(workspaces.Workspace, saved.get(view.name))
+            if workspace is None:
+                workspace = workspaces.Workspace(
+                    entity=project.entity, project=project.name, name=shown_name(view.name)
+                )
+            workspace.sections = _sections(view)
+            workspace.runset_settings = workspaces.RunsetSettings(
+                filters=f"SummaryMetric('model') == {literal(view.model)} and SummaryMetric('task') == {literal(view.task)}",
+                pinned_columns=[f"summary:{name}" for name in (*BPW, *view.metrics)],
+            )
+            saved[view.name] = workspace.save().url
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(saved, indent=1))
+    return {view.name: saved[view.name] for view in asked}
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _before(workspace: Any, url: str | None) -> Any | None:
+    """The view saved at ``url`` earlier; ``None`` where there is none or somebody deleted it."""
+    if url is None:
+        return None
+    try:
+        return workspace.from_url(url)
+    except ValueError as error:
+        if "not found" not in str(error):
+            raise
+        return None
+
+
+def _sections(view: View) -> list[Any]:
+    from wandb_workspaces.workspaces import Section
+
+    # The line along the best points so far is the frontier.
+    frontier = [
+        _scatter(
+            f"{_label(metric)} against {told}",
+            bpw,
+            metric,
+            **({"running_ymin": True} if metric in view.lower else {"running_ymax": True}),
+        )
+        for metric in view.metrics
+        for bpw, told in BPW.items()
+    ]
+    bits = [
+        _scatter(f"{_label(metric)} against bits of {part}", f"{part}/bits", metric)
+        for metric in view.metrics
+        for part in view.parts
+    ]
+    return [
+        Section(name="Frontier: the line is the best at no more bits", panels=frontier, is_open=True),
+        Section(
+            name="; ".join(["Bit-widths of the parts", *map(shown_name, view.notes)]),
+            panels=[*bits, *_together(view)],
+            is_open=True,
+        ),
+    ]
+
+
+def _scatter(title: str, x: str, y: str, **more: Any) -> Any:
+    from wandb_workspaces.reports.v2 import ScatterPlot, SummaryMetric
+
+    return ScatterPlot(title=title, x=SummaryMetric(x), y=SummaryMetric(y), **more)
+
+
+def _together(view: View) -> list[Any]:
+    """The bits of all parts and the metric in one panel, for every metric."""
+    from wandb_workspaces.reports.v2 import ParallelCoordinatesPlot, ParallelCoordinatesPlotColumn, SummaryMetric
+
+    return [
+        ParallelCoordinatesPlot(
+            title=f"bits of all parts, and {_label(metric)}",
+            columns=[
+                ParallelCoordinatesPlotColumn(metric=SummaryMetric(column))
+                for column in (*(f"{part}/bits" for part in view.parts), "bpw_paper", metric)
+            ],
+        )
+        for metric in view.metrics
+    ]
+
+
+def _label(metric: str) -> str:
+    return METRIC_LABELS.get(metric, metric)

@@ -1,0 +1,113 @@
+"""Sending the cells of a store to W&B that a project there lacks, or has from an earlier attempt.
+
+What is sent is what the sweep itself would have logged, but for the images of the table of samples: a store has none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from analysis.load.wandb_client import NoProjectError, Project, Server, connected
+from mmq_sweeps.reporting.trackers import RECORD, InitError, WandbSession, WandbTracker
+from mmq_sweeps.store.record import Record
+from mmq_sweeps.store.store import Store
+
+# The group of a cell whose sweep the store does not know.
+NO_SWEEP = "no sweep"
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """The page of the project, how many cells were sent, and how many it had already."""
+
+    url: str
+    sent: int
+    had: int
+
+
+def push(folder: Path, place: str | None, samples: int) -> Pushed:
+    """Send what the project ``place``, ``[entity/]project``, lacks of the store in ``folder``.
+
+    By default the project is that of the store's last sweep, and the entity the key's own. FileNotFoundError where the
+    folder is no store; ValueError without a key or access; UnreachableError without an answer of the server.
+    """
+    if not (folder / "cells").is_dir():
+        raise FileNotFoundError(f"--source {folder}: is no store (it has no folder 'cells'); run a sweep first")
+    store = Store.reading(folder)
+    records = store.records()
+    sweeps = _sweeps(folder)
+    tracker = _tracker(place, sweeps, samples)
+    with connected(Project(tracker.entity or "", tracker.project)) as server:
+        entity = tracker.entity or server.api.default_entity
+        tracker = replace(tracker, entity=entity)
+        project = Project(entity, tracker.project)
+        there = _there(server, project, [record.id for record in records])
+    lacking = [record for record in records if there.get(record.id) != record.to_json()]
+    _send(lacking, store, tracker, sweeps)
+    return Pushed(f"{server.host}/{project.path}", len(lacking), len(records) - len(lacking))
+
+
+def _tracker(place: str | None, sweeps: Sequence[Mapping[str, Any]], samples: int) -> WandbTracker:
+    if place is None:
+        settings = [sweep["settings"].get("tracker", {}) for sweep in sweeps]
+        logged: Mapping[str, Any] = next((one for one in reversed(settings) if "project" in one), {})
+        entity, project = logged.get("entity"), logged.get("project", WandbTracker.project)
+    else:
+        entity, _, project = place.rpartition("/")
+        if not project or "/" in entity:
+            raise ValueError(f"--to {place}: say PROJECT or ENTITY/PROJECT")
+    return WandbTracker(project=project, entity=entity or None, mode="online", samples=samples)
+
+
+def _there(server: Server, project: Project, wanted: Sequence[str]) -> dict[str, Any]:
+    """The records that the project's runs hold, by id, of the cells ``wanted``; none where there is no such project yet."""
+    try:
+        listed = {run.name for run in server.listed(project)}
+    except NoProjectError:
+        return {}
+    pages = server.fetched(project, [name for name in wanted if name in listed])
+    return {run.listed.name: run.summary.get(RECORD) for page in pages for run in page}
+
+
+def _send(records: Sequence[Record], store: Store, tracker: WandbTracker, sweeps: Sequence[Mapping[str, Any]]) -> None:
+    import wandb
+
+    if not records:
+        return
+    sessions: dict[str, WandbSession] = {}
+    # The client's files are of no use once they are sent.
+    with TemporaryDirectory(prefix="mmq-wandb-") as files:
+        try:
+            for record in records:
+                group = _group(record, sweeps)
+                if group not in sessions:
+                    sessions[group] = WandbSession(wandb, replace(tracker, dir=files), group, store.root / "wandb")
+                items = store.items(record.id)[: tracker.samples] if record.done else []
+                sessions[group].send(record, items, [(item["id"], None, []) for item in items])
+        except (InitError, wandb.Error) as error:
+            raise ValueError(
+                f"--to {tracker.entity}/{tracker.project}: W&B does not take {record.id} ({error})"
+            ) from error
+        finally:
+            wandb.teardown()  # Waits until all is sent.
+
+
+def _sweeps(folder: Path) -> list[dict[str, Any]]:
+    """The store's sweeps, the one launched last at the end: ``id``, ``created``, ``cells`` and ``settings``."""
+    found = []
+    for path in (folder / "sweeps").glob("*/sweep.json"):
+        content = json.loads(path.read_text())
+        found.append({"id": path.parent.name, **{name: content[name] for name in ("created", "cells", "settings")}})
+    return sorted(found, key=lambda sweep: (sweep["created"], sweep["id"]))
+
+
+def _group(record: Record, sweeps: Sequence[Mapping[str, Any]]) -> str:
+    """The sweep that measured the cell: of those that have it, the last one launched before its record was made."""
+    having = [sweep for sweep in sweeps if record.id in sweep["cells"]]
+    before = [sweep for sweep in having if sweep["created"] <= record.created]
+    return str((before[-1:] or having[:1] or [{"id": NO_SWEEP}])[0]["id"])

@@ -1,0 +1,96 @@
+"""``python -m launch logs CELL``: what the workers of every sweep said of a cell, and how it ended."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from launch import sweep_file
+from launch.slurm import jobs
+from launch.slurm.jobs import Submitted
+from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.store.record import Record
+from mmq_sweeps.store.store import Store
+
+# A file with more than this many choices in a message is read by nobody.
+CHOICES = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("cell", metavar="CELL", help="a cell's id or the first letters of it")
+    parser.add_argument("--store", default="runs", help="the store's folder (runs)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    store = Store.reading(arguments.store)
+    cell_id = find(store, arguments.cell)
+    for log, lines in told_of(store, cell_id):
+        sys.stdout.write(f"== {log}\n")
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+    record = store.summary(cell_id)
+    if record is None:
+        for job in jobs_of(store, cell_id):
+            path, said = job.log()
+            sys.stdout.write(f"== job {job.id}: {path or f'it has written nothing in {job.folder}'}\n")
+            sys.stdout.writelines(f"{line}\n" for line in said)
+    sys.stdout.write(ending(record, cell_id))
+    return 0
+
+
+def find(store: Store, beginning: str) -> str:
+    """The id of the cell whose id begins so, recorded or yet to be run."""
+    recorded = set(store.cell_ids())
+    planned = {
+        cell.id for one in sweep_file.listed(store.root) for cell in sweep_file.read(store.root, one.id).sweep.cells
+    }
+    fitting = sorted(cell_id for cell_id in recorded | planned if cell_id.startswith(beginning))
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting:
+        listing = sweep_file.command("status", store.root, None, "--json")
+        raise ConfigError(f"cell {beginning}: unknown in {store.root}; {listing} lists the cells of the latest sweep")
+    more = ", ..." if len(fitting) > CHOICES else ""
+    raise ConfigError(f"cell {beginning}: fits {len(fitting)}. Choose of {', '.join(fitting[:CHOICES])}{more}")
+
+
+def told_of(store: Store, cell_id: str) -> Iterator[tuple[Path, list[str]]]:
+    """Each log that has something of a cell, and the lines of it, the oldest log first."""
+    logs = sorted(store.root.glob("sweeps/*/logs/*.log"), key=lambda path: path.stat().st_mtime)
+    for log in logs:
+        if lines := list(_lines(log, cell_id)):
+            yield log, lines
+
+
+def jobs_of(store: Store, cell_id: str) -> list[Submitted]:
+    """The SLURM jobs that were given a cell: one that ends before its worker begins says why in a log of its own."""
+    given = [
+        job for one in sweep_file.listed(store.root) for job in jobs.submitted(store, one.id) if cell_id in job.cells
+    ]
+    return sorted(given, key=lambda job: job.submitted)
+
+
+def _lines(log: Path, cell_id: str) -> Iterator[str]:
+    """The lines with the cell's id, and those that follow one without any: what a library or a crash wrote meanwhile."""
+    inside = False
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        marked = line.split(maxsplit=2)
+        if len(marked) > 1 and _is_time(marked[0]):
+            inside = marked[1] == cell_id
+        if inside:
+            yield line
+
+
+def _is_time(word: str) -> bool:
+    return word.endswith("Z") and word[:4].isdigit() and word[10:11] == "T"
+
+
+def ending(record: Record | None, cell_id: str) -> str:
+    """How a cell ended, with the traceback of the error where it failed."""
+    if record is None:
+        return f"{cell_id} has no record yet\n"
+    if record.done:
+        return f"{cell_id} done\n"
+    error = record.error or {}
+    return f"{cell_id} failed: {error.get('class')}: {error.get('message')}\n{error.get('traceback', '')}"

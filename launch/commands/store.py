@@ -1,0 +1,202 @@
+"""Looking after a store: what lies in it, whether it is what was written, removing artifacts, bringing it up to date."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from launch.commands.migrate import migrate
+from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.reporting.table import output_console
+from mmq_sweeps.store import checkpoint_names
+from mmq_sweeps.store.eviction import GB, KINDS, Stored, artifacts
+from mmq_sweeps.store.store import Store
+
+DAY = 24 * 3600
+# Beside cells and artifacts, with what is kept there.
+FOLDERS = ("artifacts/references", "sweeps", "wandb", "corrupt", "tmp")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = ("list", "check", "prune", "migrate")
+    parser.add_argument("action", nargs="?", choices=actions, default="list", help="default: list")
+    parser.add_argument("--store", type=Path, default=Path("runs"), help="the folder of the store; default: runs")
+    parser.add_argument("--json", action="store_true", help="as JSON on standard output")
+    parser.add_argument("--dry-run", action="store_true", help="prune, migrate: tell what would be done")
+    parser.add_argument("--max-gb", type=float, help="prune: what was used longest ago, until this is left")
+    parser.add_argument("--kind", action="append", choices=KINDS, help="prune: only this kind; may be given again")
+    parser.add_argument("--older-than", type=float, metavar="DAYS", help="prune: only what was not used for so long")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    _check_options(arguments)
+    actions = {"list": _list, "check": _check, "prune": _prune, "migrate": _migrate}
+    return actions[arguments.action](arguments)
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    found = []
+    for name in ("max_gb", "kind", "older_than"):
+        value = getattr(arguments, name)
+        option = f"--{name.replace('_', '-')}"
+        if value is not None and arguments.action != "prune":
+            found.append(f"{option}: is for prune, not for {arguments.action}")
+        elif isinstance(value, float) and not 0 <= value < float("inf"):
+            found.append(f"{option} {value:g}: choose a number from 0")
+    if arguments.dry_run and arguments.action not in ("prune", "migrate"):
+        found.append(f"--dry-run: is for prune and migrate, {arguments.action} changes nothing")
+    if arguments.action == "prune" and arguments.max_gb is arguments.kind is arguments.older_than is None:
+        found.append("prune: say what with --max-gb GB, --older-than DAYS or --kind KIND")
+    if found:
+        raise ConfigError(found)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What there is of one kind: how many, of what size, and when one was last used (seconds since 1970), if ever."""
+
+    kind: str
+    count: int
+    size_bytes: int
+    used: float | None
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    store = Store.reading(arguments.store, _warn)
+    kinds = list(_kinds(store))
+    locked = {f"{kind.name}/{name}": owner for kind in _folders(store) for name, owner in _holders(store, kind.name)}
+    if arguments.json:
+        held = {name: asdict(owner) for name, owner in locked.items()}
+        _tell({"store": str(store.root), "kinds": [asdict(kind) for kind in kinds], "locks": held})
+        return 0
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column, justify in (("kind", "left"), ("count", "right"), ("MB", "right"), ("last used", "left")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for kind in kinds:
+        used = "" if kind.used is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(kind.used))
+        table.add_row(kind.kind, f"{kind.count:,}", f"{kind.size_bytes / 1e6:,.1f}", used)
+    console = output_console()
+    console.print(table)
+    for name, owner in locked.items():
+        whose = f"{owner.label} on {owner.host}" if owner.label else owner.host
+        locked_by = f"locked: {name} by {whose} (process {owner.pid}) since {owner.since}"
+        console.print(locked_by, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    console.print(f"store: {store.root}", soft_wrap=True, highlight=False, markup=False, emoji=False)
+    return 0
+
+
+def _kinds(store: Store) -> Iterator[Kind]:
+    yield _files("cells", (store.root / "cells").glob("*/*"), count="record.json")
+    stored = artifacts(store.root)
+    for name in reversed(KINDS):
+        yield _of(name, [one for one in stored if one.kind == name])
+    for name in FOLDERS:
+        yield _files(name, (store.root / name).rglob("*"))
+
+
+def _of(name: str, stored: list[Stored]) -> Kind:
+    size = sum(one.size_bytes for one in stored)
+    return Kind(name, len(stored), size, max((one.used for one in stored), default=None))
+
+
+def _files(name: str, paths: Iterator[Path], count: str | None = None) -> Kind:
+    """All files among ``paths``; those named ``count`` are counted."""
+    found = []
+    for path in paths:
+        try:
+            if path.is_file():
+                found.append((path.name, path.stat()))
+        except FileNotFoundError:  # It was being written, or evicted.
+            continue
+    counted = sum(count in (None, name) for name, _ in found)
+    used = max((status.st_mtime for _, status in found), default=None)
+    return Kind(name, counted, sum(status.st_size for _, status in found), used)
+
+
+def _folders(store: Store) -> list[Path]:
+    return sorted(path for path in (store.root / "locks").glob("*") if path.is_dir())
+
+
+def _holders(store: Store, kind: str) -> list[tuple[str, Any]]:
+    return sorted(store.locks.holders(kind).items())
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    problems: list[str] = []
+    store = Store.reading(arguments.store, problems.append)
+    records = store.records()
+    stored = artifacts(store.root)
+    whole = [one for one in stored if store.has_artifact(one.kind, one.key)]
+    unfinished = len(stored) - len(whole)
+    checked = sum(store.artifacts.read(one.kind, one.key) is not None for one in whole)
+    warnings = checkpoint_names.told((record.names["model"], record.cell["model"]) for record in records)
+    if unfinished:
+        warnings.append(f"{unfinished} artifacts were not written completely; they are computed again when needed")
+    if arguments.json:
+        told = {"store": str(store.root), "records": len(records), "artifacts": checked}
+        _tell({**told, "problems": problems, "warnings": warnings})
+    else:
+        for text in problems:
+            sys.stdout.write(f"wrong: {text}\n")
+        for text in warnings:
+            sys.stdout.write(f"warning: {text}\n")
+        sys.stdout.write(
+            f"{len(records)} records and {checked} artifacts are what was written, {len(problems)} are not\n"
+        )
+    return 1 if problems else 0
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    store = Store.reading(arguments.store, _warn) if arguments.dry_run else _existing(arguments.store)
+    kinds = tuple(kind for kind in KINDS if kind in (arguments.kind or KINDS))
+    # By this machine's clock: days are more than clocks differ by.
+    before = time.time() - arguments.older_than * DAY if arguments.older_than is not None else float("inf")
+    max_bytes = int((arguments.max_gb or 0) * GB)
+    evicted = store.artifacts.eviction.prune(max_bytes, kinds, lambda one: one.used <= before, arguments.dry_run)
+    if evicted is None:
+        sys.stderr.write("error: another process evicts from this store at the moment; try again when it is done\n")
+        return 1
+    if arguments.json:
+        _tell({"store": str(store.root), "dry_run": arguments.dry_run, **asdict(evicted)})
+        return 0
+    doing = "would remove" if arguments.dry_run else "removed"
+    sys.stdout.write(
+        f"{doing} {len(evicted.removed)} artifacts of {evicted.freed_bytes / 1e6:,.1f} MB; "
+        f"{evicted.left_bytes / 1e6:,.1f} MB are left, running jobs need {evicted.pinned_bytes / 1e6:,.1f} MB of them\n"
+    )
+    return 0
+
+
+def _migrate(arguments: argparse.Namespace) -> int:
+    done = migrate(arguments.store.absolute(), _warn, arguments.dry_run)
+    if arguments.json:
+        _tell({"store": str(arguments.store.absolute()), "dry_run": arguments.dry_run, **asdict(done)})
+    elif not done.sweeps and not done.records:
+        sys.stdout.write(f"nothing to do: {arguments.store} is of the present schema, {done.before}\n")
+    else:
+        doing = "would convert" if arguments.dry_run else "converted"
+        sys.stdout.write(f"{doing} {done.sweeps} sweeps; {done.records} records stay as they are\n")
+    return 0
+
+
+def _existing(root: Path) -> Store:
+    """The store opened to be written, which must not bring a new one into being."""
+    Store.reading(root)
+    return Store.open(root, _warn)
+
+
+def _tell(content: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(content, indent=1) + "\n")
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"warning: {text}\n")

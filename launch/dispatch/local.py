@@ -1,0 +1,60 @@
+"""The default launcher: the cells of a sweep on this machine, in this process or, with ``workers``, in several."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from launch import sweep_file
+from launch.commands import cancel
+from launch.monitor.live_table import Foreground
+from launch.monitor.sweep_state import Look
+from launch.planning.plan import Plan, check_counts
+from launch.workers import pool
+from launch.workers.heartbeat import Journal, Several
+from mmq_sweeps.reporting.progress import Progress
+from mmq_sweeps.store.store import Store
+
+
+def check(launcher: Mapping[str, Any]) -> None:
+    """A ``ConfigError`` with what is wrong with the settings."""
+    check_counts(launcher)
+
+
+def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any]) -> bool:
+    """Run the pending cells of ``plan``; true, since all have ended when this returns, or were cancelled."""
+    started = sweep_file.read(store.root, sweep_id)
+    workers = launcher.get("workers") or 1
+    if workers > 1 and len(started.groups) > 1:
+        with Foreground(Look(store, sweep_id)) as shown:
+            pool.run(store, started, workers, shown.say, shown)
+    else:
+        _run_here(plan, store, sweep_id, started.created, fail_alone=not launcher.get("check", True))
+    return True
+
+
+def _run_here(plan: Plan, store: Store, sweep_id: str, created: str, fail_alone: bool) -> None:
+    # Imports torch, which a sweep that only shows its table does not need.
+    from mmq_sweeps.execution.executor import execute
+
+    name = f"{os.uname().nodename}-{os.getpid()}"
+    watch = cancel.Watch(store, sweep_id, name, created)
+    with (
+        Progress(len(plan.sweep.cells)) as progress,
+        Journal(store, sweep_id, name, len(plan.pending)) as journal,
+    ):
+        progress.skip(plan.done)
+        told = Several(progress, journal)
+        execute(
+            plan.pending,
+            plan.sweep,
+            # The same store, which tells beside the bars what it finds wrong.
+            Store.of(plan.sweep.settings["store"], say=lambda text: told.say(f"warning: {text}"), label=name),
+            told,
+            journal.keep,
+            redo=plan.redo,
+            stop=watch,
+            fail_alone=fail_alone,
+        )
+        journal.end(*(("stopped", "cancelled") if watch.seen else ("finished", None)))

@@ -1,0 +1,1 @@
+"""The state of a sweep while it runs, and how it is shown."""

@@ -1,0 +1,75 @@
+"""What a person sees of a sweep that runs in other processes: ``status``'s table, live; a line a cell in a file.
+
+All on standard error, as the progress of a sweep in this process is.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+
+from launch.commands import status
+from launch.monitor.sweep_state import Look, Snapshot
+from mmq_sweeps.store.record import outcome
+
+# Between two looks: seconds. A look costs more in a large sweep, so it is given a share of the time and no more.
+PAUSE_SECONDS = 1.0
+SHARE = 0.1
+
+
+class Foreground:
+    """Called again and again, it looks at the sweep when it is time to, and shows what has changed."""
+
+    def __init__(self, look: Look) -> None:
+        self.console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+        self.now = look()
+        self._look = look
+        self._next = 0.0
+        self._told = {cell.id for cell in self.now.cells if cell.ended}
+        self._live = Live(
+            status.table(self.now), console=self.console, auto_refresh=False, transient=True
+        ) if self.console.is_terminal else None  # fmt: skip
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._refresh()
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self) -> None:
+        if time.monotonic() >= self._next:
+            self._refresh()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, soft_wrap=True)
+
+    def _refresh(self) -> None:
+        began = time.monotonic()
+        self.now = self._look()
+        if self._live is None:
+            self._tell_ended(self.now)
+        else:
+            self._live.update(status.table(self.now), refresh=True)
+        self._next = began + max(PAUSE_SECONDS, (time.monotonic() - began) / SHARE)
+
+    def _tell_ended(self, now: Snapshot) -> None:
+        records = {
+            cell.id: record
+            for cell in now.cells
+            if cell.ended and cell.id not in self._told and (record := self._look.record(cell.id)) is not None
+        }
+        titles = {cell.id: cell.title for cell in now.cells}
+        for cell_id, record in sorted(records.items(), key=lambda entry: entry[1].created):
+            self._told.add(cell_id)
+            self.say(f"cell {len(self._told)} of {len(now.cells)}: {titles[cell_id]}: {outcome(record)}")

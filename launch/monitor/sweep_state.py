@@ -1,0 +1,198 @@
+"""What a sweep has come to, as its store tells at this moment: the same from every machine that sees the store."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launch import sweep_file
+from launch.monitor.worker_states import State, states
+from launch.slurm.jobs import Jobs, Queue
+from launch.sweep_file import Written
+from mmq_sweeps.identity.cell import Cell, bits_label
+from mmq_sweeps.store.record import Record
+from mmq_sweeps.store.store import Store
+
+QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
+# By the class that the launcher's yaml names, as in launch/start.py.
+SLURM = "SlurmLauncher"
+
+
+@dataclass(frozen=True)
+class CellState:
+    """One cell: ``where`` it is running, or the class of the ``error`` that it failed with."""
+
+    id: str
+    title: str
+    state: str
+    where: str | None = None
+    error: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in (DONE, FAILED)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that were given to one job or worker, and what they have in common as a ``label``."""
+
+    label: str
+    cells: tuple[CellState, ...]
+
+    def count(self, state: str) -> int:
+        return sum(cell.state == state for cell in self.cells)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A sweep at one moment. ``seconds_left`` is an estimate, ``None`` where nobody runs or nothing has ended yet."""
+
+    sweep: str
+    command: str
+    created: str
+    cells: tuple[CellState, ...]
+    groups: tuple[Group, ...]
+    workers: tuple[State, ...]
+    seconds_left: float | None
+    root: Path
+    jobs: Jobs = field(default_factory=Jobs)
+
+    def count(self, state: str) -> int:
+        return sum(cell.state == state for cell in self.cells)
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many cells failed, by the class of the error, the most frequent first."""
+        found = Counter(cell.error or "unknown" for cell in self.cells if cell.state == FAILED)
+        return dict(found.most_common())
+
+    @property
+    def ended(self) -> bool:
+        return all(cell.ended for cell in self.cells)
+
+    @property
+    def running(self) -> bool:
+        """Whether a worker of the sweep runs, or one of another sweep is at its cells."""
+        return bool(self.count(RUNNING)) or any(worker.running for worker in self.workers)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What of a sweep stays the same from look to look: its cells and their titles by id, the cells of its groups."""
+
+    written: Written
+    cells: dict[str, Cell]
+    titles: dict[str, str]
+    groups: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @staticmethod
+    def of(written: Written) -> Known:
+        # The id of a cell is a hash, so it is taken once.
+        cells = {cell.id: cell for cell in written.sweep.cells}
+        # A sweep of an earlier version has lost the cells that were never recorded.
+        groups = [tuple(one for one in group if one in cells) for group in written.groups]
+        return Known(
+            written,
+            cells,
+            {cell_id: cell.title() for cell_id, cell in cells.items()},
+            tuple((_in_common([cells[one] for one in group]), group) for group in groups),
+        )
+
+
+@dataclass
+class Look:
+    """Looks at one sweep again and again; a record that has not changed since is read once."""
+
+    store: Store
+    sweep_id: str
+    _sweep: tuple[int, Known] | None = None
+    _queue: Queue | None = None
+    _records: dict[str, tuple[int, Record | None]] = field(default_factory=dict)
+
+    def __call__(self) -> Snapshot:
+        known = self._read_sweep()
+        workers = states(self.store, self.sweep_id)
+        at_hand = {state.cell: state.name for state in workers if state.running and state.cell is not None}
+        # Cells of this sweep that another sweep on the same store runs are locked, and in no state of this one's workers.
+        at_hand = {
+            cell: owner.label or owner.host for cell, owner in self.store.locks.holders("cells").items()
+        } | at_hand
+        cells = {cell_id: self._cell(cell_id, known, at_hand) for cell_id in known.cells}
+        return Snapshot(
+            sweep=known.written.id,
+            command=known.written.command,
+            created=known.written.created,
+            cells=tuple(cells.values()),
+            groups=tuple(Group(label, tuple(cells[one] for one in group)) for label, group in known.groups),
+            workers=tuple(workers),
+            seconds_left=_seconds_left(cells.values(), workers),
+            root=self.store.root,
+            jobs=self._jobs(known, cells.values()),
+        )
+
+    def _jobs(self, known: Known, cells: Collection[CellState]) -> Jobs:
+        """What SLURM says; it is not asked of a sweep that has ended or that was last launched elsewhere."""
+        left = {cell.id for cell in cells if cell.state == QUEUED}
+        if all(cell.ended for cell in cells) or not str(known.written.launcher.get("_target_", "")).endswith(SLURM):
+            return Jobs()
+        self._queue = self._queue or Queue(self.store, self.sweep_id)
+        return self._queue(left)
+
+    def record(self, cell_id: str) -> Record | None:
+        """The record of a cell as last looked at."""
+        return self._records.get(cell_id, (0, None))[1]
+
+    def _read_sweep(self) -> Known:
+        changed = (sweep_file.folder(self.store.root, self.sweep_id) / sweep_file.NAME).stat().st_mtime_ns
+        if self._sweep is None or self._sweep[0] != changed:
+            self._sweep = changed, Known.of(sweep_file.read(self.store.root, self.sweep_id))
+        return self._sweep[1]
+
+    def _cell(self, cell_id: str, known: Known, at_hand: dict[str, str]) -> CellState:
+        record, title = self._read_record(cell_id), known.titles[cell_id]
+        again = known.written.redo.get(cell_id)
+        if record is not None and (again is None or self.store.record_sha(cell_id) != again):
+            error = None if record.done else str((record.error or {}).get("class"))
+            return CellState(cell_id, title, DONE if record.done else FAILED, error=error)
+        if where := at_hand.get(cell_id):
+            return CellState(cell_id, title, RUNNING, where=where)
+        return CellState(cell_id, title, QUEUED)
+
+    def _read_record(self, cell_id: str) -> Record | None:
+        try:
+            changed = self.store.record_path(cell_id).stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+        if cell_id not in self._records or self._records[cell_id][0] != changed:
+            self._records[cell_id] = changed, self.store.summary(cell_id)
+        return self._records[cell_id][1]
+
+
+def _seconds_left(cells: Iterable[CellState], workers: Sequence[State]) -> float | None:
+    """The cells that have not ended, at the pace of the workers that run now; each worker's pace is by its own clock."""
+    pace = sum((one.done + one.failed) / one.seconds for one in workers if one.running and one.seconds > 0)
+    remaining = sum(not cell.ended for cell in cells)
+    if not remaining:
+        return 0.0
+    return remaining / pace if pace else None
+
+
+def _in_common(cells: Sequence[Cell]) -> str:
+    """What all ``cells`` share, in the words of their titles: ``gptq vision 3``; empty where they share nothing.
+
+    A full-precision cell, which goes along with whatever comes first, has no say in it.
+    """
+    cells = [cell for cell in cells if cell.parts] or cells
+    shared = [
+        " ".join(sorted(names))
+        for names in ({cell.names[key] for cell in cells} for key in ("model", "task", "method"))
+        if len(names) == 1
+    ]
+    for part in dict.fromkeys(part for cell in cells for part in cell.parts):
+        labels = {bits_label(cell.parts[part]) if part in cell.parts else "16" for cell in cells}
+        if len(labels) == 1:
+            shared.append(f"{part} {labels.pop()}")
+    return " ".join(shared)

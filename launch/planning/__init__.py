@@ -1,0 +1,1 @@
+"""A sweep before it runs: the plan, its estimate, and the checks."""

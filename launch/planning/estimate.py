@@ -1,0 +1,103 @@
+"""How long a plan's cells would take, and how much disk, by what earlier records of the same model and task say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+
+from mmq_sweeps.identity.cell import Cell, digest
+from mmq_sweeps.store.record import Record
+from mmq_sweeps.store.store import Store
+
+# Of the records of a store, the last so many are looked at.
+RECENT = 500
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of work on one worker: ``records`` it was made of, and how many ``cells`` there were such records for.
+
+    ``size_bytes`` is that of records and of packed weights; ``methods_without`` have no record, so that their quantizing is
+    not counted.
+    """
+
+    seconds: float
+    size_bytes: int
+    records: int
+    cells: int
+    methods_without: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A finished record, the cell it is of, and the bytes of its folder."""
+
+    cell: Cell
+    record: Record
+    size_bytes: int
+
+    def seconds(self, *stages: str) -> float:
+        return sum(self.record.seconds.get(stage, 0.0) for stage in stages)
+
+
+def estimate(pending: Sequence[Cell], store: Store) -> Estimate | None:
+    """What ``pending`` would take; ``None`` without a finished record of any of its models and tasks.
+
+    Evaluating and scoring take what they took in the median, once a cell; calibrating and quantizing once for each distinct
+    quantization of a part.
+    """
+    by_place: dict[str, list[Earlier]] = {}
+    wanted = {_place(cell) for cell in pending}
+    for earlier in _recent(store):
+        if (place := _place(earlier.cell)) in wanted:
+            by_place.setdefault(place, []).append(earlier)
+    known = [cell for cell in pending if _place(cell) in by_place]
+    if not known:
+        return None
+    seconds = size_bytes = 0.0
+    quantized: set[str] = set()
+    without: dict[str, None] = {}
+    for cell in known:
+        records = by_place[_place(cell)]
+        seconds += _median(records, lambda one: one.seconds("evaluate", "score"))
+        size_bytes += _median(records, lambda one: one.size_bytes)
+        for part in cell.parts:
+            if (key := cell.part_key(part)) in quantized:
+                continue
+            quantized.add(key)
+            alike = [one for one in records if part in one.cell.parts]
+            if same_method := [one for one in alike if one.record.names["method"] == cell.names["method"]]:
+                seconds += _median(same_method, lambda one: one.seconds("calibrate", "quantize") / len(one.cell.parts))
+            else:
+                without[cell.names["method"]] = None
+            size_bytes += _median(alike, partial(_weights, part)) * cell.parts[part]["bits"] / 8
+    return Estimate(seconds, int(size_bytes), sum(map(len, by_place.values())), len(known), tuple(without))
+
+
+def _weights(part: str, one: Earlier) -> float:
+    return float(one.record.size["parts"][part]["quantized_weights"])
+
+
+def _recent(store: Store) -> Iterable[Earlier]:
+    """The last finished records of the store, the latest first."""
+    with os.scandir(store.root / "cells") as found:
+        folders = sorted(found, key=lambda entry: entry.stat().st_mtime, reverse=True)
+    for folder in folders[:RECENT]:
+        record = store.summary(folder.name)
+        if record is not None and record.done:
+            fields = {name: value for name, value in record.cell.items() if name != "semantics"}
+            with os.scandir(folder.path) as files:
+                size_bytes = sum(file.stat().st_size for file in files)
+            yield Earlier(Cell(**fields, names=record.names), record, size_bytes)
+
+
+def _place(cell: Cell) -> str:
+    """Names the model and the task, whatever its metrics."""
+    return digest([cell.model, {key: value for key, value in cell.task.items() if key != "metrics"}])
+
+
+def _median(records: Sequence[Earlier], value: Callable[[Earlier], float]) -> float:
+    return median(value(one) for one in records) if records else 0.0

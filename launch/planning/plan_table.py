@@ -1,0 +1,112 @@
+"""A plan, told to a person or a program."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from launch.planning.estimate import Estimate
+from launch.planning.plan import Plan, passes, quantizations
+from mmq_sweeps.reporting.table import output_console
+
+
+def describe(plan: Plan, estimated: Estimate | None, root: Path) -> dict[str, Any]:
+    """All that is shown, as plain values; what is to be done counts pending cells only."""
+    work = quantizations(plan.pending)
+    return {
+        "store": str(root),
+        "sweep": plan.sweep.group,
+        "configurations": plan.asked,
+        "cells": len(plan.sweep.cells),
+        "done": plan.done,
+        "pending": len(plan.pending),
+        "again": len(plan.redo),
+        "part_quantizations": vars(work),
+        "part_passes": {part: vars(work) for part, work in passes(plan.pending).items()},
+        "jobs": len(plan.groups),
+        "cells_by_job": [len(group) for group in plan.groups],
+        "estimate": estimated and vars(estimated),
+    }
+
+
+def show_plan(plan: Plan, estimated: Estimate | None, root: Path) -> None:
+    """Print the plan, as JSON where the sweep's output is."""
+    told, console = describe(plan, estimated, root), output_console()
+    if plan.sweep.settings["output"] == "json":
+        console.out(json.dumps(told, indent=1), highlight=False)
+        return
+    console.print(_cells(told), _work(told), sep="\n")
+    for line in (_jobs(told), _estimated(told), f"store: {root}", "dry run: nothing was run, submitted or written"):
+        console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
+def _cells(told: dict[str, Any]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column()
+    rows = (
+        ("configurations", told["configurations"], ""),
+        ("distinct cells", told["cells"], "with the full-precision cell of each model and task"),
+        ("already done", told["done"], ""),
+        ("to run", told["pending"], f"{told['again']:,} of them again" if told["again"] else ""),
+    )
+    for name, count, remark in rows:
+        table.add_row(name, f"{count:,}", remark)
+    return table
+
+
+def _work(told: dict[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in ("", "needed", "each cell alone"):
+        table.add_column(heading, justify="right" if heading else "left")
+    rows = {"quantizations of a part": told["part_quantizations"]}
+    rows |= {f"evaluation passes of {part}": work for part, work in told["part_passes"].items()}
+    for name, work in rows.items():
+        # Parts are named by the model's yaml.
+        table.add_row(Text(name), f"{work['needed']:,}", f"{work['naive']:,}")
+    return table
+
+
+def _jobs(told: dict[str, Any]) -> str:
+    sizes = told["cells_by_job"]
+    if not sizes:
+        return "jobs: none"
+    each = f"{sizes[0]:,}" if len(set(sizes)) == 1 else f"{min(sizes):,} to {max(sizes):,}"
+    return f"jobs: {len(sizes):,}, of {each} cells"
+
+
+def _estimated(told: dict[str, Any]) -> str:
+    found = told["estimate"]
+    if not told["pending"]:
+        return "estimate: nothing to do"
+    if found is None:
+        return "estimate: none, there are no earlier records of these models and tasks"
+    without = told["pending"] - found["cells"]
+    return (
+        f"estimate: {duration(found['seconds'])} on one worker and {told_size(found['size_bytes'])} for records and packed "
+        f"weights, from {found['records']:,} earlier records of the same model and task"
+        + (f"; {without:,} cells have none and are not counted" if without else "")
+        + "".join(f"; quantizing by {method} is not counted, it has no record" for method in found["methods_without"])
+    )
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3 h 20 min``, ``2 d 4 h``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
+def told_size(size_bytes: int) -> str:
+    """``12.3 MB`` or ``4.56 GB``."""
+    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.1f} MB"

@@ -1,0 +1,154 @@
+"""Checks of a sweep that need torch, for all cells before the first job, in a process of their own.
+
+Planning and submitting import neither torch nor transformers, so that they are quick and work on a login node. What is
+checked here needs no weights and no accelerator: modules are built without weights (``mmq_sweeps.models.shapes``).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mmq_sweeps.config.sweep import Sweep
+from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.identity.cell import Cell, digest
+
+SKIP = "hydra.launcher.check=false goes without this check"
+
+
+def check(sweep: Sweep) -> list[str]:
+    """Look at every cell in a child process; a ``ConfigError`` tells all problems. Returns what could not be looked at."""
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.planning.preflight"],
+        input=json.dumps(sweep.to_json()), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    try:
+        found = json.loads(done.stdout)
+    except ValueError as error:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise ConfigError(f"checking the cells ended with status {done.returncode}: {last}; {SKIP}") from error
+    if found["problems"]:
+        raise ConfigError(found["problems"])
+    unchecked: list[str] = found["unchecked"]
+    return unchecked
+
+
+def look(sweep: Sweep, cache: Path) -> dict[str, list[str]]:
+    """The ``problems`` of the sweep's cells, and what stays ``unchecked`` and why; ``cache`` is for the tasks' checks."""
+    unchecked: list[str] = []
+    problems = [
+        *_of_checkpoints(sweep), *_of_methods(sweep, unchecked), *_of_tasks(sweep, cache), *_of_tracker(sweep),
+    ]  # fmt: skip
+    return {"problems": list(dict.fromkeys(problems)), "unchecked": unchecked}
+
+
+def _of_checkpoints(sweep: Sweep) -> Iterator[str]:
+    """Whether checkpoints are at full precision, as far as they lie in folders."""
+    from mmq_sweeps.identity.checkpoint import checkpoint_path, quantized_already
+    from mmq_sweeps.models.shapes import find_shape
+
+    models = {digest(cell.model): sweep.configs[cell.id]["model"] for cell in sweep.cells}
+    for config in models.values():
+        folder = checkpoint_path(config["checkpoint"])
+        if (
+            isinstance(folder, Path)
+            and (folder / "config.json").is_file()
+            and (problem := quantized_already(config["checkpoint"], find_shape(config).values, folder))
+        ):
+            yield problem
+
+
+def _of_methods(sweep: Sweep, unchecked: list[str]) -> Iterator[str]:
+    """Whether methods can be built, selections name linears, and formats fit these."""
+    from mmq_sweeps.models.shapes import build_on_meta, find_shape
+    from mmq_sweeps.quantization.targets import find_parts
+
+    models: dict[str, Any] = {}
+    for config, cell in _distinct(sweep):
+        if (key := digest(cell.model)) not in models:
+            models[key] = None
+            try:
+                shape = find_shape(config)
+            except ValueError as error:
+                unchecked.append(str(error))
+                continue
+            try:
+                models[key] = find_parts(build_on_meta(config, shape), config["parts"])
+            except ValueError as error:
+                yield str(error)
+        if models[key] is not None:
+            yield from _of_one(cell, models[key])
+
+
+def _of_one(cell: Cell, parts: Mapping[str, Any]) -> Iterator[str]:
+    from mmq_sweeps.config.instantiate import build
+    from mmq_sweeps.quantization.quantize import problems, requests
+
+    for part, selection in cell.parts.items():
+        try:
+            method = build("method", cell.method_node)
+            if method.needs_statistics and cell.calibration is None:
+                yield (
+                    f"method={cell.names['method']}: needs statistics, so its yaml must say calibration: ${{calibration}}"
+                )
+                continue
+            yield from problems(requests(replace(cell, parts={part: selection}), method, parts))
+        except ValueError as error:
+            yield str(error)
+
+
+def _distinct(sweep: Sweep) -> Iterator[tuple[dict[str, Any], Cell]]:
+    """Cells that between them quantize every part in every way of the sweep, with their models' configurations."""
+    seen: set[str] = set()
+    for cell in sweep.cells:
+        keys = {part: cell.part_key(part) for part in cell.parts}
+        if new := {part: selection for part, selection in cell.parts.items() if keys[part] not in seen}:
+            seen |= {keys[part] for part in new}
+            yield sweep.configs[cell.id]["model"], replace(cell, parts=new)
+
+
+def _of_tasks(sweep: Sweep, cache: Path) -> Iterator[str]:
+    """Whether tasks can be built, their data are there, and no calibration sample is evaluated."""
+    from mmq_sweeps.config.instantiate import build
+
+    tasks: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {}
+    for cell in sweep.cells:
+        _, calibrations = tasks.setdefault(digest(cell.task), (sweep.configs[cell.id]["task"], {}))
+        if cell.calibration:
+            calibrations[digest(cell.calibration)] = cell.calibration
+    for config, calibrations in tasks.values():
+        try:
+            build("task", config).check(list(calibrations.values()), cache)
+        except OSError as error:
+            yield f"task.data: cannot read {error.filename}: {error.strerror}"
+        except (ValueError, RuntimeError) as error:
+            yield str(error)
+
+
+def _of_tracker(sweep: Sweep) -> Iterator[str]:
+    from mmq_sweeps.config.instantiate import build
+
+    try:
+        build("tracker", sweep.settings["tracker"])
+    except ValueError as error:
+        yield str(error)
+
+
+def main() -> None:
+    """The child: a sweep on standard input, what was found on standard output."""
+    from mmq_sweeps.execution.executor import quiet_libraries
+
+    sweep = Sweep.from_json(json.load(sys.stdin))
+    with quiet_libraries(), TemporaryDirectory() as cache:
+        found = look(sweep, Path(cache))
+    sys.stdout.write(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

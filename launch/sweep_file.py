@@ -1,0 +1,126 @@
+"""Sweeps in a store: ``sweeps/SWEEP/sweep.json`` holds all that another process needs to run the cells or tell of them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from launch.planning.plan import Plan
+from mmq_sweeps.config.sweep import Sweep
+from mmq_sweeps.errors import StoreError
+from mmq_sweeps.store.store import Store
+
+NAME = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A sweep as it was last launched: by which command, when (ISO 8601), in which directory and by which launcher.
+
+    ``redo`` and ``groups`` are those of its plan.
+    """
+
+    id: str
+    command: str
+    created: str
+    directory: str
+    launcher: dict[str, Any]
+    redo: dict[str, str]
+    groups: tuple[tuple[str, ...], ...]
+    sweep: Sweep
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A sweep of a store in a few words; ``cells`` is how many it has."""
+
+    id: str
+    created: str
+    command: str
+    cells: int
+
+
+def folder(root: Path, sweep_id: str) -> Path:
+    """Where everything about a sweep lies."""
+    return root / "sweeps" / sweep_id
+
+
+def command(verb: str, root: Path, sweep_id: str | None = None, *flags: str) -> str:
+    """``python -m launch VERB ...`` for a sweep of the store at ``root``, quoted so that a shell takes it as printed."""
+    sweep = ("--sweep", sweep_id) if sweep_id is not None else ()
+    return shlex.join(["python", "-m", "launch", verb, "--store", str(root), *sweep, *flags])
+
+
+def typed(arguments: Sequence[str]) -> str:
+    """A command line as a person would type it: ``python -m`` runs a file that is no command of its own."""
+    program = Path(arguments[0])
+    if program.name == "__main__.py":
+        return shlex.join(["python", "-m", program.parent.name, *arguments[1:]])
+    return shlex.join(arguments)
+
+
+def write(store: Store, plan: Plan, command: str, launcher: Mapping[str, Any]) -> str:
+    """Write the sweep that ``plan`` is of, and return its id; ``created`` is new each time it is launched."""
+    sweep_id = plan.sweep.group
+    content = {
+        "command": command,
+        "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "directory": str(Path.cwd()),
+        "launcher": dict(launcher),
+        "redo": plan.redo,
+        "plan": [list(group) for group in plan.groups],
+        **plan.sweep.to_json(),
+    }
+    store.note(f"sweeps/{sweep_id}/{NAME}", content)
+    return sweep_id
+
+
+def read(root: Path, sweep_id: str) -> Written:
+    """The sweep that ``write`` wrote; a ``StoreError`` where there is none or it cannot be read."""
+    content = _content(folder(root, sweep_id) / NAME)
+    return Written(
+        id=sweep_id,
+        command=content["command"],
+        created=content["created"],
+        directory=content["directory"],
+        launcher=content["launcher"],
+        redo=content["redo"],
+        groups=tuple(tuple(group) for group in content["plan"]),
+        sweep=Sweep.from_json(content),
+    )
+
+
+def listed(root: Path) -> list[Listed]:
+    """The sweeps of a store, the one launched last first."""
+    found = []
+    for path in (root / "sweeps").glob(f"*/{NAME}"):
+        content = _content(path)
+        found.append(Listed(path.parent.name, content["created"], content["command"], len(content["cells"])))
+    return sorted(found, key=lambda one: (one.created, one.id), reverse=True)
+
+
+def find(root: Path, beginning: str | None = None) -> str:
+    """The id of the sweep whose id begins so, of the latest one with ``None``; a ``StoreError`` names the choices."""
+    sweeps = listed(root)
+    if not sweeps:
+        raise StoreError(f"{root}: holds no sweep; give another store with --store FOLDER")
+    fitting = [one.id for one in sweeps if one.id.startswith(beginning or "")]
+    if beginning is None or len(fitting) == 1:
+        return fitting[0]
+    choices = ", ".join(fitting or [one.id for one in sweeps])
+    raise StoreError(f"sweep {beginning}: {'fits several' if fitting else 'unknown'}. Choose of {choices}")
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except OSError as error:
+        raise StoreError(error.errno, f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise StoreError(f"cannot read {path}: {error}") from error
+    return content

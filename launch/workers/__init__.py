@@ -1,0 +1,1 @@
+"""Worker processes: starting, watching and stopping them."""

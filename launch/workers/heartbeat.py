@@ -1,0 +1,170 @@
+"""What a worker tells while it runs cells: its state, for ``status``, and its log, for ``logs``.
+
+sweeps/SWEEP/workers/NAME.json    where it runs and what it is at; rewritten as that changes, and while it is alive
+                                  at least every ``HEARTBEAT_SECONDS``, so that silence means something
+sweeps/SWEEP/logs/NAME.log        a line an event: time, cell id (or -), what happened
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from mmq_sweeps.reporting.progress import Reporter
+from mmq_sweeps.store.lock_owner import Owner, this_machine
+from mmq_sweeps.store.record import Record
+from mmq_sweeps.store.store import Store
+
+HEARTBEAT_SECONDS = 10.0
+# A state that changes all the time is written this often: seconds.
+REWRITE_SECONDS = 1.0
+NO_CELL = "-"
+
+
+def state_name(sweep_id: str, name: str) -> str:
+    """Where in the store the state of the worker ``name`` lies."""
+    return f"sweeps/{sweep_id}/workers/{name}.json"
+
+
+def log_path(store: Store, sweep_id: str, name: str) -> Path:
+    return store.root / "sweeps" / sweep_id / "logs" / f"{name}.log"
+
+
+class Journal:
+    """A ``Reporter`` that keeps a worker's state and log. Both are for people: neither can make a cell fail."""
+
+    def __init__(self, store: Store, sweep_id: str, name: str, assigned: int, job: str | None = None) -> None:
+        self._store, self._file = store, state_name(sweep_id, name)
+        self._log = log_path(store, sweep_id, name)
+        self._lock = threading.Lock()
+        self._begun = time.monotonic()
+        self._changed, self._ended = threading.Event(), threading.Event()
+        self._state: dict[str, Any] = {
+            "name": name,
+            "owner": asdict(Owner.here(name, HEARTBEAT_SECONDS, this_machine())),
+            "job": job,
+            # Which GPUs this process sees, as whoever started it has said.
+            "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+            "assigned": assigned,
+            "state": "running",
+            "reason": None,
+            "cell": None,
+            "title": None,
+            "stage": None,
+            "done": 0,
+            "failed": 0,
+            "started": now(),
+        }
+        self._beat = threading.Thread(target=self._keep_written, name=f"journal of {name}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._line(NO_CELL, f"worker begins on {self._state['owner']['host']}, process {self._state['owner']['pid']}")
+        self._write()
+        self._beat.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._changed.set()
+        self._beat.join()
+        if isinstance(error, KeyboardInterrupt):
+            self.end("stopped", "interrupted")
+        elif error is not None:
+            self.end("died", f"{type(error).__name__}: {error}")
+        self._write()
+
+    def begin(self, title: str, cell: str = "") -> None:
+        self._update(cell=cell or None, title=title, stage=None)
+        self._line(cell or NO_CELL, f"begins: {title}")
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        before = self._state["stage"]
+        self._update(stage={"name": name, "done": done, "total": total})
+        if before is None or before["name"] != name:
+            self._line(self._state["cell"] or NO_CELL, f"stage: {name}")
+
+    def finish(self, title: str, outcome: str, cell: str = "") -> None:
+        self._update(cell=None, title=None, stage=None)
+        self._line(cell or NO_CELL, f"ended: {title}: {outcome}")
+
+    def say(self, text: str) -> None:
+        self._line(self._state["cell"] or NO_CELL, text)
+
+    def keep(self, record: Record) -> None:
+        """Count a cell that has ended."""
+        counted = "done" if record.done else "failed"
+        self._update(**{counted: self._state[counted] + 1})
+
+    def end(self, state: str, reason: str | None) -> None:
+        """Say how the worker ends: ``finished``, ``stopped`` or ``died``."""
+        self._update(state=state, reason=reason, cell=None, title=None, stage=None)
+        self._line(NO_CELL, f"worker {state}" + (f": {reason}" if reason else ""))
+
+    def _update(self, **values: Any) -> None:
+        with self._lock:
+            self._state.update(values)
+        self._changed.set()
+
+    def _keep_written(self) -> None:
+        """In a thread of its own, so that the cells never wait for a slow disk."""
+        while not self._ended.is_set():
+            self._changed.wait(HEARTBEAT_SECONDS)
+            self._changed.clear()
+            self._write()
+            self._ended.wait(REWRITE_SECONDS)
+
+    def _write(self) -> None:
+        with self._lock:
+            # Seconds by this process's own clock: whoever reads may sit at another machine with another time.
+            told = {**self._state, "updated": now(), "seconds": round(time.monotonic() - self._begun, 3)}
+        try:
+            self._store.note(self._file, told, durable=False)
+        except OSError as error:
+            self._line(NO_CELL, f"warning: the worker's state could not be written: {error.strerror}")
+
+    def _line(self, cell: str, text: str) -> None:
+        lines = "".join(f"{now()} {cell:12} {line}\n" for line in text.splitlines() or [""])
+        try:
+            self._store.files.make_folder(self._log.parent)
+            # Opened for each line: it may be read, and on a shared file system is there for others once it is closed.
+            with self._log.open("a", encoding="utf-8") as log:
+                log.write(lines)
+        except OSError:
+            # The disk is full or gone: the cells will say so, where it is not lost.
+            os.write(2, lines.encode(errors="replace"))
+
+
+class Several:
+    """A ``Reporter`` that passes everything on to several."""
+
+    def __init__(self, *reporters: Reporter) -> None:
+        self._reporters = reporters
+
+    def begin(self, title: str, cell: str = "") -> None:
+        for one in self._reporters:
+            one.begin(title, cell)
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        for one in self._reporters:
+            one.stage(name, done, total)
+
+    def finish(self, title: str, outcome: str, cell: str = "") -> None:
+        for one in self._reporters:
+            one.finish(title, outcome, cell)
+
+    def say(self, text: str) -> None:
+        for one in self._reporters:
+            one.say(text)
+
+
+def now() -> str:
+    """``2026-01-31T12:00:00.123Z``."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

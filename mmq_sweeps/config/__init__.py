@@ -1,0 +1,1 @@
+"""From Hydra's configuration to the checked cells of a sweep. Imports no torch."""

@@ -1,0 +1,130 @@
+"""What lies in the files of a task's data: annotations, and the images that are evaluated and calibrated with.
+
+Read without the task's class, so that planning imports no torch. Data that are drawn have no files; their reader's
+``version`` says what they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mmq_sweeps.config.instantiate import find_class
+from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.identity.contents import content_digests
+from mmq_sweeps.identity.declared import declared
+
+# Tasks of ours that have as many items as their examples have questions; any other may have one item an example.
+ASKING = ("vqa",)
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """Digests of the files that say what is evaluated, and of those that calibration samples come from."""
+
+    evaluation: str
+    calibration: str
+
+
+def data_files(config: Mapping[str, Any]) -> DataFiles | None:
+    """The digests of the files of a configuration's data; ``None`` for data that are drawn.
+
+    Those of the calibration split are looked for only if the method is calibrated. A ``ConfigError`` says which annotation
+    file is missing and how to get it. What else is wrong with the data is for the task to report; it has a digest as well.
+    """
+    task = config["task"]
+    data = task.get("data")
+    if not isinstance(data, Mapping) or "_target_" not in data or "split" not in task:
+        return None
+    reader = find_class("task.data._target_", data["_target_"])
+    given = {name: value for name, value in data.items() if name != "_target_"}
+    evaluation = _digest(_Data(reader, {**given, "split": task["split"]}), _evaluated(task))
+    calibration = None
+    drawn = config["method"].get("calibration")
+    if drawn is not None and "calibration_split" in task:
+        draw = {"count": drawn.get("samples"), "seed": drawn.get("seed")}
+        calibration = _digest(_Data(reader, {**given, "split": task["calibration_split"]}, draw), _Choice(None))
+    if evaluation is None and calibration is None:
+        return None
+    return DataFiles(evaluation or "", calibration or "")
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The first so many items, or all with ``None``; of ``asking`` tasks a question is an item."""
+
+    items: int | None
+    asking: bool = False
+
+    def of(self, examples: Iterable[Any]) -> Iterator[Any]:
+        if self.items is None or not self.asking:
+            yield from islice(examples, self.items)
+            return
+        left = self.items
+        for example in examples:
+            yield example
+            left -= max(1, len(example.questions))
+            if left <= 0:
+                return
+
+
+def _evaluated(task: Mapping[str, Any]) -> _Choice:
+    limit = task.get("limit")
+    asking = isinstance(limit, int) and declared(task["_target_"]).known_as in ASKING
+    return _Choice(limit if isinstance(limit, int) else None, asking)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """A reader, the fields that it is given, and those that make it draw a sample."""
+
+    reader: Any
+    given: Mapping[str, Any]
+    draw: Mapping[str, Any] = field(default_factory=dict)
+
+    def sources(self) -> list[Path]:
+        """The annotation files; a ``ConfigError`` if one of them is missing."""
+        if not hasattr(self.reader, "sources"):
+            return []
+        try:
+            found: list[Path] = self.reader(**self.given).sources()
+            for path in found:
+                path.stat()
+        except (ValueError, TypeError, OSError) as error:
+            raise ConfigError(f"task.data: {error}") from error
+        return found
+
+    def examples(self, choice: _Choice) -> list[Any]:
+        """The examples whose images are files; none if the first one's is not."""
+        given = {**self.given, **self.draw}
+        if not self.draw and not any(own.name == "count" and own.default is None for own in fields(self.reader)):
+            if choice.items is None:
+                return []
+            given["count"] = choice.items
+        found: list[Any] = []
+        for example in choice.of(self.reader(**given)):
+            if getattr(example, "path", None) is None and not found:
+                return []
+            found.append(example)
+        return found
+
+
+def _digest(data: _Data, choice: _Choice) -> str | None:
+    sources = data.sources()
+    told: list[Any] = list(content_digests(sources).values())
+    try:
+        examples = data.examples(choice)
+    except (ValueError, TypeError, OSError, AttributeError, IndexError, KeyError) as error:
+        told.append(f"unreadable: {error}")
+    else:
+        paths = {place: Path(example.path) for place, example in enumerate(examples) if getattr(example, "path", None)}
+        digests = content_digests(paths.values())
+        told += [[str(examples[place].id), digests[path] or "missing"] for place, path in paths.items()]
+    if not told:
+        return None
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]

@@ -1,0 +1,301 @@
+"""Errors of composition, told in one line a problem, with the key, the value and the choices.
+
+Hydra says that a key could not be overridden, not what could be; so the configuration is composed once more without the
+override that failed, and its keys at that place are the choices.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
+
+from mmq_sweeps.config.paths import conf_dir
+from mmq_sweeps.config.schema import BITS_CHOICES
+from mmq_sweeps.errors import ConfigError, StoreError, unknown
+from mmq_sweeps.identity.cell import BLOCK_GROUPS, LAYER_KINDS
+
+# What a key of this name takes, wherever it lies.
+HINTS = {
+    "bits": BITS_CHOICES,
+    "blocks": f"give a list of {', '.join(BLOCK_GROUPS)}.",
+    "layers": f"give a list of {', '.join(LAYER_KINDS)}.",
+}
+# How Hydra's ValueErrors about an override begin.
+NO_OPTION = "Config group override must be a string"
+ONE_OF_FLAGS = "Only one of --run"
+
+
+def is_bad_input(error: BaseException) -> bool:
+    """Whether ``error`` is about what the user wrote; of ValueErrors only Hydra's own about the command line are."""
+    ours = isinstance(error, ConfigError | StoreError | HydraException | OmegaConfBaseException | YAMLError | OSError)
+    return ours or str(error).startswith((NO_OPTION, ONE_OF_FLAGS, "The --resolve flag"))
+
+
+def explain(error: BaseException, arguments: Sequence[str]) -> list[str]:
+    """``error`` as lines for a person; ``arguments`` are those of the command line, or what one job of a sweep has of them."""
+    if isinstance(error, ConfigError):
+        return error.problems
+    if isinstance(error, MissingConfigException):
+        return [_missing_option(error)]
+    if isinstance(error, OverrideParseException):
+        return [_unreadable(error)]
+    if isinstance(error, ConfigCompositionException):
+        return [_composition(error, arguments)]
+    if isinstance(error, OmegaConfBaseException):
+        return [_unresolved(error)]
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return [f"{mark.name}: line {mark.line + 1}: is not YAML: {error.problem}"]
+    if isinstance(error, OSError) and error.strerror:
+        return [error.strerror if isinstance(error, StoreError) else _system(error)]
+    if str(error).startswith(NO_OPTION):
+        return [_no_option(arguments)]
+    return [_first_line(error)]
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    """What is wrong with an override that Hydra's grammar does not have; its own words are the parser's."""
+    value = error.override.partition("=")[2]
+    if "=" not in error.override and not error.override.startswith("~"):
+        reason = "an override is KEY=VALUE"
+    elif value.count("'") % 2 or value.count('"') % 2:
+        reason = "a quotation mark is opened and not closed"
+    elif any(value.count(opened) != value.count(closed) for opened, closed in ("[]", "{}", "()")):
+        reason = "a bracket is opened and not closed, or closed and not opened"
+    elif re.fullmatch(r"(choice|range|glob|interval)\(\s*\)", value):
+        reason = "it names no value"
+    elif "" in (part.strip() for part in value.split(",")):
+        reason = "there is no value before or after a comma"
+    elif re.search(r"\s[\w./@]+=", value):
+        reason = "it holds a second override; give each as an argument of its own"
+    else:
+        reason = "put a value with special characters in quotes, KEY='VALUE', and the whole in quotes of the shell"
+    return f"cannot read {error.override!r}: {reason}"
+
+
+def _unresolved(error: OmegaConfBaseException) -> str:
+    """An interpolation that leads nowhere, by the key that has it."""
+    key, reason = getattr(error, "full_key", None), _first_line(error)
+    absent = re.match(r"Interpolation key '(.*)' not found", reason)
+    if isinstance(error, InterpolationKeyError) and absent:
+        reason = f"takes its value from {absent[1]!r}, and there is no such key"
+    return f"{key}: {reason}" if key else reason
+
+
+def _no_option(arguments: Sequence[str]) -> str:
+    """Something that is no name was given for a group."""
+    for argument, override in _parsed(arguments):
+        if not override.key_or_group:
+            return f"{argument}: an override is KEY=VALUE"
+        options = _options(override.key_or_group, arguments)
+        if options and not isinstance(override.value(), str | list):
+            return f"{argument}: {unknown(f'option of {override.key_or_group}', override.value(), options)}"
+    return "a group was given something that is not the name of an option."
+
+
+def _system(error: OSError) -> str:
+    """What Hydra's own writing of a sweep's folder meets: it does not say which file."""
+    where = f" {error.filename}" if error.filename else " a file of the sweep"
+    return f"cannot use{where}: {error.strerror}. Choose another folder with store.dir=FOLDER, or make room"
+
+
+def _missing_option(error: MissingConfigException) -> str:
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    if not group or not error.options:
+        return _first_line(error)
+    return f"{group}={option}: {unknown(f'option of {group}', option, error.options)}"
+
+
+def _composition(error: ConfigCompositionException, arguments: Sequence[str]) -> str:
+    message = _first_line(error)
+    if in_file := re.match(r"In '(.*?)': (.*)", message):
+        return _in_file(in_file[1], in_file[2], error, arguments)
+    if (added := re.search(r"To append to your default list use \+(\S+)", str(error))) is not None:
+        return f"{added[1]}: this group is not in the defaults list; write +{added[1]}"
+    if message.startswith("Could not override '"):
+        return _unknown_key(message.split("'")[1], arguments)
+    if removed := re.match(r"Could not delete from config\. '(.*)' does not exist", message):
+        return _unknown_key(removed[1], arguments)
+    forced = re.match(r"force-add of config groups is not supported: '\+\+(.*)=", message)
+    if twice := forced or re.match(r"(\S+) appears more than once in the final defaults list", message):
+        return f"{twice[1]}: has an option already; write {twice[1]}=OPTION, without a +"
+    if several := re.match(r"Multiple values for (\S+?)\. To override", message):
+        if any(argument.startswith(f"+{several[1]}=") for argument in arguments):
+            return f"{several[1]}: has an option already; write {several[1]}=OPTION, without a +"
+        return f"{several[1]}: a yaml chooses it a second time; write 'override /{several[1]}: OPTION' in its defaults"
+    if message.startswith("Error merging override "):
+        return _wrong_value(message.removeprefix("Error merging override "), error)
+    if message.startswith("Ambiguous value for argument '"):
+        argument = message.split("'")[1]
+        key, _, value = argument.partition("=")
+        as_list = "" if _options(key, arguments) else f"; a list is {key}=[{value}]"
+        return f"{argument}: several values are a sweep, which needs -m{as_list}"
+    return message
+
+
+def _in_file(name: str, message: str, error: BaseException, arguments: Sequence[str]) -> str:
+    """What is wrong in the yaml ``name`` of a group, such as ``experiment/mine``."""
+    causes = [cause for cause in _causes(error) if isinstance(cause, OmegaConfBaseException)]
+    key = next((str(cause.full_key) for cause in causes if getattr(cause, "full_key", None)), "")
+    group = name.partition("/")[0]
+    if group == "experiment" and key.partition(".")[0] == group:
+        return f"{name}.yaml: its first line has to be '# @package _global_', or its values do not reach the cell"
+    if key and "not in" in str(causes[0]):
+        return f"{name}.yaml: {_unknown_key(key, [one for one in arguments if group not in one.partition('=')[0]])}"
+    reason = _first_line(causes[0]) if causes else message
+    if "No match in the defaults list" in reason and (asked := re.search(r"Could not override '(.*?)'", reason)):
+        reason = unknown("group", asked[1], _groups(arguments))
+    if reason.startswith("Cannot merge"):
+        reason = "has a list where there are fields, or fields where there is a list"
+    return f"{name}.yaml: {f'{key}: ' if key else ''}{reason}"
+
+
+def _wrong_value(override: str, error: BaseException) -> str:
+    key = override.partition("=")[0].lstrip("+~")
+    if override.startswith("+component."):
+        return _unknown_key(key, [])
+    hint = HINTS.get(key.rpartition(".")[2])
+    # Inner exceptions still carry OmegaConf's placeholders ($VALUE), the outer ones the text made of them.
+    causes = [str(cause).splitlines()[0] for cause in _causes(error) if isinstance(cause, OmegaConfBaseException)]
+    reason = next((cause.rstrip(".") for cause in causes if "$" not in cause), "does not fit")
+    if reason.endswith("is not Optional"):
+        reason = "cannot be null"
+    elif "is not a subclass of" in reason or reason.startswith("Cannot merge DictConfig"):
+        return f"{override}: {_unknown_key(key, []).partition(': ')[2]}"
+    return f"{override}: {reason}" + (f"; {hint}" if hint else "")
+
+
+def _unknown_key(key: str, arguments: Sequence[str]) -> str:
+    config = _composed_without(key, arguments)
+    if config is None:
+        return f"{key}: unknown key"
+    choices_of = config.hydra.runtime.choices
+    config = OmegaConf.masked_copy(
+        config, [str(name) for name in config if name != "hydra" or key.startswith("hydra.")]
+    )
+    node, path = config, ""
+    for name in key.split("."):
+        if isinstance(node, DictConfig) and name in node:
+            if target := _stands_for(node, name):
+                asked = target + key.removeprefix(f"{path}.{name}".lstrip("."))
+                return f"{key}: {path}.{name} is that of the model; set {asked} instead"
+            node, path = node[name], f"{path}.{name}".lstrip(".")
+            continue
+        if not isinstance(node, DictConfig) or not node:
+            empty = isinstance(node, DictConfig)
+            return f"{key}: {path} has no fields; add one as +{key}=VALUE" if empty else f"{key}: {path} has no fields"
+        choices = sorted(str(choice) for choice in node if choice not in ("hydra", "_target_"))
+        # The fields of a group are those of its option.
+        option = choices_of.get(path.replace(".", "/"))
+        owner = f"{path.replace('.', '/')}={option}" if isinstance(option, str) and path != "component" else path
+        if not choices:
+            return f"{key}: {owner} has no fields"
+        if path == "component" and name in config.model.parts:
+            return (
+                f"{key}: this component selects {', '.join(choices)}, not {name}; choose one that does, "
+                f"for instance component=all or component={name}"
+            )
+        told = unknown("part" if path == "component" else "key", name, choices)
+        return f"{key}: {told}" if owner == path else f"{key}: {told[:-1]}, the fields of {owner}."
+    if not isinstance(node, DictConfig):
+        return f"{key}: is {'a list' if OmegaConf.is_list(node) else 'one value'}, as in {key}={_written(node)}"
+    return (
+        f"{key}: has the fields {', '.join(map(str, node))}; set them one by one, and add another as +{key}.FIELD=VALUE"
+    )
+
+
+def _written(value: Any) -> str:
+    return f"[{','.join(map(str, value))}]" if OmegaConf.is_list(value) else str(value)
+
+
+def _stands_for(node: DictConfig, name: str) -> str | None:
+    """The key of the model that a field of the task takes its value from, as ``${model.generation.caption}`` does."""
+    raw = OmegaConf.to_container(node, resolve=False)
+    value = str(raw[name]) if isinstance(raw, dict) else ""
+    return value[2:-1] if value.startswith("${model.") and value.endswith("}") else None
+
+
+def _composed_without(key: str, arguments: Sequence[str]) -> DictConfig | None:
+    """The configuration that the other arguments give, with its ``hydra`` node; the defaults' where those fail as well."""
+    others = [override for override in _overrides(arguments) if override.partition("=")[0].lstrip("+~") != key]
+    for overrides in (others, []):
+        try:
+            return _loader(arguments).load_configuration("config", overrides, RunMode.RUN)
+        except (HydraException, OmegaConfBaseException, YAMLError, ValueError):
+            continue
+    return None
+
+
+def _loader(arguments: Sequence[str]) -> ConfigLoaderImpl:
+    """Loads the package's configuration and that of the folder that ``arguments`` name by ``--config-dir``."""
+    search_path: ConfigSearchPathImpl = create_config_search_path(str(conf_dir()))  # type: ignore[assignment]
+    given, _ = get_args_parser().parse_known_args(list(arguments))
+    if given.config_dir is not None:
+        folder = f"file://{Path(given.config_dir).absolute()}"
+        search_path.prepend("command-line", folder, anchor=SearchPathQuery(provider="schema"))
+    return ConfigLoaderImpl(search_path)
+
+
+def _options(group: str, arguments: Sequence[str]) -> list[str]:
+    """The options of ``group``; none where there is no such group."""
+    loader = _loader(arguments)
+    return loader.get_group_options(group) if loader.repository.group_exists(group) else []
+
+
+def _groups(arguments: Sequence[str]) -> list[str]:
+    return [name for name in _loader(arguments).list_groups("") if name != "hydra"]
+
+
+def _parsed(arguments: Sequence[str]) -> Iterator[tuple[str, Override]]:
+    """Those of ``arguments`` that are overrides and can be read."""
+    for argument in arguments:
+        if argument.startswith("-") or "=" not in argument:
+            continue
+        try:
+            yield argument, OverridesParser.create().parse_override(argument)
+        except OverrideParseException:
+            continue
+
+
+def _overrides(arguments: Sequence[str]) -> list[str]:
+    """Those of ``arguments`` that are overrides, a sweep taken at its first value."""
+    found: dict[str, str] = {}
+    for argument, parsed in _parsed(arguments):
+        if (first := _at_first_value(argument, parsed)) is not None:
+            found[parsed.get_key_element()] = first
+    return list(found.values())
+
+
+def _at_first_value(argument: str, override: Override) -> str | None:
+    if not override.is_sweep_override():
+        return argument
+    try:
+        first = next(override.sweep_string_iterator(), None)
+    except HydraException:  # It cannot be enumerated.
+        return None
+    return None if first is None else f"{override.get_key_element()}={first}"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause = error.__cause__ or error.__context__
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

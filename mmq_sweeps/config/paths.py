@@ -1,0 +1,17 @@
+"""Where the files lie that travel with the package, in a checkout and in a wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def conf_dir() -> Path:
+    """The folder of ``config.yaml`` and the groups: inside an installed package, beside it in a checkout."""
+    for folder in (PACKAGE / "conf", PACKAGE.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"no config.yaml in {PACKAGE / 'conf'} or {PACKAGE.parent / 'conf'}; install the package again"
+    )

@@ -1,0 +1,337 @@
+"""The typed configuration, and the checks that need nothing but the configuration.
+
+Imports no torch: `--help`, `--cfg job` and planning stay quick. The fields of a method, a task or a tracker are those of
+the dataclass that its yaml names; they are checked against it when it is built (``build.py``).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+
+from mmq_sweeps.config.paths import conf_dir
+from mmq_sweeps.errors import one_of, unknown
+from mmq_sweeps.identity.cell import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS
+from mmq_sweeps.identity.roles import LABEL
+from mmq_sweeps.metrics import metric_names
+
+BITS = (2, 3, 4, 5, 6, 7, 8, FULL_PRECISION_BITS)
+RETRY = ("failed", "all", "none")
+BITS_CHOICES = f"choose 2 to 8, or {FULL_PRECISION_BITS} for full precision."
+OUTPUT = ("table", "json")
+GROUP_SIZES = ("tensor", "channel")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DEVICE_MAPS = ("auto", "cpu", "disk")
+# Below, a file server that is slow for once costs a lock; above, a dead node's cells wait for an hour.
+LEASE_LIMITS = (2.0, 3600.0)
+DTYPES = ("float32", "float16", "bfloat16")
+# What the metrics of each kind of task need; a task of one's own is checked when it is built.
+SCORED = {"CaptionTask": "captions", "VqaTask": "answers", "RetrievalTask": "ranks"}
+
+
+@dataclass
+class PartConfig:
+    """Where a part of a model lies. Paths are tried in order, since they move between releases of transformers."""
+
+    label: str = field(default="", metadata=LABEL)  # what the model's authors call it
+    module: list[str] = MISSING
+    # Relative to the module. A list among them holds the stacks of one part in order: [[encoder.block, decoder.block]].
+    blocks: list[Any] = MISSING
+    attention: list[str] = MISSING  # names inside a block
+    mlp: list[str] = MISSING
+    # Its tokens are those of the attention mask, so padding does not count in statistics: true, or the names inside a
+    # block that are given these tokens (or only the last of them) where others are not.
+    masked: Any = False
+
+
+@dataclass
+class ModelConfig:
+    name: str = field(default=MISSING, metadata=LABEL)
+    checkpoint: str = MISSING
+    revision: str | None = None
+    dtype: str = "float32"
+    class_name: str = MISSING
+    device: str = field(default="auto", metadata=LABEL)
+    device_map: Any = field(
+        default=None, metadata=LABEL
+    )  # where weights lie that are not on the device: one of DEVICE_MAPS or {MODULE: DEVICE}
+    max_memory: Any = field(default=None, metadata=LABEL)  # for device_map=auto: {cpu: 16GB, 0: 20GB}
+    # For what does not fit into memory; null: the system's temporary folder.
+    offload_dir: str | None = field(default=None, metadata=LABEL)
+    parts: dict[str, PartConfig] = MISSING
+    # Whether the checkpoint's generation_config.json (sampling, penalties, suppressed tokens ...) applies beneath
+    # task.generation; false: only the ids of its special tokens are taken from there.
+    inherit_generation: bool = False
+    # How this model is asked for a caption and for an answer; a model that cannot be asked has neither. Labels, since
+    # the task holds those that it uses.
+    prompts: dict[str, str] = field(default_factory=dict, metadata=LABEL)
+    generation: dict[str, dict[str, Any]] = field(default_factory=dict, metadata=LABEL)
+
+
+@dataclass
+class PartSelection:
+    """What of a part is quantized, to how many bits."""
+
+    bits: int = MISSING
+    blocks: list[str] = field(default_factory=lambda: list(BLOCK_GROUPS))
+    layers: list[str] = field(default_factory=lambda: list(LAYER_KINDS))
+    group_size: Any = None  # tensor, channel or a number of input columns; null: the method's own
+    if_present: bool = False  # left out, instead of an error, where the model has no such part
+
+
+@dataclass
+class CalibrationConfig:
+    samples: int = MISSING
+    batch_size: int = field(default=MISSING, metadata=LABEL)
+    seed: int = MISSING
+
+
+@dataclass
+class StoreConfig:
+    dir: str = MISSING
+    max_gb: float | None = None  # of 10**9 bytes, for artifacts; null: unbounded
+    lease_seconds: float = 60.0
+
+
+@dataclass
+class Config:
+    model: ModelConfig = MISSING
+    component: dict[str, PartSelection] = field(default_factory=dict)
+    method: Any = MISSING
+    task: Any = MISSING
+    tracker: Any = MISSING
+    bits: int = MISSING
+    seed: int = MISSING
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    retry: str = MISSING
+    retries: int = MISSING
+    output: str = MISSING
+
+
+def register() -> None:
+    """Make ``schema`` known to the defaults list of ``conf/config.yaml``."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def problems(config: Mapping[str, Any]) -> list[str]:
+    """Everything wrong with a resolved configuration that can be told without loading a model; empty if nothing is."""
+    if untyped := _type_problems(config):
+        return untyped  # Nothing else could be looked at.
+    known = [key.name for key in fields(Config)]
+    found = [
+        *(f"{key}: {unknown('key', key, known)}" for key in config if key not in known),
+        *_choice_problems(config),
+        *_count_problems(config),
+        *_store_problems(config["store"]),
+        *_metric_problems(config["task"]),
+        *_class_problems(config["task"], config["model"]),
+    ]
+    model, parts = config["model"], config["model"]["parts"]
+    if not parts:
+        example = "'model.parts.vision={module: [PATH], blocks: [PATH], attention: [NAME], mlp: [NAME]}'"
+        return [*found, f"model.parts: {model['name']} names none; give its parts, for instance {example}"]
+    found += [f"model.parts.{part}.blocks=[]: names no path." for part, where in parts.items() if not where["blocks"]]
+    if config["method"]["_target_"] != "none" and not set(config["component"]) & set(parts):
+        found.append(f"component: selects no part of {model['name']}. {one_of(parts)}")
+    for part, selection in config["component"].items():
+        if part not in parts and not selection["if_present"]:
+            found.append(f"component: {unknown('part', part, parts)[:-1]}, the parts of {model['name']}.")
+        found += _selection_problems(f"component.{part}", selection)
+    return found
+
+
+def _type_problems(config: Mapping[str, Any]) -> list[str]:
+    """Nodes of which a class is built are of no schema's type, so their types are looked at here."""
+    task = config["task"]
+    found = []
+    for key, node in (("task", task), ("method", config["method"]), ("tracker", config["tracker"])):
+        if not isinstance(node.get("_target_"), str):
+            found.append(f"{key}._target_={node.get('_target_')!r}: give the dotted path of a class.")
+    data = task.get("data", {})
+    if not isinstance(data, Mapping):
+        found.append(f"task.data={data!r}: give its fields one by one, for instance task.data.root=FOLDER.")
+    elif data and not isinstance(data.get("_target_"), str):
+        found.append(f"task.data._target_={data.get('_target_')!r}: give the dotted path of a class.")
+    metrics = task.get("metrics")
+    if metrics is not None and not (isinstance(metrics, list) and all(isinstance(name, str) for name in metrics)):
+        found.append(f"task.metrics={metrics!r}: give a list of names, for instance task.metrics=[cider].")
+    return found
+
+
+def _choice_problems(config: Mapping[str, Any]) -> list[str]:
+    chosen = (
+        ("retry", config["retry"], RETRY),
+        ("output", config["output"], OUTPUT),
+        ("model.device", config["model"]["device"].split(":")[0], DEVICES),
+        ("model.dtype", config["model"]["dtype"], DTYPES),
+    )
+    found = [
+        f"{key}={value}: {unknown('choice', value, choices)}" for key, value, choices in chosen if value not in choices
+    ]
+    device_map = config["model"]["device_map"]
+    if device_map is not None and not isinstance(device_map, Mapping) and device_map not in DEVICE_MAPS:
+        choices = unknown("choice", device_map, DEVICE_MAPS)
+        found.append(f"model.device_map={device_map}: {choices[:-1]}, or {{MODULE: DEVICE, ...}}.")
+    max_memory = config["model"]["max_memory"]
+    if max_memory is not None and not isinstance(max_memory, Mapping):
+        found.append(
+            f"model.max_memory={max_memory}: give what each place may hold, for instance {{0: 20GB, cpu: 40GB}}."
+        )
+    if config["bits"] not in BITS:
+        found.append(f"bits={config['bits']}: {BITS_CHOICES}")
+    return found
+
+
+def _count_problems(config: Mapping[str, Any]) -> list[str]:
+    counts = {
+        "retries": config["retries"],
+        "calibration.samples": config["calibration"]["samples"],
+        "calibration.batch_size": config["calibration"]["batch_size"],
+        "task.batch_size": config["task"].get("batch_size", 1),
+    }
+    if config["task"].get("limit") is not None:
+        counts["task.limit"] = config["task"]["limit"]
+    return [
+        f"{key}={value!r}: choose a whole number above 0."
+        for key, value in counts.items()
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1
+    ]
+
+
+def _store_problems(store: Mapping[str, Any]) -> list[str]:
+    found = []
+    if not store["dir"].strip():
+        found.append(f"store.dir={store['dir']!r}: choose a folder, for instance store.dir=runs.")
+    if store["max_gb"] is not None and not 0 < store["max_gb"] < math.inf:
+        found.append(f"store.max_gb={store['max_gb']:g}: choose a number of gigabytes above 0, or null for no bound.")
+    if not LEASE_LIMITS[0] <= store["lease_seconds"] <= LEASE_LIMITS[1]:
+        low, high = LEASE_LIMITS
+        found.append(f"store.lease_seconds={store['lease_seconds']:g}: choose {low:g} to {high:g} seconds.")
+    return found
+
+
+def _metric_problems(task: Mapping[str, Any]) -> list[str]:
+    metrics = task.get("metrics")
+    if not metrics:
+        return [f"task.metrics={metrics}: selects no metric. {one_of(_metrics_of(task))}"]
+    # A metric of one's own is named module:Class; it is found when the task is built.
+    named = [name for name in metrics if ":" not in name]
+    found = [
+        f"task.metrics: {unknown('metric', name, _metrics_of(task))}" for name in named if name not in metric_names()
+    ]
+    return found + [
+        f"task.metrics: {name} is no metric of task={task['name']}. {one_of(_metrics_of(task))}"
+        for name in named
+        if name in metric_names() and name not in _metrics_of(task)
+    ]
+
+
+def _metrics_of(task: Mapping[str, Any]) -> tuple[str, ...]:
+    """The metrics that fit the task; all where it is a task of one's own."""
+    return metric_names(SCORED.get(task["_target_"].rpartition(".")[2]))
+
+
+def _class_problems(task: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
+    """A task that only some classes of models can do names them; the others are asked for text, which needs a prompt."""
+    classes = task.get("model_classes")
+    if classes is None or model["class_name"] in classes:
+        return []
+    fitting = [name for name, other in _models().items() if other.get("class_name") in classes]
+    return [
+        f"task={task['name']}: {model['name']} is a {model['class_name']}, and this task needs "
+        f"{' or '.join(classes)}. {one_of(f'model={name}' for name in fitting)}"
+    ]
+
+
+def without_value(config: DictConfig) -> str | None:
+    """Which keys nobody has given a value; ``None`` where all have one."""
+    keys = sorted(key for key in OmegaConf.missing_keys(config) if not key.startswith("hydra."))
+    if not keys:
+        return None
+    return f"{', '.join(keys)}: no value; give {' '.join(f'{key}=VALUE' for key in keys)}"
+
+
+def unresolved(config: DictConfig) -> list[str]:
+    """The keys whose values lead nowhere, as ``${bitz}`` does, one sentence each; empty where all can be resolved."""
+    found = []
+    leaves = dict(_leaves(OmegaConf.to_container(config, resolve=False), ""))
+    for key, value in leaves.items():
+        if not isinstance(value, str) or "${" not in value:
+            continue
+        if value[2:-1] in leaves and value[2:-1] != key:
+            continue  # The key that it refers to is looked at itself.
+        try:
+            OmegaConf.select(config, key, throw_on_resolution_failure=True)
+        except InterpolationToMissingValueError:
+            continue  # without_value tells of these.
+        except (OmegaConfBaseException, RecursionError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            absent = re.match(r"Interpolation key '(.*)' not found", reason)
+            found.append(f"{key}={value}: " + (f"there is no key {absent[1]!r}." if absent else reason))
+    return found
+
+
+def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """The values of ``node`` that are no mappings and lists, with their keys."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _leaves(value, f"{path}.{name}".lstrip("."))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _leaves(value, f"{path}[{index}]")
+    else:
+        yield path, node
+
+
+def unasked(config: DictConfig) -> str | None:
+    """What is wrong where a task takes its prompt from a model that is never asked; ``None`` where nothing is.
+
+    Looked for before the configuration is resolved, which would fail with the name of a key that nobody has written.
+    """
+    for key in ("prompt", "generation"):
+        node = OmegaConf.to_container(config.task, resolve=False).get(key)  # type: ignore[union-attr]
+        place = re.fullmatch(r"\$\{model\.(prompts|generation)\.(\w+)\}", str(node))
+        if place is None or place[2] in config.model[place[1]]:
+            continue
+        group, kind = place[1], place[2]
+        asked = [name for name, model in _models().items() if kind in (model.get(group) or {})]
+        if not asked:
+            continue
+        return (
+            f"task={config.task.name}: asks for a {place[2]}, and model={config.model.name} has no "
+            f"model.{place[1]}.{place[2]}. {one_of(f'model={name}' for name in asked)}"
+        )
+    return None
+
+
+def _models() -> dict[str, dict[str, Any]]:
+    """Every model of ``conf/model``, by name, as its yaml has it."""
+    paths = sorted((conf_dir() / "model").glob("*.yaml"))
+    return {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in paths}  # type: ignore[misc]
+
+
+def _selection_problems(key: str, selection: Mapping[str, Any]) -> list[str]:
+    found = []
+    if selection["bits"] not in BITS:
+        found.append(f"{key}.bits={selection['bits']}: {BITS_CHOICES}")
+    for name, choices in (("blocks", BLOCK_GROUPS), ("layers", LAYER_KINDS)):
+        values = selection[name]
+        if not values:
+            found.append(f"{key}.{name}=[]: selects nothing. {one_of(choices)}")
+        found += [f"{key}.{name}: {unknown(name[:-1], value, choices)}" for value in values if value not in choices]
+        if len(set(values)) < len(values):
+            found.append(
+                f"{key}.{name}=[{', '.join(values)}]: names one twice, so its linears would be selected twice."
+            )
+    size = selection["group_size"]
+    if size not in (None, *GROUP_SIZES) and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        found.append(f"{key}.group_size={size}: choose {', '.join(GROUP_SIZES)} or a positive number of input columns.")
+    return found

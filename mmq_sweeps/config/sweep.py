@@ -1,0 +1,159 @@
+"""A sweep: the cells of many configurations, checked before work starts, each once, in the order in which they share work.
+
+A single configuration is a sweep of one. The full-precision cell of every model and task comes first, asked for or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mmq_sweeps.config.data_files import DataFiles, data_files
+from mmq_sweeps.config.effective import cell_of
+from mmq_sweeps.config.ordering import in_order
+from mmq_sweeps.config.schema import problems, unasked, unresolved, without_value
+from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.identity.cell import Cell, digest
+from mmq_sweeps.identity.checkpoint import files_digest, pinned_revision
+from mmq_sweeps.identity.declared import declared
+
+FLOW = ("vision", "connector", "language")
+# Belong to the sweep as a whole; sweeping over them has no meaning.
+OF_THE_SWEEP = ("store", "retry", "retries", "output", "tracker")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Distinct cells in the order they run, full precision first, and the settings of the whole."""
+
+    cells: tuple[Cell, ...]
+    configs: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
+
+    @property
+    def group(self) -> str:
+        """The same cells are the same group, whenever they are run."""
+        return digest(sorted(cell.id for cell in self.cells))[:12]
+
+    def to_json(self) -> dict[str, Any]:
+        """All that another process needs to run the cells, as plain values; what cells have in common is there once."""
+        sections: dict[str, Any] = {}
+
+        def kept(values: Mapping[str, Any]) -> dict[str, str]:
+            keys = {name: digest(value)[:16] for name, value in values.items()}
+            sections.update({key: values[name] for name, key in keys.items()})
+            return keys
+
+        cells = {cell.id: {"cell": kept(asdict(cell)), "config": kept(self.configs[cell.id])} for cell in self.cells}
+        return {"settings": self.settings, "cells": cells, "sections": sections}
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> Sweep:
+        """The sweep that ``to_json`` told of."""
+        sections = content["sections"]
+
+        def read(keys: Mapping[str, str]) -> dict[str, Any]:
+            return {name: sections[key] for name, key in keys.items()}
+
+        cells = [Cell(**read(entry["cell"])) for entry in content["cells"].values()]
+        configs = {cell_id: read(entry["config"]) for cell_id, entry in content["cells"].items()}
+        return Sweep(tuple(cells), configs, dict(content["settings"]))
+
+
+def plan(configs: Iterable[DictConfig]) -> Sweep:
+    """Check every configuration and compose the cells; a ``ConfigError`` tells all problems of all of them."""
+    plain = [_resolved(config) for config in configs]
+    _name_checkpoints([config["model"] for config in plain])
+    found = [problem for config in plain for problem in problems(config)]
+    settings = {key: plain[0][key] for key in OF_THE_SWEEP}
+    for key in OF_THE_SWEEP:
+        if any(config[key] != settings[key] for config in plain):
+            found.append(f"{key}: differs between the cells of one sweep; give it one value, or run two sweeps.")
+    if found:
+        raise ConfigError(found)
+    files = _data_files(plain)
+    read = cache(declared)
+    baselines: dict[str, Cell] = {}
+    asked: dict[str, Cell] = {}
+    by_id: dict[str, dict[str, Any]] = {}
+    for config, own in zip(plain, files, strict=True):
+        cell = cell_of(config, own, read)
+        for kind, one in ((baselines, cell.baseline()), (asked, cell)):
+            kind.setdefault(one.id, one)
+            by_id.setdefault(one.id, config)
+    return Sweep(tuple(placed.cell for placed in in_order((baselines | asked).values())), by_id, settings)
+
+
+def _name_checkpoints(models: Iterable[dict[str, Any]]) -> None:
+    """Name each model's weights, and the other files of its checkpoint, by what is in them; each is looked at once."""
+    known: dict[tuple[str, str | None], dict[str, str | None]] = {}
+    for model in models:
+        key = (model["checkpoint"], model["revision"])
+        if key not in known:
+            known[key] = {"revision": pinned_revision(model), "files": files_digest(model)}
+        model |= known[key]
+
+
+def changed_files(sweep: Sweep, cells: Iterable[Cell]) -> list[str]:
+    """A sentence for each task of ``cells`` whose data are no longer what they were when the sweep was planned."""
+    found = []
+    seen = set()
+    for cell in cells:
+        config = sweep.configs[cell.id]
+        planned = (cell.task.get("files"), (cell.calibration or {}).get("files"))
+        key = digest([cell.task, cell.calibration])
+        if key in seen:
+            continue
+        seen.add(key)
+        now = data_files(config) or DataFiles("", "")
+        if (planned[0] or "") != now.evaluation or (planned[1] is not None and planned[1] != now.calibration):
+            found.append(
+                f"task.data: files of task={cell.names['task']} changed since the sweep was planned; plan it again, for "
+                "which the same command will do"
+            )
+    return list(dict.fromkeys(found))
+
+
+def _data_files(configs: Sequence[dict[str, Any]]) -> list[DataFiles | None]:
+    """The digests of each configuration's data; a ``ConfigError`` tells all annotation files that are missing."""
+    known: dict[str, DataFiles | None] = {}
+    found, missing = [], []
+    for config in configs:
+        task, calibration = config["task"], config["method"].get("calibration")
+        asked = {name: task.get(name) for name in ("_target_", "data", "split", "limit", "calibration_split")}
+        key = digest([asked, calibration])
+        try:
+            if key not in known:
+                known[key] = data_files(config)
+            found.append(known[key])
+        except ConfigError as error:
+            missing += error.problems
+    if missing:
+        raise ConfigError(missing)
+    return found
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values."""
+    if "hydra" in config:
+        config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    try:
+        container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException:
+        if found := unasked(config) or unresolved(config) or without_value(config):
+            raise ConfigError(found) from None
+        raise
+    plain = {str(key): value for key, value in dict(container).items()}  # type: ignore[arg-type]
+    named = {part: where for part, where in plain["model"]["parts"].items() if where["module"]}
+    # In the order in which a model runs them, however a yaml has them; those of other names come after these.
+    flow = [part for part in FLOW if part in named]
+    plain["model"]["parts"] = {part: named[part] for part in [*flow, *(part for part in named if part not in FLOW)]}
+    if isinstance(limits := plain["model"]["max_memory"], dict):
+        # The number of a GPU is read as a number, which JSON has no keys of.
+        plain["model"]["max_memory"] = {str(place): limit for place, limit in limits.items()}
+    return plain

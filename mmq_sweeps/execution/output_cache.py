@@ -1,0 +1,352 @@
+"""Outputs of a part on the evaluation data: computed once for each of its quantizations, then played back.
+
+In all cells that quantize a part, and every part before it, alike, its module is given the same inputs. What it returned
+is therefore kept, call by call, under a key that names those quantizations, the sizes of the batches and what computed.
+Each call is kept with a fingerprint of its inputs: where that differs the part is run. A model whose parts do not follow
+each other in the order of its yaml is therefore right as well, only not quicker.
+
+Only a call that is given tensors and plain values is played back (a decoder's cache is neither), and only if what came
+out is made of tensors, tuples and output classes of transformers.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, SupportsIndex, overload
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from mmq_sweeps.errors import StoreError
+from mmq_sweeps.execution.kept import Kept
+from mmq_sweeps.store.store import Store
+
+KIND = "outputs"
+# Calls that are kept together: one artifact for a small task, one of some hundred megabytes for a large one.
+TOGETHER = 8
+# Values of each input tensor that its fingerprint holds, evenly spread over it.
+SAMPLED = 4096
+PLAIN = (bool, int, float, str, type(None))
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a part: a fingerprint of its inputs, and what it returned, as JSON that names ``tensors``."""
+
+    inputs: str
+    form: Any
+    tensors: Mapping[str, Tensor]
+
+
+class Outputs:
+    """Recorded calls by key, ``TOGETHER`` at a time: in memory within ``bound`` bytes, and in the store.
+
+    They save time and nothing else, so a store that has no room for them costs one warning.
+    """
+
+    def __init__(self, store: Store, bound: int) -> None:
+        self._store = store
+        self._kept: Kept[list[Call]] = Kept(bound)
+        self._refused: set[str] = set()
+        self._without_room: set[str] = set()
+        self._full = False
+
+    def read(self, key: str, number: int) -> list[Call]:
+        """The calls from ``number * TOGETHER`` on; none where they are not kept."""
+        if key in self._refused:
+            return []
+        name = f"{key}-{number}"
+        calls = self._kept.get(name)
+        if calls is None:
+            artifact = self._store.artifact(KIND, name)
+            calls = None if artifact is None else _unpacked(*artifact)
+            if calls:
+                self._kept.put(name, calls, _size(calls))
+        return calls or []
+
+    def write(self, key: str, number: int, calls: Sequence[Call]) -> None:
+        """Keep the calls from ``number * TOGETHER`` on."""
+        name = f"{key}-{number}"
+        size = _size(calls)
+        self._kept.put(name, list(calls), size)
+        if self._full or key in self._without_room:
+            return
+        if not self._store.room_for(size):
+            if not self._without_room:
+                self._store.say("outputs of parts are not kept in the store where store.max_gb leaves no room for them")
+            self._without_room.add(key)
+            return
+        tensors = {f"{place}.{own}": tensor for place, call in enumerate(calls) for own, tensor in call.tensors.items()}
+        described = {"calls": [{"inputs": call.inputs, "form": call.form} for call in calls]}
+        try:
+            self._store.save_artifact(KIND, name, tensors, described)
+        except StoreError as error:
+            self._full = True
+            self._store.say(f"outputs of parts are not kept in the store from here on: {error.strerror}")
+
+    def let_go(self) -> None:
+        """Keep nothing in memory; the store has it."""
+        self._kept.clear()
+
+    def refuse(self, key: str) -> None:
+        """What is kept under ``key`` does not serve: it is neither read nor written in this process again."""
+        self._refused.add(key)
+
+    def refused(self, key: str) -> bool:
+        return key in self._refused
+
+
+def _size(calls: Sequence[Call]) -> int:
+    return sum(tensor.nbytes for call in calls for tensor in call.tensors.values())
+
+
+def _unpacked(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> list[Call]:
+    own: list[dict[str, Tensor]] = [{} for _ in described["calls"]]
+    for name, tensor in tensors.items():
+        place, _, inner = name.partition(".")
+        own[int(place)][inner] = tensor
+    calls = [Call(call["inputs"], call["form"], own[place]) for place, call in enumerate(described["calls"])]
+    return calls if all(_known(call.form) for call in calls) else []
+
+
+class Player:
+    """Stands in for the forward of one part's module during one evaluation.
+
+    ``put`` puts the part's weights in place; it is called before the module runs, and not where a call is played back.
+    With ``record`` what the module returns is kept in ``outputs``.
+    """
+
+    def __init__(self, outputs: Outputs, key: str, put: Callable[[], None], record: bool) -> None:
+        self.key, self.replayed = key, 0
+        self._outputs, self._put = outputs, put
+        self._record = record and not outputs.refused(key)
+        self._number = 0
+        self._stored = outputs.read(key, 0)
+        self._calls: list[Call] = []
+        self._last: _Watched | None = None
+        self._changed = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether something is kept, so that the part's weights are probably not needed."""
+        return bool(self._stored)
+
+    def call(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What ``forward`` would return."""
+        inputs = fingerprint([args, kwargs])
+        if inputs is None:
+            self._put()
+            return forward(*args, **kwargs)
+        self._settle()
+        place = len(self._calls)
+        kept = self._stored[place] if place < len(self._stored) else None
+        if kept is not None and kept.inputs == inputs and kept.form is not None:
+            self.replayed += 1
+            self._calls.append(kept)
+            return built(kept.form, kept.tensors)
+        if kept is not None:
+            self._stop_recording()
+        self._put()
+        output = forward(*args, **kwargs)
+        if self._record:
+            self._last = _Watched(inputs, output)
+            if self._last.form is not None:
+                self._changed = True
+                return self._last.shown
+            self._stop_recording()
+        self._calls.append(Call(inputs, None, {}))
+        return output
+
+    def finish(self) -> None:
+        """The evaluation is over: keep its last calls."""
+        self._settle()
+        self._write()
+
+    def _settle(self) -> None:
+        """Another call begins, so the model is done with what the one before it returned."""
+        if self._last is not None:
+            self._calls.append(self._last.call())
+            self._last = None
+        if len(self._calls) == TOGETHER:
+            self._write()
+            self._number += 1
+            self._stored = self._outputs.read(self.key, self._number)
+
+    def _write(self) -> None:
+        if self._changed and self._record:
+            self._outputs.write(self.key, self._number, self._calls)
+        self._calls, self._changed = [], False
+
+    def _stop_recording(self) -> None:
+        self._record, self._last = False, None
+        self._outputs.refuse(self.key)
+
+
+@contextmanager
+def standing_in(module: nn.Module, player: Player) -> Iterator[None]:
+    """While it is open, calls of ``module`` go through ``player``."""
+    replaced = module.__dict__.get("forward")  # accelerate's, where it places weights
+    forward = module.forward
+
+    @functools.wraps(forward)
+    def stand_in(*args: Any, **kwargs: Any) -> Any:
+        return player.call(forward, args, kwargs)
+
+    module.forward = stand_in
+    try:
+        yield
+    finally:
+        if replaced is None:
+            del module.forward
+        else:
+            module.forward = replaced
+
+
+def fingerprint(inputs: Any) -> str | None:
+    """Of tensors the shape, type and some values, of all else the value; ``None`` where something else is among them."""
+    found = hashlib.sha256()
+    return found.hexdigest()[:32] if _add(inputs, found.update) else None
+
+
+def _add(value: Any, add: Callable[[Any], None]) -> bool:
+    if isinstance(value, Tensor):
+        add(f"{value.dtype}{list(value.shape)}".encode())
+        flat = value.detach().reshape(-1)
+        # An odd step, so that all columns of a matrix have their turn.
+        sample = flat[:: (len(flat) // SAMPLED) | 1].cpu().contiguous()
+        add(sample.view(torch.uint8).numpy().data)
+        return True
+    if isinstance(value, PLAIN):
+        add(repr(value).encode())
+        return True
+    if type(value) in (tuple, list):
+        add(f"{type(value).__name__}{len(value)}".encode())
+        return all(_add(one, add) for one in value)
+    if type(value) is dict:
+        add(f"dict{list(value)}".encode())
+        return all(_add(one, add) for one in value.values())
+    return False
+
+
+class _Watched:
+    """An output on its way to the model. Of its tuples of tensors only those are kept that the model looks at.
+
+    A vision tower that is asked for all hidden states returns one a layer, of which most models use one.
+    """
+
+    def __init__(self, inputs: str, output: Any) -> None:
+        self._inputs = inputs
+        self._tensors: dict[str, Tensor] = {}
+        self._looked: dict[str, _LookedAt] = {}
+        self.shown = output
+        try:
+            self.form = self._top(output)
+        except TypeError:
+            self.form = None
+
+    def call(self) -> Call:
+        for name, looked in self._looked.items():
+            entries = [self._tensor(f"{name}.{place}", one) for place, one in enumerate(looked.kept)]
+            self.form["fields"][name] = {"tuple": entries}
+        return Call(self._inputs, self.form, self._tensors)
+
+    def _top(self, output: Any) -> Any:
+        if not isinstance(output, ModelOutput):
+            return self._of(output, "0")
+        fields, shown = {}, {}
+        for name, value in output.items():
+            if type(value) is tuple and len(value) > 1 and all(isinstance(one, Tensor) for one in value):
+                shown[name] = self._looked[name] = _LookedAt(value)
+            else:
+                shown[name], fields[name] = value, self._of(value, name)
+        self.shown = type(output)(**shown)
+        return {"class": f"{type(output).__module__}.{type(output).__qualname__}", "fields": fields}
+
+    def _of(self, value: Any, name: str) -> Any:
+        if isinstance(value, Tensor) and not _expanded(value):
+            return self._tensor(name, _copied(value))
+        if isinstance(value, PLAIN):
+            return {"value": value}
+        if type(value) is tuple:
+            return {"tuple": [self._of(one, f"{name}.{place}") for place, one in enumerate(value)]}
+        raise TypeError(type(value).__name__)
+
+    def _tensor(self, name: str, copied: _Copied | None) -> Any:
+        if copied is None:
+            return {"unused": True}
+        self._tensors[name] = copied.tensor
+        return {"tensor": name, "device": copied.device, "stride": list(copied.stride)}
+
+
+@dataclass(frozen=True)
+class _Copied:
+    tensor: Tensor
+    device: str
+    stride: tuple[int, ...]
+
+
+def _copied(tensor: Tensor) -> _Copied:
+    """A copy on the CPU that nobody changes; with how the original lies in memory, since that decides how sums are taken."""
+    copy = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    return _Copied(copy, str(tensor.device), tensor.stride())
+
+
+def _expanded(tensor: Tensor) -> bool:
+    """Whether places of ``tensor`` share memory, so that no copy lies like it."""
+    return any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
+
+
+class _LookedAt(tuple[Tensor, ...]):
+    """A tuple that keeps a copy of each of its tensors when that is first asked for."""
+
+    kept: list[_Copied | None]
+
+    def __new__(cls, values: Sequence[Tensor]) -> _LookedAt:
+        made = super().__new__(cls, values)
+        made.kept = [None] * len(values)
+        return made
+
+    @overload
+    def __getitem__(self, place: SupportsIndex) -> Tensor: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Tensor, ...]: ...
+    def __getitem__(self, place: Any) -> Any:
+        for one in range(len(self))[place] if isinstance(place, slice) else [range(len(self))[place]]:
+            tensor = super().__getitem__(one)
+            if self.kept[one] is None and not _expanded(tensor):
+                self.kept[one] = _copied(tensor)
+        return super().__getitem__(place)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[place] for place in range(len(self)))
+
+
+def built(form: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What ``form`` tells, made anew, so that it may be changed. What nobody looked at is ``None``."""
+    if "class" in form:
+        fields = {name: built(field, tensors) for name, field in form["fields"].items()}
+        return _output_class(form["class"])(**fields)  # type: ignore[misc]
+    if "tensor" in form:
+        kept, stride = tensors[form["tensor"]], tuple(form["stride"])
+        made = torch.empty_strided(kept.shape, stride, dtype=kept.dtype, device=form["device"])
+        return made.copy_(kept)
+    if "tuple" in form:
+        return tuple(built(one, tensors) for one in form["tuple"])
+    return form.get("value")
+
+
+def _known(form: Any) -> bool:
+    return "class" not in form or _output_class(form["class"]) is not None
+
+
+def _output_class(path: str) -> type[ModelOutput] | None:
+    """An output class of transformers that is imported already: what a store names is never imported for that."""
+    module, _, name = path.rpartition(".")
+    found = getattr(sys.modules.get(module), name, None) if module.startswith("transformers.") else None
+    return found if isinstance(found, type) and issubclass(found, ModelOutput) else None

@@ -1,0 +1,1 @@
+"""From a model and calibration batches to quantized units."""

@@ -1,0 +1,558 @@
+"""Layer statistics, block by block.
+
+One full-precision run over the calibration batches keeps what every part's blocks were called with. A part is then run
+again block by block from the input of its first block, and only the block at hand has its statistics in memory. Linears
+that are given the same tensor (query, key and value) share their statistics.
+
+Blocks are called as the model called them, whatever their arguments are named. If the model does something between two
+blocks (a convolution between the stages of a vision tower, the step from an encoder to its decoder, image features that
+are added behind some layers), the later block's input is kept from the run as well.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import recursively_apply, send_to_device
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+
+from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.models.decoding import with_decoder_inputs
+from mmq_sweeps.models.loading import LoadedModel
+from mmq_sweeps.models.padding import cross_mask, is_another_sequence, key_mask, names_others, own_mask
+from mmq_sweeps.quantization.targets import Part
+
+# Tokens whose products are summed in single precision before they are added to the sum in double precision: so many, or
+# fewer where so many bytes hold fewer, but not so few that adding would take as long as multiplying.
+TOKENS_AT_ONCE, WAITING_BYTES, LEAST_TOKENS = 4096, 2**23, 512
+# Rows of a Gram matrix that are summed at a time.
+PANEL = 256
+# Where an argument of a block stands: its place among the positional ones, or its name.
+Slot = int | str
+
+
+@dataclass(frozen=True)
+class SharedStats:
+    """The statistics of one input, the full names of the linears that it feeds, and how many tokens are not finite."""
+
+    linears: tuple[str, ...]
+    stats: LayerStats
+    not_finite: int = 0
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """What a block was called with, but for its hidden state, which goes to ``slot``.
+
+    ``joined`` is that hidden state where it is not what the block before returned. ``mask`` ``[B, T]`` is true where a
+    token of the hidden state counts; ``others`` are the same for further inputs ``[B, N, D]``, by their slots, such as the
+    encoder's output that a decoder attends to, and without a slot for keys that the block itself puts together. A mask of
+    ``None`` means that all tokens count.
+    """
+
+    slot: Slot
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    joined: Tensor | None = None
+    mask: Tensor | None = None
+    others: tuple[tuple[Slot | None, Tensor | None], ...] = ()
+
+    def arguments(self, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict]:
+        """``args`` and ``kwargs``, on whatever device, with ``hidden`` in its slot."""
+        if isinstance(self.slot, int):
+            return (*args[: self.slot], hidden, *args[self.slot :]), kwargs
+        return args, {**kwargs, self.slot: hidden}
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One run through a part: ``hidden`` is its first block's input, ``calls`` are the calls of its blocks, in order.
+
+    A forward pass of the model may run through a part several times: the Q-Former of a retriever, once for the image and
+    once for the text.
+    """
+
+    hidden: Tensor
+    calls: tuple[BlockCall, ...]
+
+
+@torch.no_grad()
+def capture(loaded: LoadedModel, parts: Iterable[Part], batches: Iterable[Mapping[str, Any]]) -> dict[str, list[Pass]]:
+    """Run the model over ``batches`` once, and keep every pass through ``parts``.
+
+    The decoder of an encoder-decoder reads the ``decoder_input_ids`` of a batch; without them, what the model generates.
+    """
+    parts = list(parts)
+    passes: dict[str, list[Pass]] = {part.name: [] for part in parts}
+    for batch in batches:
+        inputs = with_decoder_inputs(loaded.model, loaded.to_device(batch))
+        move = _mover(loaded)
+        with ExitStack() as hooks:
+            listeners = [_Listener(part, inputs.get("attention_mask"), move) for part in parts]
+            for listener in listeners:
+                hooks.enter_context(listener.listening(loaded.model))
+            loaded.model(**inputs, use_cache=False)
+        for listener in listeners:
+            passes[listener.part.name] += listener.passes()
+    return passes
+
+
+def block_statistics(
+    loaded: LoadedModel,
+    part: Part,
+    passes: Sequence[Pass],
+    wanted: Collection[str],
+    keep_inputs: bool = False,
+) -> Iterator[tuple[int, list[SharedStats]]]:
+    """The statistics at full-precision inputs of the linears ``wanted``, block by block; blocks without one are left out."""
+    replay = Replay(loaded, part, passes)
+    by_block = [_inside(path, wanted) for path in part.blocks]
+    last = max((index for index, names in enumerate(by_block) if names), default=-1)
+    for index, names in enumerate(by_block[: last + 1]):
+        found = replay.advance(names, keep_inputs)
+        if names:
+            yield index, found
+
+
+def _inside(path: str, names: Collection[str]) -> list[str]:
+    return [name for name in names if name.startswith(f"{path}.")]
+
+
+class Replay:
+    """A part that is run block by block over ``passes``; ``hidden`` is what the block at hand is given in each."""
+
+    def __init__(self, loaded: LoadedModel, part: Part, passes: Sequence[Pass], block: int = 0) -> None:
+        self._loaded, self._part, self._passes = loaded, part, passes
+        self._away = _offloaded(loaded)
+        self.hidden = [one.hidden for one in passes]
+        self.block = block
+        self._join()
+
+    @property
+    def joined(self) -> bool:
+        """Whether the model does something between the block before and the one at hand.
+
+        The block at hand is then given what the run of the full-precision model gave it.
+        """
+        return self.block > 0 and any(one.calls[self.block].joined is not None for one in self._passes)
+
+    def statistics(self, linears: Collection[str], keep_inputs: bool = False) -> list[SharedStats]:
+        """Statistics of the inputs of ``linears``, which lie in the block at hand."""
+        collector = self._collector(linears, keep_inputs)
+        for _ in self._run(collector):
+            pass
+        return collector.statistics()
+
+    def advance(self, linears: Collection[str] = (), keep_inputs: bool = False) -> list[SharedStats]:
+        """The same, and what the block gives goes into the next one."""
+        collector = self._collector(linears, keep_inputs)
+        for index, output in enumerate(self._run(collector)):
+            self.hidden[index] = output
+        self.block += 1
+        self._join()
+        return collector.statistics()
+
+    def _collector(self, linears: Collection[str], keep_inputs: bool) -> Collector:
+        # A part whose yaml says nothing has the masks that its blocks are called with.
+        masked = self._part.masked_linears if self._part.masked else dict.fromkeys(linears, False)
+        return Collector(linears, masked, keep_inputs)
+
+    def _join(self) -> None:
+        if self.block < len(self._part.blocks):
+            for place, one in enumerate(self._passes):
+                if (joined := one.calls[self.block].joined) is not None:
+                    self.hidden[place] = joined
+
+    @torch.no_grad()
+    def _run(self, collector: Collector) -> Iterator[Tensor]:
+        path = self._part.blocks[self.block]
+        block = self._loaded.model.get_submodule(path)
+        with self._loaded.placed(path), collector.listening(self._loaded.model):
+            for place, one in enumerate(self._passes):
+                call = one.calls[self.block]
+                inputs: Any = (self.hidden[place], call.mask, call.args, call.kwargs)
+                if self._away:
+                    inputs = send_to_device(inputs, self._loaded.device)
+                hidden, mask, args, kwargs = inputs
+                args, kwargs = call.arguments(hidden, args, kwargs)
+                others = [(None if slot is None else _argument(slot, args, kwargs), own) for slot, own in call.others]
+                if mask is None and any(other is not None for _, other in others):
+                    mask = torch.ones(hidden.shape[:-1], dtype=torch.bool)  # To tell its tokens from the others'.
+                collector.begin(mask, others)
+                output = _first(block(*args, **kwargs))
+                yield output.cpu() if self._away else output
+
+
+def _argument(slot: Slot, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[slot] if isinstance(slot, int) else kwargs[slot]
+
+
+def _first(output: Any) -> Any:
+    """The hidden state of what a block returned: all of it, or the first of several."""
+    if isinstance(output, Mapping):
+        return next(iter(output.values()))
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
+class Collector:
+    """Sums Gram matrices and magnitudes of the inputs of ``linears``, once a distinct input tensor.
+
+    Of the linears among ``masked`` only the tokens count that the masks of the pass leave. The value says whether a linear
+    may be given only the last of the mask's tokens.
+    """
+
+    def __init__(
+        self, linears: Collection[str], masked: Mapping[str, bool] | None = None, keep_inputs: bool = False
+    ) -> None:
+        self._linears, self._masked, self._keep_inputs = linears, masked or {}, keep_inputs
+        self._sums: dict[str, _Sums] = {}
+        self._leader: dict[str, str] = {}
+        self._seen: list[tuple[Tensor, str]] = []
+        self._mask: Tensor | None = None
+        self._others: list[tuple[Tensor | None, Tensor | None]] = []
+
+    def begin(self, mask: Tensor | None, others: Iterable[tuple[Tensor | None, Tensor | None]] = ()) -> None:
+        """A new pass begins; ``mask`` ``[B, T]`` is true where a token counts.
+
+        ``others`` are further inputs ``[B, N, D]`` of the block, ``None`` for one that is not known, and their masks
+        ``[B, N]``, ``None`` if all tokens count.
+        """
+        self._seen, self._mask, self._others = [], mask, list(others)
+
+    @contextmanager
+    def listening(self, model: nn.Module) -> Iterator[None]:
+        with ExitStack() as hooks:
+            for name in self._linears:
+                handle = model.get_submodule(name).register_forward_pre_hook(self._hook(name))
+                hooks.callback(handle.remove)
+            yield
+        self._seen, self._others = [], []
+
+    def statistics(self) -> list[SharedStats]:
+        return [
+            SharedStats(
+                tuple(name for name, first in self._leader.items() if first == leader), sums.mean(), sums.not_finite()
+            )
+            for leader, sums in self._sums.items()
+            if sums.count
+        ]
+
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0]
+            leader = next((first for seen, first in self._seen if seen is x), name)
+            if self._leader.setdefault(name, leader) != leader:
+                raise RuntimeError(f"{name} shares its input with {self._leader[name]} in one batch but not in another")
+            if leader == name:
+                self._seen.append((x, name))
+                if name not in self._sums:
+                    self._sums[name] = _Sums(x, self._keep_inputs)
+                self._sums[name].add(self._counting(x, name))
+
+        return keep
+
+    def _counting(self, x: Tensor, name: str) -> Tensor:
+        """The tokens ``[N, I]`` of ``x`` that count."""
+        rows = x.reshape(-1, x.shape[-1])
+        if name not in self._masked:
+            return rows
+        at_the_end = self._masked[name]
+        mask = self._mask_of(x, at_the_end)
+        if mask is None:
+            return rows
+        if at_the_end and x.dim() == 3 and x.shape[1] < mask.shape[1]:
+            mask = mask[:, -x.shape[1] :]
+        if mask.numel() != len(rows) or (x.dim() == 3 and len(mask) != len(x)):
+            raise RuntimeError(
+                f"{name}: its tokens {list(x.shape[:-1])} are not those of the attention mask {list(mask.shape)}; "
+                "masked, in the model's yaml, names what of a block is given the tokens of the mask"
+            )
+        return rows[mask.reshape(-1).to(rows.device)]
+
+    def _mask_of(self, x: Tensor, at_the_end: bool) -> Tensor | None:
+        """The mask of the tensor that ``x`` is, or of the only one with its tokens; else that of the hidden state."""
+        for other, mask in self._others:
+            if x is other:
+                return mask
+        own, tokens = self._mask, x.shape[:-1]
+        if own is not None and not at_the_end and tokens != own.shape:
+            shapes = [(mask.shape if other is None else other.shape[:-1], mask) for other, mask in self._others]  # type: ignore[union-attr]
+            alike = [mask for shape, mask in shapes if shape == tokens]
+            if len(alike) == 1:
+                return alike[0]
+        return own
+
+
+class _Sums:
+    """Sums over the tokens of one input, in double precision.
+
+    Of the Gram matrix only what lies on and left of the diagonal is kept, in panels of rows: half the arithmetic, and the
+    memory of a whole matrix in single precision.
+    """
+
+    def __init__(self, x: Tensor, keep_inputs: bool) -> None:
+        size = x.shape[-1]
+        # A long run of single-precision sums loses the small eigenvalues that GPTQ lives on.
+        dtype = torch.float32 if x.device.type == "mps" else torch.float64
+        stops = [min(start + PANEL, size) for start in range(0, size, PANEL)]
+        self._panels = [
+            torch.zeros(stop - start, stop, dtype=dtype, device=x.device)
+            for start, stop in zip(range(0, size, PANEL), stops, strict=True)
+        ]
+        self.magnitude = torch.zeros(size, dtype=dtype, device=x.device)
+        self.count = 0
+        self._not_finite = torch.zeros((), dtype=torch.int64, device=x.device)
+        self._inputs: list[Tensor] | None = [] if keep_inputs else None
+        # Copies of the tokens that wait: what a linear was given may be changed in place behind it. They are enough once
+        # another batch like this one might not find room.
+        room = max(LEAST_TOKENS, WAITING_BYTES // (4 * size))
+        batch = min(x.numel() // size, room, TOKENS_AT_ONCE)
+        self._enough = min(TOKENS_AT_ONCE, room - batch + 1)
+        self._waiting = torch.empty(self._enough + batch - 1, size, dtype=torch.float32, device=x.device)
+        self._waiting_count = 0
+
+    def add(self, tokens: Tensor) -> None:
+        for rows in tokens.split(min(TOKENS_AT_ONCE, len(self._waiting))):
+            if self._waiting_count + len(rows) > len(self._waiting):
+                self._sum_up()
+            self._waiting[self._waiting_count : self._waiting_count + len(rows)] = rows
+            self._waiting_count += len(rows)
+            if self._waiting_count >= self._enough:
+                self._sum_up()
+        self.count += len(tokens)
+
+    def _sum_up(self) -> None:
+        """Add the products of the tokens that wait: one pass over the sums for many batches."""
+        if not self._waiting_count:
+            return
+        rows, self._waiting_count = self._waiting[: self._waiting_count], 0
+        # One piece of memory for the products of all panels: fresh memory for each would cost as much as adding it.
+        products = rows.new_empty(max(panel.numel() for panel in self._panels))
+        for panel in self._panels:
+            stop = panel.shape[1]
+            product = products[: panel.numel()].view(panel.shape)
+            own = rows[:, stop - len(panel) : stop]
+            panel += torch.mm(own.T, rows[:, :stop], out=product)
+            self.magnitude[stop - len(panel) : stop] += own.abs().sum(dim=0)
+        if self._inputs is not None:
+            self._inputs.append(rows.clone())
+        self._not_finite += (~torch.linalg.vector_norm(rows, torch.inf, dim=1).isfinite()).sum()
+
+    def mean(self) -> LayerStats:
+        """The statistics; the sums are given up for them, panel by panel, so that there is no second matrix."""
+        self._sum_up()
+        if not self._panels:
+            raise RuntimeError("the sums of these tokens were given up for their statistics before")
+        size = len(self.magnitude)
+        self._waiting = self._waiting[:0].clone()  # Its memory goes before the matrix comes.
+        gram = torch.empty(size, size, dtype=torch.float32, device=self.magnitude.device)
+        while self._panels:
+            panel = self._panels.pop(0).div_(self.count)
+            stop = panel.shape[1]
+            start = stop - len(panel)
+            rows = gram[start:stop, :stop].copy_(panel)
+            rows[:, start:] = rows[:, start:].tril() + rows[:, start:].tril(-1).T
+            gram[:start, start:stop] = rows[:, :start].T
+        magnitude = (self.magnitude / self.count).float()
+        return LayerStats(gram, magnitude, self.count, None if self._inputs is None else torch.cat(self._inputs))
+
+    def not_finite(self) -> int:
+        """How many tokens are not finite; before ``mean`` as well as after it."""
+        self._sum_up()
+        return int(self._not_finite)
+
+
+class _Listener:
+    """Hears the calls of one part's blocks during one forward pass of the model."""
+
+    def __init__(self, part: Part, mask: Any, move: Callable[[Any], Any]) -> None:
+        self.part = part
+        self._forward_mask, self._move = mask, move
+        self._around: dict[str, dict[str, Any]] = {}
+        self._calls: list[_Call] = []
+        self._output: tuple[Any, int] | None = None
+
+    @contextmanager
+    def listening(self, model: nn.Module) -> Iterator[None]:
+        with ExitStack() as hooks:
+            if self.part.masked_linears:
+                for path in {path for block in self.part.blocks for path in self._modules_around(block)}:
+                    module = model.get_submodule(path)
+                    hooks.callback(module.register_forward_pre_hook(self._begin(path), with_kwargs=True).remove)
+            for index, path in enumerate(self.part.blocks):
+                block = model.get_submodule(path)
+                hooks.callback(block.register_forward_pre_hook(self._keeper(index), with_kwargs=True).remove)
+                hooks.callback(block.register_forward_hook(self._end).remove)
+            yield
+        self._output = None
+
+    def passes(self) -> list[Pass]:
+        """The calls heard, split where the first block was called again; an error where a block was left out."""
+        blocks = self.part.blocks
+        for place, call in enumerate(self._calls):
+            if call.block != place % len(blocks):
+                raise RuntimeError(
+                    f"{self.part.name}: {blocks[call.block]} was called where {blocks[place % len(blocks)]} was expected; "
+                    "calibration needs blocks that are called one after the other, each of them in every pass"
+                )
+        if left := len(self._calls) % len(blocks):
+            raise RuntimeError(f"{self.part.name}: a pass ended before {blocks[left]}; calibration needs all blocks")
+        starts = range(0, len(self._calls), len(blocks))
+        return [_one_pass(self._calls[start : start + len(blocks)]) for start in starts]
+
+    def _modules_around(self, block: str) -> list[str]:
+        """The part's module and those inside it that hold ``block``, from the outermost to the innermost."""
+        names = block.split(".")
+        outer = len(self.part.module.split("."))
+        return [".".join(names[:depth]) for depth in range(outer, len(names))]
+
+    def _begin(self, path: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._around[path] = _named_arguments(module, args, kwargs)
+
+        return keep
+
+    def _end(self, _block: nn.Module, _inputs: Any, output: Any) -> None:
+        hidden = _first(output)
+        self._output = (hidden, _changes(hidden))
+
+    def _keeper(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def keep(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            before, changes = self._output or (None, 0)
+            slot = _hidden_slot(block, args, kwargs, before, self.part.blocks[index])
+            hidden = _argument(slot, args, kwargs)
+            follows = index > 0 and hidden is before and _changes(hidden) == changes
+            named = _named_arguments(block, args, kwargs)
+            mask = self._text_mask(index) if self.part.masked_linears else None
+            if mask is None:
+                mask = own_mask(named, hidden)
+            others: list[tuple[Slot | None, Tensor | None]] = [
+                (other, cross_mask(named, value))
+                for other, value in _slots(args, kwargs)
+                if other != slot and is_another_sequence(_name(block, other), value, hidden)
+            ]
+            if (keys := key_mask(named, hidden)) is not None:
+                others.append((None, keys))
+            if isinstance(slot, int):
+                args = args[:slot] + args[slot + 1 :]
+            else:
+                kwargs = {name: value for name, value in kwargs.items() if name != slot}
+            # A cache would grow with every replay; calibration never decodes, so it is left out.
+            args = tuple(None if isinstance(value, Cache) else value for value in args)
+            kwargs = {name: None if isinstance(value, Cache) else value for name, value in kwargs.items()}
+            joined = None if follows else hidden
+            joined, mask, others, args, kwargs = self._move((joined, mask, others, args, kwargs))
+            call = BlockCall(slot, args, kwargs, joined if index else None, mask, tuple(others))
+            self._calls.append(_Call(index, None if index else joined, call))
+
+        return keep
+
+    def _text_mask(self, index: int) -> Tensor | None:
+        """The mask of the tokens of a block's hidden state, from what the modules around it were called with.
+
+        A part that is called without a mask has no padding; one that is called with its layers' own form of it (by kind of
+        attention, or a value for each pair of tokens) has that of the forward pass. The mask that a model is called with
+        is its encoder's; a decoder that attends to one has a mask of its own or none.
+        """
+        mask = self._forward_mask
+        for path in self._modules_around(self.part.blocks[index]):
+            if path not in self._around:
+                continue
+            given = self._around[path].get("attention_mask")
+            decodes = self._around[path].get("encoder_hidden_states") is not None
+            if _is_token_mask(given):
+                mask = given
+            elif given is None and (decodes or path == self.part.module):
+                mask = None
+        return mask.bool() if _is_token_mask(mask) else None
+
+
+@dataclass(frozen=True)
+class _Call:
+    """``first`` is the hidden state, kept of the first block only: the rest would be all of a model's."""
+
+    block: int
+    first: Tensor | None
+    call: BlockCall
+
+
+def _one_pass(calls: Sequence[_Call]) -> Pass:
+    first = calls[0].first
+    assert first is not None
+    return Pass(first, tuple(call.call for call in calls))
+
+
+def _changes(tensor: Any) -> int:
+    """How often a tensor was changed in place; an inference tensor does not count."""
+    return 0 if not isinstance(tensor, Tensor) or tensor.is_inference() else tensor._version
+
+
+def _is_token_mask(mask: Any) -> bool:
+    return isinstance(mask, Tensor) and mask.dim() == 2
+
+
+def _slots(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Slot, Any]]:
+    return [*enumerate(args), *kwargs.items()]
+
+
+def _named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Every argument of a call by its name; positional ones that have none are left out."""
+    return dict(zip(_positional_names(module), args, strict=False)) | kwargs
+
+
+def _name(module: nn.Module, slot: Slot) -> str:
+    """The name of the argument at ``slot``, empty if it has none."""
+    if isinstance(slot, str):
+        return slot
+    names = _positional_names(module)
+    return names[slot] if slot < len(names) else ""
+
+
+def _positional_names(module: nn.Module) -> list[str]:
+    return [
+        name
+        for name, parameter in inspect.signature(module.forward).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+
+
+def _hidden_slot(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], before: Any, path: str) -> Slot:
+    """Which argument of a block is its hidden state.
+
+    That which the block before returned; else the first positional one, or the first that the block's signature names. It
+    is never what a decoder attends to, though its encoder may have returned that just before.
+    """
+    for slot, value in _slots(args, kwargs):
+        if before is not None and value is before and not names_others(_name(block, slot)):
+            return slot
+    if args:
+        return 0
+    for name in [*inspect.signature(block.forward).parameters, *kwargs]:
+        value = kwargs.get(name)
+        if isinstance(value, Tensor) and value.dim() > 1 and value.is_floating_point() and not names_others(name):
+            return name
+    raise RuntimeError(f"{path}: none of its arguments ({', '.join(kwargs)}) is a hidden state")
+
+
+def _offloaded(loaded: LoadedModel) -> bool:
+    """Whether some weights lie off the computing device, so that activations should not fill it either."""
+    return any(parameter.device.type == "meta" for parameter in loaded.model.parameters())
+
+
+def _mover(loaded: LoadedModel) -> Callable[[Any], Any]:
+    """Takes tensors, however nested, to the CPU where the model is offloaded; one tensor becomes one copy."""
+    if not _offloaded(loaded):
+        return lambda value: value
+    # With the original, whose id would else be given to another tensor.
+    copies: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def copy(tensor: Tensor) -> Tensor:
+        return copies.setdefault(id(tensor), (tensor, tensor.cpu()))[1]
+
+    return lambda value: recursively_apply(copy, value)

@@ -1,0 +1,310 @@
+"""From a model and its configuration to the linears that a cell quantizes.
+
+The linears of one layer kind (attention, mlp) in one block of a part are a ``Unit``: they are selected, quantized and
+stored together, so that every selection of blocks and layers is made of whole units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from mmq_sweeps.errors import TargetError, one_of
+from mmq_sweeps.methods.affine import Format
+
+# Weights in other modules than linears are overlooked up to this share of a unit's: routers, tables of positions.
+OVERLOOKED = 0.05
+# A parameter is a weight matrix if two of its dimensions are at least this long; a kernel of a depthwise convolution is none.
+MATRIX = 8
+# The key of the group size that all parts have unless they have their own.
+METHOD_GROUP_SIZE = "method.group_size"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The linears of one layer kind in one block; ``linears`` maps the full name of each to its shape ``(O, I)``.
+
+    ``loose`` maps weight matrices that lie in no linear, such as experts in one tensor, to a sentence on what holds them; it
+    is empty where they are a small share of the unit's weights.
+    """
+
+    part: str
+    block: int
+    group: str
+    kind: str
+    linears: Mapping[str, tuple[int, int]]
+    loose: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.part}.{self.block}.{self.kind}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part found in a model: its module's path, its blocks' paths in order, and its units.
+
+    ``masked`` says which linears are given the tokens of the attention mask: all, or those under some names in a block.
+    """
+
+    name: str
+    module: str
+    blocks: tuple[str, ...]
+    units: tuple[Unit, ...]
+    masked: bool | tuple[str, ...]
+    model: str = ""  # the class of the model, for messages
+
+    @cached_property
+    def masked_linears(self) -> dict[str, bool]:
+        """The full names of those linears, and whether the mask's tokens may be those of its end only."""
+        linears = {name: unit.block for unit in self.units for name in unit.linears}
+        if isinstance(self.masked, bool):
+            return dict.fromkeys(linears, False) if self.masked else {}
+        inner = {name: name.removeprefix(f"{self.blocks[block]}.") for name, block in linears.items()}
+        return {name: True for name in linears if _under(inner[name], self.masked)}
+
+    def select(self, selection: Mapping[str, Any]) -> list[Unit]:
+        """The units that ``selection`` (``{"blocks", "layers"}``) names.
+
+        A ``TargetError`` where it names no linear, or a unit whose weights are not all in linears.
+        """
+        chosen = [unit for unit in self.units if unit.group in selection["blocks"] and unit.kind in selection["layers"]]
+        if not any(unit.linears for unit in chosen):
+            groups = {group: f"{len(span)} blocks" for group, span in block_groups(len(self.blocks)).items()}
+            raise TargetError(
+                f"component.{self.name} with blocks={list(selection['blocks'])} layers={list(selection['layers'])} "
+                f"selects no linear: of the {len(self.blocks)} blocks of {self.name}, "
+                + ", ".join(f"{group} has {count}" for group, count in groups.items())
+            )
+        self._refuse_other_weights(chosen)
+        return chosen
+
+    def _refuse_other_weights(self, chosen: Iterable[Unit]) -> None:
+        """An error where the cell would say "3 bits" of units of which some, or much of them, would stay as they are."""
+        wrong = [unit for unit in chosen if unit.loose or not unit.linears]
+        if not wrong:
+            return
+        kind = wrong[0].kind
+        of_kind = [unit for unit in wrong if unit.kind == kind]
+        blocks, loose = [unit.block for unit in of_kind], of_kind[0].loose
+        held = "; ".join(f"{self.blocks[blocks[0]]}.{name} is {what}" for name, what in loose.items())
+        where = f"{len(blocks)} of {len(self.blocks)} blocks ({_spans(blocks)})"
+        problem = (
+            f"has {'weights outside' if loose else 'no'} linear{'s' * bool(loose)} in {where}{': ' * bool(held)}{held}"
+        )
+        free = [group for group, span in block_groups(len(self.blocks)).items() if not set(span) & set(blocks)]
+        others = [
+            other for other in (unit.kind for unit in self.units if not unit.loose and unit.linears) if other != kind
+        ]
+        ways = [f"component.{self.name}.layers=[{others[0]}]"] if others else []
+        ways += [f"component.{self.name}.blocks=[{','.join(free)}]"] if free else []
+        raise TargetError(
+            f"{self.model or 'model'}: component.{self.name}: its {kind} {problem}. Only linears are quantized, and the rest "
+            f"would stay at full precision; choose {' or '.join([*ways, f'no component.{self.name}'])}"
+        )
+
+
+def _spans(numbers: Iterable[int]) -> str:
+    """``[0, 1, 2, 5]`` as ``0 to 2, 5``."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(f"{first} to {last}" if last > first else str(first) for first, last in spans)
+
+
+def block_groups(count: int) -> dict[str, range]:
+    """Thirds of ``count`` blocks: ``front`` ``[0, n//3)``, ``middle`` ``[n//3, 2n//3)``, ``end`` ``[2n//3, n)``."""
+    first, second = count // 3, 2 * count // 3
+    return {"front": range(first), "middle": range(first, second), "end": range(second, count)}
+
+
+def find_parts(model: nn.Module, parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Part]:
+    """Every part of ``model`` by its configuration; a ``TargetError`` where a path, a kind or a name does not resolve."""
+    found = {name: _find_part(model, name, where) for name, where in parts.items()}
+    _refuse_shared(model, [unit for part in found.values() for unit in part.units])
+    return found
+
+
+def check_format(units: Iterable[Unit], format: Format, key: str = METHOD_GROUP_SIZE) -> list[str]:
+    """A sentence for every part and width of linears whose columns the format's groups do not divide.
+
+    ``key`` is where the group size was set; where that is the method's, the sentence names the override for the part alone.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for unit in units:
+        for name, shape in unit.linears.items():
+            try:
+                format.groups(shape)
+            except ValueError as error:
+                found.setdefault((unit.part, str(error)), []).append(name)
+    problems = []
+    for (part, why), names in found.items():
+        override = f"; for {part} alone: component.{part}.group_size=channel" if key == METHOD_GROUP_SIZE else ""
+        linears = "1 linear" if len(names) == 1 else f"{len(names)} linears"
+        problems.append(f"{key}: {why} ({linears} of {part}, such as {names[0]}){override}")
+    return problems
+
+
+def _find_part(model: nn.Module, name: str, where: Mapping[str, Any]) -> Part:
+    module_path, module = _resolve(model, where["module"], f"model.parts.{name}.module")
+    relative, blocks = _find_blocks(module, where["blocks"], f"model.parts.{name}.blocks")
+    paths = tuple(f"{module_path}.{path}" for path in blocks)
+    groups = {index: group for group, span in block_groups(len(paths)).items() for index in span}
+    kinds = {"attention": where["attention"], "mlp": where["mlp"]}
+    units = []
+    for index, (path, block) in enumerate(zip(paths, blocks.values(), strict=True)):
+        by_kind = _linears_by_kind(block, kinds, path)
+        loose = _loose_by_kind(block, kinds, by_kind, path)
+        units += [
+            Unit(
+                name,
+                index,
+                groups[index],
+                kind,
+                {f"{path}.{inner}": shape for inner, shape in linears.items()},
+                loose[kind],
+            )
+            for kind, linears in by_kind.items()
+            if kinds[kind]
+        ]
+    if not any(unit.linears for unit in units):
+        holders = [
+            f"; of its {unit.kind}, {paths[unit.block]}.{inner} is {what}"
+            for unit in units
+            for inner, what in unit.loose.items()
+        ]
+        raise TargetError(
+            f"{type(model).__name__}: model.parts.{name}: no linear lies in the blocks under "
+            f"{' and '.join(f'{module_path}.{path}' for path in relative)}{''.join(holders[:1])}"
+        )
+    masked = _masked(where["masked"], f"model.parts.{name}.masked")
+    part = Part(name, module_path, paths, tuple(units), masked, type(model).__name__)
+    for inner in part.masked if isinstance(part.masked, tuple) else ():
+        if not replace(part, masked=(inner,)).masked_linears:
+            raise TargetError(f"model.parts.{name}.masked: {inner} holds no linear of a block of {name}")
+    return part
+
+
+def _find_blocks(module: nn.Module, candidates: Iterable[Any], key: str) -> tuple[list[str], dict[str, nn.Module]]:
+    """The first of ``candidates`` that resolves, as paths, and its blocks by their paths in ``module``.
+
+    A candidate is a path, or a list of paths whose blocks follow each other. Lists inside lists are stages: a list is never
+    called, only what it holds.
+    """
+    candidates = list(candidates)
+    wanted = [[path] if isinstance(path, str) else path for path in candidates]
+    if not all(isinstance(paths, list) and paths and all(isinstance(path, str) for path in paths) for paths in wanted):
+        raise TargetError(f"{key}={candidates}: give paths, or a list of paths whose blocks follow each other")
+    for paths in wanted:
+        try:
+            stacks = {path: module.get_submodule(path) for path in paths}
+        except AttributeError:
+            continue
+        return paths, {path: block for root, stack in stacks.items() for path, block in _members(root, stack)}
+    _resolve(module, [" and ".join(paths) for paths in wanted], key)
+    raise AssertionError("unreachable: no path resolves")
+
+
+def _members(path: str, stack: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in stack.named_children():
+        if isinstance(child, nn.ModuleList):
+            yield from _members(f"{path}.{name}", child)
+        else:
+            yield f"{path}.{name}", child
+
+
+def _masked(masked: Any, key: str) -> bool | tuple[str, ...]:
+    if isinstance(masked, bool):
+        return masked
+    if isinstance(masked, str) or not all(isinstance(inner, str) for inner in masked):
+        raise TargetError(f"{key}={masked}: give true, false or a list of names inside a block")
+    return tuple(masked)
+
+
+def _resolve(root: nn.Module, candidates: Iterable[str], key: str) -> tuple[str, nn.Module]:
+    for path in candidates:
+        try:
+            return path, root.get_submodule(path)
+        except AttributeError:
+            continue
+    children = [name for name, _ in root.named_children()]
+    raise TargetError(
+        f"{key}: none of {', '.join(candidates)} is a module of {type(root).__name__}, which has {', '.join(children)}"
+    )
+
+
+def _linears_by_kind(
+    block: nn.Module, kinds: Mapping[str, list[str]], path: str
+) -> dict[str, dict[str, tuple[int, int]]]:
+    by_kind: dict[str, dict[str, tuple[int, int]]] = {kind: {} for kind in kinds}
+    for name, module in block.named_modules():
+        if not isinstance(module, nn.Linear):
+            continue
+        matching = [kind for kind, prefixes in kinds.items() if _under(name, prefixes)]
+        if len(matching) != 1:
+            what = "no layer kind" if not matching else f"{len(matching)} layer kinds"
+            raise TargetError(f"{path}.{name} belongs to {what}; name it under exactly one. {one_of(kinds)}")
+        by_kind[matching[0]][name] = (module.out_features, module.in_features)
+    return by_kind
+
+
+def _loose_by_kind(
+    block: nn.Module, kinds: Mapping[str, list[str]], linears: Mapping[str, Mapping[str, tuple[int, int]]], path: str
+) -> dict[str, dict[str, str]]:
+    """By kind, the weight matrices that lie in no linear, with a sentence on what holds each.
+
+    A ``TargetError`` where such weights belong to no kind, as for a linear of none.
+    """
+    found: dict[str, dict[str, nn.Parameter]] = {kind: {} for kind in kinds}
+    homeless: dict[str, nn.Parameter] = {}
+    holders: dict[str, str] = {}
+    for name, module in block.named_modules():
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            continue
+        for own, parameter in module.named_parameters(recurse=False):
+            if sum(length >= MATRIX for length in parameter.shape) < 2:
+                continue
+            full = f"{name}.{own}" if name else own
+            holders[full] = type(module).__name__
+            kind = next((kind for kind, prefixes in kinds.items() if _under(full, prefixes)), None)
+            (homeless if kind is None else found[kind])[full] = parameter
+    quantizable = {kind: sum(rows * columns for rows, columns in linears[kind].values()) for kind in kinds}
+
+    def described(loose: Mapping[str, nn.Parameter], beside: int) -> dict[str, str]:
+        weights = sum(parameter.numel() for parameter in loose.values())
+        if weights <= OVERLOOKED * (weights + beside):
+            return {}
+        return {
+            name: f"a parameter {list(parameter.shape)} of a {holders[name]}, which is no linear"
+            for name, parameter in loose.items()
+        }
+
+    if none := described(homeless, sum(quantizable.values())):
+        name, what = next(iter(none.items()))
+        raise TargetError(
+            f"{path}.{name} belongs to no layer kind; it is {what}. Name it under exactly one. {one_of(kinds)}"
+        )
+    return {kind: described(loose, quantizable[kind]) for kind, loose in found.items()}
+
+
+def _under(name: str, prefixes: Iterable[str]) -> bool:
+    return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
+
+
+def _refuse_shared(model: nn.Module, units: Iterable[Unit]) -> None:
+    owner: dict[int, str] = {}
+    for unit in units:
+        for name in unit.linears:
+            weight = id(model.get_submodule(name).weight)
+            if weight in owner:
+                raise TargetError(
+                    f"a linear is selected twice: {owner[weight]} and {unit.part}'s {name} are one weight"
+                )
+            owner[weight] = f"{unit.part}'s {name}"

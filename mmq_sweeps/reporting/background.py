@@ -1,0 +1,45 @@
+"""Logging beside the work: a thread hands records to the tracker, in their order, while the next cell runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from queue import Queue
+from threading import Thread
+from types import TracebackType
+from typing import Any, Self
+
+from mmq_sweeps.reporting.trackers import Log, Samples
+from mmq_sweeps.store.record import Record
+
+# Records that wait at most. A tracker that is slower than the cells then holds them up, instead of filling the memory.
+WAITING = 32
+Entry = tuple[Record, list[dict[str, Any]], Samples]
+
+
+class Background:
+    """A ``Log`` that returns at once. Leaving it, on an error as well, waits for what was handed over."""
+
+    def __init__(self, log: Log, say: Callable[[str], None]) -> None:
+        self._log, self._say = log, say
+        self._entries: Queue[Entry | None] = Queue(WAITING)
+        self._thread = Thread(target=self._work, name="tracker", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entries.put(None)
+        self._thread.join()
+
+    def __call__(self, record: Record, items: list[dict[str, Any]], samples: Samples) -> None:
+        self._entries.put((record, items, samples))
+
+    def _work(self) -> None:
+        while (entry := self._entries.get()) is not None:
+            try:
+                self._log(*entry)
+            except Exception as error:  # noqa: BLE001 - a tracker that fails costs a warning, never a cell
+                self._say(f"warning: the tracker did not take cell {entry[0].id}: {type(error).__name__}: {error}")

@@ -1,0 +1,289 @@
+"""The result of a sweep as rows, for a program, and as tables, for a person."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from mmq_sweeps.identity.cell import bits_label, digest
+from mmq_sweeps.reporting.compare import Items, differences, settings, told_apart, variant, with_variants
+from mmq_sweeps.store.record import Record
+
+# A table that is not on a terminal is not cut to 80 columns.
+FILE_WIDTH = 200
+SIGNIFICANT, WARNED = "*", "!"
+FOOTNOTE = f"{SIGNIFICANT} differs from full precision (paired 95% bootstrap interval without zero)"
+METRIC_LABELS = {
+    "cider": "CIDEr",
+    "cider_d": "CIDEr-D",
+    "meteor": "METEOR",
+    "rouge_l": "ROUGE-L",
+    "spice": "SPICE",
+    "gqa_accuracy": "acc.",
+    "vqa_accuracy": "acc.",
+    "recall_mean": "R@mean",
+    **{
+        f"{prefix}recall_at_{rank}": f"{shown}@{rank}"
+        for prefix, shown in (("", "R"), ("text_", "TR"), ("image_", "IR"))
+        for rank in (1, 5, 10)
+    },
+}
+# Where there are more metrics than these, only the first is shown beside its difference from full precision.
+COMPARED = 3
+# Wider than any table: what a table would take if nothing limited it.
+_UNLIMITED = 100_000
+
+
+def rows(records: Iterable[Record], items: Callable[[str], Items]) -> list[dict[str, Any]]:
+    """One row a record, from the most bits per weight to the fewest, failures last.
+
+    ``family`` names the model and task, and the settings in which families of the same names differ; only cells of one
+    family are comparable. ``label`` is the method, with the fields in which cells of that method differ. A metric has its
+    value, its interval, ``higher_is_better``, ``warnings`` if there are any and, where the full-precision record of the same
+    family is among ``records``, its ``difference`` from that with a paired interval. ``items`` reads a cell's items by its id.
+    """
+    records = list(records)
+    families, labels = _families(records), _labels(records)
+    baselines = {families[record.id]: record for record in records if record.baseline and record.done}
+    read = functools.cache(items)
+    found = [
+        {
+            "family": families[record.id],
+            "label": labels[record.id],
+            **_row(record, baselines.get(families[record.id]), read),
+        }
+        for record in records
+    ]
+    return sorted(found, key=_order)
+
+
+def _families(records: Sequence[Record]) -> dict[str, str]:
+    """The title of each record's family, by the record's id."""
+    keys = {record.id: digest([record.cell["model"], record.cell["task"]]) for record in records}
+    # A failed cell has no metrics; it belongs to the finished ones of its settings.
+    of_key: dict[str, Record] = {}
+    for record in sorted(records, key=lambda record: not record.done):
+        of_key.setdefault(keys[record.id], record)
+    named: dict[tuple[str, str], list[str]] = {}
+    for key, record in sorted(of_key.items(), key=lambda item: item[1].created):
+        named.setdefault((record.names["model"], record.names["task"]), []).append(key)
+    titles: dict[str, str] = {}
+    for (model, task), alike in named.items():
+        told = told_apart([settings(of_key[key].cell, of_key[key].metrics) for key in alike])
+        titles |= {
+            key: f"{model}, {task}" + (f" [{text}]" if len(alike) > 1 else "")
+            for key, text in zip(alike, told, strict=True)
+        }
+    return {cell_id: titles[key] for cell_id, key in keys.items()}
+
+
+def _labels(records: Sequence[Record]) -> dict[str, str]:
+    """The method of each record, by the record's id, with the fields in which those of one model and task differ."""
+    found = {record.id: record.names["method"] for record in records}
+    named: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        if not record.baseline:
+            named.setdefault((record.names["model"], record.names["task"]), []).append(record)
+    for alike in named.values():
+        labels = with_variants([(record.names["method"], variant(record.cell)) for record in alike])
+        found |= {record.id: label for record, label in zip(alike, labels, strict=True)}
+    return found
+
+
+def _row(record: Record, baseline: Record | None, items: Callable[[str], Items]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": record.id,
+        "status": record.status,
+        **record.names,
+        "bits": {part: bits_label(selection) for part, selection in record.cell["parts"].items()},
+    }
+    if not record.done:
+        return {**row, "error": {key: (record.error or {}).get(key, "") for key in ("class", "message")}}
+    metrics = {
+        name: {
+            "value": metric["value"],
+            "interval": metric["interval"],
+            "higher_is_better": metric.get("higher_is_better", True),
+            **({"warnings": list(metric["warnings"])} if metric.get("warnings") else {}),
+        }
+        for name, metric in record.metrics.items()
+    }
+    if baseline is not None and baseline is not record:
+        for name, difference in differences(baseline, items(baseline.id), record, items(record.id)).items():
+            metrics[name] |= difference
+    total = record.size["total"]
+    return {
+        **row,
+        "metrics": metrics,
+        "bpw_paper": total["bpw_paper"],
+        "bpw_exact": total["bpw_exact"],
+        "size_bytes": total["size_bytes"],
+        "seconds": sum(record.seconds.values()),
+    }
+
+
+def _order(row: dict[str, Any]) -> tuple[Any, ...]:
+    bpw = -row["bpw_paper"] if "bpw_paper" in row else math.inf
+    return row["model"], row["task"], row["family"], bpw, row["label"], sorted(row["bits"].items())
+
+
+def show(table_rows: list[dict[str, Any]], console: Console) -> None:
+    """Print the finished rows, a table a family, and below each what its marks mean and what there was no room for."""
+    families = by_family(table_rows)
+    for number, (title, family) in enumerate(families.items()):
+        if len(families) > 1:
+            line(console, ("\n" if number else "") + title)
+        shown, dropped = fitting(family, console)
+        console.print(shown, crop=False)
+        for text in [*notes(family), *_dropped(dropped)]:
+            line(console, text)
+
+
+def by_family(table_rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The finished rows of each family, by its title."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in table_rows:
+        if row["status"] == "done":
+            found.setdefault(row["family"], []).append(row)
+    return found
+
+
+def notes(family: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Sentences below the table of ``family``: what marks mean, metrics of which less is better, and every warning."""
+    metrics = [(row, name, metric) for row in family for name, metric in row["metrics"].items()]
+    if any(metric.get("significant") for _, _, metric in metrics):
+        yield FOOTNOTE
+    for name in dict.fromkeys(name for _, name, metric in metrics if not metric["higher_is_better"]):
+        yield f"{METRIC_LABELS.get(name, name)}: lower is better"
+    for row, name, metric in metrics:
+        yield from (
+            f"{WARNED} {title(row)}, {METRIC_LABELS.get(name, name)}: {text}" for text in metric.get("warnings", ())
+        )
+    for row, _, metric in metrics:
+        if "not_compared" in metric:
+            yield f"{title(row)} is not compared with full precision: {metric['not_compared']}"
+
+
+def title(row: dict[str, Any]) -> str:
+    """A row in words: ``gptq vision 3 language 4``."""
+    bits = " ".join(f"{part} {width}" for part, width in row["bits"].items())
+    return f"{row['label']} {bits}" if bits else "full precision"
+
+
+def line(console: Console, text: str) -> None:
+    """Print ``text`` as it is: users' names may hold what a terminal library takes for markup."""
+    console.print(Text(text), soft_wrap=True)
+
+
+def plain_table() -> Table:
+    """A table without frame. Give it its headers and cells as ``Text``, so that nothing in them is taken for markup."""
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column and its rank: 0 always stays; of the others the one of the highest rank gives way first."""
+
+    name: str
+    head: str
+    cells: list[str]
+    rank: int
+    justify: Literal["left", "right"] = "right"
+
+
+def draw(family: Sequence[dict[str, Any]]) -> Table:
+    """The finished rows of one family as a table with all its columns."""
+    return _drawn(_columns(family))
+
+
+def fitting(family: Sequence[dict[str, Any]], console: Console) -> tuple[Table, list[str]]:
+    """The table of ``family`` with as many columns as ``console`` has room for, and the names of those left out."""
+    columns, dropped = _columns(family), list[str]()
+    table = _drawn(columns)
+    while _width(table, console) > console.width and any(column.rank for column in columns):
+        least = max(columns, key=lambda column: column.rank)
+        columns = [column for column in columns if column is not least]
+        dropped.append(least.name)
+        table = _drawn(columns)
+    return table, dropped[::-1]
+
+
+def _width(table: Table, console: Console) -> int:
+    return Measurement.get(console, console.options.update(width=_UNLIMITED), table).minimum
+
+
+def _drawn(columns: Sequence[_Column]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for column in columns:
+        # Only names may be broken into lines; a figure that is cut is none.
+        names = column.justify == "left"
+        table.add_column(Text(column.head), justify=column.justify, no_wrap=not names, overflow="fold")
+    for texts in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*map(Text, texts))
+    return table
+
+
+def _columns(family: Sequence[dict[str, Any]]) -> list[_Column]:
+    """Leading columns always stay: method, bits of the parts that any row quantizes, the first metric and bits per weight."""
+    parts = sorted({part for row in family for part in row["bits"]}, key=_part_order)
+    metrics = list(dict.fromkeys(name for row in family for name in row["metrics"]))
+    columns = [_Column("method", "method", [row["label"] for row in family], 0, "left")]
+    columns += [_Column(part, part, [row["bits"].get(part, "16") for row in family], 0) for part in parts]
+    for place, name in enumerate(metrics):
+        label = METRIC_LABELS.get(name, name)
+        columns.append(_Column(label, label, _figures(family, name), 2 * place))
+        if len(metrics) <= COMPARED or not place:
+            told = [_difference(row["metrics"].get(name)) for row in family]
+            columns.append(_Column(f"{label} vs full", "vs\nfull", told, 2 * place + 1))
+    last = 2 * len(metrics) + 1
+    columns += [
+        _Column("bpw paper", "bpw\npaper", [f"{row['bpw_paper']:.2f}" for row in family], 0),
+        _Column("bpw exact", "bpw\nexact", [f"{row['bpw_exact']:.2f}" for row in family], last),
+        _Column("size", "size\nMB", [f"{row['size_bytes'] / 1e6:.2f}" for row in family], last + 1),
+        _Column("time", "time\ns", [f"{row['seconds']:.1f}" for row in family], last + 2),
+    ]
+    return columns
+
+
+def _figures(family: Sequence[dict[str, Any]], name: str) -> list[str]:
+    metrics = [row["metrics"].get(name) for row in family]
+    # Where any is marked, a blank keeps the digits of the others in line with it.
+    blank = " " if any(metric and metric.get("warnings") for metric in metrics) else ""
+    return [
+        "" if metric is None else _figure(metric) + (WARNED if metric.get("warnings") else blank) for metric in metrics
+    ]
+
+
+def _figure(metric: dict[str, Any]) -> str:
+    return "none" if metric["value"] is None else f"{metric['value']:.4f}"
+
+
+def _difference(metric: dict[str, Any] | None) -> str:
+    if metric is None or "difference" not in metric:
+        return ""
+    return f"{metric['difference']:+.4f}{SIGNIFICANT if metric['significant'] else ' '}"
+
+
+def _dropped(names: Sequence[str]) -> Iterator[str]:
+    if names:
+        yield f"no room here for {', '.join(names)}: widen the terminal, write to a file, or ask for JSON"
+
+
+def _part_order(part: str) -> tuple[int, str]:
+    known = ("vision", "connector", "language")
+    return (known.index(part) if part in known else len(known)), part
+
+
+def output_console() -> Console:
+    """Standard output: colours only on a terminal, wide where it is a file, and text printed as it is."""
+    console = Console(markup=False, emoji=False)
+    return console if console.is_terminal else Console(width=FILE_WIDTH, markup=False, emoji=False)

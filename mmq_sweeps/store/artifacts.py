@@ -1,0 +1,106 @@
+"""Artifacts: tensors that cells share, named by the hash of all that they depend on.
+
+artifacts/KIND/KEY.safetensors
+artifacts/KIND/KEY.json              digest and description; written last, so it marks the artifact as complete
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmq_sweeps.identity.cell import digest
+from mmq_sweeps.store.atomic_files import Files, explained
+from mmq_sweeps.store.eviction import Eviction
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Two processes that write the same key replace the tensors and the marker one after the other.
+ATTEMPTS, PAUSE_SECONDS = 4, 0.05
+TOUCH_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """The artifacts of a store, which are evicted beyond a bound. What was read last is evicted last."""
+
+    files: Files
+    eviction: Eviction
+    _touched: dict[Path, float] = field(default_factory=dict, compare=False, repr=False)
+
+    def load(self, kind: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and description, ``None`` where there is no such artifact; a corrupt one is moved aside."""
+        from safetensors.torch import load
+
+        content = self.read(kind, key)
+        return None if content is None else (load(content[0]), content[1])
+
+    def read(self, kind: str, key: str) -> tuple[bytes, dict[str, Any]] | None:
+        """The file with the tensors, of the right digest, and the description."""
+        marker, tensors = self._paths(kind, key)
+        wrong = ""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(PAUSE_SECONDS * attempt)
+            try:
+                description = json.loads(marker.read_text())
+                content = tensors.read_bytes()
+                stored = description.pop("sha256")
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                if error.errno == errno.ESTALE:  # Evicted on another machine while it was read here.
+                    return None
+                raise
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                wrong = str(error)
+                continue
+            if digest([description, hashlib.sha256(content).hexdigest()]) == stored:
+                self._touch(marker)
+                return content, description
+            wrong = "does not match its sha256"
+        self.files.move_aside(marker, f"{tensors} {wrong}")
+        self.files.move_aside(tensors, None)
+        return None
+
+    def has(self, kind: str, key: str) -> bool:
+        """Whether an artifact was written completely; its digest is checked when it is read."""
+        return all(path.is_file() for path in self._paths(kind, key))
+
+    def save(self, kind: str, key: str, tensors: Mapping[str, Tensor], description: dict[str, Any]) -> None:
+        """Write an artifact, then evict others where the store outgrew its bound. The first of two writers wins."""
+        from safetensors.torch import save
+
+        if self.has(kind, key):
+            return
+        marker, path = self._paths(kind, key)
+        content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+        told = json.dumps(
+            {**description, "sha256": digest([description, hashlib.sha256(content).hexdigest()])}
+        ).encode()
+        with explained(path):
+            self.files.make_folder(path.parent)
+            self.files.write(path, content)
+            self.files.write(marker, told)
+            self.eviction.after_writing(len(content) + len(told))
+
+    def _paths(self, kind: str, key: str) -> tuple[Path, Path]:
+        stem = self.files.root / "artifacts" / kind / key
+        return stem.with_suffix(".json"), stem.with_suffix(".safetensors")
+
+    def _touch(self, marker: Path) -> None:
+        """Note that an artifact was used, by the server's clock, at most once a minute."""
+        now = time.monotonic()
+        if self.files.writable and now - self._touched.get(marker, -TOUCH_SECONDS) >= TOUCH_SECONDS:
+            self._touched[marker] = now
+            with suppress(OSError):
+                os.utime(marker)

@@ -1,0 +1,73 @@
+"""One name for two checkpoints: their cells and artifacts never mix, but a table shows them under one name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmq_sweeps.identity.cell import digest
+
+Model = Mapping[str, Any]
+
+
+def told(models: Iterable[tuple[str, Model]]) -> list[str]:
+    """A sentence for each name that several of the ``(name, effective model)`` have, which differ in their weights."""
+    by_name: dict[str, dict[str, Model]] = {}
+    for name, model in models:
+        by_name.setdefault(name, {}).setdefault(_weights(model), model)
+    return [
+        f"model.name={name} names {len(models)} different checkpoints: {', '.join(sorted(map(_named, models.values())))}; "
+        "their cells are kept apart, but tables show them under one name: give one of them a model.name of its own"
+        for name, models in sorted(by_name.items())
+        if len(models) > 1
+    ]
+
+
+def place(root: Path, name: str, model: Model) -> Path:
+    """The file of a store that says that ``name`` stands for these weights."""
+    return _folder(root, name) / f"{_weights(model)}.json"
+
+
+def content(name: str, model: Model) -> dict[str, Any]:
+    """What the file at ``place`` says."""
+    return {"name": name, **{key: model.get(key) for key in ("checkpoint", "revision", "files")}}
+
+
+def recorded(root: Path, names: Iterable[str]) -> list[tuple[str, Model]]:
+    """What of ``names`` the store has records of, as ``(name, model)``."""
+    return [
+        (name, found)
+        for name in dict.fromkeys(names)
+        for path in sorted(_folder(root, name).glob("*.json"))
+        if (found := _read(path)) is not None
+    ]
+
+
+def _folder(root: Path, name: str) -> Path:
+    # A name may hold what a file's name may not.
+    return root / "models" / digest(name)[:12]
+
+
+def _weights(model: Model) -> str:
+    """What a checkpoint is known by: where it came from, the revision or digest that was read there, and its other files."""
+    revision = str(model.get("revision") or "")
+    # The digest of a folder's weights says it all; the same weights may lie in two folders.
+    known_by = [revision] if revision.startswith("sha256:") else [model["checkpoint"], revision]
+    return digest([*known_by, *filter(None, [model.get("files")])])[:12]
+
+
+def _named(model: Model) -> str:
+    known_by = [model.get("revision"), (files := model.get("files")) and f"other files {files}"]
+    told = ", ".join(filter(None, known_by))
+    return f"{model['checkpoint']} ({told})" if told else str(model["checkpoint"])
+
+
+def _read(path: Path) -> Model | None:
+    """What was noted; None where the file is no use, since it is only there for a warning."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "checkpoint" in found else None

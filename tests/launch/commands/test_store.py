@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from launch.__main__ import main
+from launch.commands.migrate import migrate
+from launch.sweep_file import listed, read
+from mmq_sweeps.errors import StoreError
+from mmq_sweeps.store.record import Record
+from mmq_sweeps.store.store import SCHEMA, Store
+from tests.launch.cells import cell, grid, record
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def launch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """``launch("store", "list")``: exit status, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["launch", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, errors = capsys.readouterr()
+        return int(ended.value.code or 0), out, errors
+
+    return run
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A store with a space and letters beyond ASCII in its path, two records and artifacts of every kind."""
+    root = tmp_path / "meine Läufe 量"
+    store = Store.open(root)
+    for one in (cell(16, 16, 16), cell(3, 16, 16)):
+        store.save(record(one), [{"id": "a", "prediction": "x", "scores": {}}])
+    for kind, key, days in (("quantized", "q", 20), ("statistics", "s", 10), ("outputs", "o", 0)):
+        store.save_artifact(kind, key, {"w": torch.zeros(1000, dtype=torch.uint8)}, {})
+        for path in (root / "artifacts" / kind).iterdir():
+            os.utime(path, (time.time() - days * 86400,) * 2)
+    return root
+
+
+def there(root: Path) -> list[str]:
+    return sorted(path.stem for path in (root / "artifacts").rglob("*.json"))
+
+
+def test_what_lies_in_a_store_is_listed_by_kind(root: Path, launch: Run) -> None:
+    store = Store.open(root, label="worker 1")
+    with store.lock("cells", "c"):
+        status, out, _ = launch("store", "--store", root, "--json")
+        _, shown, _ = launch("store", "list", "--store", root)
+    told = json.loads(out)
+    assert status == 0
+    assert told["store"] == str(root)
+    kinds = {kind["kind"]: kind for kind in told["kinds"]}
+    assert {kind: kinds[kind]["count"] for kind in ("cells", "quantized", "statistics", "outputs", "corrupt")} == {
+        "cells": 2, "quantized": 1, "statistics": 1, "outputs": 1, "corrupt": 0,
+    }  # fmt: skip
+    assert kinds["quantized"]["size_bytes"] > 1000
+    assert kinds["quantized"]["used"] < kinds["outputs"]["used"]
+    assert told["locks"]["cells/c"]["label"] == "worker 1"
+    assert "statistics" in shown
+    assert "locked: cells/c by worker 1 on" in shown
+    assert str(root) in shown
+
+
+def test_a_check_finds_what_is_not_what_was_written_and_changes_nothing(root: Path, launch: Run) -> None:
+    assert launch("store", "check", "--store", root)[:2] == (
+        0, "2 records and 3 artifacts are what was written, 0 are not\n",
+    )  # fmt: skip
+    one = cell(3, 16, 16).id
+    (root / "cells" / one / "items.json").write_text("[]")
+    path = root / "artifacts" / "statistics" / "s.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    (root / "artifacts" / "outputs" / "o.json").unlink()
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    status, out, _ = launch("store", "check", "--store", root, "--json")
+    told = json.loads(out)
+    assert status == 1
+    assert (told["records"], told["artifacts"]) == (1, 1)
+    assert len(told["problems"]) == 2
+    assert one in told["problems"][0]
+    assert "s.safetensors does not match" in told["problems"][1]
+    assert "1 artifacts were not written completely" in told["warnings"][0]
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        (["--older-than", "15"], ["o", "s"]),
+        (["--older-than", "5"], ["o"]),
+        (["--kind", "outputs"], ["q", "s"]),
+        (["--kind", "outputs", "--kind", "quantized"], ["s"]),
+        (["--max-gb", "2.5e-6"], ["q", "s"]),
+        (["--max-gb", "0"], []),
+        (["--max-gb", "1"], ["o", "q", "s"]),
+        (["--kind", "quantized", "--older-than", "30"], ["o", "q", "s"]),
+    ],
+)
+def test_pruning_removes_what_is_said(root: Path, launch: Run, options: list[str], left: list[str]) -> None:
+    _, foretold, _ = launch("store", "prune", "--store", root, "--json", "--dry-run", *options)
+    assert there(root) == ["o", "q", "s"]
+    status, out, _ = launch("store", "prune", "--store", root, "--json", *options)
+    assert status == 0
+    assert there(root) == left
+    assert json.loads(out)["removed"] == json.loads(foretold)["removed"]
+    assert len(Store.open(root).records()) == 2
+
+
+def test_pruning_leaves_what_a_running_job_needs(root: Path, launch: Run) -> None:
+    with Store.open(root).needed([("statistics", "s")]):
+        _, out, _ = launch("store", "prune", "--store", root, "--max-gb", "0")
+    assert there(root) == ["s"]
+    assert out.startswith("removed 2 artifacts of 0.0 MB; 0.0 MB are left")
+
+
+def test_pruning_says_when_another_evicts(root: Path, launch: Run) -> None:
+    with Store.open(root).lock("evict", "artifacts"):
+        status, _, errors = launch("store", "prune", "--store", root, "--max-gb", "0")
+    assert status == 1
+    assert "another process evicts" in errors
+    assert there(root) == ["o", "q", "s"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["list", "--max-gb", "1"], "--max-gb: is for prune, not for list"),
+        (["check", "--dry-run"], "--dry-run: is for prune and migrate, check changes nothing"),
+        (["prune"], "prune: say what with --max-gb GB, --older-than DAYS or --kind KIND"),
+        (["prune", "--max-gb", "-1"], "--max-gb -1: choose a number from 0"),
+        (["prune", "--max-gb", "nan"], "--max-gb nan: choose a number from 0"),
+        (["prune", "--older-than", "-2"], "--older-than -2: choose a number from 0"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(root: Path, launch: Run, arguments: list[str], told: str) -> None:
+    status, _, errors = launch("store", *arguments, "--store", root)
+    assert (status, errors) == (2, f"error: {told}\n")
+
+
+@pytest.mark.parametrize("action", ["list", "check", "prune", "migrate"])
+def test_what_is_no_store_stays_none(tmp_path: Path, launch: Run, action: str) -> None:
+    options = ["--max-gb", "1"] if action == "prune" else []
+    status, _, errors = launch("store", action, "--store", tmp_path / "none", *options)
+    assert status == 2
+    assert "is no store" in errors
+    assert not (tmp_path / "none").exists()
+
+
+def older(root: Path) -> list[str]:
+    """Turn a store into one of schema 1, with a sweep of the cells that have records and one that has none."""
+    (root / "store.json").unlink()
+    ids = [one.id for one in grid(3, 16)]
+    (root / "sweeps").mkdir()
+    (root / "sweeps" / "0123456789ab.json").write_text(json.dumps({"command": "mmq -m bits=3,16", "cells": ids}))
+    return ids
+
+
+def test_a_store_of_schema_1_is_migrated_in_place(root: Path, launch: Run) -> None:
+    ids = older(root)
+    records = {path: path.read_bytes() for path in root.glob("cells/*/*")}
+    status, _, errors = launch("store", "list", "--store", root)
+    assert status == 2
+    assert f"python -m launch store migrate --store '{root}'" in errors
+    status, out, _ = launch("store", "migrate", "--store", root, "--dry-run")
+    assert (status, out) == (0, "would convert 1 sweeps; 2 records stay as they are\n")
+    assert not (root / "store.json").exists()
+    status, out, _ = launch("store", "migrate", "--store", root)
+    assert (status, out) == (0, "converted 1 sweeps; 2 records stay as they are\n")
+    assert json.loads((root / "store.json").read_text()) == {"schema": SCHEMA}
+    assert {path: path.read_bytes() for path in root.glob("cells/*/*")} == records
+    (sweep,) = listed(root)
+    assert (sweep.id, sweep.command) == ("0123456789ab", "mmq -m bits=3,16")
+    written = read(root, sweep.id)
+    assert written.groups == (tuple(ids),)
+    assert {one.id for one in written.sweep.cells} == {record.id for record in Store.open(root).records()}
+    assert not (root / "sweeps" / "0123456789ab.json").exists()
+    assert launch("store", "check", "--store", root)[0] == 0
+    status, out, _ = launch("store", "migrate", "--store", root)
+    assert (status, out) == (0, f"nothing to do: {root} is of the present schema, {SCHEMA}\n")
+
+
+def test_a_migration_that_was_killed_goes_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    older(root)
+    told = json.dumps({"command": "second", "cells": []})
+    (root / "sweeps" / "second.json").write_text(told)
+    unlink = Path.unlink
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "second.json":
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        migrate(root, print)
+    monkeypatch.undo()
+    with pytest.raises(StoreError, match="schema 1"):
+        Store.open(root)
+    migrate(root, print)
+    assert {one.command for one in listed(root)} == {"mmq -m bits=3,16", "second"}
+    assert not list((root / "sweeps").glob("*.json"))
+
+
+def test_a_note_that_is_none_is_moved_aside(root: Path) -> None:
+    older(root)
+    (root / "sweeps" / "broken.json").write_text("{")
+    said: list[str] = []
+    migrate(root, said.append)
+    assert "broken.json is no note of a sweep" in said[0]
+    assert [one.id for one in listed(root)] == ["0123456789ab"]
+
+
+def test_a_newer_store_is_not_migrated(root: Path, launch: Run) -> None:
+    (root / "store.json").write_text('{"schema": 9}')
+    status, _, errors = launch("store", "migrate", "--store", root)
+    assert status == 2
+    assert "upgrade mmq-sweeps" in errors
+
+
+def named(name: str, checkpoint: str, revision: str | None, **more: str) -> Record:
+    one = cell(16, 16, 16)
+    model = {**one.model, "checkpoint": checkpoint, "revision": revision, **more}
+    other = replace(one, model=model, names={**one.names, "model": name})
+    return record(other)
+
+
+def test_two_checkpoints_under_one_name_are_told(tmp_path: Path, launch: Run) -> None:
+    store = Store.open(tmp_path)
+
+    def told(one: Record) -> list[str]:
+        return store.namesakes([(one.names["model"], one.cell["model"])])
+
+    store.save(named("mine", "hub/a", "v1"))
+    store.save(named("mine", "hub/a", "v1", dtype="float16"))
+    store.save(named("other", "./x", "sha256:1"))
+    assert told(named("mine", "hub/a", "v1")) == []
+    assert told(named("other", "./moved", "sha256:1")) == [], "the same weights in another folder"
+    (warning,) = told(named("mine", "hub/a", "v2"))
+    assert "model.name=mine names 2 different checkpoints: hub/a (v1), hub/a (v2)" in warning
+    assert told(named("mine", "hub/a", "v1")) == [], "v2 was asked for, and never measured"
+    store.save(named("mine", "hub/a", "v2"))
+    assert told(named("mine", "hub/a", "v1")) == [warning]
+    _, out, _ = launch("store", "check", "--store", tmp_path)
+    assert f"warning: {warning}" in out

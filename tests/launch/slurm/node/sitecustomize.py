@@ -1,0 +1,41 @@
+"""On the folders that Python imports from in a job of the tests: a worker there is forked from ``tests/launch/slurm/warm.py``.
+
+The process that was started stays, hands signals on, ends as the worker ends, and takes the worker with it when it is killed.
+"""
+
+import os
+import sys
+
+
+def hand_over(path: str, arguments: list[str]) -> None:
+    """Have ``python -m launch.workers.worker arguments`` run by the server at ``path``; does not return unless there is none."""
+    import json
+    import signal
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as server:
+        try:
+            server.connect(path)
+        except OSError:
+            return
+        given = {
+            "arguments": arguments,
+            "folder": os.getcwd(),
+            "environment": dict(os.environ),
+            "parent": os.getppid(),
+        }
+        socket.send_fds(server, [b"."], [0, 1, 2])
+        server.sendall(json.dumps(given).encode() + b"\n")
+        told = server.makefile()
+        pid = int(told.readline())
+        for forwarded in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(forwarded, lambda number, _: os.kill(pid, number))
+        status = int(told.readline())
+    if status >= 0:
+        os._exit(status)
+    signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
+    os.kill(os.getpid(), -status)
+
+
+if sys.orig_argv[1:3] == ["-m", "launch.workers.worker"] and "MMQ_WARM_WORKERS" in os.environ:
+    hand_over(os.environ["MMQ_WARM_WORKERS"], sys.orig_argv[3:])

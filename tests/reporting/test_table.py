@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from mmq_sweeps.reporting.table import rows, show
+from mmq_sweeps.store.record import Record
+
+EVERYTHING = {"blocks": ["front", "middle", "end"], "layers": ["attention", "mlp"]}
+COUNT = 50
+
+
+def record(bpw: float, cider: float, method: str = "gptq", task: str = "t", **bits: int) -> Record:
+    return Record(
+        id=f"{method}{bpw}{task}",
+        status="done",
+        cell={
+            "model": {"checkpoint": "m"},
+            "task": {"name": task},
+            "parts": {part: {"bits": width, **EVERYTHING} for part, width in bits.items()},
+        },
+        names={"model": "m", "task": task, "method": method},
+        metrics={"cider": {"value": cider, "interval": [cider - 0.1, cider + 0.1], "higher_is_better": True}},
+        size={"total": {"bpw_paper": bpw, "bpw_exact": bpw + 0.1, "size_bytes": int(bpw * 1e5)}},
+        seconds={"evaluate": 1.25, "score": 0.25},
+    )
+
+
+def failed() -> Record:
+    error = {"class": "RuntimeError", "message": "boom", "traceback": "..."}
+    one = record(3.0, 0.0, vision=3)
+    return Record(**{**one.__dict__, "id": "f", "status": "failed", "error": error, "metrics": {}, "size": {}})
+
+
+def items(one: Record, spread: float = 0.01) -> list[dict]:
+    """Items whose mean is the record's CIDEr, above and below it by turns; full precision has no spread."""
+    value, width = one.metrics["cider"]["value"], spread if one.cell["parts"] else 0.0
+    return [
+        {"id": str(number), "prediction": "a", "scores": {"cider": value + (-1) ** number * width}}
+        for number in range(COUNT)
+    ]
+
+
+def table_of(*records: Record, spread: float = 0.01) -> list[dict]:
+    by_id = {one.id: one for one in records}
+    return rows(records, lambda cell_id: items(by_id[cell_id], spread))
+
+
+def test_rows_are_sorted_by_bits_per_weight_with_failures_last() -> None:
+    found = table_of(failed(), record(2.5, 0.4, vision=2), record(16.0, 1.0, "none"), record(4.5, 0.9, vision=4))
+    assert [row.get("bpw_paper") for row in found] == [16.0, 4.5, 2.5, None]
+    assert found[-1]["error"] == {"class": "RuntimeError", "message": "boom"}
+
+
+def test_differences_are_from_the_baseline_of_the_same_task() -> None:
+    found = table_of(
+        record(16.0, 1.0, "none"),
+        record(4.0, 0.75, vision=4),
+        record(16.0, 3.0, "none", task="other"),
+        record(4.0, 2.0, task="other", vision=4),
+        record(4.0, 2.0, task="third", vision=4),
+    )
+    differences = {(row["task"], row["method"]): row["metrics"]["cider"].get("difference") for row in found}
+    assert differences[("t", "gptq")] == pytest.approx(-0.25)
+    assert differences[("other", "gptq")] == pytest.approx(-1.0)
+    assert differences[("third", "gptq")] is None
+    assert differences[("t", "none")] is None
+
+
+def test_a_difference_is_significant_where_its_paired_interval_leaves_out_zero() -> None:
+    small = table_of(record(16.0, 1.0, "none"), record(4.0, 0.95, vision=4), spread=0.01)[1]["metrics"]["cider"]
+    low, high = small["difference_interval"]
+    assert low <= small["difference"] <= high < 0
+    assert small["significant"]
+    noisy = table_of(record(16.0, 1.0, "none"), record(4.0, 0.95, vision=4), spread=2.0)[1]["metrics"]["cider"]
+    assert not noisy["significant"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_table_has_colours_only_on_a_terminal(terminal: bool) -> None:
+    output = StringIO()
+    console = Console(file=output, force_terminal=terminal, width=200, color_system="standard" if terminal else None)
+    show(table_of(record(16.0, 1.0, "none"), record(2.5, 0.4, vision=2, language=3), failed()), console)
+    text = output.getvalue()
+    assert ("\x1b[" in text) is terminal
+    assert "CIDEr" in text
+    assert "-0.6000*" in text
+    assert "* differs from full precision" in text
+    assert "0.25" in text
+    assert "1.5" in text
+    assert "boom" not in text
+
+
+def test_it_fits_a_terminal_of_eighty_columns() -> None:
+    output = StringIO()
+    quantized = record(12.34, 1.2345, "uniform", vision=2, connector=3, language=4)
+    console = Console(file=output, width=80)
+    show(table_of(record(16.0, 1.5, "none"), quantized), console)
+    assert "…" not in output.getvalue()
+    (line,) = [line for line in output.getvalue().splitlines() if "uniform" in line]
+    assert line.split() == ["uniform", "2", "3", "4", "1.2345", "-0.2655*", "12.34", "12.44", "1.23", "1.5"]
+
+
+def test_of_many_metrics_only_the_first_stands_beside_its_difference() -> None:
+    names = [f"{side}_recall_at_{rank}" for side in ("text", "image") for rank in (1, 5, 10)]
+
+    def widened(row: dict) -> dict:
+        return {**row, "metrics": dict.fromkeys(names, row["metrics"]["cider"])}
+
+    console = Console(file=StringIO(), width=100)
+    show([widened(row) for row in table_of(record(16.0, 1.0, "none"), record(4.0, 0.75, vision=4))], console)
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert [label in told for label in ("TR@1", "TR@10", "IR@1", "IR@10")] == [True] * 4
+    assert told.count("-0.2500*") == 1
