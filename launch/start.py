@@ -122,7 +122,7 @@ def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
     if sweep.settings["output"] == "json":
         told = {
             "store": str(store.root),
-            "sweep": sweep.group,
+            "sweep": sweep.id,
             "cells": table_rows,
             "failed": len(failed),
             "wandb": page,
@@ -134,9 +134,7 @@ def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
             show(table_rows, console)
         console.print(f"store: {store.root}", soft_wrap=True, highlight=False, markup=False, emoji=False)
         if page:
-            console.print(
-                f"W&B: {page} (group {sweep.group})", soft_wrap=True, highlight=False, markup=False, emoji=False
-            )
+            console.print(f"W&B: {page} (group {sweep.id})", soft_wrap=True, highlight=False, markup=False, emoji=False)
     errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
     for row in failed:
         title = " ".join([row["method"], *(f"{part} {bits}" for part, bits in row["bits"].items())])

@@ -19,7 +19,7 @@ NAME = "sweep.json"
 
 
 @dataclass(frozen=True)
-class Written:
+class SweepFile:
     """A sweep as it was last launched: by which command, when (ISO 8601), in which directory and by which launcher.
 
     ``redo`` and ``groups`` are those of its plan.
@@ -31,7 +31,7 @@ class Written:
     directory: str
     launcher: dict[str, Any]
     redo: dict[str, str]
-    groups: tuple[tuple[str, ...], ...]
+    batches: tuple[tuple[str, ...], ...]
     sweep: Sweep
 
 
@@ -66,31 +66,31 @@ def typed(arguments: Sequence[str]) -> str:
 
 def write(store: Store, plan: Plan, command: str, launcher: Mapping[str, Any]) -> str:
     """Write the sweep that ``plan`` is of, and return its id; ``created`` is new each time it is launched."""
-    sweep_id = plan.sweep.group
+    sweep_id = plan.sweep.id
     content = {
         "command": command,
         "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "directory": str(Path.cwd()),
         "launcher": dict(launcher),
         "redo": plan.redo,
-        "plan": [list(group) for group in plan.groups],
+        "plan": [list(group) for group in plan.batches],
         **plan.sweep.to_json(),
     }
     store.note(f"sweeps/{sweep_id}/{NAME}", content)
     return sweep_id
 
 
-def read(root: Path, sweep_id: str) -> Written:
+def read(root: Path, sweep_id: str) -> SweepFile:
     """The sweep that ``write`` wrote; a ``StoreError`` where there is none or it cannot be read."""
     content = _content(folder(root, sweep_id) / NAME)
-    return Written(
+    return SweepFile(
         id=sweep_id,
         command=content["command"],
         created=content["created"],
         directory=content["directory"],
         launcher=content["launcher"],
         redo=content["redo"],
-        groups=tuple(tuple(group) for group in content["plan"]),
+        batches=tuple(tuple(group) for group in content["plan"]),
         sweep=Sweep.from_json(content),
     )
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launch import sweep_file
-from launch.monitor.sweep_state import DONE, FAILED, QUEUED, RUNNING, Look, Snapshot
+from launch.monitor.sweep_state import DONE, FAILED, QUEUED, RUNNING, Snapshot, SweepReader
 from launch.slurm import jobs
 from mmq_sweeps.reporting.table import output_console
 from mmq_sweeps.reporting.trackers import address
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     store = Store.reading(arguments.store)
     if arguments.all:
         return _all(store, arguments.json)
-    look = Look(store, sweep_file.find(store.root, arguments.sweep))
+    look = SweepReader(store, sweep_file.find(store.root, arguments.sweep))
     if arguments.watch and not arguments.json:
         return 0 if watch(look, output_console()).ended else 1
     now = look()
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def watch(look: Look, console: Console) -> Snapshot:
+def watch(look: SweepReader, console: Console) -> Snapshot:
     """Show the table until every cell has ended, or every job has: on a terminal in place; elsewhere its headline whenever
     that changes. Returns what was seen last.
     """
@@ -81,7 +81,7 @@ def watch(look: Look, console: Console) -> Snapshot:
     return now
 
 
-def _until_over(look: Look, now: Snapshot) -> Iterator[Snapshot]:
+def _until_over(look: SweepReader, now: Snapshot) -> Iterator[Snapshot]:
     """``now`` and what is seen after it, until cells or jobs have ended."""
     settled = 0
     while True:
@@ -202,7 +202,7 @@ def _row(table: Table, *cells: str) -> None:
 
 
 def _all(store: Store, json_asked: bool) -> int:
-    found = [Look(store, one.id)() for one in sweep_file.listed(store.root)]
+    found = [SweepReader(store, one.id)() for one in sweep_file.listed(store.root)]
     if json_asked:
         _tell([{key: value for key, value in as_json(now).items() if key not in ("list", "groups")} for now in found])
         return 0

@@ -9,7 +9,7 @@ from typing import Any
 from launch import sweep_file
 from launch.commands import cancel
 from launch.monitor.live_table import Foreground
-from launch.monitor.sweep_state import Look
+from launch.monitor.sweep_state import SweepReader
 from launch.planning.plan import Plan, check_counts
 from launch.workers import pool
 from launch.workers.heartbeat import Journal, Several
@@ -26,8 +26,8 @@ def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any
     """Run the pending cells of ``plan``; true, since all have ended when this returns, or were cancelled."""
     started = sweep_file.read(store.root, sweep_id)
     workers = launcher.get("workers") or 1
-    if workers > 1 and len(started.groups) > 1:
-        with Foreground(Look(store, sweep_id)) as shown:
+    if workers > 1 and len(started.batches) > 1:
+        with Foreground(SweepReader(store, sweep_id)) as shown:
             pool.run(store, started, workers, shown.say, shown)
     else:
         _run_here(plan, store, sweep_id, started.created, fail_alone=not launcher.get("check", True))

@@ -18,7 +18,7 @@ from typing import Any
 
 from launch import sweep_file
 from launch.monitor.live_table import Foreground
-from launch.monitor.sweep_state import Look
+from launch.monitor.sweep_state import SweepReader
 from launch.planning.plan import Plan, check_counts
 from launch.slurm import jobs, scheduler
 from launch.slurm.jobs import Submitted
@@ -62,7 +62,7 @@ def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any
     options = Options.of(launcher)
     name = jobs.job_name(sweep_id)
     under_way = _under_way(store, sweep_id, scheduler.patiently(lambda: scheduler.queued(name), _tell))
-    groups = _without(plan.groups, under_way)
+    groups = _without(plan.batches, under_way)
     if under_way:
         _tell(f"{len(under_way)} cells are in jobs that are queued or running already")
     if groups:
@@ -172,7 +172,7 @@ def _wait(store: Store, sweep_id: str) -> bool:
     gone, said = 0.0, ""
     told: set[JobId] = set()
     try:
-        with Foreground(Look(store, sweep_id)) as shown:
+        with Foreground(SweepReader(store, sweep_id)) as shown:
             while not shown.now.ended and not (gone and time.monotonic() - gone >= SETTLE_SECONDS):
                 shown()
                 at_work = shown.now.jobs

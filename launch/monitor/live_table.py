@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 
 from launch.commands import status
-from launch.monitor.sweep_state import Look, Snapshot
+from launch.monitor.sweep_state import Snapshot, SweepReader
 from mmq_sweeps.store.record import outcome
 
 # Between two looks: seconds. A look costs more in a large sweep, so it is given a share of the time and no more.
@@ -24,7 +24,7 @@ SHARE = 0.1
 class Foreground:
     """Called again and again, it looks at the sweep when it is time to, and shows what has changed."""
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, look: SweepReader) -> None:
         self.console = Console(stderr=True, markup=False, emoji=False, highlight=False)
         self.now = look()
         self._look = look

@@ -10,7 +10,7 @@ from pathlib import Path
 from launch import sweep_file
 from launch.monitor.worker_states import State, states
 from launch.slurm.jobs import Jobs, Queue
-from launch.sweep_file import Written
+from launch.sweep_file import SweepFile
 from mmq_sweeps.identity.cell import Cell, bits_label
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
@@ -80,21 +80,21 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Known:
+class StaticSweep:
     """What of a sweep stays the same from look to look: its cells and their titles by id, the cells of its groups."""
 
-    written: Written
+    written: SweepFile
     cells: dict[str, Cell]
     titles: dict[str, str]
     groups: tuple[tuple[str, tuple[str, ...]], ...]
 
     @staticmethod
-    def of(written: Written) -> Known:
+    def of(written: SweepFile) -> StaticSweep:
         # The id of a cell is a hash, so it is taken once.
         cells = {cell.id: cell for cell in written.sweep.cells}
         # A sweep of an earlier version has lost the cells that were never recorded.
-        groups = [tuple(one for one in group if one in cells) for group in written.groups]
-        return Known(
+        groups = [tuple(one for one in group if one in cells) for group in written.batches]
+        return StaticSweep(
             written,
             cells,
             {cell_id: cell.title() for cell_id, cell in cells.items()},
@@ -103,12 +103,12 @@ class Known:
 
 
 @dataclass
-class Look:
+class SweepReader:
     """Looks at one sweep again and again; a record that has not changed since is read once."""
 
     store: Store
     sweep_id: str
-    _sweep: tuple[int, Known] | None = None
+    _sweep: tuple[int, StaticSweep] | None = None
     _queue: Queue | None = None
     _records: dict[str, tuple[int, Record | None]] = field(default_factory=dict)
 
@@ -133,7 +133,7 @@ class Look:
             jobs=self._jobs(known, cells.values()),
         )
 
-    def _jobs(self, known: Known, cells: Collection[CellState]) -> Jobs:
+    def _jobs(self, known: StaticSweep, cells: Collection[CellState]) -> Jobs:
         """What SLURM says; it is not asked of a sweep that has ended or that was last launched elsewhere."""
         left = {cell.id for cell in cells if cell.state == QUEUED}
         if all(cell.ended for cell in cells) or not str(known.written.launcher.get("_target_", "")).endswith(SLURM):
@@ -145,13 +145,13 @@ class Look:
         """The record of a cell as last looked at."""
         return self._records.get(cell_id, (0, None))[1]
 
-    def _read_sweep(self) -> Known:
+    def _read_sweep(self) -> StaticSweep:
         changed = (sweep_file.folder(self.store.root, self.sweep_id) / sweep_file.NAME).stat().st_mtime_ns
         if self._sweep is None or self._sweep[0] != changed:
-            self._sweep = changed, Known.of(sweep_file.read(self.store.root, self.sweep_id))
+            self._sweep = changed, StaticSweep.of(sweep_file.read(self.store.root, self.sweep_id))
         return self._sweep[1]
 
-    def _cell(self, cell_id: str, known: Known, at_hand: dict[str, str]) -> CellState:
+    def _cell(self, cell_id: str, known: StaticSweep, at_hand: dict[str, str]) -> CellState:
         record, title = self._read_record(cell_id), known.titles[cell_id]
         again = known.written.redo.get(cell_id)
         if record is not None and (again is None or self.store.record_sha(cell_id) != again):

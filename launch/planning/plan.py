@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmq_sweeps.config.ordering import Placed, in_order, packed
+from mmq_sweeps.config.ordering import SharingPath, in_order, packed
 from mmq_sweeps.config.sweep import Sweep
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.cell import Cell
@@ -30,7 +30,7 @@ class Plan:
     sweep: Sweep
     pending: tuple[Cell, ...]
     redo: dict[str, str]
-    groups: tuple[tuple[str, ...], ...]
+    batches: tuple[tuple[str, ...], ...]
 
     @property
     def done(self) -> int:
@@ -79,13 +79,13 @@ def passes(cells: Sequence[Cell]) -> dict[str, Work]:
     """By part, how often it runs over the evaluation data: again only where it, or a part before it, is another."""
     paths: dict[str, list[tuple[str, ...]]] = {}
     for cell in cells:
-        path = Placed.of(cell).path
+        path = SharingPath.of(cell).path
         for depth, part in enumerate(cell.model["parts"], start=3):
             paths.setdefault(part, []).append(path[:depth])
     return {part: Work(len(set(found)), len(found)) for part, found in paths.items()}
 
 
-def grouped(pending: Sequence[Placed], launcher: Mapping[str, Any]) -> list[list[Placed]]:
+def grouped(pending: Sequence[SharingPath], launcher: Mapping[str, Any]) -> list[list[SharingPath]]:
     """``pending`` in groups by the launcher's ``cells_per_job``, else its ``jobs`` or ``workers``, else as one group."""
     check_counts(launcher)
     if not pending:

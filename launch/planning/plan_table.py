@@ -20,7 +20,7 @@ def describe(plan: Plan, estimated: Estimate | None, root: Path) -> dict[str, An
     work = quantizations(plan.pending)
     return {
         "store": str(root),
-        "sweep": plan.sweep.group,
+        "sweep": plan.sweep.id,
         "configurations": plan.asked,
         "cells": len(plan.sweep.cells),
         "done": plan.done,
@@ -28,8 +28,8 @@ def describe(plan: Plan, estimated: Estimate | None, root: Path) -> dict[str, An
         "again": len(plan.redo),
         "part_quantizations": vars(work),
         "part_passes": {part: vars(work) for part, work in passes(plan.pending).items()},
-        "jobs": len(plan.groups),
-        "cells_by_job": [len(group) for group in plan.groups],
+        "jobs": len(plan.batches),
+        "cells_by_job": [len(group) for group in plan.batches],
         "estimate": estimated and vars(estimated),
     }
 

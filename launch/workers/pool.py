@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from launch.sweep_file import Written
+from launch.sweep_file import SweepFile
 from launch.workers import worker
 from launch.workers.heartbeat import log_path, now, state_name
 from mmq_sweeps.store.store import Store
@@ -45,7 +45,7 @@ class Slot:
 
 def run(
     store: Store,
-    started: Written,
+    started: SweepFile,
     workers: int,
     say: Callable[[str], None],
     look: Callable[[], None] = lambda: None,
@@ -55,7 +55,7 @@ def run(
     ``say`` is told of workers that died; ``look`` is called again and again meanwhile. On Ctrl-C the workers are asked to
     stop after the cell at hand, at a second one they are killed, and the ``KeyboardInterrupt`` is raised in the end.
     """
-    slots = dealt(started.groups, workers)
+    slots = dealt(started.batches, workers)
     threads = max(1, _cores() // len(slots))
     pool = Pool(store, started, threads, shares(_gpus(), len(slots)), say)
     with pool.ended_with_this(slots):
@@ -87,7 +87,7 @@ class Pool:
     """
 
     store: Store
-    started: Written
+    started: SweepFile
     threads: int
     gpus: list[str]
     say: Callable[[str], None]

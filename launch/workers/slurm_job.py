@@ -102,7 +102,7 @@ class Supervisor:
         """Returns when the workers have ended, by themselves or because the job has to."""
         left = self._left()
         _say(f"{len(left)} of {len(self._job.cells)} cells are left; put back into the queue {self._restarts} times")
-        own = replace(self._started, groups=tuple((cell,) for cell in left))
+        own = replace(self._started, batches=tuple((cell,) for cell in left))
         try:
             if left:
                 pool.run(self._store, own, self._job.workers, self._hear, self._look)

@@ -13,7 +13,7 @@ from mmq_sweeps.identity.cell import Cell, digest
 
 
 @dataclass(frozen=True)
-class Placed:
+class SharingPath:
     """A cell and the work that it can share: names of its model, task and of each part's quantization, in the model's order."""
 
     cell: Cell
@@ -21,15 +21,17 @@ class Placed:
     path: tuple[str, ...]
 
     @staticmethod
-    def of(cell: Cell) -> Placed:
+    def of(cell: Cell) -> SharingPath:
         # Metrics are left out: what parts give does not depend on them.
         task = digest({key: value for key, value in cell.task.items() if key != "metrics"})
-        return Placed(cell, cell.id, (digest(cell.model), task, *(cell.part_key(part) for part in cell.model["parts"])))
+        return SharingPath(
+            cell, cell.id, (digest(cell.model), task, *(cell.part_key(part) for part in cell.model["parts"]))
+        )
 
 
-def in_order(cells: Iterable[Cell]) -> list[Placed]:
+def in_order(cells: Iterable[Cell]) -> list[SharingPath]:
     """``cells`` so that those with a longer common path are nearer to each other; what is alike keeps its order."""
-    placed = [Placed.of(cell) for cell in cells]
+    placed = [SharingPath.of(cell) for cell in cells]
     # The baseline of a model and task goes first, and with it all cells whose first parts are at full precision.
     placed.sort(key=lambda one: bool(one.cell.parts))
     first: dict[tuple[str, ...], int] = {}
@@ -39,7 +41,7 @@ def in_order(cells: Iterable[Cell]) -> list[Placed]:
     return sorted(placed, key=lambda one: tuple(first[one.path[:depth]] for depth in range(1, len(one.path) + 1)))
 
 
-def common(one: Placed, other: Placed) -> int:
+def common(one: SharingPath, other: SharingPath) -> int:
     """How much two cells share: 0 not even the model, 1 the model, 2 the task as well, then one more for each part."""
     return next(
         (depth for depth, (a, b) in enumerate(zip(one.path, other.path, strict=False)) if a != b),
@@ -47,7 +49,7 @@ def common(one: Placed, other: Placed) -> int:
     )
 
 
-def packed(placed: Sequence[Placed], jobs: int, most: int) -> list[list[Placed]]:
+def packed(placed: Sequence[SharingPath], jobs: int, most: int) -> list[list[SharingPath]]:
     """``placed``, in order, as ``jobs`` runs of at most ``most`` cells, cut where neighbours share least.
 
     Among equally good places the one that makes runs equally long is taken; a run is at least half of that long.

@@ -36,7 +36,7 @@ class Sweep:
     settings: dict[str, Any]
 
     @property
-    def group(self) -> str:
+    def id(self) -> str:
         """The same cells are the same group, whenever they are run."""
         return digest(sorted(cell.id for cell in self.cells))[:12]
 

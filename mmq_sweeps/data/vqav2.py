@@ -112,7 +112,7 @@ def _read(questions: Stamp, annotations: Stamp) -> _Asked:
 
 
 def _keep_answers() -> Any:
-    """Turns each of millions of answer objects into its text while the file is read: a tenth of the memory."""
+    """Claims each of millions of answer objects into its text while the file is read: a tenth of the memory."""
     texts: dict[str, str] = {}
 
     def keep(entry: dict[str, Any]) -> Any:

@@ -29,8 +29,8 @@ from mmq_sweeps.reporting.background import Background
 from mmq_sweeps.reporting.progress import Reporter
 from mmq_sweeps.reporting.trackers import Log, Tracker
 from mmq_sweeps.store.atomic_files import share as share_path
-from mmq_sweeps.store.attempts import Attempts
-from mmq_sweeps.store.claims import Turns
+from mmq_sweeps.store.attempts import CrashCounter
+from mmq_sweeps.store.claims import Claims
 from mmq_sweeps.store.locks import Lock
 from mmq_sweeps.store.record import Record, outcome
 from mmq_sweeps.store.store import Store, explained
@@ -64,13 +64,13 @@ def execute(
         groups = _by_model_and_task(pending)
         if not fail_alone and (problems := [problem for cells in groups for problem in workshop.problems(cells)]):
             raise ConfigError(problems)
-        logging_to = tracker.start(sweep.group, store.root / "wandb", progress.say)
+        logging_to = tracker.start(sweep.id, store.root / "wandb", progress.say)
         if (store.root / "wandb").is_dir():
             # The client makes it as the umask says, which would keep others of a shared store from having runs in it.
             store.files.make_folder(store.root / "wandb" / "wandb")
             share_path(store.root / "wandb", store.root)
         with Background(logging_to, progress.say) as log, suppress(Stopped):
-            run = Run(workshop, Turns(store, redo), progress, tracker, log, keep, stop, fail_alone)
+            run = Run(workshop, Claims(store, redo), progress, tracker, log, keep, stop, fail_alone)
             put_off = [cell for cells in groups for cell in run.through(cells)]
             put_off += [cell for cells in _by_model_and_task(help) for cell in run.help_with(cells)]
             for cell in put_off:
@@ -90,7 +90,7 @@ class Run:
     """One process's way through cells."""
 
     workshop: Workshop
-    turns: Turns
+    turns: Claims
     progress: Reporter
     tracker: Tracker
     log: Log
@@ -111,7 +111,7 @@ class Run:
         needed = [request for cell in missing for request in bench.requests(cell)]
         with bench.store.needed((KIND, request.key) for request in needed):
             wanted = self.workshop.requests(bench, missing[0], self.turns.missing)
-            share(needed, wanted, self.workshop.sweep.group, bench, self.progress, self._check_stop)
+            share(needed, wanted, self.workshop.sweep.id, bench, self.progress, self._check_stop)
             outputs = [bench.outputs(cell) for cell in missing]
             put_off = []
             for place, cell in enumerate(missing):
@@ -229,7 +229,7 @@ class Workshop:
         if changed := changed_files(self.sweep, cells):
             return dict.fromkeys((cell.id for cell in cells), ConfigError(changed))
         retries = self.sweep.settings.get("retries", Bench.retries)
-        loading = Attempts.of_work(self.store, f"{self.sweep.group}-load-{cells[0].id}")
+        loading = CrashCounter.of_work(self.store, f"{self.sweep.id}-load-{cells[0].id}")
         if (killed := len(loading.unended())) > retries:
             loading.forget()
             return dict.fromkeys((cell.id for cell in cells), WorkerDied(_killed_loading(cells[0], killed)))

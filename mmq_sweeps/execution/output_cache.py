@@ -44,7 +44,7 @@ class Call:
     tensors: Mapping[str, Tensor]
 
 
-class Outputs:
+class OutputCache:
     """Recorded calls by key, ``TOGETHER`` at a time: in memory within ``bound`` bytes, and in the store.
 
     They save time and nothing else, so a store that has no room for them costs one warning.
@@ -122,7 +122,7 @@ class Player:
     With ``record`` what the module returns is kept in ``outputs``.
     """
 
-    def __init__(self, outputs: Outputs, key: str, put: Callable[[], None], record: bool) -> None:
+    def __init__(self, outputs: OutputCache, key: str, put: Callable[[], None], record: bool) -> None:
         self.key, self.replayed = key, 0
         self._outputs, self._put = outputs, put
         self._record = record and not outputs.refused(key)

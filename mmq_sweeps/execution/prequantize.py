@@ -13,7 +13,7 @@ from mmq_sweeps.errors import StoreError
 from mmq_sweeps.execution.run_cell import Bench
 from mmq_sweeps.quantization.quantize import KIND, Request
 from mmq_sweeps.reporting.progress import Reporter
-from mmq_sweeps.store.attempts import Attempts
+from mmq_sweeps.store.attempts import CrashCounter
 from mmq_sweeps.store.locks import Lock
 
 # After so many processes that were killed at the same work it is left to the cells, of which those fail that must.
@@ -74,7 +74,7 @@ def _compute(work: Sequence[Request], sweep: str, bench: Bench, progress: Report
     missing = [request for key, request in distinct.items() if not bench.store.has_artifact(KIND, key)]
     if not missing:
         return
-    attempts = Attempts.of_work(bench.store, f"{sweep}-{missing[0].work}")
+    attempts = CrashCounter.of_work(bench.store, f"{sweep}-{missing[0].work}")
     if len(attempts.unended()) >= KILLED:
         progress.say("warning: shared quantization was begun and its process killed; each cell tries alone")
         return

@@ -27,7 +27,7 @@ from mmq_sweeps.quantization import size
 from mmq_sweeps.quantization.quantize import Loaded, Request, compute, load, requests
 from mmq_sweeps.quantization.targets import Part
 from mmq_sweeps.reporting.progress import Reporter
-from mmq_sweeps.store.attempts import Attempts
+from mmq_sweeps.store.attempts import CrashCounter
 from mmq_sweeps.store.locks import Artifact
 from mmq_sweeps.store.record import Record, outcome
 from mmq_sweeps.store.store import Store
@@ -103,7 +103,7 @@ def run_cell(cell: Cell, bench: Bench, progress: Reporter) -> tuple[Record, list
     A cell that is refused memory is tried once more with half the batch. One whose process was killed, more often than
     ``bench.retries`` allows, is recorded as failed.
     """
-    attempts = Attempts.of_cell(bench.store, cell.id)
+    attempts = CrashCounter.of_cell(bench.store, cell.id)
     reasons = [f"WorkerDied: process {one['process']} of {one['host']}" for one in attempts.unended()]
     if len(reasons) > bench.retries:
         record = replace(_new(cell), error=_died(reasons), attempts=_counted(reasons[:-1]))

@@ -12,8 +12,8 @@ from functools import partial
 
 from mmq_sweeps.execution import environment
 from mmq_sweeps.execution.kept import Kept, share_of_memory
-from mmq_sweeps.execution.output_cache import Outputs, Player, standing_in
-from mmq_sweeps.execution.weight_swap import Placement, put_when_called
+from mmq_sweeps.execution.output_cache import OutputCache, Player, standing_in
+from mmq_sweeps.execution.weight_swap import WeightSwap, put_when_called
 from mmq_sweeps.identity.cell import Cell, digest
 from mmq_sweeps.methods.affine import QuantizedWeight
 from mmq_sweeps.models.loading import LoadedModel
@@ -32,16 +32,16 @@ class Warm:
 
     loaded: LoadedModel
     parts: Mapping[str, Part]
-    placement: Placement
+    placement: WeightSwap
     units: Kept[StoredUnit]
-    outputs: Outputs
+    outputs: OutputCache
     uses: Mapping[str, int]
     requests: dict[str, list[Request]] = field(default_factory=dict)
 
     @staticmethod
     def of(loaded: LoadedModel, parts: Mapping[str, Part], store: Store, uses: Mapping[str, int]) -> Warm:
         bound = share_of_memory()
-        return Warm(loaded, parts, Placement(loaded), Kept(bound), Outputs(store, bound), uses)
+        return Warm(loaded, parts, WeightSwap(loaded), Kept(bound), OutputCache(store, bound), uses)
 
     def let_go(self) -> None:
         """Give back the memory; the store has all of it."""

@@ -28,7 +28,7 @@ class Dequantized(Mapping[str, Tensor]):
         return len(self._quantized)
 
 
-class Placement:
+class WeightSwap:
     """What is in place in ``loaded``: of each part the key of its quantization; a part that is absent is at full precision."""
 
     def __init__(self, loaded: LoadedModel) -> None:

@@ -19,8 +19,8 @@ from PIL import Image, ImageOps, ImageStat
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from mmq_sweeps.models.device_map import onloaded
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.models.placing import onloaded
 
 # Relative to their size, how far answers to two images are apart at least, and to one item alone and in a batch at most.
 ANSWERS_ALIKE = 1e-4

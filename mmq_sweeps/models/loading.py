@@ -29,8 +29,7 @@ from mmq_sweeps.identity.checkpoint import (
     weights_digest,
 )
 from mmq_sweeps.identity.hub import absent, hub_options
-from mmq_sweeps.models.aside import room_aside
-from mmq_sweeps.models.placing import (
+from mmq_sweeps.models.device_map import (
     AUTO,
     check_room,
     choose_device,
@@ -42,6 +41,7 @@ from mmq_sweeps.models.placing import (
 )
 from mmq_sweeps.models.processors import load_processor, missing_package
 from mmq_sweeps.models.shapes import Shape, build_on_meta, find_class
+from mmq_sweeps.models.weight_backup import room_aside
 
 SHOWN = 3
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
@@ -73,11 +73,11 @@ class LoadedModel:
     def weight(self, name: str) -> Tensor:
         """The weight ``[O, I]`` of the linear of this full name, read from where it lies: a device, the CPU or the disk."""
         linear = self.linear(name)
-        with self.placed(name):
+        with self.onloaded(name):
             return linear.weight.detach()
 
     @contextmanager
-    def placed(self, path: str) -> Iterator[None]:
+    def onloaded(self, path: str) -> Iterator[None]:
         """While it is open, the weights of the module at ``path`` are where it computes; then they are where they were.
 
         Costs nothing where they lie there anyhow. Else they are read once, however often the module is run meanwhile.

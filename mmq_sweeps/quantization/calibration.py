@@ -111,7 +111,7 @@ def block_statistics(
     keep_inputs: bool = False,
 ) -> Iterator[tuple[int, list[SharedStats]]]:
     """The statistics at full-precision inputs of the linears ``wanted``, block by block; blocks without one are left out."""
-    replay = Replay(loaded, part, passes)
+    replay = BlockRunner(loaded, part, passes)
     by_block = [_inside(path, wanted) for path in part.blocks]
     last = max((index for index, names in enumerate(by_block) if names), default=-1)
     for index, names in enumerate(by_block[: last + 1]):
@@ -124,7 +124,7 @@ def _inside(path: str, names: Collection[str]) -> list[str]:
     return [name for name in names if name.startswith(f"{path}.")]
 
 
-class Replay:
+class BlockRunner:
     """A part that is run block by block over ``passes``; ``hidden`` is what the block at hand is given in each."""
 
     def __init__(self, loaded: LoadedModel, part: Part, passes: Sequence[Pass], block: int = 0) -> None:
@@ -173,7 +173,7 @@ class Replay:
     def _run(self, collector: Collector) -> Iterator[Tensor]:
         path = self._part.blocks[self.block]
         block = self._loaded.model.get_submodule(path)
-        with self._loaded.placed(path), collector.listening(self._loaded.model):
+        with self._loaded.onloaded(path), collector.listening(self._loaded.model):
             for place, one in enumerate(self._passes):
                 call = one.calls[self.block]
                 inputs: Any = (self.hidden[place], call.mask, call.args, call.kwargs)

@@ -29,7 +29,7 @@ from mmq_sweeps.methods.base import LayerStats, Method, Solution, expect
 from mmq_sweeps.methods.magnitude import solve_relative
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization import statistics
-from mmq_sweeps.quantization.calibration import Pass, Replay, SharedStats, block_statistics, capture
+from mmq_sweeps.quantization.calibration import BlockRunner, Pass, SharedStats, block_statistics, capture
 from mmq_sweeps.quantization.targets import METHOD_GROUP_SIZE, Part, Unit, check_format
 from mmq_sweeps.store.store import Store
 from mmq_sweeps.tasks.base import Task
@@ -187,13 +187,13 @@ def _solve_in_order(
     that the store has already are not solved again. Behind one that fails, all others fail.
     """
     missing = {request.key: request for request in requests}
-    replay = Replay(work.loaded, part, passes)
+    replay = BlockRunner(work.loaded, part, passes)
     last = max(request.unit.block for request in requests)
     before: dict[str, QuantizedWeight] = {}
     for index in range(last + 1):
         if replay.joined:
             with work.loaded.weights_replaced(Dequantized(before)):
-                replay = Replay(work.loaded, part, run()[part.name], index)
+                replay = BlockRunner(work.loaded, part, run()[part.name], index)
         with ExitStack() as replaced:
             for key, unit in requests[0].chain.items():
                 if unit.block != index:

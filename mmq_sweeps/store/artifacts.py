@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Two processes that write the same key replace the tensors and the marker one after the other.
-ATTEMPTS, PAUSE_SECONDS = 4, 0.05
+READ_RETRIES, PAUSE_SECONDS = 4, 0.05
 TOUCH_SECONDS = 60.0
 
 
@@ -48,7 +48,7 @@ class Artifacts:
         """The file with the tensors, of the right digest, and the description."""
         marker, tensors = self._paths(kind, key)
         wrong = ""
-        for attempt in range(ATTEMPTS):
+        for attempt in range(READ_RETRIES):
             if attempt:
                 time.sleep(PAUSE_SECONDS * attempt)
             try:

@@ -20,19 +20,19 @@ from mmq_sweeps.store.store import Store, explained
 
 
 @dataclass(frozen=True)
-class Attempts:
+class CrashCounter:
     """Those noted in the file ``name`` of a store."""
 
     store: Store
     name: str
 
     @staticmethod
-    def of_cell(store: Store, cell_id: str) -> Attempts:
-        return Attempts(store, f"cells/{cell_id}/attempts.json")
+    def of_cell(store: Store, cell_id: str) -> CrashCounter:
+        return CrashCounter(store, f"cells/{cell_id}/attempts.json")
 
     @staticmethod
-    def of_work(store: Store, work: str) -> Attempts:
-        return Attempts(store, f"attempts/{work}.json")
+    def of_work(store: Store, work: str) -> CrashCounter:
+        return CrashCounter(store, f"attempts/{work}.json")
 
     def unended(self) -> list[dict[str, Any]]:
         """Who began it and did not end it, first to last: ``{"host", "process", "begun"}``."""

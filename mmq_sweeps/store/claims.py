@@ -19,7 +19,7 @@ def missing(store: Store, cell_id: str, redo: Mapping[str, str]) -> bool:
 
 
 @dataclass(frozen=True)
-class Turns:
+class Claims:
     """``redo`` maps a cell that has a record, and is to run nevertheless, to the SHA-256 of that record."""
 
     store: Store

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.store import checkpoint_names
-from mmq_sweeps.store.artifacts import ATTEMPTS, PAUSE_SECONDS, Artifacts
+from mmq_sweeps.store.artifacts import PAUSE_SECONDS, READ_RETRIES, Artifacts
 from mmq_sweeps.store.atomic_files import STALE_SECONDS, Files, explained
 from mmq_sweeps.store.eviction import GB, Eviction
 from mmq_sweeps.store.lock_owner import Owner
@@ -211,7 +211,7 @@ class Store:
     def _read_record(self, cell_id: str, with_items: bool) -> Record | None:
         path = self.record_path(cell_id)
         wrong = ""
-        for attempt in range(ATTEMPTS):
+        for attempt in range(READ_RETRIES):
             if attempt:
                 # Of a cell that is measured anew, the items are replaced first and the record then.
                 time.sleep(PAUSE_SECONDS * attempt)

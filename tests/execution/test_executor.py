@@ -17,7 +17,7 @@ from mmq_sweeps.execution.executor import Workshop, execute, quiet_libraries
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.quantization import calibration, quantize, statistics
 from mmq_sweeps.reporting.progress import Progress
-from mmq_sweeps.store.attempts import Attempts
+from mmq_sweeps.store.attempts import CrashCounter
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 from tests.commands import CONTEXT
@@ -137,7 +137,7 @@ def test_a_later_method_needs_no_pass_over_the_calibration_data(
         raise AssertionError("calibration data were run")
 
     monkeypatch.setattr(quantize, "capture", pass_over_data)
-    monkeypatch.setattr(calibration.Replay, "advance", pass_over_data)
+    monkeypatch.setattr(calibration.BlockRunner, "advance", pass_over_data)
     cell: Cell = later.cells[-1]
     run(later.cells, later, store)
     assert store.record(cell.id).done
@@ -148,7 +148,7 @@ def test_a_later_method_needs_no_pass_over_the_calibration_data(
 def test_shared_work_that_killed_its_process_is_left_to_the_cells(composed: Composed, tmp_path: Path) -> None:
     sweep, store = sweep_of(composed, tmp_path, 2, 3), Store.open(tmp_path)
     requests = requests_of(sweep, store)
-    store.note(Attempts.of_work(store, f"{sweep.group}-{requests[0].work}").name, {"unended": [{}]})
+    store.note(CrashCounter.of_work(store, f"{sweep.id}-{requests[0].work}").name, {"unended": [{}]})
     asked = {request.key for request in requests}
     assert run(sweep.cells[1:2], sweep, store) == [sweep.cells[1].id]
     stored = {key for key in asked if store.has_artifact(quantize.KIND, key)}

@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from mmq_sweeps.config.sweep import Sweep, plan
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.execution.executor import Workshop, execute, quiet_libraries
-from mmq_sweeps.execution.output_cache import KIND, TOGETHER, Outputs, Player, fingerprint, standing_in
+from mmq_sweeps.execution.output_cache import KIND, TOGETHER, OutputCache, Player, fingerprint, standing_in
 from mmq_sweeps.execution.run_cell import run_cell
 from mmq_sweeps.reporting.progress import Progress
 from mmq_sweeps.store.record import Record
@@ -107,7 +107,7 @@ def used(tower: Tower, player: Player, given: list[Tensor]) -> list[Tensor]:
     return found
 
 
-def player(outputs: Outputs, put: Callable[[], None] = lambda: None, record: bool = True) -> Player:
+def player(outputs: OutputCache, put: Callable[[], None] = lambda: None, record: bool = True) -> Player:
     return Player(outputs, "key", put, record)
 
 
@@ -117,11 +117,11 @@ def same(one: list[Tensor], other: list[Tensor]) -> bool:
 
 def test_calls_are_played_back_from_memory_and_from_the_store(tmp_path: Path) -> None:
     tower, store = Tower(), Store.open(tmp_path)
-    outputs = Outputs(store, ROOM)
+    outputs = OutputCache(store, ROOM)
     given = inputs(TOGETHER + 3)
     first = used(tower, player(outputs), given)
     assert tower.ran == len(given)
-    for source in (outputs, Outputs(store, ROOM), Outputs(store, 0)):
+    for source in (outputs, OutputCache(store, ROOM), OutputCache(store, 0)):
         put = Counter[str]()
         again = player(source, lambda put=put: put.update(["put"]))
         assert same(used(tower, again, given), first)
@@ -134,13 +134,13 @@ def test_calls_are_played_back_from_memory_and_from_the_store(tmp_path: Path) ->
 
 
 def test_other_inputs_are_never_answered_with_what_is_kept(tmp_path: Path) -> None:
-    tower, outputs = Tower(), Outputs(Store.open(tmp_path), ROOM)
+    tower, outputs = Tower(), OutputCache(Store.open(tmp_path), ROOM)
     used(tower, player(outputs), inputs(4))
     other = inputs(4)
     other[2] = other[2] + 1
     put = Counter[str]()
     told = player(outputs, lambda: put.update(["put"]))
-    assert same(used(tower, told, other), used(Tower(), player(Outputs(Store.open(tmp_path / "b"), ROOM)), other))
+    assert same(used(tower, told, other), used(Tower(), player(OutputCache(Store.open(tmp_path / "b"), ROOM)), other))
     assert put["put"] >= 1
     # The order of parts is not what the key says, so nothing is kept under it any more.
     assert not player(outputs).begun
@@ -149,18 +149,18 @@ def test_other_inputs_are_never_answered_with_what_is_kept(tmp_path: Path) -> No
 def test_what_is_stored_and_lost_is_run_again(tmp_path: Path) -> None:
     tower, store = Tower(), Store.open(tmp_path)
     given = inputs(TOGETHER * 2)
-    first = used(tower, player(Outputs(store, 0)), given)
+    first = used(tower, player(OutputCache(store, 0)), given)
     path = store.root / "artifacts" / KIND / "key-1.safetensors"
     path.write_bytes(path.read_bytes()[:-3])
-    again = player(Outputs(store, 0))
+    again = player(OutputCache(store, 0))
     assert same(used(tower, again, given), first)
     assert again.replayed == TOGETHER
-    assert same(used(tower, again := player(Outputs(store, 0)), given), first)
+    assert same(used(tower, again := player(OutputCache(store, 0)), given), first)
     assert again.replayed == 2 * TOGETHER
 
 
 def test_a_cache_among_the_inputs_is_not_played_back(tmp_path: Path) -> None:
-    tower, outputs = Tower(), Outputs(Store.open(tmp_path), ROOM)
+    tower, outputs = Tower(), OutputCache(Store.open(tmp_path), ROOM)
     for _ in range(2):
         told = player(outputs)
         with standing_in(tower, told):
@@ -208,7 +208,7 @@ def test_a_model_that_looks_at_more_than_was_kept_is_run(
 
 def test_a_store_without_room_costs_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    outputs = Outputs(Store.open(tmp_path, say=said.append), ROOM)
+    outputs = OutputCache(Store.open(tmp_path, say=said.append), ROOM)
 
     def full(*_: Any) -> None:
         raise StoreError(28, "no space left on the device")
@@ -225,7 +225,7 @@ def test_a_store_without_room_costs_one_warning(tmp_path: Path, monkeypatch: pyt
 def test_where_the_bound_leaves_no_room_memory_alone_keeps_outputs(tmp_path: Path) -> None:
     said: list[str] = []
     store = Store.open(tmp_path, say=said.append, max_gb=1e-9)
-    outputs = Outputs(store, ROOM)
+    outputs = OutputCache(store, ROOM)
     tower, given = Tower(), inputs(2 * TOGETHER)
     first = used(tower, player(outputs), given)
     assert len(said) == 1

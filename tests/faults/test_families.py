@@ -28,7 +28,7 @@ from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.methods.gptq import GPTQ
 from mmq_sweeps.models import processors
 from mmq_sweeps.models.loading import load_model
-from mmq_sweeps.quantization.calibration import Replay, block_statistics, capture
+from mmq_sweeps.quantization.calibration import BlockRunner, block_statistics, capture
 from mmq_sweeps.quantization.quantize import load
 from mmq_sweeps.quantization.targets import Part, find_parts
 from mmq_sweeps.reporting.progress import Progress
@@ -53,7 +53,7 @@ def parts_of(toy: Toy) -> dict[str, Part]:
 def counts(toy: Toy, name: str) -> dict[str, int]:
     """How many tokens count for each linear of a part."""
     own = parts_of(toy)[name]
-    replay = Replay(toy.loaded, own, capture(toy.loaded, [own], [toy.batch])[name])
+    replay = BlockRunner(toy.loaded, own, capture(toy.loaded, [own], [toy.batch])[name])
     return {
         linear: shared.stats.count
         for path in own.blocks
@@ -86,7 +86,7 @@ def test_blocks_are_called_as_the_model_calls_them_whatever_their_arguments_are_
     for handle in handles:
         handle.remove()
     for own in parts.values():
-        replay = Replay(toy.loaded, own, passes[own.name])
+        replay = BlockRunner(toy.loaded, own, passes[own.name])
         reached = []
         for index, path in enumerate(own.blocks):
             linears = [linear for unit in own.units if unit.block == index for linear in unit.linears]

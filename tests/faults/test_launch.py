@@ -19,7 +19,7 @@ from launch import sweep_file
 from launch.commands import logs
 from launch.commands import status as status_verb
 from launch.dispatch import slurm
-from launch.monitor.sweep_state import Look
+from launch.monitor.sweep_state import SweepReader
 from launch.slurm import jobs, scheduler
 from launch.slurm.jobs import Submitted
 from launch.slurm.scheduler import ClusterError, JobId, Queued
@@ -29,7 +29,7 @@ from mmq_sweeps.errors import ConfigError, StoreError
 from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.reporting import table
 from mmq_sweeps.reporting.progress import Progress
-from mmq_sweeps.store.attempts import Attempts
+from mmq_sweeps.store.attempts import CrashCounter
 from mmq_sweeps.store.store import Store
 from tests.conftest import SMALL
 from tests.launch import cells as made
@@ -45,7 +45,7 @@ NASTY = "my runs/it's $HOME [front] :smile: #1"
 def shown(store: Store, sweep_id: str) -> str:
     console = Console(width=100, force_terminal=False)
     with console.capture() as captured:
-        status_verb.show(Look(store, sweep_id)(), console)
+        status_verb.show(SweepReader(store, sweep_id)(), console)
     return captured.get()
 
 
@@ -130,7 +130,7 @@ def test_a_model_whose_loading_kills_its_processes_fails_its_own_cells(
     # As four processes leave it that were killed while they loaded the model for its first cell.
     died = [{"host": "node1", "process": number, "begun": ""} for number in range(4)]
     for cell in huge:
-        store.note(Attempts.of_work(store, f"{sweep.group}-load-{cell.id}").name, {"unended": died})
+        store.note(CrashCounter.of_work(store, f"{sweep.id}-load-{cell.id}").name, {"unended": died})
     assert run_sweep(configs, launcher=HERE) == 1
     found = statuses(tmp_path / "runs")
     assert found["tiny_blip2 none"] == found["tiny_blip2 rtn"] == []
@@ -196,7 +196,7 @@ def test_a_job_that_ended_before_its_cells_is_quoted_with_its_log(submitted: Swe
     assert "    bash: line 9: python: command not found\n    srun: error: node1: task 0: Exited with 127\n" in text
     assert text.count("    x\n") == jobs.QUOTED_LINES - 2
     assert "44_0" not in text
-    assert status_verb.as_json(Look(store, sweep_id)())["jobs"]["failed"][0]["log"] == str(log)
+    assert status_verb.as_json(SweepReader(store, sweep_id)())["jobs"]["failed"][0]["log"] == str(log)
     # Another job has its cells by now.
     jobs.note(store, sweep_id, Submitted(JobId(50), tuple(cell.id for cell in CELLS[4:]), "2026-01-31T13", log.parent))
     queue[JobId(50)] = Queued(JobId(50), "PENDING", "Priority")

@@ -98,7 +98,7 @@ def test_a_plan_is_distinct_and_starts_with_the_baseline(composed: Composed) -> 
 
 def test_the_group_of_a_sweep_does_not_depend_on_the_order(composed: Composed) -> None:
     configs = [composed(f"bits={bits}") for bits in (2, 3)]
-    assert plan(configs).group == plan(configs[::-1]).group
+    assert plan(configs).id == plan(configs[::-1]).id
 
 
 def test_titles_name_what_is_narrowed(composed: Composed) -> None:

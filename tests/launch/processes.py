@@ -16,7 +16,7 @@ from typing import Any
 
 from launch import sweep_file as recorded
 from launch.commands.status import as_json
-from launch.monitor.sweep_state import Look
+from launch.monitor.sweep_state import SweepReader
 from mmq_sweeps.store.store import Store
 from tests.commands import Forked, run_forked
 from tests.conftest import SMALL, command_environment
@@ -80,7 +80,7 @@ class Sweeps:
     def status(self) -> dict[str, Any]:
         """What ``python -m launch status --json`` prints of the latest sweep, without another process."""
         store = Store.reading(self.store)
-        told = as_json(Look(store, recorded.find(store.root))())
+        told = as_json(SweepReader(store, recorded.find(store.root))())
         return json.loads(json.dumps(told))
 
     def hold(self) -> None:

@@ -24,9 +24,9 @@ def planned(*levels: int) -> Plan:
 def test_a_sweep_is_read_as_it_was_written(tmp_path: Path) -> None:
     store, plan = Store.open(tmp_path / "with spaces, and ünïcode"), planned(2, 3)
     written = sweep_file.read(store.root, sweep_file.write(store, plan, "the command", LAUNCHER))
-    assert written.id == plan.sweep.group
+    assert written.id == plan.sweep.id
     assert written.sweep == plan.sweep
-    assert written.groups == plan.groups
+    assert written.batches == plan.batches
     assert written.redo == plan.redo == {grid(2)[0].id: "abc"}
     assert (written.command, written.launcher, written.directory) == ("the command", LAUNCHER, str(Path.cwd()))
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.models.check import Filled
-from mmq_sweeps.quantization.calibration import Replay, capture
+from mmq_sweeps.quantization.calibration import BlockRunner, capture
 from mmq_sweeps.quantization.targets import find_parts
 from tests.models.toys import BATCH, FAMILIES, IMAGE_TOKEN, LENGTH, PADDED, toy_batch, toy_model
 
@@ -27,7 +27,7 @@ def test_blocks_replay_exactly_and_every_linear_has_statistics(name: str) -> Non
     calls = capture(loaded, parts.values(), [toy_batch(name)])
     in_the_model = dict(outputs)
     for part in parts.values():
-        replay = Replay(loaded, part, calls[part.name])
+        replay = BlockRunner(loaded, part, calls[part.name])
         found = [
             one
             for path in part.blocks

@@ -12,7 +12,7 @@ from mmq_sweeps.config.schema import ModelConfig
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.models.retriever import Retriever
-from mmq_sweeps.quantization.calibration import Replay, SharedStats, block_statistics, capture
+from mmq_sweeps.quantization.calibration import BlockRunner, SharedStats, block_statistics, capture
 from mmq_sweeps.quantization.targets import Part, find_parts
 from mmq_sweeps.tasks.caption import CaptionTask
 
@@ -274,7 +274,7 @@ def test_the_passes_of_a_retriever_replay_exactly(retriever: Retriever, matching
     handle.remove()
     # For the features the image and the text pass the Q-Former one after the other, for the matching head together.
     assert len(passes) == (1 if matching else 2)
-    replay = Replay(loaded, part, passes)
+    replay = BlockRunner(loaded, part, passes)
     for _ in part.blocks:
         replay.advance()
     assert all(torch.equal(one, other) for one, other in zip(replay.hidden, outputs, strict=True))

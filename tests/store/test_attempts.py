@@ -15,13 +15,13 @@ from omegaconf import DictConfig
 from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.execution.executor import execute
 from mmq_sweeps.reporting.progress import Progress
-from mmq_sweeps.store.attempts import Attempts
+from mmq_sweeps.store.attempts import CrashCounter
 from mmq_sweeps.store.store import Store
 from tests.conftest import SMALL, command_environment
 
 
 def test_what_ends_leaves_nothing(tmp_path: Path) -> None:
-    attempts = Attempts.of_cell(Store.open(tmp_path), "cell")
+    attempts = CrashCounter.of_cell(Store.open(tmp_path), "cell")
     with attempts.begun():
         assert [one["process"] for one in attempts.unended()]
     assert attempts.unended() == []
@@ -33,15 +33,15 @@ def test_what_ends_leaves_nothing(tmp_path: Path) -> None:
 def test_what_is_killed_is_counted(tmp_path: Path) -> None:
     program = (
         "import os, signal\n"
-        "from mmq_sweeps.store.attempts import Attempts\n"
+        "from mmq_sweeps.store.attempts import CrashCounter\n"
         "from mmq_sweeps.store.store import Store\n"
-        f"with Attempts.of_cell(Store.open({str(tmp_path)!r}), 'cell').begun():\n"
+        f"with CrashCounter.of_cell(Store.open({str(tmp_path)!r}), 'cell').begun():\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     for times in (1, 2):
         done = subprocess.run([sys.executable, "-c", program], env=command_environment(), check=False)
         assert done.returncode == -signal.SIGKILL
-        assert len(Attempts.of_cell(Store.open(tmp_path), "cell").unended()) == times
+        assert len(CrashCounter.of_cell(Store.open(tmp_path), "cell").unended()) == times
 
 
 @pytest.mark.parametrize(("killed", "failed"), [(1, False), (2, True)])

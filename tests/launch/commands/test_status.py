@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from launch.commands import status
-from launch.monitor.sweep_state import Look, Snapshot
+from launch.monitor.sweep_state import Snapshot, SweepReader
 from launch.monitor.worker_states import SILENT_SECONDS
 from mmq_sweeps.store.lock_owner import Owner, this_machine
 from mmq_sweeps.store.store import Store
@@ -41,7 +41,7 @@ def test_a_sweep_is_counted_by_state_by_class_and_by_group(store: Store) -> None
     for cell, name in zip(CELLS[10:13], ("OutOfMemory", "RuntimeError", "OutOfMemory"), strict=True):
         store.save(made.record(cell, "failed", error={"class": name, "message": "no", "traceback": ""}))
     worker(store, sweep_id, "first", cell=CELLS[13].id, title=CELLS[13].title(), done=4, failed=1)
-    now = Look(store, sweep_id)()
+    now = SweepReader(store, sweep_id)()
     assert {state: now.count(state) for state in status.STATES} == {
         "queued": 13, "running": 1, "done": 10, "failed": 3,
     }  # fmt: skip
@@ -65,7 +65,7 @@ def test_a_record_that_is_to_be_replaced_is_queued_until_it_is(store: Store) -> 
     failed = store.save(made.record(CELLS[0], "failed", error={"class": "OSError", "message": "", "traceback": ""}))
     sha = store.record_sha(failed.id)
     assert sha is not None
-    look = Look(store, launched(store, made.sweep(CELLS), redo={failed.id: sha}))
+    look = SweepReader(store, launched(store, made.sweep(CELLS), redo={failed.id: sha}))
     assert look().count("failed") == 0
     store.save(replace(failed, created="later"))
     assert look().count("failed") == 1
@@ -77,7 +77,7 @@ def test_a_worker_whose_process_is_gone_has_died_and_its_cell_is_queued(store: S
     sweep_id = launched(store, made.sweep(CELLS))
     gone = replace(Owner.here("gone", 10.0, this_machine()), started="another process")
     worker(store, sweep_id, "gone", gone, cell=CELLS[0].id, title="rtn")
-    now = Look(store, sweep_id)()
+    now = SweepReader(store, sweep_id)()
     assert now.workers[0].state == "died"
     assert now.count("running") == 0
     assert now.seconds_left is None
@@ -91,12 +91,12 @@ def test_a_worker_elsewhere_is_judged_by_its_silence_on_the_clock_of_the_store(
     sweep_id = launched(store, made.sweep(CELLS))
     elsewhere = replace(Owner.here("far", 10.0, "another machine"), host="node7")
     state = worker(store, sweep_id, "far", elsewhere, cell=CELLS[0].id, title="rtn", job="12_3", gpus="1")
-    now = Look(store, sweep_id)()
+    now = SweepReader(store, sweep_id)()
     assert now.workers[0].running
     assert now.count("running") == 1
     assert "node7 job 12_3 gpu 1" in shown(now)
     age(state, SILENT_SECONDS + 10)
-    now = Look(store, sweep_id)()
+    now = SweepReader(store, sweep_id)()
     assert now.workers[0].state == "silent"
     assert now.count("running") == 0
 
@@ -117,7 +117,7 @@ def test_a_cell_that_another_sweep_runs_is_running(store: Store) -> None:
     other = Store.open(store.root, label="other-sweep-worker")
     with other.lock("cells", CELLS[5].id) as lock:  # type: ignore[union-attr]
         assert lock.held
-        now = Look(store, sweep_id)()
+        now = SweepReader(store, sweep_id)()
     assert now.count("running") == 1
     assert now.cells[5].where == "other-sweep-worker"
 
@@ -127,10 +127,10 @@ def test_the_estimate_is_of_the_workers_that_run(store: Store) -> None:
     worker(store, sweep_id, "ended", state="finished", done=20, seconds=1.0)
     worker(store, sweep_id, "slow", done=1, seconds=10.0)
     worker(store, sweep_id, "new", done=0, seconds=0.5)
-    assert Look(store, sweep_id)().seconds_left == pytest.approx(270.0)
+    assert SweepReader(store, sweep_id)().seconds_left == pytest.approx(270.0)
     for cell in CELLS:
         store.save(made.record(cell))
-    now = Look(store, sweep_id)()
+    now = SweepReader(store, sweep_id)()
     assert now.ended
     assert now.seconds_left == 0.0
 
@@ -139,4 +139,4 @@ def test_a_state_that_is_not_readable_is_left_out(store: Store) -> None:
     sweep_id = launched(store, made.sweep(CELLS))
     worker(store, sweep_id, "whole")
     worker(store, sweep_id, "broken").write_text('{"name": "bro')
-    assert [one.name for one in Look(store, sweep_id)().workers] == ["whole"]
+    assert [one.name for one in SweepReader(store, sweep_id)().workers] == ["whole"]

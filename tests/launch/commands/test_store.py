@@ -182,7 +182,7 @@ def test_a_store_of_schema_1_is_migrated_in_place(root: Path, launch: Run) -> No
     (sweep,) = listed(root)
     assert (sweep.id, sweep.command) == ("0123456789ab", "mmq -m bits=3,16")
     written = read(root, sweep.id)
-    assert written.groups == (tuple(ids),)
+    assert written.batches == (tuple(ids),)
     assert {one.id for one in written.sweep.cells} == {record.id for record in Store.open(root).records()}
     assert not (root / "sweeps" / "0123456789ab.json").exists()
     assert launch("store", "check", "--store", root)[0] == 0

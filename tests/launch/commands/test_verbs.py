@@ -199,11 +199,11 @@ def test_a_terminal_is_shown_the_table_in_place_while_other_processes_run(sweeps
     program = (
         "import sys\n"
         "from launch.monitor.live_table import Foreground\n"
-        "from launch.monitor.sweep_state import Look\n"
+        "from launch.monitor.sweep_state import SweepReader\n"
         "from mmq_sweeps.store.store import Store\n"
         "from tests.launch import cells as made\n"
         "store = Store.open('runs')\n"
-        "with Foreground(Look(store, sys.argv[1])) as shown:\n"
+        "with Foreground(SweepReader(store, sys.argv[1])) as shown:\n"
         "    shown.say('a worker died')\n"
         "    for cell in made.grid(2, 3)[3:]:\n"
         "        store.save(made.record(cell))\n"

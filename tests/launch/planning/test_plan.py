@@ -31,12 +31,12 @@ def test_retry_says_which_recorded_cells_run_again(retry: str, pending: list, ag
     assert list(found.pending) == pending
     assert found.redo == {one.id: f"sha of {one.id}" for one in again}
     assert found.done == 4 - len(pending)
-    assert found.groups == (tuple(one.id for one in pending),)
+    assert found.batches == (tuple(one.id for one in pending),)
 
 
 def test_a_finished_sweep_has_no_groups() -> None:
     found = planned(records={one.id: record(one) for one in (BASELINE, FINISHED, FAILED, NEW)})
-    assert found.pending == found.groups == ()
+    assert found.pending == found.batches == ()
 
 
 def test_launchers_say_how_cells_are_grouped() -> None:
@@ -44,8 +44,8 @@ def test_launchers_say_how_cells_are_grouped() -> None:
 
     def sizes(**launcher: int) -> list[int]:
         made = make_plan(sweep(cells), {}.get, str, launcher)
-        assert [cell_id for group in made.groups for cell_id in group] == [one.id for one in made.pending]
-        return [len(group) for group in made.groups]
+        assert [cell_id for group in made.batches for cell_id in group] == [one.id for one in made.pending]
+        return [len(group) for group in made.batches]
 
     assert sizes() == [27]
     assert sizes(cells_per_job=9) == [9, 9, 9]

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmq_sweeps.memory import available_bytes
 
 
-class Aside:
+class WeightBackup:
     """Keeps tensors in the CPU's memory, or with a ``file`` in that: one that has no name and is gone when closed."""
 
     def __init__(self, file: IO[bytes] | None) -> None:
@@ -44,11 +44,11 @@ class Aside:
 
 
 @contextmanager
-def room_aside(size: int, folder: str | Path | None) -> Iterator[Aside]:
+def room_aside(size: int, folder: str | Path | None) -> Iterator[WeightBackup]:
     """Room for ``size`` bytes: in memory where they take at most half of what is free, else in a file in ``folder``."""
     free = available_bytes(torch.device("cpu"))
     if free is None or size <= free // 2:
-        yield Aside(None)
+        yield WeightBackup(None)
         return
     with tempfile.TemporaryFile(dir=folder, prefix="mmq-weights-") as file:
-        yield Aside(file)
+        yield WeightBackup(file)

@@ -18,9 +18,9 @@ from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.memory import available_bytes
-from mmq_sweeps.models import aside
+from mmq_sweeps.models import weight_backup
+from mmq_sweeps.models.device_map import check_room, choose_device, locations, read_max_memory
 from mmq_sweeps.models.loading import LoadedModel, load_model
-from mmq_sweeps.models.placing import check_room, choose_device, locations, read_max_memory
 from mmq_sweeps.quantization.calibration import block_statistics, capture
 from mmq_sweeps.quantization.targets import find_parts
 from mmq_sweeps.store.store import Store
@@ -124,24 +124,24 @@ def test_accelerate_chooses_what_goes_to_disk(
 
 def test_a_placed_block_is_read_once(on_disk: LoadedModel, loaded: LoadedModel) -> None:
     linear, x = on_disk.linear(LINEAR), torch.randn(2, 64)
-    with on_disk.placed(BLOCK):
+    with on_disk.onloaded(BLOCK):
         first = linear.weight
         assert first.device == CPU
         assert torch.equal(linear(x), loaded.linear(LINEAR)(x))
         assert linear.weight is first, "running the block neither drops nor reads its weights"
-        with on_disk.placed(LINEAR):
+        with on_disk.onloaded(LINEAR):
             pass
         assert linear.weight is first, "what is placed already stays when an inner one closes"
     assert linear.weight.device.type == "meta"
     assert torch.equal(on_disk.weight(LINEAR), loaded.weight(LINEAR))
-    with pytest.raises(KeyError), on_disk.placed(BLOCK):
+    with pytest.raises(KeyError), on_disk.onloaded(BLOCK):
         raise KeyError("anything")
     assert linear.weight.device.type == "meta"
 
 
 def test_placing_what_is_there_costs_nothing(loaded: LoadedModel) -> None:
     weight = loaded.linear(LINEAR).weight
-    with loaded.placed(BLOCK):
+    with loaded.onloaded(BLOCK):
         assert loaded.linear(LINEAR).weight is weight
     assert loaded.linear(LINEAR).weight is weight
 
@@ -156,7 +156,7 @@ def test_replaced_weights_are_put_back_bit_for_bit(
     tmp_path: Path,
 ) -> None:
     model = on_disk if kept_in == "disk" else loaded
-    monkeypatch.setattr(aside, "available_bytes", lambda _device: 0 if kept_in == "file" else 1 << 40)
+    monkeypatch.setattr(weight_backup, "available_bytes", lambda _device: 0 if kept_in == "file" else 1 << 40)
     names = [f"language_model.model.decoder.layers.{index}.{one}" for index in range(6) for one in ("fc1", "fc2")]
     before = {name: model.weight(name).clone() for name in names}
     plain = answers(loaded, batch)
@@ -176,9 +176,9 @@ def test_replaced_weights_are_put_back_bit_for_bit(
 
 
 def test_a_half_kept_aside_in_a_file_is_the_same_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aside, "available_bytes", lambda _device: 0)
+    monkeypatch.setattr(weight_backup, "available_bytes", lambda _device: 0)
     tensors = {str(index): torch.randn(5, 7).to(dtype) for index, dtype in enumerate((torch.bfloat16, torch.float16))}
-    with aside.room_aside(1, tmp_path) as kept:
+    with weight_backup.room_aside(1, tmp_path) as kept:
         for name, tensor in tensors.items():
             kept.keep(name, tensor)
         for name, tensor in reversed(tensors.items()):
@@ -243,9 +243,9 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_read(
 ) -> None:
     count = sum(parameter.numel() for parameter in loaded.model.parameters())
     everything = {"": "cpu"}
-    monkeypatch.setattr("mmq_sweeps.models.placing.available_bytes", lambda _device: 4 * count)
+    monkeypatch.setattr("mmq_sweeps.models.device_map.available_bytes", lambda _device: 4 * count)
     check_room(loaded.model, everything, torch.float32, "here")
-    monkeypatch.setattr("mmq_sweeps.models.placing.available_bytes", lambda _device: 4 * count - 1)
+    monkeypatch.setattr("mmq_sweeps.models.device_map.available_bytes", lambda _device: 4 * count - 1)
     with pytest.raises(ValueError, match=rf"{count:,} parameters in float32 go to cpu.*model.dtype=bfloat16, .*=disk"):
         load_model(model_config)
     check_room(loaded.model, everything, torch.bfloat16, "here")
