@@ -36,12 +36,14 @@ from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.config.sweep import Sweep, plan
 from mmq_sweeps.data.scenes.words import VOCABULARY
 from mmq_sweeps.execution import environment
-from mmq_sweeps.execution.executor import Workshop, quiet_libraries
-from mmq_sweeps.execution.run_cell import Bench, run_cell
+from mmq_sweeps.execution.executor import quiet_libraries
+from mmq_sweeps.execution.failure_policy import record_cell
+from mmq_sweeps.execution.session import Session, Sessions
 from mmq_sweeps.identity.cell import Cell
+from mmq_sweeps.memory import peak_memory, reset_peak_memory
 from mmq_sweeps.models.__main__ import count, describe, draw_models
 from mmq_sweeps.models.shapes import Shape, build_on_meta, find_shape
-from mmq_sweeps.quantization.quantize import load
+from mmq_sweeps.quantization.units import load
 from mmq_sweeps.reporting.progress import Progress
 from mmq_sweeps.reporting.table import output_console
 from mmq_sweeps.store.store import Store
@@ -167,17 +169,17 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Part after part and method after method in this process, with the model loaded once and nothing shared."""
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as store_folder, quiet_libraries():
         sweep = compose_cells(folder, store_folder, arguments)
-        workshop = Workshop(sweep, Store.open(store_folder))
-        environment.reset_peak_memory()
+        sessions = Sessions(sweep, Store.open(store_folder))
+        reset_peak_memory()
         started = time.perf_counter()
-        bench = workshop.bench(sweep.cells[0])
-        loading = {"seconds": time.perf_counter() - started, "peak_memory_bytes": environment.peak_memory()}
+        session = sessions.open(sweep.cells[0])
+        loading = {"seconds": time.perf_counter() - started, "peak_memory_bytes": peak_memory()}
         rows = []
         with Progress(len(sweep.cells)) as progress:
             for cell in sweep.cells:
                 progress.begin(cell.title())
                 one_part = len(cell.parts) == 1
-                rows.append(quantized(cell, bench, progress) if one_part else answered(cell, bench, progress))
+                rows.append(quantized(cell, session, progress) if one_part else answered(cell, session, progress))
                 progress.finish(cell.title(), told(rows[-1]))
         described = describe(count(MODEL))
     return {
@@ -188,13 +190,13 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def quantized(cell: Cell, bench: Bench, progress: Progress) -> dict[str, Any]:
+def quantized(cell: Cell, session: Session, progress: Progress) -> dict[str, Any]:
     """Calibrate and quantize what ``cell`` selects of one part."""
-    environment.reset_peak_memory()
-    requests = bench.requests(cell)
-    failed = bench.compute(requests, progress)
-    peak = environment.peak_memory()
-    found, missing = load(requests, bench.store)
+    reset_peak_memory()
+    requests = session.requests(cell)
+    failed = session.compute(requests, progress)
+    peak = peak_memory()
+    found, missing = load(requests, session.store)
     return {
         "method": cell.names["method"],
         "part": next(iter(cell.parts)),
@@ -205,9 +207,9 @@ def quantized(cell: Cell, bench: Bench, progress: Progress) -> dict[str, Any]:
     }
 
 
-def answered(cell: Cell, bench: Bench, progress: Progress) -> dict[str, Any]:
+def answered(cell: Cell, session: Session, progress: Progress) -> dict[str, Any]:
     """Answer the images with what ``cell`` selects of all parts quantized, or with nothing quantized."""
-    record, items = run_cell(cell, bench, progress)
+    record, items = record_cell(cell, session, progress)
     return {
         "method": record.names["method"],
         "part": ALL if cell.parts else "",

@@ -105,18 +105,20 @@ def grid(options: argparse.Namespace) -> dict[str, Any]:
 ALONE = """
 import json, sys
 from pathlib import Path
-from mmq_sweeps.execution.executor import Workshop, quiet_libraries
+from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.reporting.progress import Progress
-from mmq_sweeps.execution.run_cell import run_cell
+from mmq_sweeps.execution.failure_policy import record_cell
+from mmq_sweeps.execution.session import Sessions
+from mmq_sweeps.store.claims import Claims
 from mmq_sweeps.store.store import Store
 from mmq_sweeps.config.sweep import Sweep
 noted, cell_id, folder = sys.argv[1:]
 sweep = Sweep.from_json(json.loads(Path(noted).read_text()))
 cell = next(cell for cell in sweep.cells if cell.id == cell_id)
 with quiet_libraries(), Progress(1) as progress:
-    bench = Workshop(Sweep((cell,), sweep.configs, sweep.settings), Store.open(folder)).bench(cell)
-    bench.task.check([cell.calibration] if cell.calibration else [], bench.references)
-    record, _ = run_cell(cell, bench, progress)
+    session = Sessions(Sweep((cell,), sweep.configs, sweep.settings), Store.open(folder)).open(cell)
+    session.task.check([cell.calibration] if cell.calibration else [], session.references)
+    record, _ = record_cell(cell, session, progress)
 print(json.dumps({"metrics": record.metrics, "error": record.error}))
 """
 
@@ -165,6 +167,7 @@ from omegaconf import OmegaConf
 from mmq_sweeps.execution.executor import execute
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.reporting.progress import Progress
+from mmq_sweeps.store.claims import Claims
 from mmq_sweeps.store.store import Store
 from mmq_sweeps.config.sweep import Sweep
 noted, folder, tracker = sys.argv[1:]
@@ -180,7 +183,7 @@ def keep(record):
     ended.append(time.perf_counter())
     records.append(record)
 with Progress(len(sweep.cells)) as progress:
-    execute(sweep.cells, sweep, Store.open(folder), progress, keep)
+    execute(sweep.cells, sweep, Claims(Store.open(folder)), progress, keep)
 drained = time.perf_counter() - ended[-1]
 # The first cells load; of the others, those after one with the same vision and connector have all of their work shared.
 rest = []

@@ -1,13 +1,32 @@
-"""How much memory there is: of a GPU, and of this process, which a container or a job may allow less than the machine has."""
+"""Memory: how much is free, how much a process has used, and caches that stay within a share of it.
+
+A container or a job may allow a process less than the machine has; all limits are looked at.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import platform
+import re
+import resource
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from cachetools import LRUCache
+
+Value = TypeVar("Value")
+# The share of the free memory that one cache may take.
+CACHE_SHARE = 8
+# Used if the system does not report its free memory.
+UNKNOWN_BYTES = 1 << 30
 
 _MEMINFO, _CGROUP, _CGROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-_STATUS = Path("/proc/self/status")
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+# Resets the peak of the resident set when written to clear_refs (proc(5)).
+_RESET_PEAK = "5"
 
 
 def available_bytes(device: torch.device) -> int | None:
@@ -65,10 +84,83 @@ def _cgroup_folders() -> list[Path]:
 
 def _address_room() -> int | None:
     """What ``ulimit -v`` leaves."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return None
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     used = _kilobytes(_STATUS, "VmSize:")
     return None if limit == resource.RLIM_INFINITY or used is None else max(0, limit - used)
+
+
+def cache_bytes() -> int:
+    """Return the bytes that one cache of this process may hold."""
+    free = available_bytes(torch.device("cpu"))
+    return UNKNOWN_BYTES if free is None else free // CACHE_SHARE
+
+
+def cache(max_bytes: int, size_bytes: Callable[[Value], int]) -> LRUCache[str, Value]:
+    """Return an LRU cache of at most ``max_bytes``, counted by ``size_bytes``."""
+    return LRUCache(max_bytes, size_bytes)
+
+
+def keep(cache: MutableMapping[str, Value], key: str, value: Value) -> None:
+    """Put ``value`` into ``cache``; a value larger than the whole cache is left out."""
+    cache.pop(key, None)
+    with contextlib.suppress(ValueError):
+        cache[key] = value
+
+
+def reset_peak_memory() -> None:
+    """Start counting peaks anew, if the system allows it."""
+    # Not Linux, or not permitted: the peak stays that of the whole process.
+    with contextlib.suppress(OSError):
+        _CLEAR.write_text(_RESET_PEAK)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> dict[str, int]:
+    """Return the peak resident bytes of this process and, with a GPU, its peak allocated bytes."""
+    peaks = {"process": _peak_resident()}
+    if torch.cuda.is_available():
+        peaks["gpu"] = torch.cuda.max_memory_allocated()
+    return peaks
+
+
+# "you tried to allocate 4000 bytes", "Tried to allocate 2.00 GiB", "Unable to allocate 7.45 GiB for an array".
+_ASKED = re.compile(r"allocate ([\d.]+) ?(bytes|[KMGT]iB)")
+_UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Return True if torch, numpy, Python or the system refused memory."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # torch's allocator on the CPU, and some CUDA libraries, raise a plain RuntimeError.
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+
+
+def asked_bytes(error: BaseException) -> int | None:
+    """Return the size of the refused allocation, or None if ``error`` does not tell."""
+    found = _ASKED.search(str(error))
+    return int(float(found[1]) * _UNITS[found[2]]) if found else None
+
+
+def format_bytes(size: int) -> str:
+    """Format a size: ``12.3 MB`` or ``4.56 GB``."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def give_back_memory() -> None:
+    """Release memory that torch holds on the GPU for later allocations."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _peak_resident() -> int:
+    try:
+        lines = _STATUS.read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if platform.system() == "Darwin" else peak * 1024

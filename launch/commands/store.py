@@ -99,8 +99,8 @@ def _kinds(store: Store) -> Iterator[Kind]:
     stored = artifacts(store.root)
     for name in reversed(KINDS):
         yield _of(name, [one for one in stored if one.kind == name])
-    for name in FOLDERS:
-        yield _files(name, (store.root / name).rglob("*"))
+    for folder in FOLDERS:
+        yield _files(folder, (store.root / folder).rglob("*"))
 
 
 def _of(name: str, stored: list[Stored]) -> Kind:

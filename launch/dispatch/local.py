@@ -14,6 +14,7 @@ from launch.planning.plan import Plan, check_counts
 from launch.workers import pool
 from launch.workers.heartbeat import Journal, Several
 from mmq_sweeps.reporting.progress import Progress
+from mmq_sweeps.store.claims import Claims
 from mmq_sweeps.store.store import Store
 
 
@@ -46,14 +47,14 @@ def _run_here(plan: Plan, store: Store, sweep_id: str, created: str, fail_alone:
     ):
         progress.skip(plan.done)
         told = Several(progress, journal)
+        # The same store; its warnings stand between the bars.
+        beside_bars = Store.of(plan.sweep.settings["store"], say=lambda text: told.say(f"warning: {text}"), label=name)
         execute(
             plan.pending,
             plan.sweep,
-            # The same store, which tells beside the bars what it finds wrong.
-            Store.of(plan.sweep.settings["store"], say=lambda text: told.say(f"warning: {text}"), label=name),
+            Claims(beside_bars, plan.redo),
             told,
             journal.keep,
-            redo=plan.redo,
             stop=watch,
             fail_alone=fail_alone,
         )

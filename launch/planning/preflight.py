@@ -88,7 +88,7 @@ def _of_methods(sweep: Sweep, unchecked: list[str]) -> Iterator[str]:
 
 def _of_one(cell: Cell, parts: Mapping[str, Any]) -> Iterator[str]:
     from mmq_sweeps.config.instantiate import build
-    from mmq_sweeps.quantization.quantize import problems, requests
+    from mmq_sweeps.quantization.requests import problems, requests
 
     for part, selection in cell.parts.items():
         try:

@@ -19,7 +19,7 @@ from launch.slurm.scheduler import JobId
 from launch.workers.heartbeat import Journal
 from launch.workers.stop import SIGNALS, Stop
 from mmq_sweeps.errors import ConfigError, StoreError
-from mmq_sweeps.store.claims import missing
+from mmq_sweeps.store.claims import Claims
 from mmq_sweeps.store.store import Store
 
 FINISHED, STOPPED = "finished", "stopped"
@@ -48,6 +48,7 @@ def run(
     started = sweep_file.read(root, sweep_id)
     settings = {**started.sweep.settings["store"], "dir": root}
     store = Store.of(settings, say=lambda text: journal.say(f"warning: {text}"), label=name)
+    claims = Claims(store, started.redo)
     watch = cancel.Watch(store, sweep_id, name, started.created)
 
     def asked_to_stop() -> bool:
@@ -65,15 +66,14 @@ def run(
         execute(
             [by_id[cell_id] for cell_id in cell_ids],
             started.sweep,
-            store,
+            claims,
             journal,
             journal.keep,
-            redo=started.redo,
             stop=asked_to_stop,
             help=[by_id[cell_id] for cell_id in help],
             fail_alone=True,
         )
-        outcome = STOPPED if any(missing(store, cell_id, started.redo) for cell_id in cell_ids) else FINISHED
+        outcome = STOPPED if any(claims.missing(by_id[cell_id]) for cell_id in cell_ids) else FINISHED
         journal.end(outcome, stop.reason)
     return outcome
 

@@ -1,14 +1,10 @@
-"""What a result depends on besides its configuration: versions and hardware; and how much memory it took."""
+"""Versions and hardware: what a result depends on besides its configuration."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import functools
 import os
 import platform
-import re
-import resource
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,9 +17,6 @@ PACKAGES = (
     "transformers", "safetensors", "tokenizers", "sentencepiece", "numpy", "pillow", "torchvision", "pycocoevalcap",
     "hydra-core", "omegaconf",
 )  # fmt: skip
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-# Written to clear_refs, resets the peak of the resident set (proc(5)).
-_RESET_PEAK = "5"
 
 
 def versions() -> dict[str, str]:
@@ -88,62 +81,3 @@ def _cpu_name() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-
-
-def reset_peak_memory() -> None:
-    """Peaks count from here on, where the system can reset them."""
-    # Not Linux, or not allowed: the peak is then that of the process so far.
-    with contextlib.suppress(OSError):
-        _CLEAR.write_text(_RESET_PEAK)
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
-def peak_memory() -> dict[str, int]:
-    """Peak resident bytes of this process, and peak allocated bytes of its GPU where there is one."""
-    peaks = {"process": _peak_resident()}
-    if torch.cuda.is_available():
-        peaks["gpu"] = torch.cuda.max_memory_allocated()
-    return peaks
-
-
-# "you tried to allocate 4000 bytes", "Tried to allocate 2.00 GiB", "Unable to allocate 7.45 GiB for an array".
-_ASKED = re.compile(r"allocate ([\d.]+) ?(bytes|[KMGT]iB)")
-_UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-
-
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory was refused: by torch, numpy, Python or the system."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    # torch's allocator on the CPU, and some CUDA libraries, raise a plain RuntimeError.
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
-
-
-def asked_bytes(error: BaseException) -> int | None:
-    """The bytes that were refused, where ``error`` says how many."""
-    found = _ASKED.search(str(error))
-    return int(float(found[1]) * _UNITS[found[2]]) if found else None
-
-
-def told_size(size: int) -> str:
-    """``12.3 MB`` or ``4.56 GB``."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
-
-
-def give_back_memory() -> None:
-    """Return to the GPU what torch keeps for later allocations."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _peak_resident() -> int:
-    try:
-        lines = _STATUS.read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if platform.system() == "Darwin" else peak * 1024

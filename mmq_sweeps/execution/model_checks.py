@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from mmq_sweeps.config.instantiate import build
-from mmq_sweeps.execution import environment
-from mmq_sweeps.execution.run_cell import Bench
+from mmq_sweeps.execution.session import Session
 from mmq_sweeps.identity.cell import Cell
+from mmq_sweeps.memory import ran_out_of_memory
 from mmq_sweeps.models.check import called
 from mmq_sweeps.quantization.calibration import capture
 from mmq_sweeps.quantization.targets import Part, Unit
@@ -19,19 +19,21 @@ BATCH_SIZE, BATCHES = 2, 2
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
-def model_problems(bench: Bench, cells: Sequence[Cell]) -> list[str]:
-    """What keeps ``cells``, which share ``bench``'s model and task, from measuring what they say; a sentence each.
+def model_problems(session: Session, cells: Sequence[Cell]) -> list[str]:
+    """What keeps ``cells``, which share ``session``'s model and task, from measuring what they say; a sentence each.
 
     The model is at full precision. A lack of memory is left to the cells, which record it.
     """
-    config = bench.loaded.config
-    linears = [name for part in bench.parts.values() for unit in part.units for name in unit.linears]
+    config = session.loaded.config
+    linears = [name for part in session.parts.values() for unit in part.units for name in unit.linears]
     try:
-        with called(bench.loaded.model, linears) as reached:
-            found = list(bench.task.check_model(bench.loaded))
-        found = found or list(_without_effect(bench.parts, cells, reached)) or list(_without_calibration(bench, cells))
+        with called(session.loaded.model, linears) as reached:
+            found = list(session.task.check_model(session.loaded))
+        found = (
+            found or list(_without_effect(session.parts, cells, reached)) or list(_without_calibration(session, cells))
+        )
     except Exception as error:  # noqa: BLE001 - whatever fails here would fail in every cell
-        if environment.ran_out_of_memory(error):
+        if ran_out_of_memory(error):
             return []
         said = " ".join(str(error).split()) or "no reason given"
         return [
@@ -53,19 +55,19 @@ def _without_effect(parts: Mapping[str, Part], cells: Sequence[Cell], reached: s
             )
 
 
-def _without_calibration(bench: Bench, cells: Sequence[Cell]) -> Iterator[str]:
+def _without_calibration(session: Session, cells: Sequence[Cell]) -> Iterator[str]:
     """Selected linears that no calibration pass runs, and passes that cannot be replayed block by block."""
     calibrated = [cell for cell in cells if cell.calibration and build("method", cell.method_node).needs_statistics]
     if not calibrated:
         return
-    selected = list(_selected(bench.parts, calibrated))
+    selected = list(_selected(session.parts, calibrated))
     linears = [name for _, _, units in selected for unit in units for name in unit.linears]
     # The linears that run are the same for every draw and number of samples.
     calibration = {**(calibrated[0].calibration or {}), "batch_size": BATCH_SIZE}
-    batches = islice(bench.task.calibration_batches(bench.loaded, calibration), BATCHES)
-    parts = [bench.parts[part] for part in dict.fromkeys(part for part, _, _ in selected)]
-    with called(bench.loaded.model, linears) as reached:
-        capture(bench.loaded, parts, batches)
+    batches = islice(session.task.calibration_batches(session.loaded, calibration), BATCHES)
+    parts = [session.parts[part] for part in dict.fromkeys(part for part, _, _ in selected)]
+    with called(session.loaded.model, linears) as reached:
+        capture(session.loaded, parts, batches)
     for part, kind, units in selected:
         # An expert may be given no token of two samples; one that is given none in any block is not run at all.
         alike: dict[str, list[str]] = {}

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, SupportsIndex, overload
@@ -24,10 +25,11 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from mmq_sweeps.errors import StoreError
-from mmq_sweeps.execution.kept import Kept
+from mmq_sweeps.memory import cache, keep
+from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.store import Store
 
-KIND = "outputs"
+logger = logging.getLogger(__name__)
 # Calls that are kept together: one artifact for a small task, one of some hundred megabytes for a large one.
 TOGETHER = 8
 # Values of each input tensor that its fingerprint holds, evenly spread over it.
@@ -45,14 +47,14 @@ class Call:
 
 
 class OutputCache:
-    """Recorded calls by key, ``TOGETHER`` at a time: in memory within ``bound`` bytes, and in the store.
+    """Recorded calls by key, ``TOGETHER`` at a time: in memory within ``max_bytes``, and in the store.
 
-    They save time and nothing else, so a store that has no room for them costs one warning.
+    They save time and nothing else, so a store without room for them costs one warning.
     """
 
-    def __init__(self, store: Store, bound: int) -> None:
+    def __init__(self, store: Store, max_bytes: int) -> None:
         self._store = store
-        self._kept: Kept[list[Call]] = Kept(bound)
+        self._cached: MutableMapping[str, list[Call]] = cache(max_bytes, _size)
         self._refused: set[str] = set()
         self._without_room: set[str] = set()
         self._full = False
@@ -62,37 +64,37 @@ class OutputCache:
         if key in self._refused:
             return []
         name = f"{key}-{number}"
-        calls = self._kept.get(name)
+        calls = self._cached.get(name)
         if calls is None:
-            artifact = self._store.artifact(KIND, name)
+            artifact = self._store.artifact(ArtifactKind.OUTPUTS, name)
             calls = None if artifact is None else _unpacked(*artifact)
             if calls:
-                self._kept.put(name, calls, _size(calls))
+                keep(self._cached, name, calls)
         return calls or []
 
     def write(self, key: str, number: int, calls: Sequence[Call]) -> None:
         """Keep the calls from ``number * TOGETHER`` on."""
         name = f"{key}-{number}"
         size = _size(calls)
-        self._kept.put(name, list(calls), size)
+        keep(self._cached, name, list(calls))
         if self._full or key in self._without_room:
             return
         if not self._store.room_for(size):
             if not self._without_room:
-                self._store.say("outputs of parts are not kept in the store where store.max_gb leaves no room for them")
+                logger.warning("store.max_gb leaves no room for outputs of parts; they are not stored")
             self._without_room.add(key)
             return
         tensors = {f"{place}.{own}": tensor for place, call in enumerate(calls) for own, tensor in call.tensors.items()}
         described = {"calls": [{"inputs": call.inputs, "form": call.form} for call in calls]}
         try:
-            self._store.save_artifact(KIND, name, tensors, described)
+            self._store.save_artifact(ArtifactKind.OUTPUTS, name, tensors, described)
         except StoreError as error:
             self._full = True
-            self._store.say(f"outputs of parts are not kept in the store from here on: {error.strerror}")
+            logger.warning("outputs of parts are not stored from here on: %s", error.strerror)
 
-    def let_go(self) -> None:
-        """Keep nothing in memory; the store has it."""
-        self._kept.clear()
+    def clear(self) -> None:
+        """Forget what is in memory; the store has it."""
+        self._cached.clear()
 
     def refuse(self, key: str) -> None:
         """What is kept under ``key`` does not serve: it is neither read nor written in this process again."""

@@ -1,88 +1,92 @@
-"""Quantizing for a whole sweep at once: each work is done by one process, and the others read what it left.
+"""Quantize for a whole sweep at once: one process does each calibration pass, and the others read its results.
 
-A work is what one pass over calibration data can serve: a part, and the samples that it is calibrated on. Who holds a
-work's lock computes all that the sweep lacks of it, for every method and bit-width.
+A calibration pass serves all units of one part that are calibrated on the same samples. The process that holds the lock of
+a pass computes every unit that the sweep lacks of it, for all methods and bit-widths.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from mmq_sweeps.errors import StoreError
-from mmq_sweeps.execution.run_cell import Bench
-from mmq_sweeps.quantization.quantize import KIND, Request
+from mmq_sweeps.execution.session import Session
+from mmq_sweeps.quantization.requests import Request
 from mmq_sweeps.reporting.progress import Reporter
 from mmq_sweeps.store.attempts import CrashCounter
+from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.locks import Lock
 
-# After so many processes that were killed at the same work it is left to the cells, of which those fail that must.
-KILLED = 1
+logger = logging.getLogger(__name__)
+# After this many crashes, stop sharing a calibration pass: each cell quantizes on its own.
+MAX_CRASHES = 1
 
 
-def share(
-    needed: Sequence[Request],
-    wanted: Sequence[Request],
-    sweep: str,
-    bench: Bench,
-    progress: Reporter,
-    check_stop: Callable[[], None],
-) -> None:
-    """See to it that ``needed`` is in the store, and compute of ``wanted``, all of ``sweep``'s, what others do not.
+@dataclass(frozen=True)
+class Prequantizer:
+    """Puts quantized units into the store for the sweep ``sweep``; ``check_stop`` is called between passes and may raise."""
 
-    What fails here fails its own cell later. ``check_stop`` is called between works and may raise.
-    """
-    whole = _works(wanted)
-    left = {key: work for key, work in _works(needed).items() if not _stored(work, bench)}
-    while left:
-        check_stop()
-        key, lock = _take(left, bench, check_stop)
-        if lock is not None:
-            with lock:
-                _compute([*left[key], *whole.get(key, [])], sweep, bench, progress)
-        del left[key]
-        left = {key: work for key, work in left.items() if not _stored(work, bench)}
+    session: Session
+    sweep: str
+    progress: Reporter
+    check_stop: Callable[[], None]
+
+    def run(self, needed: Sequence[Request], wanted: Sequence[Request]) -> None:
+        """Put ``needed`` into the store, and with each pass what others ``wanted`` of it and nobody computed yet.
+
+        A unit that fails here fails its own cell later.
+        """
+        whole = _by_pass(wanted)
+        left = {key: units for key, units in _by_pass(needed).items() if not self._stored(units)}
+        while left:
+            self.check_stop()
+            key, lock = self._take(left)
+            if lock is not None:
+                with lock:
+                    self._compute([*left[key], *whole.get(key, [])])
+            del left[key]
+            left = {key: units for key, units in left.items() if not self._stored(units)}
+
+    def _stored(self, units: Sequence[Request]) -> bool:
+        return all(self.session.store.has_artifact(ArtifactKind.QUANTIZED, request.key) for request in units)
+
+    def _take(self, left: Mapping[str, Sequence[Request]]) -> tuple[str, Lock | None]:
+        """Return a pass and its lock, None if another process finished it. Processes begin at different passes."""
+        store = self.session.store
+        first = os.getpid() % len(left)
+        order = [*left][first:] + [*left][:first]
+        for key in order:
+            if (lock := store.lock("quantize", key)) is not None:
+                return key, lock
+        key = order[0]
+        return key, store.acquire("quantize", key, lambda: self._stored(left[key]), self.check_stop)
+
+    def _compute(self, units: Sequence[Request]) -> None:
+        store = self.session.store
+        distinct = {request.key: request for request in units}
+        missing = [request for key, request in distinct.items() if not store.has_artifact(ArtifactKind.QUANTIZED, key)]
+        if not missing:
+            return
+        crashes = CrashCounter.of_work(store, f"{self.sweep}-{missing[0].calibration_pass}")
+        if len(crashes.unended()) >= MAX_CRASHES:
+            logger.warning("a process was killed at the shared quantization; each cell quantizes on its own")
+            return
+        self.progress.begin("shared quantization")
+        try:
+            with crashes.begun():
+                self.session.compute(missing, self.progress)
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - each cell tries again on its own and records its own failure
+            logger.warning(
+                "shared quantization stopped (%s: %s); each cell quantizes on its own", type(error).__name__, error
+            )
 
 
-def _works(requests: Sequence[Request]) -> Mapping[str, list[Request]]:
-    """``requests`` by the key of their work."""
-    works: dict[str, list[Request]] = {}
+def _by_pass(requests: Sequence[Request]) -> Mapping[str, list[Request]]:
+    passes: dict[str, list[Request]] = {}
     for request in requests:
-        works.setdefault(request.work, []).append(request)
-    return works
-
-
-def _stored(work: Sequence[Request], bench: Bench) -> bool:
-    return all(bench.store.has_artifact(KIND, request.key) for request in work)
-
-
-def _take(
-    left: Mapping[str, Sequence[Request]], bench: Bench, check_stop: Callable[[], None]
-) -> tuple[str, Lock | None]:
-    """A work and its lock; None with it once another process has done the work. Processes begin at different works."""
-    first = os.getpid() % len(left)
-    order = [*left][first:] + [*left][:first]
-    for key in order:
-        if (lock := bench.store.lock("quantize", key)) is not None:
-            return key, lock
-    key = order[0]
-    return key, bench.store.acquire("quantize", key, lambda: _stored(left[key], bench), check_stop)
-
-
-def _compute(work: Sequence[Request], sweep: str, bench: Bench, progress: Reporter) -> None:
-    distinct = {request.key: request for request in work}
-    missing = [request for key, request in distinct.items() if not bench.store.has_artifact(KIND, key)]
-    if not missing:
-        return
-    attempts = CrashCounter.of_work(bench.store, f"{sweep}-{missing[0].work}")
-    if len(attempts.unended()) >= KILLED:
-        progress.say("warning: shared quantization was begun and its process killed; each cell tries alone")
-        return
-    progress.begin("shared quantization")
-    try:
-        with attempts.begun():
-            bench.compute(missing, progress)
-    except StoreError:
-        raise
-    except Exception as error:  # noqa: BLE001 - each cell tries again on its own and records its own failure
-        progress.say(f"warning: shared quantization stopped ({type(error).__name__}: {error}); each cell tries alone")
+        passes.setdefault(request.calibration_pass, []).append(request)
+    return passes

@@ -1,107 +1,267 @@
-"""What stays in a process from cell to cell of one model: weights in place, quantized units, outputs of parts.
+"""A session: one loaded model and one task, with everything cached between the cells that share them.
 
-None of it changes a result. A cell that is run without has the same figures, bit for bit.
+No cache changes a result: a cell that runs alone has the same metrics, bit for bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+from mmq_sweeps.config.instantiate import build
+from mmq_sweeps.config.sweep import Sweep
+from mmq_sweeps.errors import ConfigError, StoreError
 from mmq_sweeps.execution import environment
-from mmq_sweeps.execution.kept import Kept, share_of_memory
 from mmq_sweeps.execution.output_cache import OutputCache, Player, standing_in
 from mmq_sweeps.execution.weight_swap import WeightSwap, put_when_called
 from mmq_sweeps.identity.cell import Cell, digest
+from mmq_sweeps.memory import asked_bytes, cache, cache_bytes, format_bytes, ran_out_of_memory
 from mmq_sweeps.methods.affine import QuantizedWeight
-from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.quantization.quantize import Request, StoredUnit
-from mmq_sweeps.quantization.targets import Part
+from mmq_sweeps.models.loading import LoadedModel, load_model
+from mmq_sweeps.quantization.quantize import quantize_units
+from mmq_sweeps.quantization.requests import Request, requests
+from mmq_sweeps.quantization.targets import Part, find_parts
+from mmq_sweeps.quantization.units import QuantizedWeights, load, unit_bytes
+from mmq_sweeps.reporting.progress import Reporter
+from mmq_sweeps.store.kinds import ArtifactKind
+from mmq_sweeps.store.locks import Artifact
 from mmq_sweeps.store.store import Store
 from mmq_sweeps.tasks.base import Task
 
-# The fields of a task that say how large the batches are in which a part is called.
+# The fields of a task that set the size of the batches in which a part is called.
 BATCH_SIZES = ("batch_size", "pair_batch_size")
+# How often a cell is tried again after its process was killed, unless the configuration says otherwise.
+RETRIES = 3
 
 
 @dataclass
-class Warm:
-    """``uses`` counts, by ``Cell.output_key``, the cells of the sweep that need an output: what only one needs is not kept."""
+class Session:
+    """What a process needs to run the cells of one model and one task.
+
+    ``uses`` counts the cells of the sweep that need a part's output, by ``Cell.output_key``; an output that only one cell
+    needs is not cached.
+    """
 
     loaded: LoadedModel
     parts: Mapping[str, Part]
-    placement: WeightSwap
-    units: Kept[StoredUnit]
-    outputs: OutputCache
-    uses: Mapping[str, int]
-    requests: dict[str, list[Request]] = field(default_factory=dict)
+    task: Task
+    calibration_batch_size: int
+    store: Store
+    retries: int = RETRIES
+    uses: Mapping[str, int] = field(default_factory=dict)
 
-    @staticmethod
-    def of(loaded: LoadedModel, parts: Mapping[str, Part], store: Store, uses: Mapping[str, int]) -> Warm:
-        bound = share_of_memory()
-        return Warm(loaded, parts, WeightSwap(loaded), Kept(bound), OutputCache(store, bound), uses)
+    def __post_init__(self) -> None:
+        self.weights = WeightSwap(self.loaded)
+        self.units = cache(cache_bytes(), unit_bytes)
+        self.outputs = OutputCache(self.store, cache_bytes())
+        self._requests: dict[str, list[Request]] = {}
 
-    def let_go(self) -> None:
-        """Give back the memory; the store has all of it."""
-        self.placement.restore()
-        self.units.clear()
-        self.outputs.let_go()
+    @property
+    def references(self) -> Path:
+        """The folder in which metrics cache what depends on the references only."""
+        return self.store.root / "artifacts" / "references"
+
+    def requests(self, cell: Cell) -> list[Request]:
+        """List the quantized units that ``cell`` needs; a ValueError if its method cannot do a format."""
+        if cell.method is None:
+            return []
+        found = []
+        for part in cell.parts:
+            # A sweep has many cells and few quantizations of each part.
+            key = cell.part_key(part)
+            if key not in self._requests:
+                self._requests[key] = requests(cell, build("method", cell.method_node), self.parts, [part])
+            found += self._requests[key]
+        return found
+
+    def compute(self, missing: Sequence[Request], progress: Reporter) -> dict[str, Exception]:
+        """Quantize and store ``missing``; return the error of each unit that failed, by its key."""
+        self.weights.restore()  # Calibration runs at full precision.
+        return quantize_units(
+            missing,
+            self.loaded,
+            self.parts,
+            self._calibration_batches,
+            self.store,
+            lambda done, total: progress.stage("quantize", done, total),
+        )
+
+    def _calibration_batches(self, calibration: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        return self.task.calibration_batches(self.loaded, {**calibration, "batch_size": self.calibration_batch_size})
+
+    def quantize(self, cell: Cell, progress: Reporter) -> QuantizedWeights:
+        """Return the quantized weights of ``cell`` from the store, after computing the units that it lacks."""
+        wanted = self.requests(cell)
+        found, missing = load(wanted, self.store, self.units)
+        if not missing:
+            return found
+        if failures := self.compute(missing, progress):
+            raise next(iter(failures.values()))
+        # Read back, so that what is measured is what is stored.
+        found, missing = load(wanted, self.store, self.units)
+        if missing:
+            raise StoreError(f"the store lost {missing[0].unit.name} right after it was written")
+        return found
+
+    def predict(self, cell: Cell, weights: Mapping[str, QuantizedWeight], progress: Reporter) -> dict[str, str]:
+        """Return the answers of the model, quantized as ``cell`` says, by item."""
+
+        def predict() -> dict[str, str]:
+            return self.task.predict(self.loaded, lambda done, total: progress.stage("evaluate", done, total))
+
+        players: list[Player] = []
+        try:
+            with self.evaluating(cell, weights) as players:
+                return predict()
+        except Exception as error:
+            # A cached output holds only the fields that the model read when it was recorded. A model that reads more
+            # fails on it, and runs without the cache.
+            if ran_out_of_memory(error) or not any(player.replayed for player in players):
+                raise
+        for player in players:
+            self.outputs.refuse(player.key)
+        with self.evaluating(cell, weights, replay=False):
+            return predict()
 
     @contextmanager
     def evaluating(
-        self, cell: Cell, task: Task, weights: Mapping[str, QuantizedWeight], replay: bool = True
+        self, cell: Cell, weights: Mapping[str, QuantizedWeight], replay: bool = True
     ) -> Iterator[list[Player]]:
-        """Run the model as ``cell`` has it: with ``weights`` in place, or where they are not needed, with kept outputs.
-
-        Inside, the players tell what was played back; outside, what was new is kept.
-        """
+        """Put ``weights`` in place, or cached outputs in place of a part that need not run; yields their players."""
         players = []
-        with ExitStack() as standing:
+        with ExitStack() as stack:
             for part in self.parts.values():
                 linears = [name for unit in part.units for name in unit.linears]
                 own = {name: weights[name] for name in linears if name in weights}
                 key = cell.part_key(part.name)
-                put = partial(self.placement.put, part.name, key, own)
-                player = self._player(cell, part, task, put) if replay else None
+                put = partial(self.weights.put, part.name, key, own)
+                player = self._player(cell, part, put) if replay else None
                 if player is not None:
-                    standing.enter_context(standing_in(self.loaded.model.get_submodule(part.module), player))
+                    stack.enter_context(standing_in(self.loaded.model.get_submodule(part.module), player))
                     players.append(player)
                 if player is None or not player.begun:
                     put()
-                elif not self.placement.holds(part.name, key, own):
-                    standing.enter_context(put_when_called(self.loaded, linears, put))
+                elif not self.weights.holds(part.name, key, own):
+                    stack.enter_context(put_when_called(self.loaded, linears, put))
             yield players
         for player in players:
             player.finish()
 
-    def output_keys(self, cell: Cell, task: Task) -> list[str]:
-        """What the outputs are kept under that ``cell`` shares with others of the sweep."""
-        outputs = [cell.output_key(part.name) for part in self.parts.values() if self._stands_alone(part)]
-        return [self._key(output, task) for output in outputs if self.uses.get(output, 0) > 1]
+    def output_artifacts(self, cell: Cell) -> list[Artifact]:
+        """List the cached outputs of parts that ``cell`` shares with other cells of the sweep."""
+        keys = [cell.output_key(part.name) for part in self.parts.values() if self._can_replay(part)]
+        return [(ArtifactKind.OUTPUTS, self._output_key(key)) for key in keys if self.uses.get(key, 0) > 1]
 
-    def _player(self, cell: Cell, part: Part, task: Task, put: partial[None]) -> Player | None:
-        if not self._stands_alone(part):
+    def with_half_batches(self) -> Session | None:
+        """Return this session with batches of half the size; None if every batch is of one item already."""
+        sizes = {name: size for name in BATCH_SIZES if (size := getattr(self.task, name, 1)) > 1}
+        if not sizes and self.calibration_batch_size == 1:
             return None
-        output = cell.output_key(part.name)
-        return Player(self.outputs, self._key(output, task), put, record=self.uses.get(output, 0) > 1)
+        smaller = copy.copy(self)  # Shares the caches, and the task's copy shares the data that it has read.
+        smaller.task = copy.copy(self.task)
+        for name, size in sizes.items():
+            object.__setattr__(smaller.task, name, size // 2)
+        smaller.calibration_batch_size = max(1, self.calibration_batch_size // 2)
+        return smaller
 
-    def _key(self, output: str, task: Task) -> str:
-        return digest([output, _batches(task), environment.computing(self.loaded.device)])[:24]
+    @contextmanager
+    def restored_on_error(self) -> Iterator[None]:
+        """Put the full-precision weights back if the body raises."""
+        try:
+            yield
+        except BaseException:
+            self.weights.restore()
+            raise
 
-    def _stands_alone(self, part: Part) -> bool:
-        """True of every part but the last, and of no part with another inside it: its weights are the other's as well."""
-        apart = [other for other in self.parts.values() if other.name != part.name]
-        if not apart or part.name == list(self.parts)[-1]:
+    def free_memory(self) -> None:
+        """Empty the caches; the store has all that was in them."""
+        self.weights.restore()
+        self.units.clear()
+        self.outputs.clear()
+
+    def _player(self, cell: Cell, part: Part, put: partial[None]) -> Player | None:
+        if not self._can_replay(part):
+            return None
+        key = cell.output_key(part.name)
+        return Player(self.outputs, self._output_key(key), put, record=self.uses.get(key, 0) > 1)
+
+    def _output_key(self, key: str) -> str:
+        batches = [getattr(self.task, name, None) for name in BATCH_SIZES]
+        return digest([key, batches, environment.computing(self.loaded.device)])[:24]
+
+    def _can_replay(self, part: Part) -> bool:
+        """True unless ``part`` is the last part, or shares weights with another because one lies inside the other."""
+        others = [other for other in self.parts.values() if other.name != part.name]
+        if not others or part.name == list(self.parts)[-1]:
             return False
-        return not any(_inside(part.module, other.module) or _inside(other.module, part.module) for other in apart)
+        return not any(_inside(part.module, other.module) or _inside(other.module, part.module) for other in others)
 
 
 def _inside(path: str, outer: str) -> bool:
     return f"{path}.".startswith(f"{outer}.") or not outer
 
 
-def _batches(task: Task) -> list[int | None]:
-    """The sizes of the batches that the outputs come in."""
-    return [getattr(task, name, None) for name in BATCH_SIZES]
+class Sessions:
+    """Opens the session of each cell of a sweep. One model at a time is in memory; tasks keep the data they have read."""
+
+    def __init__(self, sweep: Sweep, store: Store) -> None:
+        self.sweep, self.store = sweep, store
+        self._tasks: dict[str, Task] = {}
+        self._open: tuple[str, Session] | None = None
+        self._uses = Counter(cell.output_key(part) for cell in sweep.cells for part in cell.model["parts"])
+
+    @property
+    def retries(self) -> int:
+        """How often a cell is tried again after its process was killed."""
+        return int(self.sweep.settings.get("retries", RETRIES))
+
+    def open(self, cell: Cell) -> Session:
+        """Return the session with the model and task of ``cell``; a ``ConfigError`` if they cannot be built.
+
+        A session that was opened before is the same object if it has the same model.
+        """
+        config = self.sweep.configs[cell.id]
+        key = digest(config["model"])
+        task, batch_size = self._task(cell), config["calibration"]["batch_size"]
+        if self._open is None or self._open[0] != key:
+            self._open = None  # Frees the other model before this one is loaded.
+            loaded, parts = _load(config["model"])
+            self._open = key, Session(loaded, parts, task, batch_size, self.store, self.retries, self._uses)
+        session = self._open[1]
+        session.task, session.calibration_batch_size = task, batch_size
+        return session
+
+    def _task(self, cell: Cell) -> Task:
+        key = digest(cell.task)
+        if key not in self._tasks:
+            self._tasks[key] = build("task", self.sweep.configs[cell.id]["task"])
+        return self._tasks[key]
+
+
+def _load(config: dict[str, Any]) -> tuple[LoadedModel, dict[str, Part]]:
+    try:
+        loaded = load_model(config)
+        return loaded, find_parts(loaded.model, config["parts"])
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    except (MemoryError, RuntimeError, OSError) as error:
+        if ran_out_of_memory(error):
+            raise ConfigError(_too_large(config, error)) from error
+        if not isinstance(error, OSError):
+            raise
+        raise ConfigError(f"model.checkpoint={config['checkpoint']}: {' '.join(str(error).split())}") from error
+
+
+def _too_large(config: dict[str, Any], error: BaseException) -> str:
+    asked = asked_bytes(error)
+    needed = f"{format_bytes(asked)} more memory than there is" if asked else "more memory than there is"
+    return (
+        f"model.checkpoint={config['checkpoint']}: loading it in {config['dtype']} asked for {needed}; choose a smaller "
+        "model.dtype, model.device_map=auto, model.device_map=disk or another model.device"
+    )

@@ -6,26 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from torch import Tensor
-
 from mmq_sweeps.methods.affine import QuantizedWeight
 from mmq_sweeps.models.loading import LoadedModel
-
-
-class Dequantized(Mapping[str, Tensor]):
-    """Weights made from their codes whenever one is asked for, so that never all of them are there in full."""
-
-    def __init__(self, quantized: Mapping[str, QuantizedWeight]) -> None:
-        self._quantized = quantized
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._quantized[name].dequantize()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._quantized)
-
-    def __len__(self) -> int:
-        return len(self._quantized)
+from mmq_sweeps.quantization.units import Dequantized
 
 
 class WeightSwap:

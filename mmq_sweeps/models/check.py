@@ -133,7 +133,7 @@ def _kept(asking: Asking, asked: Sequence[Asked]) -> Iterator[str]:
     for one in asked:
         found = tokens(asking.prepare([one])["input_ids"][0].tolist())
         whole = tokens(tokenizer(one.text, truncation=False)["input_ids"])
-        unknown = sum(id == _unknown(tokenizer) for id in found) if one is asked[0] else 0
+        unknown = sum(id == _unknown(tokenizer) for id in whole) if one is asked[0] else 0
         if unknown or len(found) < LEAST_TEXT * len(whole):
             what = f"{unknown} are unknown" if unknown else f"only {len(found)} are left"
             yield (

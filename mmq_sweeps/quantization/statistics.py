@@ -14,9 +14,8 @@ from torch import Tensor
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.quantization.calibration import SharedStats
 from mmq_sweeps.quantization.targets import Unit
+from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.store import Store
-
-KIND = "statistics"
 
 
 def write(store: Store, key: str, unit: Unit, stats: Sequence[SharedStats]) -> None:
@@ -30,12 +29,12 @@ def write(store: Store, key: str, unit: Unit, stats: Sequence[SharedStats]) -> N
         tensors[f"{len(described)}.gram"] = shared.stats.gram
         tensors[f"{len(described)}.mean_abs"] = shared.stats.mean_abs
         described.append({"linears": linears, "count": shared.stats.count, "not_finite": shared.not_finite})
-    store.save_artifact(KIND, key, tensors, {"unit": unit.name, "inputs": described})
+    store.save_artifact(ArtifactKind.STATISTICS, key, tensors, {"unit": unit.name, "inputs": described})
 
 
 def read(store: Store, key: str) -> list[SharedStats] | None:
     """What ``write`` kept; ``None`` where there is nothing."""
-    artifact = store.artifact(KIND, key)
+    artifact = store.artifact(ArtifactKind.STATISTICS, key)
     if artifact is None:
         return None
     tensors, described = artifact

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.store.locks import Lock
@@ -23,7 +23,7 @@ class Claims:
     """``redo`` maps a cell that has a record, and is to run nevertheless, to the SHA-256 of that record."""
 
     store: Store
-    redo: Mapping[str, str]
+    redo: Mapping[str, str] = field(default_factory=dict)
 
     def missing(self, cell: Cell) -> bool:
         return missing(self.store, cell.id, self.redo)

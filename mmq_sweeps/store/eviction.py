@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmq_sweeps.store.atomic_files import Files, explained
+from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.locks import Artifact, Locks
 
-# What costs least to compute again goes first.
-KINDS = ("outputs", "statistics", "quantized")
+KINDS = tuple(ArtifactKind)
 GB = 10**9
 # Down to this share of the bound, so that not every write has to evict.
 SHARE_KEPT = 0.9

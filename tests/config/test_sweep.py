@@ -18,8 +18,8 @@ from omegaconf import DictConfig
 from launch.start import run_sweep
 from mmq_sweeps.config.sweep import Sweep, plan
 from mmq_sweeps.errors import StoreError
-from mmq_sweeps.execution import executor
-from mmq_sweeps.execution.run_cell import Bench
+from mmq_sweeps.execution import session
+from mmq_sweeps.execution.session import Session
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.reporting.progress import Progress
 from mmq_sweeps.store.record import Record
@@ -37,13 +37,13 @@ def test_the_model_is_loaded_once_and_restored(
     composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loads: list[LoadedModel] = []
-    original = executor.load_model
+    original = session.load_model
 
     def counted(config: dict) -> LoadedModel:
         loads.append(original(config))
         return loads[-1]
 
-    monkeypatch.setattr(executor, "load_model", counted)
+    monkeypatch.setattr(session, "load_model", counted)
     axes = [[f"method={method}", f"bits={bits}"] for method in ("rtn", "gptq") for bits in (2, 8)]
     assert run_sweep(configs(composed, tmp_path, *axes)) == 0
     assert len(loads) == 1
@@ -155,18 +155,19 @@ def test_a_result_that_cannot_be_recorded_is_told(
 def test_shared_work_that_stops_is_tried_by_each_cell_alone(
     composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original, calls = Bench.compute, []
+    original, calls = Session.compute, []
 
-    def once_broken(self: Bench, missing: list, progress: Progress) -> dict:
+    def once_broken(self: Session, missing: list, progress: Progress) -> dict:
         calls.append(len(missing))
         if len(calls) == 1:
             raise MemoryError("too much at once")
         return original(self, missing, progress)
 
-    monkeypatch.setattr(Bench, "compute", once_broken)
+    monkeypatch.setattr(Session, "compute", once_broken)
     assert run_sweep(configs(composed, tmp_path, ["method=rtn", "bits=3"], ["method=rtn", "bits=4"])) == 0
     assert (
-        "shared quantization stopped (MemoryError: too much at once); each cell tries alone" in capsys.readouterr().err
+        "shared quantization stopped (MemoryError: too much at once); each cell quantizes on its own"
+        in capsys.readouterr().err
     )
     # Which of the parts came first and broke is chance; the two cells then share it out between them.
     assert calls[0] == sum(calls[-2:])

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from mmq_sweeps.__main__ import main
-from mmq_sweeps.execution import run_cell
+from mmq_sweeps.execution import failure_policy
 
 LEFT_BYTES = 400_000_000
 MORE_BYTES_AN_IMAGE = 1 << 22
@@ -33,6 +33,6 @@ def greedy(self: Any, **inputs: Any) -> Any:
 
 
 if __name__ == "__main__":
-    measure, generate = run_cell._measure, transformers.GenerationMixin.generate
-    run_cell._measure, transformers.GenerationMixin.generate = limited, greedy
+    measure, generate = failure_policy.run_cell, transformers.GenerationMixin.generate
+    failure_policy.run_cell, transformers.GenerationMixin.generate = limited, greedy
     main()

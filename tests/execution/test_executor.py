@@ -13,11 +13,15 @@ import pytest
 from omegaconf import DictConfig
 
 from mmq_sweeps.config.sweep import Sweep, plan
-from mmq_sweeps.execution.executor import Workshop, execute, quiet_libraries
+from mmq_sweeps.execution.executor import execute, quiet_libraries
+from mmq_sweeps.execution.session import Sessions
 from mmq_sweeps.identity.cell import Cell
-from mmq_sweeps.quantization import calibration, quantize, statistics
+from mmq_sweeps.quantization import calibration, quantize
+from mmq_sweeps.quantization.requests import Request
 from mmq_sweeps.reporting.progress import Progress
 from mmq_sweeps.store.attempts import CrashCounter
+from mmq_sweeps.store.claims import Claims
+from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 from tests.commands import CONTEXT
@@ -35,10 +39,10 @@ def sweep_of(composed: Composed, store: Path, *bits: int, method: str = "rtn", p
     return plan(grid)
 
 
-def run(cells: Any, sweep: Sweep, store: Store, **more: Any) -> list[str]:
+def run(cells: Any, sweep: Sweep, store: Store, redo: Any = None, **more: Any) -> list[str]:
     ran: list[str] = []
     with Progress(len(sweep.cells)) as progress:
-        execute(cells, sweep, store, progress, lambda record: ran.append(record.id), **more)
+        execute(cells, sweep, Claims(store, redo or {}), progress, lambda record: ran.append(record.id), **more)
     return ran
 
 
@@ -58,7 +62,14 @@ def test_a_stop_comes_between_cells_and_leaves_what_was_done(composed: Composed,
     sweep, store = sweep_of(composed, tmp_path, 2, 3), Store.open(tmp_path)
     ran: list[str] = []
     with Progress(3) as progress:
-        execute(sweep.cells, sweep, store, progress, lambda record: ran.append(record.id), stop=lambda: len(ran) == 2)
+        execute(
+            sweep.cells,
+            sweep,
+            Claims(store),
+            progress,
+            lambda record: ran.append(record.id),
+            stop=lambda: len(ran) == 2,
+        )
     assert ran == [cell.id for cell in sweep.cells[:2]]
     assert [store.record(one) is not None for one in ran] == [True, True]
     assert run(sweep.cells, sweep, store, stop=lambda: True) == []
@@ -80,7 +91,7 @@ def test_a_cell_that_another_is_at_is_put_off_and_waited_for(composed: Composed,
             threading.Timer(0.2, lock.release).start()
 
     with Progress(3) as progress:
-        execute(sweep.cells[:own], sweep, store, progress, keep, help=sweep.cells)
+        execute(sweep.cells[:own], sweep, Claims(store), progress, keep, help=sweep.cells)
     assert ran == [sweep.cells[place].id for place in (0, 2, 1)]
 
 
@@ -113,13 +124,13 @@ def test_two_processes_on_one_store_run_no_cell_twice(composed: Composed, tmp_pa
 def test_whoever_quantizes_does_so_for_the_whole_sweep(composed: Composed, tmp_path: Path) -> None:
     sweep, store = sweep_of(composed, tmp_path, 2, 3, 4, method="gptq"), Store.open(tmp_path)
     run(sweep.cells[1:2], sweep, store)
-    assert all(store.has_artifact(quantize.KIND, request.key) for request in requests_of(sweep, store))
+    assert all(store.has_artifact(ArtifactKind.QUANTIZED, request.key) for request in requests_of(sweep, store))
 
 
-def requests_of(sweep: Sweep, store: Store) -> list[quantize.Request]:
+def requests_of(sweep: Sweep, store: Store) -> list[Request]:
     with quiet_libraries():
-        bench = Workshop(sweep, store).bench(sweep.cells[0])
-    return [request for cell in sweep.cells for request in bench.requests(cell)]
+        session = Sessions(sweep, store).open(sweep.cells[0])
+    return [request for cell in sweep.cells for request in session.requests(cell)]
 
 
 def test_a_later_method_needs_no_pass_over_the_calibration_data(
@@ -128,7 +139,7 @@ def test_a_later_method_needs_no_pass_over_the_calibration_data(
     store = Store.open(tmp_path)
     first = sweep_of(composed, tmp_path, 3, method="gptq")
     run(first.cells, first, store)
-    assert list((tmp_path / "artifacts" / statistics.KIND).glob("*.json"))
+    assert list((tmp_path / "artifacts" / ArtifactKind.STATISTICS).glob("*.json"))
     later = sweep_of(composed, tmp_path, 3, method="awq")
     alone = Store.open(tmp_path / "alone")
     run(later.cells, later, alone)
@@ -148,9 +159,9 @@ def test_a_later_method_needs_no_pass_over_the_calibration_data(
 def test_shared_work_that_killed_its_process_is_left_to_the_cells(composed: Composed, tmp_path: Path) -> None:
     sweep, store = sweep_of(composed, tmp_path, 2, 3), Store.open(tmp_path)
     requests = requests_of(sweep, store)
-    store.note(CrashCounter.of_work(store, f"{sweep.id}-{requests[0].work}").name, {"unended": [{}]})
+    store.note(CrashCounter.of_work(store, f"{sweep.id}-{requests[0].calibration_pass}").name, {"unended": [{}]})
     asked = {request.key for request in requests}
     assert run(sweep.cells[1:2], sweep, store) == [sweep.cells[1].id]
-    stored = {key for key in asked if store.has_artifact(quantize.KIND, key)}
+    stored = {key for key in asked if store.has_artifact(ArtifactKind.QUANTIZED, key)}
     # Those of its own cell, and not those of the other one.
     assert 0 < len(stored) < len(asked)

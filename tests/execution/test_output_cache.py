@@ -18,10 +18,13 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from mmq_sweeps.config.sweep import Sweep, plan
 from mmq_sweeps.errors import StoreError
-from mmq_sweeps.execution.executor import Workshop, execute, quiet_libraries
-from mmq_sweeps.execution.output_cache import KIND, TOGETHER, OutputCache, Player, fingerprint, standing_in
-from mmq_sweeps.execution.run_cell import run_cell
+from mmq_sweeps.execution.executor import execute, quiet_libraries
+from mmq_sweeps.execution.failure_policy import record_cell
+from mmq_sweeps.execution.output_cache import TOGETHER, OutputCache, Player, fingerprint, standing_in
+from mmq_sweeps.execution.session import Sessions
 from mmq_sweeps.reporting.progress import Progress
+from mmq_sweeps.store.claims import Claims
+from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 from tests.conftest import SMALL
@@ -39,7 +42,7 @@ def figures(sweep: Sweep, cells: Any, store: Store, redo: Any = None) -> dict[st
         found[record.id] = (record.metrics, store.items(record.id))
 
     with Progress(len(cells)) as progress:
-        execute(cells, sweep, store, progress, keep, redo=redo or {})
+        execute(cells, sweep, Claims(store, redo or {}), progress, keep)
     return found
 
 
@@ -62,14 +65,14 @@ def test_a_cell_alone_equals_the_cell_in_a_sweep(
     sweep = plan(grid)
     together = Store.open(tmp_path / "together")
     shared = figures(sweep, sweep.cells, together)
-    assert list((together.root / "artifacts" / KIND).glob("*.json"))
+    assert list((together.root / "artifacts" / ArtifactKind.OUTPUTS).glob("*.json"))
     # The last cell, one in the middle and the baseline, each in a store of its own.
     for place in (0, len(sweep.cells) // 2, -1):
         cell = sweep.cells[place]
         one = Sweep((cell,), sweep.configs, sweep.settings)
         store = Store.open(tmp_path / f"alone{place}")
         assert figures(one, one.cells, store)[cell.id] == shared[cell.id]
-        assert not (store.root / "artifacts" / KIND).exists()
+        assert not (store.root / "artifacts" / ArtifactKind.OUTPUTS).exists()
     # Another process on the same store plays back what this one left.
     last = [cell.id for cell in sweep.cells[-2:]]
     again = figures(sweep, sweep.cells[-2:], together, {one: together.record_sha(one) for one in last})
@@ -127,7 +130,7 @@ def test_calls_are_played_back_from_memory_and_from_the_store(tmp_path: Path) ->
         assert same(used(tower, again, given), first)
         assert (again.replayed, put.total(), tower.ran) == (len(given), 0, len(given))
     # Only what was looked at takes room: of four hidden states one.
-    kept = store.artifact(KIND, "key-0")
+    kept = store.artifact(ArtifactKind.OUTPUTS, "key-0")
     assert kept is not None
     assert len(kept[0]) == 2 * TOGETHER
     assert "forward" not in tower.__dict__
@@ -150,7 +153,7 @@ def test_what_is_stored_and_lost_is_run_again(tmp_path: Path) -> None:
     tower, store = Tower(), Store.open(tmp_path)
     given = inputs(TOGETHER * 2)
     first = used(tower, player(OutputCache(store, 0)), given)
-    path = store.root / "artifacts" / KIND / "key-1.safetensors"
+    path = store.root / "artifacts" / ArtifactKind.OUTPUTS / "key-1.safetensors"
     path.write_bytes(path.read_bytes()[:-3])
     again = player(OutputCache(store, 0))
     assert same(used(tower, again, given), first)
@@ -193,22 +196,23 @@ def test_a_model_that_looks_at_more_than_was_kept_is_run(
     store = Store.open(tmp_path)
     figures(sweep, sweep.cells[:2], store)
     with quiet_libraries():
-        workshop = Workshop(sweep, store)
-        bench = workshop.bench(sweep.cells[2])
-        config: Any = bench.loaded.model.config
+        session = Sessions(sweep, store).open(sweep.cells[2])
+        config: Any = session.loaded.model.config
         other = -1 if config.vision_feature_layer != -1 else -2
         monkeypatch.setattr(config, "vision_feature_layer", other)
         with Progress(1) as progress:
-            played = run_cell(sweep.cells[2], bench, progress)
-            bench.warm.placement.restore()
-            alone = run_cell(sweep.cells[2], replace(bench, warm=None, store=Store.open(tmp_path / "b")), progress)
+            played = record_cell(sweep.cells[2], session, progress)
+            session.weights.restore()
+            fresh = replace(session, store=Store.open(tmp_path / "b"), uses={})
+            alone = record_cell(sweep.cells[2], fresh, progress)
     assert played[0].done, played[0].error
     assert (played[0].metrics, played[1]) == (alone[0].metrics, alone[1])
 
 
-def test_a_store_without_room_costs_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    outputs = OutputCache(Store.open(tmp_path, say=said.append), ROOM)
+def test_a_store_without_room_costs_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    outputs = OutputCache(Store.open(tmp_path), ROOM)
 
     def full(*_: Any) -> None:
         raise StoreError(28, "no space left on the device")
@@ -216,21 +220,22 @@ def test_a_store_without_room_costs_one_warning(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Store, "save_artifact", full)
     tower, given = Tower(), inputs(2 * TOGETHER)
     first = used(tower, player(outputs), given)
-    assert len(said) == 1
-    assert "no space left" in said[0]
+    (warning,) = caplog.messages
+    assert "no space left" in warning
     assert same(used(tower, again := player(outputs), given), first)
     assert again.replayed == len(given)
 
 
-def test_where_the_bound_leaves_no_room_memory_alone_keeps_outputs(tmp_path: Path) -> None:
-    said: list[str] = []
-    store = Store.open(tmp_path, say=said.append, max_gb=1e-9)
+def test_where_the_bound_leaves_no_room_memory_alone_keeps_outputs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store.open(tmp_path, max_gb=1e-9)
     outputs = OutputCache(store, ROOM)
     tower, given = Tower(), inputs(2 * TOGETHER)
     first = used(tower, player(outputs), given)
-    assert len(said) == 1
-    assert "store.max_gb leaves no room" in said[0]
-    assert not (store.root / "artifacts" / KIND).exists()
+    (warning,) = caplog.messages
+    assert "store.max_gb leaves no room" in warning
+    assert not (store.root / "artifacts" / ArtifactKind.OUTPUTS).exists()
     assert same(used(tower, again := player(outputs), given), first)
     assert again.replayed == len(given)
 
@@ -245,16 +250,18 @@ def test_outputs_are_pinned_until_the_last_cell_that_needs_them(composed: Compos
 
     def keep(record: Record) -> None:
         assert record.done, record.error
-        pinned.append({key for kind, key in store.locks.pins() if kind == KIND})
+        pinned.append({key for kind, key in store.locks.pins() if kind == ArtifactKind.OUTPUTS})
         # Whatever another process asks for, what cells need from here on is there when their turn comes.
-        store.artifacts.eviction.prune(0, kinds=(KIND,))
-        kept = {path.stem.rpartition("-")[0] for path in (store.root / "artifacts" / KIND).glob("*.json")}
+        store.artifacts.eviction.prune(0, kinds=(ArtifactKind.OUTPUTS,))
+        kept = {
+            path.stem.rpartition("-")[0] for path in (store.root / "artifacts" / ArtifactKind.OUTPUTS).glob("*.json")
+        }
         assert kept <= pinned[-1]
         stored.append(kept)
 
     stored: list[set[str]] = []
     with Progress(len(sweep.cells)) as progress:
-        execute(sweep.cells, sweep, store, progress, keep)
+        execute(sweep.cells, sweep, Claims(store), progress, keep)
     # One of vision and one of the connector for each of two bit-widths; full precision shares its outputs with none.
     assert [len(keys) for keys in pinned] == [4, 4, 4, 2, 2]
     assert stored[1] == stored[2] == pinned[1] - pinned[3]

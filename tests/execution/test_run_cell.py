@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,11 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from mmq_sweeps import memory
 from mmq_sweeps.config.sweep import plan
-from mmq_sweeps.execution import environment
-from mmq_sweeps.execution.executor import Workshop, quiet_libraries
-from mmq_sweeps.execution.run_cell import run_cell
+from mmq_sweeps.execution.executor import quiet_libraries
+from mmq_sweeps.execution.failure_policy import record_cell
+from mmq_sweeps.execution.session import Sessions
 from mmq_sweeps.execution.weight_swap import Dequantized
 from mmq_sweeps.methods.affine import Format, round_nearest
 from mmq_sweeps.reporting.progress import Progress
@@ -41,9 +41,10 @@ def test_memory_that_is_refused_is_recorded_and_the_next_cell_runs(
     sweep = plan([composed(*SMALL, "method=rtn", "bits=3", f"store.dir={tmp_path}")])
     store = Store.open(str(tmp_path))
     with quiet_libraries(), Progress(1) as progress:
-        bench = Workshop(sweep, store).bench(sweep.cells[-1])
-        weights = {name: parameter.clone() for name, parameter in bench.loaded.model.named_parameters()}
-        record, items = run_cell(sweep.cells[-1], replace(bench, task=Greedy()), progress)  # type: ignore[arg-type]
+        session = Sessions(sweep, store).open(sweep.cells[-1])
+        weights = {name: parameter.clone() for name, parameter in session.loaded.model.named_parameters()}
+        task, session.task = session.task, Greedy()  # type: ignore[assignment]
+        record, items = record_cell(sweep.cells[-1], session, progress)
         assert (record.status, items) == ("failed", [])
         assert record.error["class"] == "OutOfMemory"
         assert record.error["asked_bytes"] == HUGE
@@ -53,9 +54,10 @@ def test_memory_that_is_refused_is_recorded_and_the_next_cell_runs(
         assert record.attempts["count"] == 2
         assert "(now 24)" in record.attempts["reasons"][0]
         assert store.record(record.id) == record
-        for name, parameter in bench.loaded.model.named_parameters():
+        for name, parameter in session.loaded.model.named_parameters():
             assert torch.equal(parameter, weights[name])
-        assert run_cell(sweep.cells[-1], bench, progress)[0].done
+        session.task = task
+        assert record_cell(sweep.cells[-1], session, progress)[0].done
 
 
 def test_a_limit_on_the_process_s_memory(tmp_path: Path) -> None:
@@ -90,13 +92,13 @@ def test_a_limit_on_the_process_s_memory(tmp_path: Path) -> None:
     ],
 )
 def test_whoever_refuses_it(error: BaseException, asked: int | None) -> None:
-    assert environment.ran_out_of_memory(error)
-    assert environment.asked_bytes(error) == asked
+    assert memory.ran_out_of_memory(error)
+    assert memory.asked_bytes(error) == asked
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), OSError(2, "No such file"), ValueError("memory")])
 def test_other_errors_are_not_memory(error: BaseException) -> None:
-    assert not environment.ran_out_of_memory(error)
+    assert not memory.ran_out_of_memory(error)
 
 
 def test_a_model_that_cannot_be_loaded_for_memory_is_told_in_one_line(
@@ -107,11 +109,11 @@ def test_a_model_that_cannot_be_loaded_for_memory_is_told_in_one_line(
     def refused(_config: dict[str, Any]) -> None:
         torch.empty(HUGE, dtype=torch.uint8)
 
-    monkeypatch.setattr("mmq_sweeps.execution.executor.load_model", refused)
+    monkeypatch.setattr("mmq_sweeps.execution.session.load_model", refused)
     with pytest.raises(
         ValueError, match=r"model.checkpoint=embedded/tiny_blip2: loading it in float32 asked for 1.*disk"
     ):
-        Workshop(sweep, Store.open(str(tmp_path))).bench(sweep.cells[0])
+        Sessions(sweep, Store.open(str(tmp_path))).open(sweep.cells[0])
 
 
 def test_weights_are_dequantized_one_at_a_time() -> None:

@@ -22,16 +22,18 @@ from mmq_sweeps.config.model_catalog import model_names, read_model
 from mmq_sweeps.config.sweep import Sweep, plan
 from mmq_sweeps.errors import TargetError
 from mmq_sweeps.execution import environment
-from mmq_sweeps.execution.executor import Workshop, execute
+from mmq_sweeps.execution.executor import execute
+from mmq_sweeps.execution.session import Sessions
 from mmq_sweeps.methods.affine import Format
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.methods.gptq import GPTQ
 from mmq_sweeps.models import processors
 from mmq_sweeps.models.loading import load_model
 from mmq_sweeps.quantization.calibration import BlockRunner, block_statistics, capture
-from mmq_sweeps.quantization.quantize import load
 from mmq_sweeps.quantization.targets import Part, find_parts
+from mmq_sweeps.quantization.units import load
 from mmq_sweeps.reporting.progress import Progress
+from mmq_sweeps.store.claims import Claims
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 from tests.models.other_toys import CHECKPOINTS, IDEFICS2_PARTS, T5_PART, TEXT_TOKENS, Toy, make, part
@@ -274,7 +276,7 @@ def sweep_of(composed: Any, name: str, checkpoint: Path, store: Path, *more: str
 def run(sweep: Sweep, store: Path) -> list[Record]:
     records: list[Record] = []
     with Progress(len(sweep.cells)) as progress:
-        execute(sweep.cells, sweep, Store.open(store), progress, records.append)
+        execute(sweep.cells, sweep, Claims(Store.open(store)), progress, records.append)
     assert [record.error for record in records] == [None] * len(records)
     return records
 
@@ -334,17 +336,17 @@ def test_an_encoder_decoder_is_run_and_calibrated_with_the_answers_for_its_decod
     encoder, decoder = 4 * 32 * 32 + 3 * 32 * 48, 8 * 32 * 32 + 3 * 32 * 48
     assert quantized.size["parts"]["language"]["quantized_weights"] == 2 * (encoder + decoder)
 
-    bench = Workshop(sweep, Store.open(store)).bench(sweep.cells[-1])
-    samples = list(bench.task.examples.drawn(sweep.cells[-1].calibration))
-    batches = list(bench.task.calibration_batches(bench.loaded, {**sweep.cells[-1].calibration, "batch_size": 2}))
+    session = Sessions(sweep, Store.open(store)).open(sweep.cells[-1])
+    samples = list(session.task.examples.drawn(sweep.cells[-1].calibration))
+    batches = list(session.task.calibration_batches(session.loaded, {**sweep.cells[-1].calibration, "batch_size": 2}))
     told = [
         row[mask.bool()].tolist()
         for batch in batches
         for row, mask in zip(batch["decoder_input_ids"], batch["decoder_attention_mask"], strict=True)
     ]
-    items = [bench.task.items_of(sample) for sample in samples]
+    items = [session.task.items_of(sample) for sample in samples]
     answers = [own[place % len(own)].references[0] for place, own in enumerate(items)]
-    tokens = [bench.loaded.processor.tokenizer(answer)["input_ids"] for answer in answers]
+    tokens = [session.loaded.processor.tokenizer(answer)["input_ids"] for answer in answers]
     assert told == [[0, *answer[:-1]] for answer in tokens]
 
 
@@ -353,20 +355,20 @@ def test_a_decoder_is_calibrated_behind_its_quantized_encoder_if_asked(composed:
     store = tmp_path / "store"
     more = ("method.sequential=true", "bits=2", "calibration.batch_size=4")
     sweep = sweep_of(composed, "custom", written("flan_t5", tmp_path), store, *FLAN_T5, *more)
-    bench = Workshop(sweep, Store.open(store)).bench(sweep.cells[-1])
-    requests = bench.requests(sweep.cells[-1])
-    assert not bench.compute(requests, Progress(1))
-    found = {name: weight.dequantize() for name, weight in load(requests, bench.store)[0].weights.items()}
+    session = Sessions(sweep, Store.open(store)).open(sweep.cells[-1])
+    requests = session.requests(sweep.cells[-1])
+    assert not session.compute(requests, Progress(1))
+    found = {name: weight.dequantize() for name, weight in load(requests, session.store)[0].weights.items()}
     name = "language_model.decoder.block.0.layer.1.EncDecAttention.k"
     encoder = {name: weight for name, weight in found.items() if ".encoder." in name}
-    (batch,) = bench.task.calibration_batches(bench.loaded, {**sweep.cells[-1].calibration, "batch_size": 4})
+    (batch,) = session.task.calibration_batches(session.loaded, {**sweep.cells[-1].calibration, "batch_size": 4})
     solved = []
     for before in ({}, encoder):
         seen: list[Tensor] = []
-        linear = bench.loaded.linear(name)
+        linear = session.loaded.linear(name)
         handle = linear.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
-        with bench.loaded.weights_replaced(before), torch.no_grad():
-            bench.loaded.model(**batch, use_cache=False)
+        with session.loaded.weights_replaced(before), torch.no_grad():
+            session.loaded.model(**batch, use_cache=False)
         handle.remove()
         x = seen[0][batch["attention_mask"].bool()].double()
         stats = LayerStats((x.T @ x / len(x)).float(), x.abs().mean(dim=0).float(), len(x))
@@ -387,8 +389,8 @@ def test_the_calibration_batch_size_changes_no_code_though_images_have_unequal_s
         store = tmp_path / f"by_{size}"
         more = (*own[1:], "task.data._target_=tests.models.unequal.UnequalScenes", f"calibration.batch_size={size}")
         sweep = sweep_of(composed, own[0], checkpoint, store, *more)
-        bench = Workshop(sweep, Store.open(store)).bench(sweep.cells[-1])
-        assert not bench.compute(bench.requests(sweep.cells[-1]), Progress(1))
+        session = Sessions(sweep, Store.open(store)).open(sweep.cells[-1])
+        assert not session.compute(session.requests(sweep.cells[-1]), Progress(1))
         files = sorted((store / "artifacts" / "quantized").glob("*.safetensors"))
         found.append({f"{path.stem} {key}": tensor for path in files for key, tensor in load_file(path).items()})
     codes = [key for key in found[0] if key.endswith(":codes")]

@@ -18,8 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from mmq_sweeps import methods
 from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.sweep import Sweep, plan
-from mmq_sweeps.execution.executor import Workshop, quiet_libraries
-from mmq_sweeps.execution.run_cell import run_cell
+from mmq_sweeps.execution.checks import Checks
+from mmq_sweeps.execution.executor import quiet_libraries
+from mmq_sweeps.execution.failure_policy import record_cell
+from mmq_sweeps.execution.session import Sessions
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.identity.checkpoint import checkpoint_path
 from mmq_sweeps.reporting.progress import Progress
@@ -48,8 +50,8 @@ def predictions(config: DictConfig, folder: Path) -> tuple[str, dict[str, str]]:
     sweep = plan([config])
     one = sweep.cells[-1]
     with quiet_libraries(), Progress(1) as progress:
-        bench = Workshop(Sweep((one,), sweep.configs, sweep.settings), Store.open(folder)).bench(one)
-        record, items = run_cell(one, bench, progress)
+        session = Sessions(Sweep((one,), sweep.configs, sweep.settings), Store.open(folder)).open(one)
+        record, items = record_cell(one, session, progress)
     assert record.done, record.error
     return one.id, {item["id"]: item["prediction"] for item in items}
 
@@ -211,7 +213,7 @@ def test_what_is_changed_after_planning_is_not_measured_under_the_planned_id(
     sweep = plan([composed(f"model.checkpoint={checkpoint}", *FEW)])
     (checkpoint / "processor_config.json").write_text((checkpoint / "processor_config.json").read_text() + "\n")
     with pytest.raises(ValueError, match="its files changed since the sweep was planned"), quiet_libraries():
-        Workshop(sweep, Store.open(tmp_path / "store")).bench(sweep.cells[0])
+        Sessions(sweep, Store.open(tmp_path / "store")).open(sweep.cells[0])
 
 
 def test_images_that_are_replaced_under_their_old_names_are_other_data(composed: Composed, coco: Path) -> None:
@@ -241,13 +243,13 @@ def test_a_sweep_whose_images_changed_since_it_was_planned_is_refused(
     composed: Composed, coco: Path, tmp_path: Path
 ) -> None:
     sweep = plan([composed(*COCO)])
-    workshop = Workshop(sweep, Store.open(tmp_path / "store"))
+    checks = Checks(Sessions(sweep, Store.open(tmp_path / "store")))
     with quiet_libraries():
-        assert workshop.problems(sweep.cells) == []
+        assert checks.problems(sweep.cells) == []
     write_picture(coco / "train2017" / "000000000002.jpg", 77)
     write_picture(coco / "train2017" / "000000000001.jpg", 78)
     write_picture(coco / "train2017" / "000000000003.jpg", 79)
-    assert [problem for problem in workshop.problems(sweep.cells) if "changed since the sweep was planned" in problem]
+    assert [problem for problem in checks.problems(sweep.cells) if "changed since the sweep was planned" in problem]
 
 
 def test_ids_that_only_a_split_has_once_are_no_reason_to_refuse_its_samples(

@@ -22,11 +22,12 @@ from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.execution.executor import execute, quiet_libraries
 from mmq_sweeps.execution.model_checks import model_problems
-from mmq_sweeps.execution.run_cell import Bench
+from mmq_sweeps.execution.session import Session
 from mmq_sweeps.models.check import Asked, Asking, problems
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.quantization.targets import find_parts
 from mmq_sweeps.reporting.progress import Progress
+from mmq_sweeps.store.claims import Claims
 from mmq_sweeps.store.store import Store
 
 EMBEDDED = Path(__file__).parents[2] / "mmq_sweeps" / "models" / "embedded"
@@ -139,7 +140,8 @@ def image_token(id: int) -> Callable[[Path], None]:
             "Image features and image tokens do not match, tokens: 4",
         ),
     ],
-    ids=str,
+    # A function by its name: its address differs between the processes of pytest-xdist.
+    ids=lambda value: getattr(value, "__qualname__", str(value)),
 )
 def test_image_placeholders_are_as_many_as_the_model_fills_in(
     composed: Composed, tmp_path: Path, name: str, spoil: Callable[[Path], Any], overrides: list[str], message: str
@@ -226,7 +228,7 @@ def test_nothing_of_a_blind_model_is_recorded(composed: Composed, tmp_path: Path
         Progress(len(sweep.cells)) as progress,
         pytest.raises(ConfigError, match="holds no image placeholder") as error,
     ):
-        execute(sweep.cells, sweep, store, progress, lambda _: None)
+        execute(sweep.cells, sweep, Claims(store), progress, lambda _: None)
     assert len(error.value.problems) == 1
     assert [store.record(cell.id) for cell in sweep.cells] == [None] * len(sweep.cells)
 
@@ -240,7 +242,9 @@ def test_nobody_helps_with_the_cells_of_a_blind_model(composed: Composed, tmp_pa
     store, said, ran = Store.open(tmp_path / "store"), [], []
     with Progress(2) as progress, pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "say", said.append)
-        execute(sweep.cells[:1], sweep, store, progress, lambda record: ran.append(record.id), help=sweep.cells[1:])
+        execute(
+            sweep.cells[:1], sweep, Claims(store), progress, lambda record: ran.append(record.id), help=sweep.cells[1:]
+        )
     assert ran == [sweep.cells[0].id]
     assert store.record(sweep.cells[1].id) is None
     (left,) = [line for line in said if "is left alone: " in line]
@@ -418,12 +422,12 @@ def test_activations_that_overflow_name_the_module_and_the_dtype(composed: Compo
 # Linears that calibration reaches
 
 
-def bench_of(config: dict[str, Any], folder: Path, change: Callable[[nn.Module], None] = lambda _: None) -> Bench:
+def bench_of(config: dict[str, Any], folder: Path, change: Callable[[nn.Module], None] = lambda _: None) -> Session:
     loaded = load_model(config["model"])
     change(loaded.model)
     parts = find_parts(loaded.model, config["model"]["parts"])
     task = build("task", config["task"])
-    return Bench(loaded, parts, task, 2, Store.open(folder / "store"))
+    return Session(loaded, parts, task, 2, Store.open(folder / "store"))
 
 
 def idle_linear(model: nn.Module) -> None:

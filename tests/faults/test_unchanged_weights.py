@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.sweep import plan
-from mmq_sweeps.execution.run_cell import Bench, run_cell
+from mmq_sweeps.execution.failure_policy import record_cell
+from mmq_sweeps.execution.session import Session
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization.targets import Part
 from mmq_sweeps.reporting.progress import Progress
@@ -29,7 +30,11 @@ MLP = ("component=language", "component.language.layers=[mlp]", "component.langu
 
 @pytest.fixture
 def measured(
-    composed: Composed, loaded: LoadedModel, parts: dict[str, Part], tmp_path: Path
+    composed: Composed,
+    loaded: LoadedModel,
+    parts: dict[str, Part],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> Callable[..., tuple[Record, list[dict[str, Any]], list[str]]]:
     """``measured("method=rtn")``: a cell's record, its items and the lines said, always computed from the start."""
     count = 0
@@ -40,11 +45,10 @@ def measured(
         sweep = plan([composed(*TINY, *overrides)])
         cell = sweep.cells[-1]
         task = build("task", sweep.configs[cell.id]["task"])
-        bench = Bench(loaded, parts, task, 8, Store.open(tmp_path / f"store{count}"))
-        progress, said = Progress(1), []
-        progress.say = said.append  # type: ignore[method-assign]
-        record, items = run_cell(cell, bench, progress)
-        return record, items, said
+        session = Session(loaded, parts, task, 8, Store.open(tmp_path / f"store{count}"))
+        caplog.clear()
+        record, items = record_cell(cell, session, Progress(1))
+        return record, items, caplog.messages
 
     return run
 
@@ -102,7 +106,7 @@ def test_a_cell_of_weights_that_all_lie_on_their_grid_says_that_it_measures_full
         baseline, plain, _ = measured("method=none")
     assert record.done
     assert sorted(record.notes["unchanged"]) == sorted(linears(parts))
-    assert [line for line in said if line.startswith("warning: this cell measures full precision: ")]
+    assert [line for line in said if line.startswith("this cell measures full precision: ")]
     assert [item["prediction"] for item in items] == [item["prediction"] for item in plain]
     assert "unchanged" not in baseline.notes
 

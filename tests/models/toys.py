@@ -13,7 +13,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
-from mmq_sweeps.config.model_catalog import read_model
+from mmq_sweeps.config.model_catalog import model_names, read_model
+from mmq_sweeps.data.scenes.words import VOCABULARY
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.shapes import Shape, build_on_meta, find_shape
@@ -101,23 +102,6 @@ def toy_batch(name: str) -> dict[str, Tensor]:
 SIDE, PATCH = 28, 7
 SQUARE = {"height": SIDE, "width": SIDE}
 SPECIAL = ("<unk>", "<pad>", "<s>", "</s>")
-WORDS = (
-    "a",
-    "the",
-    "is",
-    "of",
-    "red",
-    "green",
-    "blue",
-    "circle",
-    "square",
-    "triangle",
-    "two",
-    "left",
-    "what",
-    "color",
-    "?",
-)
 
 
 @dataclass(frozen=True)
@@ -193,7 +177,8 @@ def write_checkpoint(name: str, folder: Path) -> None:
     torch.manual_seed(0)
     with quiet_libraries():
         model_class = getattr(transformers, read_model(name)["class_name"])
-        save(model_class(model_class.config_class.from_dict(toy)), tokenizer, RECIPES[family], folder)
+        model = model_class(model_class.config_class.from_dict(toy))
+        save(_awake(model), tokenizer, RECIPES[family], folder)
 
 
 def write_other_checkpoint(name: str, folder: Path) -> None:
@@ -202,7 +187,16 @@ def write_other_checkpoint(name: str, folder: Path) -> None:
     image_token = tokenizer.convert_tokens_to_ids("<image>")
     torch.manual_seed(0)
     with quiet_libraries():
-        save(other_toys.CHECKPOINTS[name](image_token), tokenizer, RECIPES[name], folder)
+        save(_awake(other_toys.CHECKPOINTS[name](image_token)), tokenizer, RECIPES[name], folder)
+
+
+def _awake(model: Any) -> Any:
+    """``model`` with weights so large that what it answers depends on what it sees, as the check of a model asks."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.3)
+    return model
 
 
 def save(model: Any, tokenizer: Any, recipe: Recipe, folder: Path) -> None:
@@ -213,9 +207,15 @@ def save(model: Any, tokenizer: Any, recipe: Recipe, folder: Path) -> None:
     (folder / "processor_config.json").write_text(json.dumps({"processor_class": recipe.processor, **recipe.fields}))
 
 
+def _prompt_words() -> list[str]:
+    """The words of every model's prompts: a model that does not know its prompt is refused."""
+    texts = [text for name in model_names() for text in (read_model(name).get("prompts") or {}).values()]
+    return [word for text in texts for word, _ in pre_tokenizers.Whitespace().pre_tokenize_str(text)]
+
+
 def _tokenizer(recipe: Recipe) -> Any:
-    special = (*SPECIAL, *recipe.tokens)
-    words = Tokenizer(models.WordLevel({word: at for at, word in enumerate((*special, *WORDS))}, unk_token="<unk>"))
+    known = dict.fromkeys((*SPECIAL, *recipe.tokens, *VOCABULARY, *_prompt_words()))
+    words = Tokenizer(models.WordLevel({word: at for at, word in enumerate(known)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=words,

@@ -13,17 +13,20 @@ from omegaconf import DictConfig
 
 from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.sweep import plan
-from mmq_sweeps.execution.run_cell import Bench, run_cell
+from mmq_sweeps.execution.failure_policy import record_cell
+from mmq_sweeps.execution.session import Session
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.methods import gptq
 from mmq_sweeps.methods.affine import Format, QuantizedWeight, round_nearest
 from mmq_sweeps.methods.base import Solution
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.quantization import quantize
+from mmq_sweeps.quantization import quantize, solve
 from mmq_sweeps.quantization.calibration import block_statistics, capture
-from mmq_sweeps.quantization.quantize import KIND, compute, load
+from mmq_sweeps.quantization.requests import problems
 from mmq_sweeps.quantization.targets import Part
+from mmq_sweeps.quantization.units import load
 from mmq_sweeps.reporting.progress import Progress
+from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.store import Store
 from tests.conftest import SMALL
 
@@ -31,96 +34,96 @@ Composed = Callable[..., DictConfig]
 
 
 @pytest.fixture
-def bench(composed: Composed, loaded: LoadedModel, parts: dict[str, Part], tmp_path: Path) -> Bench:
+def session(composed: Composed, loaded: LoadedModel, parts: dict[str, Part], tmp_path: Path) -> Session:
     task = plan([composed(*SMALL)]).configs.popitem()[1]["task"]
-    return Bench(loaded, parts, build("task", task), 8, Store.open(tmp_path / "store"))
+    return Session(loaded, parts, build("task", task), 8, Store.open(tmp_path / "store"))
 
 
 def cell(composed: Composed, *overrides: str) -> Cell:
     return plan([composed(*SMALL, *overrides)]).cells[-1]
 
 
-def weights(bench: Bench, *cells: Cell) -> list[dict[str, torch.Tensor]]:
+def weights(session: Session, *cells: Cell) -> list[dict[str, torch.Tensor]]:
     """Quantize ``cells`` together, and what each then reads from the store."""
-    wanted = [bench.requests(one) for one in cells]
-    assert not bench.compute([request for requests in wanted for request in requests], Progress(1))
+    wanted = [session.requests(one) for one in cells]
+    assert not session.compute([request for requests in wanted for request in requests], Progress(1))
     found = []
     for requests in wanted:
-        one, missing = load(requests, bench.store)
+        one, missing = load(requests, session.store)
         assert not missing
         found.append({name: quantized.dequantize() for name, quantized in one.weights.items()})
     return found
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "rtn", "uniform"])
-def test_sharing_changes_no_weight(bench: Bench, composed: Composed, tmp_path: Path, method: str) -> None:
+def test_sharing_changes_no_weight(session: Session, composed: Composed, tmp_path: Path, method: str) -> None:
     cells = [cell(composed, f"method={method}", f"bits={bits}", "component=vision_connector") for bits in (2, 4)]
-    together = weights(bench, *cells)
+    together = weights(session, *cells)
     for index, one in enumerate(cells):
-        alone = weights(replace(bench, store=Store.open(tmp_path / f"alone{index}")), one)[0]
+        alone = weights(replace(session, store=Store.open(tmp_path / f"alone{index}")), one)[0]
         assert alone.keys() == together[index].keys()
         assert all(torch.equal(alone[name], together[index][name]) for name in alone)
 
 
-def test_cells_share_units_through_the_store(bench: Bench, composed: Composed) -> None:
+def test_cells_share_units_through_the_store(session: Session, composed: Composed) -> None:
     whole = cell(composed, "method=gptq", "bits=3")
-    weights(bench, whole)
+    weights(session, whole)
     piece = cell(composed, "method=gptq", "bits=3", "component=vision", "component.vision.blocks=[end]")
-    found, missing = load(bench.requests(piece), bench.store)
+    found, missing = load(session.requests(piece), session.store)
     assert found.weights
     assert not missing
-    assert load(bench.requests(cell(composed, "method=gptq", "bits=4")), bench.store)[1]
+    assert load(session.requests(cell(composed, "method=gptq", "bits=4")), session.store)[1]
 
 
-def test_a_narrowed_cell_quantizes_nothing_else(bench: Bench, composed: Composed) -> None:
+def test_a_narrowed_cell_quantizes_nothing_else(session: Session, composed: Composed) -> None:
     piece = cell(composed, "bits=2", "component=language", "component.language.layers=[mlp]")
-    names = weights(bench, piece)[0]
+    names = weights(session, piece)[0]
     assert names
-    assert all(".fc" in name and name.startswith(bench.parts["language"].module) for name in names)
+    assert all(".fc" in name and name.startswith(session.parts["language"].module) for name in names)
 
 
-def test_gptq_and_awq_beat_rounding_on_the_layers_of_the_model(bench: Bench, composed: Composed) -> None:
+def test_gptq_and_awq_beat_rounding_on_the_layers_of_the_model(session: Session, composed: Composed) -> None:
     methods = ("rtn", "gptq", "awq")
     cells = [cell(composed, f"method={method}", "bits=3", "component=vision") for method in methods]
-    quantized = dict(zip(methods, weights(bench, *cells), strict=True))
+    quantized = dict(zip(methods, weights(session, *cells), strict=True))
     error = dict.fromkeys(methods, 0.0)
-    part = bench.parts["vision"]
-    batches = bench.task.calibration_batches(bench.loaded, {"samples": 16, "batch_size": 8, "seed": 0})
-    passes = capture(bench.loaded, [part], batches)["vision"]
+    part = session.parts["vision"]
+    batches = session.task.calibration_batches(session.loaded, {"samples": 16, "batch_size": 8, "seed": 0})
+    passes = capture(session.loaded, [part], batches)["vision"]
     wanted = [name for unit in part.units for name in unit.linears]
-    for _, found in block_statistics(bench.loaded, part, passes, wanted):
+    for _, found in block_statistics(session.loaded, part, passes, wanted):
         for shared in found:
             for name in shared.linears:
-                original = bench.loaded.model.get_submodule(name).weight
+                original = session.loaded.model.get_submodule(name).weight
                 for method in methods:
                     change = original - quantized[method][name]
                     error[method] += float(((change @ shared.stats.gram) * change).sum())
     assert error["gptq"] < error["awq"] < error["rtn"]
 
 
-def test_a_corrupt_artifact_is_computed_again(bench: Bench, composed: Composed) -> None:
+def test_a_corrupt_artifact_is_computed_again(session: Session, composed: Composed) -> None:
     one = cell(composed, "bits=3", "component=connector")
-    before = weights(bench, one)[0]
-    request = bench.requests(one)[0]
-    path = bench.store.root / "artifacts" / KIND / f"{request.key}.safetensors"
+    before = weights(session, one)[0]
+    request = session.requests(one)[0]
+    path = session.store.root / "artifacts" / ArtifactKind.QUANTIZED / f"{request.key}.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
-    _, missing = load(bench.requests(one), bench.store)
+    _, missing = load(session.requests(one), session.store)
     assert [lost.key for lost in missing] == [request.key]
-    after = weights(bench, one)[0]
+    after = weights(session, one)[0]
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_linear_that_lies_on_its_grid_already_is_named(bench: Bench, composed: Composed) -> None:
+def test_a_linear_that_lies_on_its_grid_already_is_named(session: Session, composed: Composed) -> None:
     one = cell(composed, "bits=2", "component=vision", "component.vision.blocks=[end]")
-    name, shape = next(iter(bench.requests(one)[0].unit.linears.items()))
-    weight = bench.loaded.model.get_submodule(name).weight
+    name, shape = next(iter(session.requests(one)[0].unit.linears.items()))
+    weight = session.loaded.model.get_submodule(name).weight
     kept = weight.detach().clone()
     try:
         # Four values, evenly spaced, in every row: two bits hold them exactly.
         with torch.no_grad():
             weight.copy_((torch.arange(shape[1]) % 4 / 4).expand(shape))
-        bench.compute(bench.requests(one), Progress(1))
-        found, missing = load(bench.requests(one), bench.store)
+        session.compute(session.requests(one), Progress(1))
+        found, missing = load(session.requests(one), session.store)
         assert not missing
         assert found.unchanged == [name]
     finally:
@@ -128,7 +131,7 @@ def test_a_linear_that_lies_on_its_grid_already_is_named(bench: Bench, composed:
             weight.copy_(kept)
 
 
-def test_a_failing_solver_fails_its_own_requests_only(bench: Bench, composed: Composed) -> None:
+def test_a_failing_solver_fails_its_own_requests_only(session: Session, composed: Composed) -> None:
     class Broken:
         needs_statistics = False
 
@@ -138,18 +141,18 @@ def test_a_failing_solver_fails_its_own_requests_only(bench: Bench, composed: Co
         def quantize(self, weights: object, stats: object, format: object) -> None:  # noqa: ARG002
             raise ValueError("no solution")
 
-    good = bench.requests(cell(composed, "bits=3", "component=connector"))
-    bad = replace(bench.requests(cell(composed, "bits=4", "component=connector"))[0], method=Broken())
-    failed = compute([*good, bad], bench.loaded, bench.parts, bench.task, 8, bench.store)
+    good = session.requests(cell(composed, "bits=3", "component=connector"))
+    bad = replace(session.requests(cell(composed, "bits=4", "component=connector"))[0], method=Broken())
+    failed = session.compute([*good, bad], Progress(1))
     assert list(failed) == [bad.key]
     assert "no solution" in str(failed[bad.key])
-    assert not load(good, bench.store)[1]
+    assert not load(good, session.store)[1]
 
 
 @contextmanager
-def changed(bench: Bench, name: str) -> Iterator[torch.Tensor]:
+def changed(session: Session, name: str) -> Iterator[torch.Tensor]:
     """The weight ``name``, which a test may change; afterwards it is as it was."""
-    weight = bench.loaded.model.get_submodule(name).weight
+    weight = session.loaded.model.get_submodule(name).weight
     kept = weight.detach().clone()
     try:
         with torch.no_grad():
@@ -172,40 +175,40 @@ def counted(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> Counter:
 
 
 def test_one_pass_and_one_factorization_an_input_serve_all_widths(
-    bench: Bench, composed: Composed, monkeypatch: pytest.MonkeyPatch
+    session: Session, composed: Composed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cells = [cell(composed, "method=gptq", f"bits={bits}", "component=connector") for bits in range(2, 9)]
-    part = bench.parts["connector"]
+    part = session.parts["connector"]
     wanted = [name for unit in part.units for name in unit.linears]
-    batches = bench.task.calibration_batches(bench.loaded, {"samples": 2, "batch_size": 2, "seed": 0})
-    passes = capture(bench.loaded, [part], batches)["connector"]
-    inputs = sum(len(found) for _, found in block_statistics(bench.loaded, part, passes, wanted))
+    batches = session.task.calibration_batches(session.loaded, {"samples": 2, "batch_size": 2, "seed": 0})
+    passes = capture(session.loaded, [part], batches)["connector"]
+    inputs = sum(len(found) for _, found in block_statistics(session.loaded, part, passes, wanted))
     assert inputs < len(wanted)
     captured = counted(monkeypatch, quantize, "capture")
     factorized = counted(monkeypatch, gptq, "factorize")
-    weights(bench, *cells)
+    weights(session, *cells)
     assert captured.total() == 1
     assert factorized.total() == inputs
 
 
 def test_methods_that_share_a_factorization_share_that_of_a_large_input_too(
-    bench: Bench, composed: Composed, monkeypatch: pytest.MonkeyPatch
+    session: Session, composed: Composed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gptq, "KEPT_COLUMNS", 1)
     wanted = ("component=connector", "component.connector.blocks=[end]", "component.connector.layers=[mlp]", "bits=3")
     chosen = [cell(composed, "method=gptq", *wanted), cell(composed, "method=gptq", "method.group_size=16", *wanted)]
     tried = counted(monkeypatch, gptq, "_factorize_in_place")
-    weights(bench, *chosen)
+    weights(session, *chosen)
     together = tried.total()
     for one in chosen:
-        weights(replace(bench, store=Store.open(bench.store.root.parent / one.id)), one)
+        weights(replace(session, store=Store.open(session.store.root.parent / one.id)), one)
     assert tried.total() - together == 2 * together > 0
 
 
-def test_a_linear_that_no_token_reaches_is_named(bench: Bench) -> None:
-    unit = bench.parts["connector"].units[0]
+def test_a_linear_that_no_token_reaches_is_named(session: Session) -> None:
+    unit = session.parts["connector"].units[0]
     with pytest.raises(ValueError, match=rf"{next(iter(unit.linears))}.*: no calibration token reached it"):
-        quantize._sharing(unit, [])
+        solve._by_input(unit, [])
 
 
 class Picky:
@@ -225,61 +228,61 @@ class Picky:
 
 
 @pytest.mark.parametrize("error", [ValueError("no solution"), torch.linalg.LinAlgError("no factor")])
-def test_a_format_that_fails_leaves_the_others(bench: Bench, composed: Composed, error: Exception) -> None:
+def test_a_format_that_fails_leaves_the_others(session: Session, composed: Composed, error: Exception) -> None:
     method = Picky(error)
-    asked = [bench.requests(cell(composed, f"bits={bits}", "component=connector"))[0] for bits in (2, 3, 4)]
+    asked = [session.requests(cell(composed, f"bits={bits}", "component=connector"))[0] for bits in (2, 3, 4)]
     asked = [replace(request, method=method) for request in asked]
-    failed = compute(asked, bench.loaded, bench.parts, bench.task, 8, bench.store)
+    failed = session.compute(asked, Progress(1))
     assert list(failed) == [asked[1].key]
     assert str(failed[asked[1].key]) == f"{next(iter(asked[1].unit.linears))}: {error}"
-    assert [request.key for request in load(asked, bench.store)[1]] == [asked[1].key]
+    assert [request.key for request in load(asked, session.store)[1]] == [asked[1].key]
     # Together once; then each alone; behind the first linear only the two that can still succeed.
     assert method.tried[:4] == [[2, 3, 4], [2], [3], [4]]
     assert all(tried == [2, 4] for tried in method.tried[4:])
 
 
-def test_memory_that_is_refused_keeps_its_error(bench: Bench, composed: Composed) -> None:
-    request = bench.requests(cell(composed, "bits=3", "component=connector"))[0]
+def test_memory_that_is_refused_keeps_its_error(session: Session, composed: Composed) -> None:
+    request = session.requests(cell(composed, "bits=3", "component=connector"))[0]
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-    failed = compute([replace(request, method=Picky(error))], bench.loaded, bench.parts, bench.task, 8, bench.store)
+    failed = session.compute([replace(request, method=Picky(error))], Progress(1))
     assert failed[request.key] is error
 
 
 @pytest.mark.parametrize("method", ["rtn", "gptq"])
-def test_weights_that_are_not_finite_are_named(bench: Bench, composed: Composed, method: str) -> None:
+def test_weights_that_are_not_finite_are_named(session: Session, composed: Composed, method: str) -> None:
     one = cell(composed, "bits=3", f"method={method}", "component=language", "component.language.blocks=[end]")
-    name = f"{bench.parts['language'].blocks[-1]}.fc2"
-    with changed(bench, name) as weight:
+    name = f"{session.parts['language'].blocks[-1]}.fc2"
+    with changed(session, name) as weight:
         weight[0, 1], weight[2, 3] = float("nan"), float("inf")
-        failed = bench.compute(bench.requests(one), Progress(1))
+        failed = session.compute(session.requests(one), Progress(1))
     (error,) = failed.values()
     assert str(error) == f"{name}: 2 of {weight.numel()} weights are not finite"
 
 
-def test_tokens_that_are_not_finite_fail_the_linears_that_they_reach(bench: Bench, composed: Composed) -> None:
+def test_tokens_that_are_not_finite_fail_the_linears_that_they_reach(session: Session, composed: Composed) -> None:
     one = cell(composed, "bits=3", "method=gptq", "component=language")
-    last, before = (bench.parts["language"].blocks[place] for place in (-1, -2))
-    with changed(bench, f"{before}.fc2") as weight:
+    last, before = (session.parts["language"].blocks[place] for place in (-1, -2))
+    with changed(session, f"{before}.fc2") as weight:
         weight[0] = float("nan")
-        failed = bench.compute(bench.requests(one), Progress(1))
+        failed = session.compute(session.requests(one), Progress(1))
     told = "\n".join(map(str, failed.values()))
     assert f"{before}.fc2: {weight.shape[1]} of {weight.numel()} weights are not finite" in told
     assert f"{last}.self_attn.q_proj" in told
     assert "calibration tokens that reach it are not finite" in told
-    units = {request.unit.block for request in bench.requests(one) if request.key in failed}
-    assert units == {len(bench.parts["language"].blocks) - 1, len(bench.parts["language"].blocks) - 2}
+    units = {request.unit.block for request in session.requests(one) if request.key in failed}
+    assert units == {len(session.parts["language"].blocks) - 1, len(session.parts["language"].blocks) - 2}
 
 
-def test_a_fallback_stands_in_the_record_by_the_linears_name(bench: Bench, composed: Composed) -> None:
+def test_a_fallback_stands_in_the_record_by_the_linears_name(session: Session, composed: Composed) -> None:
     """A linear whose inputs are all zero: GPTQ has nothing to go by and rounds, and the record says so."""
     one = cell(composed, "bits=3", "method=gptq", "component=language", "component.language.blocks=[front]")
-    block = bench.parts["language"].blocks[0]
-    norm = bench.loaded.model.get_submodule(f"{block}.final_layer_norm")
-    with changed(bench, f"{block}.final_layer_norm") as weight:
+    block = session.parts["language"].blocks[0]
+    norm = session.loaded.model.get_submodule(f"{block}.final_layer_norm")
+    with changed(session, f"{block}.final_layer_norm") as weight:
         bias = norm.bias.detach().clone()
         try:
             weight.zero_(), norm.bias.zero_()
-            record, _ = run_cell(one, bench, Progress(1))
+            record, _ = record_cell(one, session, Progress(1))
         finally:
             norm.bias.copy_(bias)
     assert record.done
@@ -292,48 +295,48 @@ GROUPS = ("component.vision.group_size=16", "component.connector.group_size=tens
 
 
 @pytest.mark.parametrize("method", ["uniform", "rtn", "gptq", "awq", "hqq"])
-def test_each_part_may_have_its_own_groups(bench: Bench, composed: Composed, method: str) -> None:
+def test_each_part_may_have_its_own_groups(session: Session, composed: Composed, method: str) -> None:
     one = cell(composed, f"method={method}", "bits=3", "component=vision_connector", *GROUPS)
     assert one.title() == f"{method} vision 3 g16 connector 3 tensor"
-    requests = bench.requests(one)
+    requests = session.requests(one)
     sizes = {request.unit.part: request.format.group_size for request in requests}
     assert sizes == {"vision": 16, "connector": "tensor"}
-    assert not quantize.problems(requests)
+    assert not problems(requests)
     first = [next(request for request in requests if request.unit.part == part) for part in sizes]
-    assert not bench.compute(first, Progress(1))
-    found, missing = load(first, bench.store)
+    assert not session.compute(first, Progress(1))
+    found, missing = load(first, session.store)
     assert not missing
     for name, weight in found.weights.items():
         assert weight.format.group_size == sizes["vision" if name.startswith("vision") else "connector"]
         assert weight.grid.scale.numel() == (weight.codes.numel() // 16 if weight.format.group_size == 16 else 1)
 
 
-def test_a_group_size_of_its_own_changes_the_artifact_and_only_that_part(bench: Bench, composed: Composed) -> None:
+def test_a_group_size_of_its_own_changes_the_artifact_and_only_that_part(session: Session, composed: Composed) -> None:
     plain, own = (
-        {request.unit.name: request.key for request in bench.requests(cell(composed, "bits=3", *more))}
+        {request.unit.name: request.key for request in session.requests(cell(composed, "bits=3", *more))}
         for more in ((), ("component.vision.group_size=16",))
     )
     assert {name.partition(".")[0] for name in plain if plain[name] != own[name]} == {"vision"}
 
 
-def test_a_group_size_that_a_part_cannot_have_is_named(bench: Bench, composed: Composed) -> None:
+def test_a_group_size_that_a_part_cannot_have_is_named(session: Session, composed: Composed) -> None:
     one = cell(composed, "bits=3", "component=vision", "component.vision.group_size=48")
-    told = quantize.problems(bench.requests(one))
+    told = problems(session.requests(one))
     assert told
     assert all(problem.startswith("component.vision.group_size: group_size=48 does not divide") for problem in told)
     other = cell(composed, "method=gptq", "method.static_groups=false", "component.vision.group_size=16")
     with pytest.raises(ValueError, match=r"component.vision.group_size=16: static_groups=False with act_order=True"):
-        bench.requests(other)
+        session.requests(other)
 
 
 SEQUENTIAL = ("method=gptq", "method.sequential=true", "component=connector")
 
 
-def test_each_unit_is_calibrated_behind_the_quantized_ones(bench: Bench, composed: Composed) -> None:
+def test_each_unit_is_calibrated_behind_the_quantized_ones(session: Session, composed: Composed) -> None:
     """The classical definition: what a linear is given by the model in which all before it is quantized."""
-    part = bench.parts["vision"]
+    part = session.parts["vision"]
     found, plain = weights(
-        bench,
+        session,
         cell(composed, *SEQUENTIAL, "component=vision", "bits=2"),
         cell(composed, "method=gptq", "component=vision", "bits=2"),
     )
@@ -345,11 +348,11 @@ def test_each_unit_is_calibrated_behind_the_quantized_ones(bench: Bench, compose
         before |= {name: found[name] for name in within}
         name = next(iter(unit.linears))
         seen: list[torch.Tensor] = []
-        linear = bench.loaded.model.get_submodule(name)
+        linear = session.loaded.model.get_submodule(name)
         handle = linear.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
-        with bench.loaded.weights_replaced(before), torch.no_grad():
-            for batch in bench.task.calibration_batches(bench.loaded, calibration):
-                bench.loaded.model(**bench.loaded.to_device(batch), use_cache=False)
+        with session.loaded.weights_replaced(before), torch.no_grad():
+            for batch in session.task.calibration_batches(session.loaded, calibration):
+                session.loaded.model(**session.loaded.to_device(batch), use_cache=False)
         handle.remove()
         x = torch.cat([one.reshape(-1, one.shape[-1]) for one in seen]).double()
         stats = gptq.LayerStats((x.T @ x / len(x)).float(), x.abs().mean(dim=0).float(), len(x))
@@ -359,28 +362,30 @@ def test_each_unit_is_calibrated_behind_the_quantized_ones(bench: Bench, compose
         assert not torch.equal(found[name], plain[name])
 
 
-def test_a_sequential_cell_is_the_same_alone_and_in_a_sweep(bench: Bench, composed: Composed, tmp_path: Path) -> None:
-    before = {name: parameter.clone() for name, parameter in bench.loaded.model.state_dict().items()}
+def test_a_sequential_cell_is_the_same_alone_and_in_a_sweep(
+    session: Session, composed: Composed, tmp_path: Path
+) -> None:
+    before = {name: parameter.clone() for name, parameter in session.loaded.model.state_dict().items()}
     cells = [cell(composed, *SEQUENTIAL, f"bits={bits}") for bits in (2, 4)]
     cells.append(cell(composed, *SEQUENTIAL, "bits=2", "component.connector.blocks=[end]"))
     cells.append(cell(composed, "method=gptq", "component=connector", "bits=2"))
-    together = weights(bench, *cells)
-    after = bench.loaded.model.state_dict()
+    together = weights(session, *cells)
+    after = session.loaded.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     for index, one in enumerate(cells):
-        alone = weights(replace(bench, store=Store.open(tmp_path / f"alone{index}")), one)[0]
+        alone = weights(replace(session, store=Store.open(tmp_path / f"alone{index}")), one)[0]
         assert all(torch.equal(alone[name], together[index][name]) for name in alone)
     whole, _, end, plain = together
     # Behind full-precision blocks the end is another than behind quantized ones; so is all behind the first unit.
     assert any(not torch.equal(end[name], whole[name]) for name in end)
-    first = bench.parts["connector"].units[0].linears
+    first = session.parts["connector"].units[0].linears
     assert all(torch.equal(whole[name], plain[name]) for name in first)
     assert any(not torch.equal(whole[name], plain[name]) for name in whole)
 
 
-def test_sequential_keys_hold_what_of_the_part_is_quantized(bench: Bench, composed: Composed) -> None:
+def test_sequential_keys_hold_what_of_the_part_is_quantized(session: Session, composed: Composed) -> None:
     def keys(*overrides: str) -> set[str]:
-        return {request.key for request in bench.requests(cell(composed, *SEQUENTIAL, *overrides))}
+        return {request.key for request in session.requests(cell(composed, *SEQUENTIAL, *overrides))}
 
     every = keys("bits=3")
     for other in (
@@ -394,57 +399,57 @@ def test_sequential_keys_hold_what_of_the_part_is_quantized(bench: Bench, compos
 
 
 def test_a_sequential_part_goes_on_where_it_stopped(
-    bench: Bench, composed: Composed, monkeypatch: pytest.MonkeyPatch
+    session: Session, composed: Composed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = cell(composed, *SEQUENTIAL, "bits=2")
-    before = weights(bench, one)[0]
-    requests = bench.requests(one)
+    before = weights(session, one)[0]
+    requests = session.requests(one)
     for lost in requests[3:5]:
-        (bench.store.root / "artifacts" / KIND / f"{lost.key}.safetensors").unlink()
-    _, missing = load(requests, bench.store)
+        (session.store.root / "artifacts" / ArtifactKind.QUANTIZED / f"{lost.key}.safetensors").unlink()
+    _, missing = load(requests, session.store)
     assert [request.key for request in missing] == [request.key for request in requests[3:5]]
     factorized = counted(monkeypatch, gptq, "factorize")
-    assert not bench.compute(missing, Progress(1))
+    assert not session.compute(missing, Progress(1))
     assert 0 < factorized.total() <= sum(len(request.unit.linears) for request in missing)
-    found, missing = load(requests, bench.store)
+    found, missing = load(requests, session.store)
     assert not missing
     assert all(torch.equal(before[name], weight.dequantize()) for name, weight in found.weights.items())
 
 
-def test_behind_a_unit_that_fails_the_others_fail(bench: Bench, composed: Composed) -> None:
-    requests = bench.requests(cell(composed, *SEQUENTIAL, "bits=2"))
+def test_behind_a_unit_that_fails_the_others_fail(session: Session, composed: Composed) -> None:
+    requests = session.requests(cell(composed, *SEQUENTIAL, "bits=2"))
     name = next(iter(requests[2].unit.linears))
-    with changed(bench, name) as weight:
+    with changed(session, name) as weight:
         weight[0, 0] = float("nan")
-        failed = bench.compute(requests, Progress(1))
+        failed = session.compute(requests, Progress(1))
     assert list(failed) == [request.key for request in requests[2:]]
     assert all(name in str(error) for error in failed.values())
     assert "which is quantized before it, failed" in str(failed[requests[-1].key])
-    assert not load(requests[:2], bench.store)[1]
+    assert not load(requests[:2], session.store)[1]
 
 
-def test_an_offloaded_model_quantizes_the_same(bench: Bench, composed: Composed, tmp_path: Path) -> None:
+def test_an_offloaded_model_quantizes_the_same(session: Session, composed: Composed, tmp_path: Path) -> None:
     from mmq_sweeps.execution.executor import quiet_libraries
     from mmq_sweeps.models.loading import load_model
     from mmq_sweeps.quantization.targets import find_parts
 
-    config = {**bench.loaded.config, "device": "cpu", "device_map": "disk"}
+    config = {**session.loaded.config, "device": "cpu", "device_map": "disk"}
     with quiet_libraries():
         offloaded = load_model(config)
     away = replace(
-        bench,
+        session,
         loaded=offloaded,
         parts=find_parts(offloaded.model, config["parts"]),
         store=Store.open(tmp_path / "away"),
     )
     cells = [cell(composed, *SEQUENTIAL, "bits=2"), cell(composed, "method=gptq", "bits=3", "component=connector")]
-    for here, there in zip(weights(bench, *cells), weights(away, *cells), strict=True):
+    for here, there in zip(weights(session, *cells), weights(away, *cells), strict=True):
         assert all(torch.equal(here[name], there[name]) for name in here)
 
 
-def test_what_is_loaded_are_codes(bench: Bench, composed: Composed) -> None:
+def test_what_is_loaded_are_codes(session: Session, composed: Composed) -> None:
     one = cell(composed, "bits=3", "component=connector")
-    weights(bench, one)
-    found, _ = load(bench.requests(one), bench.store)
+    weights(session, one)
+    found, _ = load(session.requests(one), session.store)
     assert all(isinstance(weight, QuantizedWeight) for weight in found.weights.values())
     assert all(weight.codes.dtype == torch.uint8 for weight in found.weights.values())

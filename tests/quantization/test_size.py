@@ -9,13 +9,14 @@ from torch import nn
 
 from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.sweep import plan
-from mmq_sweeps.execution.run_cell import Bench
+from mmq_sweeps.execution.session import Session
 from mmq_sweeps.methods.affine import Format, round_nearest
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.quantization.quantize import KIND, load
 from mmq_sweeps.quantization.size import measure
 from mmq_sweeps.quantization.targets import Part
+from mmq_sweeps.quantization.units import load
 from mmq_sweeps.reporting.progress import Progress
+from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.store import Store
 from tests.conftest import SMALL
 
@@ -85,10 +86,10 @@ def test_the_exact_size_is_that_of_the_stored_tensors(
     sweep = plan([composed(*SMALL, "component=connector", *overrides)])
     cell = sweep.cells[-1]
     store = Store.open(tmp_path / "store")
-    bench = Bench(loaded, parts, build("task", sweep.configs[cell.id]["task"]), 8, store)
-    requests = bench.requests(cell)
-    assert not bench.compute(requests, Progress(1))
-    tensors = [tensor for one in requests for tensor in store.artifact(KIND, one.key)[0].values()]
+    session = Session(loaded, parts, build("task", sweep.configs[cell.id]["task"]), 8, store)
+    requests = session.requests(cell)
+    assert not session.compute(requests, Progress(1))
+    tensors = [tensor for one in requests for tensor in store.artifact(ArtifactKind.QUANTIZED, one.key)[0].values()]
     quantized = sum(shape[0] * shape[1] for one in requests for shape in one.unit.linears.values())
     found, _ = load(requests, store)
     size = measure(loaded.model, parts.values(), found.weights)["parts"]["connector"]

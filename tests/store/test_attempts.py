@@ -16,6 +16,7 @@ from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.execution.executor import execute
 from mmq_sweeps.reporting.progress import Progress
 from mmq_sweeps.store.attempts import CrashCounter
+from mmq_sweeps.store.claims import Claims
 from mmq_sweeps.store.store import Store
 from tests.conftest import SMALL, command_environment
 
@@ -55,7 +56,7 @@ def test_a_cell_that_kills_its_process_is_given_up(
     path.parent.mkdir()
     path.write_text(json.dumps({"unended": [{"host": "node7", "process": 4, "begun": ""}] * killed}))
     with Progress(1) as progress:
-        execute([cell], sweep, store, progress, lambda record: None)
+        execute([cell], sweep, Claims(store), progress, lambda record: None)
     record = store.record(cell.id)
     assert record.done is not failed
     assert "WorkerDied: process 4 of node7" in record.attempts["reasons"]

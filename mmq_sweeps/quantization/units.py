@@ -1,0 +1,92 @@
+"""Quantized units as artifacts: written once, read by every cell that selects them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from mmq_sweeps.memory import keep
+from mmq_sweeps.methods.affine import QuantizedWeight
+from mmq_sweeps.quantization.requests import Request
+from mmq_sweeps.store.kinds import ArtifactKind
+from mmq_sweeps.store.store import Store
+
+# A unit's weights by linear, and the description that was stored with them.
+StoredUnit = tuple[dict[str, QuantizedWeight], dict[str, Any]]
+
+
+class Dequantized(Mapping[str, Tensor]):
+    """Weights by linear, dequantized whenever one is asked for, so that they are never all in memory."""
+
+    def __init__(self, quantized: Mapping[str, QuantizedWeight]) -> None:
+        self._quantized = quantized
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._quantized[name].dequantize()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._quantized)
+
+    def __len__(self) -> int:
+        return len(self._quantized)
+
+
+@dataclass(frozen=True)
+class QuantizedWeights:
+    """Quantized weights by linear, the solvers' notes, and the seconds that calibrating and quantizing them took.
+
+    ``unchanged`` names the linears whose codes stand for the full-precision weight itself in every element: it is all
+    zero, or lies on such a grid since training.
+    """
+
+    weights: dict[str, QuantizedWeight] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: {"calibrate": 0.0, "quantize": 0.0})
+    unchanged: list[str] = field(default_factory=list)
+
+
+def load(
+    requests: Iterable[Request], store: Store, cached: MutableMapping[str, StoredUnit] | None = None
+) -> tuple[QuantizedWeights, list[Request]]:
+    """Read the weights of ``requests``; also return those requests that the store lacks or has lost to corruption.
+
+    Units in ``cached`` are not read again; others are added to it.
+    """
+    found, missing = QuantizedWeights(), []
+    for request in requests:
+        unit = cached.get(request.key) if cached is not None else None
+        if unit is None:
+            unit = read_unit(request, store)
+            if unit is None:
+                missing.append(request)
+                continue
+            if cached is not None:
+                keep(cached, request.key, unit)
+        weights, description = unit
+        found.weights.update(weights)
+        found.notes.update(description["notes"])
+        for stage in found.seconds:
+            found.seconds[stage] += description["seconds"][stage]
+        found.unchanged.extend(description["unchanged"])
+    return found, missing
+
+
+def read_unit(request: Request, store: Store) -> StoredUnit | None:
+    """Read one unit; None if the store does not have it."""
+    artifact = store.artifact(ArtifactKind.QUANTIZED, request.key)
+    if artifact is None:
+        return None
+    tensors, description = artifact
+    weights = {}
+    for name, shape in request.unit.linears.items():
+        stored = {key[len(name) + 1 :]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}:")}
+        weights[name] = QuantizedWeight.unpack(stored, shape, request.format)
+    return weights, description
+
+
+def unit_bytes(unit: StoredUnit) -> int:
+    """Return the memory that the codes of a unit take."""
+    return sum(weight.codes.nbytes for weight in unit[0].values())

@@ -1,0 +1,13 @@
+"""Kinds of artifacts, each a folder of the store."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ArtifactKind(StrEnum):
+    """In the order of eviction: what is cheapest to compute again goes first."""
+
+    OUTPUTS = "outputs"
+    STATISTICS = "statistics"
+    QUANTIZED = "quantized"
