@@ -1,16 +1,17 @@
-"""How long reading results back takes: ``python benchmarks/analysis.py [--json] [--only NAME ...] [--published FOLDER]``.
+"""Time reading results back: ``python benchmarks/analysis.py [--json] [--only NAME ...] [--published FOLDER]``.
 
-| name | what is timed | limit |
+| name | timed | limit |
 |---|---|---|
 | table | a store of 100,000 records, from the cached table | 2 s |
 | frontier | its frontier | 1 s |
-| importance | 448 cells, with intervals and checks: the study's GPTQ captions, else made-up ones of that size | 60 s |
+| importance | 448 cells, with intervals and checks: the study's GPTQ captions, else synthetic cells of that size | 60 s |
 | figures | the whole set for the study's published files | 120 s |
-| report | a page of 2,000 cells: how long Chromium takes to open it | 3 s |
-| report_mb | and how large it is | 8 MB |
+| report | opening a page of 2,000 cells in Chromium | 3 s |
+| report_mb | size of that page | 8 MB |
 
-Each is timed once in a process that has imported its modules, and printed with its ratio to the limit. The store and the
-page are made in a temporary folder. ``figures`` needs the study's files, ``report`` needs chromium and chromium-driver.
+Each is timed once in a process that has imported its modules, and printed with its ratio to the limit. The store and
+the page are created in a temporary folder. ``figures`` needs the study's files, ``report`` needs chromium and
+chromium-driver.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def made_up_store(folder: Path, count: int, widths: Iterable[int] = range(2, 49)) -> None:
-    """``count`` records, at these ``widths`` of three parts and full precision; each part has a quarter of the weights."""
+    """Write ``count`` records: full precision, then combinations of ``widths`` for three parts.
+
+    Each part has a quarter of the weights.
+    """
     from mmq_sweeps.store.record import Record
     from mmq_sweeps.store.store import Store
 
@@ -123,7 +127,7 @@ def figures(published: Path, folder: Path) -> dict[str, float]:
 
 
 def report(folder: Path) -> dict[str, float]:
-    """The page opens when its charts and tables are drawn: Chromium's ``load`` comes after its script has run."""
+    """Time the page until its charts and tables are drawn: Chromium fires ``load`` after the page's script has run."""
     from analysis.load import load
     from analysis.measures import family
     from analysis.measures.importance import importances
@@ -132,7 +136,7 @@ def report(folder: Path) -> dict[str, float]:
 
     made_up_store(folder / "page", CELLS, range(2, 15))
     shown_page = folder / "report.html"
-    # What is timed does not depend on how many draws the intervals of importance are made from.
+    # Few resamples, since drawing the page does not depend on their number.
     family.importances = partial(importances, resamples=3)
     shown_page.write_text(page.render(content.page(load([str(folder / "page")]), None, "python -m analysis report")))
     with chromium(folder / "profile") as driver:

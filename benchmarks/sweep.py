@@ -1,15 +1,15 @@
-"""What a grid costs when its cells share their work, and what planning, submitting and watching cost.
+"""Measure the cost of a grid whose cells share work, and of planning, submitting and watching sweeps.
 
     OMP_NUM_THREADS=2 python benchmarks/sweep.py [--json] [--only SECTION ...] [--sample 12] [--levels 2,3,4,5,6,8,16]
 
-grid      686 cells (gptq and awq x 7 bit-widths each for vision, connector and language) as one sweep, against a random
-          sample of them as the study's code ran them: one process a cell that loads, calibrates, quantizes all parts,
-          evaluates and scores, with nothing from another cell. Processor time a cell, Java's tokenizer included. Fewer
-          --levels make a smaller grid, in which less is shared
-fixed     a further cell in a warm process, all of whose work is shared: what it takes besides evaluating and scoring,
+grid      686 cells (gptq and awq x 7 bit-widths each for vision, connector and language) as a single sweep, against a
+          random sample of them run as in the study's code: a process for each cell that loads, calibrates, quantizes
+          all parts, evaluates and scores without sharing. Reports processor time a cell, Java's tokenizer included.
+          Fewer --levels make a smaller grid, which shares less
+fixed     overhead of a further cell in a warm process with all of its work shared, besides evaluating and scoring,
           without a tracker and with offline W&B
 records   `launch status` and `launch plan` with 10,000 records in the store
-submit    1,000 cells as jobs of a SLURM cluster, which is started for it (needs SLURM's programs, and root)
+submit    1,000 cells as jobs of a SLURM cluster started for it (needs SLURM's programs, and root)
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ SUBMITTED = [
 
 
 def cells_of(levels: str) -> list[str]:
-    """The overrides of the grid of these bit-widths."""
+    """Return the overrides of the grid with these bit-widths."""
     return [*METHODS, *(f"component.{part}.bits={levels}" for part in ("vision", "connector", "language"))]
 
 
 def run(module: str, arguments: Sequence[str], **environment: str) -> tuple[float, float, str]:
-    """Wall and processor seconds of a command and of all that it started, and what it printed."""
+    """Run a command; return wall seconds, processor seconds including child processes, and standard output."""
     before, started = _spent(), time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments], cwd=CHECKOUT, env={**os.environ, **environment},
@@ -101,7 +101,7 @@ def grid(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-# One cell as the study's code ran it. It shares nothing: the store is new, and there is no baseline to compare with.
+# A cell as the study's code ran it, without sharing: a new store, and no baseline for comparison.
 ALONE = """
 import json, sys
 from pathlib import Path
@@ -145,7 +145,7 @@ def grid_lines(found: Mapping[str, Any]) -> Iterable[str]:
 
 
 def fixed(options: argparse.Namespace) -> dict[str, Any]:  # noqa: ARG001
-    """Of the second run of a small grid in one process, whose records were taken away and whose artifacts were not."""
+    """Time the second run of a small grid in a single process, after its records, but not its artifacts, were deleted."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         run("mmq_sweeps", [*WARM, f"store.dir={folder}"])
@@ -214,7 +214,7 @@ def fixed_lines(found: Mapping[str, Any]) -> Iterable[str]:
 
 
 def records(options: argparse.Namespace) -> dict[str, Any]:  # noqa: ARG001
-    """A store of 10,000 records: one real one under as many ids, in a sweep whose other cells wait."""
+    """Time both commands on a store with 10,000 records, copies of a real record, in a sweep of as many cells."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(Path(folder, "runs"))
         run("mmq_sweeps", ["method=gptq", "bits=3", "task.limit=20", "calibration.samples=16", "tracker=none",
@@ -251,7 +251,7 @@ def records_lines(found: Mapping[str, Any]) -> Iterable[str]:
 
 
 def submit(options: argparse.Namespace) -> dict[str, Any]:  # noqa: ARG001
-    """The jobs are held, so that nothing is timed but planning and submitting."""
+    """Time planning and submitting only: the jobs are held."""
     cluster_module = importlib.import_module("tests.launch.slurm.cluster")
     if missing := cluster_module.missing_programs():
         raise SystemExit(f"no {', '.join(missing)}: {cluster_module.INSTALL}")

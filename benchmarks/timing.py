@@ -1,4 +1,4 @@
-"""What the benchmarks of the solvers share: a section of a report, pairs of timings, and layers to solve."""
+"""Helpers of the solver benchmarks: report sections, paired timings, and layers to solve."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Section:
-    """``measure(pairs)`` finds a section's figures, which JSON can hold; ``lines`` tells them to people."""
+    """A section of the report: ``measure(pairs)`` returns JSON-compatible figures, ``lines`` formats them as text."""
 
     measure: Callable[[int], dict[str, Any]]
     lines: Callable[[dict[str, Any]], Iterable[str]]
 
 
 def progress(what: str) -> None:
-    """Tell on stderr what is being measured, with the time of day: some sections take minutes."""
+    """Print the current step to stderr with the time of day, since some sections take minutes."""
     sys.stderr.write(f"{time.strftime('%H:%M:%S')}  {what}\n")
     sys.stderr.flush()
 
@@ -34,7 +34,10 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def in_pairs(ours: Callable[[], object], theirs: Callable[[], object], pairs: int) -> dict[str, Any]:
-    """Median seconds of both, timed one after the other, in turn first; the ratio is the median of the pairs' ratios."""
+    """Time both functions in pairs of alternating order.
+
+    Returns median seconds of both, and as ``ratio`` the median of the pairs' ratios of theirs to ours.
+    """
     found: list[tuple[float, float]] = []
     for pair in range(pairs):
         if pair % 2:
@@ -53,7 +56,7 @@ def in_pairs(ours: Callable[[], object], theirs: Callable[[], object], pairs: in
 
 
 def correlated_inputs(columns: int, batches: int, tokens: int, seed: int = 0) -> list[Tensor]:
-    """Batches ``[1, tokens, columns]`` of one input: channels of unlike size that share a few directions."""
+    """Return batches ``[1, tokens, columns]`` of an input whose channels differ in size and share a few directions."""
     generator = torch.Generator().manual_seed(seed)
     size = torch.exp(0.7 * torch.randn(columns, generator=generator))
     shared = torch.randn(32, columns, generator=generator) / 4
@@ -68,5 +71,5 @@ def correlated_inputs(columns: int, batches: int, tokens: int, seed: int = 0) ->
 
 
 def random_weight(rows: int, columns: int, seed: int = 0) -> Tensor:
-    """A weight ``[rows, columns]`` of the size that trained ones have."""
+    """Return a weight ``[rows, columns]`` with entries as large as trained weights."""
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) / columns**0.5

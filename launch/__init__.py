@@ -1,1 +1,1 @@
-"""Where the cells of a sweep run: Hydra launchers."""
+"""Run the cells of a sweep: Hydra launchers, workers, SLURM jobs, and the commands that watch them."""

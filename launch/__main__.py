@@ -1,6 +1,6 @@
-"""``python -m launch VERB``: plan a sweep, watch it, read its logs, end it, run what failed, look after its store.
+"""``python -m launch VERB``: plan, watch, cancel or retry a sweep, read its logs, maintain its store.
 
-A verb is a module with ``add_arguments(parser)`` and ``run(arguments)``, which returns the exit status.
+Each verb is a module with ``add_arguments(parser)`` and ``run(arguments)``, which returns the exit status.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from mmq_sweeps.errors import ConfigError, StoreError
 
 BAD_INPUT, INTERRUPTED = 2, 130
-# Imported when asked for, so that `--help` and the quick verbs stay quick.
+# Imported on demand, so that `--help` and light verbs start fast.
 VERBS: dict[str, tuple[str, str]] = {
     "plan": ("launch.commands.plan", "what a sweep would run, without running it"),
     "status": (
@@ -37,7 +37,7 @@ def main() -> None:
             verb.add_arguments(added)
             added.set_defaults(run=verb.run)
     arguments, left = command.parse_known_args()
-    # Overrides may stand before and after options, which argparse does not gather into one list.
+    # argparse does not merge overrides given before and after an option.
     if left and (not hasattr(arguments, "overrides") or any(one.startswith("-") for one in left)):
         command.error(f"unrecognized arguments: {' '.join(left)}")
     if left:
@@ -47,7 +47,7 @@ def main() -> None:
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
     except (ConfigError, StoreError, OSError, ValueError) as error:
-        # Imports Hydra, which the quick verbs do without.
+        # Imported here because it loads Hydra, which light verbs do not need.
         from mmq_sweeps.config.hydra_errors import explain
 
         sys.stderr.writelines(f"error: {line}\n" for line in explain(error, []))

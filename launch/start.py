@@ -1,4 +1,4 @@
-"""From a sweep to its table: plan it, check it, note it in the store, run what is missing where the launcher says."""
+"""Take a sweep from its configurations to its table: plan and check it, record it in the store, run its missing cells."""
 
 from __future__ import annotations
 
@@ -25,24 +25,26 @@ from mmq_sweeps.reporting.trackers import address
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 
-# By the class that the launcher's yaml names: the module that runs a plan's cells.
+# Module that runs the cells, by the class name in the launcher's yaml.
 DISPATCHERS = {"LocalLauncher": "launch.dispatch.local", "SlurmLauncher": "launch.dispatch.slurm"}
-# Of the message of a failed cell: the record has all.
+# Lines shown of a failed cell's message; the record holds all.
 ERROR_LINES = 3
 HERE = {"_target_": "hydra_plugins.launch.local.LocalLauncher"}
 
 
 def run_sweep(configs: Iterable[DictConfig], command: str = "", launcher: Mapping[str, Any] | None = None) -> int:
-    """Run what the store does not have, print the table, and return the exit status: 1 where a cell failed, else 0."""
+    """Run the cells missing from the store, print the table, and return the exit status: 1 if a cell failed, else 0."""
     check_settings(launcher or HERE)
     return start(plan(configs), launcher or HERE, command)
 
 
 def start(sweep: Sweep, launcher: Mapping[str, Any], command: str = "", asked: int | None = None) -> int:
-    """Run what the store lacks of ``sweep`` by ``launcher``, the plain values of ``hydra.launcher``; the exit status.
+    """Run the cells of ``sweep`` missing from the store and return the exit status.
 
-    It is 0 as well where cells were left to run elsewhere. With ``dry_run`` the plan is shown, and nothing run or written.
-    ``check_settings`` comes before it, and where cells are composed, before that.
+    ``launcher`` holds the plain values of ``hydra.launcher``; ``asked`` is the number of configurations before merging
+    equal cells. The status is 1 if cells failed or are missing; it is 0 also if the cells were left to run elsewhere.
+    With ``dry_run``, only the plan is shown: nothing is run or written. Call ``check_settings`` first, and before
+    composing cells.
     """
     module = _module(launcher)
     if launcher.get("dry_run"):
@@ -73,7 +75,7 @@ def start(sweep: Sweep, launcher: Mapping[str, Any], command: str = "", asked: i
 
 
 def check_settings(launcher: Mapping[str, Any]) -> None:
-    """A ``ConfigError`` with what is wrong with the launcher's settings, before any work."""
+    """Raise a ``ConfigError`` listing invalid launcher settings; call it before any work."""
     for key in ("dry_run", "check"):
         if not isinstance(launcher.get(key, False), bool):
             raise ConfigError(f"hydra.launcher.{key}={launcher[key]}: choose true or false.")
@@ -92,7 +94,7 @@ def _show_plan(sweep: Sweep, launcher: Mapping[str, Any], asked: int | None) -> 
 
 
 def _in_process(launcher: Mapping[str, Any]) -> bool:
-    """Whether cells run in this process, which checks them with the models that it loads, before the first one."""
+    """Return True if cells run in this process, which checks them on the loaded models before the first cell."""
     return _module(launcher) is importlib.import_module("launch.dispatch.local") and (launcher.get("workers") or 1) == 1
 
 
@@ -102,7 +104,7 @@ def _check(made: Plan) -> None:
 
 
 def _read_again(made: Plan, store: Store, records: dict[str, Record | None]) -> int:
-    """Bring ``records`` up to date, and count the pending cells that were not run."""
+    """Refresh ``records`` and return the number of pending cells that did not run."""
     missing = 0
     for cell in made.pending:
         records[cell.id] = store.record(cell.id)
@@ -115,7 +117,7 @@ def tell(text: str) -> None:
 
 
 def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
-    """The table of ``records`` on standard output, and what failed of them on standard error."""
+    """Print the table of ``records`` to standard output and the failed cells to standard error."""
     table_rows = rows(records, store.items)
     failed = [row for row in table_rows if row["status"] != "done"]
     page = address(store.root / "wandb", sweep.settings["tracker"])
@@ -146,14 +148,14 @@ def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
 
 
 def _shortened(message: str) -> str:
-    """The first lines of a message, which may have as many as a model has layers."""
+    """Return the first lines of ``message``, which may have a line for each layer of the model."""
     lines = message.splitlines()
     more = f"\nand {len(lines) - ERROR_LINES} more lines" if len(lines) > ERROR_LINES else ""
     return "\n".join(lines[:ERROR_LINES]) + more
 
 
 def _module(launcher: Mapping[str, Any]) -> Any:
-    """The module that runs a plan's cells: ``check`` for its settings, and ``dispatch``."""
+    """Return the module that runs a plan's cells; it has ``check(launcher)`` and ``dispatch(...)``."""
     name = str(launcher["_target_"]).rpartition(".")[2]
     if name not in DISPATCHERS:
         raise ConfigError(f"hydra.launcher._target_: {unknown('launcher', name, DISPATCHERS)}")

@@ -1,4 +1,4 @@
-"""Sweeps in a store: ``sweeps/SWEEP/sweep.json`` holds all that another process needs to run the cells or tell of them."""
+"""Read and write ``sweeps/SWEEP/sweep.json``, which holds all that another process needs to run or report a sweep."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ NAME = "sweep.json"
 
 @dataclass(frozen=True)
 class SweepFile:
-    """A sweep as it was last launched: by which command, when (ISO 8601), in which directory and by which launcher.
+    """A recorded sweep and its latest launch: command, time (ISO 8601), working directory and launcher settings.
 
-    ``redo`` and ``groups`` are those of its plan.
+    ``redo`` and ``batches`` are those of its ``Plan``.
     """
 
     id: str
@@ -37,7 +37,7 @@ class SweepFile:
 
 @dataclass(frozen=True)
 class Listed:
-    """A sweep of a store in a few words; ``cells`` is how many it has."""
+    """A summary of a sweep in the store; ``cells`` is the number of its cells."""
 
     id: str
     created: str
@@ -46,18 +46,18 @@ class Listed:
 
 
 def folder(root: Path, sweep_id: str) -> Path:
-    """Where everything about a sweep lies."""
+    """Return the folder with all files of a sweep."""
     return root / "sweeps" / sweep_id
 
 
 def command(verb: str, root: Path, sweep_id: str | None = None, *flags: str) -> str:
-    """``python -m launch VERB ...`` for a sweep of the store at ``root``, quoted so that a shell takes it as printed."""
+    """Return ``python -m launch VERB ...`` for a sweep of the store at ``root``, quoted for the shell."""
     sweep = ("--sweep", sweep_id) if sweep_id is not None else ()
     return shlex.join(["python", "-m", "launch", verb, "--store", str(root), *sweep, *flags])
 
 
 def typed(arguments: Sequence[str]) -> str:
-    """A command line as a person would type it: ``python -m`` runs a file that is no command of its own."""
+    """Return a command line as a person types it: ``.../PACKAGE/__main__.py`` becomes ``python -m PACKAGE``."""
     program = Path(arguments[0])
     if program.name == "__main__.py":
         return shlex.join(["python", "-m", program.parent.name, *arguments[1:]])
@@ -65,7 +65,7 @@ def typed(arguments: Sequence[str]) -> str:
 
 
 def write(store: Store, plan: Plan, command: str, launcher: Mapping[str, Any]) -> str:
-    """Write the sweep that ``plan`` is of, and return its id; ``created`` is new each time it is launched."""
+    """Write the sweep of ``plan`` and return its id; ``created`` is renewed at each launch."""
     sweep_id = plan.sweep.id
     content = {
         "command": command,
@@ -81,7 +81,7 @@ def write(store: Store, plan: Plan, command: str, launcher: Mapping[str, Any]) -
 
 
 def read(root: Path, sweep_id: str) -> SweepFile:
-    """The sweep that ``write`` wrote; a ``StoreError`` where there is none or it cannot be read."""
+    """Read the sweep recorded by ``write``; raise a ``StoreError`` if it is missing or unreadable."""
     content = _content(folder(root, sweep_id) / NAME)
     return SweepFile(
         id=sweep_id,
@@ -96,7 +96,7 @@ def read(root: Path, sweep_id: str) -> SweepFile:
 
 
 def listed(root: Path) -> list[Listed]:
-    """The sweeps of a store, the one launched last first."""
+    """Return the sweeps of a store, the latest launch first."""
     found = []
     for path in (root / "sweeps").glob(f"*/{NAME}"):
         content = _content(path)
@@ -105,7 +105,10 @@ def listed(root: Path) -> list[Listed]:
 
 
 def find(root: Path, beginning: str | None = None) -> str:
-    """The id of the sweep whose id begins so, of the latest one with ``None``; a ``StoreError`` names the choices."""
+    """Return the id of the sweep whose id starts with ``beginning``, or of the latest sweep if None.
+
+    Raises a ``StoreError`` listing the choices if none or several match.
+    """
     sweeps = listed(root)
     if not sweeps:
         raise StoreError(f"{root}: holds no sweep; give another store with --store FOLDER")

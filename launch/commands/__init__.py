@@ -1,1 +1,1 @@
-"""One module for each verb of ``python -m launch``."""
+"""Verbs of ``python -m launch``, a module each."""

@@ -1,7 +1,7 @@
-"""``python -m launch cancel``: ask the workers of a sweep to stop, wherever they run, and take its jobs off the queue.
+"""``python -m launch cancel``: stop the workers of a sweep on all machines, and cancel its SLURM jobs.
 
-Workers see the request in the store, ``sweeps/SWEEP/cancelled.json``, finish the cell they are in, and record it. Those of
-this machine are also signalled, so that they need not look.
+Workers poll ``sweeps/SWEEP/cancelled.json`` in the store, then finish and record the current cell. Workers on this
+machine also get a signal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from launch.slurm import jobs, scheduler
 from mmq_sweeps.store.lock_owner import this_machine
 from mmq_sweeps.store.store import Store
 
-# How often a worker looks whether it was cancelled: seconds.
+# Seconds between two reads of the request.
 LOOK_SECONDS = 1.0
 
 
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     running = [state for state in states(store, started.id) if state.running]
     request(store, started.id, started.created, [state.name for state in running])
     signalled = [state for state in running if _signal(state)]
-    # All that were submitted: to cancel one that has ended is no error.
+    # Includes ended jobs, which `scheduler.cancel` skips.
     submitted = [job.id for job in jobs.submitted(store, started.id)]
     scheduler.cancel(submitted)
     told = [f"sweep {started.id}: asked {_count(len(running), 'worker')} to stop after the cell at hand"]
@@ -49,9 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class Watch:
-    """Whether the worker ``name``, of the start of a sweep at ``created``, has been asked to stop; ``seen`` once it was.
+    """A check whether the worker ``name``, or the sweep launched at ``created``, was cancelled; ``seen`` once True.
 
-    Called between cells, of which there may be many in a second: the store is looked at now and then.
+    Called between cells, possibly many times a second, so it reads the store only every ``LOOK_SECONDS``.
     """
 
     def __init__(self, store: Store, sweep_id: str, name: str, created: str) -> None:
@@ -68,9 +68,9 @@ class Watch:
 
 
 def request(store: Store, sweep_id: str, created: str, workers: list[str]) -> None:
-    """Ask ``workers``, and all that belong to the start of the sweep at ``created``, to stop.
+    """Ask ``workers``, and all workers of the launch at ``created``, to stop.
 
-    A start of the same cells after this one is another: running the command again needs nothing to be taken back.
+    A later launch of the same cells has another ``created``, so the request need not be withdrawn.
     """
     before = _read(store, sweep_id).get("workers", [])
     store.note(_name(sweep_id), {"created": created, "workers": sorted({*before, *workers})})
@@ -84,13 +84,13 @@ def _read(store: Store, sweep_id: str) -> dict[str, Any]:
     try:
         asked: dict[str, Any] = json.loads((store.root / _name(sweep_id)).read_text())
     except (OSError, ValueError):
-        # Nobody has asked, or the file server does not answer, which the cells will notice.
+        # No request, or the file server does not answer, which the cells will notice.
         return {}
     return asked
 
 
 def _signal(state: State) -> bool:
-    """Signal a worker of this machine; one that runs as a job is its scheduler's to signal."""
+    """Signal a worker of this machine; workers in SLURM jobs are left to the scheduler."""
     if state.job is not None or state.owner.machine != this_machine() or state.owner.gone(this_machine()):
         return False
     with suppress(ProcessLookupError, PermissionError):

@@ -1,4 +1,4 @@
-"""``python -m launch logs CELL``: what the workers of every sweep said of a cell, and how it ended."""
+"""``python -m launch logs CELL``: print all workers' log lines on a cell, and how it ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 
-# A file with more than this many choices in a message is read by nobody.
+# Maximum number of choices listed in an error message.
 CHOICES = 10
 
 
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def find(store: Store, beginning: str) -> str:
-    """The id of the cell whose id begins so, recorded or yet to be run."""
+    """Return the id of the recorded or pending cell that starts with ``beginning``; raise a ``ConfigError`` unless unique."""
     recorded = set(store.cell_ids())
     planned = {
         cell.id for one in sweep_file.listed(store.root) for cell in sweep_file.read(store.root, one.id).sweep.cells
@@ -56,7 +56,7 @@ def find(store: Store, beginning: str) -> str:
 
 
 def told_of(store: Store, cell_id: str) -> Iterator[tuple[Path, list[str]]]:
-    """Each log that has something of a cell, and the lines of it, the oldest log first."""
+    """Yield each log that mentions a cell, with its lines on the cell, oldest log first."""
     logs = sorted(store.root.glob("sweeps/*/logs/*.log"), key=lambda path: path.stat().st_mtime)
     for log in logs:
         if lines := list(_lines(log, cell_id)):
@@ -64,7 +64,7 @@ def told_of(store: Store, cell_id: str) -> Iterator[tuple[Path, list[str]]]:
 
 
 def jobs_of(store: Store, cell_id: str) -> list[Submitted]:
-    """The SLURM jobs that were given a cell: one that ends before its worker begins says why in a log of its own."""
+    """Return the SLURM jobs that were assigned a cell; the log of a job says why it ended before its worker started."""
     given = [
         job for one in sweep_file.listed(store.root) for job in jobs.submitted(store, one.id) if cell_id in job.cells
     ]
@@ -72,7 +72,7 @@ def jobs_of(store: Store, cell_id: str) -> list[Submitted]:
 
 
 def _lines(log: Path, cell_id: str) -> Iterator[str]:
-    """The lines with the cell's id, and those that follow one without any: what a library or a crash wrote meanwhile."""
+    """Yield the lines with the cell's id and the untagged lines that follow them: output of libraries or a crash."""
     inside = False
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         marked = line.split(maxsplit=2)
@@ -87,7 +87,7 @@ def _is_time(word: str) -> bool:
 
 
 def ending(record: Record | None, cell_id: str) -> str:
-    """How a cell ended, with the traceback of the error where it failed."""
+    """Describe how a cell ended, with the traceback if it failed."""
     if record is None:
         return f"{cell_id} has no record yet\n"
     if record.done:

@@ -1,8 +1,8 @@
-"""A store of an earlier schema, brought to the present one in place. Run again after an interruption, it goes on.
+"""Migrate a store of an earlier schema in place; an interrupted migration resumes when run again.
 
-From schema 1 to 2: the note of a sweep, ``sweeps/GROUP.json``, becomes ``sweeps/GROUP/sweep.json``; records and artifacts
-stay as they are. The note knew the command and the cells' ids; what else a sweep holds comes from the records of its
-cells. Their configurations are not in the store, so such a sweep is shown, and run again by its command.
+From schema 1 to 2: the note of a sweep, ``sweeps/GROUP.json``, becomes ``sweeps/GROUP/sweep.json``; records and
+artifacts do not change. A note holds the command and the cells' ids only; the cells come from their records. Their
+configurations are not in the store, so a migrated sweep can be shown, but must be run again by its command.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FIELDS = ("model", "task", "parts", "method", "calibration")
 
 @dataclass(frozen=True)
 class Migrated:
-    """From which schema a store came, and how many sweeps and records it has."""
+    """The schema that a store came from, and its numbers of sweeps and records."""
 
     before: int
     sweeps: int
@@ -33,7 +33,7 @@ class Migrated:
 
 
 def migrate(root: Path, say: Callable[[str], None], dry_run: bool = False) -> Migrated:
-    """Bring the store at ``root`` to the present schema; a ``StoreError`` where it is none or of a newer schema."""
+    """Migrate the store at ``root`` to the present schema; raise a ``StoreError`` if it is no store or has a newer schema."""
     before = schema_of(root)
     if before is None:
         raise StoreError(f"{root}: is no store (it has no records); give another with --store FOLDER")
@@ -52,7 +52,7 @@ def migrate(root: Path, say: Callable[[str], None], dry_run: bool = False) -> Mi
         for record in records.values():
             store.note_checkpoint(record)
         with explained(root):
-            # Last, so that a store counts as migrated once all of it is.
+            # Written last, so that an interrupted migration does not count as complete.
             store.files.write(root / "store.json", schema_json())
     return Migrated(before, len(notes), len(records))
 
@@ -81,7 +81,7 @@ def _convert(path: Path, store: Store, records: dict[str, Record]) -> None:
 
 
 def _cell(record: Record | None) -> Cell | None:
-    """The cell that a record is of; None where there is no record, or it is of a cell that would be named otherwise now."""
+    """Return the cell of a record; None without a record, or if the cell's id would be different now."""
     if record is None:
         return None
     cell = Cell(**{name: record.cell[name] for name in FIELDS}, names=record.names)

@@ -1,4 +1,4 @@
-"""``python -m launch plan OVERRIDE ...``: what the same overrides would run, without running it."""
+"""``python -m launch plan OVERRIDE ...``: show the plan of a sweep without running it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The command itself, on the same overrides and told to stop where its plan is made."""
-    # Here and not above: the command's module imports this package's.
+    """Run ``mmq_sweeps`` on the same overrides with ``dry_run``."""
+    # Imported here because mmq_sweeps.__main__ imports this package.
     from mmq_sweeps.__main__ import main
 
     told = ["--json"] if arguments.json else []

@@ -1,4 +1,4 @@
-"""``python -m launch retry``: run the cells of a recorded sweep that are missing or failed, with its launcher."""
+"""``python -m launch retry``: run the missing and failed cells of a recorded sweep, with its launcher."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def run(arguments: argparse.Namespace) -> int:
     store = Store.open(arguments.store)
     written = sweep_file.read(store.root, sweep_file.find(store.root, arguments.sweep))
     if not written.sweep.configs:
-        # A sweep of an earlier version, which did not keep what its cells need to run.
+        # A migrated sweep, recorded without the configurations that its cells need.
         raise ConfigError(
             f"sweep {written.id}: its configuration is not recorded; run its command again: {written.command}"
         )
     settings = {**written.sweep.settings, "retry": "failed"}
-    # The store may have been moved, or lie under another path on this machine.
+    # The store may have moved, or have another path on this machine.
     settings["store"] = {**settings["store"], "dir": str(store.root)}
-    # Data and checkpoints may be named relative to where the command was run.
+    # Paths of data and checkpoints may be relative to the original working directory.
     os.chdir(written.directory)
     start.check_settings(written.launcher)
     return start.start(replace(written.sweep, settings=settings), written.launcher, written.command)

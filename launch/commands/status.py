@@ -1,6 +1,6 @@
-"""``python -m launch status``: what a sweep has come to, from any machine that sees its store.
+"""``python -m launch status``: show the state of a sweep, on any machine that sees its store.
 
-It only reads: somebody who may not write to the store can watch as well.
+Only reads, so that users without write access to the store can watch as well.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mmq_sweeps.store.store import Store
 
 REFRESH_SECONDS = 2.0
 SETTLED_LOOKS = 3
-# Rows of groups and of workers that a person is shown; --json has all.
+# Maximum rows of groups and of workers; --json has all.
 SHOWN = 12
 STATES = (QUEUED, RUNNING, DONE, FAILED)
 
@@ -62,8 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def watch(look: SweepReader, console: Console) -> Snapshot:
-    """Show the table until every cell has ended, or every job has: on a terminal in place; elsewhere its headline whenever
-    that changes. Returns what was seen last.
+    """Show the table until all cells or all jobs have ended, and return the last snapshot.
+
+    On a terminal the table is updated in place; elsewhere its headline is printed whenever it changes.
     """
     now = look()
     seen = _until_over(look, now)
@@ -82,11 +83,11 @@ def watch(look: SweepReader, console: Console) -> Snapshot:
 
 
 def _until_over(look: SweepReader, now: Snapshot) -> Iterator[Snapshot]:
-    """``now`` and what is seen after it, until cells or jobs have ended."""
+    """Yield ``now`` and later snapshots until all cells or all jobs have ended."""
     settled = 0
     while True:
         yield now
-        # A job is gone a moment before its last record is seen on another machine.
+        # A job leaves the queue shortly before its last record is visible on other machines.
         settled = settled + 1 if now.jobs.failed and now.jobs.gone and not now.running else 0
         if now.ended or settled > SETTLED_LOOKS:
             return
@@ -95,13 +96,13 @@ def _until_over(look: SweepReader, now: Snapshot) -> Iterator[Snapshot]:
 
 
 def show(now: Snapshot, console: Console) -> None:
-    """Print the whole of a sweep; its lines are not broken, so that commands and paths can be copied."""
+    """Print the whole sweep; lines are not wrapped, so that commands and paths can be copied."""
     console.print(_headline(now), soft_wrap=True)
     console.print(Group(*_tables(now)))
 
 
 def table(now: Snapshot) -> RenderableType:
-    """The whole of a sweep for a person, to be shown in place."""
+    """Return the whole sweep as a renderable for live display."""
     return Group(_headline(now), *_tables(now))
 
 
@@ -144,7 +145,7 @@ def _end(now: Snapshot) -> str:
 
 
 def _waits(now: Snapshot) -> str:
-    """Why no worker runs, and what to do about it if anything."""
+    """Explain why no worker runs, and how to resume if necessary."""
     if any(job.state == "RUNNING" for job in now.jobs.queued):
         return "no worker has begun; a job that runs starts its workers"
     if now.jobs.queued:
@@ -156,7 +157,7 @@ def _waits(now: Snapshot) -> str:
 
 def _groups(now: Snapshot) -> Table:
     drawn = _empty("group", "", *STATES)
-    # What is under way first, then what is to come, then what has ended.
+    # Running groups first, then queued, then ended.
     order = sorted(
         range(len(now.groups)),
         key=lambda index: (not now.groups[index].count(RUNNING), not now.groups[index].count(QUEUED), index),
@@ -197,7 +198,7 @@ def _empty(*columns: str) -> Table:
 
 
 def _row(table: Table, *cells: str) -> None:
-    """Add a row as it is: names and commands of people may hold what rich takes for markup or for an emoji."""
+    """Add a row of plain text: names and commands may contain rich markup or emoji codes."""
     table.add_row(*map(Text, cells))
 
 
@@ -215,7 +216,7 @@ def _all(store: Store, json_asked: bool) -> int:
 
 
 def as_json(now: Snapshot) -> dict[str, Any]:
-    """The same for a program."""
+    """Return the snapshot as plain values."""
     return {
         "sweep": now.sweep,
         "command": now.command,

@@ -1,4 +1,4 @@
-"""Looking after a store: what lies in it, whether it is what was written, removing artifacts, bringing it up to date."""
+"""``python -m launch store``: list, check, prune or migrate a store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mmq_sweeps.store.eviction import GB, KINDS, Stored, artifacts
 from mmq_sweeps.store.store import Store
 
 DAY = 24 * 3600
-# Beside cells and artifacts, with what is kept there.
+# Folders listed besides cells and artifacts.
 FOLDERS = ("artifacts/references", "sweeps", "wandb", "corrupt", "tmp")
 
 
@@ -62,7 +62,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Kind:
-    """What there is of one kind: how many, of what size, and when one was last used (seconds since 1970), if ever."""
+    """Summary of a kind of files: number, size, and latest use (seconds since 1970), None if never used."""
 
     kind: str
     count: int
@@ -109,13 +109,13 @@ def _of(name: str, stored: list[Stored]) -> Kind:
 
 
 def _files(name: str, paths: Iterator[Path], count: str | None = None) -> Kind:
-    """All files among ``paths``; those named ``count`` are counted."""
+    """Summarize all files among ``paths``; ``count`` limits the number to files of that name."""
     found = []
     for path in paths:
         try:
             if path.is_file():
                 found.append((path.name, path.stat()))
-        except FileNotFoundError:  # It was being written, or evicted.
+        except FileNotFoundError:  # A temporary or evicted file.
             continue
     counted = sum(count in (None, name) for name, _ in found)
     used = max((status.st_mtime for _, status in found), default=None)
@@ -158,7 +158,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _prune(arguments: argparse.Namespace) -> int:
     store = Store.reading(arguments.store, _warn) if arguments.dry_run else _existing(arguments.store)
     kinds = tuple(kind for kind in KINDS if kind in (arguments.kind or KINDS))
-    # By this machine's clock: days are more than clocks differ by.
+    # This machine's clock will do: clocks differ by less than days.
     before = time.time() - arguments.older_than * DAY if arguments.older_than is not None else float("inf")
     max_bytes = int((arguments.max_gb or 0) * GB)
     evicted = store.artifacts.eviction.prune(max_bytes, kinds, lambda one: one.used <= before, arguments.dry_run)
@@ -189,7 +189,7 @@ def _migrate(arguments: argparse.Namespace) -> int:
 
 
 def _existing(root: Path) -> Store:
-    """The store opened to be written, which must not bring a new one into being."""
+    """Open an existing store for writing; raise a ``StoreError`` instead of creating a store."""
     Store.reading(root)
     return Store.open(root, _warn)
 

@@ -1,1 +1,1 @@
-"""Where the cells of a sweep run: on this machine, or as SLURM jobs."""
+"""Run the cells of a plan on this machine, or as SLURM jobs."""

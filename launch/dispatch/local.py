@@ -1,4 +1,4 @@
-"""The default launcher: the cells of a sweep on this machine, in this process or, with ``workers``, in several."""
+"""Default launcher: run the cells on this machine, in this process or in several ``workers``."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from mmq_sweeps.store.store import Store
 
 
 def check(launcher: Mapping[str, Any]) -> None:
-    """A ``ConfigError`` with what is wrong with the settings."""
+    """Raise a ``ConfigError`` listing invalid settings."""
     check_counts(launcher)
 
 
 def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any]) -> bool:
-    """Run the pending cells of ``plan``; true, since all have ended when this returns, or were cancelled."""
+    """Run the pending cells of ``plan``; always returns True, since all cells have ended or were cancelled by then."""
     started = sweep_file.read(store.root, sweep_id)
     workers = launcher.get("workers") or 1
     if workers > 1 and len(started.batches) > 1:
@@ -36,7 +36,7 @@ def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any
 
 
 def _run_here(plan: Plan, store: Store, sweep_id: str, created: str, fail_alone: bool) -> None:
-    # Imports torch, which a sweep that only shows its table does not need.
+    # Imported here because it loads torch, which a sweep that only shows its table does not need.
     from mmq_sweeps.execution.executor import execute
 
     name = f"{os.uname().nodename}-{os.getpid()}"

@@ -1,7 +1,8 @@
-"""``hydra/launcher=slurm``: the cells of a sweep as jobs of a SLURM cluster, through Submitit.
+"""Run the cells of a sweep as SLURM jobs, submitted through Submitit (``hydra/launcher=slurm``).
 
-A job is a task of an array and runs some cells (``job.py``). Whoever submits may leave or die: what a job needs lies in
-the store, and the same command again submits only what neither the store nor a job in the queue has.
+A job is an array task that runs a batch of cells (``workers/slurm_job.py``). The submitting process may exit or die:
+all that a job needs is in the store, and the same command submits only the cells that have neither a record nor a
+queued job.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.store.store import Store
 
 POLL_SECONDS = 0.2
-# A job that ends is out of the queue a moment before its last record is seen on another machine.
+# A job leaves the queue shortly before its last record is visible on other machines.
 SETTLE_SECONDS = 5.0
-# Patterns of Submitit's and sbatch's, which would be replaced in the middle of a folder's name.
+# Submitit and sbatch would expand these patterns inside a folder's name.
 PATTERNS = ("%", "\\")
 
 Cells = Sequence[str]
 
 
 def check(launcher: Mapping[str, Any]) -> None:
-    """A ``ConfigError`` with all that is wrong with the settings, here and on this cluster, before any work.
+    """Raise a ``ConfigError`` listing all settings that are invalid in general or on this cluster, before any work.
 
-    With ``dry_run`` the cluster is not asked, so that a plan can be made on any machine.
+    With ``dry_run`` the cluster is not queried, so that a plan can be made on any machine.
     """
     check_counts(launcher)
     options = Options.of(launcher)
@@ -50,7 +51,7 @@ def check(launcher: Mapping[str, Any]) -> None:
     if found := scheduler.patiently(lambda: scheduler.problems(options.asked), _tell):
         raise ConfigError(found)
     objection = scheduler.patiently(lambda: scheduler.would_take(options.flags()), _tell)
-    # That too many jobs are queued is seen to when it is known how many more there are to be.
+    # The limit on queued jobs is handled in `dispatch`, which knows the number of jobs.
     if objection and "MaxSubmitJob" not in objection:
         raise ConfigError(
             f"hydra/launcher=slurm: sbatch says: {objection}; it was asked for {' '.join(options.flags())}"
@@ -58,7 +59,7 @@ def check(launcher: Mapping[str, Any]) -> None:
 
 
 def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any]) -> bool:
-    """Submit the pending cells of ``plan`` that no job has yet; true where all have ended when this returns."""
+    """Submit the pending cells of ``plan`` that are in no job yet; return True if all have ended."""
     options = Options.of(launcher)
     name = jobs.job_name(sweep_id)
     under_way = _under_way(store, sweep_id, scheduler.patiently(lambda: scheduler.queued(name), _tell))
@@ -75,7 +76,7 @@ def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any
 
 
 class Submission:
-    """Puts groups of cells into the queue, as arrays that the cluster takes, and notes in the store which job has what."""
+    """Submitter of groups of cells as job arrays; records in the store which job runs which cells."""
 
     def __init__(self, store: Store, sweep_id: str, name: str, options: Options) -> None:
         self._store, self._sweep_id, self._name, self._options = store, sweep_id, name, options
@@ -87,11 +88,11 @@ class Submission:
             )
 
     def submit(self, groups: Sequence[Cells]) -> None:
-        """Submit a job for each of ``groups``, in arrays as long as ``MaxArraySize`` allows.
+        """Submit a job for each of ``groups``, in arrays of up to ``MaxArraySize`` jobs.
 
-        Several arrays share what may run at once.
+        Several arrays share the limit ``parallelism``.
         """
-        # Others who share the store make folders beside this one.
+        # Other users of the store must be able to create folders beside this.
         self._store.files.make_folder(self.folder)
         size = scheduler.patiently(scheduler.max_array_size, _tell)
         arrays = [groups[first : first + size] for first in range(0, len(groups), size)]
@@ -101,14 +102,14 @@ class Submission:
         for index, array in enumerate(arrays):
             lane = index % lanes
             width = len(array) if most is None else most // lanes + (lane < most % lanes)
-            # Fewer may run than there are arrays: the arrays of a lane then follow one another.
+            # With more arrays than `parallelism`, the arrays of a lane run one after another.
             ahead[lane] = self._submit_array(array, width, ahead[lane])
         cells = sum(len(group) for group in groups)
         arrays_told = f" in {len(arrays)} arrays" if len(arrays) > 1 else ""
         _tell(f"submitted {_count(len(groups), 'job')}{arrays_told} for {_count(cells, 'cell')}; logs in {self.folder}")
 
     def _submit_array(self, groups: Sequence[Cells], width: int, after: str | None) -> str:
-        # Slow to import, and only needed here.
+        # Imported here because it is slow.
         import submitit
 
         from launch.workers.slurm_job import Job
@@ -127,7 +128,7 @@ class Submission:
         wanted = [Job.of(self._store.root, self._sweep_id, group, self._options) for group in groups]
 
         def attempt() -> list[Any]:
-            # sbatch may have failed to hear that its job was taken, which then lacks what Submitit puts beside it.
+            # If sbatch failed after its job was accepted, cancel that job: it lacks Submitit's files.
             scheduler.cancel_arrays(scheduler.commented(token))
             try:
                 with _outside_any_job():
@@ -144,7 +145,7 @@ class Submission:
 
 
 def _under_way(store: Store, sweep_id: str, queued: Collection[JobId]) -> set[str]:
-    """Cells of jobs that have not ended."""
+    """Return the cells of jobs that have not ended."""
     return {cell for job in jobs.submitted(store, sweep_id) if job.id in queued for cell in job.cells}
 
 
@@ -154,7 +155,7 @@ def _without(groups: Sequence[Cells], cells: set[str]) -> list[Cells]:
 
 
 def _within_limit(groups: list[Cells], limit: int | None) -> list[Cells]:
-    """``groups``, neighbours joined where the cluster takes no more than ``limit`` jobs of this user."""
+    """Merge neighbouring ``groups`` so that at most ``limit`` jobs are submitted."""
     if limit is None or len(groups) <= limit:
         return groups
     if limit == 0:
@@ -168,7 +169,7 @@ def _within_limit(groups: list[Cells], limit: int | None) -> list[Cells]:
 
 
 def _wait(store: Store, sweep_id: str) -> bool:
-    """Show the sweep until its jobs have ended. Ctrl-C leaves them to themselves, and false is returned."""
+    """Show the sweep until its jobs have ended and return True. On Ctrl-C, return False and leave the jobs running."""
     gone, said = 0.0, ""
     told: set[JobId] = set()
     try:
@@ -189,7 +190,7 @@ def _wait(store: Store, sweep_id: str) -> bool:
 
 
 def _tell_failed(shown: Foreground, told: set[JobId], settled: bool) -> None:
-    """Say once of each job that ended before its cells had: at once if no worker ever came of it, else when all is over."""
+    """Report each job that ended before its cells, once: immediately if no worker started in it, else when ``settled``."""
     worked = {worker.job for worker in shown.now.workers}
     new = [one for one in shown.now.jobs.failed if one.id not in told and (settled or str(one.id) not in worked)]
     told |= {one.id for one in new}
@@ -207,9 +208,9 @@ def _how_to_come_back(store: Store, sweep_id: str) -> str:
 
 @contextmanager
 def _outside_any_job() -> Iterator[None]:
-    """Without the variables of a job that this process may run in, which sbatch would take for requests.
+    """Hide the environment of a surrounding SLURM job, which sbatch would read as options.
 
-    SLURM_CONF stays: it says which cluster is meant.
+    SLURM_CONF stays: it selects the cluster.
     """
     inherited = {
         key: value

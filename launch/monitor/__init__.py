@@ -1,1 +1,1 @@
-"""The state of a sweep while it runs, and how it is shown."""
+"""Read the state of a running sweep, and show it."""

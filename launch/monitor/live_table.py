@@ -1,6 +1,6 @@
-"""What a person sees of a sweep that runs in other processes: ``status``'s table, live; a line a cell in a file.
+"""Show a sweep that runs in other processes: ``status``'s table, updated live; a line for each cell if output is a file.
 
-All on standard error, as the progress of a sweep in this process is.
+Writes to standard error, as the progress of a sweep in this process does.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from launch.commands import status
 from launch.monitor.sweep_state import Snapshot, SweepReader
 from mmq_sweeps.store.record import outcome
 
-# Between two looks: seconds. A look costs more in a large sweep, so it is given a share of the time and no more.
+# Minimum seconds between two reads, and the largest share of time spent reading: reads of a large sweep are slow.
 PAUSE_SECONDS = 1.0
 SHARE = 0.1
 
 
 class Foreground:
-    """Called again and again, it looks at the sweep when it is time to, and shows what has changed."""
+    """A live view of a sweep: call it often; it reads the sweep at intervals and shows changes."""
 
     def __init__(self, look: SweepReader) -> None:
         self.console = Console(stderr=True, markup=False, emoji=False, highlight=False)
@@ -51,7 +51,7 @@ class Foreground:
             self._refresh()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays above the live table."""
         self.console.print(text, soft_wrap=True)
 
     def _refresh(self) -> None:

@@ -1,4 +1,4 @@
-"""What a sweep has come to, as its store tells at this moment: the same from every machine that sees the store."""
+"""Read the current state of a sweep from its store, identically on every machine that sees the store."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 
 QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
-# By the class that the launcher's yaml names, as in launch/start.py.
+# Class name in the launcher's yaml, as in launch/start.py.
 SLURM = "SlurmLauncher"
 
 
 @dataclass(frozen=True)
 class CellState:
-    """One cell: ``where`` it is running, or the class of the ``error`` that it failed with."""
+    """State of a cell: ``where`` names the worker that runs it, ``error`` is the class of its error if it failed."""
 
     id: str
     title: str
@@ -37,7 +37,7 @@ class CellState:
 
 @dataclass(frozen=True)
 class Group:
-    """Cells that were given to one job or worker, and what they have in common as a ``label``."""
+    """Cells assigned to the same job or worker; ``label`` names their common choices."""
 
     label: str
     cells: tuple[CellState, ...]
@@ -48,7 +48,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A sweep at one moment. ``seconds_left`` is an estimate, ``None`` where nobody runs or nothing has ended yet."""
+    """State of a sweep at a moment. ``seconds_left`` is an estimate; None if no worker runs or no cell has ended yet."""
 
     sweep: str
     command: str
@@ -65,7 +65,7 @@ class Snapshot:
 
     @property
     def failures(self) -> dict[str, int]:
-        """How many cells failed, by the class of the error, the most frequent first."""
+        """Number of failed cells by class of the error, the most frequent first."""
         found = Counter(cell.error or "unknown" for cell in self.cells if cell.state == FAILED)
         return dict(found.most_common())
 
@@ -75,13 +75,13 @@ class Snapshot:
 
     @property
     def running(self) -> bool:
-        """Whether a worker of the sweep runs, or one of another sweep is at its cells."""
+        """True if a worker of the sweep runs, or another sweep runs a cell of this sweep."""
         return bool(self.count(RUNNING)) or any(worker.running for worker in self.workers)
 
 
 @dataclass(frozen=True)
 class StaticSweep:
-    """What of a sweep stays the same from look to look: its cells and their titles by id, the cells of its groups."""
+    """Constant data of a sweep, cached between reads: cells and titles by id, and the cell ids of each group."""
 
     written: SweepFile
     cells: dict[str, Cell]
@@ -90,9 +90,9 @@ class StaticSweep:
 
     @staticmethod
     def of(written: SweepFile) -> StaticSweep:
-        # The id of a cell is a hash, so it is taken once.
+        # A cell's id is a hash; compute it once.
         cells = {cell.id: cell for cell in written.sweep.cells}
-        # A sweep of an earlier version has lost the cells that were never recorded.
+        # A migrated sweep lacks cells that were never recorded.
         groups = [tuple(one for one in group if one in cells) for group in written.batches]
         return StaticSweep(
             written,
@@ -104,7 +104,7 @@ class StaticSweep:
 
 @dataclass
 class SweepReader:
-    """Looks at one sweep again and again; a record that has not changed since is read once."""
+    """A reader of a sweep's state, to be called repeatedly; caches records until their files change."""
 
     store: Store
     sweep_id: str
@@ -116,7 +116,7 @@ class SweepReader:
         known = self._read_sweep()
         workers = states(self.store, self.sweep_id)
         at_hand = {state.cell: state.name for state in workers if state.running and state.cell is not None}
-        # Cells of this sweep that another sweep on the same store runs are locked, and in no state of this one's workers.
+        # Cells that another sweep on the same store runs are locked, but appear in no worker state of this sweep.
         at_hand = {
             cell: owner.label or owner.host for cell, owner in self.store.locks.holders("cells").items()
         } | at_hand
@@ -134,7 +134,7 @@ class SweepReader:
         )
 
     def _jobs(self, known: StaticSweep, cells: Collection[CellState]) -> Jobs:
-        """What SLURM says; it is not asked of a sweep that has ended or that was last launched elsewhere."""
+        """Return the SLURM jobs; skips the query if the sweep has ended or was last launched elsewhere."""
         left = {cell.id for cell in cells if cell.state == QUEUED}
         if all(cell.ended for cell in cells) or not str(known.written.launcher.get("_target_", "")).endswith(SLURM):
             return Jobs()
@@ -142,7 +142,7 @@ class SweepReader:
         return self._queue(left)
 
     def record(self, cell_id: str) -> Record | None:
-        """The record of a cell as last looked at."""
+        """Return the record of a cell as of the last read."""
         return self._records.get(cell_id, (0, None))[1]
 
     def _read_sweep(self) -> StaticSweep:
@@ -172,7 +172,7 @@ class SweepReader:
 
 
 def _seconds_left(cells: Iterable[CellState], workers: Sequence[State]) -> float | None:
-    """The cells that have not ended, at the pace of the workers that run now; each worker's pace is by its own clock."""
+    """Estimate the time left from the pace of running workers, each measured by its own clock."""
     pace = sum((one.done + one.failed) / one.seconds for one in workers if one.running and one.seconds > 0)
     remaining = sum(not cell.ended for cell in cells)
     if not remaining:
@@ -181,9 +181,9 @@ def _seconds_left(cells: Iterable[CellState], workers: Sequence[State]) -> float
 
 
 def _in_common(cells: Sequence[Cell]) -> str:
-    """What all ``cells`` share, in the words of their titles: ``gptq vision 3``; empty where they share nothing.
+    """Label the choices that all ``cells`` share, in the words of their titles: ``gptq vision 3``; empty if there are none.
 
-    A full-precision cell, which goes along with whatever comes first, has no say in it.
+    Full-precision cells, which join any group, are ignored unless there are no others.
     """
     cells = [cell for cell in cells if cell.parts] or cells
     shared = [

@@ -1,4 +1,4 @@
-"""The workers of a sweep as their files tell: what each is at, and whether it is still there."""
+"""Read the state files of a sweep's workers and detect workers that died."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from launch.workers.heartbeat import HEARTBEAT_SECONDS
 from mmq_sweeps.store.lock_owner import Owner, this_machine
 from mmq_sweeps.store.store import Store
 
-# A worker on another machine that has not been heard of for longer is taken for dead. Its thread may starve for a while on
-# a machine whose cores are all busy, and attributes of files are cached by NFS clients for up to a minute.
+# A worker on another machine without a heartbeat for this long is presumed dead. Its thread may starve on a busy
+# machine, and NFS clients cache file attributes for up to a minute.
 SILENT_SECONDS = 6 * HEARTBEAT_SECONDS + 60
 RUNNING, DIED, SILENT = "running", "died", "silent"
 
 
 @dataclass(frozen=True)
 class State:
-    """A worker's own account of itself; ``state`` is what it comes to: one that runs may have ``died`` or be ``silent``."""
+    """State reported by a worker, with ``state`` corrected: a ``running`` worker may turn out to be ``died`` or ``silent``."""
 
     name: str
     owner: Owner
@@ -49,7 +49,7 @@ class State:
 
 
 def states(store: Store, sweep_id: str) -> list[State]:
-    """All workers of a sweep, in the order of their start."""
+    """Return all workers of a sweep, in the order of their start."""
     folder = store.root / "sweeps" / sweep_id / "workers"
     paths = sorted(folder.glob("*.json"))
     now = cache(lambda: _server_time(store))
@@ -69,14 +69,14 @@ def _read(path: Path, now: Callable[[], float]) -> State | None:
             told |= {"state": SILENT, "reason": f"not heard of for {silent:.0f} s"}
         return State(owner=owner, **told)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        # Of no use to anybody; a worker that is alive writes it again.
+        # Skip an unreadable state; a live worker rewrites it.
         return None
 
 
 def _server_time(store: Store) -> float:
-    """The time of the clock that stamps the store's files, which need not be this machine's.
+    """Return the time on the clock that stamps the store's files, which may differ from this machine's.
 
-    Where nothing can be written, as for somebody who may only read, this machine's clock has to do.
+    Falls back to this machine's clock if the store is not writable.
     """
     with suppress(OSError), _probe(store) as probe:
         return probe.stat().st_mtime

@@ -1,1 +1,1 @@
-"""A sweep before it runs: the plan, its estimate, and the checks."""
+"""Prepare a sweep: the plan, its estimate, and the checks before the first job."""

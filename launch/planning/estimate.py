@@ -1,4 +1,4 @@
-"""How long a plan's cells would take, and how much disk, by what earlier records of the same model and task say."""
+"""Estimate the time and disk space of a plan from earlier records of the same model and task."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from mmq_sweeps.identity.cell import Cell, digest
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 
-# Of the records of a store, the last so many are looked at.
+# Number of latest records to read.
 RECENT = 500
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of work on one worker: ``records`` it was made of, and how many ``cells`` there were such records for.
+    """Estimated cost of pending cells on a single worker.
 
-    ``size_bytes`` is that of records and of packed weights; ``methods_without`` have no record, so that their quantizing is
-    not counted.
+    ``records`` counts the records it is based on, ``cells`` the pending cells that such records cover, and
+    ``size_bytes`` the new records and packed weights. ``methods_without`` lists methods that have no record; their
+    quantization is not counted.
     """
 
     seconds: float
@@ -33,7 +34,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Earlier:
-    """A finished record, the cell it is of, and the bytes of its folder."""
+    """A finished record with its cell and the size of its folder in bytes."""
 
     cell: Cell
     record: Record
@@ -44,10 +45,10 @@ class Earlier:
 
 
 def estimate(pending: Sequence[Cell], store: Store) -> Estimate | None:
-    """What ``pending`` would take; ``None`` without a finished record of any of its models and tasks.
+    """Estimate the cost of ``pending``; return None without a finished record of any of its models and tasks.
 
-    Evaluating and scoring take what they took in the median, once a cell; calibrating and quantizing once for each distinct
-    quantization of a part.
+    Each cell is charged the median time of evaluating and scoring; calibrating and quantizing are charged once for each
+    distinct quantization of a part.
     """
     by_place: dict[str, list[Earlier]] = {}
     wanted = {_place(cell) for cell in pending}
@@ -82,7 +83,7 @@ def _weights(part: str, one: Earlier) -> float:
 
 
 def _recent(store: Store) -> Iterable[Earlier]:
-    """The last finished records of the store, the latest first."""
+    """Yield the latest finished records of the store, newest first."""
     with os.scandir(store.root / "cells") as found:
         folders = sorted(found, key=lambda entry: entry.stat().st_mtime, reverse=True)
     for folder in folders[:RECENT]:
@@ -95,7 +96,7 @@ def _recent(store: Store) -> Iterable[Earlier]:
 
 
 def _place(cell: Cell) -> str:
-    """Names the model and the task, whatever its metrics."""
+    """Return a digest of the cell's model and task; metrics are ignored."""
     return digest([cell.model, {key: value for key, value in cell.task.items() if key != "metrics"}])
 
 

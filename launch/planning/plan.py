@@ -1,4 +1,4 @@
-"""What a sweep has yet to do: which cells, in which order, in which groups, and what they share."""
+"""Plan the rest of a sweep: pending cells, their order, their batches, and the work they share."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.store.record import Record
 
-# With a number of jobs, a group may be so much longer than the mean, where that keeps together what is shared.
+# Longest group relative to the mean if a number of jobs is set; the slack keeps cells that share work together.
 UNEVEN = 1.25
 COUNTS = ("cells_per_job", "jobs", "workers")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep of ``asked`` configurations and what of its distinct cells is ``pending``, in the order they run.
+    """A sweep of ``asked`` configurations and its pending cells, in the order they run.
 
-    ``redo`` maps a pending cell that has a record to that record's SHA-256: the cell runs again as long as this is still
-    its record. ``groups`` are the ids of pending cells, a group for each job.
+    ``redo`` maps a pending cell that already has a record to that record's SHA-256: the cell runs as long as this is
+    still its record. ``batches`` holds the ids of the pending cells of each job.
     """
 
     asked: int
@@ -34,7 +34,7 @@ class Plan:
 
     @property
     def done(self) -> int:
-        """Cells that the store has and that do not run again."""
+        """Number of cells that are in the store and do not run again."""
         return len(self.sweep.cells) - len(self.pending)
 
 
@@ -45,7 +45,10 @@ def make_plan(
     launcher: Mapping[str, Any],
     asked: int | None = None,
 ) -> Plan:
-    """What ``sweep`` has yet to do by the records that ``read`` finds, ``sha`` naming one that is to be replaced."""
+    """Plan the pending cells of ``sweep``.
+
+    ``read`` loads a cell's record and ``sha`` returns its SHA-256, which identifies a record to be replaced.
+    """
     retry = sweep.settings["retry"]
     redo, pending = {}, []
     for placed in in_order(sweep.cells):
@@ -63,20 +66,20 @@ def make_plan(
 
 @dataclass(frozen=True)
 class Work:
-    """How often something has to be done: ``needed`` where it is shared, ``naive`` with every cell on its own."""
+    """Number of runs of a step: ``needed`` with sharing, ``naive`` if each cell runs on its own."""
 
     needed: int
     naive: int
 
 
 def quantizations(cells: Sequence[Cell]) -> Work:
-    """Quantizations of a part, with its calibration where the method has one."""
+    """Count the quantizations of parts, each including its calibration if the method needs it."""
     keys = [cell.part_key(part) for cell in cells for part in cell.parts]
     return Work(len(set(keys)), len(keys))
 
 
 def passes(cells: Sequence[Cell]) -> dict[str, Work]:
-    """By part, how often it runs over the evaluation data: again only where it, or a part before it, is another."""
+    """Count each part's passes over the evaluation data: a part runs again only if it or an earlier part differs."""
     paths: dict[str, list[tuple[str, ...]]] = {}
     for cell in cells:
         path = SharingPath.of(cell).path
@@ -86,7 +89,10 @@ def passes(cells: Sequence[Cell]) -> dict[str, Work]:
 
 
 def grouped(pending: Sequence[SharingPath], launcher: Mapping[str, Any]) -> list[list[SharingPath]]:
-    """``pending`` in groups by the launcher's ``cells_per_job``, else its ``jobs`` or ``workers``, else as one group."""
+    """Split ``pending`` into groups by the launcher's ``cells_per_job``, else its ``jobs`` or ``workers``.
+
+    Without any of these settings, return a single group.
+    """
     check_counts(launcher)
     if not pending:
         return []
@@ -97,7 +103,7 @@ def grouped(pending: Sequence[SharingPath], launcher: Mapping[str, Any]) -> list
 
 
 def check_counts(launcher: Mapping[str, Any]) -> None:
-    """A ``ConfigError`` tells of every setting that is to be a number of something and is none."""
+    """Raise a ``ConfigError`` listing every count in the settings that is not a whole number above 0."""
     values = {key: launcher.get(key) for key in COUNTS}
     if wrong := [
         f"hydra.launcher.{key}={value}: choose a whole number above 0."

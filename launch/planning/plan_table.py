@@ -1,4 +1,4 @@
-"""A plan, told to a person or a program."""
+"""Show a plan as tables or as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmq_sweeps.reporting.table import output_console
 
 
 def describe(plan: Plan, estimated: Estimate | None, root: Path) -> dict[str, Any]:
-    """All that is shown, as plain values; what is to be done counts pending cells only."""
+    """Return the shown content as plain values; work counts cover pending cells only."""
     work = quantizations(plan.pending)
     return {
         "store": str(root),
@@ -35,7 +35,7 @@ def describe(plan: Plan, estimated: Estimate | None, root: Path) -> dict[str, An
 
 
 def show_plan(plan: Plan, estimated: Estimate | None, root: Path) -> None:
-    """Print the plan, as JSON where the sweep's output is."""
+    """Print the plan, as JSON if the sweep's output is JSON."""
     told, console = describe(plan, estimated, root), output_console()
     if plan.sweep.settings["output"] == "json":
         console.out(json.dumps(told, indent=1), highlight=False)
@@ -68,7 +68,7 @@ def _work(told: dict[str, Any]) -> Table:
     rows = {"quantizations of a part": told["part_quantizations"]}
     rows |= {f"evaluation passes of {part}": work for part, work in told["part_passes"].items()}
     for name, work in rows.items():
-        # Parts are named by the model's yaml.
+        # Text, since part names come from the model's yaml and may look like markup.
         table.add_row(Text(name), f"{work['needed']:,}", f"{work['naive']:,}")
     return table
 
@@ -97,7 +97,7 @@ def _estimated(told: dict[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3 h 20 min``, ``2 d 4 h``."""
+    """Format seconds as ``45 s``, ``12 min``, ``3 h 20 min`` or ``2 d 4 h``."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -108,5 +108,5 @@ def duration(seconds: float) -> str:
 
 
 def told_size(size_bytes: int) -> str:
-    """``12.3 MB`` or ``4.56 GB``."""
+    """Format bytes as ``12.3 MB`` or ``4.56 GB``."""
     return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.1f} MB"

@@ -1,7 +1,7 @@
-"""Checks of a sweep that need torch, for all cells before the first job, in a process of their own.
+"""Check all cells in a child process with torch before the first job.
 
-Planning and submitting import neither torch nor transformers, so that they are quick and work on a login node. What is
-checked here needs no weights and no accelerator: modules are built without weights (``mmq_sweeps.models.shapes``).
+Planning and submitting import neither torch nor transformers, so that they are fast and work on a login node. The
+checks need no weights and no accelerator: modules are built without weights (``mmq_sweeps.models.shapes``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ SKIP = "hydra.launcher.check=false goes without this check"
 
 
 def check(sweep: Sweep) -> list[str]:
-    """Look at every cell in a child process; a ``ConfigError`` tells all problems. Returns what could not be looked at."""
+    """Check every cell in a child process and return reasons for cells that could not be checked.
+
+    Raises a ``ConfigError`` listing all problems.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "launch.planning.preflight"],
         input=json.dumps(sweep.to_json()), capture_output=True, text=True, check=False,
@@ -40,7 +43,7 @@ def check(sweep: Sweep) -> list[str]:
 
 
 def look(sweep: Sweep, cache: Path) -> dict[str, list[str]]:
-    """The ``problems`` of the sweep's cells, and what stays ``unchecked`` and why; ``cache`` is for the tasks' checks."""
+    """Return ``problems`` of the sweep's cells and ``unchecked``, with the reasons; tasks cache their checks in ``cache``."""
     unchecked: list[str] = []
     problems = [
         *_of_checkpoints(sweep), *_of_methods(sweep, unchecked), *_of_tasks(sweep, cache), *_of_tracker(sweep),
@@ -49,7 +52,7 @@ def look(sweep: Sweep, cache: Path) -> dict[str, list[str]]:
 
 
 def _of_checkpoints(sweep: Sweep) -> Iterator[str]:
-    """Whether checkpoints are at full precision, as far as they lie in folders."""
+    """Yield a problem for each checkpoint that is quantized already; only local folders are checked."""
     from mmq_sweeps.identity.checkpoint import checkpoint_path, quantized_already
     from mmq_sweeps.models.shapes import find_shape
 
@@ -65,7 +68,7 @@ def _of_checkpoints(sweep: Sweep) -> Iterator[str]:
 
 
 def _of_methods(sweep: Sweep, unchecked: list[str]) -> Iterator[str]:
-    """Whether methods can be built, selections name linears, and formats fit these."""
+    """Yield problems: methods that cannot be built, selections that match no linears, formats that do not fit them."""
     from mmq_sweeps.models.shapes import build_on_meta, find_shape
     from mmq_sweeps.quantization.targets import find_parts
 
@@ -104,7 +107,7 @@ def _of_one(cell: Cell, parts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _distinct(sweep: Sweep) -> Iterator[tuple[dict[str, Any], Cell]]:
-    """Cells that between them quantize every part in every way of the sweep, with their models' configurations."""
+    """Yield cells that together quantize every part in every way of the sweep, with their models' configurations."""
     seen: set[str] = set()
     for cell in sweep.cells:
         keys = {part: cell.part_key(part) for part in cell.parts}
@@ -114,7 +117,7 @@ def _distinct(sweep: Sweep) -> Iterator[tuple[dict[str, Any], Cell]]:
 
 
 def _of_tasks(sweep: Sweep, cache: Path) -> Iterator[str]:
-    """Whether tasks can be built, their data are there, and no calibration sample is evaluated."""
+    """Yield problems: tasks that cannot be built, lack data, or evaluate on a calibration sample."""
     from mmq_sweeps.config.instantiate import build
 
     tasks: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {}
@@ -141,7 +144,7 @@ def _of_tracker(sweep: Sweep) -> Iterator[str]:
 
 
 def main() -> None:
-    """The child: a sweep on standard input, what was found on standard output."""
+    """Run the child process: read a sweep from standard input, write the findings to standard output."""
     from mmq_sweeps.execution.executor import quiet_libraries
 
     sweep = Sweep.from_json(json.load(sys.stdin))

@@ -1,8 +1,8 @@
-"""Composing the cells of a multirun: in full only where their group choices differ.
+"""Compose the cells of a multirun, reading files only for distinct group choices.
 
-Hydra composes a configuration from files in some 50 ms; a grid has few choices of groups (method, component, ...) and many
-of values (bits). Values are put into a copy of what their choices come to, by Hydra's own application of overrides, in its
-order: first groups, then values from left to right.
+Hydra takes some 50 ms to compose a configuration from files, and a grid has few choices of groups (method, component,
+...) but many values (bits). Each combination of choices is composed once; values are applied to a copy by Hydra's own
+functions and in its order: groups first, then values from left to right.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmq_sweeps.errors import ConfigError
 
-# Groups of which a cell has one option. A list of options is not among Hydra's choices, and their fields would be mixed;
-# the selections of several components go together.
+# Groups that take a single option: Hydra would merge the fields of several, and does not list them among its choices.
+# `component` is not here, since selections of several components combine.
 ONE_OPTION = ("model", "method", "task", "tracker")
 
 
@@ -34,10 +34,10 @@ def compose_all(
     job_overrides: Sequence[Sequence[str]],
     grids: Sequence[Mapping[str, Any]] | None = None,
 ) -> Iterator[DictConfig]:
-    """The configuration of each job, as ``load_sweep_config`` would compose it, without the ``hydra`` node.
+    """Yield the configuration of each job as ``load_sweep_config`` would compose it, without the ``hydra`` node.
 
-    One at a time, since a composed configuration takes a hundred times the memory of its plain values. With ``grids``, the
-    ``hydra.sweeper`` settings that the jobs were made of, a ConfigError tells of a job whose files set others.
+    A generator, since a composed configuration takes a hundred times the memory of its plain values. ``grids`` holds
+    the ``hydra.sweeper`` settings that generated the jobs; a job whose files set others raises a ``ConfigError``.
     """
     assert isinstance(loader, ConfigLoaderImpl)
     parsed: dict[str, Override] = {}
@@ -50,7 +50,7 @@ def compose_all(
                 parsed[line] = parser.parse_override(line)
         choices = tuple(line for line in overrides if _chooses(parsed[line], repository))
         if choices not in composed:
-            # Pickled and unpickled here and now: three times as quick as a deep copy.
+            # Pickling and unpickling is three times as fast as a deep copy; the data never leaves this process.
             whole = loader.load_sweep_config(master, list(choices))
             check_composed(whole, whole.hydra)
             if grids is not None:
@@ -67,17 +67,17 @@ def compose_all(
 
 
 def repository_of(loader: ConfigLoader, master: DictConfig) -> IConfigRepository:
-    """The files that ``master`` was composed of, those in the folders of ``hydra.searchpath`` too, which ``loader`` lacks."""
+    """Return the config files behind ``master``, including ``hydra.searchpath``, which ``loader`` lacks."""
     assert isinstance(loader, ConfigLoaderImpl)
     overrides: list[str] = OmegaConf.to_container(master.hydra.overrides.hydra, resolve=False)  # type: ignore[assignment]
     return loader._parse_overrides_and_create_caching_repo(master.hydra.job.config_name, overrides)[1]
 
 
 def check_composed(config: DictConfig, hydra: Any) -> None:
-    """A ``ConfigError`` where a group has several options, or a folder is not there or has a file that another's hides.
+    """Raise a ``ConfigError`` if a group has several options, a folder is missing, or a chosen file is shadowed by another.
 
-    Of files of one name Hydra takes the first that it finds, the package's own before those of ``--config-dir`` and
-    ``hydra.searchpath``, and says nothing of the others.
+    Hydra silently takes the first of several files with the same name; the package's own come before those of
+    ``--config-dir`` and ``hydra.searchpath``.
     """
     overrides: list[str] = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # type: ignore[assignment]
     listed = [group for group in ONE_OPTION if group not in hydra.runtime.choices and config.get(group)]
@@ -120,7 +120,7 @@ def _check_sweep_settings(
 
 
 def _chooses(override: Override, repository: IConfigRepository) -> bool:
-    """Whether it is about files: an option of a group, or hydra's own settings, which say where files are looked for."""
+    """Return True if ``override`` affects which files are read: a group's option, or hydra's own settings (search path)."""
     is_group = repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
     return is_group or override.is_hydra_override()
 

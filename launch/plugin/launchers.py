@@ -1,4 +1,4 @@
-"""Hydra's side of launching: a launcher takes all jobs of a multirun as one sweep."""
+"""Hydra launchers that run all jobs of a multirun as a single sweep."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from mmq_sweeps.errors import ConfigError, unknown
 
 
 class SweepLauncher(Launcher):
-    """Composes every cell of the sweep, then starts them as one; exits with status 1 where a cell failed."""
+    """A launcher that composes every cell of the sweep, then starts them together; exits with status 1 if a cell failed."""
 
-    # What the experiments of the sweep have as hydra.sweeper; None where whoever launches does not say.
+    # hydra.sweeper settings of the sweep's experiments; None if the sweeper does not provide them.
     grids: Sequence[Mapping[str, Any]] | None = None
 
     def __init__(self, **settings: Any) -> None:
-        """``settings`` are those of the launcher's yaml, which ``start`` reads as ``hydra.launcher``."""
+        """Ignore ``settings``, those of the launcher's yaml; ``start`` reads them from ``hydra.launcher``."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:  # noqa: ARG002
         self.context, self.config = hydra_context, config
@@ -45,14 +45,14 @@ class SweepLauncher(Launcher):
         sweep = plan(self._composed(job_overrides))
         status = start(sweep, settings, typed(sys.argv), len(job_overrides))
         if status:
-            # Hydra would report the first failure with its traceback; the sweep has told all of them by now.
+            # Exit, since the sweep has reported all failures; Hydra would repeat the first with its traceback.
             raise SystemExit(status)
         return [
             JobReturn(overrides=overrides, _return_value=0, status=JobStatus.COMPLETED) for overrides in job_overrides
         ]
 
     def _composed(self, job_overrides: Sequence[Sequence[str]]) -> Iterator[DictConfig]:
-        """The configuration of each job; a ``ConfigError`` says what is wrong with a job in terms of its own overrides."""
+        """Yield the configuration of each job; raise a ``ConfigError`` that names the job's own overrides."""
         configs = compose_all(self.context.config_loader, self.config, job_overrides, self.grids)
         for overrides in job_overrides:
             try:
@@ -62,15 +62,15 @@ class SweepLauncher(Launcher):
 
 
 class LocalLauncher(SweepLauncher):
-    """``conf/hydra/launcher/local.yaml``."""
+    """Launcher of ``conf/hydra/launcher/local.yaml``."""
 
 
 class SlurmLauncher(SweepLauncher):
-    """``conf/hydra/launcher/slurm.yaml``."""
+    """Launcher of ``conf/hydra/launcher/slurm.yaml``."""
 
 
 def settings_of(launcher: Any) -> dict[str, Any]:
-    """``hydra.launcher`` of a composed configuration as plain values; a ``ConfigError`` names a field that it does not have."""
+    """Return ``hydra.launcher`` as plain values; raise a ``ConfigError`` on fields that the launcher's yaml lacks."""
     if not isinstance(launcher, DictConfig):
         raise ConfigError(f"hydra.launcher={launcher}: set its fields one by one, or choose hydra/launcher=NAME.")
     settings: dict[str, Any] = OmegaConf.to_container(launcher, resolve=True)  # type: ignore[assignment]
@@ -84,12 +84,12 @@ def settings_of(launcher: Any) -> dict[str, Any]:
 
 
 def register() -> None:
-    """Make launchers and sweeper known to Hydra by the names that their yamls in ``conf/hydra`` have as ``_target_``."""
+    """Register launchers and sweeper with Hydra under the ``_target_`` names in ``conf/hydra``."""
     plugins = Plugins.instance()
     for module, plugin in (("local", LocalLauncher), ("slurm", SlurmLauncher), ("sweeper", GridSweeper)):
         plugins.register(plugin)
-        # Hydra refuses a plugin whose name is not in the package hydra_plugins, wherever its class lies.
+        # Hydra accepts only plugin names in the package hydra_plugins, wherever the class is defined.
         plugins.class_name_to_class[f"hydra_plugins.launch.{module}.{plugin.__name__}"] = plugin
-    # Hydra's own run cells without a store, and are no choice here.
+    # Remove Hydra's own plugins, which run cells without a store.
     for group in ("launcher", "sweeper"):
         ConfigStore.instance().repo["hydra"][group].pop("basic.yaml", None)

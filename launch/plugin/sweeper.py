@@ -1,7 +1,7 @@
-"""Hydra's side of sweeping: a union of grids, handed over as one batch.
+"""Hydra sweeper: expand a union of grids and pass all jobs to the launcher as a single batch.
 
-Unlike Hydra's basic sweeper it composes no cell itself (the launcher composes each cell once, and tells what is wrong with
-it) and writes no folder of its own: the store has the sweep.
+Unlike Hydra's basic sweeper, it composes no cell itself (the launcher composes each cell once and reports its errors)
+and writes no folder: the store records the sweep.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ EXPERIMENT = "experiment"
 
 
 class GridSweeper(Sweeper):
-    """``conf/hydra/sweeper/grid.yaml``."""
+    """Sweeper of ``conf/hydra/sweeper/grid.yaml``."""
 
     def __init__(self, **settings: Any) -> None:
-        """``sweep`` reads the settings from the configuration, where they are not resolved yet."""
+        """Ignore ``settings``; ``sweep`` reads them from the configuration, before they are resolved."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context = hydra_context
@@ -55,7 +55,7 @@ class GridSweeper(Sweeper):
 
 
 def settings_of(composed: DictConfig) -> dict[str, Any]:
-    """``hydra.sweeper`` as plain values, unresolved: an axis may have the value ``${bits}``, which is that of each cell."""
+    """Return ``hydra.sweeper`` as plain values, unresolved: an axis may be ``${bits}``, which differs from cell to cell."""
     settings: Any = OmegaConf.to_container(composed.hydra.sweeper, resolve=False)
     if not isinstance(settings, dict):
         raise ConfigError(f"hydra.sweeper={settings!r}: give hydra.sweeper.params and hydra.sweeper.grids.")
@@ -63,7 +63,7 @@ def settings_of(composed: DictConfig) -> dict[str, Any]:
 
 
 def _by_experiment(loader: ConfigLoader, master: DictConfig) -> dict[str, DictConfig]:
-    """``master`` once more for each experiment that is swept over, which has grids of its own; else ``master`` alone."""
+    """Return ``master`` composed for each swept experiment, since each may set its own grids; by default, ``master`` alone."""
     arguments: list[str] = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)  # type: ignore[assignment]
     overrides = _parser(loader, master).parse_overrides(arguments)
     swept = _swept_experiment(overrides)
@@ -85,7 +85,7 @@ def _by_experiment(loader: ConfigLoader, master: DictConfig) -> dict[str, DictCo
 
 
 def _parser(loader: ConfigLoader, master: DictConfig) -> OverridesParser:
-    """Reads overrides; a glob finds the options that ``master`` may have."""
+    """Return a parser of overrides whose globs match the options available to ``master``."""
     return OverridesParser.create(config_loader=repository_of(loader, master))  # type: ignore[arg-type]
 
 
@@ -94,9 +94,9 @@ def _swept_experiment(overrides: Sequence[Override]) -> Override | None:
 
 
 def check_once_each(overrides: Sequence[Override]) -> None:
-    """A ``ConfigError`` where the command line sweeps over a key twice: one of the sweeps would be lost.
+    """Raise a ``ConfigError`` if the command line sweeps a key twice, which would drop the first of the sweeps.
 
-    A single value takes the place of what was given before it, as everywhere in Hydra.
+    A single value overrides an earlier value of the key, as everywhere in Hydra.
     """
     given: dict[tuple[str, str | None], Override] = {}
     for override in filter(Override.is_sweep_override, overrides):
@@ -109,12 +109,12 @@ def check_once_each(overrides: Sequence[Override]) -> None:
 
 
 def check_single(hydra: Any, command: Sequence[str]) -> None:
-    """A ``ConfigError`` where one cell is asked of an experiment with a grid, some axes of which have no value.
+    """Raise a ``ConfigError`` if a single cell is requested of a grid experiment and some of its axes have no value.
 
     ``hydra`` is the composed ``hydra`` node, ``command`` the command line.
     """
     grids = axes_of_grids(settings_of(OmegaConf.create({"hydra": {"sweeper": hydra.sweeper}})))
-    # Unresolved: a value may be an interpolation.
+    # Unresolved, since a value may be an interpolation.
     overrides: list[str] = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # type: ignore[assignment]
     given = {one.key_or_group for one in OverridesParser.create().parse_overrides(overrides)}
     keys = dict.fromkeys(axis.partition("=")[0].lstrip("+") for axes in grids for axis in axes)
@@ -128,9 +128,9 @@ def check_single(hydra: Any, command: Sequence[str]) -> None:
 
 
 def axes_of_grids(settings: Mapping[str, Any]) -> list[list[str]]:
-    """The axes of each grid of ``hydra.sweeper``, as overrides: those of ``params`` and its own.
+    """Return the axes of each grid of ``hydra.sweeper`` as overrides: the shared ``params`` followed by the grid's own.
 
-    ConfigError where a setting is unknown, a grid is no mapping, or an axis is not written as on the command line.
+    Raises a ``ConfigError`` if a setting is unknown, a grid is not a mapping, or an axis is not in command-line syntax.
     """
     if unknown_names := [name for name in settings if name not in (*SETTINGS, "_target_")]:
         raise ConfigError(f"hydra.sweeper.{name}: {unknown('key', name, SETTINGS)}" for name in unknown_names)
@@ -157,7 +157,7 @@ def _choices(key: str, choices: Any) -> str:
 
 
 def combinations(overrides: Iterable[Override]) -> list[tuple[str, ...]]:
-    """Every combination of the values of ``overrides``, the last changing fastest; of one key, the last override holds."""
+    """Return every combination of the values of ``overrides``, the last changing fastest; the last override of a key wins."""
     values: dict[tuple[str, str | None], list[str]] = {}
     for override in overrides:
         key = (override.key_or_group, override.package)
@@ -172,9 +172,9 @@ def _some_values(override: Override) -> list[str]:
 
 
 def _values(override: Override) -> Iterator[str]:
-    """``override`` once for each of its values."""
+    """Yield ``override`` once for each of its values."""
     if not override.is_sweep_override():
-        # As it was written, so that a sweep reads it as a single run does.
+        # Verbatim, so that a sweep parses it as a single run does.
         yield str(override.input_line)
     elif override.is_discrete_sweep():
         try:
@@ -188,7 +188,7 @@ def _values(override: Override) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    """``value`` as an override has it; text that would be read as something else, such as the 1 of ``str(1)``, in quotes."""
+    """Format ``value`` as an override; quote text that would parse as another type, such as the 1 of ``str(1)``."""
     text = Transformer.str(value)
     if isinstance(value, str) and OverridesParser.create().parse_override(f"key={text}").value() != value:
         return QuotedString(value, Quote.single).with_quotes()

@@ -1,1 +1,1 @@
-"""SLURM itself: its commands, its settings, and the jobs of a sweep."""
+"""SLURM: its commands, its settings, and the jobs of a sweep."""

@@ -1,4 +1,4 @@
-"""The SLURM jobs of a sweep: which were submitted, what the queue says of them, and the last lines of those that failed."""
+"""Track the SLURM jobs of a sweep: submitted jobs, their state in the queue, and log tails of failed jobs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from launch.slurm import scheduler
 from launch.slurm.scheduler import ClusterError, JobId, Queued
 from mmq_sweeps.store.store import Store
 
-# Between two questions to the controller, which all users share: seconds.
+# Minimum seconds between two queries of the controller, which all users share.
 QUEUE_SECONDS = 5.0
-# Of a log, the last lines that are quoted; of jobs that failed alike, how many are named.
+# Log lines quoted, and jobs named, for each group of jobs that failed alike.
 QUOTED_LINES, NAMED_JOBS = 6, 3
-# Jobs whose logs are read: what a node or a setup line does wrong is the same in all of them.
+# Maximum number of logs to read: a broken node or setup line fails all jobs alike.
 READ_JOBS = 20
 SUBMITITS = "submitit INFO"
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job as the store noted it when it was submitted; ``folder`` is where SLURM writes its logs."""
+    """A job as recorded in the store at submission; ``folder`` holds its SLURM logs."""
 
     id: JobId
     cells: tuple[str, ...]
@@ -32,9 +32,9 @@ class Submitted:
     folder: Path
 
     def log(self) -> tuple[Path | None, tuple[str, ...]]:
-        """The log that says more, standard error first, and its last lines; ``None`` if the job has written nothing."""
+        """Return the job's log and its last lines, standard error preferred; None if the job has written nothing."""
         for stream in ("err", "out"):
-            # As Submitit names them: the 0 is the only task of srun.
+            # Submitit's file name; 0 is the only task of srun.
             path = self.folder / f"{self.id}_0_log.{stream}"
             if lines := last_lines(path):
                 return path, lines
@@ -43,7 +43,7 @@ class Submitted:
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that has ended though ``missing`` of its cells have not; ``how`` it ended is empty where nobody knows."""
+    """A job that ended with ``missing`` cells not run; ``how`` it ended is empty if unknown."""
 
     id: JobId
     how: str
@@ -55,7 +55,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Jobs:
-    """A sweep's jobs at one moment. ``unknown`` says why the queue could not be asked."""
+    """A sweep's jobs at a moment; ``unknown`` is the reason if the queue could not be read."""
 
     queued: tuple[Queued, ...] = ()
     failed: tuple[Ended, ...] = ()
@@ -63,11 +63,11 @@ class Jobs:
 
     @property
     def gone(self) -> bool:
-        """Whether the queue has none of them any more."""
+        """True if the queue is readable and none of the jobs is left in it."""
         return self.unknown is None and not self.queued
 
     def summary(self) -> str:
-        """``2 pending (Resources), 1 running``."""
+        """Return the jobs by state: ``2 pending (Resources), 1 running``."""
         if self.unknown is not None:
             return self.unknown
         counts: dict[str, int] = {}
@@ -91,7 +91,7 @@ class Jobs:
 
 @dataclass
 class Queue:
-    """Asks SLURM for the jobs of a sweep, at most every ``QUEUE_SECONDS``, however often it is called."""
+    """A reader of a sweep's jobs that queries SLURM at most every ``QUEUE_SECONDS``, however often it is called."""
 
     store: Store
     sweep_id: str
@@ -102,18 +102,18 @@ class Queue:
     _ended: dict[JobId, Ended] = field(default_factory=dict)
 
     def __call__(self, left: Collection[str]) -> Jobs:
-        """The jobs now; ``left`` are the cells that have not ended and that no worker is at."""
+        """Return the current jobs; ``left`` are the cells that have not ended and that no worker runs."""
         jobs = submitted(self.store, self.sweep_id)
         if not jobs:
             return Jobs()
         ours = {job.id for job in jobs}
-        # A job that was submitted since the last question is in the queue, and not in the answer.
+        # A job submitted after the last query is missing from the cached answer.
         if time.monotonic() - self._asked >= QUEUE_SECONDS or not ours <= self._known:
             self._ask(ours)
         if self._unknown is not None:
             return Jobs(unknown=self._unknown)
         there = {one.job for one in self._queued}
-        # A cell may have been submitted again: only its latest job counts.
+        # A resubmitted cell counts for its latest job only.
         latest = {cell: job.id for job in jobs for cell in job.cells}
         lost = {job.id: sum(latest[cell] == job.id for cell in job.cells if cell in left) for job in jobs}
         return Jobs(self._queued, self._failed([job for job in jobs if job.id not in there and lost[job.id]], lost))
@@ -121,7 +121,7 @@ class Queue:
     def _ask(self, ours: Collection[JobId]) -> None:
         try:
             found = scheduler.queued(job_name(self.sweep_id))
-            # Another store may have a sweep of the same cells.
+            # Jobs of a sweep with the same cells in another store have the same name.
             self._queued, self._unknown = tuple(one for job, one in found.items() if job in ours), None
         except ClusterError as error:
             self._unknown = str(error)
@@ -138,12 +138,12 @@ class Queue:
 
 
 def job_name(sweep_id: str) -> str:
-    """What the jobs of a sweep are called in the queue."""
+    """Return the name of the sweep's jobs in the queue."""
     return f"mmq-{sweep_id}"
 
 
 def submitted(store: Store, sweep_id: str) -> list[Submitted]:
-    """Every job that was submitted for a sweep, the oldest first; one that was noted half counts as none."""
+    """Return every job submitted for a sweep, oldest first; skip incomplete notes."""
     found = []
     for path in (store.root / "sweeps" / sweep_id / "jobs").glob("*.json"):
         try:
@@ -157,7 +157,7 @@ def submitted(store: Store, sweep_id: str) -> list[Submitted]:
 
 
 def note(store: Store, sweep_id: str, job: Submitted) -> None:
-    """Note a job in the store, for ``submitted``."""
+    """Record a job in the store, to be read by ``submitted``."""
     told = {
         "scheduler": "slurm", "job": str(job.id), "cells": list(job.cells), "submitted": job.submitted,
         "folder": str(job.folder),
@@ -166,7 +166,7 @@ def note(store: Store, sweep_id: str, job: Submitted) -> None:
 
 
 def told(failed: Iterable[Ended]) -> list[str]:
-    """Lines on jobs that failed, those that wrote the same together: which, how they ended, their last lines and the log."""
+    """Describe failed jobs, grouped by how they ended and their last log lines."""
     alike: dict[tuple[str, ...], list[Ended]] = {}
     for one in failed:
         alike.setdefault((one.how, *one.last_lines), []).append(one)
@@ -186,10 +186,10 @@ def _told(jobs: Sequence[Ended]) -> list[str]:
 
 
 def last_lines(path: Path) -> tuple[str, ...]:
-    """The last lines of a log with something on them, without Submitit's own; empty if there is none."""
+    """Return the last non-empty lines of a log, without Submitit's own; empty if there are none."""
     try:
         with path.open("rb") as file:
-            # A log may be long, its end is not.
+            # Read only the end, since logs can be long.
             file.seek(max(0, path.stat().st_size - 16_384))
             text = file.read().decode(errors="replace")
     except OSError:

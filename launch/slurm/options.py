@@ -1,4 +1,4 @@
-"""The settings of ``hydra/launcher=slurm``, each explained in its yaml: what a job asks of the cluster."""
+"""Settings of ``hydra/launcher=slurm``: the resources that a job requests. Its yaml explains each setting."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mmq_sweeps.errors import ConfigError, unknown
 OF_THE_PLAN = ("_target_", "dry_run", "check", "cells_per_job", "jobs")
 TEXTS = ("partition", "account", "qos", "constraint", "gres", "mem", "python", "folder")
 NUMBERS = {"cpus_per_task": 1, "parallelism": 1, "workers_per_job": 1, "requeues": 0, "signal_seconds": 1}
-# Of sbatch's flags, those that the launcher sets and `sbatch` would set a second time.
+# sbatch flags set by the launcher, which the setting `sbatch` must not repeat.
 OWN_FLAGS = ("array", "job-name", "comment", "output", "error", "signal", "requeue", "open-mode", "dependency", "nodes")
 
 
 @dataclass(frozen=True)
 class Options:
-    """``time`` is in minutes; ``signal_seconds`` before its end a job is told to stop."""
+    """Settings of a SLURM job: ``time`` in minutes, ``signal_seconds`` from the stop signal to the time limit."""
 
     partition: str | None = None
     account: str | None = None
@@ -42,7 +42,7 @@ class Options:
 
     @staticmethod
     def of(launcher: Mapping[str, Any]) -> Options:
-        """The settings in ``hydra.launcher``; a ``ConfigError`` tells all that are wrong."""
+        """Parse ``hydra.launcher``; raise a ``ConfigError`` listing all invalid settings."""
         given = {key: value for key, value in launcher.items() if key not in OF_THE_PLAN}
         names = [one.name for one in fields(Options)]
         found = [f"hydra.launcher.{key}: {unknown('setting', key, names)}" for key in given if key not in names]
@@ -73,11 +73,11 @@ class Options:
 
     @property
     def asked(self) -> dict[str, str | None]:
-        """What the cluster knows by name."""
+        """Resources that the cluster identifies by name."""
         return {key: getattr(self, key) for key in ("partition", "account", "qos", "constraint")}
 
     def parameters(self) -> dict[str, Any]:
-        """For Submitit's ``SlurmExecutor.update_parameters``."""
+        """Return the arguments of Submitit's ``SlurmExecutor.update_parameters``."""
         own = {key: getattr(self, key) for key in (*self.asked, "gpus_per_node", "gres", "mem")}
         return {
             **{key: value for key, value in own.items() if value is not None},
@@ -87,15 +87,15 @@ class Options:
             "cpus_per_task": self.cpus_per_task,
             "signal_delay_s": self.signal_seconds,
             "setup": list(self.setup),
-            # Submitit would name one, which a cluster that keeps such keys refuses unless it knows it.
+            # None, since Submitit's default is refused by clusters that validate wckeys.
             "wckey": None,
             "additional_parameters": {"requeue": True, **self.sbatch},
-            # Since SLURM 22.05 srun asks for one core, whatever sbatch was asked for.
+            # Since SLURM 22.05, srun no longer inherits the cores requested from sbatch.
             "srun_args": [f"--cpus-per-task={self.cpus_per_task}"],
         }
 
     def flags(self) -> list[str]:
-        """The same request as flags of sbatch."""
+        """Return the same request as sbatch flags."""
         named = {
             **self.asked,
             "gpus-per-node": self.gpus_per_node,

@@ -1,6 +1,6 @@
-"""SLURM's commands: what the cluster has, what is queued, submitting again where it was busy, and taking jobs off.
+"""Wrap SLURM's commands: query the cluster and the queue, retry if the controller is busy, requeue and cancel jobs.
 
-Nothing here imports Submitit, torch or Hydra. Everything goes through the commands that a login node has.
+Uses the commands of a login node only; imports neither Submitit, torch nor Hydra.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from mmq_sweeps.errors import ConfigError, unknown
 Result = TypeVar("Result")
 
 COMMAND_SECONDS = 60
-# What a job name or an id list may take of a command line.
+# Job ids passed to a single command, to stay within the command line's length limit.
 IDS_A_COMMAND = 500
-# SLURM's own default, where scontrol does not say.
+# SLURM's default, used if scontrol does not report it.
 MAX_ARRAY_SIZE = 1001
-# Waits between attempts at a command that failed because the cluster was busy or away: seconds.
+# Seconds between retries while the cluster is busy or away.
 BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-# What sbatch says of requests that will not come true by asking again (SLURM's src/common/slurm_errno.c). Everything else
-# may be a busy or restarting controller.
+# sbatch's messages on permanent rejections (SLURM's src/common/slurm_errno.c). Any other error may be due to a busy or
+# restarting controller.
 REFUSED = (
     "invalid", "unrecognized", "not permitted", "permission denied", "not available", "violates", "not supported",
     "access/permission", "no partition specified", "unable to open file",
 )  # fmt: skip
-# The states in which a job is on its way out and its base state is no longer told.
+# States of an ending job, which hide its base state.
 ENDING = ("COMPLETING", "CANCELLED", "PREEMPTED", "TIMEOUT", "NODE_FAIL", "FAILED", "COMPLETED")
 
 
 class ClusterError(OSError):
-    """A command of SLURM failed; the message is what it wrote."""
+    """A failed SLURM command; the message is the command's output."""
 
 
 @dataclass(frozen=True, order=True)
 class JobId:
-    """A job as SLURM's commands must be given it: ``44_1`` for a task of an array, ``44`` for a job of its own.
+    """A job id as SLURM's commands take it: ``44_1`` for an array task, ``44`` for a single job.
 
-    ``SLURM_JOB_ID`` is no name for a task: one task of every array has the array's own number, and a command that is given
-    that number prints, requeues or cancels all tasks.
+    ``SLURM_JOB_ID`` does not identify a task: each array has a task whose id is the array's own number, and a command
+    given that number prints, requeues or cancels all tasks.
     """
 
     number: int
@@ -54,13 +54,13 @@ class JobId:
 
     @staticmethod
     def parse(text: str) -> JobId:
-        """``JobId(44, 1)`` of ``44_1``; a ``ValueError`` for anything else than a job or one task."""
+        """Parse ``44_1`` as ``JobId(44, 1)``; raise a ``ValueError`` unless ``text`` is a job or a single task."""
         number, underscore, task = text.partition("_")
         return JobId(int(number), int(task) if underscore else None)
 
     @staticmethod
     def here(environment: Mapping[str, str] = os.environ) -> JobId | None:
-        """The job that this process runs in, ``None`` outside of any."""
+        """Return the job that this process runs in, or None outside of a job."""
         if "SLURM_JOB_ID" not in environment:
             return None
         array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
@@ -72,7 +72,7 @@ class JobId:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as ``scontrol`` tells of it. ``restarts`` counts how often it went back to the queue."""
+    """A job as reported by ``scontrol``. ``restarts`` counts how often it was requeued."""
 
     state: str
     restarts: int
@@ -85,8 +85,10 @@ class Job:
         return self.state in ENDING
 
     def cancelled(self, restarts: int) -> bool:
-        """Whether a person took it off, as seen by its run number ``restarts``: it ends, and neither the queue, nor a
-        job of a higher partition, nor the time limit is why."""
+        """Return True if a person cancelled run number ``restarts`` of the job.
+
+        The job is ending, and it was neither requeued nor preempted, nor did it reach its time limit or lose its node.
+        """
         if not self.ending or self.state in ("PREEMPTED", "TIMEOUT", "NODE_FAIL"):
             return False
         timed_out = self.seconds_over is not None and self.seconds_over >= 0
@@ -103,13 +105,13 @@ class Queued:
 
     @property
     def label(self) -> str:
-        """``pending (Resources)``, or ``running``."""
+        """State of the job: ``pending (Resources)``, or ``running``."""
         why = f" ({self.reason})" if self.state == "PENDING" and self.reason not in ("None", "") else ""
         return f"{self.state.lower()}{why}"
 
 
 def require() -> None:
-    """A ``ConfigError`` where this machine has no SLURM to submit to."""
+    """Raise a ``ConfigError`` if this machine lacks the SLURM commands to submit jobs."""
     for program in ("sbatch", "srun", "scontrol"):
         if shutil.which(program) is None:
             raise ConfigError(
@@ -119,7 +121,7 @@ def require() -> None:
 
 
 def run(*command: str) -> str:
-    """Standard output of one of SLURM's commands; a ``ClusterError`` with its standard error where it fails."""
+    """Run a SLURM command and return its standard output; raise a ``ClusterError`` with its standard error if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
     except subprocess.TimeoutExpired:
@@ -134,9 +136,9 @@ def run(*command: str) -> str:
 def patiently(
     attempt: Callable[[], Result], say: Callable[[str], None], waits: Iterable[float] = BACKOFF_SECONDS
 ) -> Result:
-    """The result of ``attempt``, tried again after each of ``waits`` while the cluster is busy or away.
+    """Call ``attempt``, retrying after each of ``waits`` seconds while the cluster is busy or away.
 
-    What it says that another attempt would not change, and the last failure, are raised.
+    Raises permanent rejections at once, and the error of the last attempt.
     """
     for wait in waits:
         try:
@@ -150,14 +152,14 @@ def patiently(
 
 
 def refused(message: str) -> bool:
-    """Whether the cluster has said no, rather than nothing of use."""
+    """Return True if SLURM rejected the request permanently; other errors are retried."""
     return any(words in message.lower() for words in REFUSED)
 
 
 def problems(asked: Mapping[str, str | None]) -> list[str]:
-    """What of ``asked`` (partition, account, qos, constraint) this cluster does not have, with the choices.
+    """Return the requested resources (partition, account, qos, constraint) that this cluster lacks, with the choices.
 
-    A cluster without accounting cannot be asked for accounts and qualities of service; sbatch has the last word there.
+    A cluster without accounting does not list accounts and qualities of service; there, sbatch decides.
     """
     choices: dict[str, Callable[[], list[str]]] = {"partition": _partitions, "account": _accounts, "qos": _qualities}
     found = []
@@ -165,14 +167,14 @@ def problems(asked: Mapping[str, str | None]) -> list[str]:
         if asked.get(key) is None:
             continue
         known = names()
-        # sbatch takes several partitions at once, and uses the one that is free first.
+        # sbatch accepts several partitions and uses the first that is free.
         values = str(asked[key]).split(",") if key == "partition" else [str(asked[key])]
         found += [
             f"hydra.launcher.{key}={one}: {unknown(key, one, known)}" for one in values if known and one not in known
         ]
     if asked.get("constraint") is not None:
         features = _features()
-        # Features are joined by &, |, [], () and counts such as *4; what is left are their names.
+        # Strip the operators &, |, [], () and counts such as *4 to get the feature names.
         for name in re.findall(r"[A-Za-z_][\w.\-]*", str(asked["constraint"])):
             if features and name not in features:
                 found.append(f"hydra.launcher.constraint={asked['constraint']}: {unknown('feature', name, features)}")
@@ -180,7 +182,7 @@ def problems(asked: Mapping[str, str | None]) -> list[str]:
 
 
 def would_take(flags: Iterable[str]) -> str | None:
-    """What sbatch has against a job with ``flags``, without submitting one; ``None`` where nothing."""
+    """Return sbatch's objection to a job with ``flags``, or None; submits nothing."""
     try:
         run("sbatch", "--test-only", *flags, "--wrap=true")
     except ClusterError as error:
@@ -189,17 +191,20 @@ def would_take(flags: Iterable[str]) -> str | None:
 
 
 def max_array_size() -> int:
-    """How many tasks an array may have: their indices are below ``MaxArraySize``."""
+    """Return the maximum number of tasks in an array: their indices are below ``MaxArraySize``."""
     return _setting("MaxArraySize", MAX_ARRAY_SIZE)
 
 
 def kill_wait_seconds() -> int:
-    """How long a job has between the signal that ends it and being killed."""
+    """Return the seconds between the signal that ends a job and the kill."""
     return _setting("KillWait", 30)
 
 
 def submit_limit(account: str | None, qos: str | None) -> int | None:
-    """How many more jobs the user may have in the queue by the limits of user, account and quality of service."""
+    """Return how many more jobs the user may queue by the limits of association and QOS.
+
+    None if there is no limit or the cluster keeps no accounts.
+    """
     user = getpass.getuser()
     try:
         of_user = _rows("sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=account,maxsubmitjobs,defaultqos")
@@ -216,14 +221,14 @@ def submit_limit(account: str | None, qos: str | None) -> int | None:
 
 
 def queued(name: str) -> dict[JobId, Queued]:
-    """Jobs called ``name`` that have not ended, whoever submitted them; tasks of an array one by one."""
+    """Return unfinished jobs called ``name`` of any user; the tasks of an array are separate jobs."""
     rows = _rows("squeue", "-h", "-r", f"--name={name}", "-o", "%i|%T|%r", width=3)
     found = [Queued(JobId.parse(job), state, reason) for job, state, reason in rows]
     return {one.job: one for one in found}
 
 
 def ended_as(jobs: Iterable[JobId]) -> dict[JobId, str]:
-    """How ``jobs`` ended by the cluster's accounting (``FAILED, exit status 7``); empty where it keeps none."""
+    """Return how ``jobs`` ended according to sacct (``FAILED, exit status 7``); empty if the cluster keeps no accounts."""
     asked = sorted(jobs)
     if not asked:
         return {}
@@ -235,7 +240,7 @@ def ended_as(jobs: Iterable[JobId]) -> dict[JobId, str]:
 
 
 def _how_ended(state: str, code: str) -> str:
-    """``code`` is sacct's ``STATUS:SIGNAL``."""
+    """Describe an end; ``code`` is sacct's ``STATUS:SIGNAL``."""
     status, _, signal = code.partition(":")
     # "CANCELLED by 1000"
     told = state.split()[0] if state else "UNKNOWN"
@@ -245,13 +250,13 @@ def _how_ended(state: str, code: str) -> str:
 
 
 def commented(comment: str) -> list[int]:
-    """Numbers of the user's jobs that were submitted with ``comment``: an array is one."""
+    """Return numbers of the user's jobs submitted with ``comment``; an array has a single number."""
     rows = _rows("squeue", "-h", f"--user={getpass.getuser()}", "-o", "%F|%k", width=2)
     return sorted({int(job) for job, told in rows if told == comment})
 
 
 def job(job_id: JobId) -> Job:
-    """What the controller knows of one job; a ``ClusterError`` where it knows of none, or tells of others as well."""
+    """Return the controller's state of a job; raise a ``ClusterError`` unless it reports exactly this job."""
     told = run("scontrol", "show", "job", "--oneliner", str(job_id)).splitlines()
     found = [fields for line in told if _is_of(fields := dict(re.findall(r"(\w+)=(\S*)", line)), job_id)]
     if len(found) != 1:
@@ -264,44 +269,44 @@ def job(job_id: JobId) -> Job:
         state=fields.get("JobState", "UNKNOWN"),
         restarts=int(fields.get("Restarts", "0")),
         preempted=_when(fields.get("PreemptTime", "")) is not None,
-        # Told and measured by the controller's clock and this node's, which may differ by seconds.
+        # The end is by the controller's clock, now by this node's; they may differ by seconds.
         seconds_left=(end - datetime.now()).total_seconds() if end else None,
         seconds_over=over,
     )
 
 
 def _is_of(fields: Mapping[str, str], job_id: JobId) -> bool:
-    """Whether ``fields`` of scontrol are those of this job, and not of another task of its array."""
+    """Return True if ``fields`` of scontrol describe this job, and not another task of its array."""
     if job_id.task is None:
         return fields.get("JobId") == str(job_id)
     return (fields.get("ArrayJobId"), fields.get("ArrayTaskId")) == (str(job_id.number), str(job_id.task))
 
 
 def requeue(job_id: JobId) -> None:
-    """Put a job back into the queue; if it runs, SLURM ends it for that. Other tasks of its array are left alone."""
+    """Requeue a job, which ends it if it runs. Other tasks of its array are not affected."""
     run("scontrol", "requeue", str(job_id))
 
 
 def cancel(jobs: Iterable[JobId]) -> None:
-    """Take ``jobs`` off the queue, or end them where they run; those that have ended already are let be."""
+    """Cancel ``jobs``, queued or running; skip those that have ended."""
     asked = {str(job) for job in jobs}
     if not asked:
         return
     there = set(run("squeue", "-h", "-r", f"--user={getpass.getuser()}", "-o", "%i").split())
     ids = sorted(asked & there)
     for first in range(0, len(ids), IDS_A_COMMAND):
-        # Quiet: a job that ended since squeue told of it is no error.
+        # Quiet: a job may have ended since squeue listed it.
         run("scancel", "--quiet", *ids[first : first + IDS_A_COMMAND])
 
 
 def cancel_arrays(arrays: Iterable[int]) -> None:
-    """End whole arrays with all their tasks, or single jobs, by number."""
+    """Cancel whole arrays, or single jobs, by number."""
     if numbers := sorted(arrays):
         run("scancel", "--quiet", *map(str, numbers))
 
 
 def minutes(time_limit: object) -> int:
-    """A time limit as SLURM writes them (``90``, ``1:30:00``, ``2-12``, ``2-12:30:00``) in whole minutes, upwards.
+    """Convert a SLURM time limit (``90``, ``1:30:00``, ``2-12``, ``2-12:30:00``) to whole minutes, rounded up.
 
     Raises a ``ValueError`` for anything else.
     """
@@ -338,7 +343,7 @@ def _qualities() -> list[str]:
 
 
 def _of_user(column: str) -> list[str]:
-    """A column of the user's associations; empty where the cluster keeps no accounts."""
+    """Return a column of the user's associations; empty if the cluster keeps no accounts."""
     try:
         told = run("sacctmgr", "-nP", "show", "assoc", f"user={getpass.getuser()}", f"format={column}")
     except ClusterError:
@@ -363,7 +368,7 @@ def _when(text: str) -> datetime | None:
 
 
 def _duration(text: str) -> float | None:
-    """``days-hours:minutes:seconds`` with what sbatch allows to be left out, in seconds; ``None`` for anything else."""
+    """Convert ``days-hours:minutes:seconds``, with the parts that sbatch allows to omit, to seconds; None if malformed."""
     found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
     if found is None:
         return None

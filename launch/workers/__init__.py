@@ -1,1 +1,1 @@
-"""Worker processes: starting, watching and stopping them."""
+"""Start, watch and stop worker processes."""

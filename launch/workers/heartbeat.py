@@ -1,8 +1,8 @@
-"""What a worker tells while it runs cells: its state, for ``status``, and its log, for ``logs``.
+"""Record a worker's state, read by ``status``, and its log, read by ``logs``.
 
-sweeps/SWEEP/workers/NAME.json    where it runs and what it is at; rewritten as that changes, and while it is alive
-                                  at least every ``HEARTBEAT_SECONDS``, so that silence means something
-sweeps/SWEEP/logs/NAME.log        a line an event: time, cell id (or -), what happened
+sweeps/SWEEP/workers/NAME.json    process, host and current cell; rewritten on every change, and as a heartbeat
+                                  at least every ``HEARTBEAT_SECONDS`` while the worker is alive
+sweeps/SWEEP/logs/NAME.log        a line for each event: time, cell id (or -), text
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 
 HEARTBEAT_SECONDS = 10.0
-# A state that changes all the time is written this often: seconds.
+# Minimum seconds between two writes of the state.
 REWRITE_SECONDS = 1.0
 NO_CELL = "-"
 
 
 def state_name(sweep_id: str, name: str) -> str:
-    """Where in the store the state of the worker ``name`` lies."""
+    """Return the store-relative path of the state of worker ``name``."""
     return f"sweeps/{sweep_id}/workers/{name}.json"
 
 
@@ -37,7 +37,7 @@ def log_path(store: Store, sweep_id: str, name: str) -> Path:
 
 
 class Journal:
-    """A ``Reporter`` that keeps a worker's state and log. Both are for people: neither can make a cell fail."""
+    """A ``Reporter`` that writes a worker's state and log. Both are informative only: a failed write never fails a cell."""
 
     def __init__(self, store: Store, sweep_id: str, name: str, assigned: int, job: str | None = None) -> None:
         self._store, self._file = store, state_name(sweep_id, name)
@@ -49,7 +49,7 @@ class Journal:
             "name": name,
             "owner": asdict(Owner.here(name, HEARTBEAT_SECONDS, this_machine())),
             "job": job,
-            # Which GPUs this process sees, as whoever started it has said.
+            # GPUs visible to this process, as set by its parent.
             "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "assigned": assigned,
             "state": "running",
@@ -104,7 +104,7 @@ class Journal:
         self._update(**{counted: self._state[counted] + 1})
 
     def end(self, state: str, reason: str | None) -> None:
-        """Say how the worker ends: ``finished``, ``stopped`` or ``died``."""
+        """Record the end of the worker: ``finished``, ``stopped`` or ``died``."""
         self._update(state=state, reason=reason, cell=None, title=None, stage=None)
         self._line(NO_CELL, f"worker {state}" + (f": {reason}" if reason else ""))
 
@@ -114,7 +114,7 @@ class Journal:
         self._changed.set()
 
     def _keep_written(self) -> None:
-        """In a thread of its own, so that the cells never wait for a slow disk."""
+        """Write the state from a separate thread, so that cells never wait for a slow disk."""
         while not self._ended.is_set():
             self._changed.wait(HEARTBEAT_SECONDS)
             self._changed.clear()
@@ -123,7 +123,7 @@ class Journal:
 
     def _write(self) -> None:
         with self._lock:
-            # Seconds by this process's own clock: whoever reads may sit at another machine with another time.
+            # Elapsed seconds by this process's clock, since the reader's machine may have another time.
             told = {**self._state, "updated": now(), "seconds": round(time.monotonic() - self._begun, 3)}
         try:
             self._store.note(self._file, told, durable=False)
@@ -134,16 +134,16 @@ class Journal:
         lines = "".join(f"{now()} {cell:12} {line}\n" for line in text.splitlines() or [""])
         try:
             self._store.files.make_folder(self._log.parent)
-            # Opened for each line: it may be read, and on a shared file system is there for others once it is closed.
+            # Opened and closed for each line: on a shared file system, other machines see it only after the close.
             with self._log.open("a", encoding="utf-8") as log:
                 log.write(lines)
         except OSError:
-            # The disk is full or gone: the cells will say so, where it is not lost.
+            # The disk is full or gone; cells will report that error themselves.
             os.write(2, lines.encode(errors="replace"))
 
 
 class Several:
-    """A ``Reporter`` that passes everything on to several."""
+    """A ``Reporter`` that forwards to several reporters."""
 
     def __init__(self, *reporters: Reporter) -> None:
         self._reporters = reporters
@@ -166,5 +166,5 @@ class Several:
 
 
 def now() -> str:
-    """``2026-01-31T12:00:00.123Z``."""
+    """Return the current time as ``2026-01-31T12:00:00.123Z``."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

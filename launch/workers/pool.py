@@ -1,7 +1,7 @@
-"""A sweep in several processes of this machine: each is a worker (``worker.py``); one that dies is replaced.
+"""Run a sweep in several worker processes (``worker.py``) of this machine, replacing those that die.
 
-Cores and GPUs are divided among them. What two of them could compute twice is decided by the store's locks, as between
-machines, so this module only starts, watches and ends processes.
+Cores and GPUs are divided among the workers. The store's locks prevent duplicate work, as between machines, so this
+module only starts, watches and stops processes.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from launch.workers.heartbeat import log_path, now, state_name
 from mmq_sweeps.store.store import Store
 
 POLL_SECONDS = 0.1
-# A worker that dies again and again without ending a cell is replaced so often. More than the attempts that a cell has
-# (`retries` in conf/config.yaml) and the work that it shares, one a part: a cell that kills its worker is recorded as
-# failed before this is reached.
+# Deaths of a slot's workers in a row, without an ended cell, after which they are not replaced. More than the attempts
+# of a cell (`retries` in conf/config.yaml) plus those of the work it shares, one a part, so that a cell that kills its
+# worker is recorded as failed first.
 FRUITLESS_DEATHS = 10
 
 
 @dataclass
 class Slot:
-    """One place in the pool: the cells it is to run, and the worker that runs them now."""
+    """A place in the pool: its assigned cells, the cells to ``help`` with afterwards, and its current worker."""
 
     index: int
     cells: list[str]
@@ -50,10 +50,10 @@ def run(
     say: Callable[[str], None],
     look: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run the groups of a sweep in at most ``workers`` processes; returns when all have ended.
+    """Run the groups of a sweep in at most ``workers`` processes; return when all have ended.
 
-    ``say`` is told of workers that died; ``look`` is called again and again meanwhile. On Ctrl-C the workers are asked to
-    stop after the cell at hand, at a second one they are killed, and the ``KeyboardInterrupt`` is raised in the end.
+    ``say`` receives messages on dead workers; ``look`` is called at every poll. On Ctrl-C the workers stop after the
+    current cell, on a second Ctrl-C they are killed; ``KeyboardInterrupt`` is raised in the end.
     """
     slots = dealt(started.batches, workers)
     threads = max(1, _cores() // len(slots))
@@ -69,7 +69,10 @@ def run(
 
 
 def dealt(groups: Sequence[Sequence[str]], workers: int) -> list[Slot]:
-    """The groups dealt out in runs of neighbours, which share work; each helps the others from their ends backwards."""
+    """Assign each slot a run of neighbouring groups, which share work.
+
+    A slot then helps the others, from the ends of their lists backwards.
+    """
     count = min(workers, len(groups))
     bounds = [round(index * len(groups) / count) for index in range(count + 1)]
     own = [[cell for group in groups[low:high] for cell in group] for low, high in pairwise(bounds)]
@@ -81,9 +84,10 @@ def dealt(groups: Sequence[Sequence[str]], workers: int) -> list[Slot]:
 
 @dataclass(frozen=True)
 class Pool:
-    """How workers of one sweep are started and what becomes of them.
+    """Settings and operations of the workers of a sweep.
 
-    ``threads`` are each worker's; ``gpus`` are what each sees as ``CUDA_VISIBLE_DEVICES``, none where there are no GPUs.
+    ``threads`` is the number of threads of each worker. ``gpus`` holds the ``CUDA_VISIBLE_DEVICES`` of each slot; empty
+    without GPUs.
     """
 
     store: Store
@@ -94,7 +98,7 @@ class Pool:
 
     def start(self, slot: Slot) -> None:
         slot.started += 1
-        # Another run of the same sweep on this store has workers of its own; its process may have had this id before.
+        # Unique among concurrent runs of the same sweep on this store; process ids may be reused.
         slot.name = f"{os.uname().nodename}-{os.getpid()}-{slot.index}.{slot.started}"
         command = [
             *(
@@ -111,8 +115,8 @@ class Pool:
         log = log_path(self.store, self.started.id, slot.name)
         self.store.files.make_folder(log.parent)
         with log.open("ab") as output:
-            # What a library writes, or Python when it crashes, goes to the log as well. In a group of its own, Ctrl-C on
-            # the terminal reaches this process only, which passes it on.
+            # The log also receives output of libraries and crashes. A separate session, so that Ctrl-C on the terminal
+            # reaches only this process, which forwards it.
             slot.process = subprocess.Popen(
                 command, env=self._environment(slot), stdin=subprocess.PIPE, stdout=output, stderr=output,
                 start_new_session=True,
@@ -122,11 +126,11 @@ class Pool:
             slot.process.stdin.write(json.dumps({"cells": slot.cells, "help": slot.help}).encode())
             slot.process.stdin.close()
         except BrokenPipeError:
-            # It has died already, which is seen to when it is attended.
+            # The worker has died already; `attend` handles it.
             return
 
     def attend(self, slot: Slot) -> None:
-        """See what has become of a slot's process; one that died is replaced unless that is hopeless."""
+        """Poll a slot's process; replace it if it died, unless ``FRUITLESS_DEATHS`` is reached."""
         if slot.process is None or (status := slot.process.poll()) is None:
             return
         slot.process = None
@@ -147,7 +151,7 @@ class Pool:
 
     @contextmanager
     def ended_with_this(self, slots: Sequence[Slot]) -> Iterator[None]:
-        """Whatever happens inside, no worker outlives it; Ctrl-C gives them the time to end what they are at."""
+        """Stop all workers on exit: on Ctrl-C they may end the current cell, on any other exit they are killed."""
         try:
             yield
         except KeyboardInterrupt:
@@ -169,12 +173,12 @@ class Pool:
             slot.process = None
 
     def _bury(self, slot: Slot, status: int) -> int:
-        """Note in a dead worker's state that it is dead, and return how many cells it had ended."""
+        """Mark a dead worker's state as died, and return the number of cells that it ended."""
         path = self.store.root / state_name(self.started.id, slot.name)
         try:
             told = json.loads(path.read_text())
         except (OSError, ValueError):
-            return 0  # It died before it had said anything.
+            return 0  # It died before it wrote a state.
         if told["state"] == "running":
             told |= {"state": "died", "reason": _told(status), "updated": now()}
             self.store.note(state_name(self.started.id, slot.name), told, durable=False)
@@ -183,7 +187,7 @@ class Pool:
     def _environment(self, slot: Slot) -> dict[str, str]:
         environment = dict(os.environ)
         environment.setdefault("OMP_NUM_THREADS", str(self.threads))
-        # As in mmq_sweeps/__main__.py: threads that wait sleep.
+        # Let waiting threads sleep, as in mmq_sweeps/__main__.py.
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot.index]
@@ -206,7 +210,7 @@ def _told(status: int) -> str:
 
 
 def shares(gpus: Sequence[str], workers: int) -> list[str]:
-    """The GPUs of each worker: all are dealt out, and where there are fewer than workers, several share one."""
+    """Divide the GPUs among the workers: all are used, and workers share a GPU if there are fewer GPUs than workers."""
     if not gpus:
         return []
     return [",".join(gpus[index::workers]) or gpus[index % len(gpus)] for index in range(workers)]
@@ -217,10 +221,10 @@ def _cores() -> int:
 
 
 def _gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA numbers or names them."""
+    """Return the GPUs that this process may use, by CUDA's numbers or names."""
     asked = os.environ.get("CUDA_VISIBLE_DEVICES")
     if asked is not None:
         return [gpu for gpu in asked.split(",") if gpu]
-    # Asked of the driver, since torch, which this process does not import, would take seconds to say the same.
+    # Ask the driver: importing torch for this would take seconds.
     drivers = Path("/proc/driver/nvidia/gpus")
     return [str(index) for index in range(len(list(drivers.iterdir())))] if drivers.is_dir() else []

@@ -1,9 +1,9 @@
-"""What runs as a SLURM job: a supervisor of the workers that run the job's cells, and of the job's way back to the queue.
+"""Entry point of a SLURM job: supervise the workers that run its cells, and requeue the job if it is interrupted.
 
-It is light and never busy, so that it hears at once what SLURM says. TERM comes before a job of a higher partition takes
-the place, USR2 ``signal_seconds`` before the time is over. Either asks the workers to stop after the cell at hand, which
-they record, and puts the job back into the queue, where it goes on with the cells that are left. A cell that takes longer
-than the job is given is ended and run again then. Only a job that a person cancelled stays ended.
+The supervisor does no computation, so that it reacts to signals at once: TERM announces preemption by a job of a higher
+partition, USR2 comes ``signal_seconds`` before the time limit. On either, the workers stop after the current cell,
+which they record, and the job is requeued to run the remaining cells. A cell that exceeds the remaining time is killed
+and run again. Only a job cancelled by a person is not requeued.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from mmq_sweeps.store.claims import missing
 from mmq_sweeps.store.store import Store
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
-# Left of the time that SLURM gives, for ending workers and asking to be queued again: seconds, and a share of it.
+# Time reserved for killing workers and requeueing: at most these seconds, and at most this share of the time left.
 MARGIN_SECONDS, MARGIN_SHARE = 15.0, 0.4
-# How long a job that has asked to be queued again waits for SLURM to end it.
+# Seconds that a requeued job waits for SLURM to end it.
 REQUEUE_SECONDS = 60
 
 
 class Unfinished(RuntimeError):
-    """Workers ended without being asked to, and cells are left: the job has failed, and SLURM is to say so."""
+    """Cells are left although no stop was requested; raised so that SLURM marks the job as failed."""
 
 
 class OutOfTime(BaseException):
-    """The time to end the cells at hand is over. Not an ``Exception``: nothing on its way may take it for a failed cell."""
+    """The time for ending the current cells is over. A ``BaseException``, so that no handler records it as a failed cell."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """The cells of one job, as Submitit pickles them: plain values, so that nothing else of ours is in the pickle."""
+    """Cells and settings of a job, pickled by Submitit: plain values only, so that the pickle holds no other project class."""
 
     store: str
     sweep: str
@@ -65,9 +65,9 @@ class Job:
         )
 
     def __call__(self) -> str:
-        """Run the cells that are left; ``finished`` or ``stopped``. A job that goes back to the queue does not return.
+        """Run the remaining cells and return ``finished`` or ``stopped``. Does not return if the job is requeued.
 
-        Raises ``Unfinished`` where cells are left that nothing kept from running.
+        Raises ``Unfinished`` if cells are left although the job was not stopped.
         """
         os.environ.setdefault("OMP_NUM_THREADS", str(self.threads))
         stop = Stop()
@@ -78,12 +78,12 @@ class Job:
             return supervisor.conclude()
 
     def checkpoint(self) -> DelayedSubmission:
-        """For Submitit, which answers the signals until ``__call__`` does: what is done is in the store."""
+        """Resubmit this job; called by Submitit, which handles signals until ``__call__`` does. Results are in the store."""
         return DelayedSubmission(self)
 
 
 class Supervisor:
-    """Runs the cells of ``job`` and decides what a signal means."""
+    """Supervisor of the workers of ``job``, which decides how to react to a signal."""
 
     def __init__(self, job: Job, stop: Stop) -> None:
         self._job, self._stop = job, stop
@@ -95,11 +95,11 @@ class Supervisor:
         self._started = sweep_file.read(Path(job.store), job.sweep)
         self._store = Store.of({**self._started.sweep.settings["store"], "dir": job.store}, say=_say)
         self._back_to_queue: bool | None = None
-        # The last that was said of a worker, which is why cells are left if nothing else is.
+        # Last message on a worker: the likely reason if cells are left.
         self._heard = ""
 
     def work(self) -> None:
-        """Returns when the workers have ended, by themselves or because the job has to."""
+        """Run the workers; return when they have ended, by themselves or because the job has to stop."""
         left = self._left()
         _say(f"{len(left)} of {len(self._job.cells)} cells are left; put back into the queue {self._restarts} times")
         own = replace(self._started, batches=tuple((cell,) for cell in left))
@@ -112,7 +112,7 @@ class Supervisor:
             _say(f"stopped by {self._stop.reason}; a cell took longer than there was time, and runs again")
 
     def conclude(self) -> str:
-        """What the job comes to, once no worker runs any more."""
+        """Return the outcome of the job after all workers have ended; requeue it if necessary."""
         left = self._left()
         _say(f"{len(self._job.cells) - len(left)} of {len(self._job.cells)} cells are done")
         if not left:
@@ -126,13 +126,13 @@ class Supervisor:
             self._decide()
         if self._back_to_queue:
             self._requeue()
-            # SLURM ends this process; exiting by itself first would look like the end of the job.
+            # Wait for SLURM to end this process: exiting first would complete the job.
             time.sleep(REQUEUE_SECONDS)
         return STOPPED
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Inside, the timer that ``_look`` sets raises ``OutOfTime``."""
+        """Raise ``OutOfTime`` inside the context when the timer set by ``_look`` expires."""
 
         def over(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
             raise OutOfTime
@@ -145,7 +145,7 @@ class Supervisor:
             signal.signal(signal.SIGALRM, before)
 
     def _look(self) -> None:
-        """Called again and again while workers run: once a signal has come, see how long there is, and stop them."""
+        """Stop the workers after the first signal; called at every poll of the pool."""
         if self._stop.reason is not None and self._back_to_queue is None:
             seconds = self._decide()
             _say(f"{self._stop.reason}: stopping after the cells at hand, in at most {seconds:.0f} s")
@@ -153,7 +153,7 @@ class Supervisor:
             raise KeyboardInterrupt
 
     def _decide(self) -> float:
-        """Whether the job goes back to the queue, and how many seconds its workers have."""
+        """Decide whether the job is to be requeued, and return the seconds left to its workers."""
         self._back_to_queue = True
         try:
             told = scheduler.job(self._id)
@@ -170,7 +170,7 @@ class Supervisor:
             _say(f"not put back into the queue: that was done {self._restarts} times, hydra.launcher.requeues")
             self._back_to_queue = False
         elif told.ending:
-            # It is being ended already, so that asking now takes no time from the workers.
+            # The job is ending anyway, so requeueing now takes no time from the workers.
             self._requeue()
             self._back_to_queue = False
         if told.ending:
@@ -184,7 +184,7 @@ class Supervisor:
         _say(text)
 
     def _seconds_by_signal(self) -> float:
-        """What there is before SLURM kills, by which signal came, where it does not say."""
+        """Return the seconds before SLURM kills the job, judged by the signal if SLURM does not report them."""
         return self._job.signal_seconds if self._stop.reason == signal.SIGUSR2.name else scheduler.kill_wait_seconds()
 
     def _requeue(self) -> None:
@@ -199,11 +199,11 @@ class Supervisor:
 
 
 def _within(seconds: float) -> float:
-    """What of ``seconds`` workers may have."""
+    """Return the part of ``seconds`` left to workers; the margin is reserved to kill them and requeue the job."""
     return max(1.0, seconds - min(MARGIN_SECONDS, MARGIN_SHARE * seconds))
 
 
 def _say(text: str) -> None:
-    """To the job's own log, among Submitit's lines."""
+    """Write to the job's own log, among Submitit's lines."""
     sys.stdout.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Asking running cells to stop: by a signal, by ``python -m launch cancel``, or because who asked for them is gone."""
+"""Stop running cells: on a signal, on ``python -m launch cancel``, or because the parent process is gone."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# What a scheduler sends before it takes a node away (TERM; USR2 where one asks for it), and Ctrl-C.
+# Sent by a scheduler before it reclaims a node (TERM; USR2 on request), and by Ctrl-C.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 
 class Stop:
-    """Whether to stop, and why. Whoever runs cells asks between them; what runs is finished and recorded first."""
+    """A stop request and its reason. Checked between cells; the current cell is finished and recorded first."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
 
     def ask(self, reason: str) -> None:
-        """Ask to stop; the first reason is kept."""
+        """Request a stop; only the first reason is stored."""
         self.reason = self.reason or reason
 
     @contextmanager
     def on(self, *signals: signal.Signals) -> Iterator[None]:
-        """Inside, each of ``signals`` asks to stop. Only the main thread can be signalled; elsewhere nothing changes."""
+        """Request a stop on any of ``signals`` inside the context.
+
+        Has no effect outside the main thread, since Python handles signals only there.
+        """
 
         def asked(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
             self.ask(signal.Signals(number).name)
@@ -37,5 +40,5 @@ class Stop:
             yield
         finally:
             for one, handler in before.items():
-                # None: it was set by another language's code, which Python cannot put back.
+                # None means a handler that was not installed from Python, which Python cannot restore.
                 signal.signal(one, signal.SIG_DFL if handler is None else handler)

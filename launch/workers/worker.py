@@ -1,7 +1,7 @@
-"""A worker: one process that runs some cells of a recorded sweep, and tells in the store what it is at.
+"""A worker process: runs some cells of a recorded sweep and reports its state in the store.
 
-Every way of running in more than one process comes here: the processes of ``hydra/launcher=local``, and SLURM's jobs. As
-a process of its own it reads which cells from its standard input, as ``{"cells": [ID, ...], "help": [ID, ...]}``.
+Used by all multi-process execution: the processes of ``hydra/launcher=local`` and SLURM jobs. As a separate process, it
+reads its cells from standard input, as ``{"cells": [ID, ...], "help": [ID, ...]}``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mmq_sweeps.store.claims import Claims
 from mmq_sweeps.store.store import Store
 
 FINISHED, STOPPED = "finished", "stopped"
-# Exit statuses. A process that dies by a signal has that signal's.
+# Exit statuses; a process killed by a signal has that signal's.
 STATUS = {FINISHED: 0, STOPPED: 3}
 BAD_INPUT = 2
 
@@ -38,10 +38,10 @@ def run(
     stop: Stop | None = None,
     needed: Callable[[], bool] = lambda: True,
 ) -> str:
-    """Run the cells ``cell_ids``, then those of ``help`` that nobody else has begun; ``finished`` or ``stopped``.
+    """Run the cells ``cell_ids``, then unclaimed cells of ``help``; return ``finished`` or ``stopped``.
 
-    ``stopped`` means that some of ``cell_ids`` are still to be run: a signal came, the sweep was cancelled, or ``needed``
-    said no. What went wrong before any cell could run is raised: a ``ConfigError`` or a ``StoreError``.
+    ``stopped`` means that some of ``cell_ids`` are left: a signal came, the sweep was cancelled, or ``needed`` returned
+    False. Raises a ``ConfigError`` or a ``StoreError`` if no cell could run.
     """
     stop = stop or Stop()
     root = Path(store_root).absolute()
@@ -59,7 +59,7 @@ def run(
         return stop.reason is not None
 
     with Journal(store, sweep_id, name, len(cell_ids), job()) as journal, stop.on(*SIGNALS):
-        # Imports torch, seconds after which there would have been nothing to see.
+        # Imported after the journal starts, since loading torch takes seconds without any sign of life.
         from mmq_sweeps.execution.executor import execute
 
         by_id = {cell.id: cell for cell in started.sweep.cells}
@@ -79,13 +79,13 @@ def run(
 
 
 def job() -> str | None:
-    """The job of a scheduler that this process runs in, as its commands name it."""
+    """Return the id of the SLURM job that this process runs in, or None."""
     here = JobId.here()
     return None if here is None else str(here)
 
 
 def main() -> None:
-    """Run ``sys.argv``. Exit status: 0 finished, 3 stopped, 2 for what kept any cell from running."""
+    """Run the worker given by ``sys.argv``. Exit status: 0 finished, 3 stopped, 2 if no cell could run."""
     parser = argparse.ArgumentParser(
         prog="python -m launch.workers.worker", description=(__doc__ or "").splitlines()[0]
     )
@@ -99,12 +99,12 @@ def main() -> None:
     def needed() -> bool:
         return given.parent is None or os.getppid() == given.parent
 
-    # Read when torch is imported, as in mmq_sweeps/__main__.py.
+    # Must be set before torch is imported, as in mmq_sweeps/__main__.py.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         outcome = run(given.store, given.sweep, asked["cells"], given.name, asked["help"], needed=needed)
     except (ConfigError, StoreError) as error:
-        # In the journal already, which is where the one who started this process looks.
+        # Already in the journal, which the parent process reads.
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(BAD_INPUT) from None
     raise SystemExit(STATUS[outcome])
