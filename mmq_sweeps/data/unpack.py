@@ -133,7 +133,7 @@ def _choose(
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or "\0" in name or ":" in path.parts[0]:
             raise UnpackError(f"{archive}: the member {name!r} leads out of the archive; nothing was unpacked")
-        # Files that macOS adds to archives are never images, whatever their names.
+        # Files that macOS adds to archives are never images, even if named like them.
         if path.name.startswith("._") or "__MACOSX" in path.parts:
             continue
         fitting = next((content for content in contents if fnmatch.fnmatchcase(path.name, content.pattern)), None)
