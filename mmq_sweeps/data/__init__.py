@@ -1,6 +1,6 @@
-"""Where images and their texts come from: readers of published data sets and the scenes that ship with the package.
+"""Image data sets: readers of published sets, and the scenes that ship with the package.
 
-A published set has a reader (``coco``, ``flickr30k``, ``vqav2``, ``gqa``), which share ``published``; ``catalog`` says
-what each consists of, ``python -m mmq_sweeps.data`` gets it (``download``, ``unpack``, ``prepare``) and ``images``
-decodes its files to tell which cannot be used.
+Each published set has a reader (``coco``, ``flickr30k``, ``vqav2``, ``gqa``) built on ``published``. ``catalog`` lists
+the files of each set, ``python -m mmq_sweeps.data`` downloads and unpacks them (``download``, ``unpack``, ``prepare``),
+and ``images`` decodes image files and reports the unusable ones.
 """

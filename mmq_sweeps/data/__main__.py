@@ -1,7 +1,7 @@
-"""``python -m mmq_sweeps.data prepare|check NAME --root DIR``: get a published data set, and say what of it is there.
+"""``python -m mmq_sweeps.data prepare|check NAME --root DIR``: get a published data set, or report its state.
 
-Exit status 0: all there. 1: something is missing or could not be had. 2: bad usage. 130: stopped by Ctrl-C; run the same
-command again to go on. Nothing is ever asked for on the terminal.
+Exit status 0: complete. 1: something is missing or could not be obtained. 2: bad usage. 130: stopped by Ctrl-C; run the
+same command again to resume. Never prompts on the terminal.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _EVERYTHING = "all"
 
 
 class Parser(argparse.ArgumentParser):
-    """Bad input is one line, as everywhere in this package."""
+    """Argument parser that reports bad input in one line, as everywhere in this package."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"error: {message}\n")
 
 
 class Line:
-    """What is at hand, how far it is and how long it will take: one line that changes, or one every half minute.
+    """Progress on standard error: current item, amount done and time left.
 
-    On standard error, so that standard output stays clean.
+    On a terminal one line is rewritten in place; elsewhere a line is printed every half minute.
     """
 
     def __init__(self) -> None:
@@ -57,14 +57,14 @@ class Line:
             self._show(f"{name}: {done:,} of {total:,} files")
 
     def end(self) -> None:
-        """Whatever is written next begins on a clean line."""
+        """Clear the line, so that the next output starts on a clean one."""
         if self._rewrites and self._name:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()
         self._name = ""
 
     def _rate(self, name: str, done: int) -> float | None:
-        """Units a second since ``name`` began, or None where it is too early to show it again."""
+        """Return units per second since ``name`` began; None if the next update is not due yet."""
         now = time.monotonic()
         if name != self._name or done < self._first:
             self._name, self._began, self._first, self._last = name, now, done, 0.0 if self._rewrites else now
@@ -79,7 +79,7 @@ class Line:
 
 
 def _amount(size: float) -> str:
-    """``815.6 MB``: decimal units, as disks and downloads are measured."""
+    """Format as ``815.6 MB``: decimal units, as disks and downloads are measured."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
@@ -160,7 +160,7 @@ def run(options: argparse.Namespace, line: Line) -> int:
 
     def say(text: str) -> None:
         line.end()
-        # With --json standard output is the report's alone.
+        # With --json, standard output carries only the report.
         (sys.stderr if options.json else sys.stdout).write(f"{text}\n")
         (sys.stderr if options.json else sys.stdout).flush()
 
@@ -183,7 +183,7 @@ def run(options: argparse.Namespace, line: Line) -> int:
 
 
 def describe_plan(order: Order, steps: Sequence[Step]) -> list[str]:
-    """A line for each archive with its size, and one with all that is to come."""
+    """Describe each archive with its size in one line, then the total to download."""
     told = []
     for step in steps:
         about = "" if step.archive.sha256 else "about "
@@ -218,7 +218,7 @@ def describe_report(one: DataSet, report: Report, options: argparse.Namespace) -
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the arguments ask and return the exit status."""
+    """Run the command and return the exit status."""
     options = parse(arguments)
     line = Line()
     try:

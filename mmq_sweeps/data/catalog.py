@@ -1,15 +1,15 @@
-"""What each published set consists of: the official places, sizes, digests, and where the files go.
+"""Files of each published set: official URLs, sizes, digests, and destinations.
 
-None of the sets publishes digests of its archives. What stands here was recorded by others who downloaded them:
+None of the sets publishes digests of its archives. Those listed here were recorded by others who downloaded them:
 
 - COCO's archives: tensorflow/datasets ``tensorflow_datasets/url_checksums/coco.txt`` (sizes and SHA-256) and
   pytorch/vision ``torchvision/prototype/datasets/_builtin/coco.py`` (SHA-256).
-- VQA's archives: facebookresearch/ParlAI ``parlai/tasks/vqa_v2/build.py`` (SHA-256); sizes from one other project that
+- VQA's archives: facebookresearch/ParlAI ``parlai/tasks/vqa_v2/build.py`` (SHA-256); sizes from another project that
   states the same SHA-256.
 - ``caption_datasets.zip``: several public projects that downloaded it state the same size and SHA-256.
 - GQA's archives: no digest is known. Their sizes are rounded, as guides to GQA state them.
 
-An archive without a digest here is checked against the one that its first download wrote down.
+An archive without a digest here is checked against the digest recorded at its first download.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mmq_sweeps.data.vqav2 import VqaV2
 
 @dataclass(frozen=True)
 class Content:
-    """Members of an archive whose last name fits ``pattern`` go to ``folder`` below the root, under that name."""
+    """Archive members with base name matching ``pattern``, and their destination ``folder`` below the root."""
 
     pattern: str
     folder: str = "."
@@ -35,7 +35,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Archive:
-    """A file of an official place. ``size`` in bytes, exact where ``sha256`` is given, else about."""
+    """Downloadable file; ``size`` in bytes is exact if ``sha256`` is given, otherwise approximate."""
 
     url: str
     size: int
@@ -49,10 +49,10 @@ class Archive:
 
 @dataclass(frozen=True)
 class DataSet:
-    """``archives`` hold what is evaluated and all annotations, ``training`` the images that calibration may draw from.
+    """Published set: ``archives`` hold the evaluation images and all annotations, ``training`` the calibration images.
 
-    Where ``singles`` is given, single training images can be had from there, by their path below the root. ``by_hand``
-    says how to get images that no program may download; they go to ``by_hand_folder``.
+    ``singles``, if given, is a base URL that serves single training images by their path below the root. ``by_hand``
+    explains how to get images that no program may download; they go to ``by_hand_folder``.
     """
 
     name: str

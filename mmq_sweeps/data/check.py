@@ -1,4 +1,4 @@
-"""What of a published set is there, and what is missing."""
+"""Report which files of a published set are present and which are missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmq_sweeps.data.published import Pictured
 
 @dataclass(frozen=True)
 class Draw:
-    """The images that calibration needs: ``count`` of them (None: all of the training split) drawn with ``seed``."""
+    """Calibration images: ``count`` of them (None: all of the training split), drawn with ``seed``."""
 
     count: int | None = 128
     seed: int = 0
@@ -23,7 +23,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Part:
-    """One split: how many images and texts were asked for, and what is wrong with which file, or with all of it."""
+    """Result for a split: required images and texts, and the problem of each bad file or of the split."""
 
     split: str
     drawn: str = ""
@@ -73,8 +73,8 @@ def check(
 ) -> Report:
     """Read the annotations of ``one`` below ``root`` and look for every image that evaluation and ``draw`` need.
 
-    A file is wrong where it is missing or has another size than when it was unpacked; with ``decode`` also where it
-    cannot be decoded. Nothing is raised for what is missing: the report says it.
+    A file is wrong if it is missing or differs in size from the unpacked original; with ``decode`` also if it cannot be
+    decoded. Missing data raise nothing; they are in the report.
     """
     asked: list[tuple[str, dict[str, Any], str]] = [(one.evaluation_split, {}, "")]
     if draw.count is None:

@@ -26,7 +26,7 @@ _EXPECTED = "a captions file such as captions_val2017.json, with 'images' and 'a
 
 @dataclass(frozen=True, kw_only=True)
 class CocoCaptions(PublishedData[Captioned]):
-    """``captions_val2017.json`` or ``captions_train2017.json``: images with about five captions each."""
+    """Reader of ``captions_val2017.json`` or ``captions_train2017.json``: images with about five captions each."""
 
     annotations: str = field(default="annotations/captions_{split}.json", metadata=LABEL)
     images: str = field(default="{split}", metadata=LABEL)
@@ -41,7 +41,7 @@ class CocoCaptions(PublishedData[Captioned]):
         (path,) = self.sources()
         captions = _read(*stamped(path))
         for _, name, url in captions.images:
-            # The published files say by the address of each image which split it is of.
+            # In the published files, each image's URL names its split.
             if any(is_other_split(self.split, part) for part in url.split("/")):
                 self.fail(f"{path} is of another split: it names {url}, for {name}")
         folder = self.below(self.images)
@@ -54,7 +54,10 @@ class CocoCaptions(PublishedData[Captioned]):
 
 @dataclass(frozen=True, kw_only=True)
 class CocoKarpathy(KarpathyCaptions):
-    """``dataset_coco.json``: the splits train, restval, val and test of the images of 2014, in ``train2014``, ``val2014``."""
+    """Reader of ``dataset_coco.json``: splits train, restval, val and test of COCO 2014.
+
+    The images lie in ``train2014`` and ``val2014``.
+    """
 
     annotations: str = field(default="dataset_coco.json", metadata=LABEL)
     images: str = field(default=".", metadata=LABEL)
@@ -65,14 +68,14 @@ class CocoKarpathy(KarpathyCaptions):
 
 @dataclass(frozen=True)
 class _Captions:
-    """``(id, file name, address)`` of each image, and the captions by image id."""
+    """``(id, file name, URL)`` of each image, and the captions by image id."""
 
     images: list[tuple[int | str, str, str]]
     texts: dict[int | str, tuple[Any, ...]]
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, size: int, changed: int) -> _Captions:  # noqa: ARG001 - what the cache goes by
+def _read(path: Path, size: int, changed: int) -> _Captions:  # noqa: ARG001 - the cache key
     content = read_json(path, _EXPECTED)
     images = []
     for index, entry in enumerate(listed(path, content, "images", _EXPECTED)):

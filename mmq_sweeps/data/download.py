@@ -1,7 +1,7 @@
-"""One file over HTTP, in as many attempts as it takes: a broken download goes on where it broke.
+"""Download a file over HTTP with retries; a broken download resumes from the last byte.
 
-The standard library does it: it follows redirects and takes proxies from the environment, and ranges are a header. httpx
-is installed only because huggingface_hub wants it.
+Uses the standard library, which follows redirects and takes proxies from the environment; ranges are a header. httpx is
+installed only because huggingface_hub wants it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 from mmq_sweeps import __version__
 
 _CHUNK = 1 << 20
-# Answers after which the same request may succeed.
+# Status codes worth a retry.
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 _LONGEST_PAUSE = 60.0
 # Left free on the disk besides the file.
@@ -32,12 +32,12 @@ _SPARE = 50_000_000
 
 
 class DownloadError(OSError):
-    """A file could not be had; the message names its address and what is left on the disk."""
+    """A file could not be downloaded; the message names its URL and any partial file on the disk."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What is known of the file: ``size`` in bytes and ``sha256``, or None."""
+    """Known ``size`` in bytes and ``sha256`` of the file, or None."""
 
     size: int | None = None
     sha256: str | None = None
@@ -51,14 +51,17 @@ class Downloaded:
 
 @dataclass(frozen=True)
 class Patience:
-    """``attempts`` in a row that bring no new byte are the end; the pause before each doubles from ``pause`` seconds."""
+    """Retry limits: give up after ``attempts`` in a row without a new byte.
+
+    The pause before each retry doubles from ``pause`` seconds; ``timeout`` is in seconds.
+    """
 
     attempts: int = 8
     pause: float = 1.0
     timeout: float = 60.0
 
 
-# Told the bytes that are there and those of the whole file, or None where the server does not say.
+# Called with the bytes present and the size of the whole file, or None if the server omits it.
 Meter = Callable[[int, int | None], None]
 
 _UNKNOWN, _PATIENT = Expected(), Patience()
@@ -71,14 +74,14 @@ def download(
     meter: Meter = lambda done, total: None,
     patience: Patience = _PATIENT,
 ) -> Downloaded:
-    """Bring ``url`` to ``target``, which appears whole or not at all.
+    """Download ``url`` to ``target``, which appears whole or not at all.
 
-    What arrives is kept in ``TARGET.part``, with the server's mark of the file's version (ETag or date) beside it, and
-    is asked for no second time unless that mark has changed or the server serves no ranges. A file of another size or
-    digest than expected ends as ``TARGET.rejected``.
+    Partial data stay in ``TARGET.part``, with the server's version mark (ETag or date) beside it. They are reused
+    unless that mark has changed or the server does not serve ranges. A file of unexpected size or digest is moved to
+    ``TARGET.rejected``.
 
-    A DownloadError names the address and the reason: not enough room on the disk, the server's refusal, attempts used up,
-    a wrong size or digest.
+    Raises DownloadError with the URL and the reason: disk too full, refused by the server, attempts used up, wrong size
+    or digest.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = _Part(target, keep_unmarked=expected.sha256 is not None)
@@ -87,7 +90,7 @@ def download(
     except _WrongContentError:
         if not part.joined:
             raise
-    # Two pieces that do not belong together may be the reason: once more from the start.
+    # Two pieces of different versions may be the reason: retry from the start.
     part.restart({})
     return _finish(url, part, target, _fetch(url, part, expected, meter, patience), expected)
 
@@ -97,7 +100,7 @@ class _WrongContentError(DownloadError):
 
 
 class _Passing(Exception):
-    """The attempt failed and another may not; ``pause`` is what the server asked for, in seconds."""
+    """Transient failure to retry; ``pause`` is the delay that the server asked for, in seconds."""
 
     def __init__(self, reason: str, pause: float = 0.0) -> None:
         self.pause = pause
@@ -105,9 +108,9 @@ class _Passing(Exception):
 
 
 class _Part:
-    """What has arrived of a file, with its running digest and the server's mark of the version that it is of.
+    """Partial file with its running digest and the server's mark of its version.
 
-    ``joined`` says that it has come in more than one piece.
+    ``joined`` is true if it came in more than one piece.
     """
 
     def __init__(self, target: Path, keep_unmarked: bool) -> None:
@@ -116,7 +119,7 @@ class _Part:
         self.mark = self._read_mark()
         self.size, self.digest, self.joined = 0, hashlib.sha256(), False
         if not self.mark and not keep_unmarked:
-            # Of unknown version, and no digest would tell: nothing can be appended to it.
+            # Its version is unknown and no digest would expose a mix, so nothing can be appended.
             self.path.unlink(missing_ok=True)
         if self.path.exists():
             with self.path.open("rb") as file:
@@ -124,7 +127,7 @@ class _Part:
                     self._count(chunk)
 
     def restart(self, mark: Mapping[str, str]) -> None:
-        """Begin anew, with a file whose version ``mark`` names."""
+        """Discard the data and start over with the version that ``mark`` names."""
         self.path.unlink(missing_ok=True)
         self.size, self.digest, self.mark, self.joined = 0, hashlib.sha256(), dict(mark), False
         if mark:
@@ -144,7 +147,7 @@ class _Part:
                 self._count(chunk)
 
     def move(self, target: Path) -> None:
-        """Become ``target``, whole and written out."""
+        """Flush to disk and rename to ``target``."""
         with self.path.open("ab") as file:
             os.fsync(file.fileno())
         self.path.replace(target)
@@ -163,13 +166,13 @@ class _Part:
 
 
 def _fetch(url: str, part: _Part, expected: Expected, meter: Meter, patience: Patience) -> int:
-    """Fill ``part``; the size of the whole file."""
+    """Fill ``part``, retrying; return the size of the whole file."""
     failures, furthest = 0, part.size
     while True:
         try:
             return _attempt(url, part, expected, meter, patience.timeout)
         except _Passing as passing:
-            # A server that cuts and serves no ranges never gets further, however often it begins again.
+            # Without ranges, a server that cuts connections never gets further, however often it starts over.
             failures = failures + 1 if part.size <= furthest else 1
             furthest = max(furthest, part.size)
             if failures >= patience.attempts:
@@ -181,12 +184,12 @@ def _fetch(url: str, part: _Part, expected: Expected, meter: Meter, patience: Pa
 
 
 def _attempt(url: str, part: _Part, expected: Expected, meter: Meter, timeout: float) -> int:
-    """One request for what is missing; the size of the whole file once nothing is."""
+    """Request the missing bytes once; return the size of the whole file, or raise _Passing to retry."""
     headers = {"User-Agent": f"mmq-sweeps/{__version__}", "Accept-Encoding": "identity"}
     if part.size and (part.mark or expected.sha256):
         headers |= {"Range": f"bytes={part.size}-"} | ({"If-Range": part.mark["version"]} if part.mark else {})
     try:
-        # An opener of our own: the shared one keeps the proxies of the first request in the process.
+        # The shared opener would reuse the proxies of the process's first request.
         opener = urllib.request.build_opener()
         with opener.open(urllib.request.Request(url, headers=headers), timeout=timeout) as response:
             total = _begin(url, part, response.status, response.headers, expected)
@@ -207,7 +210,7 @@ def _attempt(url: str, part: _Part, expected: Expected, meter: Meter, timeout: f
 
 
 def _begin(url: str, part: _Part, status: int, headers: Message, expected: Expected) -> int | None:
-    """Make ``part`` ready for the body that follows; the size of the whole file, or None where it is not said."""
+    """Prepare ``part`` for the response body; return the size of the whole file, or None if the server omits it."""
     if status == 206:
         start, total = _range_of(headers)
         changed = part.mark and _mark(headers) and _mark(headers) != part.mark
@@ -216,7 +219,7 @@ def _begin(url: str, part: _Part, status: int, headers: Message, expected: Expec
             raise _Passing("the server sent a piece that does not fit")
         part.joined = True
     else:
-        # The whole file: it is new, has changed, or the server serves no ranges.
+        # The whole file: it is new, it changed, or the server serves no ranges.
         total = _length(headers)
         part.restart(_mark(headers))
     if expected.size is not None and total is not None and total != expected.size:
@@ -231,7 +234,7 @@ def _begin(url: str, part: _Part, status: int, headers: Message, expected: Expec
 
 def _chunks(response: Any, part: _Part, total: int | None, meter: Meter) -> Iterator[bytes]:
     meter(part.size, total)
-    # read1 gives what has arrived, so that a connection cut later loses nothing.
+    # read1 returns the bytes that have arrived, so a connection cut later loses nothing.
     while chunk := response.read1(_CHUNK):
         yield chunk
         meter(part.size, total)
@@ -266,7 +269,7 @@ def _finish(url: str, part: _Part, target: Path, size: int, expected: Expected) 
 
 
 def _mark(headers: Message) -> dict[str, str]:
-    """The version of the file, if the server says it in a way that If-Range may repeat (RFC 9110, 13.1.5)."""
+    """Return the file's version if the server gives it in a form valid for If-Range (RFC 9110, 13.1.5)."""
     tag = headers.get("ETag") or ""
     version = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
     return {"version": version} if version else {}
@@ -278,7 +281,7 @@ def _length(headers: Message) -> int | None:
 
 
 def _range_of(headers: Message) -> tuple[int, int | None]:
-    """Start and total of ``Content-Range: bytes 5-9/10``; a start of -1 where it is no such thing."""
+    """Return start and total of ``Content-Range: bytes 5-9/10``; a start of -1 if malformed."""
     span, _, total = (headers.get("Content-Range") or "").removeprefix("bytes ").partition("/")
     start = span.partition("-")[0]
     if not start.isdigit():

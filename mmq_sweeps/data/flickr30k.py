@@ -1,4 +1,7 @@
-"""Flickr30k (TACL 2014, "From image descriptions to visual denotations") in Karpathy's splits: 29,000, 1,014 and 1,000."""
+"""Flickr30k (TACL 2014, "From image descriptions to visual denotations") in Karpathy's splits.
+
+29,000 images for training, 1,014 for validation, 1,000 for testing.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from mmq_sweeps.identity.roles import LABEL
 
 @dataclass(frozen=True, kw_only=True)
 class Flickr30k(KarpathyCaptions):
-    """``dataset_flickr30k.json``: the splits train, val and test, with five captions an image."""
+    """Reader of ``dataset_flickr30k.json``: splits train, val and test, five captions per image."""
 
     annotations: str = field(default="dataset_flickr30k.json", metadata=LABEL)
     images: str = field(default="flickr30k-images", metadata=LABEL)

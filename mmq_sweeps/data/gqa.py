@@ -1,4 +1,4 @@
-"""GQA (arXiv 1902.09506): questions made from scene graphs, with one answer each."""
+"""GQA (arXiv 1902.09506): questions generated from scene graphs, with one answer each."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ _EXPECTED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Gqa(PublishedData[Questioned]):
-    """``testdev_balanced``, ``train_balanced`` and so on; ``kind`` is the structural type: query, verify, choose, ...
+    """Reader of ``testdev_balanced``, ``train_balanced`` and the other splits.
 
-    ``file_names`` makes an image's file name of its ``{id}``.
+    A question's ``kind`` is its structural type: query, verify, choose, ... ``file_names`` is the template of an
+    image's file name, with ``{id}`` for the image id.
     """
 
     questions: str = field(default="{split}_questions.json", metadata=LABEL)
@@ -51,7 +52,7 @@ class Gqa(PublishedData[Questioned]):
 
 @lru_cache(maxsize=4)
 def _read(path: Path, size: int, changed: int) -> Mapping[str, tuple[Asked, ...]]:  # noqa: ARG001
-    """The questions of each image."""
+    """Return the questions of each image id."""
     content = read_json(path, _EXPECTED, _keep, keyed_by_id=True)
     by_image: dict[str, list[Asked]] = {}
     for identity, kept in content.items():
@@ -71,7 +72,7 @@ class _Kept:
 
 
 def _keep(entry: dict[str, Any]) -> Any:
-    """Drops programs and scene graph links while the file is read: they are most of a gigabyte and not used here."""
+    """Drop programs and scene graph links while parsing: they are most of a gigabyte and not used here."""
     if "imageId" not in entry:
         return entry
     question, answer = entry["question"], entry["answer"]

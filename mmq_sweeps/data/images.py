@@ -1,4 +1,4 @@
-"""Image files: decode one, and tell of many which cannot be decoded."""
+"""Decode image files, and report which of many cannot be decoded."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from typing import Any
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-# What Pillow raises for a file that it cannot decode, besides OSError.
+# Raised by Pillow for a file that it cannot decode, besides OSError.
 _UNDECODABLE = (SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-# Raised where the same file may get another verdict.
+# Bump when the same file may get another verdict: it invalidates cached ones.
 _VERSION = 2
 
-# In what a viewer may show a picture otherwise than it is decoded here.
+# Ways in which a viewer may show a picture differently from its decoding here.
 TURNED = "an EXIF orientation, which is not applied"
 FRAMES = "several frames, of which the first is used"
 
-# What Pillow turns into RGB as a viewer shows it.
+# Modes that Pillow converts to RGB as a viewer shows them.
 _CONVERTIBLE = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
 _GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
 # Formats in which Pillow's 32-bit mode I holds 16-bit values; elsewhere it has no agreed range.
@@ -34,7 +34,10 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 
 
 class ImageError(ValueError):
-    """An image file cannot be used; ``reason`` begins with missing, empty, truncated, not an image, unreadable, unsupported."""
+    """An image file cannot be used.
+
+    ``reason`` begins with missing, empty, truncated, not an image, unreadable or unsupported.
+    """
 
     def __init__(self, path: Path, reason: str) -> None:
         self.path, self.reason = path, reason
@@ -42,22 +45,23 @@ class ImageError(ValueError):
 
 
 def open_image(path: Path) -> Image.Image:
-    """Decode the first frame of a file as 8-bit RGB, not turned by its EXIF orientation (``inspect`` tells of both).
+    """Decode the first frame of a file as 8-bit RGB, without applying its EXIF orientation.
 
-    16-bit grey is scaled to 8 bits, and what is transparent is laid on white. An ``ImageError`` says why a file cannot be
-    used; pixels without an agreed range (float, 32-bit) are among the reasons.
+    16-bit grey is scaled to 8 bits and transparency is composited on white. ``inspect`` reports ignored orientations
+    and further frames. Raises ImageError if the file cannot be used; this includes pixels without an agreed range
+    (float, 32-bit).
     """
     return _decoded(path)[0]
 
 
 def _decoded(path: Path) -> tuple[Image.Image, tuple[str, ...]]:
-    """The picture, and which of ``TURNED`` and ``FRAMES`` a viewer might show otherwise."""
+    """Return the picture, and ``TURNED`` or ``FRAMES`` if a viewer may show it differently."""
     try:
         with Image.open(path) as image:
-            # The further pictures of an MPO are previews of the first, or its second eye.
+            # Further pictures of an MPO are previews of the first, or its stereo twin.
             several = image.format != "MPO" and getattr(image, "n_frames", 1) > 1
             rgb = _to_rgb(image, path)
-            # Asked for when it is decoded: of a TIFF Pillow applies the orientation itself.
+            # Read after decoding: Pillow applies a TIFF's orientation itself.
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
             return rgb, (TURNED,) * turned + (FRAMES,) * several
     except (OSError, *_UNDECODABLE) as error:
@@ -67,13 +71,16 @@ def _decoded(path: Path) -> tuple[Image.Image, tuple[str, ...]]:
 
 
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    """Pillow's own ``convert("RGB")`` cuts 16-bit values off at 255 and shows the colour that transparency hides."""
+    """Convert to RGB as a viewer shows it.
+
+    Pillow's own ``convert("RGB")`` clips 16-bit values at 255 and reveals the colour hidden by transparency.
+    """
     if image.mode in _GREY16 or (image.mode == "I" and image.format in _GREY16_AS_I):
         return _scaled(image)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or (
         image.mode in _CONVERTIBLE and "transparency" in image.info
     ):
-        # Premultiplied modes convert to their plain ones only.
+        # Premultiplied modes convert only to their plain ones.
         plain = image.convert({"La": "LA"}.get(image.mode, "RGBA")).convert("RGBA")
         white = Image.new("RGBA", plain.size, "white")
         return Image.alpha_composite(white, plain).convert("RGB")
@@ -83,11 +90,11 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
 
 
 def _scaled(image: Image.Image) -> Image.Image:
-    """16-bit grey as RGB: its full range becomes 0 to 255, and the value that a PNG calls transparent becomes white."""
-    import numpy as np  # The commands that only look for files do without.
+    """Scale the full range of 16-bit grey to 0..255 in RGB; the value that a PNG marks as transparent becomes white."""
+    import numpy as np  # Commands that only look for files work without numpy.
 
     values = np.asarray(image).astype(np.int64)
-    # TIFF says how many bits are used, and whether 0 is white.
+    # A TIFF declares how many bits are used, and whether 0 is white.
     tags = getattr(image, "tag_v2", {})
     used = tags.get(_BITS_PER_SAMPLE, 16)
     most = 2 ** int(used[0] if isinstance(used, tuple) else used) - 1
@@ -101,7 +108,10 @@ def _scaled(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Why a file cannot be used, or None; and if it can, in what a viewer may show it otherwise: ``TURNED``, ``FRAMES``."""
+    """Reason why a file cannot be used, or None.
+
+    For a usable file, ``remarks`` holds ``TURNED`` and ``FRAMES`` if a viewer may show it differently.
+    """
 
     problem: str | None
     remarks: tuple[str, ...] = ()
@@ -110,7 +120,7 @@ class Verdict:
 def problems(
     paths: Iterable[Path], cache: Path | None = None, progress: Callable[[int, int], None] | None = None
 ) -> dict[Path, str]:
-    """Say what is wrong with those files of ``paths`` that cannot be used; the rest is as for ``inspect``."""
+    """Return the unusable files of ``paths`` with the reason for each; arguments as for ``inspect``."""
     found = inspect(paths, cache, progress)
     return {path: verdict.problem for path, verdict in found.items() if verdict.problem is not None}
 
@@ -118,10 +128,10 @@ def problems(
 def inspect(
     paths: Iterable[Path], cache: Path | None = None, progress: Callable[[int, int], None] | None = None
 ) -> dict[Path, Verdict]:
-    """Decode every file of ``paths`` and judge it, in the order of ``paths``.
+    """Decode every file of ``paths`` and return its verdict, in the order of ``paths``.
 
-    ``cache`` is a JSON file that remembers verdicts by path, size and time of change; a damaged one is written anew.
-    ``progress`` is told the number of files done and of all.
+    ``cache`` is a JSON file of verdicts by path, size and modification time; a damaged cache is rewritten. ``progress``
+    is called with the number of files done and their total.
     """
     asked = list(dict.fromkeys(paths))
     known = _read_cache(cache)
@@ -138,7 +148,7 @@ def inspect(
         if entry is not None and entry[:2] == stamps[path]:
             found[path] = Verdict(entry[2], tuple(entry[3]))
     unknown = [path for path in asked if path not in found]
-    # Pillow decodes outside the interpreter's lock.
+    # Pillow releases the GIL while it decodes.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for path, verdict in zip(unknown, pool.map(_judged, unknown), strict=True):
             found[path] = verdict
@@ -151,7 +161,7 @@ def inspect(
 
 
 def describe(found: Mapping[Path, str], total: int, shown: int = 3) -> str:
-    """``2 of 5000 images cannot be used (1 missing, 1 truncated): a.jpg: missing, b.jpg: truncated``."""
+    """Format as ``2 of 5000 images cannot be used (1 missing, 1 truncated): a.jpg: missing, b.jpg: truncated``."""
     kinds = Counter(reason.partition(":")[0] for reason in found.values())
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     names = ", ".join(f"{path}: {reason}" for path, reason in list(found.items())[:shown])

@@ -16,10 +16,10 @@ _EXPECTED = "one of Karpathy's files, with 'images' that have 'filename', 'split
 
 @dataclass(frozen=True, kw_only=True)
 class KarpathyCaptions(PublishedData[Captioned]):
-    """Images with about five captions each. ``split`` may join several: ``train+restval``.
+    """Images with about five captions each; ``split`` may join several: ``train+restval``.
 
-    An image lies at ``images`` / its ``filepath`` (COCO's: ``val2014``) / its ``filename``. Its id is COCO's own, or that
-    path below ``images`` without suffix.
+    An image file is ``images`` / ``filepath`` (COCO only: ``val2014``) / ``filename``. Its id is COCO's own, or that
+    path below ``images`` without the suffix.
     """
 
     annotations: str = field(metadata=LABEL)
@@ -49,7 +49,7 @@ class _Entry:
 
 @lru_cache(maxsize=4)
 def _read(path: Path, size: int, changed: int) -> Mapping[str, list[tuple[int, _Entry]]]:  # noqa: ARG001
-    """The images of each split with their places in the file."""
+    """Return the images of each split with their positions in the file."""
     content = read_json(path, _EXPECTED)
     splits: dict[str, list[tuple[int, _Entry]]] = {}
     for place, image in enumerate(listed(path, content, "images", _EXPECTED)):

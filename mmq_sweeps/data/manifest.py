@@ -1,4 +1,4 @@
-"""What was unpacked from an archive or downloaded singly, written down once it was verified."""
+"""Record of the verified files that were unpacked from an archive or downloaded singly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOLDER = "manifests"
 
 @dataclass(frozen=True)
 class Manifest:
-    """``files`` by path below the root. ``sha256`` is the archive's; ``published`` says that it was known beforehand."""
+    """Verified ``files`` by path below the root; ``sha256`` is the archive's, ``published`` if known before download."""
 
     source: str
     size: int = 0
@@ -24,12 +24,12 @@ class Manifest:
     files: Mapping[str, Unpacked] = field(default_factory=dict)
 
     def wrong(self, root: Path, read: bool = False) -> list[str]:
-        """The files that are missing or of another size; with ``read`` also those of another content."""
+        """Return the files that are missing or differ in size; with ``read``, also those that differ in content."""
         return [place for place, file in self.files.items() if not is_there(root / place, file, read)]
 
 
 def read_manifest(root: Path, name: str) -> Manifest | None:
-    """The manifest of the archive ``name``; None where there is none, or none that can be read."""
+    """Return the manifest of the archive ``name``; None if it is missing or unreadable."""
     try:
         content = json.loads(_path(root, name).read_text())
         files = {place: Unpacked(*entry) for place, entry in content.pop("files").items()}
@@ -48,7 +48,7 @@ def write_manifest(root: Path, name: str, manifest: Manifest) -> None:
 
 
 def recorded_sizes(root: Path) -> dict[str, int]:
-    """The size in bytes of every file that any manifest below ``root`` has, by its path below ``root``."""
+    """Return the size in bytes of every file in any manifest below ``root``, by path below ``root``."""
     return {place: file.size for manifest in _all(root) for place, file in manifest.files.items()}
 
 

@@ -1,4 +1,4 @@
-"""Bring a published set to a folder: download, verify, unpack, write down what is there."""
+"""Prepare a published set in a folder: download, verify and unpack its files, and record them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be had, and from where.
+    """Data set to prepare, its destination and its sources.
 
-    ``mirror`` is an address that has every file by its name; ``urls`` the address of single files. ``images`` is the
-    folder or archive that a person has for a set whose images cannot be downloaded.
+    ``mirror`` is a base URL that serves every file by name; ``urls`` gives URLs of single files. ``images`` is the
+    user's folder or archive of a set whose images cannot be downloaded.
     """
 
     set: DataSet
@@ -41,7 +41,7 @@ class Order:
     mirror: str = ""
     urls: Mapping[str, str] = field(default_factory=dict)
     keep_archives: bool = False
-    # Read what is there and compare checksums, where sizes alone are compared otherwise.
+    # Compare checksums of existing files, not only sizes.
     thorough: bool = False
     patience: Patience = field(default_factory=Patience)
 
@@ -56,18 +56,21 @@ class Order:
 
 @dataclass(frozen=True)
 class Step:
-    """An archive, and what is left to do: ``download``, ``unpack`` what is downloaded, or nothing (``there``)."""
+    """Archive and its ``state``: ``download``, ``unpack`` (already downloaded) or ``there`` (nothing to do)."""
 
     archive: Archive
     url: str
     state: str
-    # Bytes that are still to come.
+    # Bytes left to download.
     missing: int
 
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told: ``say`` a line, ``bytes`` and ``files`` the name of what is at hand, how much is done and of how much."""
+    """Progress callbacks: ``say`` takes a line of text.
+
+    ``bytes`` and ``files`` take the name of the current item, the amount done and the total.
+    """
 
     say: Callable[[str], None]
     bytes: Callable[[str, int, int | None], None]
@@ -75,10 +78,10 @@ class Watch:
 
 
 def plan(order: Order) -> list[Step]:
-    """What ``prepare`` would do with each archive. An OSError where the disk has too little room for all of it."""
+    """Return what ``prepare`` would do with each archive; raises OSError if the disk is too small for all of it."""
     steps = [_step(order, archive) for archive in order.archives()]
     ahead = [step for step in steps if step.state != "there"]
-    # An archive and what it unpacks to lie there together until it is removed; JPEGs are as large unpacked.
+    # An archive and its unpacked files coexist until it is removed; JPEGs are as large unpacked.
     needed = sum(step.archive.size for step in ahead)
     kept = [step.missing for step in ahead]
     needed += sum(kept) if order.keep_archives else max(kept, default=0)
@@ -90,11 +93,11 @@ def plan(order: Order) -> list[Step]:
 
 
 def prepare(order: Order, watch: Watch) -> None:
-    """Do what is left to do, one archive after another; what is done already is left alone.
+    """Prepare all archives, skipping finished work.
 
-    A DownloadError, UnpackError or other OSError says what could not be had; a ValueError what is wrong with the data
-    or with ``order.images``. Whatever was done stays, and the next call goes on from there. Another process that
-    prepares in the same root is waited for.
+    Raises DownloadError, UnpackError or another OSError if a file cannot be obtained, and ValueError if the data or
+    ``order.images`` are wrong. Finished work stays, and the next call resumes from it. Blocks while another process
+    prepares data in the same root.
     """
     with _alone(order.root, watch):
         for archive in order.archives():
@@ -150,7 +153,7 @@ def _expected(root: Path, archive: Archive) -> Expected:
 
 
 def _verified(target: Path, expected: Expected, watch: Watch) -> Downloaded:
-    """The archive that lies there already, if it is the right one."""
+    """Check an archive that is already downloaded, and return its size and digest."""
     digest, done, size = hashlib.sha256(), 0, target.stat().st_size
     with target.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -166,7 +169,7 @@ def _verified(target: Path, expected: Expected, watch: Watch) -> Downloaded:
 
 
 def _bring_images(order: Order, watch: Watch) -> None:
-    """The images that a person has: a folder is linked to, an archive unpacked."""
+    """Link to the user's image folder, or unpack the user's archive."""
     images, place = order.images, order.root / order.set.by_hand_folder
     if images is None:
         return
@@ -190,7 +193,7 @@ def _bring_images(order: Order, watch: Watch) -> None:
 
 
 def _folder_with_images(order: Order, images: Path) -> Path:
-    """``images``, or the folder below it that has the first image of the evaluation split."""
+    """Return ``images``, or the folder below it that has the first image of the evaluation split."""
     first = _choose(order, order.set.evaluation_split, Draw(1))[0].path.name
     for found in (images / first, *sorted(images.rglob(first))):
         if found.is_file():
@@ -199,7 +202,7 @@ def _folder_with_images(order: Order, images: Path) -> Path:
 
 
 def _bring_singles(order: Order, watch: Watch) -> None:
-    """The training images that calibration draws, one by one."""
+    """Download the sampled calibration images one by one."""
     drawn = [example.path for example in _choose(order, order.set.training_split, order.draw)]
     name = f"{order.set.name}-{order.set.training_split}"
     before = read_manifest(order.root, name) or Manifest(order.set.singles)
@@ -236,7 +239,7 @@ def _choose(order: Order, split: str, draw: Draw) -> Sequence[Pictured]:
 
 @contextmanager
 def _alone(root: Path, watch: Watch) -> Iterator[None]:
-    """Nobody else prepares in ``root`` meanwhile; where the file system knows no locks, nobody is waited for."""
+    """Hold an exclusive lock on ``root``; on a file system without locks, continue without it."""
     folder = root / DOWNLOADS
     folder.mkdir(parents=True, exist_ok=True)
     if sys.platform == "win32":

@@ -1,4 +1,4 @@
-"""What the readers of published data sets share: examples, the choice among them, and what is checked of the files."""
+"""Base of the readers of published data sets: examples, sampling, and checks of the annotation files."""
 
 from __future__ import annotations
 
@@ -23,25 +23,28 @@ from mmq_sweeps.identity.roles import LABEL
 
 @dataclass(frozen=True)
 class Pictured(ABC):
-    """An image file by the set's own id; ``image`` decodes it anew at every access and keeps nothing."""
+    """Image file with the set's own id; ``image`` decodes it at every access and caches nothing."""
 
     id: str
     path: Path
 
     @property
     def image(self) -> Image.Image:
-        """RGB; an ``ImageError`` (a ValueError) where the file is missing, truncated or no image."""
+        """RGB picture; raises ImageError (a ValueError) if the file is missing, truncated or not an image."""
         return open_image(self.path)
 
     @property
     @abstractmethod
     def texts(self) -> int:
-        """How many captions or questions it has."""
+        """Number of captions or questions."""
 
 
 @dataclass(frozen=True)
 class Captioned(Pictured):
-    """An image with its captions as the file has them. A task says which of them are no texts, or that there are none."""
+    """Image with its captions as stored in the file.
+
+    Tasks report captions that are not text, and images without any.
+    """
 
     references: tuple[Any, ...]
 
@@ -52,9 +55,9 @@ class Captioned(Pictured):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question by the set's own id, what its annotators answered, and the set's own kind of question.
+    """Question with the set's own id, its annotators' answers, and the set's own kind of question.
 
-    Question and answers are as the file has them. A task says which of them are no texts.
+    Question and answers are as stored in the file; tasks report those that are not text.
     """
 
     id: str
@@ -65,7 +68,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Questioned(Pictured):
-    """An image with the questions about it, at least one."""
+    """Image with the questions about it, at least one."""
 
     questions: tuple[Asked, ...]
 
@@ -81,15 +84,17 @@ AnExample = TypeVar("AnExample", bound=Pictured)
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedData(ABC, Generic[AnExample]):
-    """A sequence of the examples of ``split``, one an image, in the order in which the published file names the images first.
+    """Sequence of the examples of ``split``, one per image, in the order in which the file first names each image.
 
-    ``count`` takes the first so many, or all with None. With a ``seed`` they are drawn instead: the images of the split
-    are ordered by a digest of seed and id, so a draw is the same on every platform and a smaller one is the beginning of
-    a larger. ``root`` is the folder that ``python -m mmq_sweeps.data prepare`` made, or one's own in the same layout;
-    the other fields are paths below it (or absolute), in which ``{split}`` stands for the split.
+    ``count`` limits the examples to the first so many; None takes all. With ``seed`` they are sampled instead: images
+    are ordered by a digest of seed and id, so a sample is the same on every platform, and a smaller sample is a prefix
+    of a larger one.
 
-    The annotations are read when the first example is asked for, once a process. A ValueError says which key, folder or
-    file is wrong. Images are not looked at, except that some must be there; ``images.problems`` decodes them.
+    ``root`` is the folder that ``python -m mmq_sweeps.data prepare`` made, or another in the same layout. The other
+    fields are paths below it (or absolute) in which ``{split}`` stands for the split.
+
+    Annotations are read on first access, once per process. Raises ValueError naming the wrong key, folder or file.
+    Images are not opened, but at least one must exist; ``images.problems`` decodes them.
     """
 
     root: str = field(metadata=LABEL)
@@ -97,7 +102,7 @@ class PublishedData(ABC, Generic[AnExample]):
     count: int | None = None
     seed: int | None = None
 
-    # The name under which prepare knows the set.
+    # Name of the set for the prepare command.
     prepared_as: ClassVar[str]
 
     def __post_init__(self) -> None:
@@ -113,19 +118,19 @@ class PublishedData(ABC, Generic[AnExample]):
 
     @abstractmethod
     def sources(self) -> list[Path]:
-        """The annotation files that decide what the examples are."""
+        """Return the annotation files that determine the examples."""
 
     @abstractmethod
     def read(self) -> Sequence[AnExample]:
-        """All examples of the split, in order; a ValueError where the annotations cannot be read."""
+        """Return all examples of the split, in order; raises ValueError if the annotations cannot be read."""
 
     def hint_of(self, path: Path) -> str:
-        """What lies beside a missing annotation file, and how to get it."""
+        """List the files beside a missing annotation file, and say how to get it."""
         beside = sorted(one.name for one in path.parent.glob("*.json")) if path.parent.is_dir() else []
         return (f"The folder has {', '.join(beside[:5])}. " if beside else "") + self.way_out
 
     def choose(self) -> list[AnExample]:
-        """The examples that ``split``, ``count`` and ``seed`` choose, whether their images are there or not."""
+        """Return the examples that ``split``, ``count`` and ``seed`` select, whether or not their images exist."""
         examples = self.read()
         if not examples:
             self.fail(f"{self.sources()[0]} has no images of it")
@@ -136,7 +141,7 @@ class PublishedData(ABC, Generic[AnExample]):
 
     @cached_property
     def examples(self) -> Sequence[AnExample]:
-        """The chosen examples; a ValueError where there are too few, or where none of their images is there."""
+        """Selected examples; raises ValueError if there are too few, or if none of their images exists."""
         chosen = self.choose()
         if not any(example.path.is_file() for example in chosen):
             self._tell_absent(chosen)
@@ -153,7 +158,7 @@ class PublishedData(ABC, Generic[AnExample]):
 
     @property
     def paths(self) -> list[Path]:
-        """The image files of the examples."""
+        """Image files of the examples."""
         return [example.path for example in self.examples]
 
     @property
@@ -165,7 +170,7 @@ class PublishedData(ABC, Generic[AnExample]):
         return f"To get it: python -m mmq_sweeps.data prepare {self.prepared_as} --root {shlex.quote(str(self.root))}"
 
     def below(self, template: str) -> Path:
-        """The path that ``template`` names; a template with another field than ``{split}`` is a ValueError."""
+        """Return the path for ``template``; raises ValueError if it has a field other than ``{split}``."""
         try:
             return self.folder / template.format(split=self.split)
         except (KeyError, IndexError, ValueError) as error:
@@ -181,7 +186,7 @@ class PublishedData(ABC, Generic[AnExample]):
         return heapq.nsmallest(len(examples) if self.count is None else self.count, examples, key=place)
 
     def _check_ids(self, examples: Sequence[AnExample]) -> None:
-        """Fail where two images, or two questions, have one id: the last would stand for both."""
+        """Fail if two images, or two questions, share an id: the last would stand for both."""
         named = [("image", example.id, example) for example in examples]
         questions = (example for example in examples if isinstance(example, Questioned))
         named += [("question", asked.id, example) for example in questions for asked in example.questions]
@@ -211,12 +216,18 @@ class PublishedData(ABC, Generic[AnExample]):
 
 
 def is_other_split(split: str, named: str) -> bool:
-    """Whether ``split`` is one of COCO's own and ``named`` another of them; a split of one's own may hold any images."""
+    """Return whether ``split`` and ``named`` are two different splits of COCO's own.
+
+    A split under any other name may hold any images.
+    """
     return bool(_COCO_SPLIT.fullmatch(split) and _COCO_SPLIT.fullmatch(named) and split != named)
 
 
 def stamped(path: Path) -> tuple[Path, int, int]:
-    """A file with its size and the time of its last change, which nobody can set: what a cache of its content goes by."""
+    """Return a file with its size and ctime, as the cache key of its content.
+
+    Programs can set a file's mtime but not its ctime.
+    """
     status = path.stat()
     return path, status.st_size, status.st_ctime_ns
 
@@ -224,9 +235,9 @@ def stamped(path: Path) -> tuple[Path, int, int]:
 def read_json(
     path: Path, expected: str, hook: Callable[[dict[str, Any]], Any] | None = None, keyed_by_id: bool = False
 ) -> dict[str, Any]:
-    """The object in a JSON file; ``hook`` turns each object inside it into what is kept. ``expected`` is for the error.
+    """Return the object in a JSON file; ``hook`` replaces each nested object, ``expected`` completes error messages.
 
-    Where the object is ``keyed_by_id``, a key that occurs twice is an error: JSON would keep the last.
+    With ``keyed_by_id``, a repeated key is an error; ``json`` would silently use the last.
     """
 
     def keep(pairs: list[tuple[str, Any]]) -> Any:
@@ -252,7 +263,7 @@ def read_json(
 
 
 def listed(path: Path, content: Mapping[str, Any], key: str, expected: str) -> list[Any]:
-    """The list under ``key``; a ValueError names the keys that are there instead."""
+    """Return the list under ``key``; raises ValueError naming the keys found instead."""
     found = content.get(key)
     if not isinstance(found, list):
         raise ValueError(f"{path}: has no list {key!r} but {_keys(content)}; expected {expected}")
@@ -260,7 +271,7 @@ def listed(path: Path, content: Mapping[str, Any], key: str, expected: str) -> l
 
 
 def fields(path: Path, where: str, entry: Any, keys: Sequence[str], expected: str) -> list[Any]:
-    """The values of ``keys`` in one entry; a ValueError names the keys that are there instead."""
+    """Return the values of ``keys`` in one entry; raises ValueError naming the keys found instead."""
     if not isinstance(entry, dict) or any(key not in entry for key in keys):
         there = _keys(entry) if isinstance(entry, dict) else repr(entry)[:80]
         missing = next((key for key in keys if not isinstance(entry, dict) or key not in entry), "")
@@ -269,7 +280,7 @@ def fields(path: Path, where: str, entry: Any, keys: Sequence[str], expected: st
 
 
 def check_id(path: Path, where: str, identity: Any) -> int | str:
-    """``identity``, if it can be one: a whole number or text. A ValueError says where it stands."""
+    """Return ``identity`` if it is an integer or text; else raise ValueError naming its place in the file."""
     if isinstance(identity, bool) or not isinstance(identity, int | str):
         raise ValueError(f"{path}: {where} has the id {json.dumps(identity)}, which is neither a whole number nor text")
     return identity

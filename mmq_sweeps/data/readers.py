@@ -1,4 +1,4 @@
-"""The readers of this package, by the name that ids and records have for them."""
+"""The readers of this package, by the names that cell ids and records use."""
 
 from __future__ import annotations
 

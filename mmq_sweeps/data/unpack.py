@@ -1,4 +1,4 @@
-"""Members of an archive, written below a folder: nowhere else, each whole or not at all."""
+"""Unpack archive members below a folder: never outside it, and each file whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmq_sweeps.data.catalog import Content
 
 _CHUNK = 1 << 20
 _SPARE = 50_000_000
-# What a damaged archive raises while it is read.
+# Raised by the standard library while it reads a damaged archive.
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
@@ -26,7 +26,7 @@ class UnpackError(OSError):
 
 
 class DamagedError(UnpackError):
-    """What was unpacked so far is right, but the archive is not whole."""
+    """The archive is damaged or cut short; the files unpacked before that point are intact."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,20 @@ class Unpacked:
 
 Member = TypeVar("Member")
 
-# Told the number of files done and of all.
+# Called with the number of files done and their total.
 Progress = Callable[[int, int], None]
 
 
 def unpack(
     archive: Path, root: Path, contents: Sequence[Content], progress: Progress = lambda done, total: None
 ) -> Mapping[str, Unpacked]:
-    """Write the members of a zip or tar that fit ``contents`` below ``root``; what was written, by path below ``root``.
+    """Write the members of a zip or tar that match ``contents`` below ``root``, and return them by path below it.
 
-    Where several contents fit, the first does. A file that is there with the member's size and checksum is left alone
-    (zip; a tar has no checksums). An UnpackError: no such archive, damaged or cut short, a member that leads out of
-    the archive or is a link, two members of one name, no member that fits, or no room on the disk.
+    If several contents match a member, the first wins. A file already present with the member's size and checksum is
+    left alone (zip only; a tar has no checksums).
+
+    Raises UnpackError if the archive is missing, damaged or cut short, if a member is a link or leads out of the
+    archive, if two members share a name, if a content matches no member, or if the disk is too full.
     """
     try:
         if zipfile.is_zipfile(archive):
@@ -67,7 +69,7 @@ def unpack(
 
 
 def is_there(target: Path, file: Unpacked, read: bool = True) -> bool:
-    """Whether ``target`` has the size and, if it may be read, the checksum of ``file``."""
+    """Return whether ``target`` has the size of ``file`` and, with ``read``, its checksum."""
     try:
         if target.stat().st_size != file.size:
             return False
@@ -125,13 +127,13 @@ def _unpack_tar(
 def _choose(
     archive: Path, members: Sequence[tuple[str, Member]], contents: Sequence[Content]
 ) -> list[tuple[str, Member]]:
-    """The members that fit, with the places below the root that they go to."""
+    """Return the matching members with their destinations below the root."""
     chosen: dict[str, Member] = {}
     for name, member in members:
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or "\0" in name or ":" in path.parts[0]:
             raise UnpackError(f"{archive}: the member {name!r} leads out of the archive; nothing was unpacked")
-        # What macOS adds to archives are no images, whatever their names.
+        # Files that macOS adds to archives are never images, even if named like them.
         if path.name.startswith("._") or "__MACOSX" in path.parts:
             continue
         fitting = next((content for content in contents if fnmatch.fnmatchcase(path.name, content.pattern)), None)

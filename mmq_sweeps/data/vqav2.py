@@ -33,9 +33,10 @@ _ANNOTATIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class VqaV2(PublishedData[Questioned]):
-    """Questions and annotations of ``train2014`` or ``val2014``; ``kind`` is the answer type: yes/no, number or other.
+    """Reader of the questions and annotations of ``train2014`` or ``val2014``.
 
-    ``file_names`` makes an image's file name of its ``{id}``.
+    A question's ``kind`` is its answer type: yes/no, number or other. ``file_names`` is the template of an image's file
+    name, with ``{id}`` for the image id.
     """
 
     questions: str = field(default="v2_OpenEnded_mscoco_{split}_questions.json", metadata=LABEL)
@@ -69,7 +70,7 @@ class VqaV2(PublishedData[Questioned]):
 
 @dataclass(frozen=True)
 class _Asked:
-    """The questions of each image, and the split that each file says it is of, or nothing."""
+    """Questions of each image, and the split that each file declares, or an empty string."""
 
     by_image: Mapping[int | str, tuple[Asked, ...]]
     splits: Mapping[Path, str]
@@ -112,7 +113,7 @@ def _read(questions: Stamp, annotations: Stamp) -> _Asked:
 
 
 def _keep_answers() -> Any:
-    """Claims each of millions of answer objects into its text while the file is read: a tenth of the memory."""
+    """Return a JSON hook that replaces each of millions of answer objects by its text: a tenth of the memory."""
     texts: dict[str, str] = {}
 
     def keep(entry: dict[str, Any]) -> Any:
@@ -125,7 +126,7 @@ def _keep_answers() -> Any:
 
 
 def _answers(path: Path, content: Mapping[str, Any]) -> dict[int | str, tuple[int | str, str, tuple[str, ...]]]:
-    """Image, answer type and answers of each question."""
+    """Return image id, answer type and answers of each question id."""
     found = {}
     for index, entry in enumerate(listed(path, content, "annotations", _ANNOTATIONS)):
         where = f"annotations[{index}]"

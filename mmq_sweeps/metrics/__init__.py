@@ -1,6 +1,6 @@
-"""Metrics of captions, answers and retrieval: per-item scores, figures that equal the published tools', intervals.
+"""Metrics of captions, answers and retrieval: per-item scores, figures equal to the published tools', intervals.
 
-Names are known at once; everything that needs numpy, pycocoevalcap or Java is imported when first used.
+Names resolve immediately; modules that need numpy, pycocoevalcap or Java are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Short answers of one cell after another against the answers of one task, in all and by kind of answer."""
+"""Score the short answers of successive cells against the answers of one task, overall and by kind."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from mmq_sweeps.metrics.result import MetricResult
 
 
 class AnswerScorer:
-    """Scores answers. ``answers``: question id -> its annotators' answers; ``types``: question id -> kind of answer.
+    """Scorer of answers. ``answers``: question id -> its annotators' answers; ``types``: question id -> kind of answer.
 
-    ValueError: unknown metric, a question without answers, or ``types`` for other questions than ``answers``.
+    Raises ValueError for an unknown metric, a question without answers, or ``types`` that do not cover exactly the
+    questions.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class AnswerScorer:
             check_items(tuple(answers), types, "type")
         self.question_ids = tuple(answers)
         self._prepared: dict[str, Any] = {metric.name: metric.prepare(answers) for metric in self.metrics}
-        # Answers recur, and normalizing one takes longer than looking it up.
+        # Answers recur, and normalizing takes longer than a lookup.
         self._normalized = functools.cache(normalize_answer)
         references = [list(map(self._normalized, given)) for given in answers.values()]
         self._right = degenerate.commonest(references)
@@ -54,9 +55,9 @@ class AnswerScorer:
         self._of_type = {str(kind): np.flatnonzero(kinds == kind) for kind in np.unique(kinds)}
 
     def score(self, predictions: Mapping[str, str]) -> dict[str, MetricResult]:
-        """Every metric of one cell's answers, question id -> answer; ``by_type`` has the figure of each kind.
+        """Return every metric of one cell's answers, question id -> answer; ``by_type`` has the figure of each kind.
 
-        ValueError: questions without an answer, or answers to questions that were not asked.
+        Raises ValueError if answers are missing or belong to other questions.
         """
         check_items(self.question_ids, predictions, "answer")
         answers = [predictions[question] for question in self.question_ids]

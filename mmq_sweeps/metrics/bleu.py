@@ -1,7 +1,7 @@
 """BLEU-1 to BLEU-4 as pycocoevalcap 1.2 computes them (Papineni et al., ACL 2002), closest reference length.
 
-The figure of a cell is the corpus's: matches, n-grams and lengths are summed over all images first. The per-image
-scores are pycocoevalcap's, BLEU of one image with its smoothing constants.
+The figure of a cell is corpus BLEU: matches, n-grams and lengths are first summed over all images. The per-image scores
+are pycocoevalcap's: BLEU of a single image with its smoothing constants.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SMALL, _TINY = 1e-9, 1e-15
 
 
 class Bleu1:
-    """BLEU-n for n = ``order``; one class so that each n has its name."""
+    """BLEU-n for n = ``order``; a class per n, so that each n has a name."""
 
     name: ClassVar[str] = "bleu_1"
     needs: ClassVar[str] = "captions"
@@ -28,24 +28,24 @@ class Bleu1:
     order: ClassVar[int] = 1
 
     def prepare(self, references: References) -> ReferenceNgrams:
-        """The references' n-grams as they are."""
+        """Return the references' n-grams unchanged."""
         return references.ngrams
 
     def score(self, prepared: ReferenceNgrams, predictions: Candidates) -> Scores:
-        """Scores of tokenized captions in the order of the images."""
+        """Score tokenized captions in the order of the images."""
         totals = bleu_statistics(predictions.ngrams, prepared)
         per_item = np.array([_bleu(row, self.order) for row in totals.tolist()])
         value = _bleu(totals.sum(axis=0).tolist(), self.order)
         return Scores(value, per_item, totals, self._warnings(totals))
 
     def _warnings(self, totals: Floats) -> tuple[str, ...]:
-        """Say if no caption has as many words as are compared: the figure then comes from the smoothing constants."""
+        """Warn if no caption has ``order`` words: the figure then comes from the smoothing constants."""
         if totals[:, ORDERS + self.order - 1].any() or not totals[:, 2 * ORDERS].any():
             return ()
         return (f"no caption has {self.order} words, so BLEU-{self.order} compares nothing",)
 
     def aggregate(self, totals: Floats, count: int) -> Floats:  # noqa: ARG002 (part of a metric)
-        """BLEU of summed statistics."""
+        """Compute BLEU of summed statistics."""
         return np.array([_bleu(row, self.order) for row in totals.tolist()])
 
 
@@ -71,7 +71,7 @@ class Bleu4(Bleu1):
 
 
 def bleu_statistics(candidates: CandidateNgrams, references: ReferenceNgrams) -> Floats:
-    """``[N, 10]``: matched n-grams for n = 1..4, n-grams for n = 1..4, words, words of the closest reference."""
+    """Return ``[N, 10]``: matched n-grams for n = 1..4, n-grams for n = 1..4, words, words of the closest reference."""
     matched = candidates.row >= 0
     most = references.counts.max(axis=1, initial=0)[candidates.row[matched]]
     clipped = np.minimum(candidates.counts[matched], most).astype(np.float64)
@@ -84,7 +84,7 @@ def bleu_statistics(candidates: CandidateNgrams, references: ReferenceNgrams) ->
 
 
 def _closest(lengths: Ints, references: Ints) -> Ints:
-    """The reference length nearest to each caption's, the shorter of two as near."""
+    """Return the reference length nearest to each caption's; the shorter wins a tie."""
     far = np.iinfo(np.int64).max // 4
     key = np.where(references >= 0, np.abs(references - lengths[:, None]) * 2**31 + references, far)
     closest: Ints = np.take_along_axis(references, key.argmin(axis=1)[:, None], axis=1)[:, 0]
@@ -92,7 +92,7 @@ def _closest(lengths: Ints, references: Ints) -> Ints:
 
 
 def _bleu(row: Sequence[float], order: int) -> float:
-    """pycocoevalcap's formula, operation by operation."""
+    """Compute pycocoevalcap's formula, operation by operation."""
     product = 1.0
     for n in range(order):
         product *= (row[n] + _TINY) / (row[ORDERS + n] + _SMALL)

@@ -1,4 +1,4 @@
-"""Captions of one cell after another against the references of one task."""
+"""Score the captions of successive cells against the references of one task."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mmq_sweeps.metrics.tokenizer import shared_tokenizer
 
 
 class CaptionScorer:
-    """Scores captions; everything that depends on the references alone is computed here, once.
+    """Scorer of captions; everything that depends only on the references is computed once, here.
 
-    ``references`` are the task's, image id -> captions; their order is the order of every sum. ``cache_dir`` keeps the
-    tokenized references and their n-grams for other processes.
+    ``references`` maps image id -> captions; their order is the order of every sum. ``cache_dir`` stores the tokenized
+    references and their n-grams for other processes.
 
-    ValueError: unknown metric, or an image without references. JavaMissingError: there is no Java.
+    Raises ValueError for an unknown metric or an image without references; JavaMissingError if there is no Java.
     """
 
     def __init__(
@@ -38,9 +38,9 @@ class CaptionScorer:
         self._prepared: dict[str, Any] = {metric.name: metric.prepare(self.references) for metric in self.metrics}
 
     def score(self, predictions: Mapping[str, str]) -> dict[str, MetricResult]:
-        """Every metric of one cell's captions, image id -> caption, one for each image of the references.
+        """Return every metric of one cell's captions, image id -> caption, for exactly the images of the references.
 
-        ValueError: images without a caption, or captions for images that were not asked for.
+        Raises ValueError if captions are missing or belong to other images.
         """
         ids = self.references.image_ids
         check_items(ids, predictions, "caption")
@@ -58,7 +58,7 @@ class CaptionScorer:
 
 
 def check_items(expected: Sequence[str], given: Mapping[str, object], noun: str) -> None:
-    """ValueError unless ``given`` holds text for exactly the ``expected`` items: no figure is over fewer than asked."""
+    """Raise ValueError unless ``given`` has text for exactly the ``expected`` items: no figure may cover fewer."""
     missing = [item for item in expected if item not in given]
     if missing:
         raise ValueError(f"{len(missing)} of {len(expected)} items have no {noun}, for example {missing[0]!r}")

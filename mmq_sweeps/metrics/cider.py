@@ -1,9 +1,9 @@
 """CIDEr as pycocoevalcap 1.2 computes it (Vedantam et al., arXiv 1411.5726).
 
-Its one class is called CIDEr and computes the paper's CIDEr-D, without stemming: the cosine of tf-idf vectors of 1- to
+Its only class is called CIDEr and computes the paper's CIDEr-D, without stemming: the cosine of tf-idf vectors of 1- to
 4-grams, the caption's clipped to the reference's, times exp(-d²/2σ²) with σ = 6, averaged over references and n, times
 ten. d is the difference in bigrams, which is the difference in words unless a sentence is empty. ``cider`` and
-``cider_d`` are therefore one figure under the two names by which it is published.
+``cider_d`` are therefore the same figure under its two published names.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIGMA = 6.0
 
 @dataclass(frozen=True)
 class CiderReferences:
-    """Tf-idf vectors of a task's references: ``weights`` ``[P, R]`` a row of ``ngrams``, ``norms`` ``[N, R, 4]``."""
+    """Tf-idf vectors of a task's references: ``weights`` ``[P, R]`` by row of ``ngrams``, ``norms`` ``[N, R, 4]``."""
 
     ngrams: ReferenceNgrams
     log_images: float
@@ -41,7 +41,7 @@ class Cider:
     higher_is_better: ClassVar[bool] = True
 
     def prepare(self, references: References) -> CiderReferences:
-        """Weights and norms of the references."""
+        """Compute weights and norms of the references."""
         grams = references.ngrams
         images = len(grams.lengths)
         log_images = float(np.log(float(images))) if images else 0.0
@@ -51,7 +51,7 @@ class Cider:
         return CiderReferences(grams, log_images, idf, weights, _norms(grams, weights))
 
     def score(self, prepared: CiderReferences, predictions: Candidates) -> Scores:
-        """Scores of tokenized captions in the order of the images."""
+        """Score tokenized captions in the order of the images."""
         found = predictions.ngrams
         bins, size = found.captions * ORDERS + found.orders, len(predictions.tokens) * ORDERS
         known = found.ids >= 0
@@ -72,12 +72,12 @@ class Cider:
         return Scores.mean(totals.mean(axis=1) / references * 10.0, _weightless(prepared))
 
     def aggregate(self, totals: Floats, count: int) -> Floats:
-        """The mean over images."""
+        """Average over images."""
         return mean_of_totals(totals, count)
 
 
 def _weightless(prepared: CiderReferences) -> tuple[str, ...]:
-    """Say of how many images the score is 0 for every caption: each n-gram of their references stands at all images."""
+    """Warn about images that score 0 for every caption: every n-gram of their references occurs at all images."""
     none = int((~prepared.norms.any(axis=(1, 2))).sum())
     if not none:
         return ()
@@ -89,7 +89,7 @@ def _weightless(prepared: CiderReferences) -> tuple[str, ...]:
 
 
 class CiderD(Cider):
-    """The same figure under the paper's name for it."""
+    """The same figure under the paper's name."""
 
     name: ClassVar[str] = "cider_d"
 

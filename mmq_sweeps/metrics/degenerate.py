@@ -1,6 +1,6 @@
-"""Sentences about outputs and references that make a figure mean little; each becomes a warning beside it.
+"""Warnings about outputs and references that make a figure mean little.
 
-Outputs that repeat are compared with how often right outputs repeat: answers of yes and no are alike by nature.
+Repeated outputs are compared with how often right outputs repeat: answers of yes and no are alike by nature.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-# The least share of items that is told, where it is not all of them.
+# Smallest share of items that is worth a warning.
 EMPTY = 0.05
 SAME_CAPTION = 0.25
 SAME_ANSWER = 0.9
@@ -16,10 +16,10 @@ SAME_FIRST = 0.5
 
 
 def of_outputs(noun: str, outputs: Sequence[str], right: Sequence[str], least_same: float) -> tuple[str, ...]:
-    """Say how many ``outputs``, without words that do not count, are empty or identical.
+    """Warn about empty and identical ``outputs``, which are given tokenized or normalized.
 
-    ``right`` holds one right output of each item. Identical are told if they are all and the right ones are not, or if
-    they are the share ``least_same`` and more than twice as many as the commonest right output.
+    ``right`` holds one right output per item. Identical outputs are reported if all are identical and the right ones
+    are not, or if their share is at least ``least_same`` and more than twice that of the commonest right output.
     """
     total = len(outputs)
     said = Counter(output for output in outputs if output.strip())
@@ -38,9 +38,9 @@ def of_outputs(noun: str, outputs: Sequence[str], right: Sequence[str], least_sa
 
 
 def of_first(queries: str, answer: str, first: Sequence[str], right: Sequence[str]) -> tuple[str, ...]:
-    """Say how many ``queries`` find one and the same ``answer`` first, as all do where every pair has one score.
+    """Warn if many ``queries`` find the same ``answer`` first, as they all do if every pair has the same score.
 
-    ``first`` holds the id that each query finds first, empty if none, and ``right`` a right one.
+    ``first`` holds the id that each query finds first, empty if none, and ``right`` a right id.
     """
     found = Counter(one for one in first if one)
     if len(first) < 2 or not found:
@@ -52,13 +52,13 @@ def of_first(queries: str, answer: str, first: Sequence[str], right: Sequence[st
 
 
 def of_references(noun: str, references: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Say how many items, each a ``noun``, have nothing but empty references: no output can be right."""
+    """Warn about items, each a ``noun``, with only empty references: no output can be right."""
     bare = sum(1 for given in references if not any(text.strip() for text in given))
     return (f"every reference of {bare} of {len(references)} {noun}s is empty",) if bare else ()
 
 
 def of_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
-    """Name the ``kinds`` of items that occur once among several items: the figure of each is that of one item."""
+    """Warn about ``kinds`` with a single item among several items."""
     single = sorted(kind for kind, count in Counter(kinds).items() if count == 1)
     if not single or len(kinds) == 1:
         return ()
@@ -68,27 +68,27 @@ def of_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
 
 
 def of_scores(images: Sequence[bool], texts: Sequence[bool]) -> tuple[str, ...]:
-    """Say of how many images and texts a score was NaN or infinite; ``True`` stands for each that has such a score."""
+    """Warn about NaN or infinite scores; ``True`` marks each image or text with such a score."""
     if not any(images) and not any(texts):
         return ()
     return (f"scores were not finite for {sum(images)} of {len(images)} images and {sum(texts)} of {len(texts)} texts",)
 
 
 def of_logits(wrong: int, items: int) -> tuple[str, ...]:
-    """Say of how many items a logit was NaN or infinite."""
+    """Warn about items with NaN or infinite logits."""
     return (f"logits were not finite for {wrong} of {items} items",) if wrong else ()
 
 
 def of_left_out(left_out: int, items: int, reason: str) -> tuple[str, ...]:
-    """Say that a figure is of fewer items than were asked for."""
+    """Warn that a figure covers fewer items than requested."""
     return (f"{left_out} of {items} items were left out: {reason}",) if left_out else ()
 
 
 def of_count(items: int) -> tuple[str, ...]:
-    """Say of one item that no interval can be drawn from it."""
+    """Warn that a single item gives no interval."""
     return ("it is of one item, so its interval has no width",) if items == 1 else ()
 
 
 def commonest(references: Sequence[Sequence[str]]) -> list[str]:
-    """The most frequent reference of each item."""
+    """Return the most frequent reference of each item."""
     return [Counter(given).most_common(1)[0][0] for given in references]

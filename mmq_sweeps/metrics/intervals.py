@@ -1,8 +1,8 @@
-"""Bootstrap intervals over items, and the difference of two cells on the same items.
+"""Bootstrap intervals over items, and the paired difference of two cells.
 
-Items are drawn with replacement 1,000 times from a fixed seed, the same draws for every metric of as many items; the
+Items are drawn with replacement 1,000 times from a fixed seed; metrics with equally many items share the draws. The
 interval is the 2.5th to 97.5th percentile of the metric's figure on the draws. Only the items vary: document
-frequencies and everything else that comes from the references stay those of the whole task.
+frequencies and everything else derived from the references stay those of the whole task.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from mmq_sweeps.metrics.result import MetricResult
 RESAMPLES = 1000
 SEED = 20260
 _PERCENTILES = (2.5, 97.5)
-_BLOCK = 6_000_000  # draws in memory at a time; 1,000 draws of as many items as a captioning task has are kept
+_BLOCK = 6_000_000  # counts in memory at a time; up to this size, all 1,000 draws are cached
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """``value`` = figure of the second result less that of the first, on the same items, with its 95% interval."""
+    """Figure of the second result minus that of the first (``value``) on the same items, with its 95% interval."""
 
     name: str
     value: float
@@ -34,13 +34,13 @@ class PairedDifference:
 
     @property
     def significant(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """True if the interval excludes zero."""
         low, high = self.interval
         return low > 0 or high < 0
 
 
 def result_of(metric: Metric, items: tuple[str, ...], scores: Scores) -> MetricResult:
-    """The result of ``scores`` over ``items``, with its interval."""
+    """Return the result of ``scores`` over ``items``, with its interval."""
     draws = metric.aggregate(resample(scores.totals), len(items)) if items else np.full(1, np.nan)
     return MetricResult(
         name=metric.name,
@@ -55,9 +55,9 @@ def result_of(metric: Metric, items: tuple[str, ...], scores: Scores) -> MetricR
 
 
 def paired_difference(a: MetricResult, b: MetricResult) -> PairedDifference:
-    """How much higher ``b`` is than ``a``: the same items are drawn for both, so what they share cancels.
+    """Return how much higher ``b`` is than ``a``, drawing the same items for both, so that shared effects cancel.
 
-    ValueError: other metrics or items, or a figure that is no mean of items and came without its ``totals``.
+    Raises ValueError if metrics or items differ, or if a figure that is not the mean of its items lacks its ``totals``.
     """
     if a.name != b.name:
         raise ValueError(f"Cannot compare {a.name} with {b.name}")
@@ -88,12 +88,12 @@ def _interval(figures: Floats) -> tuple[float, float]:
 
 
 def resample(totals: Floats) -> Floats:
-    """Sums ``[RESAMPLES, S]`` of the rows of ``totals`` ``[N, S]`` over the items of each draw."""
+    """Return the sums ``[RESAMPLES, S]`` of the rows of ``totals`` ``[N, S]`` over the items of each draw."""
     return np.concatenate([drawn @ totals for drawn in _draws(len(totals))])
 
 
 def _draws(count: int) -> Iterator[Floats]:
-    """How often each of ``count`` items is in each draw, some draws at a time: ``[B, count]``."""
+    """Yield how often each of ``count`` items occurs in each draw, a block of draws at a time: ``[B, count]``."""
     if RESAMPLES * count <= _BLOCK:
         yield _all_draws(count)
         return

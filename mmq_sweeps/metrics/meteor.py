@@ -1,9 +1,9 @@
 """METEOR 1.5 as pycocoevalcap 1.2 runs it (Denkowski and Lavie, Meteor Universal, WMT 2014).
 
-The program is asked for the matching statistics of each caption (``SCORE``) and for the scores of all of them
-(``EVAL``). The figure of a cell is METEOR's score of the *summed* statistics, not the mean of the images' scores. The
-same caption for the same references has the same statistics, so it is matched once per process; only the program
-starts, reads its paraphrase tables (seconds) and matches, everything else is cheap.
+The program computes the matching statistics of each caption (``SCORE``) and the scores of all of them (``EVAL``). The
+figure of a cell is METEOR's score of the *summed* statistics, not the mean of the images' scores. Equal captions with
+equal references have equal statistics, so each is matched once per process. Starting the program, reading its
+paraphrase tables (seconds) and matching are the only expensive steps.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _REMEMBERED = 100_000
 
 @dataclass
 class MeteorProgram:
-    """The running program and the statistics that it has worked out, by the line that asked for them."""
+    """Running program, and its statistics cached by request line."""
 
     process: JavaProcess
     _known: dict[str, str] = field(default_factory=dict, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def statistics(self, lines: Sequence[str]) -> list[str]:
-        """The statistics of each ``SCORE`` line."""
+        """Return the statistics of each ``SCORE`` line."""
         with self._lock:
             if len(self._known) > _REMEMBERED:
                 self._known.clear()
@@ -50,7 +50,7 @@ class MeteorProgram:
             return [self._known[line] for line in lines]
 
     def evaluate(self, statistics: Sequence[str]) -> Floats:
-        """The score of each item, then that of their sum: ``[N + 1]``."""
+        """Return the score of each item, then that of their sum: ``[N + 1]``."""
         request = " ||| ".join(("EVAL", *statistics))
         return np.array([float(answer) for answer in self._ask([request], len(statistics) + 1)])
 
@@ -64,19 +64,19 @@ class MeteorProgram:
 
 
 class Meteor:
-    """pycocoevalcap's ``Meteor``: its requests, in its order, to one program that stays."""
+    """pycocoevalcap's ``Meteor``: the same requests, in the same order, to a persistent program."""
 
     name: ClassVar[str] = "meteor"
     needs: ClassVar[str] = "captions"
     higher_is_better: ClassVar[bool] = True
 
     def prepare(self, references: References) -> list[str]:
-        """The part of each image's request that does not change; the program begins to read its tables."""
+        """Return the constant part of each image's request, and start the program loading its tables."""
         shared_program().process.start()
         return [" ||| ".join(("SCORE", *tokens)) for tokens in references.tokens]
 
     def score(self, prepared: list[str], predictions: Candidates) -> Scores:
-        """Scores of tokenized captions in the order of the images; see ``JavaProcess.exchange`` for its errors."""
+        """Score tokenized captions in the order of the images; raises as ``JavaProcess.exchange`` does."""
         program = shared_program()
         requests = [
             f"{start} ||| {_clean(caption)}" for start, caption in zip(prepared, predictions.tokens, strict=True)
@@ -87,12 +87,15 @@ class Meteor:
         return Scores(float(scores[-1]), scores[:-1], _without_perfect_chunks(totals))
 
     def aggregate(self, totals: Floats, count: int) -> Floats:  # noqa: ARG002 (part of a metric)
-        """METEOR's score of summed statistics."""
+        """Score the summed statistics."""
         return score_of_statistics(totals)
 
 
 def score_of_statistics(totals: Floats) -> Floats:
-    """METEOR of statistics ``[B, 23]``: lengths, function words, four matchers' matches, chunks, matched words."""
+    """Return METEOR's scores of statistics ``[B, 23]``.
+
+    The columns are lengths, function words, four matchers' matches, chunks, and matched words.
+    """
     length, functions = totals[:, 0:2], totals[:, 2:4]
     matches = totals[:, 4:20].reshape(-1, 4, 4)
     content = np.einsum("bmk,m->bk", matches[:, :, :2], _WEIGHTS)
@@ -107,7 +110,7 @@ def score_of_statistics(totals: Floats) -> Floats:
 
 
 def _without_perfect_chunks(totals: Floats) -> Floats:
-    """METEOR does not count the one chunk of a caption that is its reference, word for word."""
+    """Drop the single chunk of a caption equal to its reference, which METEOR does not count."""
     perfect = (totals[:, _WORDS] == totals[:, 0:2]).all(axis=1) & (totals[:, _CHUNKS] == 1)
     totals[perfect, _CHUNKS] = 0
     return totals
@@ -118,12 +121,12 @@ def _divide(numerator: Floats, denominator: Floats) -> Floats:
 
 
 def _clean(caption: str) -> str:
-    """As pycocoevalcap: a caption cannot bring its own separator."""
+    """Remove METEOR's separator from a caption, as pycocoevalcap does."""
     return caption.replace("|||", "").replace("  ", " ")
 
 
 def shared_program() -> MeteorProgram:
-    """This process's METEOR; a forked child gets its own."""
+    """Return this process's METEOR; a forked child gets its own."""
     return _PROGRAM.get()
 
 

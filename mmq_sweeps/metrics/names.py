@@ -1,4 +1,4 @@
-"""Which metrics exist, by name. Nothing heavy is imported here, so that a configuration is checked before any work."""
+"""Metric names. Imports nothing heavy, so that configurations are checked before any work."""
 
 from __future__ import annotations
 
@@ -36,30 +36,30 @@ _METRICS = {
     "gqa_accuracy": "gqa:GqaAccuracy",
 }
 
-# What the metrics of each module need, told without importing them.
+# The ``needs`` of each module's metrics, available without importing them.
 _NEEDS = dict.fromkeys(("cider", "meteor", "bleu", "rouge", "spice"), "captions")
 _NEEDS |= {"retrieval": "ranks", "vqa": "answers", "gqa": "answers"}
 
 
 def metric_names(needs: str | None = None) -> tuple[str, ...]:
-    """The names that ``load_metric`` knows; a dotted path ``package.module:Class`` is accepted beside them.
+    """Return the names that ``load_metric`` knows; it also accepts a dotted path ``package.module:Class``.
 
-    With ``needs`` only those of metrics that need ``captions``, ``answers`` or ``ranks``.
+    ``needs`` restricts them to metrics that need ``captions``, ``answers`` or ``ranks``.
     """
     return tuple(name for name, path in _METRICS.items() if needs in (None, _NEEDS[path.partition(":")[0]]))
 
 
 def check_metric_names(names: Iterable[str]) -> None:
-    """Raise what ``load_metric`` would raise for the first name it does not know, without importing any metric."""
+    """Raise ValueError for the first unknown name, as ``load_metric`` would, without importing any metric."""
     for name in names:
         if ":" not in name and name not in _METRICS:
             raise ValueError(_unknown(name))
 
 
 def load_metric(name: str) -> Metric:
-    """The metric of this name, or the class at ``package.module:Class``, instantiated without arguments.
+    """Return the metric of this name, or an instance of the class at ``package.module:Class``.
 
-    ValueError: no such metric, module or class.
+    Classes are instantiated without arguments. Raises ValueError if there is no such metric, module or class.
     """
     check_metric_names([name])
     path = name if ":" in name else f"{_PACKAGE}.{_METRICS[name]}"

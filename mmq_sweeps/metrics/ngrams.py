@@ -1,7 +1,7 @@
-"""N-grams of a task's references as arrays, and those of a cell's captions matched against them.
+"""N-grams of a task's references as arrays, and matching of a cell's captions against them.
 
-The references of a task do not change from cell to cell, so their n-grams are counted once. A caption's n-grams are
-then looked up in the vocabulary and matched with the rows of its own image by one sorted search over all captions.
+References do not change from cell to cell, so their n-grams are counted once. A caption's n-grams are then looked up in
+the vocabulary and matched with its own image's rows by one sorted search over all captions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ORDERS = 4
 
 
 def ngrams(sentence: str) -> Counter[str]:
-    """Counts of the 1- to 4-grams of a tokenized sentence, words joined by blanks, in order of first occurrence.
+    """Count the 1- to 4-grams of a tokenized sentence, words joined by blanks, in order of first occurrence.
 
     The order is pycocoevalcap's (``precook``), so that sums over n-grams round as its sums do.
     """
@@ -36,18 +36,18 @@ def ngrams(sentence: str) -> Counter[str]:
 
 
 def word_count(sentence: str) -> int:
-    """Words of a tokenized sentence."""
+    """Count the words of a tokenized sentence."""
     return len(sentence.split())
 
 
 @dataclass(frozen=True)
 class ReferenceNgrams:
-    """N-grams of the references of ``N`` images, at most ``R`` an image, over a vocabulary of ``V`` n-grams.
+    """N-grams of the references of ``N`` images, at most ``R`` per image, over a vocabulary of ``V`` n-grams.
 
-    ``rows`` ``[P]`` are the sorted keys image * V + n-gram of the pairs that occur; ``counts`` ``[P, R]`` says how
-    often in which reference. ``lengths`` ``[N, R]`` are words, -1 where an image has fewer than R references.
-    ``cells`` are the entries of ``counts`` that are not zero (row * R + reference), sentence by sentence in
-    pycocoevalcap's order.
+    ``rows`` ``[P]`` are the sorted keys image * V + n-gram of the pairs that occur; ``counts`` ``[P, R]`` are their
+    occurrences in each reference. ``lengths`` ``[N, R]`` are in words, -1 if an image has fewer than R references.
+    ``cells`` are the nonzero entries of ``counts`` (row * R + reference), sentence by sentence in pycocoevalcap's
+    order.
     """
 
     vocabulary: dict[str, int]
@@ -82,12 +82,12 @@ class ReferenceNgrams:
 
     @functools.cached_property
     def document_frequency(self) -> Ints:
-        """``[V]``: in the references of how many images an n-gram occurs."""
+        """Number of images whose references contain each n-gram, ``[V]``."""
         return np.bincount(self.rows % max(1, len(self.vocabulary)), minlength=len(self.vocabulary)).astype(np.int64)
 
     @functools.cached_property
     def orders(self) -> Ints:
-        """``[V]``: words of an n-gram, less one."""
+        """Number of words of each n-gram minus 1, ``[V]``."""
         return np.fromiter((gram.count(" ") for gram in self.vocabulary), np.int64, len(self.vocabulary))
 
 
@@ -95,8 +95,8 @@ class ReferenceNgrams:
 class CandidateNgrams:
     """The ``M`` distinct n-grams of each of ``N`` captions, caption by caption, in pycocoevalcap's order.
 
-    ``ids`` ``[M]`` is -1 for an n-gram that no reference has; ``row`` ``[M]`` its row in the references of its own
-    image, -1 for none. ``lengths`` ``[N]`` are words.
+    ``ids`` ``[M]`` is -1 for an n-gram in no reference; ``row`` ``[M]`` is its row in the references of its own image,
+    or -1. ``lengths`` ``[N]`` are in words.
     """
 
     captions: Ints
@@ -126,7 +126,7 @@ class CandidateNgrams:
 
 
 def sum_by(keys: Ints, weights: Floats, size: int) -> Floats:
-    """Sums of ``weights`` by key, each added in the order given: the rounding of a loop."""
+    """Sum ``weights`` by key, each in the order given, so that they round as in a loop."""
     result: Floats = np.bincount(keys, weights, minlength=size).astype(np.float64)
     return result
 

@@ -1,8 +1,8 @@
 """The normalization of short answers by the VQA authors' evaluation script (Antol et al., arXiv 1505.00468).
 
-Step by step what its script does, its oddities included, because published accuracies contain them: a sign is removed
-if it stands beside a blank anywhere in the answer, or if a number with a comma occurs, and becomes a blank otherwise;
-at most 32 full stops go; ``somebody'd`` loses its apostrophe.
+Reproduces the script step by step, oddities included, because published accuracies contain them: a sign is removed if
+it stands beside a blank anywhere in the answer, or if a number with a comma occurs, and becomes a blank otherwise; at
+most 32 full stops are removed; ``somebody'd`` loses its apostrophe.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 _SIGNS = ';/[]"{}()=+\\_-><@`,?!'
 _NUMBER_WITH_COMMA = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
-_FULL_STOPS_REMOVED = 32  # the script passes re.UNICODE, which is 32, where ``sub`` takes a count
+_FULL_STOPS_REMOVED = 32  # the script passes re.UNICODE, which is 32, as the count of ``sub``
 _ARTICLES = frozenset(["a", "an", "the"])
 _NUMBERS = {"none": "0", "zero": "0"} | {
     word: str(number)
@@ -20,7 +20,7 @@ _NUMBERS = {"none": "0", "zero": "0"} | {
         ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"), start=1
     )
 }
-# A contraction is restored if one of its apostrophes was left out. Those not listed are left alone, as in the script.
+# A contraction is restored if it lacks one of its apostrophes. Unlisted contractions are left alone, as in the script.
 _CONTRACTIONS = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd
     he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've
@@ -41,17 +41,17 @@ _RESTORED["somebody'd"] = "somebodyd"
 
 
 def normalize_answer(answer: str) -> str:
-    """An answer as the script compares it: lower case, no signs, no articles, numbers as digits."""
+    """Normalize an answer as the script compares it: lower case, no signs, no articles, numbers as digits."""
     return fold_words(strip_signs(on_one_line(answer)))
 
 
 def on_one_line(answer: str) -> str:
-    """The script's preparation: line breaks and tabs become blanks, those at both ends go."""
+    """Apply the script's preparation: line breaks and tabs become blanks, and the ends are stripped."""
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
 def strip_signs(answer: str) -> str:
-    """The script's first step; before March 2021 all that it did to the annotators' answers."""
+    """Apply the script's first step; before March 2021, the only step applied to the annotators' answers."""
     removed = bool(_NUMBER_WITH_COMMA.search(answer))
     stripped = answer
     for sign in _SIGNS:
@@ -61,6 +61,6 @@ def strip_signs(answer: str) -> str:
 
 
 def fold_words(answer: str) -> str:
-    """The script's second step: lower case, number words as digits, no articles, contractions with their apostrophe."""
+    """Apply the script's second step: lower case, number words as digits, no articles, restored contractions."""
     words = [_NUMBERS.get(word, word) for word in answer.lower().split()]
     return " ".join(_RESTORED.get(word, word) for word in words if word not in _ARTICLES)

@@ -1,8 +1,8 @@
-"""Retrieval between images and texts, both directions, from one matrix of scores.
+"""Retrieval between images and texts, in both directions, from one matrix of scores.
 
-Ties are broken against the model: whatever ties with the right answer counts as ranked before it, and a score that is
-not a number, or infinite, counts as the lowest; a right answer with such a score is never found. A model that gives every
-pair the same score therefore recalls nothing.
+Ties are broken against the model: anything that ties with the right answer ranks before it. A NaN or infinite score
+counts as the lowest, and a right answer with such a score is never found. A model that gives every pair the same score
+therefore recalls nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mmq_sweeps.metrics.intervals import result_of
 from mmq_sweeps.metrics.names import load_metric
 from mmq_sweeps.metrics.result import MetricResult
 
-# The rank of a right answer that has no score: not among the first K for any K.
+# Rank of a right answer without a score: not among the first K for any K.
 NEVER = np.iinfo(np.int64).max
 
 
@@ -37,10 +37,10 @@ class Ranks:
 
     @staticmethod
     def of(by_image: Floats, owner: NDArray[np.int64], by_text: Floats | None = None) -> Ranks:
-        """Ranks of texts in the rows of ``by_image`` ``[I, T]`` and of images in the columns of ``by_text`` ``[I, T]``.
+        """Rank texts in the rows of ``by_image`` ``[I, T]`` and images in the columns of ``by_text`` ``[I, T]``.
 
-        Higher is more alike; minus infinity is after all others, NaN and plus infinity are no score at all, and the rank of
-        a right answer without a score is ``NEVER``. Without ``by_text`` one matrix serves both. Texts lie in the order of
+        Higher is more alike. Minus infinity ranks after all others; NaN and plus infinity are no score, and a right
+        answer without a score gets the rank ``NEVER``. ``by_text`` defaults to ``by_image``. Texts lie in the order of
         their images.
         """
         by_text = by_image if by_text is None else by_text
@@ -61,9 +61,9 @@ class Ranks:
 
 
 class RetrievalScorer:
-    """Scores matrices of image-text similarity. ``texts``: image id -> ids of its texts.
+    """Scorer of image-text similarity matrices. ``texts``: image id -> ids of its texts.
 
-    ValueError: unknown metric, an image without texts, or a text id that occurs twice.
+    Raises ValueError for an unknown metric, an image without texts, or a text id that occurs twice.
     """
 
     def __init__(self, texts: Mapping[str, Sequence[str]], metrics: Sequence[str] = ("recall_at_1",)) -> None:
@@ -81,9 +81,9 @@ class RetrievalScorer:
         self._owner = np.repeat(np.arange(len(texts)), [len(ids) for ids in texts.values()])
 
     def score(self, scores: ArrayLike) -> dict[str, MetricResult]:
-        """Every metric of ``scores`` ``[images, texts]``, rows and columns in the order of ``image_ids``, ``text_ids``.
+        """Return every metric of ``scores`` ``[images, texts]``, in the order of ``image_ids`` and ``text_ids``.
 
-        ValueError: the shape is another.
+        Raises ValueError if the shape differs.
         """
         matrix = np.asarray(scores, dtype=np.float64)
         expected = (len(self.image_ids), len(self.text_ids))
@@ -95,7 +95,7 @@ class RetrievalScorer:
         return {name: result.warned(*warnings) for name, result in found.items()}
 
     def score_ranks(self, ranks: Ranks) -> dict[str, MetricResult]:
-        """Every metric of ranks found elsewhere, images and texts in the order of ``image_ids`` and ``text_ids``."""
+        """Return every metric of precomputed ranks, in the order of ``image_ids`` and ``text_ids``."""
         items = {"images": self.image_ids, "texts": self.text_ids}
         return {
             metric.name: result_of(metric, items[_items_of(metric)], metric.score(self._prepared[metric.name], ranks))
@@ -104,7 +104,7 @@ class RetrievalScorer:
 
 
 def _scored(scores: Floats) -> NDArray[np.bool_]:
-    """Which are scores: neither NaN nor plus infinity."""
+    """Return which entries are scores: neither NaN nor plus infinity."""
     return scores < np.inf
 
 
@@ -114,5 +114,5 @@ def _lowest_unless_scored(scores: Floats) -> Floats:
 
 
 def _items_of(metric: Metric) -> str:
-    """Whether a metric's items are images, as of most, or texts."""
+    """Return ``texts`` if a metric's items are texts, else ``images`` (the default)."""
     return str(getattr(metric, "items", "images"))

@@ -1,8 +1,7 @@
-"""A task's references: tokenized and counted once, kept on disk, read by every cell, job and node.
+"""A task's references: tokenized and counted once, cached on disk, read by every cell, job and node.
 
-The file's name holds a digest of the references and of the versions that made it, so a changed reference, tokenizer or
-layout is another file. It is npz without pickle, written under another name and renamed: a reader never sees half of
-it.
+The file name holds a digest of the references and of the tokenizer's and scorer's versions, so any change makes a new
+file. The format is npz without pickle, written to a temporary name and renamed: readers never see a partial file.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ SCORER_VERSION = "1"
 
 @dataclass(frozen=True)
 class References:
-    """References of ``N`` images in the task's order: as given, and tokenized."""
+    """References of ``N`` images in the task's order: raw, and tokenized."""
 
     image_ids: tuple[str, ...]
     raw: tuple[tuple[str, ...], ...]
@@ -44,23 +43,23 @@ class References:
 
 @dataclass(frozen=True)
 class Candidates:
-    """One cell's tokenized captions in the order of the references, and their n-grams, counted for the first to ask."""
+    """One cell's tokenized captions in the order of the references, and their n-grams, counted on first use."""
 
     tokens: tuple[str, ...]
     references: References
 
     @functools.cached_property
     def ngrams(self) -> CandidateNgrams:
-        """The captions' n-grams, matched with those of the references."""
+        """N-grams of the captions, matched with those of the references."""
         return CandidateNgrams.of(self.tokens, self.references.ngrams)
 
 
 def read_references(
     references: Mapping[str, Sequence[str]], tokenizer: PtbTokenizer, cache_dir: Path | None
 ) -> References:
-    """The references, from ``cache_dir`` if they are there; else tokenized, counted and kept there.
+    """Load the references from ``cache_dir``, or tokenize, count and cache them there.
 
-    ValueError: no images, or an image without references.
+    Raises ValueError if there are no images, or an image has no references.
     """
     _check(references)
     path = cache_dir / f"references-{digest_of(references)}.npz" if cache_dir is not None else None
@@ -74,7 +73,7 @@ def read_references(
 
 
 def digest_of(references: Mapping[str, Sequence[str]]) -> str:
-    """32 hexadecimal digits of the references, in their order, and of the versions of tokenizer and scorer."""
+    """Return 32 hexadecimal digits of the references, in order, and of the tokenizer's and scorer's versions."""
     content = [SCORER_VERSION, TOKENIZER_VERSION, [[image, list(texts)] for image, texts in references.items()]]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
@@ -106,12 +105,12 @@ def _save(path: Path, references: References) -> None:
             lengths=grams.lengths,
             cells=grams.cells,
         )
-    os.chmod(file.name, 0o644)  # others on a shared disk read it; a temporary file is its owner's alone
+    os.chmod(file.name, 0o644)  # others on a shared disk read it; a temporary file is private to its owner
     os.replace(file.name, path)
 
 
 def _load(path: Path, references: Mapping[str, Sequence[str]]) -> References | None:
-    """What ``_save`` wrote; None if there is nothing, or a file cut short (it is then made again)."""
+    """Load a file of ``_save``; None if it is missing or cut short (it is then made again)."""
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             tokens = tuple(tuple(sentences) for sentences in _parse(file["tokens"]))

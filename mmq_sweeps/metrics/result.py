@@ -1,4 +1,4 @@
-"""One metric of one cell: its value, the score of every item, and a 95% interval."""
+"""Result of one metric for one cell: its value, the score of every item, and a 95% interval."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 class MetricResult:
     """A metric's figure over the items of ``per_item``.
 
-    ``totals`` ``[N, S]`` are the counts that make ``value`` where it is not the mean of ``per_item`` (BLEU, METEOR,
-    recall over both directions), in the order of ``per_item``; ``paired_difference`` needs them there.
-    ``by_type`` holds the figure of each kind of item where the scorer was given kinds. ``definition`` names the published
-    script that the figure equals, where several go by one name. ``warnings`` are short sentences that say why the figure
-    means less than it seems, and must be shown beside it.
+    ``totals`` ``[N, S]`` are the counts behind a ``value`` that is not the mean of ``per_item`` (BLEU, METEOR, recall
+    over both directions), in the order of ``per_item``; ``paired_difference`` needs them. ``by_type`` holds the figure
+    of each kind of item, if the scorer knows kinds. ``definition`` names the published script that the figure equals,
+    if several share the name. ``warnings`` are short sentences on why the figure means less than it seems; show them
+    beside it.
     """
 
     name: str
@@ -32,9 +32,9 @@ class MetricResult:
 
     @property
     def count(self) -> int:
-        """How many items the value is over."""
+        """Number of items behind the value."""
         return len(self.per_item)
 
     def warned(self, *warnings: str) -> MetricResult:
-        """The same result with ``warnings`` beside those that it has, each once."""
+        """Return the result with ``warnings`` added, without duplicates."""
         return replace(self, warnings=tuple(dict.fromkeys((*self.warnings, *warnings))))

@@ -1,8 +1,8 @@
-"""Recall@K: the share of queries whose right answer is among the first K.
+"""Recall@K: the share of queries with a right answer among the first K.
 
-``text_recall_at_k`` asks for texts by image (one of the image's own among the first K counts), ``image_recall_at_k``
-for the image by each text. ``recall_at_k`` is the mean of the two directions and ``recall_mean`` that of all six, with
-images as the items: an image is drawn together with its texts.
+``text_recall_at_k`` retrieves texts by image (any of the image's own texts counts), ``image_recall_at_k`` the image by
+each text. ``recall_at_k`` is the mean of the two directions and ``recall_mean`` that of all six, with images as the
+items: an image is drawn together with its texts.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ class TextRecallAt1:
     k: ClassVar[int] = 1
 
     def prepare(self, references: object) -> None:
-        """Nothing depends on the references alone."""
+        """Return None: nothing depends on the references alone."""
 
     def score(self, prepared: None, predictions: Ranks) -> Scores:  # noqa: ARG002 (part of a metric)
-        """1 or 0 for each image."""
+        """Score each image 1 or 0."""
         hits = (predictions.of_texts < self.k).astype(np.float64)
         return Scores.mean(hits, _certain(self.k, predictions, texts=True))
 
     def aggregate(self, totals: Floats, count: int) -> Floats:
-        """The share of images."""
+        """Return the share of images or texts found."""
         return mean_of_totals(totals, count)
 
 
 class TextRecallAt5(TextRecallAt1):
-    """Among the first five."""
+    """Image queries, first five."""
 
     name: ClassVar[str] = "text_recall_at_5"
     k: ClassVar[int] = 5
 
 
 class TextRecallAt10(TextRecallAt1):
-    """Among the first ten."""
+    """Image queries, first ten."""
 
     name: ClassVar[str] = "text_recall_at_10"
     k: ClassVar[int] = 10
@@ -60,27 +60,27 @@ class ImageRecallAt1(TextRecallAt1):
     items: ClassVar[str] = "texts"
 
     def score(self, prepared: None, predictions: Ranks) -> Scores:  # noqa: ARG002 (part of a metric)
-        """1 or 0 for each text."""
+        """Score each text 1 or 0."""
         hits = (predictions.of_images < self.k).astype(np.float64)
         return Scores.mean(hits, _certain(self.k, predictions, images=True))
 
 
 class ImageRecallAt5(ImageRecallAt1):
-    """Among the first five."""
+    """Text queries, first five."""
 
     name: ClassVar[str] = "image_recall_at_5"
     k: ClassVar[int] = 5
 
 
 class ImageRecallAt10(ImageRecallAt1):
-    """Among the first ten."""
+    """Text queries, first ten."""
 
     name: ClassVar[str] = "image_recall_at_10"
     k: ClassVar[int] = 10
 
 
 class RecallAt1:
-    """The mean of both directions, and over several ``ks`` of these."""
+    """Mean of both directions, averaged over ``ks``."""
 
     name: ClassVar[str] = "recall_at_1"
     needs: ClassVar[str] = "ranks"
@@ -89,10 +89,10 @@ class RecallAt1:
     ks: ClassVar[tuple[int, ...]] = (1,)
 
     def prepare(self, references: object) -> None:
-        """Nothing depends on the references alone."""
+        """Return None: nothing depends on the references alone."""
 
     def score(self, prepared: None, predictions: Ranks) -> Scores:  # noqa: ARG002 (part of a metric)
-        """Of each image: the mean of its own hit and of its texts' share of hits."""
+        """Score each image by the mean of its own hit and its texts' share of hits."""
         images = len(predictions.of_texts)
         texts = np.bincount(predictions.owner, minlength=images)
         found_text = np.mean([predictions.of_texts < k for k in self.ks], axis=0)
@@ -104,34 +104,34 @@ class RecallAt1:
         return Scores(float(value), (found_text + hits / texts) / 2, totals, tuple(warnings))
 
     def aggregate(self, totals: Floats, count: int) -> Floats:
-        """The mean of the share of images and of the share of texts."""
+        """Return the mean of the share of images and the share of texts."""
         figure: Floats = (totals[:, 0] / count + totals[:, 1] / totals[:, 2]) / 2
         return figure
 
 
 class RecallAt5(RecallAt1):
-    """Among the first five."""
+    """Both directions, first five."""
 
     name: ClassVar[str] = "recall_at_5"
     ks: ClassVar[tuple[int, ...]] = (5,)
 
 
 class RecallAt10(RecallAt1):
-    """Among the first ten."""
+    """Both directions, first ten."""
 
     name: ClassVar[str] = "recall_at_10"
     ks: ClassVar[tuple[int, ...]] = (10,)
 
 
 class RecallMean(RecallAt1):
-    """Recall at 1, 5 and 10 together: the figure that retrieval papers call R mean."""
+    """Recall at 1, 5 and 10 combined: the R mean of retrieval papers."""
 
     name: ClassVar[str] = "recall_mean"
     ks: ClassVar[tuple[int, ...]] = (1, 5, 10)
 
 
 def _certain(k: int, ranks: Ranks, texts: bool = False, images: bool = False) -> tuple[str, ...]:
-    """Say where there are too few wrong answers for ``k`` of them to stand before the right one, whatever the model does."""
+    """Warn if there are too few wrong answers to push a right answer out of the first ``k``."""
     told = []
     if texts:
         count = len(ranks.of_texts)

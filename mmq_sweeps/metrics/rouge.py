@@ -1,6 +1,6 @@
 """ROUGE-L as pycocoevalcap 1.2 computes it (Lin, ROUGE, 2004): longest common subsequence, beta 1.2.
 
-Precision and recall are each the best over the references, not those of one reference.
+Precision and recall are each the best over the references, possibly of different references.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BETA = 1.2
 
 @dataclass(frozen=True)
 class Positions:
-    """A reference's words: how many, and as bits the places at which each word stands."""
+    """Length of a reference in words, and each word's positions as a bit mask."""
 
     length: int
     places: dict[str, int]
@@ -34,23 +34,23 @@ class Positions:
 
 
 class RougeL:
-    """pycocoevalcap's ``Rouge``; an empty caption is one empty word, as there."""
+    """pycocoevalcap's ``Rouge``; as there, an empty caption is a single empty word."""
 
     name: ClassVar[str] = "rouge_l"
     needs: ClassVar[str] = "captions"
     higher_is_better: ClassVar[bool] = True
 
     def prepare(self, references: References) -> list[list[Positions]]:
-        """The places of every word of every reference."""
+        """Index the positions of every word of every reference."""
         return [[Positions.of(sentence) for sentence in sentences] for sentences in references.tokens]
 
     def score(self, prepared: list[list[Positions]], predictions: Candidates) -> Scores:
-        """Scores of tokenized captions in the order of the images."""
+        """Score tokenized captions in the order of the images."""
         pairs = zip(predictions.tokens, prepared, strict=True)
         return Scores.mean(np.array([_rouge(caption.split(" "), references) for caption, references in pairs]))
 
     def aggregate(self, totals: Floats, count: int) -> Floats:
-        """The mean over images."""
+        """Average over images."""
         return mean_of_totals(totals, count)
 
 
@@ -64,7 +64,7 @@ def _rouge(words: Sequence[str], references: Sequence[Positions]) -> float:
 
 
 def longest_common_subsequence(words: Sequence[str], reference: Positions) -> int:
-    """Its length, a word of ``words`` a step: one row of the usual table is one integer (Hyyrö, 2004)."""
+    """Return its length; each row of the dynamic programming table is an integer (Hyyrö, 2004)."""
     full = (1 << reference.length) - 1
     row = full
     for word in words:

@@ -1,4 +1,4 @@
-"""SPICE (Anderson et al., arXiv 1607.08822) through pycocoevalcap's program, where CoreNLP's jars have been fetched."""
+"""SPICE (Anderson et al., arXiv 1607.08822) by pycocoevalcap's program; needs CoreNLP's jars."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ _FETCH = 'python -c "from pycocoevalcap.spice.get_stanford_models import get_sta
 
 
 class SpiceFilesMissingError(ValueError):
-    """CoreNLP's jars are not there; the message holds the command that brings them."""
+    """CoreNLP's jars are missing; the message holds the command to download them."""
 
 
 class Spice:
-    """The F-score of scene graph tuples; an image of which the program makes no number counts as NaN, as there."""
+    """F-score of scene graph tuples; as in pycocoevalcap, an image without a numeric score counts as NaN."""
 
     name: ClassVar[str] = "spice"
     needs: ClassVar[str] = "captions"
     higher_is_better: ClassVar[bool] = True
 
     def prepare(self, references: References) -> tuple[tuple[str, ...], ...]:
-        """The tokenized references. SpiceFilesMissingError: CoreNLP has not been fetched."""
+        """Return the tokenized references; raises SpiceFilesMissingError if CoreNLP has not been downloaded."""
         missing = [jar for jar in _JARS if not (package_folder("spice", "lib") / jar).is_file()]
         if missing:
             raise SpiceFilesMissingError(f"SPICE needs {' and '.join(missing)}: {_FETCH}")
         return references.tokens
 
     def score(self, prepared: tuple[tuple[str, ...], ...], predictions: Candidates) -> Scores:
-        """Scores of tokenized captions in the order of the images; the program starts for every cell."""
+        """Score tokenized captions in the order of the images; the program starts for every cell."""
         rows = [
             {"image_id": index, "test": caption, "refs": list(tokens)}
             for index, (caption, tokens) in enumerate(zip(predictions.tokens, prepared, strict=True))
@@ -48,7 +48,7 @@ class Spice:
         return Scores.mean(np.array([scores[index] for index in range(len(predictions.tokens))]))
 
     def aggregate(self, totals: Floats, count: int) -> Floats:
-        """The mean over images."""
+        """Average over images."""
         return mean_of_totals(totals, count)
 
 

@@ -1,12 +1,12 @@
-"""The PTB tokenizer as pycocoevalcap calls it, in one Java process that stays.
+"""The PTB tokenizer as pycocoevalcap calls it, in a persistent Java process.
 
 pycocoevalcap starts ``edu.stanford.nlp.process.PTBTokenizer -preserveLines -lowerCase`` on a file for every call. Here
-the same program reads standard input. It hands its output over only when its buffers (two of 8 KiB) are full, so every
-batch is followed by filler that pushes the answer out; markers around the batch tell the answer from the filler.
+the same program reads standard input. It flushes its output only when its buffers (two of 8 KiB) are full, so every
+batch is followed by filler that pushes the answer out; markers around the batch separate the answer from the filler.
 
-The lexer looks past the end of a line in a few places: ``plan b.`` is ``plan b`` if the next caption begins with ``A``
-and ``plan b.`` otherwise. Such a caption ("open") is therefore tokenized, and remembered, together with the caption
-that follows it; all others are remembered by themselves.
+The lexer looks past the end of a line in a few places: ``plan b.`` becomes ``plan b`` if the next caption begins with
+``A`` and ``plan b.`` otherwise. Such a caption ("open") is tokenized, and cached, together with the caption that
+follows it; all others are cached by themselves.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _COMMAND = ("-cp", "stanford-corenlp-3.4.1.jar", _MAIN, "-preserveLines", "-lowe
 _OPTIONS = ("-Dfile.encoding=UTF-8", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")  # quick to start, one thread
 _MARKER = "mmqsweeps"
 _REMEMBERED = 300_000
-# What may follow a caption without changing it. The quotes close an attribute that a caption left open (<a b='...),
-# which the lexer would otherwise read on for; the letter behind each says that it was no tag after all.
+# May follow a caption without changing it. The quotes close an attribute that a caption left open (<a b='...), for
+# whose end the lexer would read on; the letter behind each shows that it was no tag after all.
 _NEUTRAL = "x 'x \"x"
 _FILLER = (_NEUTRAL + " x" * 60 + "\n") * 320
 # Characters besides \n at which the tokenizer begins a new line, which would shift the lines of all later captions.
 _LINE_BREAKS = re.compile("[\n\r\u000b\u000c\u2028\u2029]")
 _SIGN_IN_LAST_WORD = re.compile(r"[\W_]\w*$")
 _APOSTROPHES = frozenset("'`\u00b4&\u0091\u0092\u2018\u2019\u201b")
-# What the lexer sees behind a caption: text, nothing that matters, or the end of the file.
+# The lexer's lookahead behind a caption: text, nothing relevant, or the end of the file.
 _Following = str | None
 _NOTHING, _END_OF_FILE = "", None
 _Key = tuple[str, _Following]
@@ -48,16 +48,16 @@ _Key = tuple[str, _Following]
 
 @dataclass
 class PtbTokenizer:
-    """Tokens of captions, each computed once; see the module for what a caption's neighbour has to do with it."""
+    """Cached tokens of captions; see the module docstring for the influence of neighbouring captions."""
 
     process: JavaProcess
     _known: dict[_Key, str] = field(default_factory=dict, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def tokenize(self, captions: Sequence[str]) -> list[str]:
-        """Tokens of each caption, joined by blanks: what pycocoevalcap's tokenizer makes of this list.
+        """Return the tokens of each caption, joined by blanks, equal to pycocoevalcap's for this list.
 
-        JavaMissingError, JavaDiedError: see ``JavaProcess.exchange``.
+        Raises JavaMissingError and JavaDiedError, see ``JavaProcess.exchange``.
         """
         keys = _keys([_LINE_BREAKS.sub(" ", caption) for caption in captions])
         with self._lock:
@@ -94,19 +94,22 @@ class PtbTokenizer:
         return self.process.exchange(f"{marker}begin\n{text}{marker}end\n{_FILLER}", read)
 
     def _ask_last(self, key: _Key) -> str:
-        """A process that stays cannot be shown the end of the file; very few captions need it."""
+        """Tokenize a caption that ends the file, in a new process.
+
+        A persistent process never reaches the end of its input; very few captions depend on it.
+        """
         return run_once((*_OPTIONS, *_COMMAND), self.process.folder, key[0]).split("\n")[0]
 
 
 def shared_tokenizer() -> PtbTokenizer:
-    """This process's tokenizer; a forked child gets its own."""
+    """Return this process's tokenizer; a forked child gets its own."""
     return _TOKENIZER.get()
 
 
 def package_folder(*parts: str) -> Path:
-    """A folder of the installed pycocoevalcap, found without importing it.
+    """Return a folder of the installed pycocoevalcap, found without importing it.
 
-    ModuleNotFoundError: it is not installed.
+    Raises ModuleNotFoundError if it is not installed.
     """
     spec = find_spec("pycocoevalcap")
     if spec is None or not spec.submodule_search_locations:
@@ -122,7 +125,7 @@ _TOKENIZER = PerProcess(_make_tokenizer)
 
 
 def _keys(captions: list[str]) -> list[_Key]:
-    """Each caption with what the lexer may see of the next caption that has text."""
+    """Pair each caption with the part of the next caption with text that the lexer may see."""
     keys: list[_Key] = []
     following: _Following = _END_OF_FILE
     for index in range(len(captions) - 1, -1, -1):

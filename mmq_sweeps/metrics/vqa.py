@@ -1,12 +1,13 @@
-"""VQA accuracy by the authors' evaluation script (Antol et al., arXiv 1505.00468; VQAv2, arXiv 1612.00837), both versions.
+"""VQA accuracy by both versions of the authors' evaluation script.
 
-An answer that at least three of the other annotators gave is right: for each annotator, min(1, matches among the others
-/ 3), averaged. The versions differ in what is normalized before it is compared:
+Antol et al., arXiv 1505.00468; VQAv2, arXiv 1612.00837. An answer that at least three of the other annotators gave is
+right: for each annotator, min(1, matches among the others / 3), averaged. The versions differ in the normalization
+before the comparison:
 
-- before March 2021, which LAVIS copies: the model's answer always and in full; the annotators' answers lose their signs
-  only, and only where they are not all the same.
-- since then (GT-Vision-Lab/VQA, commit a013f00): both sides in full where the annotators' answers are not all the same,
-  neither where they are.
+- before March 2021, which LAVIS copies: the model's answer is always fully normalized; the annotators' answers lose only
+  their signs, and only if they are not all the same.
+- since then (GT-Vision-Lab/VQA, commit a013f00): both sides are fully normalized if the annotators' answers are not all
+  the same; otherwise neither is.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ _AGREEING = 3
 
 @dataclass(frozen=True)
 class Given:
-    """The annotators' ``answers`` to one question as they are compared; ``normalized``: with the model's normalized."""
+    """Annotators' ``answers`` to a question in the form to compare; ``normalized``: also normalize the model's answer."""
 
     answers: list[str]
     normalized: bool
 
 
 class VqaAccuracy:
-    """The accuracy of the script before March 2021, as a fraction and unrounded."""
+    """Accuracy by the script before March 2021, as a fraction and unrounded."""
 
     name: ClassVar[str] = "vqa_accuracy"
     needs: ClassVar[str] = "answers"
@@ -40,7 +41,10 @@ class VqaAccuracy:
     definition: ClassVar[str] = "VQA script before March 2021, as in LAVIS"
 
     def prepare(self, references: Mapping[str, Sequence[str]]) -> list[Given]:
-        """The annotators' answers as they are compared. ValueError: too few annotators for any answer to be right."""
+        """Return the annotators' answers in the form to compare.
+
+        Raises ValueError if there are too few annotators for any answer to be right.
+        """
         for question, answers in references.items():
             if len(answers) <= _AGREEING:
                 raise ValueError(
@@ -50,12 +54,12 @@ class VqaAccuracy:
         return [self._given(answers) for answers in references.values()]
 
     def score(self, prepared: list[Given], predictions: Sequence[str]) -> Scores:
-        """Scores of answers in the order of the questions."""
+        """Score answers in the order of the questions."""
         pairs = zip(predictions, prepared, strict=True)
         return Scores.mean(np.array([_accuracy(answer, given) for answer, given in pairs]))
 
     def aggregate(self, totals: Floats, count: int) -> Floats:
-        """The mean over questions."""
+        """Average over questions."""
         return mean_of_totals(totals, count)
 
     def _given(self, answers: Sequence[str]) -> Given:
@@ -64,7 +68,7 @@ class VqaAccuracy:
 
 
 class VqaAccuracy2021(VqaAccuracy):
-    """The accuracy of the authors' present script, as a fraction and unrounded."""
+    """Accuracy by the authors' present script, as a fraction and unrounded."""
 
     name: ClassVar[str] = "vqa_accuracy_2021"
     definition: ClassVar[str] = "VQA script since March 2021, GT-Vision-Lab/VQA a013f00"

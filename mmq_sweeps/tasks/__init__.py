@@ -1,1 +1,1 @@
-"""Task families, and the scoring of finished predictions from the command line."""
+"""Task families, and a command that scores finished predictions."""

@@ -1,4 +1,4 @@
-"""What a task is: the data it reads, the answers it asks of a model, and how they are scored."""
+"""Interface of a task: the data it reads, the answers it asks of a model, and their scoring."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, Protocol
 from mmq_sweeps.metrics import MetricResult
 from mmq_sweeps.models.loading import LoadedModel
 
-# Told the number of items done and of all items, after every batch.
+# Called after every batch with the number of items done and their total.
 Progress = Callable[[int, int], None]
 
 
 class Predictions(dict[str, str]):
-    """The model's answer to every item, by the item's id; ``not_finite`` holds the ids whose logits or scores were not."""
+    """Model's answers by item id; ``not_finite`` holds the ids whose logits or scores were NaN or infinite."""
 
     def __init__(self, answers: Mapping[str, str] = MappingProxyType({}), not_finite: Iterable[str] = ()) -> None:
         super().__init__(answers)
@@ -23,43 +23,47 @@ class Predictions(dict[str, str]):
 
 
 class Task(Protocol):
-    """A frozen dataclass whose fields are those of its yaml in ``conf/task/``."""
+    """Frozen dataclass with the fields of its yaml in ``conf/task/``."""
 
     def check(self, calibrations: Sequence[Mapping[str, Any]], cache: Path) -> None:
         """Read the data and prepare the metrics, before any cell runs.
 
-        A ValueError where items are missing, a metric does not fit the task or a calibration sample is an evaluation
-        item; a RuntimeError where a metric misses what it needs. What depends on the references only is kept in ``cache``.
+        Raises ValueError if items are missing, a metric does not fit the task, or a calibration sample is also
+        evaluated; RuntimeError if a metric lacks a dependency. Results that depend only on the references are stored in
+        ``cache``.
         """
         ...
 
     def check_model(self, loaded: LoadedModel) -> Iterator[str]:
-        """Ask ``loaded`` a few items at full precision, before any cell runs: each problem in one sentence.
+        """Ask ``loaded`` a few items at full precision before any cell runs; yield each problem as a sentence.
 
-        Called after ``check``. ``mmq_sweeps.models.check`` says what is looked at.
+        Called after ``check``. ``mmq_sweeps.models.check`` lists the checks.
         """
         ...
 
     def notes(self) -> dict[str, Any]:
-        """What a record must say besides its figures: ``{"missing": ...}`` where items were left out; empty as a rule."""
+        """Return facts to record besides the figures: ``{'missing': ...}`` if items were left out, else empty."""
         ...
 
     def calibration_batches(self, loaded: LoadedModel, calibration: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The model's keyword arguments, a forward pass at a time, with an ``attention_mask`` ``[B, T]``, 0 on padding.
+        """Yield the model's keyword arguments per forward pass, with an ``attention_mask`` ``[B, T]``, 0 on padding.
 
-        For an encoder-decoder also ``decoder_input_ids`` and ``decoder_attention_mask``; without, its decoder reads what the
-        model generates.
+        An encoder-decoder also gets ``decoder_input_ids`` and ``decoder_attention_mask``; without them, its decoder
+        reads the tokens that the model generates.
         """
         ...
 
     def predict(self, loaded: LoadedModel, progress: Progress) -> Predictions:
-        """The model's answer to every evaluation item, by the item's id. Images are decoded as they are needed."""
+        """Return the model's answer to every evaluation item, by item id, decoding images as needed."""
         ...
 
     def score(self, predictions: Mapping[str, str], cache: Path) -> dict[str, MetricResult]:
-        """Every metric of the task, with warnings where ``predictions`` says so or items were left out; ``cache`` as above."""
+        """Return every metric of the task.
+
+        Results carry warnings if ``predictions`` are not finite or items were left out; ``cache`` is as for ``check``.
+        """
         ...
 
     def samples(self, count: int) -> list[tuple[str, Any, list[str]]]:
-        """The id, image and texts (prompt, if any, and references) of the first ``count`` items, for people to look at."""
+        """Return id, image and texts (prompt, if any, and references) of the first ``count`` items, for display."""
         ...

@@ -1,4 +1,4 @@
-"""Image captioning: one caption an image, scored against several references."""
+"""Image captioning: one caption per image, scored against several references."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmq_sweeps.tasks.generation import GenerationTask, Item
 
 @dataclass(frozen=True, eq=False)
 class CaptionTask(GenerationTask):
-    """The reader's examples have ``id``, ``image`` and ``references``; every caption has the same ``prompt``."""
+    """Captioning task; the reader's examples have ``id``, ``image`` and ``references``, and all share ``prompt``."""
 
     known_as: ClassVar[str] = "caption"
 

@@ -1,4 +1,4 @@
-"""Which examples of a reader a task evaluates, which it draws for calibration, and what is wrong with their files."""
+"""Choose the examples that a task evaluates and calibrates on, check their files, and cache prepared inputs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from mmq_sweeps.data import images
 from mmq_sweeps.identity.contents import content_digests
 from mmq_sweeps.memory import available_bytes
 
-# How many of the files that cannot be used a message and a record name.
+# Number of unusable files named in a message and a record.
 SHOWN = 3
-# Of the free memory, what the prepared inputs of a task may take.
+# The prepared inputs of a task may take this fraction (1 in 8) of the free memory.
 SHARE_OF_MEMORY = 8
 Batch = TypeVar("Batch")
 Inputs = TypeVar("Inputs")
@@ -29,10 +29,11 @@ Inputs = TypeVar("Inputs")
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """``data`` is a reader: ``_target_`` and fields of a dataclass that also takes ``split``, ``count`` and ``seed``.
+    """Examples of a reader, for evaluation and calibration.
 
-    It is a sequence of examples with ``id`` and ``image``, and ``path`` where the image is a file. ``image`` is decoded
-    when it is asked for and not kept here, so that a set of any size fits in memory.
+    ``data`` is the ``_target_`` and the fields of a reader: a dataclass that also takes ``split``, ``count`` and
+    ``seed``, and a sequence of examples with ``id`` and ``image``, and with ``path`` if the image is a file. ``image``
+    is decoded on access and not cached here, so that a set of any size fits in memory.
     """
 
     data: dict[str, Any]
@@ -42,16 +43,16 @@ class Examples:
 
     @cached_property
     def _unusable(self) -> dict[Path, str]:
-        """What ``check`` found wrong, where ``allow_missing`` lets it pass."""
+        """Unusable files found by ``check`` and tolerated by ``allow_missing``, with the reason for each."""
         return {}
 
     @cached_property
     def _remarks(self) -> dict[Path, tuple[str, ...]]:
-        """In what viewers may show images otherwise, as far as ``check`` has looked."""
+        """Ways in which viewers may show an image differently, as far as ``check`` has looked."""
         return {}
 
     def remarks(self, evaluated: Sequence[Any]) -> tuple[str, ...]:
-        """Sentences that say how many of the ``evaluated`` images a viewer may show otherwise than the model sees them."""
+        """Say how many ``evaluated`` images a viewer may show differently from the model's input."""
         counts = Counter(remark for path in _paths(evaluated) for remark in self._remarks.get(path, ()))
         return tuple(
             f"{count} of {len(evaluated)} images {'has' if count == 1 else 'have'} {remark}"
@@ -59,14 +60,14 @@ class Examples:
         )
 
     def first(self, count: int | None) -> Iterator[Any]:
-        """The examples of ``split`` in order, ``count`` at most where the reader has no end of its own."""
+        """Yield the examples of ``split`` in order, at most ``count`` if the reader is endless."""
         endless = not any(field.name == "count" and field.default is None for field in fields(self._reader))
         if endless and count is None:
             raise ValueError(f"task.limit=null: {self._reader.__name__} has no end; choose a number")
         yield from self._read(self.split, count if endless else None)
 
     def drawn(self, calibration: Mapping[str, Any]) -> list[Any]:
-        """The ``samples`` examples of ``calibration_split`` that the calibration's seed draws; a ValueError if fewer."""
+        """Return the calibration's ``samples`` examples, drawn with its seed; raises ValueError if there are fewer."""
         count = calibration["samples"]
         found = list(self._read(self.calibration_split, count, calibration["seed"]))
         if len(found) < count:
@@ -74,7 +75,7 @@ class Examples:
         return found
 
     def usable(self, examples: Iterable[Any]) -> list[Any]:
-        """Those whose image can be decoded, as far as ``check`` has looked."""
+        """Return the examples with decodable images, as far as ``check`` has looked."""
         return [example for example in examples if _path(example) not in self._unusable]
 
     def check(
@@ -84,11 +85,13 @@ class Examples:
         cache: Path,
         check_samples: Callable[[Sequence[Any]], None],
     ) -> None:
-        """Decode every image that is needed, once; ``cache`` remembers which files were right.
+        """Decode every required image once; ``cache`` stores the verdict on each file.
 
-        ``check_samples`` is given the examples of each calibration, to raise a ValueError for texts that cannot be used.
-        A ValueError where images cannot be used and ``allow_missing`` is not set, where none can, or where a calibration
-        sample is also evaluated or cannot be used: what was quantized with fewer samples would be kept and shared.
+        ``check_samples`` gets the examples of each calibration and raises ValueError for unusable texts.
+
+        Raises ValueError if images are unusable without ``allow_missing``, if all are, or if a calibration sample is
+        unusable or also evaluated. Calibration tolerates no gaps: a unit quantized with fewer samples would be stored
+        and shared.
         """
         verdicts = cache / "images.json"
         paths = _paths(evaluated)
@@ -115,7 +118,7 @@ class Examples:
             self._check_apart(self.usable(evaluated), samples)
 
     def missing(self, evaluated: Sequence[Any]) -> dict[str, Any]:
-        """What a record says of images that could not be used: how many, of how many, and the first; empty if none."""
+        """Return the record's entry on unusable images: their number, the total, and the first few; empty if none."""
         bad = {path: self._unusable[path] for path in _paths(evaluated) if path in self._unusable}
         if not bad:
             return {}
@@ -123,7 +126,7 @@ class Examples:
         return {"images": len(bad), "of": len(evaluated), "first": first}
 
     def _check_apart(self, evaluated: Sequence[Any], samples: Sequence[Any]) -> None:
-        # Not by id: some sets number the images of each split anew.
+        # Not by id: some sets restart numbering in each split.
         same = _SameImage(evaluated)
         shared = [sample.id for sample in samples if sample in same]
         if shared:
@@ -149,7 +152,7 @@ class Examples:
 
 
 class _SameImage:
-    """Whether an example's image is one of these: by size and content of the files, or by the pixels of drawn ones."""
+    """Set of images, compared by the size and content of files, or by the pixels of drawn images."""
 
     def __init__(self, examples: Sequence[Any]) -> None:
         self._by_size: dict[int, list[Path]] = {}
@@ -169,7 +172,7 @@ class _SameImage:
 
 
 class Prepared(Generic[Inputs]):
-    """Inputs made of batches, kept for the next cell as far as they fit into a part of the memory that is free."""
+    """Cache of inputs prepared from batches, reused by later cells; bounded by a share of the free memory."""
 
     def __init__(self) -> None:
         self._made_by: tuple[object, int] | None = None
@@ -179,9 +182,10 @@ class Prepared(Generic[Inputs]):
     def __call__(
         self, processor: object, batches: Sequence[Batch], prepare: Callable[[Batch], Inputs]
     ) -> Iterator[tuple[Batch, Inputs]]:
-        """Each batch with what ``prepare`` makes of it by ``processor``, the next while the caller works on one.
+        """Yield each batch with its prepared inputs, preparing the next batch while the caller works on the current.
 
-        The first batch's length stands for how ``batches`` are cut: with another, or another processor, all is made anew.
+        The processor and the length of the first batch are the cache key: if either changes, everything is prepared
+        again.
         """
         made_by = (processor, len(batches[0]) if batches else 0)  # type: ignore[arg-type]
         if self._made_by is None or self._made_by[0] is not processor or self._made_by[1] != made_by[1]:
@@ -191,7 +195,7 @@ class Prepared(Generic[Inputs]):
 
         def made(place: int) -> Inputs:
             inputs, versions = self._kept.get(place, (None, ()))
-            # A tensor's version is raised where it is changed in place, as a model might do.
+            # PyTorch bumps a tensor's version on in-place changes, which a model might make.
             if inputs is not None and versions == tuple(tensor._version for tensor in _tensors(inputs)):
                 return inputs
             inputs = prepare(batches[place])
@@ -225,7 +229,7 @@ def _tensors(inputs: Any) -> list[Tensor]:
 
 
 def decoded(examples: Sequence[Any]) -> list[Any]:
-    """The image of each example; one that several in a row share is decoded once."""
+    """Return the image of each example; an example that occurs repeatedly is decoded once."""
     kept: dict[int, Any] = {}
     for example in examples:
         if id(example) not in kept:
@@ -234,7 +238,7 @@ def decoded(examples: Sequence[Any]) -> list[Any]:
 
 
 def split_up(items: Sequence[Batch], size: int) -> list[Sequence[Batch]]:
-    """``items`` in runs of ``size``."""
+    """Split ``items`` into runs of ``size``."""
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 

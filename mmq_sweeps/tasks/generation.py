@@ -1,4 +1,4 @@
-"""What captioning and answering share: images with prompts in, generated text out."""
+"""Base of captioning and question answering: images with prompts in, generated text out."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from mmq_sweeps.tasks.teaching import teacher_forced
 
 @dataclass(frozen=True)
 class Item:
-    """One text asked for: about an example's image, with a prompt, the texts that are right, and the kind of item.
+    """Text to generate: an example's image, a prompt, the right texts (``references``), and the kind of item.
 
-    ``question`` is the data's own text, which stands for ``{question}`` in ``template``; None where the prompt has none.
+    ``question`` is the data's own text, substituted for ``{question}`` in ``template``; None if the prompt has none.
     """
 
     id: str
@@ -52,15 +52,15 @@ class Item:
 
     @property
     def prompt(self) -> str:
-        """What is asked, as people read it."""
+        """Prompt as people read it."""
         return self._with(str(self.question))
 
     def prompt_for(self, processor: Any) -> str:
-        """What is asked of a model: nothing in the question is one of the ``processor``'s special tokens."""
+        """Return the prompt for a model: no part of the question is parsed as a special token of ``processor``."""
         return self.template if self.question is None else self._with(plain_text(self.question, processor))
 
     def _with(self, question: str) -> str:
-        # Not str.format: a chat format may have braces of its own.
+        # Not str.format: a chat template may contain braces.
         return self.template if self.question is None else self.template.replace("{question}", question)
 
 
@@ -70,10 +70,10 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class GenerationTask(ABC):
-    """The first ``limit`` items of ``split``, or all with null; calibration samples are drawn from ``calibration_split``.
+    """Generation over the first ``limit`` items of ``split`` (null: all), calibrated on ``calibration_split``.
 
-    ``data`` is a reader (``Examples``). ``generation`` goes to the model's ``generate``. With ``allow_missing`` items
-    whose image or texts cannot be used are left out, which the record says; without, they are an error.
+    ``data`` is a reader (see ``Examples``). ``generation`` goes to the model's ``generate``. With ``allow_missing``,
+    items with unusable images or texts are left out and the record says so; otherwise they are an error.
     """
 
     name: str = field(metadata=LABEL)
@@ -90,14 +90,14 @@ class GenerationTask(ABC):
 
     @abstractmethod
     def items_of(self, example: Any) -> list[Item]:
-        """The items of one example of the reader; at least one."""
+        """Return the items of an example; at least one."""
 
     @abstractmethod
     def make_scorer(self, items: Sequence[Item], cache: Path) -> Scorer:
-        """The task's metrics over ``items``; a ValueError where a metric does not fit the task."""
+        """Return a scorer of the task's metrics over ``items``; raises ValueError for a metric that does not fit."""
 
     def problem_of(self, item: Item) -> str | None:
-        """Say why ``item`` cannot be asked or scored; None if it can."""
+        """Return the reason why ``item`` cannot be asked or scored, or None."""
         return problem_of_references(item.references)
 
     @cached_property
@@ -110,7 +110,7 @@ class GenerationTask(ABC):
 
     @property
     def items(self) -> list[Item]:
-        """What is evaluated."""
+        """Evaluated items."""
         usable, bad = {id(example) for example in self.examples.usable(self._shown)}, self._bad
         return [item for item in self._asked if id(item.example) in usable and item.id not in bad]
 
@@ -122,14 +122,14 @@ class GenerationTask(ABC):
             )
         if not self.allow_missing:
             self._scorer(cache)
-        # Takes longer, and may leave out items that the scorer must not expect.
+        # Slow, so it runs after the cheap checks; it may leave out items, so the final scorer is made below.
         self.examples.check(self._shown, calibrations, cache, self._check_samples)
         if not self.items:
             raise ValueError(f"task.split={self.split}: {describe_bad(self._bad, len(self._asked))}. None is left")
         self._scorer(cache)
 
     def check_model(self, loaded: LoadedModel) -> Iterator[str]:
-        """Ask the first item and the longest prompt; an answer is the logits of its first token."""
+        """Ask the first item and the longest prompt, comparing the logits of the first generated token."""
 
         def prepare(asked: Sequence[Asked]) -> dict[str, Any]:
             return _prompts(loaded, [[one.image] for one in asked], [one.text for one in asked])
@@ -162,7 +162,7 @@ class GenerationTask(ABC):
         return {"missing": missing | {"items": len(self._asked) - len(self.items)}} if missing else {}
 
     def calibration_batches(self, loaded: LoadedModel, calibration: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Images with the prompt and the first right text, as in teacher forcing."""
+        """Yield inputs of images with the prompt and the first right text, as in teacher forcing."""
 
         def prepare(batch: Sequence[Item]) -> list[dict[str, Any]]:
             shown = decoded([item.example for item in batch])
@@ -177,7 +177,7 @@ class GenerationTask(ABC):
 
     @torch.no_grad()
     def predict(self, loaded: LoadedModel, progress: Progress) -> Predictions:
-        # A fast tokenizer fails where one thread encodes while another decodes.
+        # A fast tokenizer fails if one thread encodes while another decodes.
         tokenizing = Lock()
 
         def prepare(batch: Sequence[Item]) -> dict[str, Any]:
@@ -209,7 +209,10 @@ class GenerationTask(ABC):
         prompts: Mapping[str, Any],
         prepare: Callable[[Sequence[Item]], dict[str, Any]],
     ) -> Tensor:
-        """The new tokens of each row; a ValueError names the item that the model cannot answer, as one that is too long."""
+        """Return the new tokens of each row.
+
+        Raises ValueError naming an item that the model cannot answer, such as a prompt that is too long.
+        """
 
         def generate(asked: Sequence[Item]) -> Tensor:
             inputs = loaded.to_device(prompts if asked is batch else prepare(asked))
@@ -218,7 +221,7 @@ class GenerationTask(ABC):
         return naming_the_item(generate)(batch)
 
     def _draws(self, loaded: LoadedModel) -> bool:
-        """True if tokens are drawn at random: then one item at a time, so that a draw depends on no batch size."""
+        """Return whether decoding samples; then items run one by one, so that samples do not depend on the batch size."""
         inherited = (getattr(module, "generation_config", None) for module in loaded.model.modules())
         return bool(self.generation.get("do_sample", any(getattr(own, "do_sample", False) for own in inherited)))
 
@@ -243,8 +246,8 @@ class GenerationTask(ABC):
 
     @cached_property
     def _asked(self) -> list[Item]:
-        """The items asked for, whether or not their images can be used."""
-        # An example has at least one item, so as many examples as items are enough.
+        """Requested items, whether or not their images are usable."""
+        # An example has at least one item, so ``limit`` examples are enough.
         every = (item for example in self.examples.first(self.limit) for item in self.items_of(example))
         found = list(islice(every, self.limit))
         if not found or (self.limit is not None and len(found) < self.limit):
@@ -254,11 +257,11 @@ class GenerationTask(ABC):
 
     @cached_property
     def _bad(self) -> dict[str, str]:
-        """Why items cannot be asked or scored, by their ids."""
+        """Reasons why items cannot be asked or scored, by item id."""
         return {item.id: problem for item in self._asked if (problem := self.problem_of(item)) is not None}
 
     def _samples(self, examples: Sequence[Any]) -> list[Item]:
-        """One item an example, by turns the first, the second and so on of those that it has."""
+        """Pick one item per example, cycling through the first, second, ... of each example's items."""
         found = map(self.items_of, examples)
         return [items[index % len(items)] for index, items in enumerate(found)]
 
@@ -270,25 +273,25 @@ class GenerationTask(ABC):
 
     @cached_property
     def _shown(self) -> list[Any]:
-        """The examples that the items are about, each once."""
+        """Examples of the requested items, without repeats."""
         return list({id(item.example): item.example for item in self._asked}.values())
 
 
 def _prompts(loaded: LoadedModel, images: Sequence[list[Any]], texts: Sequence[str]) -> dict[str, Any]:
-    """The inputs of ``generate``, a row for each text with its images."""
+    """Return the inputs of ``generate``, a row per text with its images."""
     found = loaded.processor(
         images=list(images),
         text=list(texts),
         return_tensors="pt",
         padding=True,
-        # Text is generated behind the prompt, so padding goes before it.
+        # Text is generated after the prompt, so padding goes before it.
         padding_side="left",
     )
     return dict(found)
 
 
 def _one_each(batch: Sequence[Item]) -> list[list[Any]]:
-    # Some processors take a plain list for the several images of one text.
+    # Some processors read a flat list as several images of a single text.
     return [[image] for image in decoded([item.example for item in batch])]
 
 
@@ -300,7 +303,7 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _generated(tokens: Tensor, prompt: Tensor) -> Tensor:
-    """What was generated: some releases of transformers return the prompt in front of it, some do not."""
+    """Strip the prompt: some releases of transformers return it before the new tokens, some do not."""
     length = prompt.shape[1]
     if tokens.shape[1] >= length and bool((tokens[:, :length] == prompt).all()):
         return tokens[:, length:]

@@ -1,4 +1,4 @@
-"""Items of a task that cannot be asked or scored, and ids that are not unique: found before work starts, and named."""
+"""Find and name items that cannot be asked or scored, and duplicate ids, before work starts."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 from mmq_sweeps.data.images import ImageError
 
 SHOWN = 3
-# What preparing one item's inputs raises where its text or image does not serve. Lack of memory is none of them.
+# Raised while preparing an item with an unsuitable text or image. Running out of memory is deliberately not among them.
 _UNSUITED = (ValueError, TypeError, LookupError, AttributeError)
 AnItem = TypeVar("AnItem")
 Inputs = TypeVar("Inputs")
 
 
 def problem_of_references(references: Sequence[Any]) -> str | None:
-    """Say which of an item's right texts is none; None if all are texts. Empty texts are texts."""
+    """Return the problem of an item's right texts, or None if all are texts; empty texts are allowed."""
     if not references:
         return "it has no right text"
     wrong = next((text for text in references if not isinstance(text, str)), None)
@@ -26,7 +26,7 @@ def problem_of_references(references: Sequence[Any]) -> str | None:
 
 
 def text_of(value: Any) -> str:
-    """``value`` as its JSON file has it, cut where it is long: ``null``, ``42``, ``["a"]``."""
+    """Format ``value`` as in its JSON file, cut to 80 characters: ``null``, ``42``, ``["a"]``."""
     try:
         shown = json.dumps(value)
     except TypeError:
@@ -35,18 +35,18 @@ def text_of(value: Any) -> str:
 
 
 def describe_bad(bad: Mapping[str, str], total: int) -> str:
-    """``2 of 24 items cannot be used: 17: the question is null, not text, 18: the question is empty``."""
+    """Format as ``2 of 24 items cannot be used: 17: the question is null, not text, 18: the question is empty``."""
     named = ", ".join(f"{item}: {problem}" for item, problem in list(bad.items())[:SHOWN])
     return f"{len(bad)} of {total} items cannot be used: {named}" + (", ..." if len(bad) > SHOWN else "")
 
 
 def bad_texts(bad: Mapping[str, str]) -> dict[str, Any]:
-    """What a record says of items whose texts cannot be used: how many, and the first; empty if none."""
+    """Return the record's entry on items with unusable texts: their number and the first few; empty if none."""
     return {"texts": len(bad), "first_texts": dict(list(bad.items())[:SHOWN])} if bad else {}
 
 
 def left_out_for(notes: Mapping[str, Any]) -> str:
-    """Why items were left out, by a record's ``notes``: ``2 images and 1 text cannot be used``."""
+    """Return why items were left out, given a record's ``notes``: ``2 images and 1 text cannot be used``."""
     missing = notes.get("missing", {})
     counts = [(missing.get("images", 0), "image"), (missing.get("texts", 0), "text")]
     named = [f"{count} {noun}{'' if count == 1 else 's'}" for count, noun in counts if count]
@@ -54,7 +54,7 @@ def left_out_for(notes: Mapping[str, Any]) -> str:
 
 
 def check_ids(split: str, named: Iterable[tuple[str, Any]]) -> None:
-    """ValueError if two items of ``split`` have one id; ``named`` are ids with the examples that they come from."""
+    """Raise ValueError if two items of ``split`` share an id; ``named`` pairs each id with its example."""
     first: dict[str, Any] = {}
     for identity, example in named:
         if identity in first:
@@ -67,7 +67,7 @@ def check_ids(split: str, named: Iterable[tuple[str, Any]]) -> None:
 
 
 def naming_the_item(prepare: Callable[[Sequence[AnItem]], Inputs]) -> Callable[[Sequence[AnItem]], Inputs]:
-    """``prepare``, which makes inputs of a batch; a ValueError names the item of the batch that it cannot prepare."""
+    """Wrap ``prepare``, which makes inputs of a batch, to raise a ValueError naming the item that fails."""
 
     def prepared(batch: Sequence[AnItem]) -> Inputs:
         try:

@@ -1,9 +1,9 @@
-"""Retrieval of texts by image and of images by text: a shortlist by features, ranked again by the matching head.
+"""Text and image retrieval: a shortlist by feature similarity, reranked by the matching head.
 
-As LAVIS evaluates BLIP-2 (arXiv 2301.12597; ``compute_sim_matrix`` in its ``blip2.py``): the similarity of a pair is the
-largest cosine of the image's query features with the text's feature; the ``shortlist`` most similar of each query are
-ranked by matching logit plus that cosine; all others come after them. A pair that both directions ask for is scored
-once, an image is encoded once, and equal texts are one.
+Follows LAVIS's evaluation of BLIP-2 (arXiv 2301.12597; ``compute_sim_matrix`` in its ``blip2.py``). The similarity of a
+pair is the largest cosine between the image's query features and the text's feature. Each query's ``shortlist`` most
+similar candidates are ranked by matching logit plus that cosine, ahead of all others. Each image and each distinct text
+is encoded once, and a pair on both directions' shortlists is scored once.
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ from mmq_sweeps.tasks.base import Predictions, Progress
 from mmq_sweeps.tasks.examples import Examples, Prepared, decoded, split_up
 from mmq_sweeps.tasks.items import bad_texts, check_ids, describe_bad, left_out_for, problem_of_references
 
-# How many of the best answers a record keeps of each query.
+# Best answers stored per query in a record.
 KEPT = 10
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Captions:
-    """The texts of a set: ``ids`` and the index of each one's image ``owner`` ``[T]``; ``distinct`` wordings, and which
-    of them each text has ``[T]``."""
+    """Texts of a set: their ``ids``, and the index of each text's image ``owner`` ``[T]``.
+
+    ``distinct`` holds the unique wordings, ``wording`` ``[T]`` the index of each text's wording among them.
+    """
 
     ids: list[str]
     owner: NDArray[np.int64]
@@ -51,10 +53,10 @@ class Captions:
 
 @dataclass(frozen=True, eq=False)
 class RetrievalTask:
-    """The first ``limit`` images of ``split``, or all with null, and all of their texts; the reader as for captions.
+    """Retrieval over the first ``limit`` images of ``split`` (null: all) and all their texts.
 
-    ``dropped_marks`` become blanks before a text is tokenized and cut after ``text_length`` tokens. ``shortlist`` counts
-    the texts (the images) that are ranked again for each image (text).
+    The reader is as for captions. ``dropped_marks`` become blanks before a text is tokenized and cut to ``text_length``
+    tokens. ``shortlist`` is the number of texts reranked per image, and of images per text.
     """
 
     name: str = field(metadata=LABEL)
@@ -89,7 +91,7 @@ class RetrievalTask:
 
     @property
     def images(self) -> list[Any]:
-        """The evaluated examples."""
+        """Evaluated examples."""
         bad = self._bad
         return [example for example in self.examples.usable(self._asked) if example.id not in bad]
 
@@ -114,7 +116,7 @@ class RetrievalTask:
             raise ValueError(f"task.split={self.split}: no image is left that can be used together with its texts")
 
     def check_model(self, loaded: LoadedModel) -> Iterator[str]:
-        """Ask about the first image and the longest text: for a pair's similarities, then for its matching logit."""
+        """Ask about the first image and the longest text: a pair's similarities, then its matching logit."""
         retriever = Retriever(loaded, self.text_length)
 
         def prepare(asked: Sequence[Asked]) -> dict[str, Any]:
@@ -157,10 +159,10 @@ class RetrievalTask:
         return {"missing": missing | {"items": len(self._asked) - len(self.images)}} if missing else {}
 
     def calibration_batches(self, loaded: LoadedModel, calibration: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Every image with one of its texts, for the features; then again for the matching head.
+        """Yield each batch of images, with one text per image, twice: for the features, then for the matching head.
 
-        There, every second text is the next image's, since most pairs that the head sees are of images and texts that do
-        not belong together.
+        For the matching head, every second text is the next image's, since most pairs that it sees do not belong
+        together.
         """
         retriever = Retriever(loaded, self.text_length)
         samples = self.examples.drawn(calibration)
@@ -174,9 +176,10 @@ class RetrievalTask:
 
     @torch.no_grad()
     def predict(self, loaded: LoadedModel, progress: Progress) -> Predictions:
-        """Of each image and each text: the rank of its first right answer, from 0, and the ids of the ``KEPT`` first.
+        """Return a rank and the best answers for each image and each text, as JSON.
 
-        A rank is null where no right answer has a score that is finite.
+        ``rank`` is that of the first right answer, from 0, or null if no right answer has a finite score; ``first``
+        holds the ids of the ``KEPT`` best answers.
         """
         images, captions = self.images, self._captions
         retriever = Retriever(loaded, self.text_length)
@@ -197,7 +200,7 @@ class RetrievalTask:
         )
 
     def score(self, predictions: Mapping[str, str], cache: Path) -> dict[str, MetricResult]:  # noqa: ARG002
-        """Every metric of the ranks in ``predictions``."""
+        """Return every metric of the ranks in ``predictions``."""
         scorer = self._scorer(tuple(example.id for example in self.images))
 
         def ranks(ids: Sequence[str]) -> NDArray[np.int64]:
@@ -229,7 +232,7 @@ class RetrievalTask:
 
     @cached_property
     def _bad(self) -> dict[str, str]:
-        """Why the texts of images cannot be ranked, by the images' ids."""
+        """Reasons why an image's texts cannot be ranked, by image id."""
         return _bad_texts_of(self._asked)
 
     def _check_samples(self, examples: Sequence[Any]) -> None:
@@ -237,7 +240,7 @@ class RetrievalTask:
             raise ValueError(f"task.calibration_split={self.calibration_split}: {describe_bad(bad, len(examples))}")
 
     def _alike(self, scorer: RetrievalScorer, predictions: Mapping[str, str]) -> tuple[str, ...]:
-        """Say where most queries find one and the same answer, as those of a model do that scores every pair alike."""
+        """Warn if most queries find the same answer first, as they do if a model scores every pair alike."""
 
         def first(ids: Sequence[str]) -> list[str]:
             return [next(iter(json.loads(predictions[one]).get("first", ())), "") for one in ids]
@@ -249,7 +252,7 @@ class RetrievalTask:
         )
 
     def _doubtful_texts(self) -> tuple[str, ...]:
-        """Say how many texts are empty, and how many stand at several images: a tie counts against the model."""
+        """Warn about empty texts, and about texts shared by several images: a tie counts against the model."""
         captions = self._captions
         pairs = {
             (wording, owner) for wording, owner in zip(captions.wording.tolist(), captions.owner.tolist(), strict=True)
@@ -288,7 +291,7 @@ class RetrievalTask:
     def _encoded(
         self, retriever: Retriever, images: Sequence[Any], features: Tensor, told: _Steps
     ) -> tuple[list[Tensor], Floats]:
-        """The vision output of each image, on the CPU, and the similarities ``[I, M]`` of images and distinct texts."""
+        """Return each image's vision output, on the CPU, and the similarities ``[I, M]`` to distinct texts."""
         seen: list[Tensor] = []
         rows = []
         batches = split_up(images, self.batch_size)
@@ -302,7 +305,7 @@ class RetrievalTask:
         return seen, np.stack(rows)
 
     def _matched(self, retriever: Retriever, vision: Tensor, texts: Texts, columns: NDArray[np.int64]) -> Floats:
-        # Texts of like length together, so that little padding is computed.
+        # Batch texts of similar length, so that little padding is computed.
         order = torch.from_numpy(columns[np.argsort(texts.mask[columns].sum(dim=1).numpy(), kind="stable")])
         parts = [retriever.match(vision, texts[part]) for part in order.split(self.pair_batch_size)]
         scores = torch.zeros(len(texts), dtype=torch.float64)
@@ -312,7 +315,7 @@ class RetrievalTask:
 
 
 class _Steps:
-    """Tells ``progress`` of work as it is done."""
+    """Counter that reports finished work to ``progress``."""
 
     def __init__(self, progress: Progress, total: int) -> None:
         self._progress, self._total, self._done = progress, total, 0
@@ -324,7 +327,10 @@ class _Steps:
 
 
 def shortlisted(similarity: Floats, count: int) -> NDArray[np.bool_]:
-    """Of each row of ``similarity`` ``[A, B]`` the ``count`` largest, the first where several tie; those not finite last."""
+    """Return a mask of the ``count`` largest entries of each row of ``similarity`` ``[A, B]``.
+
+    The first of tied entries wins; entries that are not finite come last.
+    """
     order = np.argsort(-np.where(np.isfinite(similarity), similarity, -np.inf), axis=1, kind="stable")[:, :count]
     chosen = np.zeros(similarity.shape, dtype=bool)
     np.put_along_axis(chosen, order, True, axis=1)
@@ -332,9 +338,10 @@ def shortlisted(similarity: Floats, count: int) -> NDArray[np.bool_]:
 
 
 def ranked(scores: Floats, similarity: Floats, captions: Captions, shortlist: int) -> tuple[Floats, Floats]:
-    """What images ``[I, T]`` and what texts ``[I, T]`` rank by: ``scores`` ``[I, M]`` on the shortlist.
+    """Return the scores ``[I, T]`` that rank texts per image, and those ``[I, T]`` that rank images per text.
 
-    NaN where the similarity, or the score of a pair on the shortlist, is not finite; minus infinity off the shortlist.
+    On the shortlist they are ``scores`` ``[I, M]``, off it minus infinity. NaN if the similarity, or the score of a
+    shortlisted pair, is not finite.
     """
     finite = np.isfinite(similarity)
     scores = np.where(np.isfinite(scores), scores, np.nan)
@@ -356,9 +363,9 @@ def ranked(scores: Floats, similarity: Floats, captions: Captions, shortlist: in
 def _listed_by_chance(
     similarity: Floats, captions: Captions, shortlist: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which right pairs ``[T]`` are on an image's, on a text's list only because of several that tie they come first.
+    """Return which right pairs ``[T]`` are on an image's, and on a text's, shortlist only by winning a tie.
 
-    As everywhere ties count against the model: ``shortlist`` wrong answers as similar as the right one push it off.
+    Ties count against the model: ``shortlist`` wrong answers as similar as the right answer push it off.
     """
     of_texts = np.zeros(len(captions.owner), dtype=bool)
     for image, row in enumerate(similarity):

@@ -1,8 +1,7 @@
 """Score a file of finished captions: ``python -m mmq_sweeps.tasks.score FILE.json --metrics cider,meteor [--json]``.
 
-FILE holds ``predictions`` ``[{"image_id": ..., "caption": ...}]`` and ``references``: either a list of caption lists
-in the same order, or an object of image id -> captions. Anything wrong is one line on standard error and exit status
-2.
+FILE holds ``predictions`` ``[{"image_id": ..., "caption": ...}]`` and ``references``: either a list of caption lists in
+the same order, or an object of image id -> captions. Any error is one line on standard error and exit status 2.
 """
 
 from __future__ import annotations
@@ -45,9 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def read_captions(file: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Captions and references of a file by image id, in the file's order.
+    """Return captions and references of a file by image id, in the file's order.
 
-    ValueError: not JSON, missing keys, images twice, or lists that do not fit. OSError: the file cannot be read.
+    Raises ValueError if the file is not JSON, lacks keys, repeats images, or has lists of unequal length; OSError if it
+    cannot be read.
     """
     content = _read_json(file)
     for key in ("predictions", "references"):

@@ -1,7 +1,7 @@
 """Calibration inputs: images with their prompts and right answers, as in teacher forcing.
 
-Padding that a processor adds so that images of unequal size fit into one tensor would be calibrated on where a model has
-no mask for it. Such images are run one by one, so the statistics do not depend on the batch size.
+To fit images of unequal size into one tensor, a processor may pad them, and a model without a mask for the padding
+would be calibrated on it. Such images run one by one, so the statistics do not depend on the batch size.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmq_sweeps.models.loading import LoadedModel
 def teacher_forced(
     loaded: LoadedModel, images: Sequence[Any], prompts: Sequence[str], answers: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The model's keyword arguments for one forward pass over all samples, or for one each.
+    """Return the model's keyword arguments: for a forward pass over all samples, or for a pass per sample.
 
     The answer follows the prompt; with an encoder-decoder, the encoder reads the prompt and the decoder the answer.
     """
@@ -32,7 +32,7 @@ def teacher_forced(
 def _inputs(
     loaded: LoadedModel, images: Sequence[Any], prompts: Sequence[str], answers: Sequence[str]
 ) -> dict[str, Any]:
-    # Some processors take a plain list for the several images of one text.
+    # Some processors read a flat list as several images of a single text.
     shown = [[image] for image in images]
     if not is_encoder_decoder(loaded.model):
         texts = [f"{prompt} {answer}".strip() for prompt, answer in zip(prompts, answers, strict=True)]
@@ -43,7 +43,7 @@ def _inputs(
 
 
 def _is_joined(together: Mapping[str, Any], alone: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the images' tensors of a batch are those of its samples one behind the other, without padding."""
+    """Return whether the batch's image tensors are its samples' concatenated, without padding."""
     return all(
         isinstance(whole, Tensor)
         and all(one[name].shape[1:] == whole.shape[1:] for one in alone)
@@ -54,6 +54,6 @@ def _is_joined(together: Mapping[str, Any], alone: Sequence[Mapping[str, Any]]) 
 
 
 def _is_of_text(name: str, inputs: Mapping[str, Any]) -> bool:
-    """Whether an input has a value a token of the text, whose padding has a mask."""
+    """Return whether an input holds a value per text token; padding of such inputs is masked."""
     own, text = inputs[name], inputs["decoder_input_ids" if name.startswith("decoder") else "input_ids"]
     return isinstance(own, Tensor) and not own.is_floating_point() and own.shape[:2] == text.shape

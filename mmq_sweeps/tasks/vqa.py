@@ -1,4 +1,4 @@
-"""Visual question answering: a short answer a question, scored in all and by kind of question."""
+"""Visual question answering: a short answer per question, scored overall and by kind of question."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mmq_sweeps.tasks.items import text_of
 
 @dataclass(frozen=True, eq=False)
 class VqaTask(GenerationTask):
-    """The reader's examples have ``id``, ``image`` and ``questions`` with ``question``, ``answers`` and ``kind``.
+    """Question answering; the reader's examples have ``id``, ``image`` and ``questions``.
 
-    A question may have an ``id``; else it is named after its example and its place. ``prompt`` holds ``{question}``.
-    ``limit`` counts questions.
+    Each question has ``question``, ``answers``, ``kind`` and optionally ``id``; the default id is its example's id and
+    its index. ``prompt`` contains ``{question}``. ``limit`` counts questions.
     """
 
     known_as: ClassVar[str] = "vqa"
@@ -44,7 +44,7 @@ class VqaTask(GenerationTask):
             return f"the question is {text_of(item.question)}, not text"
         return super().problem_of(item) if item.question.strip() else "the question is empty"
 
-    def make_scorer(self, items: Sequence[Item], cache: Path) -> AnswerScorer:  # noqa: ARG002 - nothing is worth keeping
+    def make_scorer(self, items: Sequence[Item], cache: Path) -> AnswerScorer:  # noqa: ARG002 - nothing is worth caching
         answers = {item.id: list(item.references) for item in items}
         kinds = {item.id: item.kind for item in items}
         return AnswerScorer(answers, metrics=sorted(set(self.metrics)), types=kinds)

@@ -1,8 +1,8 @@
-"""Procedurally drawn scenes with captions and questions: data that need no download and have exact answers.
+"""Procedurally drawn scenes with captions and questions: no download, and exact answers.
 
-A scene is a handful of coloured shapes and dots (``scene``), drawn in integer arithmetic (``render``) and put into
-words (``words``). ``Scenes`` makes a data set of them. ``train`` is the script that trained the embedded model on them;
-it and ``network`` are the only modules here that need torch or transformers.
+A scene is a handful of coloured shapes and dots (``scene``), drawn in integer arithmetic (``render``) and described in
+``words``; the data set is ``Scenes``. ``train`` trains the embedded models on them; ``network``, ``quality`` and the
+``tiny_*`` models need torch and transformers, as it does.
 """
 
 from mmq_sweeps.data.scenes.dataset import SPLITS, Example, Scenes

@@ -12,14 +12,14 @@ from mmq_sweeps.data.scenes.render import render
 from mmq_sweeps.data.scenes.scene import Scene, Words, draw_scene
 from mmq_sweeps.data.scenes.words import Question, questions, references
 
-# The shares, in tenths, of all scenes that a split may hold: a scene's own digest says which split is its.
+# Each split's tenths of all scenes; a scene's own digest assigns it to a split.
 _SHARES = {"train": range(8), "calibration": range(8, 9), "evaluation": range(9, 10)}
 SPLITS = tuple(_SHARES)
 
 
 @dataclass(frozen=True)
 class Example:
-    """One image with five captions and the questions that it answers; ``id`` names split, seed and index."""
+    """Image with five captions and the questions it answers; ``id`` names split, seed and index."""
 
     id: str
     image: Image.Image
@@ -29,10 +29,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Scenes:
-    """``count`` scenes of a split; scene ``i`` depends on the split, the seed and ``i`` alone, never on ``count``.
+    """Sequence of ``count`` scenes of a split; scene ``i`` depends on split, seed and ``i``, never on ``count``.
 
-    Two equal scenes are always in the same split, whatever their seeds. An unknown split, or a count or seed that is no
-    non-negative integer, is a ValueError.
+    Equal scenes are always in the same split, whatever the seed. Raises ValueError for an unknown split, or a count or
+    seed that is not a non-negative integer.
     """
 
     split: str = "evaluation"
@@ -40,7 +40,7 @@ class Scenes:
     seed: int = 0
 
     known_as: ClassVar[str] = "scenes"
-    # Scenes have no files. To be raised when the same fields start to draw, or to say, something else.
+    # Bump when the same fields start to yield other pictures or texts: there are no files to digest.
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class Scenes:
         return (self[index] for index in range(self.count))
 
     def scene(self, index: int) -> Scene:
-        """What is drawn in image ``index``; an index outside the data set is an IndexError."""
+        """Return the scene of image ``index``; raises IndexError outside the data set."""
         if not -self.count <= index < self.count:
             raise IndexError(f"index {index} in {self.count} scenes")
         words = Words(self.seed, SPLITS.index(self.split), index % self.count)

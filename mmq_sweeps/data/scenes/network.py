@@ -1,6 +1,6 @@
-"""What the embedded models share: a word-level tokenizer, pictures as tensors, and how fresh weights start.
+"""Parts shared by the embedded models: word-level tokenizer, pictures as tensors, weight initialization.
 
-Needs torch and transformers, as the models' own modules and ``train`` do; nothing else in this package does.
+Needs torch and transformers, as the ``tiny_*`` models, ``quality`` and ``train`` do.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from transformers import PreTrainedTokenizerFast
 from mmq_sweeps.data.scenes.render import render_array
 from mmq_sweeps.data.scenes.scene import CELL, CELLS, COLOURS, KINDS, SIZES, TONES, UNITS, Scene
 
-# A scene is mostly dark ground; these put the ground near zero.
+# Scenes are mostly dark ground; these put it near zero.
 MEAN, DEVIATION = 0.11, 0.25
 PAD, BOS, EOS, UNKNOWN, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
-# What a loss leaves out: image tokens, prompts and padding.
+# Label of tokens excluded from a loss: image tokens, prompts and padding.
 IGNORED = -100
-# The side, in pixels, of a patch that is a cell.
+# Side in pixels of a patch as large as a cell.
 CELL_PATCH = CELL // UNITS
-# What the image token of a cell may be taught to name: kind, colour, tone and size, each by a word.
+# Words that a cell's image token learns to name: kind, colour, tone and size.
 NAMES = ((*KINDS, "dot"), COLOURS, tuple(TONES), tuple(SIZES))
 
 
 def build_tokenizer(vocabulary: Sequence[str], longest: int, padding_side: str) -> PreTrainedTokenizerFast:
-    """A tokenizer that lower-cases, splits at spaces and marks, and puts ``<s>`` before each text."""
+    """Return a tokenizer that lower-cases, splits at spaces and marks, and puts ``<s>`` before each text."""
     words = {word: index for index, word in enumerate((PAD, BOS, EOS, UNKNOWN, *vocabulary))}
     backend = Tokenizer(models.WordLevel(words, unk_token=UNKNOWN))
     backend.normalizer = normalizers.Lowercase()
@@ -47,15 +47,15 @@ def build_tokenizer(vocabulary: Sequence[str], longest: int, padding_side: str) 
 
 
 def pixels_of(scenes: Sequence[Scene]) -> Tensor:
-    """The pictures as ``[B, 3, 48, 48]``, by the image processors' own arithmetic: to [0, 1], then normalised."""
+    """Return the pictures as ``[B, 3, 48, 48]``, scaled to [0, 1] and normalized as the image processors do it."""
     pixels = torch.from_numpy(np.stack([render_array(scene) for scene in scenes]))
     return pixels.permute(0, 3, 1, 2).float().div(255).sub(MEAN).div(DEVIATION)
 
 
 def spread_rows(model: nn.Module, spread: float) -> None:
-    """Start the rows of the blocks' linears log-normally spread in size, at a root mean square of one.
+    """Scale the rows of the blocks' linears by log-normal factors with a root mean square of 1.
 
-    Large models have output channels many times larger than others; so small a model does not grow them by itself.
+    Large models have output channels many times larger than others; models this small do not grow them by themselves.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and (".layers." in name or ".layer." in name):
@@ -64,43 +64,45 @@ def spread_rows(model: nn.Module, spread: float) -> None:
 
 
 def smooth_patches(embedding: nn.Conv2d, cells: int = 4) -> None:
-    """Start a patch's filters smooth, as ``cells`` x ``cells`` random values drawn out to its size.
+    """Initialize a patch's filters smoothly: ``cells`` x ``cells`` random values, interpolated to the patch size.
 
-    Filters of unrelated pixels mix a shape's colour with its outline, and learn to tell the two apart late.
+    Filters of independent pixels mix a shape's colour with its outline, and learn late to separate the two.
     """
     weight = embedding.weight.data
     drawn = torch.randn(*weight.shape[:2], cells, cells)
     smooth = nn.functional.interpolate(drawn, size=weight.shape[2:], mode="bilinear", align_corners=False)
-    # Over a patch of one colour, a filter's values add up; this keeps the sum in the order of the pixels.
+    # On a uniform patch a filter's values add up; this scale keeps the sum at the order of the pixel values.
     weight.copy_(smooth / (cells * weight[0, 0].numel() ** 0.5))
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
-    """``rows`` as one ``[B, T]`` tensor, with ``fill`` behind the shorter ones."""
+    """Return ``rows`` as a ``[B, T]`` tensor, padded on the right with ``fill``."""
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])
 
 
 @dataclass(frozen=True)
 class Names:
-    """What each cell of some scenes shows: of each kind of ``NAMES``, which name, ``[cells, 4]``, or ``IGNORED``; and
-    the token ids of the names."""
+    """Labels of the cells of some scenes: indices into each group of ``NAMES`` ``[cells, 4]``, or ``IGNORED``.
+
+    ``ids`` are the token ids of the names.
+    """
 
     shown: Tensor
     ids: list[list[int]]
 
     @classmethod
     def of(cls, scenes: Sequence[Scene], tokenizer: PreTrainedTokenizerFast) -> Names:
-        """Cells row by row, scene after scene."""
+        """Label the cells row by row, scene after scene."""
         shown = [cell for scene in scenes for cell in _shown(scene)]
         return cls(torch.tensor(shown), [tokenizer.convert_tokens_to_ids(list(words)) for words in NAMES])
 
     def loss(self, features: Tensor, embeddings: nn.Embedding) -> Tensor:
-        """Cross-entropy of the names, scored by the product of a cell's ``features`` ``[cells, width]`` with their
-        embeddings.
+        """Return the cross-entropy of the names of the cells with ``features`` ``[cells, width]``.
 
-        BLIP-2 and LLaVA start from a vision tower that CLIP's training taught to match pictures with words (arXiv
-        2103.00020). This stands in for it, a patch at a time, so patches have to be cells.
+        The logits are products of features and the names' embeddings. BLIP-2 and LLaVA start from a vision tower that
+        CLIP's training taught to match pictures with words (arXiv 2103.00020). This stands in for it, patch by patch,
+        so patches must be cells.
         """
         losses = [
             nn.functional.cross_entropy(features @ embeddings.weight[ids].T, self.shown[:, at], ignore_index=IGNORED)

@@ -1,6 +1,6 @@
-"""How well an embedded model does, on a few evaluation scenes: what the training script prints at its end.
+"""Quick quality check of an embedded model on a few evaluation scenes, printed by the training script.
 
-The figures of record are the tasks' (``conf/task/scenes_*.yaml``).
+The figures of record come from the tasks (``conf/task/scenes_*.yaml``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mmq_sweeps.models.retriever import Retriever
 
 @torch.no_grad()
 def answer_accuracy(model: Any, processor: Any, prompt: str, count: int = 300) -> float:
-    """The share of the first ``count`` evaluation questions that are answered with the right word, greedily."""
+    """Return the share of the first ``count`` evaluation questions answered with the right word by greedy decoding."""
     asked = [(example.image, question) for example in Scenes("evaluation", count) for question in example.questions]
     right = 0
     for start in range(0, count, 100):
@@ -36,8 +36,11 @@ def answer_accuracy(model: Any, processor: Any, prompt: str, count: int = 300) -
 
 @torch.no_grad()
 def recalls(model: Any, processor: Any, count: int = 200, shortlist: int = 12) -> dict[str, float]:
-    """Recall@1 among ``count`` evaluation scenes and their texts, in both directions: what the contrast puts first, and
-    what matching does among the contrast's ``shortlist``. Of an image, each of its five texts is right."""
+    """Return recall@1 among ``count`` evaluation scenes and their texts, in both directions.
+
+    Each direction is scored by the contrast alone and by matching within the contrast's ``shortlist``. Any of an
+    image's five texts is right.
+    """
     examples = list(Scenes("evaluation", count))
     said = [text for example in examples for text in example.references]
     owner = torch.arange(count).repeat_interleave(len(said) // count)

@@ -1,4 +1,4 @@
-"""Pictures of scenes, in integer arithmetic alone: the same bytes on every platform, with every version of Pillow."""
+"""Draw scenes in integer arithmetic only: the same bytes on every platform, with every version of Pillow."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ GRAIN = 4
 
 
 def render(scene: Scene) -> Image.Image:
-    """The scene as an RGB image of 48 x 48 pixels."""
+    """Return the scene as an RGB image of 48 x 48 pixels."""
     return Image.fromarray(render_array(scene), "RGB")
 
 
 def render_array(scene: Scene) -> NDArray[np.uint8]:
-    """The scene as ``[48, 48, 3]`` uint8: nine samples a pixel, averaged, and a grain of a few levels on top.
+    """Return the scene as uint8 ``[48, 48, 3]``: nine samples per pixel, averaged, plus a grain of a few levels.
 
-    Nothing covers anything else.
+    Shapes and dots never overlap.
     """
     canvas = np.full((CANVAS, CANVAS, 3), scene.ground, dtype=np.uint16)
     for shape in scene.shapes:
@@ -37,7 +37,7 @@ def render_array(scene: Scene) -> NDArray[np.uint8]:
     for down, across in np.ndindex(UNITS, UNITS):
         pixels += canvas[down::UNITS, across::UNITS]
     raw = np.random.PCG64(np.random.SeedSequence(scene.grain)).random_raw(PIXELS * PIXELS * 3 // 8)
-    # Bytes are taken in little-endian order whatever the machine's.
+    # Little-endian byte order on every machine.
     grain = raw.astype("<u8").view(np.uint8).reshape(pixels.shape) % (2 * GRAIN + 1)
     return np.clip((pixels // UNITS**2).astype(np.int16) + grain - GRAIN, 0, 255).astype(np.uint8)
 

@@ -1,7 +1,7 @@
-"""What a scene is made of, and how one is drawn from a stream of random words.
+"""Scenes and their sampling from a stream of random words.
 
-Lengths are in units of a third of a pixel, on a canvas of ``CANVAS`` units a side; hues in 1/1536 of the colour circle.
-Everything is an integer taken from the raw words of PCG64, whose stream numpy guarantees, so a seed means the same
+Lengths are in thirds of a pixel, on a canvas of ``CANVAS`` units a side; hues in 1/1536 of the colour circle.
+Everything is an integer derived from the raw words of PCG64, whose stream numpy guarantees, so a seed gives the same
 scene on every platform.
 """
 
@@ -17,13 +17,13 @@ PIXELS = 48
 UNITS = 3
 CANVAS = PIXELS * UNITS
 
-# Every shape and every dot has one of 3 x 3 cells to itself.
+# Each shape and each dot has a cell of the 3 x 3 grid to itself.
 CELLS = 3
 CELL = CANVAS // CELLS
 
 KINDS = ("circle", "ring", "square", "diamond", "triangle", "cross", "hourglass", "bar")
-# A size's radii and a tone's brightness and saturation. Neighbouring words lie close together, so that a small error in
-# what a model sees changes a word.
+# A size's radii, and a tone's brightness and saturation. Neighbouring words lie close together, so that a small error in
+# a model's perception changes a word.
 SIZES = {"tiny": (8, 11), "small": (12, 15), "big": (16, 19), "huge": (20, 23)}
 TONES = {"dark": ((95, 160), (165, 255)), "bright": ((175, 255), (165, 255)), "pale": ((175, 255), (70, 150))}
 COLOURS = (
@@ -32,24 +32,24 @@ COLOURS = (
 )
 HUES = 1536
 HUE_STEP = HUES // len(COLOURS)
-# Hues stay this far from the border between two names, which is half a step from either.
+# Hues stay this far from the border between two names, half a step from each.
 HUE_GUARD = 3
 MOST_SHAPES = 3
 MOST_DOTS = 5
 DOT_RADIUS = 5
-# How far a centre may lie from its cell's, where the cell has the room.
+# Largest offset of a centre from its cell's, if the shape leaves room.
 JITTER = 3
 
 
 class Words:
-    """A stream of integers below given bounds from PCG64's raw 64-bit words, seeded by non-negative integers."""
+    """Stream of integers below given bounds from PCG64's raw 64-bit words, seeded by non-negative integers."""
 
     def __init__(self, *seed: int) -> None:
         self._generator = np.random.PCG64(np.random.SeedSequence(seed))
         self._buffer: Iterator[int] = iter(())
 
     def below(self, bound: int) -> int:
-        """The next integer in ``[0, bound)``; the bias of the modulo is below 1e-15 for the bounds used here."""
+        """Return the next integer in ``[0, bound)``; the modulo bias is below 1e-15 for the bounds used here."""
         word = next(self._buffer, None)
         if word is None:
             self._buffer = iter(self._generator.random_raw(64).tolist())
@@ -57,13 +57,13 @@ class Words:
         return word % bound
 
     def between(self, low: int, high: int) -> int:
-        """The next integer in ``[low, high]``."""
+        """Return the next integer in ``[low, high]``."""
         return low + self.below(high - low + 1)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One coloured shape: centre and radius (units), hue, brightness, saturation (0..255), and the words for them."""
+    """Coloured shape: centre and radius (units), hue, brightness, saturation (0..255), and the words for them."""
 
     kind: str
     size: str
@@ -78,17 +78,17 @@ class Shape:
 
     @property
     def column(self) -> int:
-        """0..2 from left to right."""
+        """Column 0..2, left to right."""
         return self.x // CELL
 
     @property
     def row(self) -> int:
-        """0..2 from top to bottom."""
+        """Row 0..2, top to bottom."""
         return self.y // CELL
 
     @property
     def rgb(self) -> tuple[int, int, int]:
-        """The colour as 0..255, in the HSV model."""
+        """Colour as 0..255, converted from HSV."""
         sector, part = divmod(self.hue, 256)
         low = self.brightness * (255 - self.saturation) // 255
         rise = low + (self.brightness - low) * part // 256
@@ -100,7 +100,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """Shapes column by column, dots as centres (units), the ground's grey (0..255) and the seed of its grain."""
+    """Shapes in column order, dots as centres (units), the ground's grey (0..255) and the seed of its grain."""
 
     shapes: tuple[Shape, ...]
     dots: tuple[tuple[int, int], ...]
@@ -108,12 +108,12 @@ class Scene:
     grain: int
 
     def digest(self) -> bytes:
-        """SHA-256 of everything that makes the picture; equal for equal scenes, on every platform."""
+        """Return the SHA-256 of everything that makes the picture; equal for equal scenes, on every platform."""
         return hashlib.sha256(repr(self).encode()).digest()
 
 
 def draw_scene(words: Words) -> Scene:
-    """The next scene of the stream: one to three shapes, no two of a kind, and one to five dots."""
+    """Draw the next scene of the stream: one to three shapes of different kinds, and one to five dots."""
     cells, kinds = list(range(CELLS * CELLS)), list(KINDS)
     shapes = [
         _draw_shape(words, kinds.pop(words.below(len(kinds))), cells.pop(words.below(len(cells))))
@@ -146,7 +146,7 @@ def _draw_shape(words: Words, kind: str, cell: int) -> Shape:
 
 
 def _place(words: Words, cell: int, radius: int) -> tuple[int, int]:
-    """A centre near the middle of ``cell`` (0..8, row by row) for a thing of this radius."""
+    """Draw a centre near the middle of ``cell`` (0..8, row by row) with room for ``radius``."""
     row, column = divmod(cell, CELLS)
     room = min(JITTER, CELL // 2 - radius)
     return (

@@ -1,4 +1,4 @@
-"""The embedded BLIP-2 captioner, which also answers questions: its shape, the batches it learns from, its loss."""
+"""The embedded BLIP-2 captioner, which also answers questions: its shape, training batches and loss."""
 
 from __future__ import annotations
 
@@ -35,16 +35,17 @@ from mmq_sweeps.data.scenes.scene import PIXELS, Scene, Words
 from mmq_sweeps.data.scenes.words import VOCABULARY, questions, references
 
 PROMPT = "question : {} short answer :"
-# One image in so many also gets a question; answers are learned from few, and a row of question costs one of caption.
+# Every fourth image also gets a question: few suffice to learn answers, and each question row costs a caption row.
 QUESTIONED = 4
 
 
 @dataclass(frozen=True)
 class Widths:
-    """Width and number of blocks of the three parts, and the deviation ``spread`` of fresh weights.
+    """Width and number of blocks of the three parts.
 
-    ``inner`` is an MLP's width as a multiple of the part's; ``longest`` counts the tokens of a text; ``row_spread`` is
-    the deviation of the logarithm of the rows' sizes in fresh linears.
+    ``spread`` is the standard deviation of fresh weights; ``inner`` is an MLP's width as a multiple of the part's;
+    ``longest`` is the token limit of a text; ``row_spread`` is the standard deviation of the logarithm of the row norms
+    of fresh linears.
     """
 
     width: int = 64
@@ -62,7 +63,7 @@ class Widths:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pixels ``[B, 3, 48, 48]`` and texts ``[B + Q, T]``: captions of the images, then questions on the first ``Q``."""
+    """Pixels ``[B, 3, 48, 48]`` and texts ``[B + Q, T]``: captions of all images, then questions on the first ``Q``."""
 
     pixels: Tensor
     tokens: Tensor
@@ -72,7 +73,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Captioner:
-    """Everything that the trained weights depend on, besides the code and the number of threads."""
+    """Recipe: the trained weights depend only on it, the code and the number of threads."""
 
     seed: int = 0
     steps: int = 5500
@@ -82,12 +83,12 @@ class Captioner:
     widths: Widths = field(default_factory=Widths)
 
     def build(self) -> tuple[Blip2ForConditionalGeneration, Blip2Processor]:
-        """A model with fresh weights, equal for equal seeds, and its processor."""
+        """Return a model with fresh weights, equal for equal seeds, and its processor."""
         processor = build_processor(self.widths)
         return build_model(self.widths, processor, self.seed), processor
 
     def batches(self, processor: Blip2Processor) -> Iterator[Batch]:
-        """The batches of training in order; batch ``n`` depends on the seed, the size and ``n`` alone."""
+        """Yield the training batches in order; batch ``n`` depends only on the seed, the size and ``n``."""
         data = Scenes("train", self.steps * self.batch, self.seed)
         ids = processor.tokenizer.get_vocab()
         for step in range(self.steps):
@@ -98,7 +99,7 @@ class Captioner:
             yield Batch(pixels_of(scenes), *_rows(texts, ids, processor.num_query_tokens))
 
     def loss(self, model: Blip2ForConditionalGeneration, batch: Batch) -> Tensor:
-        """Mean cross-entropy over the words of captions and answers; each image is seen by the vision part once."""
+        """Return the mean cross-entropy over words of captions and answers; the vision part encodes each image once."""
         features = model.get_image_features(batch.pixels).pooler_output
         features = torch.cat([features, features[: len(batch.tokens) - len(features)]])
         embedded = model.get_input_embeddings()(batch.tokens)
@@ -110,13 +111,13 @@ class Captioner:
         return torch.nn.functional.cross_entropy(model.language_model.lm_head(hidden[kept]), targets[kept])
 
     def quality(self, model: Blip2ForConditionalGeneration, processor: Blip2Processor) -> dict[str, float]:
-        """The share of evaluation questions answered right."""
+        """Return the share of evaluation questions answered right."""
         return {"answers right": answer_accuracy(model, processor, "Question: {question} Short answer:")}
 
 
 def build_processor(widths: Widths) -> Blip2Processor:
-    """A processor that puts ``queries`` image tokens before the text."""
-    # Generation continues the right end of every row, so padding belongs on the left.
+    """Return a processor that puts ``queries`` image tokens before the text."""
+    # Generation continues at the right end, so padding belongs on the left.
     tokenizer = build_tokenizer(VOCABULARY, widths.longest, padding_side="left")
     size = {"height": PIXELS, "width": PIXELS}
     images = BlipImageProcessorPil(size=size, image_mean=[MEAN] * 3, image_std=[DEVIATION] * 3)
@@ -124,12 +125,12 @@ def build_processor(widths: Widths) -> Blip2Processor:
 
 
 def build_model(widths: Widths, processor: Blip2Processor, seed: int) -> Blip2ForConditionalGeneration:
-    """A model with fresh weights; equal seeds give equal weights."""
+    """Return a model with fresh weights; equal seeds give equal weights."""
     torch.manual_seed(seed)
     model = Blip2ForConditionalGeneration(_config(widths, processor.tokenizer))
-    # Blip2 starts its queries at zero, where all of them stay alike; a small spread lets each find its own work.
+    # Blip2 initializes its queries to zero, and equal queries stay equal; a spread breaks the symmetry.
     torch.nn.init.normal_(model.query_tokens, std=0.5)
-    # Patches differ by their place as much as by what they show, or shapes that span patches are learned late.
+    # Make position matter as much as content, or shapes that span patches are learned late.
     torch.nn.init.normal_(model.vision_model.embeddings.position_embedding, std=0.5)
     spread_rows(model, widths.row_spread)
     return model
@@ -184,7 +185,7 @@ def _config(widths: Widths, tokenizer: PreTrainedTokenizerFast) -> Blip2Config:
 
 
 def _caption(scene: Scene, words: Words) -> tuple[str, str]:
-    """The first wording in half of all cases: what greedy decoding then writes."""
+    """Pick the first wording in half of all cases, so that greedy decoding writes it."""
     choice = words.below(8)
     return "", references(scene)[choice if choice < 5 else 0]
 

@@ -1,7 +1,7 @@
-"""The embedded BLIP-2 retriever: its shape, the batches it learns from, its loss.
+"""The embedded BLIP-2 retriever: its shape, training batches and loss.
 
-The losses are BLIP-2's image-text contrast and image-text matching (arXiv 2301.12597), the latter with hard negatives:
-those that the contrast confuses (ALBEF, arXiv 2107.07651), and texts of the same scene with one thing changed.
+The losses are BLIP-2's image-text contrast and image-text matching (arXiv 2301.12597). Matching uses hard negatives:
+pairs that the contrast confuses (ALBEF, arXiv 2107.07651), and texts of the same scene with one detail changed.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ WORDINGS = 5
 
 @dataclass(frozen=True)
 class Widths:
-    """Width and number of blocks of the two parts, and the deviation ``spread`` of fresh weights.
+    """Width and number of blocks of the two parts.
 
-    ``inner`` is an MLP's width as a multiple of the part's; ``shared`` is the width of the space of the contrast;
-    ``longest`` counts the tokens of a text; ``row_spread`` is the deviation of the logarithm of the rows' sizes in fresh
-    linears.
+    ``spread`` is the standard deviation of fresh weights; ``inner`` is an MLP's width as a multiple of the part's;
+    ``shared`` is the width of the contrast's embedding space; ``longest`` is the token limit of a text; ``row_spread``
+    is the standard deviation of the logarithm of the row norms of fresh linears.
     """
 
     width: int = 64
@@ -67,8 +67,11 @@ class Widths:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pixels ``[B, 3, 48, 48]``; texts ``[3 B, T]``: one of each image, another of each, then for each one that is wrong
-    in one thing; what the cells show; ``seed`` draws the hard negatives."""
+    """Training batch: pixels ``[B, 3, 48, 48]`` and texts ``[3 B, T]``.
+
+    The texts are a caption of each image, another caption of each, then for each a caption with one detail wrong.
+    ``names`` labels the cells; ``seed`` draws the hard negatives.
+    """
 
     pixels: Tensor
     texts: Texts
@@ -78,9 +81,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Retriever:
-    """Everything that the trained weights depend on, besides the code and the number of threads.
+    """Recipe: the trained weights depend only on it, the code and the number of threads.
 
-    ``temperature`` divides the cosines of the contrast; ``naming`` weighs the loss of ``Names``.
+    ``temperature`` divides the cosines of the contrast; ``naming`` weights the loss of ``Names``.
     """
 
     seed: int = 0
@@ -93,12 +96,12 @@ class Retriever:
     widths: Widths = field(default_factory=Widths)
 
     def build(self) -> tuple[Blip2ForImageTextRetrieval, Blip2Processor]:
-        """A model with fresh weights, equal for equal seeds, and its processor."""
+        """Return a model with fresh weights, equal for equal seeds, and its processor."""
         processor = build_processor(self.widths)
         return build_model(self.widths, processor, self.seed), processor
 
     def batches(self, processor: Blip2Processor) -> Iterator[Batch]:
-        """The batches of training in order; batch ``n`` depends on the seed, the size and ``n`` alone."""
+        """Yield the training batches in order; batch ``n`` depends only on the seed, the size and ``n``."""
         data = Scenes("train", self.steps * self.batch, self.seed)
         for step in range(self.steps):
             scenes = [data.scene(step * self.batch + i) for i in range(self.batch)]
@@ -112,7 +115,7 @@ class Retriever:
             yield Batch(pixels_of(scenes), tokenize(texts, processor.tokenizer), names, words.below(2**31))
 
     def loss(self, model: Blip2ForImageTextRetrieval, batch: Batch) -> Tensor:
-        """Contrast, matching and naming, each a mean cross-entropy."""
+        """Return the sum of contrast, matching and weighted naming losses, each a mean cross-entropy."""
         count = len(batch.pixels)
         seen = model.vision_model(batch.pixels).last_hidden_state
         similarity = contrast(model, seen, batch.texts[: 2 * count]) / self.temperature
@@ -123,17 +126,17 @@ class Retriever:
         together = torch.zeros(len(images), dtype=torch.long)
         together[:count] = 1
         matched = cross_entropy(match(model, seen[images], batch.texts[texts]), together)
-        # The first of the vision's outputs is the class token's.
+        # The first vision output is the class token's.
         named = batch.names.loss(seen[:, 1:].flatten(0, 1), model.embeddings.word_embeddings)
         return contrasted + matched + self.naming * named
 
     def quality(self, model: Blip2ForImageTextRetrieval, processor: Blip2Processor) -> dict[str, float]:
-        """Recall@1 in both directions."""
+        """Return recall@1 in both directions."""
         return recalls(model, processor)
 
 
 def contrast(model: Blip2ForImageTextRetrieval, seen: Tensor, texts: Texts) -> Tensor:
-    """``[B, N]``: of the vision's outputs ``[B, P, width]``, the best query's cosine with each text."""
+    """Return ``[B, N]``: the best query's cosine with each text, for vision outputs ``seen`` ``[B, P, width]``."""
     queries = model.query_tokens.expand(len(seen), -1, -1)
     looks = model.qformer(query_embeds=queries, encoder_hidden_states=seen).last_hidden_state
     words = model.qformer(
@@ -144,10 +147,10 @@ def contrast(model: Blip2ForImageTextRetrieval, seen: Tensor, texts: Texts) -> T
 
 
 def hard_pairs(similarity: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows of images and of texts to be matched, for ``similarity`` ``[B, 2 B]``; the first ``B`` belong together.
+    """Return image rows and text rows to match, given ``similarity`` ``[B, 2 B]``.
 
-    Behind those come each image with a text that the contrast confuses with its own, each first text with an image so
-    confused, and each image with the text that is wrong in one thing.
+    The first ``B`` pairs belong together. Then follow each image with a text that the contrast confuses with its own,
+    each first text with an image so confused, and each image with the text that has one detail wrong.
     """
     count = len(similarity)
     own = torch.arange(count)
@@ -159,7 +162,7 @@ def hard_pairs(similarity: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def match(model: Blip2ForImageTextRetrieval, seen: Tensor, texts: Texts) -> Tensor:
-    """Logits ``[N, 2]`` for "apart" and "together" of the vision's outputs ``[N, P, width]`` and texts, row by row."""
+    """Return logits ``[N, 2]`` (apart, together) of vision outputs ``[N, P, width]`` and texts, row by row."""
     queries = model.query_tokens.expand(len(seen), -1, -1)
     mask = torch.cat([torch.ones(queries.shape[:2], dtype=torch.long), texts.mask], 1)
     hidden = model.qformer(
@@ -172,7 +175,10 @@ def match(model: Blip2ForImageTextRetrieval, seen: Tensor, texts: Texts) -> Tens
 
 
 def change(scene: Scene, words: Words) -> Scene:
-    """``scene`` with another number of dots, or with one shape of another kind, colour, tone or size, for its texts only."""
+    """Return ``scene`` with another number of dots, or one shape of another kind, colour, tone or size.
+
+    Use the result for its texts only: positions and radii do not follow the change.
+    """
     at = words.below(len(scene.shapes))
     shape = scene.shapes[at]
     taken = {other.kind for other in scene.shapes}
@@ -191,8 +197,8 @@ def change(scene: Scene, words: Words) -> Scene:
 
 
 def build_processor(widths: Widths) -> Blip2Processor:
-    """A processor that puts ``queries`` image tokens before the text."""
-    # A text's first token stands for it in the contrast, so padding belongs on the right.
+    """Return a processor that puts ``queries`` image tokens before the text."""
+    # The contrast uses a text's first token, so padding belongs on the right.
     tokenizer = build_tokenizer(VOCABULARY, widths.longest, padding_side="right")
     size = {"height": PIXELS, "width": PIXELS}
     images = BlipImageProcessorPil(size=size, image_mean=[MEAN] * 3, image_std=[DEVIATION] * 3)
@@ -200,12 +206,12 @@ def build_processor(widths: Widths) -> Blip2Processor:
 
 
 def build_model(widths: Widths, processor: Blip2Processor, seed: int) -> Blip2ForImageTextRetrieval:
-    """A model with fresh weights; equal seeds give equal weights."""
+    """Return a model with fresh weights; equal seeds give equal weights."""
     torch.manual_seed(seed)
     model = Blip2ForImageTextRetrieval(_config(widths, processor.tokenizer))
-    # Blip2 starts its queries at zero, where all of them stay alike; a small spread lets each find its own work.
+    # Blip2 initializes its queries to zero, and equal queries stay equal; a spread breaks the symmetry.
     torch.nn.init.normal_(model.query_tokens, std=0.5)
-    # Patches differ by their place as much as by what they show.
+    # Make position matter as much as content.
     torch.nn.init.normal_(model.vision_model.embeddings.position_embedding, std=0.5)
     smooth_patches(model.vision_model.embeddings.patch_embedding)
     spread_rows(model, widths.row_spread)

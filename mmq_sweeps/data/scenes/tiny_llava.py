@@ -1,4 +1,4 @@
-"""The embedded LLaVA, which answers questions and captions: its shape, the batches it learns from, its loss."""
+"""The embedded LLaVA, which answers questions and captions images: its shape, training batches and loss."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ from mmq_sweeps.data.scenes.words import VOCABULARY, perfect_caption, questions
 PREFIX = f"USER: {IMAGE}\n"
 ANSWER = "{question}\nAnswer the question using a single word or phrase. ASSISTANT:"
 CAPTION = "Describe the scene. ASSISTANT:"
-# The number of a row's turn that is a caption.
+# The caption is the first turn of a row.
 CAPTIONED = 1
 _PROMPT_WORDS = ("user", "assistant", "describe", "scene", "using", "single", "word", "phrase", ".")
 
 
 @dataclass(frozen=True)
 class Widths:
-    """Width and number of blocks of the two parts that are quantized, and the deviation ``spread`` of fresh weights.
+    """Width and number of blocks of the two quantized parts.
 
-    ``inner`` and ``gated`` are the widths of the vision's and the language's MLPs as multiples of the parts' width;
-    ``longest`` counts the tokens of a text; ``row_spread`` is the deviation of the logarithm of the rows' sizes in fresh
-    linears.
+    ``spread`` is the standard deviation of fresh weights; ``inner`` and ``gated`` are the widths of the vision's and
+    the language's MLPs as multiples of the parts' width; ``longest`` is the token limit of a text; ``row_spread`` is
+    the standard deviation of the logarithm of the row norms of fresh linears.
     """
 
     width: int = 64
@@ -66,10 +66,10 @@ class Widths:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pixels ``[B, 3, 48, 48]`` and several turns on each image in one row ``[B, T]``.
+    """Training batch: pixels ``[B, 3, 48, 48]``, and several dialogue turns about each image in one row ``[B, T]``.
 
-    ``turns`` is 0 on what all turns of a row share (the image's tokens and what precedes them), and the turn's number
-    behind it; ``places`` are the positions that a token has in a text with its own turn alone.
+    ``turns`` is 0 for tokens shared by all turns of a row (the image's tokens and those before them), and the turn's
+    number after that; ``places`` are the positions that tokens would have if their turn stood alone.
     """
 
     pixels: Tensor
@@ -81,7 +81,7 @@ class Batch:
 
     @property
     def sees(self) -> Tensor:
-        """Which token attends to which, ``[B, 1, T, T]``: what precedes it in its own turn, and what all turns share."""
+        """Attention mask ``[B, 1, T, T]``: a token sees earlier tokens of its own turn and the shared ones."""
         turns = self.turns
         same = (turns[:, :, None] == turns[:, None, :]) | (turns[:, None, :] == 0)
         return same.tril().unsqueeze(1)
@@ -89,9 +89,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Answerer:
-    """Everything that the trained weights depend on, besides the code and the number of threads.
+    """Recipe: the trained weights depend only on it, the code and the number of threads.
 
-    Each picture comes with a caption and with ``questions`` questions, or all that it has. ``naming`` weighs the loss of
+    Each picture comes with a caption and ``questions`` questions, or as many as it has. ``naming`` weights the loss of
     ``Names``.
     """
 
@@ -105,12 +105,12 @@ class Answerer:
     widths: Widths = field(default_factory=Widths)
 
     def build(self) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-        """A model with fresh weights, equal for equal seeds, and its processor."""
+        """Return a model with fresh weights, equal for equal seeds, and its processor."""
         processor = build_processor(self.widths)
         return build_model(self.widths, processor, self.seed), processor
 
     def batches(self, processor: LlavaProcessor) -> Iterator[Batch]:
-        """The batches of training in order; batch ``n`` depends on the seed, the sizes and ``n`` alone."""
+        """Yield the training batches in order; batch ``n`` depends only on the seed, the sizes and ``n``."""
         data = Scenes("train", self.steps * self.batch, self.seed)
         for step in range(self.steps):
             scenes = [data.scene(step * self.batch + i) for i in range(self.batch)]
@@ -118,11 +118,11 @@ class Answerer:
             yield pack(scenes, [_turns(scene, self.questions, words) for scene in scenes], processor)
 
     def loss(self, model: LlavaForConditionalGeneration, batch: Batch) -> Tensor:
-        """Mean cross-entropy over the words of captions and answers, and how well image tokens name what they show."""
+        """Return the mean cross-entropy of captions and answers, plus the weighted naming loss of image tokens."""
         hidden, features = read(model, batch)
         hidden = hidden[:, :-1]
         targets, turns = batch.labels[:, 1:], batch.turns[:, 1:]
-        # Apart, or the many words of captions would hide the few of answers.
+        # Averaged separately, or the many caption words would drown the few answer words.
         written = [
             cross_entropy(model.lm_head(hidden[kept]), targets[kept])
             for kept in ((targets != IGNORED) & chosen for chosen in (turns == CAPTIONED, turns != CAPTIONED))
@@ -131,12 +131,12 @@ class Answerer:
         return torch.stack(written).mean() + self.naming * named
 
     def quality(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> dict[str, float]:
-        """The share of evaluation questions answered right."""
+        """Return the share of evaluation questions answered right."""
         return {"answers right": answer_accuracy(model, processor, PREFIX + ANSWER)}
 
 
 def read(model: LlavaForConditionalGeneration, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The language model's last hidden states ``[B, T, width]``, and the image tokens ``[9 B, width]`` that it read."""
+    """Return the language model's last hidden states ``[B, T, width]`` and the image tokens it read ``[9 B, width]``."""
     features = torch.cat(model.get_image_features(batch.pixels).pooler_output)
     embedded = model.get_input_embeddings()(batch.tokens)
     place = (batch.tokens == model.config.image_token_index).unsqueeze(-1)
@@ -150,7 +150,7 @@ def read(model: LlavaForConditionalGeneration, batch: Batch) -> tuple[Tensor, Te
 
 
 def pack(scenes: Sequence[Scene], turns: Sequence[Sequence[tuple[str, str]]], processor: LlavaProcessor) -> Batch:
-    """One row a scene: the image once, behind it each of its turns (what is asked, what is right) on its own."""
+    """Build one row per scene: the image once, then each of its turns (prompt, answer), independent of each other."""
     tokenizer = processor.tokenizer
     rows = [_row(asked, processor) for asked in turns]
     return Batch(
@@ -165,7 +165,7 @@ def pack(scenes: Sequence[Scene], turns: Sequence[Sequence[tuple[str, str]]], pr
 
 @dataclass(frozen=True)
 class _Row:
-    """A row of a batch, before padding."""
+    """Row of a batch, before padding."""
 
     tokens: list[int]
     labels: list[int]
@@ -191,7 +191,7 @@ def _row(asked: Sequence[tuple[str, str]], processor: LlavaProcessor) -> _Row:
 
 
 def _turns(scene: Scene, count: int, words: Words) -> list[tuple[str, str]]:
-    """A caption in the first wording, then ``count`` questions of the scene's."""
+    """Return a caption in the first wording, then ``count`` of the scene's questions."""
     choices = list(questions(scene))
     chosen = [choices.pop(words.below(len(choices))) for _ in range(min(count, len(choices)))]
     return [
@@ -201,9 +201,9 @@ def _turns(scene: Scene, count: int, words: Words) -> list[tuple[str, str]]:
 
 
 def build_processor(widths: Widths) -> LlavaProcessor:
-    """A processor that puts an image token for each patch where the text has ``<image>``."""
+    """Return a processor that expands ``<image>`` to an image token per patch."""
     vocabulary = tuple(dict.fromkeys((*VOCABULARY, *_PROMPT_WORDS)))
-    # Generation continues the right end of every row, so padding belongs on the left.
+    # Generation continues at the right end, so padding belongs on the left.
     tokenizer = build_tokenizer(vocabulary, widths.longest, padding_side="left")
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
     size = {"height": PIXELS, "width": PIXELS}
@@ -214,7 +214,7 @@ def build_processor(widths: Widths) -> LlavaProcessor:
         images,
         tokenizer,
         patch_size=CELL_PATCH,
-        # The class token is counted as an additional one, and left out again.
+        # The processor counts the class token as additional and drops it again.
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         image_token=IMAGE,
@@ -222,10 +222,10 @@ def build_processor(widths: Widths) -> LlavaProcessor:
 
 
 def build_model(widths: Widths, processor: LlavaProcessor, seed: int) -> LlavaForConditionalGeneration:
-    """A model with fresh weights; equal seeds give equal weights."""
+    """Return a model with fresh weights; equal seeds give equal weights."""
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(_config(widths, processor))
-    # Patches differ by their place as much as by what they show.
+    # Make position matter as much as content.
     torch.nn.init.normal_(model.model.vision_tower.embeddings.position_embedding.weight, std=0.5)
     smooth_patches(model.model.vision_tower.embeddings.patch_embedding)
     spread_rows(model, widths.row_spread)
@@ -262,7 +262,7 @@ def _config(widths: Widths, processor: LlavaProcessor) -> LlavaConfig:
         text_config=language,
         image_token_index=processor.image_token_id,
         image_seq_length=CELLS * CELLS,
-        # Each block of so small a tower counts; LLaVA-1.5 reads the last but one.
+        # LLaVA-1.5 reads the last block but one; a tower this small needs every block.
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
     )

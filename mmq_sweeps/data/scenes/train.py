@@ -1,6 +1,6 @@
 """Train an embedded model from scratch: ``python -m mmq_sweeps.data.scenes.train [MODEL] [--out DIR] [--seed N]``.
 
-The weights that come with the package are what the default arguments make. Every step sees fresh scenes of the training
+The default arguments reproduce the weights that ship with the package. Every step sees fresh scenes of the training
 split.
 """
 
@@ -26,7 +26,7 @@ from mmq_sweeps.data.scenes.tiny_llava import Answerer
 
 
 class Recipe(Protocol):
-    """A frozen dataclass of everything that the trained weights depend on, besides the code and the number of threads."""
+    """Frozen dataclass: the trained weights depend only on it, the code and the number of threads."""
 
     @property
     def seed(self) -> int: ...
@@ -41,19 +41,19 @@ class Recipe(Protocol):
     def warmup(self) -> int: ...
 
     def build(self) -> tuple[Any, Any]:
-        """A model with fresh weights, equal for equal seeds, and its processor."""
+        """Return a model with fresh weights, equal for equal seeds, and its processor."""
         ...
 
     def batches(self, processor: Any) -> Iterator[Any]:
-        """``steps`` batches in order; batch ``n`` depends on the recipe and ``n`` alone."""
+        """Yield ``steps`` batches in order; batch ``n`` depends only on the recipe and ``n``."""
         ...
 
     def loss(self, model: Any, batch: Any) -> Tensor:
-        """What a step makes smaller."""
+        """Return the loss to minimize."""
         ...
 
     def quality(self, model: Any, processor: Any) -> dict[str, float]:
-        """Shares of evaluation items that a trained model gets right, for the script to print."""
+        """Return shares of evaluation items that a trained model gets right, for the script to print."""
         ...
 
 
@@ -65,7 +65,7 @@ RECIPES: dict[str, Captioner | Retriever | Answerer] = {
 
 
 def rate_at(step: int, recipe: Recipe) -> float:
-    """The learning rate: a linear warm-up, then a cosine to zero."""
+    """Return the learning rate: a linear warm-up, then a cosine to zero."""
     if step < recipe.warmup:
         return recipe.rate * (step + 1) / recipe.warmup
     done = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
@@ -73,7 +73,7 @@ def rate_at(step: int, recipe: Recipe) -> float:
 
 
 def train(recipe: Recipe) -> tuple[PreTrainedModel, ProcessorMixin, list[float]]:
-    """The trained model in evaluation mode, its processor, and the loss of every step."""
+    """Train, and return the model in evaluation mode, its processor, and the loss of every step."""
     model, processor = recipe.build()
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.0)
@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="default: those of the model in the package")
     chosen = parser.parse_args(arguments)
     given = {name: getattr(chosen, name) for name in ("seed", "steps") if getattr(chosen, name) is not None}
-    # Sums are taken in another order with more threads; with one, the weights depend on the arguments alone.
+    # More threads change the order of sums; with a single thread the weights depend only on the arguments.
     torch.set_num_threads(1)
     recipe = replace(RECIPES[chosen.model], **given)
     model, processor, _ = train(recipe)

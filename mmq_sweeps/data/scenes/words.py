@@ -1,6 +1,6 @@
-"""Scenes in words: five captions of each, the caption of a perfect captioner, and questions with one-word answers.
+"""Scenes in words: five captions each, the caption of a perfect captioner, and questions with one-word answers.
 
-All texts are lower case, with a space around every word and mark, as the embedded model's word-level tokenizer reads
+All texts are lower case, with a space around every word and mark, as the embedded models' word-level tokenizer reads
 them. ``VOCABULARY`` lists every word that can occur.
 """
 
@@ -23,7 +23,7 @@ VOCABULARY = tuple(dict.fromkeys((*SIZES, *TONES, *COLOURS, *KINDS, *NUMBERS, *_
 
 @dataclass(frozen=True)
 class Question:
-    """A question about one image, its answer in one word, and what it is about: count, colour, size, ..."""
+    """Question about one image, its one-word answer, and its topic ``kind``: count, colour, size, ..."""
 
     question: str
     answer: str
@@ -36,15 +36,15 @@ class Question:
 
 
 def perfect_caption(scene: Scene) -> str:
-    """What a captioner writes that sees everything and keeps to the first wording: the ceiling for captions.
+    """Return the caption of a captioner that sees everything and sticks to the first wording: the ceiling for captions.
 
-    It equals the first reference, so it is no guess at the other four wordings.
+    It equals the first reference, so it does not guess at the other four wordings.
     """
     return _chain(scene)
 
 
 def references(scene: Scene) -> tuple[str, str, str, str, str]:
-    """The five reference captions, each in its own words; all say everything that a caption can say of the scene."""
+    """Return the five reference captions, each worded differently; each says everything a caption can say."""
     return _chain(scene), _reverse_chain(scene), _listing(scene), _column(scene), _dots_first(scene)
 
 
@@ -67,14 +67,17 @@ def _shapes(scene: Scene) -> str:
 
 
 def relation(one: Shape, other: Shape) -> str:
-    """Where ``one`` lies, seen from ``other``, which is mentioned later: the larger of the two distances decides."""
+    """Return the position of ``one`` relative to ``other``, which is mentioned later.
+
+    The larger of the horizontal and vertical distances decides.
+    """
     if other.column - one.column >= abs(other.row - one.row):
         return "left of"
     return "above" if one.row < other.row else "below"
 
 
 def _chain(scene: Scene) -> str:
-    """A tiny dark red ring left of a huge pale blue cross with two dots."""
+    """Build e.g. 'a tiny dark red ring left of a huge pale blue cross with two dots'."""
     parts = [f"a {_noun(scene.shapes[0])}"]
     for one, other in pairwise(scene.shapes):
         parts.append(f"{relation(one, other)} a {_noun(other)}")
@@ -82,7 +85,7 @@ def _chain(scene: Scene) -> str:
 
 
 def _reverse_chain(scene: Scene) -> str:
-    """There is a huge pale blue cross right of a tiny dark red ring , and two dots."""
+    """Build e.g. 'there is a huge pale blue cross right of a tiny dark red ring , and two dots'."""
     shapes = scene.shapes[::-1]
     parts = [f"there is a {_noun(shapes[0])}"]
     for one, other in pairwise(shapes):
@@ -91,24 +94,24 @@ def _reverse_chain(scene: Scene) -> str:
 
 
 def _listing(scene: Scene) -> str:
-    """You can see a tiny dark red ring , a huge pale blue cross and two dots."""
+    """Build e.g. 'you can see a tiny dark red ring , a huge pale blue cross and two dots'."""
     return f"you can see {' , '.join(f'a {_noun(shape)}' for shape in scene.shapes)} and {_dots(scene)}"
 
 
 def _column(scene: Scene) -> str:
-    """From top to bottom : a huge pale blue cross , then a tiny dark red ring ; two dots."""
+    """Build e.g. 'from top to bottom : a huge pale blue cross , then a tiny dark red ring ; two dots'."""
     shapes = sorted(scene.shapes, key=lambda shape: (shape.row, shape.column))
     return f"from top to bottom : {' , then '.join(f'a {_noun(shape)}' for shape in shapes)} ; {_dots(scene)}"
 
 
 def _dots_first(scene: Scene) -> str:
-    """The picture shows two dots beside two shapes : tiny dark red ring , huge pale blue cross."""
+    """Build e.g. 'the picture shows two dots beside two shapes : tiny dark red ring , huge pale blue cross'."""
     nouns = " , ".join(_noun(shape) for shape in scene.shapes)
     return f"the picture shows {_dots(scene)} beside {_shapes(scene)} : {nouns}"
 
 
 def questions(scene: Scene) -> tuple[Question, ...]:
-    """Every question that the scene answers: counts, each shape's look, and how each two shapes compare."""
+    """Return every question that the scene answers: counts, each shape's look, and comparisons of neighbours."""
     return tuple(_questions(scene))
 
 
