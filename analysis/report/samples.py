@@ -32,9 +32,9 @@ READERS = "mmq_sweeps.data."
 def samples(
     family: Cells, metric: str, chosen: Sequence[pd.Series], root: Path | None
 ) -> tuple[Samples | None, list[str]]:
-    """Collect the answers of full precision and of ``chosen`` cells, and sentences on what is shown and what is missing.
+    """Collect the answers of full precision and of ``chosen`` cells, and sentences on the choice and its gaps.
 
-    Items that the cells answer differently come first. ``root`` is the folder of a published set's images.
+    Only items that the cells answer differently are shown, if there are any. ``root`` is a published set's image folder.
     """
     answered = list(_answered(family, metric, chosen))
     if not answered:
