@@ -25,9 +25,10 @@ NEEDS_EXTRA = (
 
 
 def load_rows(sources: list[Path]) -> list[dict[str, Any]]:
-    """The cells of all ``sources`` as rows, each once; a FileNotFoundError if a folder is no store.
+    """Load the cells of all ``sources`` as rows, each cell once.
 
-    Of a cell that several stores have, the newest finished record counts; different results are a warning.
+    If several stores have a cell, the newest finished record counts; conflicting results are a warning. Raises
+    FileNotFoundError if a folder is not a store, ValueError for a source that is not a folder.
     """
     found: dict[str, list[tuple[Record, Store]]] = {}
     for source in sources:
@@ -42,7 +43,7 @@ def load_rows(sources: list[Path]) -> list[dict[str, Any]]:
         places = [str(store.record_path(cell_id)) for _, store in copies]
         if told := conflict(cell_id, [record for record, _ in copies], places):
             _warn(told)
-    # A finished cell counts before one that failed, whichever is newer.
+    # A finished record wins over a failed one, even if older.
     kept = {key: max(copies, key=lambda copy: (copy[0].done, copy[0].created)) for key, copies in found.items()}
     return rows([record for record, _ in kept.values()], lambda cell_id: kept[cell_id][1].items(cell_id))
 
@@ -52,7 +53,7 @@ def _warn(text: str) -> None:
 
 
 def table(arguments: argparse.Namespace) -> None:
-    """Every cell of the sources as rows: the same tables that a sweep ends with."""
+    """Print every cell of the sources: the same tables that a sweep ends with."""
     table_rows = load_rows([Path(source) for source in arguments.source])
     console = output_console()
     if arguments.json:
@@ -70,7 +71,7 @@ def table(arguments: argparse.Namespace) -> None:
 
 
 def _verb(name: str) -> Callable[[argparse.Namespace], None]:
-    """The function ``name`` of ``analysis.verbs``, which needs pandas and scikit-learn: imported only when it is asked for."""
+    """Return the function ``name`` of ``analysis.verbs``, imported on call since it needs pandas and scikit-learn."""
 
     def run(arguments: argparse.Namespace) -> None:
         try:
@@ -165,7 +166,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     arguments = parser().parse_args()
-    # Named twice, a source is read once.
+    # Drop duplicates.
     arguments.source = list(dict.fromkeys(arguments.source or ["runs"]))
     try:
         arguments.run(arguments)

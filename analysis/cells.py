@@ -1,27 +1,27 @@
-"""The table that everything here works on: one row a cell, whatever it was read from.
+"""The table of cells that all analyses use: a row per cell, the same columns for every source.
 
 | column | meaning |
 |---|---|
-| ``id``, ``source`` | the cell, and what it was read from |
+| ``id``, ``source`` | the cell and its source |
 | ``model``, ``task``, ``method`` | names; ``method`` is ``none`` at full precision |
-| ``bits.PART`` | bits of the part's quantized linears: 16 where none is quantized, missing where the model has no such part |
-| ``blocks.PART``, ``layers.PART`` | what of a part is quantized, joined by ``+``; empty where nothing is |
-| ``group.PART`` | the part's own group size; empty where it is the method's |
-| ``weights.PART`` | weights of the part that are quantized |
-| ``bpw_paper``, ``bpw_exact`` | bits per weight; exact only where it is known |
-| ``metric.NAME``, ``low.NAME``, ``high.NAME`` | the figure and its 95% interval over items, where there is one |
-| ``count.NAME``, ``warnings.NAME`` | how many items it is over, and warnings about it, a line each |
-| ``higher.NAME`` | whether a higher figure is the better one; missing is yes |
-| ``created``, ``where`` | when, and the file or address it came from |
-| ``setting`` | a hash of the model's and the task's whole configuration; cells that differ in it are not compared |
-| ``settings`` | that configuration as JSON, by the command line's names |
-| ``overrides`` | what the command line says to measure the cell, all but the bits of its parts |
-| ``missing`` | how many items were left out of the measurement |
-| ``provenance`` | what the record tells of images, processor and libraries beside the configuration, as JSON |
-| ``variant`` | the method's fields and its calibration, as JSON; where cells of one method differ in any, ``method`` says so |
-| ``url`` | the page of its W&B run, where that is known |
+| ``bits.PART`` | bits of the part's quantized linears: 16 if none is quantized, missing if the model has no such part |
+| ``blocks.PART``, ``layers.PART`` | the part's quantized block groups and layer kinds, joined by ``+``; empty if none |
+| ``group.PART`` | the part's own group size; empty if it uses the method's |
+| ``weights.PART`` | number of quantized weights in the part |
+| ``bpw_paper``, ``bpw_exact`` | bits per weight; exact only if known |
+| ``metric.NAME``, ``low.NAME``, ``high.NAME`` | the metric and its 95% interval over items, if there is one |
+| ``count.NAME``, ``warnings.NAME`` | the metric's number of items, and warnings about it, a line each |
+| ``higher.NAME`` | true if higher is better; missing means true |
+| ``created``, ``where`` | time of measurement, and the file or URL of the record |
+| ``setting`` | hash of the full model and task configuration; cells that differ in it are not compared |
+| ``settings`` | that configuration as JSON, by command-line names |
+| ``overrides`` | the command line that measures the cell, without the bits of its parts |
+| ``missing`` | number of items left out of the measurement |
+| ``provenance`` | the record's notes on images, processor and libraries beside the configuration, as JSON |
+| ``variant`` | the method's fields and its calibration, as JSON; if they differ within a method, ``method`` says how |
+| ``url`` | the page of its W&B run, if known |
 
-What a source says beyond that is kept under the name it has there.
+Other columns of a source stay under their own names.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ FULL_PRECISION_BITS = 16
 PARTS = ("vision", "connector", "language")
 BITS, METRIC, WARNINGS = "bits.", "metric.", "warnings."
 WHOLE = {"blocks": "front+middle+end", "layers": "attention+mlp"}
-# A group of cells that can be compared: the same model and task from the same source.
+# Cells that agree in these columns are comparable.
 FAMILY = ("source", "model", "task", "setting")
 VARIANT = "variant"
 
-# So many conflicts are told cell by cell.
+# Conflicts that get a note of their own.
 CONFLICTS_TOLD = 5
-# Of more cells than these the items are not read: they would take minutes, and gigabytes of memory.
+# Above this many cells, items are not read: they would take minutes, and gigabytes of memory.
 MOST_SCORED = 5000
 
 Items = Sequence[dict[str, Any]]
@@ -58,7 +58,7 @@ def _no_items(row: pd.Series) -> Items | None:  # noqa: ARG001
 
 @dataclass(frozen=True)
 class History:
-    """How cells came to be: the ``commands``, sentences on the cells that they left ``lacking``, the ``versions`` that ran."""
+    """The provenance of cells: ``commands`` of sweeps, sentences on cells still ``lacking``, library ``versions``."""
 
     commands: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
@@ -67,10 +67,10 @@ class History:
 
 @dataclass(frozen=True)
 class Cells:
-    """``frame`` is the table above. ``notes`` are sentences on what was found odd while reading.
+    """Cells from any source: ``frame`` is the table above, ``notes`` are sentences on oddities found while reading.
 
-    ``items`` reads the per-item predictions and scores of a row, ``None`` where its source has none. ``history`` is read
-    when it is asked for. ``copies`` has every row of the cells that several sources have, of which ``frame`` has the newest.
+    ``items(row)`` reads a row's per-item predictions and scores, ``None`` if its source has none. ``history()`` is read
+    lazily. ``copies`` has every row of the cells that several sources share, of which ``frame`` has the newest finished.
     """
 
     frame: pd.DataFrame
@@ -81,7 +81,7 @@ class Cells:
 
     @property
     def parts(self) -> list[str]:
-        """The parts that any cell's model has, vision first."""
+        """Parts of any cell's model, vision first."""
         named = [column.removeprefix(BITS) for column in self.frame.columns if column.startswith(BITS)]
         return sorted(named, key=part_order)
 
@@ -90,11 +90,14 @@ class Cells:
         return [column.removeprefix(METRIC) for column in self.frame.columns if column.startswith(METRIC)]
 
     def of(self, rows: pd.DataFrame) -> Cells:
-        """The same source with fewer ``rows``; columns that have become empty are left out."""
+        """Return the same cells restricted to ``rows``, without columns that are now empty."""
         return replace(self, frame=rows.dropna(axis=1, how="all").reset_index(drop=True))
 
     def families(self) -> list[tuple[str, Cells]]:
-        """The groups of comparable cells, by a title: model and task, and the settings in which those of one name differ."""
+        """Return ``(title, cells)`` per group of comparable cells.
+
+        The title names model and task; the source if there are several; the settings that differ if groups would share it.
+        """
         several = self.frame["source"].nunique() > 1
         named = list(FAMILY[:3])
         settings = self.frame.get("setting", pd.Series("", self.frame.index)).fillna("")
@@ -111,7 +114,7 @@ class Cells:
         return found
 
     def higher_is_better(self, metric: str) -> bool:
-        """Whether more of ``metric`` is better; ValueError if the cells disagree, which those of one family do not."""
+        """Return true if higher values of ``metric`` are better. Raises ValueError if cells disagree; a family never does."""
         told = self.frame.get(f"higher.{metric}")
         said = set() if told is None else {bool(value) for value in told.dropna()}
         if len(said) > 1:
@@ -119,15 +122,15 @@ class Cells:
         return said != {False}
 
     def scores(self, rows: pd.DataFrame, metric: str) -> np.ndarray | None:
-        """Scores ``[cells, items]`` of ``rows`` in one order of items; ``None`` unless all have the same items.
+        """Return scores ``[cells, items]`` of ``rows``, with items in the same order for all.
 
-        ``None`` as well of more than ``MOST_SCORED`` cells.
+        ``None`` unless all rows have the same items, or if there are more than ``MOST_SCORED`` rows.
         """
         if len(rows) > MOST_SCORED:
             return None
         columns: list[dict[str, float]] = []
         for _, row in rows.iterrows():
-            # Of retrieval some metrics are over images, some over texts.
+            # Some retrieval metrics are over images, others over texts: not every item has every score.
             scored = {
                 item["id"]: item["scores"][metric] for item in self.items(row) or () if metric in item.get("scores", {})
             }
@@ -139,7 +142,7 @@ class Cells:
         return np.array([[column[item] for item in columns[0]] for column in columns], dtype=np.float64)
 
     def by_item(self) -> pd.DataFrame:
-        """One row a cell and item, of the cells that have any: ``cell``, ``item``, ``prediction`` and ``metric.NAME``."""
+        """Return a row per cell and item: ``cell``, ``item``, ``prediction`` and ``metric.NAME``; empty without items."""
         rows = [
             {
                 "cell": row["id"],
@@ -158,13 +161,16 @@ def part_order(part: str) -> tuple[int, str]:
 
 
 def _settings(rows: pd.DataFrame) -> dict[str, Any]:
-    """The settings that all ``rows`` share; none where their source does not tell them."""
+    """Return the settings that all ``rows`` share; empty if their source does not report them."""
     told = rows["settings"].dropna() if "settings" in rows else pd.Series(dtype=object)
     return {} if told.empty else dict(json.loads(told.iloc[0]))
 
 
 def assignment(row: pd.Series) -> str:
-    """``gptq vision 3 connector 4 g64 language 8 (front mlp)``: the cell in words, with own group sizes and narrowed parts."""
+    """Describe a cell in words, with own group sizes and partial selections.
+
+    Example: ``gptq vision 3 connector 4 g64 language 8 (front mlp)``.
+    """
     told = []
     for column in sorted(
         (name for name in row.index if name.startswith(BITS)), key=lambda c: part_order(c[len(BITS) :])
@@ -179,7 +185,7 @@ def assignment(row: pd.Series) -> str:
 
 
 def choice(part: str, bits: int, blocks: str, layers: str, group: str = "") -> str:
-    """``connector 3``, with its own group size, and in brackets what is narrowed: ``connector 3 g64 (front mlp)``."""
+    """Describe a part: ``connector 3``, or with its own group size and partial selection ``connector 3 g64 (front mlp)``."""
     narrowed = [text for text, name in ((blocks, "blocks"), (layers, "layers")) if text not in ("", WHOLE[name])]
     own = f" g{group}" if group.isdigit() else f" {group}" if group else ""
     return f"{part} {bits}{own}" + (f" ({' '.join(narrowed)})" if narrowed else "")
@@ -190,10 +196,10 @@ def _text(value: Any) -> str:
 
 
 def whole(rows: pd.DataFrame, parts: Sequence[str]) -> pd.Series:
-    """Which cells quantize each of ``parts`` altogether or not at all, and with the group size that most cells of theirs have.
+    """Return a mask of the cells that quantize each of ``parts`` as a whole or not at all, with the usual group size.
 
-    What shows a cell by the bits of its parts alone shows these only: a part that is narrowed, or has a group size of its
-    own, is another one than its bits say.
+    The usual group size is the most common of the part within the method. Views that identify a cell by the bits of its
+    parts use only these cells: bits do not describe a partial selection or another group size.
     """
     kept = pd.Series(data=True, index=rows.index)
     for part in parts:
@@ -204,21 +210,21 @@ def whole(rows: pd.DataFrame, parts: Sequence[str]) -> pd.Series:
         if f"group.{part}" in rows:
             for _, of_method in rows[low].groupby("method"):
                 sizes = of_method[f"group.{part}"].fillna("")
-                # Of as many cells the method's own size counts, which is the empty one.
+                # The method's own size, the empty string, sorts first and wins a tie.
                 common = sizes.value_counts().sort_index().idxmax()
                 kept.loc[of_method.index[sizes != common]] = False
     return kept
 
 
 def warned(rows: pd.DataFrame, metric: str) -> Iterator[str]:
-    """A sentence on how many figures carry a warning, for what is worked out from all of them."""
+    """Yield a sentence on how many cells carry a warning about ``metric``, if any do."""
     number = int(rows[f"{WARNINGS}{metric}"].notna().sum()) if f"{WARNINGS}{metric}" in rows else 0
     if number:
         yield f"{number} of {len(rows)} cells carry a warning about {metric}, which the audit tells"
 
 
 def left_out(rows: pd.DataFrame, parts: Sequence[str]) -> Iterator[str]:
-    """A sentence on the cells that ``whole`` leaves out, if there are any."""
+    """Yield a sentence on the cells that ``whole`` leaves out, if there are any."""
     number = int((~whole(rows, parts)).sum())
     if number:
         yield (
@@ -228,8 +234,8 @@ def left_out(rows: pd.DataFrame, parts: Sequence[str]) -> Iterator[str]:
 
 
 def joined(tables: Sequence[Cells]) -> Cells:
-    """All ``tables`` as one. A cell that two of them hold alike is there once; one that they hold differently is noted."""
-    # Of cells alike the last is kept: rather one with items than its mirror without.
+    """Concatenate ``tables`` and deduplicate their cells; a cell with conflicting results gets a note."""
+    # The last of equal cells wins: put tables with items last.
     tables = sorted(tables, key=lambda table: table.items is not _no_items)
     frame = pd.concat([table.frame for table in tables], ignore_index=True)
     notes = [note for table in tables for note in table.notes]
@@ -257,7 +263,7 @@ def _together(histories: Sequence[History]) -> History:
 
 
 def _with_variants_named(frame: pd.DataFrame) -> pd.DataFrame:
-    """Cells of one method that differ in its fields are cells of several: ``gptq method.group_size=64``."""
+    """Split a method whose cells differ in its fields into several: ``gptq method.group_size=64``."""
     if VARIANT not in frame:
         return frame
     grouped = frame[frame[VARIANT].notna() & (frame["method"] != "none")].groupby(["model", "task", "method"])
@@ -273,14 +279,14 @@ def _with_variants_named(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def conflicts(copies: pd.DataFrame) -> Iterator[tuple[str, str, float, pd.DataFrame]]:
-    """Cells that were measured with different results: id, the metric that differs most, by how much, and their rows."""
+    """Yield cells measured with different results: id, the metric that differs most, the difference, the rows."""
     figures = [column for column in copies.columns if column.startswith(METRIC)]
     if copies.empty or not figures:
         return
     for cell, rows in copies[copies["status"] == "done"].groupby("id", sort=False):
         values = rows[figures]
         spread = values.max() - values.min()
-        # Figures that were only written or summed in another order are the same ones.
+        # Tolerate differences from formatting or summation order.
         real = spread[spread > ROUNDING * values.abs().max()]
         if len(real):
             name = str(real.idxmax())
@@ -295,7 +301,7 @@ def _deduplicated(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     ]
     if len(found) > CONFLICTS_TOLD:
         notes.append(f"{len(found) - CONFLICTS_TOLD} more cells were measured several times with different results")
-    # A finished cell counts before one that failed, whichever is newer.
+    # A finished record wins over a failed one, even if older.
     order = [name for name in ("done", "created") if name == "done" or name in frame]
     newest = frame.assign(done=frame["status"] == "done").sort_values(order, kind="stable", na_position="first")
     newest = newest.drop(columns="done")

@@ -1,4 +1,4 @@
-"""A metric by method and parts against bits, as Markdown: the whole of a grid on one page."""
+"""Markdown tables of a metric: method and parts against bits, a whole grid on a page."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Row = dict[str, Any]
 
 
 def markdown(table_rows: list[Row]) -> str:
-    """One table a family of comparable cells and metric; a line a method and choice of parts, a column a bit-width.
+    """Return a table per family of comparable cells and metric: a line per method and set of parts, a column per bit-width.
 
-    Cells whose parts have different bit-widths have no place in such a table and are left out, which is said below it.
+    Cells whose parts have different bit-widths are left out; a line below the table counts them.
     """
     return "\n\n".join(
         _pivot(family, named, metric)
@@ -31,7 +31,7 @@ def _pivot(family: list[Row], named: str, metric: str) -> str:
             left_out += 1
         elif widths:
             line = placed.setdefault((row["label"], " + ".join(row["bits"])), {})
-            # Cells that differ in something else than what a line and a column say stand beside each other.
+            # Cells that differ in other settings share a table cell.
             line.setdefault(widths.pop(), []).append(_figure(row["metrics"][metric]))
     columns = sorted({width for line in placed.values() for width in line}, key=_width)
     head = ["method", "parts", *columns]
@@ -67,7 +67,7 @@ def _line(texts: list[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Users' names as Markdown shows them."""
+    """Escape Markdown in users' names."""
     return "".join(f"\\{sign}" if sign in "\\|*<`" else sign for sign in text)
 
 

@@ -1,6 +1,6 @@
-"""What a command that takes minutes is doing, told on standard error.
+"""Report the progress of long commands on standard error.
 
-On a terminal one line is written over every second; elsewhere there is a line a step, and one every half minute of a long one.
+A terminal gets a single line, rewritten every second; other streams get a line per step, repeated every 30 seconds.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TextIO
 
-# A command that is done within this many seconds says nothing.
+# Seconds before the first output.
 PATIENCE = 5.0
 TERMINAL_SECONDS, FILE_SECONDS = 1.0, 30.0
 
 
 @dataclass
 class Progress:
-    """``say`` names the step that begins; a thread of its own tells it, since a step may take minutes."""
+    """A context manager that reports progress from a thread; ``say`` sets the current step."""
 
     stream: TextIO = field(default_factory=lambda: sys.stderr)
     patience: float = PATIENCE

@@ -1,4 +1,4 @@
-"""What the verbs of ``python -m analysis`` print: tables for a person, JSON for a program."""
+"""The verbs of ``python -m analysis``: each prints tables for people, or JSON for programs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from analysis.publish import push as pushing
 from mmq_sweeps.errors import one_of
 from mmq_sweeps.reporting.table import METRIC_LABELS, SIGNIFICANT, WARNED, line, output_console, plain_table
 
-# Of failed cells these have something to say.
+# Verbs that also work if every cell failed.
 WITHOUT_FIGURES = ("export",)
 WRITERS = {".parquet": "to_parquet", ".csv": "to_csv"}
 
@@ -173,7 +173,7 @@ def recommend(arguments: argparse.Namespace) -> None:
 
 
 def figures(arguments: argparse.Namespace) -> None:
-    # Drawing libraries are slow to import, and the other verbs do without.
+    # Drawing libraries are slow to import, and other verbs do not need them.
     from analysis.figures import catalog, interactive, paper
 
     plots = catalog.figures(_cells(arguments), arguments.metric, arguments.only)
@@ -242,7 +242,7 @@ def _told_warnings(row: pd.Series, metric: str) -> list[str]:
 
 
 def _warnings(rows: pd.DataFrame, metric: str) -> Iterable[str]:
-    """Under a table: what is said of the figures that it marks."""
+    """Yield the warnings behind a table's marks."""
     for _, row in rows.iterrows():
         yield from (f"{WARNED} {assignment(row)}: {text}" for text in _told_warnings(row, metric))
 
@@ -274,12 +274,12 @@ def _sensitivity_json(one: sensitivities.Sensitivity) -> dict[str, Any]:
 
 
 def _plain_table(rows: pd.DataFrame) -> Table:
-    """``rows`` without the columns that say nothing."""
+    """Build a table of ``rows`` without empty text columns."""
     table, shown = plain_table(), []
     for name in rows:
         words = rows[name].dtype == object or rows[name].dtype == "str"
         if not (words and (rows[name] == "").all()):
-            # Names may be broken into lines; a figure that is cut is none.
+            # Names may wrap; numbers may not, since a broken number is unreadable.
             table.add_column(Text(str(name)), justify="left" if words else "right", no_wrap=not words, overflow="fold")
             shown.append(name)
     for _, row in rows[shown].iterrows():
@@ -384,7 +384,7 @@ def _importance_json(one: importances.Importance) -> dict[str, Any]:
 
 
 def _plain(row: pd.Series) -> dict[str, Any]:
-    """The row as JSON has it: missing values are left out, warnings are a list."""
+    """Convert a row for JSON: without missing values, warnings as a list."""
     told = {
         str(name): getattr(value, "item", lambda value=value: value)()
         for name, value in row.items()

@@ -1,1 +1,1 @@
-"""Defects of results."""
+"""Find defects in results."""

@@ -1,20 +1,19 @@
-"""What a sweep's figures do not show by themselves: cells that measured nothing, or something else than they say.
+"""Audit cells for defects: cells that measured nothing, or something other than their record says.
 
-Questions to every family of comparable cells:
+Checks of every family of comparable cells:
 
-- how many distinct outputs there are, by the predictions if the cells have any, else by the scores;
-- which cells lower bits and yet answer, or score in every metric, exactly as full precision does;
-- which layer kinds of which parts are counted as quantized but never change a score: cells that differ in nothing else
-  are compared, at every setting of the rest;
-- which cells state the same assignment, or one that differs in such a layer kind only, and yet score differently;
-- how far cells lie apart that lose next to nothing, with every part at many bits, where bits do not explain it;
-- which cells give many items the same answer, or none;
-- which were measured on fewer items than others or than were asked for, and which carry warnings;
-- whether records tell of other images, another processor or other generation settings than those of the rest;
-- which assignments a grid lacks.
+- duplicated outputs: distinct outputs are counted by predictions if cells have them, else by scores;
+- changed nothing: cells lower bits, yet answer, or score in every metric, exactly as full precision;
+- not applied: a part's layer kind is counted as quantized but never changes a score, comparing cells that differ in nothing
+  else, at every setting of the rest;
+- do not tie: cells with the same assignment score differently;
+- scatter: cells with every part at many bits should nearly tie, yet vary in a way that bits do not explain;
+- identical answers: cells give many items the same answer, or none;
+- fewer items: cells were measured on fewer items than others, or than requested; and cells with warnings;
+- records differ: in images, processor or generation settings within the family;
+- missing cells: assignments that a grid lacks.
 
-And to all of them together: whether full precision scores the same wherever it should, and which cells have several records
-that disagree.
+Checks across families: full precision should score the same in every source, and copies of a cell should agree.
 """
 
 from __future__ import annotations
@@ -47,26 +46,26 @@ from mmq_sweeps.reporting.compare import ROUNDING
 
 KINDS = ("attention", "mlp")
 GROUPS = ("front", "middle", "end")
-# Fewer comparisons than these prove nothing about a layer kind.
+# Fewer comparisons prove nothing about a layer kind.
 LEAST_COMPARISONS = 5
-# From so many bits on a good method loses next to nothing, and so many cells are enough to tell their scatter.
+# At this many bits or more a good method loses almost nothing; scatter needs at least this many such cells.
 MANY_BITS, LEAST_SCATTERED = 6, 20
-# Shares of items with one answer that are suspect in themselves; of captions also a smaller one that is more than twice that of
-# full precision; of answers only if they are so many more than at full precision. Below so many items only all alike are.
+# Suspect shares of items with the same answer: SAME_ANSWER for captions, or SAME_CAPTION if more than twice full precision's
+# share; for other answers SAME_ANSWER, and MORE_THAN_FULL above full precision. Below LEAST_ITEMS only a share of 1 is.
 SAME_ANSWER, SAME_CAPTION, MORE_THAN_FULL, LEAST_ITEMS = 0.5, 0.25, 0.2, 10
-# A share of items without any answer that is suspect.
+# Suspect share of empty answers.
 NO_ANSWER = 0.05
-# A question may have one right answer for most items; captions of different images are different.
+# Most questions may share a right answer, but captions of different images differ.
 CAPTION_METRICS = ("cider", "meteor", "bleu", "rouge", "spice")
-# Cells that a finding names one by one.
+# Cells that a finding lists by name.
 SHOWN = 5
-# What of the score is scatter worth telling, and what share of it bits may explain.
+# Report scatter above this share of the mean score, unless bits explain at least this share of its variance.
 SCATTER, EXPLAINED = 0.005, 0.25
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One defect: its kind, a sentence, and how many cells it touches of how many."""
+    """A defect: its kind, a sentence, and the number of ``cells`` affected out of ``of``."""
 
     family: str
     defect: str
@@ -78,14 +77,14 @@ class Finding:
         return asdict(self)
 
 
-# ``(defect, sentence, cells, of)``, of one family.
+# A finding without its family: ``(defect, sentence, cells, of)``.
 _Told = tuple[str, str, int, int]
 
 
 def audit(cells: Cells, metric: str | None = None, say: Callable[[str], None] = lambda text: None) -> list[Finding]:
-    """Every finding in every family of ``cells``, by the family's first metric unless one is named; empty if none.
+    """Return all findings in ``cells``, judging each family by ``metric``, by default its first.
 
-    ``say`` is told which family is being looked at: reading the predictions of thousands of cells takes a while.
+    ``say`` receives the current family: reading the predictions of thousands of cells takes a while.
     """
     done = cells.of(cells.frame[cells.frame["status"] == "done"])
     found: list[Finding] = []
@@ -104,7 +103,7 @@ def audit(cells: Cells, metric: str | None = None, say: Callable[[str], None] = 
 
 @dataclass(frozen=True)
 class _Answers:
-    """What a cell answered: a digest of all, how many items, the most common answer and how often, how many are empty."""
+    """A cell's answers: their digest, number of items, most common answer with its frequency, number of empty answers."""
 
     output: str
     count: int = 0
@@ -114,7 +113,10 @@ class _Answers:
 
 
 def _answers(family: Cells, rows: pd.DataFrame) -> list[_Answers | None]:
-    """Of each row, ``None`` where its source has no predictions; of very many cells only what is known without reading them."""
+    """Summarize the answers of each row; ``None`` if its source has no predictions.
+
+    Above ``MOST_SCORED`` rows predictions are not read: only digests already in the table are used.
+    """
     if len(rows) > MOST_SCORED:
         told = rows["output"] if "output" in rows else pd.Series(None, rows.index, dtype=object)
         return [_Answers(output) if isinstance(output, str) else None for output in told]
@@ -128,7 +130,7 @@ def _answers_of(items: Items | None) -> _Answers | None:
     output = digest(sorted(predictions.items()))
     texts = [str(prediction).strip() for prediction in predictions.values()]
     if all(map(_is_rank, texts)):
-        return _Answers(output)  # Most right answers of a good retriever are at the same rank.
+        return _Answers(output)  # A good retriever ranks most right answers first: equal ranks are no defect.
     common, often = Counter(texts).most_common(1)[0]
     return _Answers(output, len(texts), common, often, texts.count(""))
 
@@ -173,7 +175,10 @@ def _and(names: Sequence[str]) -> str:
 
 
 def effective(rows: pd.DataFrame) -> pd.DataFrame:
-    """What a cell quantizes, a column a part and layer kind: bits of front, middle and end, such as ``3/16/16``; the method."""
+    """Return the method and, per part and layer kind, the bits of front, middle and end, such as ``3/16/16``.
+
+    Bits carry the part's own group size if it has one: ``3g64``.
+    """
     columns = {"method": rows["method"].where(rows["method"] != "none", "")}
     for part in sorted((name[len(BITS) :] for name in rows if name.startswith(BITS)), key=part_order):
         bits = rows[f"{BITS}{part}"].fillna(FULL_PRECISION_BITS).astype(int).astype(str)
@@ -192,15 +197,15 @@ def _untouched(column: pd.Series) -> str:
 
 
 def tolerance(settings: pd.DataFrame, score: np.ndarray) -> float:
-    """How far scores of one and the same setting lie apart at full precision: what no difference below can mean."""
+    """Return the spread of full-precision scores: smaller differences are noise. 0 with fewer than two such cells."""
     full = (settings.drop(columns="method") == "16/16/16").all(axis=1).to_numpy()
     return float(np.ptp(score[full])) if full.sum() > 1 else 0.0
 
 
 def never_applied(settings: pd.DataFrame, score: np.ndarray) -> Iterator[tuple[str, int]]:
-    """Part and layer kind whose setting never changes the score while all else is equal, and the comparisons that show it.
+    """Yield each part and layer kind whose setting never changes the score, all else equal, and the number of comparisons.
 
-    Cells with the lowest score that the family has are left out: where nothing is left of quality, nothing can be lost.
+    Cells within 10% of the score range above the minimum are left out: they have no quality left to lose.
     """
     allowed = tolerance(settings, score) + 1e-12
     alive = score > score.min() + 0.1 * np.ptp(score)
@@ -215,7 +220,7 @@ def never_applied(settings: pd.DataFrame, score: np.ndarray) -> Iterator[tuple[s
 def _never_applied_in_any(
     family: Cells, rows: pd.DataFrame, settings: pd.DataFrame, metrics: Sequence[str]
 ) -> Iterator[tuple[str, int]]:
-    """What ``never_applied`` finds by every one of ``metrics``: a change that one of them shows is a change."""
+    """Yield the findings of ``never_applied`` that hold for every metric: a change in any metric is a change."""
     found = [dict(never_applied(settings, Quality.of(family, name).score(rows))) for name in metrics]
     for name, compared in (found[0] if found else {}).items():
         if all(name in other for other in found):
@@ -223,7 +228,10 @@ def _never_applied_in_any(
 
 
 def _outputs(rows: pd.DataFrame, answers: Sequence[_Answers | None], metrics: Sequence[str]) -> Iterator[_Told]:
-    """How many outputs are distinct: by predictions, and by all scores for cells without, since two outputs can score alike."""
+    """Report duplicated outputs, compared by predictions.
+
+    Cells without predictions are compared by all scores, although different outputs can score alike.
+    """
     scores = list(_rounded(rows[[f"{METRIC}{name}" for name in metrics]]).itertuples(index=False, name=None))
     known = {one.output for one in answers if one is not None}
     seen = {score for score, one in zip(scores, answers, strict=True) if one is not None}
@@ -244,7 +252,7 @@ def _outputs(rows: pd.DataFrame, answers: Sequence[_Answers | None], metrics: Se
 
 
 def _rounded(figures: pd.DataFrame) -> pd.DataFrame:
-    """Figures that differ by rounding only as one and the same."""
+    """Round to 9 significant digits, so that values that differ only by rounding compare equal."""
     return figures.map(lambda value: float(f"{value:.9g}"))
 
 
@@ -265,7 +273,7 @@ def _ties(settings: pd.DataFrame, score: np.ndarray, metric: str) -> Iterator[_T
 
 
 def _same_answers(rows: pd.DataFrame, answers: Sequence[_Answers | None], metrics: Sequence[str]) -> Iterator[_Told]:
-    """Cells that answer many items alike, or not at all, where full precision does not."""
+    """Report cells that give many items the same answer, or none, unlike full precision."""
     captions = any(name.startswith(CAPTION_METRICS) for name in metrics)
     full = rows["method"] == "none"
     shares = [
@@ -290,7 +298,7 @@ def _same_answers(rows: pd.DataFrame, answers: Sequence[_Answers | None], metric
 
 
 def _suspect(one: _Answers, captions: bool, usual: float | None) -> bool:
-    """Whether too many answers are the same; ``usual`` is the share at full precision, ``None`` if nothing is known of it."""
+    """Return true if too many answers are the same; ``usual`` is the share at full precision, ``None`` if unknown."""
     share = one.often / one.count
     if share == 1.0:
         return captions or usual is None or usual < 1.0
@@ -306,7 +314,7 @@ def _listed(told: Sequence[str]) -> str:
 
 
 def _fewer_items(rows: pd.DataFrame, metrics: Iterable[str]) -> Iterator[_Told]:
-    """Cells measured on fewer items than the most of their family, or than ``task.limit`` asks for."""
+    """Report cells measured on fewer items than the family's maximum or than ``task.limit``."""
     told: dict[str, str] = {}
     for name in metrics:
         if f"count.{name}" not in rows:
@@ -348,7 +356,7 @@ def _warned(rows: pd.DataFrame, metrics: Iterable[str]) -> Iterator[_Told]:
 
 
 def _unlike_records(rows: pd.DataFrame) -> Iterator[_Told]:
-    """What the records of one family tell differently of images, processor and generation; libraries may differ."""
+    """Report records of a family that differ in images, processor or generation settings; library versions may differ."""
     if "provenance" not in rows:
         return
     told = [json.loads(text) if isinstance(text, str) else {} for text in rows["provenance"]]
@@ -364,7 +372,7 @@ def _unlike_records(rows: pd.DataFrame) -> Iterator[_Told]:
 
 
 def _copies(cells: Cells) -> Iterator[tuple[str, _Told]]:
-    """Cells that several sources have with different results, or of which their records tell different things."""
+    """Yield the family and the finding of each cell whose copies differ in results or in their records."""
     if cells.copies.empty:
         return
     results = {cell: (metric, spread) for cell, metric, spread, _ in conflicts(cells.copies)}
@@ -399,7 +407,7 @@ def _versions(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scatter(family: Cells, rows: pd.DataFrame, score: np.ndarray, metric: str) -> Iterator[_Told]:
-    """Cells that should all but tie, by method: the deviation of the score around what the parts' bits explain."""
+    """Report methods whose cells at many bits should nearly tie, but scatter around a linear fit to the parts' bits."""
     parts = [f"{BITS}{part}" for part in family.parts]
     bits = rows[parts].fillna(FULL_PRECISION_BITS).to_numpy(dtype=np.float64)
     for method in sorted(set(rows["method"]) - {"none"}):
@@ -427,7 +435,7 @@ def _unchanged(
     metrics: Sequence[str],
     idle: list[str],
 ) -> Iterator[_Told]:
-    """Cells with the predictions of full precision; by every metric where predictions are not there."""
+    """Report quantized cells with full precision's predictions, or with all of its metrics if predictions are missing."""
     untouched = (settings.drop(columns="method") == "16/16/16").all(axis=1).to_numpy()
     if not untouched.any():
         yield (
@@ -442,7 +450,7 @@ def _unchanged(
     same = ~untouched & np.array([figures in of_full for figures in scores.itertuples(index=False, name=None)])
     outputs = {one.output for one, full in zip(answers, untouched, strict=True) if full and one is not None}
     if outputs:
-        # Equal scores of other answers are a coincidence.
+        # Equal scores from different answers are a coincidence.
         known = np.array([one is None or one.output in outputs for one in answers])
         same &= known
     if same.any():

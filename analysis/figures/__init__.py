@@ -1,1 +1,1 @@
-"""The study's figures: what they show (``catalog``), how they look on paper (``paper``) and in a browser (``interactive``)."""
+"""The study's figures: their content (``catalog``), drawn for print (``paper``) and for a browser (``interactive``)."""

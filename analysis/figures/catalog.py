@@ -1,4 +1,4 @@
-"""Which figures there are, and what each shows of a table of cells."""
+"""Build the figures: each maker reads a family of cells and yields panels."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.reporting.table import WARNED
 
 GROUPS, KINDS = ("front", "middle", "end"), ("attention", "mlp")
-# Of a file's name; more would be refused by some file systems, with what stands around it.
+# Characters of a slug: with the rest of the file name, some file systems reject more.
 LONGEST_SLUG = 120
 # A family that cannot show a figure gives no panel.
 Maker = Callable[[Family], Iterator[Panel]]
 
 
 def figures(cells: Cells, metric: str | None = None, names: Sequence[str] = ()) -> list[Plot]:
-    """The figures ``names`` (all if none) of every family that can show them, ``NAME-MODEL-TASK-SOURCE`` each.
+    """Build the figures ``names`` (default: all) of every family that can show them, called ``NAME-MODEL-TASK-SOURCE``.
 
-    A ValueError names a figure that does not exist, or says that no cell can be shown.
+    Raises ValueError for an unknown figure, or if no family can show any.
     """
     unknown = set(names) - set(FIGURES)
     if unknown:
@@ -49,7 +49,7 @@ def figures(cells: Cells, metric: str | None = None, names: Sequence[str] = ()) 
 
 
 def plots(family: Family, names: Sequence[str] = ()) -> list[Plot]:
-    """The figures ``names`` (all if none) that ``family`` can show."""
+    """Build those of the figures ``names`` (default: all) that ``family`` can show."""
     return [
         Plot(f"{name}-{_slug(family.title)}", f"{FIGURES[name][0]}: {family.title}", panels, _notes(name, family))
         for name in names or FIGURES
@@ -58,12 +58,12 @@ def plots(family: Family, names: Sequence[str] = ()) -> list[Plot]:
 
 
 def _notes(name: str, family: Family) -> list[str]:
-    """What a figure does not show of the family's cells."""
+    """Describe the cells of the family that a figure leaves out."""
     return list(left_out(family.cells.frame, family.cells.parts)) if name in OF_WHOLE_PARTS else []
 
 
 def _slug(title: str) -> str:
-    """``title`` as part of a file's name; with a digest if it holds signs that are left out, since another may read alike."""
+    """Convert ``title`` to a file name; a digest keeps names unique if characters were dropped."""
     kept = "".join(letter if letter.isalnum() or letter in "_." else " " for letter in title)
     slug = "-".join(kept.replace("published", "").replace(".csv", "").split())
     if all(sign.isalnum() or sign in "_.-,() " for sign in title) and len(slug) <= LONGEST_SLUG:
@@ -96,7 +96,7 @@ def tradeoff(family: Family) -> Iterator[Panel]:
 
 
 def parts(family: Family) -> Iterator[Panel]:
-    """Each part alone: a curve a method over the part's bits."""
+    """Yield a panel per part, quantized alone: a curve per method over the part's bits."""
     for told in _told(family):
         alone = told.whole_alone
         for part in _in_order(alone, "part"):
@@ -106,12 +106,12 @@ def parts(family: Family) -> Iterator[Panel]:
 
 
 def groups(family: Family) -> Iterator[Panel]:
-    """Thirds of a part's blocks: a curve a block group."""
+    """Yield a panel per part and method: a curve per block group (thirds of the part's blocks)."""
     yield from _narrowed(family, "blocks", GROUPS, {"layers": WHOLE["layers"]})
 
 
 def layers(family: Family) -> Iterator[Panel]:
-    """Attention and MLP of a part: a curve a layer kind."""
+    """Yield a panel per part and method: a curve per layer kind (attention, MLP)."""
     yield from _narrowed(family, "layers", KINDS, {"blocks": WHOLE["blocks"]})
 
 
@@ -134,7 +134,7 @@ def _narrowed(family: Family, by: str, choices: Sequence[str], held: dict[str, s
 
 
 def heatmaps(family: Family) -> Iterator[Panel]:
-    """Two parts against each other, the third at full precision or else at the most bits that it has in the cells."""
+    """Yield heat maps of two parts against each other, the third at its highest bits (full precision if measured)."""
     for method in family.methods:
         frame = _whole_cells(family, method)
         named = [part for part in family.cells.parts if frame[f"{BITS}{part}"].nunique() > 1]
@@ -173,7 +173,7 @@ def importance(family: Family) -> Iterator[Panel]:
 
 
 def pairs(family: Family) -> Iterator[Panel]:
-    """Parts against each other at equal bits: a part alone on the diagonal, two together beside it."""
+    """Yield heat maps of parts at equal bits: a part alone on the diagonal, two together beside it."""
     for method in family.methods:
         rows = _whole_cells(family, method)
         rows = rows[rows["method"] == method]
@@ -194,7 +194,7 @@ def pairs(family: Family) -> Iterator[Panel]:
 
 
 def space(family: Family) -> Iterator[Panel]:
-    """Bits of three parts and the score that they come to."""
+    """Yield a 3D panel per method: the bits of three parts, coloured by score."""
     if len(family.cells.parts) != 3:
         return
     columns = [f"{BITS}{part}" for part in family.cells.parts]
@@ -210,7 +210,7 @@ def space(family: Family) -> Iterator[Panel]:
 
 
 def interaction(family: Family) -> Iterator[Panel]:
-    """Damage of two parts together against the sum of their damages alone; above the line they are worse together."""
+    """Yield a panel per method: damage of two parts together against the sum of each alone; above the line, worse together."""
     for told in _told(family):
         if told.pairs.empty:
             continue
@@ -244,7 +244,7 @@ FIGURES: dict[str, tuple[str, Maker]] = {
 # Figures that show a cell by the bits of its parts alone.
 OF_WHOLE_PARTS = ("parts", "heatmaps", "pairs", "space")
 
-# What a sweep must have for a figure: told where none of its families can show it.
+# The cells that each figure needs, for the message if no family can show it.
 NEEDS = {
     "tradeoff": "quantized cells: python -m mmq_sweeps -m method=gptq bits=2,3,4,8",
     "parts": "full precision and cells of one part: python -m mmq_sweeps -m component=vision,connector,language bits=3,4",
@@ -264,7 +264,7 @@ def _told(family: Family) -> Iterator[Sensitivity]:
 
 
 def _curve(label: str, rows: pd.DataFrame, told: Sensitivity) -> Series:
-    """The figures that ``rows`` of damages come to, over bits."""
+    """Convert ``rows`` of damages to a curve of scores over bits."""
     rows = rows.groupby("bits", as_index=False).first().sort_values("bits")
     sign = told.quality.sign
     interval = {}
@@ -281,13 +281,13 @@ def _bits_panel(title: str, family: Family, series: Sequence[Series], full: floa
 
 
 def _whole_cells(family: Family, method: str) -> pd.DataFrame:
-    """The cells of ``method`` and full precision that quantize every part as a whole or not at all."""
+    """Select the cells of ``method`` and full precision that quantize every part as a whole or not at all."""
     rows = family.cells.frame[family.cells.frame["method"].isin([method, "none"])]
     return rows[whole(rows, family.cells.parts)]
 
 
 def _named(row: pd.Series, metric: str) -> str:
-    """A cell in words, with the warnings about its figure."""
+    """Describe a cell in words, with the warnings about its metric."""
     told = row.get(f"{WARNINGS}{metric}")
     return assignment(row) + (f"\n{WARNED} {told}" if isinstance(told, str) else "")
 

@@ -1,4 +1,4 @@
-"""The same figures as pages: pointing at a cell tells which it is. A page needs no network; the library is inside it."""
+"""Draw figures as HTML pages that show a cell on hover. Pages need no network; the plotting library is inlined."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POINTED = "%{text}<br>%{x:.3f}, %{y:.4f}<extra></extra>"
 
 
 def save(plot: Plot, folder: Path) -> Path:
-    """``NAME.html`` in ``folder``."""
+    """Write ``NAME.html`` to ``folder``; return its path."""
     path = folder / f"{plot.name}.html"
     draw(plot).write_html(path, include_plotlyjs="inline", full_html=True, div_id=plot.name)
     return path
@@ -48,7 +48,7 @@ def draw(plot: Plot) -> go.Figure:
 
 @dataclass
 class Legend:
-    """Which number a style has, and which styles the legend shows already."""
+    """The number of each style, and the styles already in the legend."""
 
     numbers: dict[str, int] = field(default_factory=dict)
     shown: set[str] = field(default_factory=set)
@@ -57,7 +57,7 @@ class Legend:
         return self.numbers.setdefault(one.style or one.label, len(self.numbers)) % len(COLOURS)
 
     def enter(self, one: Series) -> bool:
-        """Whether ``one`` is the first of its style that has a label."""
+        """Return true for the first labelled series of a style, and mark the style as shown."""
         style = one.style or one.label
         new = bool(one.label) and style not in self.shown
         if new:
@@ -100,7 +100,7 @@ def _draw_xy(figure: go.Figure, panel: XY, row: int, column: int, legend: Legend
 
 
 def _colours(panel: Heatmap | Space) -> str:
-    """Bright is better."""
+    """Return the colour map in which bright is better."""
     return "Cividis" if panel.higher else "Cividis_r"
 
 

@@ -1,7 +1,7 @@
-"""Figures for a paper: PNG and PDF, one column wide or two.
+"""Draw figures for a paper: PNG and PDF, in column and page width.
 
-Colours are Okabe and Ito's, which people with any colour vision tell apart; a series also has a marker and a dash of its
-own, so that a figure printed in grey can be read. Fonts are embedded as outlines that journals take (type 42).
+Colours are Okabe and Ito's, distinguishable with any colour vision. Each series also has its own marker and dash, so figures
+stay readable in greyscale. Fonts are embedded as type 42 outlines, which journals accept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from analysis.figures.plots import XY, Bars, Heatmap, Plot, Series, Space
 COLUMN_INCHES = {"column": 3.3, "page": 6.9}
 PANEL_INCHES = 2.4
 DPI = 300
-# Fields of a heat map that hold their value as text, and characters from which labels beside each other would touch.
+# Heat maps up to MOST_WRITTEN fields show values as text; tick labels beyond LONG_LABEL characters are rotated.
 MOST_WRITTEN, LONG_LABEL = 16, 4
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -35,14 +35,14 @@ SETTINGS = {
 
 
 def save(plot: Plot, folder: Path) -> list[Path]:
-    """Draw ``plot`` at both widths; files ``NAME-column.png``, ``NAME-page.pdf`` and so on in ``folder``."""
+    """Draw ``plot`` at both widths to ``folder``: ``NAME-column.png``, ``NAME-page.pdf`` and so on; return the paths."""
     written = []
     with mpl.rc_context(SETTINGS):
         for width, inches in COLUMN_INCHES.items():
             figure = draw(plot, inches)
             for kind in ("png", "pdf"):
                 path = folder / f"{plot.name}-{width}.{kind}"
-                # The same figures give the same file: no date, no version of the drawing library.
+                # Reproducible files: no date, no library version.
                 metadata = (
                     {"CreationDate": None, "Producer": None, "Creator": None} if kind == "pdf" else {"Software": None}
                 )
@@ -52,7 +52,7 @@ def save(plot: Plot, folder: Path) -> list[Path]:
 
 
 def draw(plot: Plot, inches: float) -> Figure:
-    """``plot`` with as many panels a row as fit into ``inches``."""
+    """Draw ``plot`` with as many panels per row as fit into ``inches``."""
     columns = max(1, min(len(plot.panels), int(inches // 2.2)))
     rows = -(-len(plot.panels) // columns)
     figure = Figure(figsize=(inches, rows * PANEL_INCHES + 0.3), layout="constrained")
@@ -68,7 +68,7 @@ def draw(plot: Plot, inches: float) -> Figure:
 
 
 def _share_heights(figure: Figure, plot: Plot) -> None:
-    """Curves of the same quantity have the same range of it: a small effect must not look like a large one."""
+    """Give curves of the same quantity the same y range: a small effect must not look like a large one."""
     curves = [panel for panel in plot.panels if isinstance(panel, XY)]
     if len(curves) < len(plot.panels) or len({panel.y_label for panel in curves}) > 1:
         return
@@ -78,7 +78,7 @@ def _share_heights(figure: Figure, plot: Plot) -> None:
 
 
 def _share_colours(figure: Figure, plot: Plot) -> None:
-    """The same colour is the same value in every panel; of heat maps one bar tells which."""
+    """Share the colour scale between panels; heat maps also share a colour bar."""
     images = [axes.images[0] for axes in figure.axes if axes.images]
     low, high = plot.colour_range()
     for axes in figure.axes:
@@ -97,12 +97,12 @@ def _higher(plot: Plot) -> bool:
 
 
 def _colours(panel: Heatmap | Space) -> str:
-    """Bright is better."""
+    """Return the colour map in which bright is better."""
     return "cividis" if panel.higher else "cividis_r"
 
 
 def _write_values(axes: Axes, values: Any, middle: float, higher: bool) -> None:
-    """Into the fields of a small heat map, as its colours tell less than its figures."""
+    """Write values into the fields of a small heat map: numbers are more precise than colours."""
     if values.size > MOST_WRITTEN:
         return
     for row, line in enumerate(values):
@@ -113,7 +113,7 @@ def _write_values(axes: Axes, values: Any, middle: float, higher: bool) -> None:
 
 
 def _styles(plot: Plot) -> dict[str, int]:
-    """The number of each style, in the order that the figure first has it."""
+    """Number the styles in order of first use."""
     named: dict[str, int] = {}
     for panel in plot.panels:
         series = panel.series if isinstance(panel, XY) else panel.groups if isinstance(panel, Bars) else ()
@@ -163,7 +163,7 @@ def _draw_bars(axes: Axes, panel: Bars, styles: dict[str, int]) -> None:
         figures = np.array(one.y, dtype=np.float64)
         error = None
         if one.low is not None and one.high is not None:
-            # The interval of redrawn cells need not hold the figure of the cells themselves.
+            # A bootstrap interval need not contain the estimate itself.
             error = np.clip([figures - np.array(one.low), np.array(one.high) - figures], 0, None)
         hatch = ("", "///", "...", "xxx", "\\\\\\")[styles[one.style or one.label] % 5]
         colour = COLOURS[styles[one.style or one.label] % len(COLOURS)]
@@ -193,7 +193,7 @@ DRAW: dict[type, Callable[[Any, Any, dict[str, int]], None]] = {
 
 
 def _legend(figure: Figure) -> None:
-    """One legend for all panels, below them."""
+    """Draw a shared legend below all panels."""
     named: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

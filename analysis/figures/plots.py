@@ -1,6 +1,6 @@
-"""What a figure shows, apart from how it is drawn: panels of numbers with labels.
+"""A figure's content, independent of its renderer: panels of numbers with labels.
 
-Two renderers draw these: ``paper`` for PNG and PDF, ``interactive`` for a page that tells a cell when it is pointed at.
+Three renderers draw these: ``paper`` for PNG and PDF, ``interactive`` for HTML with hover texts, and the report's page.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Numbers = Sequence[float]
 
 @dataclass(frozen=True)
 class Series:
-    """Points that belong together. ``low`` and ``high`` are the 95% interval of ``y``; ``names`` are shown on pointing."""
+    """Points of a curve. ``low`` and ``high`` are the 95% interval of ``y``; ``names`` are hover texts."""
 
     label: str
     x: Numbers
@@ -24,7 +24,7 @@ class Series:
     names: Sequence[str] = ()
     line: bool = True
     faint: bool = False
-    # Series of one style have one colour, marker and dash, in every panel of a figure; by default the label decides.
+    # Series with the same style share colour, marker and dash in every panel; defaults to the label.
     style: str = ""
 
 
@@ -43,7 +43,7 @@ class XY:
 
 @dataclass(frozen=True)
 class Heatmap:
-    """``values[row][column]``; a missing one is NaN. Bright is better: ``higher`` values or lower."""
+    """``values[row][column]``, NaN if missing. Bright is better: high values if ``higher``, else low."""
 
     title: str
     x_label: str
@@ -57,7 +57,7 @@ class Heatmap:
 
 @dataclass(frozen=True)
 class Bars:
-    """One bar a ``label`` in each of ``groups``, with its interval."""
+    """A bar per label in each of ``groups``, with its interval."""
 
     title: str
     y_label: str
@@ -67,7 +67,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Space:
-    """Points in three dimensions, coloured by ``values``. Bright is better: ``higher`` or lower values."""
+    """Points in three dimensions, coloured by ``values``. Bright is better: high values if ``higher``, else low."""
 
     title: str
     labels: tuple[str, str, str]
@@ -83,7 +83,7 @@ Panel = XY | Heatmap | Bars | Space
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure: its file's ``name``, its ``title`` and its panels, side by side."""
+    """A figure: its file's ``name``, its ``title`` and its panels, drawn side by side."""
 
     name: str
     title: str
@@ -91,7 +91,7 @@ class Plot:
     notes: Sequence[str] = field(default=())
 
     def colour_range(self) -> tuple[float, float]:
-        """The lowest and the highest value that a colour stands for, alike in all panels: noise is not to look like damage."""
+        """Return the range of the colour scale, shared by all panels: noise must not look like damage."""
         rows = [line for panel in self.panels if isinstance(panel, Heatmap) for line in panel.values]
         rows += [panel.values for panel in self.panels if isinstance(panel, Space)]
         values = [value for row in rows for value in row if not isnan(value)]

@@ -1,9 +1,9 @@
-"""From a source named on the command line to the table of cells.
+"""Load cells from a source named on the command line.
 
-| source | what is read |
+| source | contents |
 |---|---|
 | ``FOLDER`` | a store: every finished and failed cell |
-| ``wandb:ENTITY/PROJECT[/GROUP]`` | the runs of a W&B project, or of one sweep: the same table as the store that logged them |
+| ``wandb:ENTITY/PROJECT[/GROUP]`` | the runs of a W&B project or of one of its sweeps: the same table as from the store |
 | ``published:FOLDER`` | the study's own results: a clone of its repository, or a folder with some of its files |
 """
 
@@ -24,17 +24,17 @@ KINDS: dict[str, Callable[[str], Cells]] = {
 
 
 def load(sources: Sequence[str]) -> Cells:
-    """All cells of ``sources`` in one table.
+    """Load the cells of all ``sources`` into one table.
 
-    FileNotFoundError where a folder is not there, ValueError where it holds nothing that can be read or the kind of
-    source is unknown; both say what to do.
+    Raises FileNotFoundError if a folder is missing, ValueError if it holds nothing readable or the kind of source is
+    unknown. Both messages say what to do.
     """
     return joined([_load_one(source) for source in sources])
 
 
 def _load_one(source: str) -> Cells:
     kind, found, place = source.partition(":")
-    if not found or len(kind) == 1:  # A drive's letter is no kind of source.
+    if not found or len(kind) == 1:  # A single letter is a Windows drive.
         kind, place = "store", source
     if kind not in KINDS:
         raise ValueError(f"--source {source}: unknown kind {kind!r}. {one_of(KINDS)}, or a store's folder alone")

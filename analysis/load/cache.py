@@ -1,8 +1,8 @@
-"""Tables that were read before, kept in the user's cache folder as Parquet.
+"""Cache of loaded tables: Parquet files in the user's cache folder.
 
-A table is filed under the place it was read from and the code that read it. Every row carries the ``stamp`` of its file,
-so that of a store in which a sweep is running only what is new is read. Nothing is ever unpickled; a cache that cannot be
-read or written costs time, never a result.
+The cache key is the source's path and a hash of the code that read it. Every row carries the ``stamp`` of its file, so a
+store with a running sweep is read incrementally. Nothing is unpickled. An unreadable or unwritable cache costs time, never
+a result.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ _UNREADABLE = (OSError, ValueError, KeyError)
 
 
 def folder() -> Path:
-    """``$XDG_CACHE_HOME/mmq-sweeps/tables``, by default below ``~/.cache``."""
+    """Return ``$XDG_CACHE_HOME/mmq-sweeps/tables``; ``XDG_CACHE_HOME`` defaults to ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmq-sweeps" / "tables"
 
 
 def path_of(place: Path, readers: Sequence[Path]) -> Path:
-    """Where the table of ``place`` is kept; ``readers`` are the source files that say how it is read."""
+    """Return the cache file for the table of ``place``; a change to any source file in ``readers`` invalidates it."""
     code = [hashlib.sha256(reader.read_bytes()).hexdigest() for reader in (*readers, Path(__file__))]
     return folder() / f"{digest([str(place.resolve()), pd.__version__, *code])[:24]}.parquet"
 
 
 def stamp(path: Path | str) -> str:
-    """What changes whenever the file at ``path`` is written anew; a FileNotFoundError where there is none."""
+    """Return a string that changes whenever the file at ``path`` is rewritten. Raises FileNotFoundError if it is missing."""
     told = os.stat(path)
     return f"{told.st_ino:x}-{told.st_size:x}-{told.st_mtime_ns:x}"
 
 
 def read(path: Path) -> pd.DataFrame | None:
-    """The table kept at ``path``, with its ``stamp`` column; ``None`` where there is none that can be read."""
+    """Return the table cached at ``path``, with its ``stamp`` column; ``None`` if missing or unreadable."""
     try:
         table = pd.read_parquet(path)
         return table if STAMP in table else None
@@ -49,7 +49,7 @@ def read(path: Path) -> pd.DataFrame | None:
 
 
 def write(path: Path, table: pd.DataFrame) -> str | None:
-    """Keep ``table``, whole or not at all. A sentence where it could not be kept."""
+    """Write ``table`` to ``path`` atomically. Return a sentence if that failed, else ``None``."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""What a row of the study's uniform table set out to quantize: ``configs/N.json`` of its repository.
+"""Read ``configs/N.json`` of the study's repository: the quantization that row N of its uniform table was configured for.
 
 A file lists selections ``{"model_part": VIT|QFORMER|LLM, "layer_group": FIRST|MIDDLE|LAST|ALL, "layer_type":
-MLP|ATTENTION|BOTH, "num_bits"}``. It is the fuller statement: the table has one bit-width a row.
+MLP|ATTENTION|BOTH, "num_bits"}``. It says more than the table, which has a single bit-width per row.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ GROUPS, KINDS = ("front", "middle", "end"), ("attention", "mlp")
 PARTS = {"VIT": "vision", "QFORMER": "connector", "LLM": "language"}
 PLACES = {"FIRST": ("front",), "MIDDLE": ("middle",), "LAST": ("end",), "ALL": GROUPS}
 LAYERS = {"MLP": ("mlp",), "ATTENTION": ("attention",), "BOTH": KINDS}
-# Bits, block groups and layer kinds of each part that is quantized.
+# Quantized part -> (bits, block groups, layer kinds).
 Selected = dict[str, tuple[int, tuple[str, ...], tuple[str, ...]]]
 
 
 def selected(path: Path) -> Selected | None:
-    """What the configuration at ``path`` quantizes; ``None`` where a part has several bit-widths or no rectangle of choices.
+    """Return the parts that the configuration at ``path`` quantizes.
 
-    A ValueError where the file is cut off or is no configuration of the study.
+    ``None`` if a part has several bit-widths, or if its choices are not block groups x layer kinds. Raises ValueError if
+    the file is truncated or is not a configuration of the study.
     """
     chosen: dict[str, dict[tuple[str, str], int]] = {}
     try:
@@ -49,7 +50,7 @@ def selected(path: Path) -> Selected | None:
 
 
 def differences(stated: Mapping[int, Selected], configured: Mapping[int, Selected | None]) -> list[str]:
-    """Sentences on the rows whose table states something else than their configuration."""
+    """Describe the rows whose table disagrees with their configuration, in at most a single sentence."""
     unlike = [number for number in sorted(stated) if number in configured and configured[number] != stated[number]]
     if not unlike:
         return []
@@ -63,7 +64,7 @@ def differences(stated: Mapping[int, Selected], configured: Mapping[int, Selecte
 
 
 def lacking(stated: Mapping[int, Any], configured: Mapping[int, Any]) -> list[str]:
-    """A sentence on the configurations that no row has results of."""
+    """Describe the configurations without a row of results, in at most a single sentence."""
     missing = sorted(configured.keys() - stated.keys())
     if not missing:
         return []

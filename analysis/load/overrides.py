@@ -1,7 +1,7 @@
-"""From a record's configuration back to the command line that measures it.
+"""Recover the command line that measures a cell from its record's configuration.
 
-Only what differs from the options' own yaml files is said, read without Hydra's composition. What a configuration holds
-beyond fields of those files (digests of data and weights) cannot be said, and follows from the fields that can.
+Only values that differ from the options' own yaml files are listed; the files are read without Hydra's composition. Fields
+that no yaml file has (digests of data and weights) are skipped: they follow from the others.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from yaml import YAMLError
 
 from mmq_sweeps.config.paths import conf_dir
 
-# Fields that a yaml may leave to its defaults.
+# Defaults of fields that a model's yaml may omit.
 MODEL_FIELDS = {"model.dtype": "float32", "model.revision": None, "model.inherit_generation": False}
-# Mappings that refer to another place and that a user may add fields to: said as a whole, or not at all.
+# Mappings that are interpolated as a whole and that a user may extend: overridden as a whole, or not at all.
 WHOLE = ("task.generation",)
-# Text that the command line takes for what it is; all else is quoted.
+# Text that needs no quotes on Hydra's command line.
 PLAIN = re.compile(r"[A-Za-z_./][\w./:-]*")
 NOT_TEXT = ("null", "true", "false", "yes", "no", "on", "off", "nan", "inf")
 
 
 def overrides(cell: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """``model=m task=t task.limit=8 method=gptq method.group_size=64 calibration.samples=2``: all but the parts' bits."""
+    """Return the overrides of ``cell`` without the bits of its parts, quoted for a shell.
+
+    Example: ``model=m task=t task.limit=8 method=gptq method.group_size=64 calibration.samples=2``.
+    """
     model = _model_option(names["model"], json.dumps(_of_model(cell["model"]), sort_keys=True))
     method = names["method"]
     defaults = _defaults(model, names["task"], method)
@@ -48,7 +51,7 @@ def _differing(section: str, values: Mapping[str, Any], defaults: Mapping[str, A
         if key not in defaults or key.endswith("._target_"):
             continue
         if key == "model.revision" and str(value).startswith("sha256:"):
-            continue  # Of a folder: taken from its weights.
+            continue  # The revision of a local folder is the digest of its weights.
         if not _alike(value, defaults[key]):
             yield f"{key}={value_text(value)}"
 
@@ -68,7 +71,7 @@ def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def value_text(value: Any) -> str:
-    """``value`` as Hydra's command line reads it back."""
+    """Format ``value`` so that Hydra's command line parses it back."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -82,7 +85,7 @@ def value_text(value: Any) -> str:
     text = str(value)
     if PLAIN.fullmatch(text) and text.lower() not in NOT_TEXT and not text.endswith(":"):
         return text
-    # Backslashes are taken as they are, but for those right before a quote.
+    # Hydra takes backslashes literally, except right before a quote.
     quoted = re.sub(r"(\\*)'", lambda found: found[1] * 2 + "\\'", text)
     trailing = len(quoted) - len(quoted.rstrip("\\"))
     return "'" + quoted + "\\" * trailing + "'"
@@ -90,7 +93,7 @@ def value_text(value: Any) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _defaults(model: str, task: str, method: str) -> dict[str, Any]:
-    """What the options' yaml files say, by the command line's names, with references between them resolved."""
+    """Return the values of the options' yaml files, flattened to command-line keys, with interpolations resolved."""
     config = _read(conf_dir() / "config.yaml")
     merged = OmegaConf.create(
         {
@@ -107,7 +110,7 @@ def _defaults(model: str, task: str, method: str) -> dict[str, Any]:
             try:
                 value = merged[section][name]
             except OmegaConfBaseException:
-                continue  # It refers to something that this model does not have.
+                continue  # It interpolates a field that this model lacks.
             if OmegaConf.is_config(value):
                 value = OmegaConf.to_container(value, resolve=True)
             found |= dict(_leaves(f"{section}.{name}", value))
@@ -115,7 +118,7 @@ def _defaults(model: str, task: str, method: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Any:
-    """An option's own fields; none if the package has no such option, since it is then of the user's own."""
+    """Load an option's yaml; empty if the package has none, since the option is then the user's own."""
     try:
         return OmegaConf.load(path)
     except (OSError, OmegaConfBaseException, YAMLError):
@@ -124,7 +127,7 @@ def _read(path: Path) -> Any:
 
 @functools.lru_cache(maxsize=64)
 def _model_option(name: str, told: str) -> str:
-    """The option behind a model that was given another name: one with the same class and parts; else ``name`` itself."""
+    """Find the option of a renamed model by its class and parts; ``name`` itself if there is none."""
     folder = conf_dir() / "model"
     if (folder / f"{name}.yaml").is_file():
         return name
@@ -135,7 +138,7 @@ def _model_option(name: str, told: str) -> str:
 
 
 def _of_model(model: Any) -> Any:
-    """What a model's class and parts are, apart from its checkpoint."""
+    """Reduce a model's configuration to its class and parts, without the checkpoint."""
     parts = model.get("parts") or {}
     return {
         "class_name": model.get("class_name"),

@@ -1,6 +1,6 @@
-"""Cells from the results that the study (arXiv 2601.15287) published in its repository, gautomdas/mmq.
+"""Load the results that the study (arXiv 2601.15287) published in its repository, gautomdas/mmq.
 
-Files are known by their columns, not by their names, so a clone serves as well as a folder with some of its files:
+Tables are recognized by their columns, not by their names, so a folder with some of the files works as well as a clone:
 
 | file there | cells |
 |---|---|
@@ -9,10 +9,9 @@ Files are known by their columns, not by their names, so a clone serves as well 
 | ``awq/awq_image_captioning.csv`` | AWQ, captions: bits of each part |
 | ``awq/awq_image_text_retrieval.csv`` | AWQ, retrieval: bits of the two parts |
 | ``results/N.json``, ``predictions/N.json`` | the captions behind row ``config=N`` of the uniform file |
-| ``configs/N.json`` | what row ``config=N`` set out to quantize |
+| ``configs/N.json`` | the selections that row ``config=N`` was configured to quantize |
 
-Bits per weight are computed again by the paper's formula from the bits that a row states; the study's own size columns are
-kept under their names.
+Bits per weight are recomputed from a row's bits by the paper's formula; the study's own size columns stay under their names.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ Configs = Mapping[int, Selected | None]
 
 @dataclass(frozen=True)
 class Counts:
-    """Parameters of a model, and of each part its blocks and weights a block: ``weights[kind][block]``."""
+    """Parameter counts of a model: the total, and the linear weights per block as ``weights[part][kind][block]``."""
 
     parameters: int
     weights: dict[str, dict[str, list[int]]]
@@ -53,7 +52,7 @@ class Counts:
         )
 
     def bpw(self, quantized: dict[str, tuple[int, int]]) -> float:
-        """The paper's bits per weight of ``{part: (bits, quantized weights)}``."""
+        """Return the paper's bits per weight of ``{part: (bits, quantized weights)}``."""
         low = sum(count for _, count in quantized.values())
         bits = FULL_PRECISION_BITS * (self.parameters - low) + sum(width * count for width, count in quantized.values())
         return bits / self.parameters
@@ -84,7 +83,10 @@ BLIP2_ITM = Counts(
 
 @dataclass(frozen=True)
 class Layout:
-    """One of the published tables: the columns that it is known by, its rows when whole, and what makes a cell of a row."""
+    """A published table: the ``columns`` that identify it, the row ``count`` of the complete file, its reader.
+
+    ``read(table, path, configs)`` returns rows of the table of cells, and notes.
+    """
 
     columns: frozenset[str]
     count: int
@@ -92,9 +94,9 @@ class Layout:
 
 
 def load(folder: Path) -> Cells:
-    """Every table of the study under ``folder``.
+    """Load every table of the study under ``folder``.
 
-    FileNotFoundError where there is no such folder, ValueError where a table is cut off or no file is one of the study's.
+    Raises FileNotFoundError if the folder is missing, ValueError if a table is truncated or no file is the study's.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -117,7 +119,7 @@ def load(folder: Path) -> Cells:
 
 
 def _table(folder: Path, tables: list[Path], predictions: dict[int, Path], configs: dict[int, Path]) -> pd.DataFrame:
-    """The rows of every table, with ``attrs``: ``notes`` and ``lacking``, sentences each."""
+    """Read the rows of every table; ``attrs`` holds the sentences ``notes`` and ``lacking``."""
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     chosen = {number: configured.selected(path) for number, path in configs.items()}
@@ -155,7 +157,10 @@ def _read(path: Path) -> pd.DataFrame:
 def _bits_table(
     model: str, task: str, method: str, counts: Counts, metrics: dict[str, str], scale: float = 1
 ) -> Callable[..., Any]:
-    """Reads a table whose rows state the bits of whole parts; its metrics times ``scale`` are figures as ours are."""
+    """Return a reader of tables whose rows give the bits of whole parts.
+
+    ``metrics`` maps their columns to our metrics; ``scale`` converts their values to ours.
+    """
     columns = {"vision": "vit_bits", "connector": "qformer_bits", "language": "llm_bits"}
     parts = [part for part in PARTS if part in counts.weights]
 
@@ -200,7 +205,7 @@ def _uniform_table(table: pd.DataFrame, path: Path, configs: Configs) -> tuple[l
 
 
 def _stated(line: dict[str, Any]) -> Selected:
-    """What the columns of a row say is quantized; the 0/1 columns are taken out of ``line``."""
+    """Return the parts that a row's columns say are quantized; pops the 0/1 columns from ``line``."""
     kinds = configured.LAYERS[line["type"]]
     selected: Selected = {}
     for prefix, part in configured.PARTS.items():
@@ -261,19 +266,19 @@ LAYOUTS = (
     Layout(
         frozenset({"vit_bits", "qformer_bits", *_RECALLS}),
         49,
-        # Recalls are published in percent; here they are shares.
+        # Recalls are published in percent; ours are shares.
         _bits_table("blip2_itm_vit_g", "flickr30k_retrieval", "awq", BLIP2_ITM, _RECALLS, scale=0.01),
     ),
 )
 
 
 def _numbered(folder: Path, name: str) -> dict[int, Path]:
-    """The files ``N.json`` in the folders called ``name``, by ``N``."""
+    """Find the files ``N.json`` in folders called ``name``, by ``N``."""
     return {int(path.stem): path for path in folder.rglob(f"{name}/*.json") if path.stem.isdigit()}
 
 
 def _add_outputs(frame: pd.DataFrame, predictions: dict[int, Path]) -> None:
-    """Which captions a row's model wrote, as a digest; the same digest is the same output."""
+    """Add the column ``output``: a digest of the captions behind a row."""
     if "config" not in frame or not predictions:
         return
     found = {

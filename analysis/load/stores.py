@@ -1,6 +1,6 @@
-"""Cells from a store of this project's own records.
+"""Load cells from a store.
 
-Reading changes nothing in a store: a sweep may be writing it, and it may belong to somebody else.
+Access is read-only: a sweep may be writing to the store, and it may belong to another user.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ from mmq_sweeps.reporting.compare import settings, variant
 from mmq_sweeps.store.record import CorruptRecordError, Record
 from mmq_sweeps.store.store import Store
 
-# The source files that say what a row holds; a table that others made is not read from the cache.
+# The source files that determine a row's contents: a change to any of them invalidates the cache.
 READERS = (Path(__file__), *(Path(str(module.__file__)) for module in (commands, cells, compare)))
-# Libraries between an image and an answer.
+# Libraries whose version can change a cell's outputs.
 RESULTS_DEPEND_ON = ("mmq_sweeps", "torch", "transformers", "tokenizers", "pillow")
-# Columns that most cells of a store have in common.
+# Columns of long texts with few distinct values.
 SHARED = ("settings", "provenance", "overrides")
-# Names of unreadable records that a note has room for.
+# Unreadable records that a note lists by name.
 SHOWN = 3
 
 
 def load(folder: Path) -> Cells:
-    """Every cell of the store in ``folder``; one that is being written while this reads counts as not there yet."""
+    """Load every cell of the store in ``folder``, without those still being written.
+
+    Raises FileNotFoundError if ``folder`` is not a store, ValueError if it has no readable record.
+    """
     if not (folder / "cells").is_dir():
         raise FileNotFoundError(f"--source {folder}: is no store (it has no folder 'cells'); run a sweep first")
     store = Store.reading(folder)
@@ -52,7 +55,7 @@ def load(folder: Path) -> Cells:
 
 
 def row_of(record: Record, where: str) -> dict[str, Any]:
-    """The row of the table that ``record`` makes, ``where`` being its file or address."""
+    """Convert ``record`` to a row of the table of cells; ``where`` is its file or URL."""
     row: dict[str, Any] = {
         "id": record.id,
         "source": "store",
@@ -90,7 +93,7 @@ def row_of(record: Record, where: str) -> dict[str, Any]:
 
 
 def _table(store: Store) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of all readable records, oldest first: those that have not changed from the cache."""
+    """Return the rows of all readable records, oldest first, and notes; unchanged records come from the cache."""
     kept_at = cache.path_of(store.root, READERS)
     kept, stamps = cache.read(kept_at), _stamps(store)
     current = pd.DataFrame(columns=["id", cache.STAMP])
@@ -104,14 +107,14 @@ def _table(store: Store) -> tuple[pd.DataFrame, list[str]]:
     if table.empty:
         return table, broken
     table = table.sort_values(["created", "id"], kind="stable", ignore_index=True)
-    # A few long texts of many rows: each is held, and written, once.
+    # As categories, each distinct text is stored once.
     table = table.astype(dict.fromkeys(SHARED, "category"))
     refused = cache.write(kept_at, table)
     return table.drop(columns=cache.STAMP), broken + ([refused] if refused else [])
 
 
 def _stamps(store: Store) -> dict[str, str]:
-    """The stamp of every record, by its cell. Taken before the records are read, so that none can be newer than its row."""
+    """Return every record's stamp by cell id. Call before reading the records: a stamp must not be newer than its row."""
     found = {}
     cells = str(store.root / "cells")
     with os.scandir(cells) as folders:
@@ -119,7 +122,7 @@ def _stamps(store: Store) -> dict[str, str]:
             try:
                 found[folder.name] = cache.stamp(f"{cells}/{folder.name}/record.json")
             except (FileNotFoundError, NotADirectoryError):
-                continue  # It is being written.
+                continue  # Still being written.
     return found
 
 
@@ -143,13 +146,13 @@ def _read(store: Store, stamps: Mapping[str, str]) -> tuple[list[dict[str, Any]]
 
 
 def _setting(record: Record) -> str:
-    """Alike in cells that are comparable: those of one model and task, and of one meaning of better."""
+    """Hash the full model and task configuration, and the metrics of which lower is better: equal in comparable cells."""
     lower = sorted(name for name, metric in record.metrics.items() if not metric.get("higher_is_better", True))
     return digest([record.cell["model"], record.cell["task"], *([lower] if lower else [])])[:8]
 
 
 def _provenance(record: Record) -> dict[str, Any]:
-    """What the record tells of how it came about, beside its configuration and what only counts or times."""
+    """Return the record's notes on images, processor and generation, and library versions; no counts, no timings."""
     told = {key: value for key, value in record.notes.items() if key not in ("solver", "missing")}
     versions = {name: version for name, version in record.versions.items() if name in RESULTS_DEPEND_ON}
     return {**told, **({"versions": versions} if versions else {})}
@@ -169,21 +172,21 @@ def _items(store: Store, row: pd.Series) -> Items | None:
 
 
 def versions_of(content: Mapping[str, Any]) -> str:
-    """A record's ``versions`` in words."""
+    """Format a record's ``versions`` as ``name version, name version``."""
     return ", ".join(f"{name} {version}" for name, version in sorted(content.items()) if version)
 
 
 def _history(store: Store, measured: pd.Series) -> History:
-    """The commands that filled the store, the cells that they asked for in vain, and the versions that ran."""
+    """Collect the commands that filled the store, the cells that they left unmeasured, and the library versions."""
     commands, lacking = [], []
     present = set(measured)
     for path in sorted((store.root / "sweeps").glob("*/sweep.json")):
         try:
             told = json.loads(path.read_text())
-            # Of a sweep from before the store was migrated only the plan has all cells.
+            # In sweeps from before the store's migration, only the plan lists all cells.
             asked, command = {*told["cells"], *(one for group in told["plan"] for one in group)}, str(told["command"])
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # Notes for people; a sweep that cannot be read back is none that can be told about.
+            continue  # The history is informational: skip sweeps that cannot be read.
         commands.append(command)
         if missing := asked - present:
             lacking.append(f"{len(missing)} of {len(asked)} cells have no record yet: run {command} again")

@@ -1,7 +1,7 @@
-"""What was read of W&B runs, kept on disk: a line of JSON a run, added as pages come, so that a pull that ends early goes on.
+"""Disk cache of W&B runs: JSON lines, appended page by page, so that an interrupted pull resumes.
 
-A run that is logged again has a later heartbeat, and is read again. Which runs a whole pull had is kept beside it, for the
-time when the server cannot be asked. Deleting the files reads everything anew.
+A run that was logged again has a newer heartbeat and is fetched again. The names of the last complete pull are stored
+beside, for use when the server is unreachable. Delete the files to fetch everything again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from analysis.load.wandb_client import Fetched, Listed, Project
 
 @dataclass(frozen=True)
 class Cache:
-    """``runs`` has a project's runs, which its groups share; ``pull`` says which of them the last whole pull had."""
+    """The cache files of a project: ``runs``, shared by its groups, and ``pull``, the names of the last complete pull."""
 
     runs: Path
     pull: Path
@@ -33,7 +33,7 @@ class Cache:
         return Cache(folder / "runs.jsonl", folder / pull)
 
     def read(self) -> dict[str, Fetched]:
-        """Runs by name, as they were last read."""
+        """Load the cached runs by name, each as last fetched."""
         if not self.runs.is_file():
             return {}
         found = {}
@@ -41,13 +41,13 @@ class Cache:
             try:
                 content = json.loads(line)
             except ValueError:
-                continue  # A process was killed while it wrote this line: the run is read again.
+                continue  # A process was killed while writing this line: fetch the run again.
             run = Fetched(**{**content, "listed": Listed(**content["listed"])})
             found[run.listed.name] = run
         return found
 
     def add(self, runs: Sequence[Fetched]) -> None:
-        """Add a page, in one write."""
+        """Append a page of runs in one write."""
         if not runs:
             return
         self.runs.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ class Cache:
             file.write(f"\n{lines}".encode())
 
     def finish(self, runs: Sequence[Fetched]) -> None:
-        """Note that a pull is whole: it had ``runs``."""
+        """Record ``runs`` as the last complete pull."""
         self.pull.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "pulled": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -68,7 +68,7 @@ class Cache:
         beside.replace(self.pull)
 
     def last(self) -> tuple[str, list[Fetched]] | None:
-        """When the last whole pull was, and its runs; ``None`` where there was none."""
+        """Return the time and the runs of the last complete pull; ``None`` if there was none."""
         known = self.read()
         try:
             content = json.loads(self.pull.read_text())

@@ -1,7 +1,7 @@
-"""Asking a W&B server for runs, through the client's public interface; what goes wrong is told in a sentence that helps.
+"""Fetch runs from a W&B server through the client's public API, with actionable error messages.
 
-Keys come from where the client looks for them: ``WANDB_API_KEY``, the netrc file that ``wandb login`` writes, and
-``WANDB_BASE_URL`` for another server.
+The client finds its key in ``WANDB_API_KEY`` or in the netrc file that ``wandb login`` writes; ``WANDB_BASE_URL`` names
+another server.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-# Runs a page: names only, and with summary and configuration.
+# Runs per page: listed by name, or fetched with summary and configuration.
 LISTED, FETCHED = 1000, 100
-# Of one request; the client tries again within it.
+# Per request, the client's own retries included.
 TIMEOUT_SECONDS = 60
 CONNECT_SECONDS = 10
 FORBIDDEN = (401, 403, 404)
@@ -29,7 +29,7 @@ class UnreachableError(OSError):
 
 
 class NoProjectError(ValueError):
-    """The server shows no such project to the key."""
+    """The project does not exist, or the key has no access to it."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Project:
 
     @staticmethod
     def of(place: str) -> Project:
-        """``entity/project`` or ``entity/project/group``; a ValueError where it is neither."""
+        """Parse ``entity/project`` or ``entity/project/group``. Raises ValueError for anything else."""
         names = place.strip("/").split("/", 2)
         if len(names) < 2 or not all(names):
             raise ValueError(
@@ -62,7 +62,7 @@ class Project:
 
 @dataclass(frozen=True)
 class Listed:
-    """A run's id, the group that it is in, and what tells whether it has changed since it was last read."""
+    """A run's id and group, with the state and heartbeat that show whether it has changed since the last pull."""
 
     name: str
     group: str | None
@@ -72,7 +72,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Fetched:
-    """A run with all that was logged but its history and files."""
+    """A run with its configuration and summary, without history and files."""
 
     listed: Listed
     url: str
@@ -86,19 +86,19 @@ class Server:
     host: str
 
     def listed(self, project: Project) -> list[Listed]:
-        """All runs of ``project`` in the order in which they were created."""
+        """List all runs of ``project``, oldest first."""
         with explained(project, self.host):
             runs = self.api.runs(project.path, filters=project.filters, per_page=LISTED, lazy=True)
             return [_listed(run) for run in runs]
 
     def fetched(self, project: Project, names: Sequence[str]) -> Iterator[list[Fetched]]:
-        """The runs called ``names``, a page at a time."""
+        """Yield the runs called ``names``, page by page."""
         for start in range(0, len(names), FETCHED):
             chosen = {"name": {"$in": list(names[start : start + FETCHED])}}
             with explained(project, self.host):
                 page = list(self.api.runs(project.path, filters=chosen, per_page=FETCHED, lazy=False))
             yield [Fetched(_listed(run), run.url, dict(run.config), dict(run.summary_metrics)) for run in page]
-            self.api.flush()  # The client would keep every page.
+            self.api.flush()  # The client caches every page.
 
 
 def _listed(run: Any) -> Listed:
@@ -107,10 +107,13 @@ def _listed(run: Any) -> Listed:
 
 @contextmanager
 def connected(project: Project) -> Iterator[Server]:
-    """The server that the environment names; a ValueError without a key that it takes, UnreachableError without an answer."""
+    """Connect to the server that the environment names.
+
+    Raises ValueError without a valid key, UnreachableError if the server does not answer.
+    """
     import wandb
 
-    # Without silence it would ask for a key on a terminal, and wait.
+    # Otherwise the client prompts for a key on a terminal, and blocks.
     settings = wandb.setup(wandb.Settings(silent=True)).settings
     host = str(settings.base_url).rstrip("/")
     _reach(project, host)
@@ -122,7 +125,7 @@ def connected(project: Project) -> Iterator[Server]:
 
 @contextmanager
 def _client_folder() -> Iterator[None]:
-    """The client makes a folder for every run that it lists: in a temporary one, not in the user's."""
+    """Point ``WANDB_DIR`` to a temporary folder: the client creates a folder for every run that it lists."""
     before = os.environ.get("WANDB_DIR")
     with tempfile.TemporaryDirectory(prefix="mmq-wandb-") as folder:
         os.environ["WANDB_DIR"] = folder
@@ -135,10 +138,10 @@ def _client_folder() -> Iterator[None]:
 
 
 def _reach(project: Project, host: str) -> None:
-    """A connection, opened and closed: the client itself would try for as long as it may, and not say why."""
+    """Open and close a connection, to fail early: the client retries until its timeout and does not say why."""
     address = urlsplit(host)
     if address.scheme in getproxies() and not proxy_bypass(address.hostname or ""):
-        return  # Only the proxy knows.
+        return  # Only the proxy can reach the server.
     port = address.port or (80 if address.scheme == "http" else 443)
     try:
         socket.create_connection((address.hostname or "", port), CONNECT_SECONDS).close()
@@ -148,7 +151,7 @@ def _reach(project: Project, host: str) -> None:
 
 @contextmanager
 def explained(project: Project, host: str) -> Iterator[None]:
-    """The client's many errors as sentences that say what to do."""
+    """Convert the client's errors to UnreachableError, NoProjectError or ValueError with a message that says what to do."""
     from wandb.errors import AuthenticationError, CommError, UsageError
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
@@ -193,7 +196,7 @@ def _unreachable(project: Project, host: str, told: str) -> UnreachableError:
 
 
 def _status(error: BaseException | None) -> int | None:
-    """The server's HTTP status, ``None`` where it gave no answer."""
+    """Return the HTTP status of the server's answer; ``None`` without an answer."""
     return getattr(getattr(error, "response", None), "http_status", 0) or None
 
 

@@ -1,7 +1,7 @@
-"""Cells from the runs of a W&B project: the records that ``mmq_sweeps.reporting.trackers`` put into their summaries.
+"""Load cells from the runs of a W&B project: the records that ``mmq_sweeps.reporting.trackers`` put into their summaries.
 
-Summaries and configurations only, no history and no files; so cells have no per-item scores. What else somebody added to a
-run's summary or configuration becomes a column under the name that it has there.
+Only summaries and configurations are fetched, no history and no files, so cells have no per-item scores. Other fields that
+a user added to a run's summary or configuration become columns of the same name.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ NO_RECORD = "hold no cell: something else logged them, or they ended before thei
 
 
 def load(place: str) -> Cells:
-    """Every cell of the project ``place``, ``entity/project[/group]``.
+    """Load every cell of the project ``place``, ``entity/project[/group]``.
 
-    ValueError without a key or access, or where no run holds a cell; UnreachableError without an answer of the server, if
-    no earlier pull can stand in.
+    Raises ValueError without a key or access, or if no run holds a cell; UnreachableError if the server does not answer
+    and no earlier pull is cached.
     """
     project = Project.of(place)
     notes: list[str] = []
@@ -45,7 +45,7 @@ def load(place: str) -> Cells:
 
 
 def _sorted_out(runs: Sequence[Fetched]) -> tuple[list[tuple[Fetched, Record]], dict[str, list[str]]]:
-    """The runs that hold a cell, in the order that a store has; and the names of the others, by what is wrong with them."""
+    """Split runs into those that hold a cell, in a store's order, and the names of the others by reason."""
     found, left_out = [], dict[str, list[str]]()
     for run in runs:
         text = run.summary.get(RECORD)
@@ -72,7 +72,7 @@ def _nothing(project: Project, told: Iterable[str]) -> str:
 
 
 def _pull(project: Project, notes: list[str]) -> list[Fetched]:
-    """The project's runs: those that have changed since the last pull from the server, the others from disk."""
+    """Return the project's runs: those changed since the last pull from the server, the others from the cache."""
     import wandb
 
     host = str(wandb.setup().settings.base_url).rstrip("/")
@@ -114,7 +114,7 @@ def _row(run: Fetched, record: Record) -> dict[str, Any]:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Figures and words that somebody added; W&B's own begin with an underscore, tables and images are mappings."""
+    """Keep the plain values that users added: W&B's own keys start with an underscore; its tables and images are mappings."""
     return {
         key: value for key, value in values.items() if isinstance(value, str | int | float) and not key.startswith("_")
     }

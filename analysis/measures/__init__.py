@@ -1,1 +1,1 @@
-"""What the cells show: frontier, importance, sensitivity, recommendation."""
+"""Measures over a table of cells: frontier, importance, sensitivity, recommendation."""

@@ -1,4 +1,4 @@
-"""Cells that can be compared, and what a report and its figures need of them."""
+"""Families of comparable cells, with the measures that report and figures share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from analysis.measures.sensitivity import Sensitivity, sensitivities
 
 @dataclass(frozen=True)
 class Family:
-    """Comparable ``cells`` by one ``metric``, and what several figures need of them, found once."""
+    """Comparable ``cells`` judged by a single ``metric``; each measure is computed once, on first use."""
 
     title: str
     cells: Cells
@@ -30,12 +30,12 @@ class Family:
 
     @cached_property
     def frontiers(self) -> list[Frontier]:
-        """Each method's."""
+        """The frontier of each method."""
         return frontiers(self.cells, self.metric, by_method=True) if self.methods else []
 
     @cached_property
     def sensitivity(self) -> Sensitivity | None:
-        """``None`` where there is no full precision to measure damage from."""
+        """Damage by part, pair and method; ``None`` without a full-precision cell to measure it from."""
         try:
             return sensitivities(self.cells, self.metric)[0]
         except ValueError:
@@ -43,7 +43,7 @@ class Family:
 
     @cached_property
     def importance(self) -> tuple[list[Importance], str]:
-        """Each method's, or none and a sentence on why it cannot be told."""
+        """The importance of each method; or an empty list and the reason."""
         try:
             return importances(self.cells, self.metric), ""
         except ValueError as error:
@@ -51,7 +51,7 @@ class Family:
 
 
 def families(cells: Cells, metric: str | None = None) -> list[Family]:
-    """The families of finished cells that have ``metric``; by each one's first metric if none is named."""
+    """List the families of finished cells that have ``metric``; defaults to each family's first metric."""
     done = cells.of(cells.frame[cells.frame["status"] == "done"])
     found = [Family(title, family, metric or (family.metrics or [""])[0]) for title, family in done.families()]
     return [family for family in found if family.metric in family.cells.metrics]

@@ -1,8 +1,8 @@
-"""Which cells are worth having: those that no other cell beats in both bits per weight and quality.
+"""Pareto frontier: the cells that no other cell beats in both bits per weight and quality.
 
-A cell is on the frontier where none other has at most as many bits per weight and at least its quality, one of the two
-strictly. Cells that tie in both are all on it. With per-item scores, items are drawn with replacement, the same draw for
-every cell, and each draw has its own frontier: the share of draws that a cell is on it is the probability shown.
+A cell is on the frontier unless another has at most its bits per weight and at least its quality, with at least one of the
+two strictly better. Cells that tie in both are all on it. With per-item scores, items are bootstrapped, the same draw for
+every cell, and each draw has its own frontier: a cell's probability is the share of draws in which it is on the frontier.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _BLOCK = 50
 
 @dataclass(frozen=True)
 class Frontier:
-    """The cells of one family by one metric.
+    """The frontier of a family by a single metric.
 
-    ``cells`` has the family's rows with ``on_frontier`` and, where there are per-item scores, ``probability`` of being on
-    it, ``difference`` from full precision with ``p_value`` and ``significant`` (false discovery rate controlled), and
-    ``low``, ``high`` of the metric. ``full`` is the figure at full precision, ``None`` where no cell has it. ``method`` is
-    that of all cells but full precision, if they have one.
+    ``cells`` has the family's rows with ``on_frontier``. With per-item scores it also has the ``probability`` of being on
+    the frontier; ``low`` and ``high``, the metric's 95% interval; and, if a cell has full precision, the ``difference``
+    from it with ``p_value`` and ``significant`` (false discovery rate controlled). ``full`` is the metric at full
+    precision, ``None`` if no cell has it. ``method`` is set if all other cells share it.
     """
 
     title: str
@@ -50,9 +50,9 @@ class Frontier:
         return kept.assign(assignment=[assignment(row) for _, row in kept.iterrows()])
 
     def hypervolume(self, most: float = 16.0) -> float | None:
-        """The area, in bits x quality, that the frontier dominates below ``most`` bits per weight and above zero quality.
+        """Return the area, in bits x quality, dominated by the frontier up to ``most`` bits per weight, from quality 0.
 
-        ``None`` where lower is better: such a metric has no worst figure to measure from.
+        ``None`` if lower is better: such a metric has no worst value to measure from.
         """
         if not self.quality.higher:
             return None
@@ -64,7 +64,7 @@ class Frontier:
         return float(np.sum(np.diff(edges) * points[:, 1].clip(min=0)))
 
     def smallest_within(self, share: float) -> pd.Series | None:
-        """The cell of fewest bits per weight that keeps ``share`` of the full-precision figure; ``None`` where none does."""
+        """Return the smallest cell that keeps ``share`` of full precision's metric; ``None`` if no cell does."""
         limit = None if self.full is None else self.quality.limit(self.full, share)
         if limit is None:
             return None
@@ -72,7 +72,7 @@ class Frontier:
         return None if kept.empty else kept.iloc[0]
 
     def best_within(self, budget: float) -> pd.Series | None:
-        """The best cell of at most ``budget`` bits per weight; ``None`` where all have more."""
+        """Return the best cell of at most ``budget`` bits per weight; ``None`` if all have more."""
         rows = self.rows[self.rows[self.bpw] <= budget]
         return None if rows.empty else self.quality.best(rows, self.bpw).iloc[0]
 
@@ -80,9 +80,10 @@ class Frontier:
 def frontiers(
     cells: Cells, metric: str | None = None, bpw: str = "bpw_paper", by_method: bool = False
 ) -> list[Frontier]:
-    """The frontier of every family of comparable cells, by its own first metric unless ``metric`` names one.
+    """Compute the frontier of every family of comparable cells by ``metric``, by default the family's first.
 
-    ``by_method`` gives each method a frontier of its own beside full precision. A ValueError where no cell has the metric.
+    ``bpw`` is the column of bits per weight. ``by_method`` computes a frontier per method, each with the full-precision
+    cells. Raises ValueError if no finished cell has the metric.
     """
     done = cells.of(cells.frame[cells.frame["status"] == "done"])
     found = []
@@ -140,7 +141,9 @@ def _frontier(title: str, family: Cells, metric: str, bpw: str) -> Frontier:
 
 
 def non_dominated(bits: np.ndarray, quality: np.ndarray) -> np.ndarray:
-    """Which of ``[N]`` cells no other beats: fewer or equal ``bits``, higher or equal ``quality``, one strictly."""
+    """Return a mask ``[N]`` of the cells that no other beats with fewer or equal ``bits`` and higher or equal ``quality``,
+    at least one of the two strictly.
+    """
     order = np.lexsort((-quality, bits))
     bits, quality = bits[order], quality[order]
     first = np.r_[True, bits[1:] > bits[:-1]]
@@ -153,7 +156,10 @@ def non_dominated(bits: np.ndarray, quality: np.ndarray) -> np.ndarray:
 
 
 def _uncertainty(bits: np.ndarray, scores: np.ndarray, full: np.ndarray, sign: float) -> dict[str, np.ndarray]:
-    """Bootstrap over items: columns of ``Frontier.cells``. More of ``sign`` times ``scores`` ``[cells, items]`` is better."""
+    """Bootstrap over items the columns of ``Frontier.cells``.
+
+    ``scores`` is ``[cells, items]``; ``sign`` is 1 if higher is better, else -1. ``full`` ``[cells]`` marks full precision.
+    """
     draws = resampled_means(scores)
     on = np.mean([non_dominated(bits, sign * draw) for draw in draws], axis=0)
     low, high = np.percentile(draws, (2.5, 97.5), axis=0)
@@ -161,7 +167,7 @@ def _uncertainty(bits: np.ndarray, scores: np.ndarray, full: np.ndarray, sign: f
     if full.any():
         baseline = int(np.flatnonzero(full)[0])
         difference = draws - draws[:, baseline : baseline + 1]
-        # Two-sided, and never zero: the draws can only show that it is below one in their number.
+        # Two-sided, and never zero: N draws cannot resolve a probability below 1 / N.
         below, above = (difference <= 0).mean(axis=0), (difference >= 0).mean(axis=0)
         p_value = np.clip(2 * np.minimum(below, above), 1 / len(draws), 1)
         p_value[baseline] = 1.0
@@ -174,7 +180,10 @@ def _uncertainty(bits: np.ndarray, scores: np.ndarray, full: np.ndarray, sign: f
 
 
 def resampled_means(scores: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
-    """Means ``[resamples, cells]`` of ``scores`` ``[cells, items]`` over items drawn with replacement, the same for all."""
+    """Return means ``[resamples, cells]`` of ``scores`` ``[cells, items]`` over items drawn with replacement.
+
+    Every cell sees the same draws.
+    """
     generator = np.random.Generator(np.random.PCG64(seed))
     items = scores.shape[1]
     means = []
@@ -186,7 +195,7 @@ def resampled_means(scores: np.ndarray, resamples: int = RESAMPLES, seed: int = 
 
 
 def discoveries(p_values: np.ndarray, rate: float = FALSE_DISCOVERY_RATE) -> np.ndarray:
-    """Which of the tests may be called significant with the false discovery rate at ``rate`` (Benjamini and Hochberg 1995)."""
+    """Return a mask of the significant tests at the false discovery rate ``rate`` (Benjamini and Hochberg 1995)."""
     order = np.argsort(p_values)
     passed = p_values[order] <= rate * np.arange(1, len(order) + 1) / len(order)
     last = int(np.flatnonzero(passed)[-1]) + 1 if passed.any() else 0

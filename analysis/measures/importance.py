@@ -1,10 +1,9 @@
-"""How much of the score's variation each part's bit-width accounts for.
+"""Importance: how much of the score's variation each part's bit-width explains.
 
-As the study does (arXiv 2601.15287): a random forest predicts the score from the bits of the parts, and its impurity
-importance, permutation importance and mean absolute SHAP values (arXiv 1802.03888), each normalised to 100, are averaged.
-Beyond it: an interval from drawing cells again, the forest's cross-validated fit, and three checks that would show a
-ranking made by the grid instead of by the model: bit-widths that every part has only, each bit-width left out in turn,
-and the importance per bit of model size that the part's bits take.
+As in the study (arXiv 2601.15287), a random forest predicts the score from the bits of the parts; its impurity importance,
+permutation importance and mean absolute SHAP values (arXiv 1802.03888) are each normalised to 100 and averaged. Added here:
+a bootstrap interval over cells, the forest's cross-validated fit, and three checks for a ranking that is an artifact of the
+grid: only the bit-widths that all parts share, each bit-width left out in turn, and importance per bit of model size.
 """
 
 from __future__ import annotations
@@ -30,17 +29,19 @@ FEW_RESAMPLES = 8
 FOLDS = 5
 MEASURES = ("forest", "permutation", "shap")
 LEAST_CELLS = 20
-# Of more distinct cells SHAP explains so many, drawn at random: the time for each is that of going through all trees.
+# SHAP explains at most this many distinct cells, drawn at random: its time grows with cells x trees.
 MOST_EXPLAINED = 1000
 WELL_FITTED = 0.5
 
 
 @dataclass(frozen=True)
 class Importance:
-    """``table`` has a row a feature: the three measures, their ``mean`` and its interval ``low``, ``high``; each sums to 100.
+    """Importance of each part by a single metric.
 
-    ``fit`` is the cross-validated share of explained variance. ``checks`` maps a check's name to the mean measure it
-    found, feature by feature; ``warnings`` are sentences on what makes the ranking doubtful.
+    ``table`` has a row per feature: the three measures and their ``mean``, each summing to 100; the interval ``low``,
+    ``high`` of the mean; and ``per_bit``, importance per bit of model size, the largest 100. ``fit`` is the cross-validated
+    share of explained variance. ``checks`` maps a check's name to its mean importance by feature; ``warnings`` are
+    sentences on doubts about the ranking.
     """
 
     title: str
@@ -61,11 +62,12 @@ def importances(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[Importance]:
-    """Importance of every part in every family of comparable cells; of each method by itself unless ``by_method`` is false.
+    """Compute importances in every family of comparable cells, per method unless ``by_method`` is false.
 
-    ``fine`` takes part x block group x layer kind as features, for grids that narrow their selections; without it cells that
-    narrow a part are left out, since the part's bits do not say what was quantized. Families with
-    fewer than ``LEAST_CELLS`` cells, one bit-width or a constant score are told by a ValueError if nothing else is left.
+    ``fine`` uses part x block group x layer kind as features, for grids that quantize only some blocks or layers of a part;
+    otherwise such cells are left out, since a part's bits alone do not describe them. Families with fewer than
+    ``LEAST_CELLS`` cells, fewer than two features whose bits vary, or a constant score are skipped. Raises ValueError with
+    the reasons if no family remains.
     """
     found, reasons = [], []
     done = cells.of(cells.frame[cells.frame["status"] == "done"])
@@ -95,7 +97,7 @@ def importances(
 
 
 def _methods(title: str, frame: pd.DataFrame, by_method: bool) -> list[tuple[str, str, pd.DataFrame]]:
-    """Title, method and cells of what has a forest of its own."""
+    """List title, method and cells of each forest."""
     if not by_method:
         return [(title, "all methods", frame)]
     names = [name for name in sorted(frame["method"].unique()) if name != "none"]
@@ -103,14 +105,14 @@ def _methods(title: str, frame: pd.DataFrame, by_method: bool) -> list[tuple[str
 
 
 def part_features(rows: pd.DataFrame) -> pd.DataFrame:
-    """Bits of every part whose bits vary, ``[N, P]``."""
+    """Return the bits ``[N, P]`` of the parts whose bits vary."""
     columns = sorted((name for name in rows if name.startswith(BITS)), key=lambda name: part_order(name[len(BITS) :]))
     bits = rows[columns].rename(columns=lambda name: name.removeprefix(BITS)).astype(np.float64)
     return bits.loc[:, bits.nunique() > 1]
 
 
 def fine_features(rows: pd.DataFrame) -> pd.DataFrame:
-    """Bits of every part x block group x layer kind whose bits vary; 16 where a cell leaves it alone."""
+    """Return the bits of every part x block group x layer kind whose bits vary; 16 if a cell does not quantize it."""
     features = {}
     for part in sorted((name[len(BITS) :] for name in rows if name.startswith(BITS)), key=part_order):
         for group in ("front", "middle", "end"):
@@ -142,7 +144,7 @@ def _importance(
     table = pd.DataFrame(measures(bits, score, seed), index=features.columns, columns=list(MEASURES))
     table["mean"] = table.mean(axis=1)
     draws = np.random.default_rng(seed).integers(0, len(score), (resamples, len(score)))
-    # Starting processes, each of which imports SHAP, takes longer than a few draws.
+    # Worker processes each import SHAP, which takes longer than a few draws.
     again = Parallel(n_jobs=-1 if resamples > FEW_RESAMPLES else 1)(
         delayed(_mean_measure)(bits[draw], score[draw], seed) for draw in draws
     )
@@ -154,10 +156,10 @@ def _importance(
 
 
 def measures(bits: np.ndarray, score: np.ndarray, seed: int) -> np.ndarray:
-    """``[P, 3]``: impurity, permutation and SHAP importance of the columns of ``bits`` ``[N, P]``, each summing to 100."""
+    """Return impurity, permutation and SHAP importance ``[P, 3]`` of the columns of ``bits`` ``[N, P]``; each sums to 100."""
     forest = RandomForestRegressor(TREES, random_state=seed).fit(bits, score)
     permuted = permutation_importance(forest, bits, score, n_repeats=REPEATS, random_state=seed)
-    # Cells of a grid that is drawn with replacement repeat: each distinct one is explained once.
+    # A bootstrap draw repeats cells: explain each distinct cell once.
     distinct, count = np.unique(bits, axis=0, return_counts=True)
     if len(distinct) > MOST_EXPLAINED:
         chosen = np.random.default_rng(seed).choice(len(distinct), MOST_EXPLAINED, replace=False)
@@ -169,7 +171,7 @@ def measures(bits: np.ndarray, score: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _tree_explainer() -> Any:
-    # Slow to import, and it imports plotting that we do not use, with that library's warnings.
+    # Slow to import; it also imports a plotting library that warns.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from shap import TreeExplainer
@@ -181,14 +183,14 @@ def _mean_measure(bits: np.ndarray, score: np.ndarray, seed: int) -> np.ndarray:
 
 
 def cross_validated_fit(bits: np.ndarray, score: np.ndarray, seed: int = 0) -> float:
-    """Share of the score's variance that a forest explains of cells that it has not seen; 1 is all, below 0 is nothing."""
+    """Return the share of the score's variance that a forest explains in unseen cells: at most 1, 0 or less if nothing."""
     folds = KFold(FOLDS, shuffle=True, random_state=seed)
     predicted = cross_val_predict(RandomForestRegressor(TREES, random_state=seed), bits, score, cv=folds)
     return float(1 - np.square(score - predicted).sum() / np.square(score - score.mean()).sum())
 
 
 def _per_bit(mean: pd.Series, rows: pd.DataFrame, features: pd.DataFrame) -> pd.Series:
-    """Importance for each bit per weight that the feature's range of bits takes of the model, the largest 100."""
+    """Divide importance by the model size, in bits, that the feature's range of bit-widths spans; scale the largest to 100."""
     weights = pd.Series({name: _weights(name, rows, features) for name in features})
     saved = weights * (features.max() - features.min())
     rate = mean / saved
@@ -196,7 +198,10 @@ def _per_bit(mean: pd.Series, rows: pd.DataFrame, features: pd.DataFrame) -> pd.
 
 
 def _weights(name: str, rows: pd.DataFrame, features: pd.DataFrame) -> float:
-    """How many weights the feature quantizes; of a block group and layer kind told from the cells that do and do not."""
+    """Count the weights that a feature quantizes; NaN if unknown.
+
+    A fine feature's count is solved by least squares from the parts' totals in cells with and without the feature.
+    """
     part = name.split()[0]
     if f"weights.{part}" not in rows:
         return np.nan

@@ -1,4 +1,4 @@
-"""Which cells are not there: assignments that a method's grid lacks, and full precision that differs or was not measured."""
+"""Find gaps in the cells: assignments missing from a method's grid, and full-precision baselines that disagree."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, whole
 from analysis.load.overrides import value_text
 from mmq_sweeps.reporting.compare import ROUNDING
 
-# What has less than this share of all combinations of its bit-widths was not meant as a grid.
+# Cells that cover less than this share of all combinations of their bit-widths are not meant as a grid.
 A_GRID = 0.5
 SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Gaps:
-    """Of a ``method``: the bits by part of the ``missing`` assignments, of a grid of so ``many``, and what measures them."""
+    """The assignments (bits by part) ``missing`` from a method's grid of ``many``, and ``commands`` to measure the first."""
 
     method: str
     missing: list[dict[str, int]]
@@ -39,7 +39,7 @@ class Gaps:
 
 
 def gaps(family: Cells) -> Iterator[Gaps]:
-    """Where a method has most of the combinations of its parts' bit-widths: those that it has not."""
+    """Yield the gaps of every method that has at least ``A_GRID`` of the combinations of its parts' bit-widths."""
     parts = family.parts
     for method in sorted(set(family.frame["method"]) - {"none"}):
         own = family.frame[family.frame["method"].isin([method, "none"])]
@@ -58,9 +58,9 @@ def gaps(family: Cells) -> Iterator[Gaps]:
 
 
 def command(rows: pd.DataFrame, method: str, bits: dict[str, int]) -> str:
-    """What measures the assignment ``bits`` by ``method`` as the cells ``rows`` were measured, into the same store.
+    """Return the command that measures the assignment ``bits`` with the settings of ``rows``, into the same store.
 
-    Rows of a source that does not tell their settings name the model, the task and the method only.
+    If the rows' source does not report settings, the command names only model, task and method.
     """
     full = set(bits.values()) == {FULL_PRECISION_BITS}
     alike = rows[rows["method"] == ("none" if full and (rows["method"] == "none").any() else method)]
@@ -82,7 +82,7 @@ def command(rows: pd.DataFrame, method: str, bits: dict[str, int]) -> str:
 
 
 def _store(where: str) -> list[str]:
-    """The override that names the store of a record at ``where``; none for the default, and for what is no store."""
+    """Return the override for the store of the record at ``where``; empty for the default store or another source."""
     path = Path(where)
     if path.name != "record.json" or len(path.parts) < 4:
         return []
@@ -91,9 +91,9 @@ def _store(where: str) -> list[str]:
 
 
 def unlike_baselines(families: Sequence[tuple[str, Cells, str]]) -> Iterator[tuple[str, str]]:
-    """``(title, sentence)`` of models and tasks whose full precision differs between sources.
+    """Yield ``(title, sentence)`` for each model and task whose full precision differs between sources.
 
-    Families ``(title, cells, metric)`` of one source differ in their settings, and so may their figures.
+    ``families`` are ``(title, cells, metric)``. Families of the same source are not compared: they differ in settings.
     """
     found: dict[tuple[Any, ...], dict[str, tuple[str, float]]] = {}
     for title, family, metric in families:

@@ -1,6 +1,6 @@
-"""Which of two figures is better, what is kept of full precision, and which of several cells to take.
+"""Compare metric values: which is better, the share of full precision, which cell to prefer.
 
-Frontier, recommendation and report share these rules, so that they name the same cell.
+Frontier, recommendation and report share these rules, so they name the same cell.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ OTHER_BITS = {"bpw_paper": "bpw_exact", "bpw_exact": "bpw_paper"}
 
 @dataclass(frozen=True)
 class Quality:
-    """How to read the figures of ``metric``: its ``column``, and whether ``higher`` is better."""
+    """A ``metric`` and whether ``higher`` values are better."""
 
     metric: str
     higher: bool = True
@@ -37,18 +37,18 @@ class Quality:
 
     @property
     def label(self) -> str:
-        """For people: ``CIDEr``, ``wer (lower is better)``."""
+        """The display name: ``CIDEr``, ``wer (lower is better)``."""
         name = METRIC_LABELS.get(self.metric, self.metric.replace("_", " "))
         return name if self.higher else f"{name} (lower is better)"
 
     def score(self, rows: pd.DataFrame) -> np.ndarray:
-        """The figures of ``rows`` with the sign that makes more the better one."""
+        """Return the metric of ``rows``, negated if lower is better."""
         return self.sign * rows[self.column].to_numpy(dtype=np.float64)
 
     def limit(self, full: float, share: float) -> float | None:
-        """The worst figure that keeps ``share`` of full precision's ``full``; ``None`` if a share of that means nothing.
+        """Return the worst value that keeps ``share`` of full precision's value ``full``; ``None`` unless ``full`` > 0.
 
-        Where lower is better, keeping 98% is to have at most 1/0.98 times the figure of full precision.
+        If lower is better, keeping 98% means at most ``full`` / 0.98.
         """
         if not full > 0:
             return None
@@ -60,7 +60,7 @@ class Quality:
         return rows[self.column] >= limit if self.higher else rows[self.column] <= limit
 
     def against(self, figure: float, full: float | None) -> str:
-        """``95.0% of full precision``, ``1.20 times full precision's``; empty if neither means anything."""
+        """Format ``95.0% of full precision`` or ``1.20 times full precision's``; empty if the ratio is undefined."""
         if full is None or not full > 0 or not np.isfinite(figure):
             return ""
         return (
@@ -68,17 +68,17 @@ class Quality:
         )
 
     def budget(self, full: float, share: float) -> str:
-        """What ``limit`` asks for, in words."""
+        """Describe ``limit`` in words."""
         if self.higher:
             return f"at least {share:.0%} of full precision"
         return f"at most {self.limit(full, share):.4f}, which is full precision's {full:.4f} / {share:g}"
 
     def fewest_bits(self, rows: pd.DataFrame, bpw: str = "bpw_paper") -> pd.DataFrame:
-        """``rows`` by bits per weight; of equal bits the better quality first, and of equal quality the fewer other bits."""
+        """Sort ``rows`` by bits per weight, then quality, best first, then the other definition of bits per weight."""
         return self._sorted(rows, [(bpw, 1.0), (self.column, -self.sign), (OTHER_BITS[bpw], 1.0)])
 
     def best(self, rows: pd.DataFrame, bpw: str = "bpw_paper") -> pd.DataFrame:
-        """``rows`` by quality; of equal quality the fewer bits first."""
+        """Sort ``rows`` by quality, best first, then by bits per weight, fewest first."""
         return self._sorted(rows, [(self.column, -self.sign), (bpw, 1.0), (OTHER_BITS[bpw], 1.0)])
 
     @staticmethod

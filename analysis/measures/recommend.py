@@ -1,8 +1,7 @@
-"""Which assignment to take under a budget: the best that was measured, what is as good, and what might be better.
+"""Recommend an assignment under a budget: the best measured cell, cells as good, and unmeasured candidates.
 
-The unmeasured assignments are those of the bit-widths that the cells of a method have, put together anew. A random forest
-fitted to that method's cells predicts them, and its error is that of cells that it has not seen; nothing predicted is
-called a result.
+Candidates are new combinations of the bit-widths in a method's cells. A random forest fitted to these cells predicts their
+scores; its error is cross-validated. Predictions are never presented as results.
 """
 
 from __future__ import annotations
@@ -27,12 +26,13 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Recommendation:
-    """``best`` is a row of the table of cells; ``as_good`` the rows that are not significantly worse, best first.
+    """The recommended cells of a family.
 
-    All are within the budget. Of a budget of quality that is also to take no more bits than ``best``, which has the fewest.
+    ``best`` is a row of the table of cells; ``as_good`` has the rows that are not significantly worse, best first. All are
+    within the budget; under a quality budget they also take no more bits than ``best``, the smallest.
 
-    ``candidates`` are unmeasured: ``bits`` by part, ``bpw_paper``, ``expected``, the ``error`` of the model that expects
-    it (root mean square over unseen cells), and the ``command`` that measures it.
+    ``candidates`` are unmeasured: ``method``, ``bits`` by part, ``bpw_paper``, the ``expected`` score, the ``error`` of the
+    forest (root mean square over unseen cells), and the ``command`` to measure it.
     """
 
     title: str
@@ -56,8 +56,9 @@ def recommend(
     metric: str | None = None,
     seed: int = 0,
 ) -> list[Recommendation]:
-    """For every family: the best cell of at most ``max_bpw`` bits per weight, or the smallest of at least ``min_quality``
-    of full precision. Exactly one of the two is given. A ValueError where no cell is within the budget.
+    """Recommend for every family the best cell of at most ``max_bpw`` bits per weight, or the smallest cell that keeps
+    the share ``min_quality`` of full precision. Give exactly one of the two. Raises ValueError if no family has a cell
+    within the budget.
     """
     if (max_bpw is None) == (min_quality is None):
         raise ValueError("give one of --max-bpw and --min-quality")
@@ -103,7 +104,7 @@ def _of_family(
         if not allowed.any():
             raise ValueError(f"no cell keeps {min_quality:.0%} of full precision")
         best = int(quality.fewest_bits(rows[allowed]).index[0])
-        # The budget is spent on as few bits as possible: a cell of more bits is none to take instead.
+        # The goal is the fewest bits: a larger cell is no alternative.
         allowed &= rows["bpw_paper"] <= rows["bpw_paper"][best]
     as_good, notes = _as_good(family, rows, quality, best, allowed.to_numpy())
     candidates = _candidates(rows, quality, rows.loc[best], max_bpw, limit, seed)
@@ -113,7 +114,7 @@ def _of_family(
 def _as_good(
     family: Cells, rows: pd.DataFrame, quality: Quality, best: int, allowed: np.ndarray
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Cells within the budget whose paired difference from the best one has an interval that reaches zero."""
+    """Return cells within the budget whose paired difference from ``best`` has a 95% interval that reaches zero, and notes."""
     chosen = rows[allowed]
     if len(chosen) == 1:
         return rows.iloc[:0], ()
@@ -130,7 +131,7 @@ def _as_good(
 def _candidates(
     rows: pd.DataFrame, quality: Quality, best: pd.Series, max_bpw: float | None, limit: float | None, seed: int
 ) -> list[dict[str, Any]]:
-    """Unmeasured assignments that are expected to beat ``best`` within the budget, the nearest in size first."""
+    """Return up to ``SHOWN`` unmeasured assignments expected to beat ``best`` within the budget, nearest in size first."""
     parts = _known_parts(rows)
     found: list[dict[str, Any]] = []
     for method in sorted(set(rows["method"]) - {"none"}):
@@ -152,7 +153,7 @@ def _candidates(
 def _expected(
     own: pd.DataFrame, parts: list[str], metric: str, seed: int
 ) -> list[tuple[dict[str, int], float, float, float]]:
-    """Bits by part, bits per weight, expected figure and the forest's error, of every assignment that ``own`` lacks."""
+    """Predict every combination that ``own`` lacks: bits by part, bits per weight, expected score, the forest's error."""
     bits = own[[f"{BITS}{part}" for part in parts]].to_numpy(dtype=np.float64)
     score = own[f"{METRIC}{metric}"].to_numpy(dtype=np.float64)
     measured = {tuple(line) for line in bits}
@@ -194,7 +195,10 @@ def _known_parts(rows: pd.DataFrame) -> list[str]:
 
 
 def _bpw(rows: pd.DataFrame, parts: list[str], widths: tuple[float, ...]) -> float:
-    """The paper's bits per weight of ``widths``, from the parts' weights and a cell that says how many parameters there are."""
+    """Return the paper's bits per weight of ``widths``.
+
+    The total parameter count is inferred from the bits per weight of the cell that saves most.
+    """
     weights = np.array([rows[f"weights.{part}"].max() for part in parts])
     saved = (FULL_PRECISION_BITS - rows[[f"{BITS}{part}" for part in parts]].to_numpy(dtype=np.float64)) @ weights
     most = int(np.argmax(saved))

@@ -1,9 +1,8 @@
-"""What a selection costs by itself, what two cost together, and which method costs less at the same assignment.
+"""Sensitivity: damage of a single selection, of two together, and of methods at the same assignment.
 
-Damage is how much worse than full precision a cell is, of one family of comparable cells: the full-precision figure less the
-cell's, or the other way round where lower is better. Where all cells have per-item scores
-over the same items, and the metric is their mean, a figure has a 95% interval from items drawn with replacement, the same
-draw for every cell.
+Damage is how much worse than full precision a cell of the same family is: full precision's metric minus the cell's, or the
+reverse if lower is better. If all cells have per-item scores over the same items, and the metric is their mean, figures have
+a 95% bootstrap interval over items, with the same draws for every cell.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from analysis.measures.quality import Quality
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Tables of one family by one metric, each with a row a comparison; empty where the cells do not allow any.
+    """Tables of a family by a single metric, with a row per comparison; empty if the cells allow none.
 
-    ``alone``: damage of one part, block group or layer kind with all else at full precision. ``pairs``: damage of two parts
-    together, the sum of their damages alone, and the ``interaction`` between (above zero: worse together). ``methods``: at
-    the assignments that both have, how much better ``method`` is than ``than`` on average, and how often.
+    ``alone``: damage of a single part, block group or layer kind, all else at full precision. ``pairs``: damage of two
+    parts together, the sum of their damages alone, and the ``interaction`` (above zero: worse together). ``methods``: at
+    shared assignments, how much better ``method`` is than ``than`` on average, and how often.
     """
 
     title: str
@@ -44,7 +43,7 @@ class Sensitivity:
 
     @property
     def whole_alone(self) -> pd.DataFrame:
-        """Of ``alone`` the parts that are quantized as a whole, with one group size a method and part."""
+        """The rows of ``alone`` that quantize a whole part, with a single group size per method and part."""
         rows = self.alone
         for name, everything in WHOLE.items():
             rows = rows[rows[name] == everything] if not rows.empty else rows
@@ -52,7 +51,7 @@ class Sensitivity:
 
 
 def with_common_groups(alone: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``alone`` with the group size that most of their method and part have; the method's own if as many."""
+    """Filter ``alone`` for the most common group size of each method and part; the method's own size wins a tie."""
     if alone.empty:
         return alone
     common = alone.groupby(["method", "part"])["group"].transform(
@@ -62,7 +61,7 @@ def with_common_groups(alone: pd.DataFrame) -> pd.DataFrame:
 
 
 def sensitivities(cells: Cells, metric: str | None = None) -> list[Sensitivity]:
-    """Every family's; a ValueError where none has a full-precision cell to measure damage from."""
+    """Compute the damages of every family. Raises ValueError if none has the metric and a full-precision cell."""
     done = cells.of(cells.frame[cells.frame["status"] == "done"])
     found, reasons = [], []
     for title, family in done.families():
@@ -80,13 +79,13 @@ def sensitivities(cells: Cells, metric: str | None = None) -> list[Sensitivity]:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Figures ``[cells]`` and, where items allow them, bootstrap draws ``[draws, cells]`` of the same cells; more is better."""
+    """Scores ``[cells]``, higher is better, and their bootstrap draws ``[draws, cells]`` if items allow them."""
 
     figures: np.ndarray
     draws: np.ndarray | None
 
     def combine(self, weights: Mapping[int, float]) -> dict[str, float]:
-        """A weighted sum of cells' figures, with its interval."""
+        """Return the weighted sum of the scores of cells (index -> weight), with its interval if there are draws."""
         index, factor = list(weights), np.array(list(weights.values()))
         told = {"value": float(self.figures[index] @ factor)}
         if self.draws is not None:
@@ -124,7 +123,7 @@ def _of_family(title: str, family: Cells, metric: str) -> Sensitivity:
     )
 
 
-# One part of a cell: its name, bits, block groups, layer kinds and own group size. A cell's selection is the set of them.
+# A quantized part: name, bits, block groups, layer kinds, own group size. A cell's selection is the set of these.
 _Choice = tuple[str, int, str, str, str]
 
 

@@ -1,1 +1,1 @@
-"""What is sent to W&B: dashboards, and cells that a project lacks."""
+"""Publish to W&B: dashboards, and cells that a project lacks."""

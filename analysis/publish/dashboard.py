@@ -1,6 +1,6 @@
-"""Saved views in a W&B project, one a model and task: quality against bits per weight, and against the bits of each part.
+"""Save a view per model and task in a W&B project: quality against bits per weight, and against the bits of each part.
 
-A view that was saved before is brought up to date, and keeps its address.
+A view that was saved before is updated in place, at the same URL.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from analysis.load.wandb_cache import Cache
 from analysis.load.wandb_client import Project, connected, explained
 from mmq_sweeps.reporting.table import METRIC_LABELS
 
-# Kinds of signs that W&B refuses in a view's name: mathematical, currency, modifiers, other symbols, half characters.
+# Unicode categories that W&B rejects in a view's name: mathematical, currency, modifier and other symbols, surrogates.
 REFUSED = ("Sm", "Sc", "Sk", "So", "Cs")
 BPW = {"bpw_paper": "bits per weight, by the paper", "bpw_exact": "bits per weight, exact"}
 
 
 @dataclass(frozen=True)
 class View:
-    """What a saved view shows; ``model`` and ``task`` are those of its runs.
+    """A saved view of the runs of a ``model`` and ``task``.
 
-    ``lower`` are the metrics of which less is better, ``notes`` what its panels cannot show.
+    ``lower`` lists the metrics of which lower is better, ``notes`` the distinctions that the panels cannot show.
     """
 
     name: str
@@ -41,7 +41,7 @@ class View:
 
 
 def views(cells: Cells) -> list[View]:
-    """A view for every model and task that has a finished cell."""
+    """List a view for every model and task that has a finished cell."""
     found = []
     for (model, task), rows in cells.frame[cells.frame["status"] == "done"].groupby(["model", "task"], sort=True):
         family = cells.of(rows)
@@ -53,7 +53,7 @@ def views(cells: Cells) -> list[View]:
 
 
 def _notes(family: Cells) -> Iterator[str]:
-    """What a panel of W&B shows as alike though it is not: it knows the bits of a part and nothing else."""
+    """Describe the differences that W&B's panels hide, since they know only the bits of a part."""
     narrowed = int((~whole(family.frame, family.parts)).sum())
     if narrowed:
         yield f"{narrowed} of {len(family.frame)} runs narrow a part or its group size and stand at its bits all the same"
@@ -63,12 +63,12 @@ def _notes(family: Cells) -> Iterator[str]:
 
 
 def shown_name(name: str) -> str:
-    """``name`` as W&B takes it for a view: signs that it refuses (``=``, ``<``, ``^`` ...) are written as ``-``."""
+    """Replace the characters that W&B rejects in a view's name (``=``, ``<``, ``^`` ...) by ``-``."""
     return "".join("-" if unicodedata.category(sign) in REFUSED else sign for sign in name)
 
 
 def literal(text: str) -> str:
-    """``text`` for a filter. wandb-workspaces 0.4 rewrites ``=``, ``<`` and ``>`` inside quotes too, so they are escaped."""
+    """Quote ``text`` for a filter. wandb-workspaces 0.4 rewrites ``=``, ``<`` and ``>`` even inside quotes, so escape them."""
     return (
         "'"
         + "".join(sign if sign.isascii() and (sign.isalnum() or sign in " _-.,") else _escape(sign) for sign in text)
@@ -81,9 +81,10 @@ def _escape(sign: str) -> str:
 
 
 def save(place: str, asked: list[View]) -> dict[str, str]:
-    """Save ``asked`` in the project ``place``; their addresses by name.
+    """Save the views ``asked`` in the project ``place``; return their URLs by name.
 
-    ModuleNotFoundError without wandb-workspaces; ValueError and UnreachableError as reading the project has them.
+    Raises ModuleNotFoundError without wandb-workspaces, ValueError without a key or access, UnreachableError if the server
+    does not answer.
     """
     import wandb_workspaces.workspaces as workspaces
 
@@ -116,7 +117,7 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _before(workspace: Any, url: str | None) -> Any | None:
-    """The view saved at ``url`` earlier; ``None`` where there is none or somebody deleted it."""
+    """Load the view saved at ``url``; ``None`` if there is none or it was deleted."""
     if url is None:
         return None
     try:
@@ -130,7 +131,7 @@ def _before(workspace: Any, url: str | None) -> Any | None:
 def _sections(view: View) -> list[Any]:
     from wandb_workspaces.workspaces import Section
 
-    # The line along the best points so far is the frontier.
+    # The running maximum (or minimum) draws the frontier.
     frontier = [
         _scatter(
             f"{_label(metric)} against {told}",
@@ -163,7 +164,7 @@ def _scatter(title: str, x: str, y: str, **more: Any) -> Any:
 
 
 def _together(view: View) -> list[Any]:
-    """The bits of all parts and the metric in one panel, for every metric."""
+    """List a parallel-coordinates panel per metric: the bits of all parts, bits per weight and the metric."""
     from wandb_workspaces.reports.v2 import ParallelCoordinatesPlot, ParallelCoordinatesPlotColumn, SummaryMetric
 
     return [

@@ -1,6 +1,7 @@
-"""Sending the cells of a store to W&B that a project there lacks, or has from an earlier attempt.
+"""Send the cells of a store to a W&B project that lacks them or has an older record.
 
-What is sent is what the sweep itself would have logged, but for the images of the table of samples: a store has none.
+The runs equal those that the sweep itself would have logged, except that the table of samples has no images: a store holds
+none.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from mmq_sweeps.reporting.trackers import RECORD, InitError, WandbSession, Wandb
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 
-# The group of a cell whose sweep the store does not know.
+# The group of cells whose sweep is not in the store.
 NO_SWEEP = "no sweep"
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """The page of the project, how many cells were sent, and how many it had already."""
+    """The project's URL, the number of cells ``sent``, and of those already there."""
 
     url: str
     sent: int
@@ -31,10 +32,11 @@ class Pushed:
 
 
 def push(folder: Path, place: str | None, samples: int) -> Pushed:
-    """Send what the project ``place``, ``[entity/]project``, lacks of the store in ``folder``.
+    """Send the cells of the store in ``folder`` that the project ``place``, ``[entity/]project``, lacks.
 
-    By default the project is that of the store's last sweep, and the entity the key's own. FileNotFoundError where the
-    folder is no store; ValueError without a key or access; UnreachableError without an answer of the server.
+    The project defaults to that of the store's last sweep, the entity to the key's default. ``samples`` limits the
+    predictions per cell. Raises FileNotFoundError if the folder is not a store, ValueError without a key or access,
+    UnreachableError if the server does not answer.
     """
     if not (folder / "cells").is_dir():
         raise FileNotFoundError(f"--source {folder}: is no store (it has no folder 'cells'); run a sweep first")
@@ -65,7 +67,7 @@ def _tracker(place: str | None, sweeps: Sequence[Mapping[str, Any]], samples: in
 
 
 def _there(server: Server, project: Project, wanted: Sequence[str]) -> dict[str, Any]:
-    """The records that the project's runs hold, by id, of the cells ``wanted``; none where there is no such project yet."""
+    """Fetch the records of the cells ``wanted`` from the project's runs, by id; empty if the project does not exist yet."""
     try:
         listed = {run.name for run in server.listed(project)}
     except NoProjectError:
@@ -80,7 +82,7 @@ def _send(records: Sequence[Record], store: Store, tracker: WandbTracker, sweeps
     if not records:
         return
     sessions: dict[str, WandbSession] = {}
-    # The client's files are of no use once they are sent.
+    # The client's files are useless once sent.
     with TemporaryDirectory(prefix="mmq-wandb-") as files:
         try:
             for record in records:
@@ -94,11 +96,11 @@ def _send(records: Sequence[Record], store: Store, tracker: WandbTracker, sweeps
                 f"--to {tracker.entity}/{tracker.project}: W&B does not take {record.id} ({error})"
             ) from error
         finally:
-            wandb.teardown()  # Waits until all is sent.
+            wandb.teardown()  # Blocks until everything is sent.
 
 
 def _sweeps(folder: Path) -> list[dict[str, Any]]:
-    """The store's sweeps, the one launched last at the end: ``id``, ``created``, ``cells`` and ``settings``."""
+    """Load the store's sweeps by launch time, oldest first: ``id``, ``created``, ``cells`` and ``settings``."""
     found = []
     for path in (folder / "sweeps").glob("*/sweep.json"):
         content = json.loads(path.read_text())
@@ -107,7 +109,7 @@ def _sweeps(folder: Path) -> list[dict[str, Any]]:
 
 
 def _group(record: Record, sweeps: Sequence[Mapping[str, Any]]) -> str:
-    """The sweep that measured the cell: of those that have it, the last one launched before its record was made."""
+    """Return the id of the sweep that measured the cell: the last that lists it and was launched before its record."""
     having = [sweep for sweep in sweeps if record.id in sweep["cells"]]
     before = [sweep for sweep in having if sweep["created"] <= record.created]
     return str((before[-1:] or having[:1] or [{"id": NO_SWEEP}])[0]["id"])

@@ -1,1 +1,1 @@
-"""One self-contained page: what cells show, in words, figures and tables."""
+"""A self-contained HTML page on a table of cells: sentences, figures and tables."""

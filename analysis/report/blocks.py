@@ -1,4 +1,4 @@
-"""What the page is made of, apart from how it looks: headings with sentences, charts, tables and samples below them."""
+"""The page's content without its layout: headings with sentences, charts, tables and samples below them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from analysis.figures.plots import Plot
 
 @dataclass(frozen=True)
 class Column:
-    """``digits`` after the point for numbers, ``None`` for text. ``link`` shows the text of the address in the cell."""
+    """A table's column: ``digits`` after the decimal point, ``None`` for text. ``link`` is the text shown for a URL."""
 
     label: str
     digits: int | None = None
@@ -21,9 +21,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """``rows[i][j]`` is a number, a text or ``None``. ``filters`` are the columns that can be chosen from.
+    """A table: ``rows[i][j]`` is a number, a text or ``None``. ``filters`` are the columns that readers can filter by.
 
-    ``marks`` maps ``(i, j)`` to a warning about that figure, which is shown beside it.
+    ``marks`` maps ``(i, j)`` to a warning shown beside that number.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a cell said to an item, its score, and whether full precision said the same."""
+    """A cell's answer to an item, its score, and whether full precision gave the ``same`` answer."""
 
     text: str
     score: float | None
@@ -44,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sample:
-    """An item: its image as a ``data:`` address or empty, what was asked, what is right, each cell's answer."""
+    """An item: its image as a ``data:`` URL or empty, the question, the right answers, and each cell's answer."""
 
     id: str
     image: str
@@ -55,7 +55,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Samples:
-    """``cells`` in words, full precision first, and the answers of each to every sample."""
+    """Items with the answers of ``cells``, which are named in words, full precision first."""
 
     cells: Sequence[str]
     rows: Sequence[Sample]
@@ -72,7 +72,7 @@ Block = Sentences | Plot | Table | Samples
 
 @dataclass(frozen=True)
 class Section:
-    """A heading of ``level`` 2 or 3 and what is below it."""
+    """A heading of ``level`` 2 or 3 and the blocks below it."""
 
     title: str
     blocks: Sequence[Block]
@@ -87,7 +87,7 @@ class Page:
 
 
 def plain(value: Any) -> Any:
-    """``value`` as JSON has it: numbers of numpy as Python's, missing ones as ``None``."""
+    """Convert ``value`` for JSON: numpy scalars to Python's, NaN and infinity to ``None``."""
     if value is None or isinstance(value, str | bool):
         return value
     if hasattr(value, "item"):

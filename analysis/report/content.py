@@ -1,4 +1,4 @@
-"""From a table of cells to the sections of the page."""
+"""Build the sections of the page from a table of cells."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ Say = Callable[[str], None]
 def page(
     cells: Cells, metric: str | None, command: str, images: Path | None = None, say: Say = lambda text: None
 ) -> Page:
-    """The whole report of ``cells``; a ValueError where no finished cell has the metric.
+    """Build the report of ``cells``. Raises ValueError if no finished cell has the metric.
 
-    ``say`` is told what is being worked out: of thousands of cells that takes minutes.
+    ``command`` is shown on the page; ``images`` is the folder of a published set. ``say`` receives the current step, since
+    thousands of cells take minutes.
     """
     found = families(cells, metric)
     if not found:
@@ -59,7 +60,7 @@ def page(
 
 
 def _worked_out(family: Family, title: str, say: Say) -> None:
-    """Ask ``family`` for all that takes long, and say so."""
+    """Compute the cached properties of ``family`` that take long, and report progress."""
     say(f"{title}: frontier of {words.count(len(family.cells.frame), 'cell')}")
     _ = family.frontiers
     say(f"{title}: sensitivity")
@@ -123,7 +124,7 @@ def _warning(row: Mapping[str, Any] | pd.Series, metric: str) -> str:
 
 
 def _warned(one: Frontier) -> Iterator[tuple[pd.Series, str]]:
-    """The frontier's cells whose figure carries a warning."""
+    """Yield the frontier's cells whose metric carries a warning, with the warning."""
     for _, row in one.rows.iterrows():
         if told := _warning(row, one.metric):
             yield row, told

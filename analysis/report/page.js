@@ -1,10 +1,10 @@
 "use strict";
-// Draws the page's charts and tables from the data that is in it.
+// Draw the page's charts and tables from the data embedded in it.
 (() => {
   const drawn = JSON.parse(document.getElementById("drawn").textContent);
   const tip = document.getElementById("tip");
   const DASHES = ["", "7 4", "9 3 2 3", "2 3", "12 4", "12 3 2 3", "1 3"];
-  const NEAR = 18; // Pixels around a point within which it is meant.
+  const NEAR = 18; // Pixels from a point within which the pointer selects it.
   const FIRST_ROWS = 100;
 
   function element(name, attributes, parent) {
@@ -54,7 +54,7 @@
     tip.style.top = `${(above > 0 ? above : y + 14) + window.scrollY}px`;
   }
 
-  // Pointing at a chart tells the nearest of its points.
+  // Pointing at a chart shows the nearest of its points.
   function listen(svg, points) {
     const move = (event) => {
       const box = svg.getBoundingClientRect();
@@ -175,10 +175,10 @@
     listen(area.svg, points);
   }
 
-  // Cividis, at eleven places.
+  // Cividis, sampled at eleven points.
   const CIVIDIS = ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"];
 
-  // Maps of one figure have one scale: a small difference must not look like a large one.
+  // All heat maps of a figure share a scale: a small difference must not look like a large one.
   function scale(panels) {
     const values = panels.flatMap((panel) => (panel.values || []).flat()).filter((value) => value !== null);
     return [Math.min(...values), Math.max(...values)];
@@ -260,7 +260,7 @@
       });
     };
     redraw();
-    // A frame later: what is drawn must not change sizes while they are being observed.
+    // Draw a frame later: a resize observer must not change the sizes that it observes.
     new ResizeObserver(() => requestAnimationFrame(redraw)).observe(grid);
   }
 
@@ -302,7 +302,7 @@
       element("button", { type: "button", text: column.label }, cell).addEventListener("click", () => {
         state.up = state.column === index ? !state.up : true;
         state.column = index;
-        // Missing values are last either way.
+        // Missing values sort last in both directions.
         state.order.sort((a, b) => {
           const [x, y] = [data.rows[a][index], data.rows[b][index]];
           const lacking = (x === null || x === "") - (y === null || y === "");

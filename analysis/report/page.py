@@ -1,4 +1,4 @@
-"""The page as HTML: text is in it as text, charts and tables as data that its own script draws. Nothing is fetched."""
+"""Render the page as HTML: text as text, charts and tables as JSON that an inline script draws. Nothing is fetched."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from analysis.figures.plots import XY, Bars, Heatmap, Panel, Plot, Series, Space
 from analysis.report.blocks import Page, Samples, Section, Sentences, Table, plain
 
 ASSETS = Path(__file__).parent
-# Nothing may be loaded from anywhere: what the page shows is in it.
+# The page is self-contained: block every external request.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 KINDS: dict[type, str] = {XY: "xy", Heatmap: "heatmap", Bars: "bars"}
-# Figures after the point of what is drawn; more cannot be seen and only make the page larger.
+# Decimals of drawn numbers: more are invisible and enlarge the page.
 DRAWN_DIGITS = 7
 
 
 def render(page: Page) -> str:
-    """The whole file."""
+    """Return the whole HTML file."""
     drawn: list[dict[str, Any]] = []
     body = "\n".join(_section(number, section, drawn) for number, section in enumerate(page.sections))
     links = "".join(
@@ -30,7 +30,7 @@ def render(page: Page) -> str:
         if section.level == 2
     )
     style, script = ((ASSETS / name).read_text() for name in ("page.css", "page.js"))
-    # "</script>" inside a text must not end the data.
+    # "</script>" inside a text would end the data.
     data = json.dumps(drawn, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return f"""<!doctype html>
 <html lang="en">
@@ -64,7 +64,7 @@ def _section(number: int, section: Section, drawn: list[dict[str, Any]]) -> str:
 
 
 def _sentences(block: Sentences, _drawn: list[dict[str, Any]]) -> Iterator[str]:
-    """A list; a first line that ends in a colon stands over it."""
+    """Yield a list; a first line that ends in a colon becomes its title."""
     if not block.lines:
         return
     first, *rest = block.lines

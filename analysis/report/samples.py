@@ -1,7 +1,7 @@
-"""Images of a task with what full precision and chosen cells said to them.
+"""Sample images of a task with the answers of full precision and chosen cells.
 
-The images come from the reader that the record's task names: scenes are drawn again; published sets are read where
-``--images`` says that they lie.
+The images come from the reader that the record's task names: scenes are generated again, published sets are read from the
+folder ``--images``.
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ from analysis.report.blocks import Answer, Sample, Samples, plain
 SHOWN = 8
 CELLS = 4
 THUMBNAIL, LOSSLESS, QUALITY = 288, 96, 80
-# Only these, and those that have a name of their own, are built from what a record says.
+# A record's ``_target_`` is imported, so it may only name readers below this prefix or in ``mmq_sweeps.data.readers``.
 READERS = "mmq_sweeps.data."
 
 
 def samples(
     family: Cells, metric: str, chosen: Sequence[pd.Series], root: Path | None
 ) -> tuple[Samples | None, list[str]]:
-    """Answers of full precision and of ``chosen`` cells, and sentences on what is shown or lacking."""
+    """Collect the answers of full precision and of ``chosen`` cells, and sentences on the choice and its gaps.
+
+    Only items that the cells answer differently are shown, if there are any. ``root`` is a published set's image folder.
+    """
     answered = list(_answered(family, metric, chosen))
     if not answered:
         return None, ["no cell of this source has its predictions here: no samples"]
@@ -59,7 +62,7 @@ def samples(
 
 
 def _answered(family: Cells, metric: str, chosen: Sequence[pd.Series]) -> Iterator[tuple[pd.Series, Items]]:
-    """Full precision, the ``chosen`` cells and, where those have no predictions, the best that have, each once."""
+    """Yield full precision and the ``chosen`` cells with their items; if too few have predictions, the best others that do."""
     quality = Quality.of(family, metric)
     rows = family.frame[family.frame[quality.column].notna()].sort_values(quality.column, ascending=not quality.higher)
     full = [row for _, row in rows[rows["method"] == "none"].iterrows()]
@@ -83,7 +86,7 @@ def _answer(item: Mapping[str, Any], full: Mapping[str, Any], metric: str) -> An
 
 
 def _readable(prediction: str) -> str:
-    """A retriever's prediction holds the rank of the right answer."""
+    """Format a prediction; a retriever's is JSON with the rank of the right answer."""
     try:
         told = json.loads(prediction)
         return f"right answer at rank {told['rank'] + 1}"
@@ -98,7 +101,7 @@ def _same(column: Mapping[str, Any], full: Mapping[str, Any], shared: Iterable[s
 def _examples(
     row: pd.Series, wanted: set[str], root: Path | None
 ) -> tuple[dict[str, tuple[str, str, Sequence[str]]], list[str]]:
-    """Image, question and right answers of the ``wanted`` items, and a sentence where they cannot be had."""
+    """Load image, question and right answers of the ``wanted`` items; a sentence says why if that fails."""
     try:
         task = json.loads(Path(row["where"]).read_text())["cell"]["task"]
         reader = _reader(task, root)
@@ -122,7 +125,7 @@ def _examples(
 
 
 def _reader(task: Mapping[str, Any], root: Path | None) -> Any:
-    """The reader of ``task``; ``None`` where its files lie at a place that nobody named."""
+    """Build the reader of ``task``; ``None`` if it needs a folder and ``root`` is not given."""
     target = task["data"]["_target_"]
     known_as = importlib.import_module("mmq_sweeps.data.readers").READERS
     if target not in known_as and not target.startswith(READERS):
@@ -151,7 +154,7 @@ def _items_of(example: Any) -> Iterator[tuple[str, str, Sequence[str]]]:
 
 
 def _address(image: Any) -> str:
-    """The image inside the page: as it is where it is small, else a thumbnail."""
+    """Encode the image as a ``data:`` URL: losslessly if small, else as a JPEG thumbnail."""
     shown, kept = image.convert("RGB"), io.BytesIO()
     if max(shown.size) <= LOSSLESS:
         shown.save(kept, "PNG")

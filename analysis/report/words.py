@@ -1,4 +1,4 @@
-"""The page's sentences: each a finding with its figures."""
+"""Phrase the page's sentences: each a finding with its numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def count(number: int, one: str, many: str = "") -> str:
 
 
 def of_frontier(one: Frontier) -> Iterator[str]:
-    """How many cells there are, what full precision scores, and what is kept of it in how few bits."""
+    """Describe a frontier: number of cells, full precision's score, the smallest cell near it, the best per budget."""
     methods = sorted(set(one.cells["method"]) - {"none"})
     named = f" of {', '.join(methods)}" if methods else ""
     yield f"{count(len(one.cells), 'finished cell')}{named}; {len(one.rows)} on the frontier of {label(one.metric)} and bits."
@@ -39,7 +39,7 @@ def of_frontier(one: Frontier) -> Iterator[str]:
     for budget in BUDGETS:
         best = one.best_within(budget)
         if best is not None and best["method"] != "none":
-            told[best["id"]] = budget, best  # Of the budgets that one cell is the best within, the smallest is told.
+            told[best["id"]] = budget, best  # If a cell is best within several budgets, report the smallest.
     for budget, best in told.values():
         figure = best[one.quality.column]
         share = one.quality.against(figure, one.full)
@@ -51,7 +51,7 @@ def of_frontier(one: Frontier) -> Iterator[str]:
 
 
 def _kept(one: Frontier, full: float) -> Iterator[str]:
-    """The fewest bits that keep what is to be kept of full precision; nothing if a share of that means nothing."""
+    """Describe the smallest cell that keeps ``KEEP`` of full precision; nothing if the share is undefined."""
     limit, smallest = one.quality.limit(full, KEEP), one.smallest_within(KEEP)
     if limit is None:
         return
@@ -71,13 +71,13 @@ def _kept(one: Frontier, full: float) -> Iterator[str]:
 
 
 def warned(row: pd.Series, metric: str) -> str:
-    """The warnings about a cell's figure, behind a sentence on it."""
+    """Format the warnings about a cell's metric, to append to a sentence on it."""
     told = row.get(f"{WARNINGS}{metric}")
     return f" {WARNED} {told}".replace("\n", "; ") if isinstance(told, str) else ""
 
 
 def sentence(text: str) -> str:
-    """``text`` with a capital and a full stop."""
+    """Add a capital and a full stop to ``text``."""
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
@@ -92,7 +92,7 @@ def of_importance(one: Importance) -> Iterator[str]:
 
 
 def of_sensitivity(one: Sensitivity) -> Iterator[str]:
-    """Which part costs most by itself at the fewest bits that all have, and how methods compare."""
+    """Describe the damage of each part alone at the fewest bits that all parts have, of pairs, and between methods."""
     whole = one.whole_alone
     for method, rows in whole.groupby("method") if not whole.empty else ():
         shared = set.intersection(*(set(of_part["bits"]) for _, of_part in rows.groupby("part")))
@@ -124,7 +124,7 @@ def of_cells(cells: Cells) -> str:
 
 
 def of_family(family: Family, one: Frontier) -> list[str]:
-    """The summary of a family."""
+    """Summarize a family: frontier, importance, sensitivity."""
     lines = list(of_frontier(one))
     found, _ = family.importance
     for importance in found:
