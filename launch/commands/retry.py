@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    store = Store.open(arguments.store)
+    store = Store.existing(arguments.store)
     written = sweep_file.read(store.root, sweep_file.find(store.root, arguments.sweep))
     if not written.sweep.configs:
         # A migrated sweep, recorded without the configurations that its cells need.

@@ -156,7 +156,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _prune(arguments: argparse.Namespace) -> int:
-    store = Store.reading(arguments.store, _warn) if arguments.dry_run else _existing(arguments.store)
+    store = Store.reading(arguments.store, _warn) if arguments.dry_run else Store.existing(arguments.store, _warn)
     kinds = tuple(kind for kind in KINDS if kind in (arguments.kind or KINDS))
     # This machine's clock will do: clocks differ by less than days.
     before = time.time() - arguments.older_than * DAY if arguments.older_than is not None else float("inf")
@@ -186,12 +186,6 @@ def _migrate(arguments: argparse.Namespace) -> int:
         doing = "would convert" if arguments.dry_run else "converted"
         sys.stdout.write(f"{doing} {done.sweeps} sweeps; {done.records} records stay as they are\n")
     return 0
-
-
-def _existing(root: Path) -> Store:
-    """Open an existing store for writing; raise a ``StoreError`` instead of creating a store."""
-    Store.reading(root)
-    return Store.open(root, _warn)
 
 
 def _tell(content: dict[str, Any]) -> None:

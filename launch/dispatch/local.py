@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from launch import sweep_file
-from launch.commands import cancel
 from launch.monitor.live_table import Foreground
 from launch.monitor.sweep_state import SweepReader
 from launch.planning.plan import Plan, check_counts
 from launch.workers import pool
+from launch.workers.cancel_request import Watch
 from launch.workers.heartbeat import Journal, Several
 from mmq_sweeps.reporting.progress import Progress
 from mmq_sweeps.store.claims import Claims
@@ -40,7 +40,7 @@ def _run_here(plan: Plan, store: Store, sweep_id: str, created: str, fail_alone:
     from mmq_sweeps.execution.executor import execute
 
     name = f"{os.uname().nodename}-{os.getpid()}"
-    watch = cancel.Watch(store, sweep_id, name, created)
+    watch = Watch(store, sweep_id, name, created)
     with (
         Progress(len(plan.sweep.cells)) as progress,
         Journal(store, sweep_id, name, len(plan.pending)) as journal,

@@ -67,7 +67,8 @@ def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any
     if under_way:
         _tell(f"{len(under_way)} cells are in jobs that are queued or running already")
     if groups:
-        groups = _within_limit(groups, scheduler.submit_limit(options.account, options.qos))
+        limit = scheduler.patiently(lambda: scheduler.submit_limit(options.account, options.qos), _tell)
+        groups = _within_limit(groups, limit)
         Submission(store, sweep_id, name, options).submit(groups)
     if not options.wait:
         _tell(f"not waiting; {_how_to_come_back(store, sweep_id)}")

@@ -12,7 +12,7 @@ from typing import Self
 from rich.console import Console
 from rich.live import Live
 
-from launch.commands import status
+from launch.monitor import state_table
 from launch.monitor.sweep_state import Snapshot, SweepReader
 from mmq_sweeps.store.record import outcome
 
@@ -31,7 +31,7 @@ class Foreground:
         self._next = 0.0
         self._told = {cell.id for cell in self.now.cells if cell.ended}
         self._live = Live(
-            status.table(self.now), console=self.console, auto_refresh=False, transient=True
+            state_table.table(self.now), console=self.console, auto_refresh=False, transient=True
         ) if self.console.is_terminal else None  # fmt: skip
 
     def __enter__(self) -> Self:
@@ -60,7 +60,7 @@ class Foreground:
         if self._live is None:
             self._tell_ended(self.now)
         else:
-            self._live.update(status.table(self.now), refresh=True)
+            self._live.update(state_table.table(self.now), refresh=True)
         self._next = began + max(PAUSE_SECONDS, (time.monotonic() - began) / SHARE)
 
     def _tell_ended(self, now: Snapshot) -> None:

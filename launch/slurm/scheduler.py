@@ -174,8 +174,8 @@ def problems(asked: Mapping[str, str | None]) -> list[str]:
         ]
     if asked.get("constraint") is not None:
         features = _features()
-        # Strip the operators &, |, [], () and counts such as *4 to get the feature names.
-        for name in re.findall(r"[A-Za-z_][\w.\-]*", str(asked["constraint"])):
+        # Names between the operators &, |, [] and (), without counts such as *4. A name may begin with a digit: 2080ti.
+        for name in re.findall(r"[^&|,\[\]()*\s]+", re.sub(r"\*\d+", "", str(asked["constraint"]))):
             if features and name not in features:
                 found.append(f"hydra.launcher.constraint={asked['constraint']}: {unknown('feature', name, features)}")
     return found
@@ -287,16 +287,17 @@ def requeue(job_id: JobId) -> None:
     run("scontrol", "requeue", str(job_id))
 
 
-def cancel(jobs: Iterable[JobId]) -> None:
-    """Cancel ``jobs``, queued or running; skip those that have ended."""
+def cancel(jobs: Iterable[JobId]) -> list[str]:
+    """Cancel those of ``jobs`` that this user has queued or running, and return their names."""
     asked = {str(job) for job in jobs}
     if not asked:
-        return
+        return []
     there = set(run("squeue", "-h", "-r", f"--user={getpass.getuser()}", "-o", "%i").split())
     ids = sorted(asked & there)
     for first in range(0, len(ids), IDS_A_COMMAND):
         # Quiet: a job may have ended since squeue listed it.
         run("scancel", "--quiet", *ids[first : first + IDS_A_COMMAND])
+    return ids
 
 
 def cancel_arrays(arrays: Iterable[int]) -> None:

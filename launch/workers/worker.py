@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from launch import sweep_file
-from launch.commands import cancel
 from launch.slurm.scheduler import JobId
+from launch.workers.cancel_request import Watch
 from launch.workers.heartbeat import Journal
 from launch.workers.stop import SIGNALS, Stop
 from mmq_sweeps.errors import ConfigError, StoreError
@@ -49,7 +49,7 @@ def run(
     settings = {**started.sweep.settings["store"], "dir": root}
     store = Store.of(settings, say=lambda text: journal.say(f"warning: {text}"), label=name)
     claims = Claims(store, started.redo)
-    watch = cancel.Watch(store, sweep_id, name, started.created)
+    watch = Watch(store, sweep_id, name, started.created)
 
     def asked_to_stop() -> bool:
         if watch():

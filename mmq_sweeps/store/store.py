@@ -83,6 +83,12 @@ class Store:
         return Store.open(settings["dir"], say, max_gb=settings.get("max_gb"), lease_seconds=lease_seconds, label=label)
 
     @staticmethod
+    def existing(root: str | Path, say: Callable[[str], None] = lambda text: None) -> Store:
+        """Open a store that exists for writing; a ``StoreError`` if there is none, where ``open`` would make one."""
+        Store.reading(root)
+        return Store.open(root, say)
+
+    @staticmethod
     def reading(root: str | Path, say: Callable[[str], None] = lambda text: None) -> Store:
         """The store at ``root`` to be read only: it may lie where nothing can be written, and nothing in it changes."""
         store = Store.assembled(Path(root), say, writable=False)

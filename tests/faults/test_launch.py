@@ -19,6 +19,7 @@ from launch import sweep_file
 from launch.commands import logs
 from launch.commands import status as status_verb
 from launch.dispatch import slurm
+from launch.monitor import state_table
 from launch.monitor.sweep_state import SweepReader
 from launch.slurm import jobs, scheduler
 from launch.slurm.jobs import Submitted
@@ -45,7 +46,7 @@ NASTY = "my runs/it's $HOME [front] :smile: #1"
 def shown(store: Store, sweep_id: str) -> str:
     console = Console(width=100, force_terminal=False)
     with console.capture() as captured:
-        status_verb.show(SweepReader(store, sweep_id)(), console)
+        state_table.show(SweepReader(store, sweep_id)(), console)
     return captured.get()
 
 
@@ -196,7 +197,7 @@ def test_a_job_that_ended_before_its_cells_is_quoted_with_its_log(submitted: Swe
     assert "    bash: line 9: python: command not found\n    srun: error: node1: task 0: Exited with 127\n" in text
     assert text.count("    x\n") == jobs.QUOTED_LINES - 2
     assert "44_0" not in text
-    assert status_verb.as_json(SweepReader(store, sweep_id)())["jobs"]["failed"][0]["log"] == str(log)
+    assert state_table.as_json(SweepReader(store, sweep_id)())["jobs"]["failed"][0]["log"] == str(log)
     # Another job has its cells by now.
     jobs.note(store, sweep_id, Submitted(JobId(50), tuple(cell.id for cell in CELLS[4:]), "2026-01-31T13", log.parent))
     queue[JobId(50)] = Queued(JobId(50), "PENDING", "Priority")

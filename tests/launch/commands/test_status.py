@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from launch.commands import status
+from launch.monitor import state_table
 from launch.monitor.sweep_state import Snapshot, SweepReader
 from launch.monitor.worker_states import SILENT_SECONDS
 from mmq_sweeps.store.lock_owner import Owner, this_machine
@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> Store:
 def shown(now: Snapshot) -> str:
     console = Console(width=160, force_terminal=False)
     with console.capture() as captured:
-        status.show(now, console)
+        state_table.show(now, console)
     return captured.get()
 
 
@@ -42,7 +42,7 @@ def test_a_sweep_is_counted_by_state_by_class_and_by_group(store: Store) -> None
         store.save(made.record(cell, "failed", error={"class": name, "message": "no", "traceback": ""}))
     worker(store, sweep_id, "first", cell=CELLS[13].id, title=CELLS[13].title(), done=4, failed=1)
     now = SweepReader(store, sweep_id)()
-    assert {state: now.count(state) for state in status.STATES} == {
+    assert {state: now.count(state) for state in state_table.STATES} == {
         "queued": 13, "running": 1, "done": 10, "failed": 3,
     }  # fmt: skip
     assert now.failures == {"OutOfMemory": 2, "RuntimeError": 1}
@@ -55,7 +55,7 @@ def test_a_sweep_is_counted_by_state_by_class_and_by_group(store: Store) -> None
     assert "failed: 2 OutOfMemory, 1 RuntimeError" in text
     assert "ends in about 0:00:28" in text
     assert f"{CELLS[13].id} {CELLS[13].title()}" in text
-    told = status.as_json(now)
+    told = state_table.as_json(now)
     assert told["cells"] == {"total": 27, "queued": 13, "running": 1, "done": 10, "failed": 3}
     assert len(told["list"]) == 27
     assert json.loads(json.dumps(told)) == told

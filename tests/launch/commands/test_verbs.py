@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from launch import sweep_file as recorded
-from launch.commands import cancel
+from launch.workers import cancel_request
 from mmq_sweeps.store.store import Store
 from tests.conftest import command_environment
 from tests.launch import cells as made
@@ -62,7 +62,7 @@ def test_cancel_reaches_a_worker_that_cannot_be_signalled(sweeps: Sweeps) -> Non
     cancelled = sweeps.launch("cancel")
     assert "asked 1 worker to stop after the cell at hand" in cancelled.stdout, cancelled.stderr
     assert "this machine" not in cancelled.stdout
-    time.sleep(cancel.LOOK_SECONDS)  # It looks no more often, and its cells are quick.
+    time.sleep(cancel_request.LOOK_SECONDS)  # It looks no more often, and its cells are quick.
     sweeps.let_go()
     status, told = ended(sweep)
     assert status == 1, told
