@@ -20,7 +20,7 @@ class Record:
     """Result of a cell.
 
     * ``metrics``: name -> ``{"value", "interval", "higher_is_better", "count"}``; plus ``"by_type"`` if items have types,
-      ``"definition"`` if several scripts share the metric's name, and ``"warnings"``, sentences to show beside the value.
+      ``"definition"`` if several scripts share the metric's name, and ``"warnings"``, sentences that qualify the value.
     * ``size``: as computed by ``quantization/size.py``.
     * ``seconds``: stage -> duration.
     * ``error``: None, or ``{"class", "message", "traceback"}``; plus ``"asked_bytes"`` if memory was refused.
