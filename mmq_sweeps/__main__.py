@@ -1,4 +1,4 @@
-"""The command: compose with Hydra, run, and turn what goes wrong into one readable line a problem."""
+"""Command line: compose the configuration with Hydra, run it, and print errors as a readable line per problem."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ BAD_INPUT, INTERRUPTED = 2, 130
 
 @hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")
 def compose_and_run(config: DictConfig) -> None:
+    """Plan and run the cell of ``config``; exit with a non-zero status if it fails or the input is bad."""
     try:
         check_composed(config, HydraConfig.get())
         check_single(HydraConfig.get(), sys.argv[1:])
@@ -38,7 +39,7 @@ def compose_and_run(config: DictConfig) -> None:
         check_settings(settings)
         status = start(plan([config]), settings, typed(sys.argv))
     except (ConfigError, StoreError, OmegaConfBaseException) as error:
-        # Told here: Hydra would first print its own line about an exception that leaves this function.
+        # Handled here, because Hydra prints a line of its own about an exception that leaves this function.
         tell(error)
         status = BAD_INPUT
     if status:
@@ -46,15 +47,15 @@ def compose_and_run(config: DictConfig) -> None:
 
 
 def tell(error: BaseException) -> None:
-    """Write ``error`` to standard error, one line a problem."""
+    """Write ``error`` to standard error, a line per problem."""
     sys.stderr.writelines(f"error: {line}\n" for line in explain(error, sys.argv[1:]))
 
 
 def options_first(arguments: list[str]) -> list[str]:
-    """``arguments`` with the overrides last: Hydra's parser does not take options between them."""
+    """Move overrides behind the options, because Hydra's parser rejects options between overrides."""
     given, left = get_args_parser().parse_known_args(arguments)
     if any(argument.startswith("-") for argument in left):
-        return arguments  # Hydra says what is wrong.
+        return arguments  # Hydra reports the unknown option.
     overrides = [*given.overrides, *left]
     options = list(arguments)
     for override in overrides:
@@ -63,22 +64,22 @@ def options_first(arguments: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Run ``sys.argv``. Exit status: 0, 1 where a cell failed, 2 for bad input, 130 when interrupted."""
+    """Run ``sys.argv``. Exit status: 0 success, 1 a cell failed, 2 bad input, 130 interrupted."""
     if "--version" in sys.argv[1:]:
         sys.stdout.write(f"{told_versions()}\n")
         return
     sys.argv[1:] = options_first(["output=json" if argument == "--json" else argument for argument in sys.argv[1:]])
-    # Read when torch is imported: threads that wait for each other sleep instead of spinning, without which a cell on a
-    # machine whose cores are all busy takes fifty times as long (docs/decisions.md).
+    # Waiting OpenMP threads sleep instead of spinning; with spinning, a cell takes fifty times as long if all cores are busy
+    # (docs/decisions.md). Torch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    # Without it Hydra prints a chain of exceptions and exits; with it the exception arrives here to be told in one line.
+    # Makes Hydra raise the exception to be explained below, instead of printing a chain of exceptions and exiting.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     schema.register()
     launchers.register()
     try:
         with warnings.catch_warnings():
-            # Told as an error, by check_composed.
+            # check_composed reports it as an error.
             warnings.filterwarnings("ignore", "provider=hydra.searchpath")
             compose_and_run()
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What goes wrong in ways a person can mend, told in one readable line each."""
+"""Errors that a user can fix, each with a readable message, and helpers that phrase them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 
 class ConfigError(ValueError):
-    """The configuration asks for something that cannot be; found before any work starts.
+    """Invalid configuration, found before any work starts.
 
-    ``problems`` are complete sentences that name the key, the value and the choices; all that were found, not the first.
+    ``problems`` has a sentence for every problem found, each with key, value and choices.
     """
 
     def __init__(self, problems: str | Iterable[str]) -> None:
@@ -22,7 +22,7 @@ class StoreError(OSError):
 
 
 class OutOfMemory(MemoryError):
-    """Something did not fit into the memory of the CPU or of a GPU; ``asked_bytes`` is what was refused, if that is known."""
+    """CPU or GPU memory was exhausted. ``asked_bytes`` is the size of the refused allocation, None if unknown."""
 
     def __init__(self, message: str, asked_bytes: int | None) -> None:
         super().__init__(message)
@@ -30,11 +30,11 @@ class OutOfMemory(MemoryError):
 
 
 class TargetError(ValueError):
-    """The linears that a cell selects cannot be quantized as asked."""
+    """The linears selected by a cell cannot be quantized as requested."""
 
 
 def unknown(what: str, value: object, choices: Iterable[str]) -> str:
-    """``Unknown part 'visoin' for tiny_blip2. Did you mean vision? Choose connector, language or vision.``"""
+    """Return ``Unknown part 'visoin'. Did you mean vision? Choose connector, language or vision.``"""
     names = list(choices)
     close = difflib.get_close_matches(str(value), names, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
@@ -42,7 +42,7 @@ def unknown(what: str, value: object, choices: Iterable[str]) -> str:
 
 
 def one_of(choices: Iterable[object]) -> str:
-    """``Choose a, b or c.``"""
+    """Return ``Choose a, b or c.``"""
     names = [str(choice) for choice in choices]
     if len(names) < 2:
         return f"Choose {''.join(names)}."

@@ -30,10 +30,10 @@ _RESET_PEAK = "5"
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Bytes that can be allocated on ``device`` (CPU or CUDA) without swapping; ``None`` where the system does not tell."""
+    """Return the bytes that can be allocated on ``device`` (CPU or CUDA) without swapping; None if unknown."""
     if device.type == "cuda":
         free, _total = torch.cuda.mem_get_info(device)
-        # What torch holds and does not use can be allocated as well.
+        # Torch can also allocate from the memory that it has reserved but does not use.
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type != "cpu":
         return None
@@ -54,7 +54,7 @@ def _kilobytes(path: Path, name: str) -> int | None:
 
 
 def _cgroup_room() -> int | None:
-    """What the tightest memory limit of the control groups about this process leaves (version 2, and 1 in containers)."""
+    """Return the bytes left under the tightest memory limit of this process's cgroups (v2, and v1 in containers)."""
     rooms = []
     for folder in _cgroup_folders():
         for limit_file, usage_file in (
@@ -66,7 +66,7 @@ def _cgroup_room() -> int | None:
                 stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
             except (OSError, ValueError):  # no such file, or "max"
                 continue
-            # Cached files count as used and are given up when memory is needed.
+            # The page cache counts as used, but its inactive part is reclaimed when memory is needed.
             rooms.append(max(0, limit - used + int(stat.get("inactive_file", 0))))
     return min(rooms, default=None)
 
@@ -83,7 +83,7 @@ def _cgroup_folders() -> list[Path]:
 
 
 def _address_room() -> int | None:
-    """What ``ulimit -v`` leaves."""
+    """Return the bytes left under ``ulimit -v``."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     used = _kilobytes(_STATUS, "VmSize:")
     return None if limit == resource.RLIM_INFINITY or used is None else max(0, limit - used)

@@ -1,1 +1,1 @@
-"""From Hydra's configuration to the checked cells of a sweep. Imports no torch."""
+"""Validate Hydra configurations and compose them into the cells of a sweep. Imports no torch."""

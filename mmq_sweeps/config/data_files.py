@@ -1,7 +1,7 @@
-"""What lies in the files of a task's data: annotations, and the images that are evaluated and calibrated with.
+"""Digest the files of a task's data: annotations, and the images used for evaluation and calibration.
 
-Read without the task's class, so that planning imports no torch. Data that are drawn have no files; their reader's
-``version`` says what they are.
+Works without importing the task's class, so that planning imports no torch. Generated data have no files; their reader's
+``version`` identifies them.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.contents import content_digests
 from mmq_sweeps.identity.declared import declared
 
-# Tasks of ours that have as many items as their examples have questions; any other may have one item an example.
+# Tasks with an item per question; all others are assumed to have an item per example.
 ASKING = ("vqa",)
 
 
 @dataclass(frozen=True)
 class DataFiles:
-    """Digests of the files that say what is evaluated, and of those that calibration samples come from."""
+    """Digests of the evaluation files and of the calibration files; empty if there are none."""
 
     evaluation: str
     calibration: str
 
 
 def data_files(config: Mapping[str, Any]) -> DataFiles | None:
-    """The digests of the files of a configuration's data; ``None`` for data that are drawn.
+    """Digest the files of a configuration's data; return None for generated data.
 
-    Those of the calibration split are looked for only if the method is calibrated. A ``ConfigError`` says which annotation
-    file is missing and how to get it. What else is wrong with the data is for the task to report; it has a digest as well.
+    The calibration split is read only if the method is calibrated. Raises ConfigError if an annotation file is missing,
+    with a remedy. Any other defect of the data becomes part of the digest, and is reported by the task later.
     """
     task = config["task"]
     data = task.get("data")
@@ -56,12 +56,13 @@ def data_files(config: Mapping[str, Any]) -> DataFiles | None:
 
 @dataclass(frozen=True)
 class _Choice:
-    """The first so many items, or all with ``None``; of ``asking`` tasks a question is an item."""
+    """Limit on items, None for all. Items are questions for ``asking`` tasks, else examples."""
 
     items: int | None
     asking: bool = False
 
     def of(self, examples: Iterable[Any]) -> Iterator[Any]:
+        """Yield the examples that the limit covers."""
         if self.items is None or not self.asking:
             yield from islice(examples, self.items)
             return
@@ -81,14 +82,14 @@ def _evaluated(task: Mapping[str, Any]) -> _Choice:
 
 @dataclass(frozen=True)
 class _Data:
-    """A reader, the fields that it is given, and those that make it draw a sample."""
+    """Reader class, its fields, and the fields (count and seed) with which it draws a random sample."""
 
     reader: Any
     given: Mapping[str, Any]
     draw: Mapping[str, Any] = field(default_factory=dict)
 
     def sources(self) -> list[Path]:
-        """The annotation files; a ``ConfigError`` if one of them is missing."""
+        """List the annotation files; raise ConfigError if any is missing."""
         if not hasattr(self.reader, "sources"):
             return []
         try:
@@ -100,7 +101,7 @@ class _Data:
         return found
 
     def examples(self, choice: _Choice) -> list[Any]:
-        """The examples whose images are files; none if the first one's is not."""
+        """Read the examples; return none if their images are not files, judged by the first example."""
         given = {**self.given, **self.draw}
         if not self.draw and not any(own.name == "count" and own.default is None for own in fields(self.reader)):
             if choice.items is None:

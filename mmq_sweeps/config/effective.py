@@ -1,4 +1,4 @@
-"""From a resolved configuration to its cell: only what can change the result, and classes by the names they are known by."""
+"""Make a cell from a resolved configuration: drop values that cannot change the result, and name classes as declared."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ Reading = Callable[[str], Declared]
 
 
 def cell_of(config: Mapping[str, Any], files: DataFiles | None = None, read: Reading = declared) -> Cell:
-    """The cell of a resolved configuration; ``files`` are the digests of its data, ``None`` if those are drawn.
+    """Make the cell of a resolved configuration.
 
-    ``read`` finds what a class declares; a caller with many cells passes one that remembers. A ``ConfigError`` names a
-    class that does not exist.
+    Args:
+        files: digests of the data; None for generated data.
+        read: returns the declaration of a class; pass a cached function if there are many cells.
+
+    Raises:
+        ConfigError: a class does not exist.
     """
     classes = _Classes(read)
     method = dict(config["method"])
@@ -59,13 +63,13 @@ def cell_of(config: Mapping[str, Any], files: DataFiles | None = None, read: Rea
 
 
 class _Classes:
-    """Nodes of the configuration by what their classes declare."""
+    """Filter for configuration nodes, according to the declarations of their classes."""
 
     def __init__(self, read: Reading) -> None:
         self._read = read
 
     def counting(self, key: str, node: Mapping[str, Any], *left_out: Mapping[str, str]) -> dict[str, Any]:
-        """What of ``node``, which lies at ``key``, counts."""
+        """Return the fields of ``node`` (at ``key`` of the configuration) without those of the roles ``left_out``."""
         try:
             found = self._read(node["_target_"])
         except (ImportError, AttributeError, ValueError, TypeError) as error:
@@ -73,7 +77,7 @@ class _Classes:
         return found.counting(node, *left_out)
 
     def inputs(self, task: Mapping[str, Any]) -> dict[str, Any]:
-        """What of a task, and of the reader of its data, decides what calibration sees."""
+        """Return the fields of a task, and of its data reader, that determine the calibration data."""
         found = self.counting("task", task, LABEL, EVALUATION)
         if isinstance(data := found.get("data"), Mapping) and "_target_" in data:
             found["data"] = self.counting("task.data", data, LABEL, EVALUATION)
@@ -81,23 +85,23 @@ class _Classes:
 
 
 def _counting(own: Declared, node: Mapping[str, Any]) -> dict[str, Any]:
-    """What counts of a node that has a type of ours, and therefore no ``_target_``."""
+    """Drop the labels of a node whose type is fixed by the schema, so it has no ``_target_``."""
     return own.counting(node, LABEL)
 
 
 def _shown(known_as: str) -> str:
-    """A method's name for people: ``mine`` for ``lab.mine.Mine``; any other class of a user's own has its path."""
+    """Return a method's display name: ``mine`` for ``lab.mine.Mine``, otherwise ``known_as`` unchanged."""
     module, _, name = known_as.rpartition(".")
     last = module.rpartition(".")[2]
     return last if last.replace("_", "").lower() == name.lower() else known_as
 
 
 def _in_model_order(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The selections of parts that the model has."""
+    """Return the selections of the model's parts, in the model's order."""
     return [(part, config["component"][part]) for part in config["model"]["parts"] if part in config["component"]]
 
 
 def _group_size(selection: Mapping[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:
-    """A part's own group size; nothing where it is the one that the method has anyhow."""
+    """Return a part's own group size; empty if it equals the method's."""
     own = selection["group_size"]
     return {} if own is None or own == method.get("group_size") else {"group_size": own}

@@ -1,7 +1,7 @@
-"""Errors of composition, told in one line a problem, with the key, the value and the choices.
+"""Convert errors of Hydra's composition to a line per problem, with key, value and choices.
 
-Hydra says that a key could not be overridden, not what could be; so the configuration is composed once more without the
-override that failed, and its keys at that place are the choices.
+Hydra reports that a key could not be overridden, but no alternatives. So the configuration is composed again without the
+failed override, and the keys found there are listed as choices.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from mmq_sweeps.config.schema import BITS_CHOICES
 from mmq_sweeps.errors import ConfigError, StoreError, unknown
 from mmq_sweeps.identity.cell import BLOCK_GROUPS, LAYER_KINDS
 
-# What a key of this name takes, wherever it lies.
+# Hints by the last part of a key.
 HINTS = {
     "bits": BITS_CHOICES,
     "blocks": f"give a list of {', '.join(BLOCK_GROUPS)}.",
     "layers": f"give a list of {', '.join(LAYER_KINDS)}.",
 }
-# How Hydra's ValueErrors about an override begin.
+# First words of Hydra's ValueErrors about the command line.
 NO_OPTION = "Config group override must be a string"
 ONE_OF_FLAGS = "Only one of --run"
 
 
 def is_bad_input(error: BaseException) -> bool:
-    """Whether ``error`` is about what the user wrote; of ValueErrors only Hydra's own about the command line are."""
+    """Return True if ``error`` is the user's mistake. Of ValueErrors, only Hydra's own about the command line count."""
     ours = isinstance(error, ConfigError | StoreError | HydraException | OmegaConfBaseException | YAMLError | OSError)
     return ours or str(error).startswith((NO_OPTION, ONE_OF_FLAGS, "The --resolve flag"))
 
 
 def explain(error: BaseException, arguments: Sequence[str]) -> list[str]:
-    """``error`` as lines for a person; ``arguments`` are those of the command line, or what one job of a sweep has of them."""
+    """Format ``error`` as readable lines; ``arguments`` are the command line, or the overrides of a single job of a sweep."""
     if isinstance(error, ConfigError):
         return error.problems
     if isinstance(error, MissingConfigException):
@@ -68,7 +68,7 @@ def explain(error: BaseException, arguments: Sequence[str]) -> list[str]:
 
 
 def _unreadable(error: OverrideParseException) -> str:
-    """What is wrong with an override that Hydra's grammar does not have; its own words are the parser's."""
+    """Explain a syntax error in an override; Hydra's message only quotes its parser."""
     value = error.override.partition("=")[2]
     if "=" not in error.override and not error.override.startswith("~"):
         reason = "an override is KEY=VALUE"
@@ -88,7 +88,7 @@ def _unreadable(error: OverrideParseException) -> str:
 
 
 def _unresolved(error: OmegaConfBaseException) -> str:
-    """An interpolation that leads nowhere, by the key that has it."""
+    """Explain a broken interpolation, with the key that contains it."""
     key, reason = getattr(error, "full_key", None), _first_line(error)
     absent = re.match(r"Interpolation key '(.*)' not found", reason)
     if isinstance(error, InterpolationKeyError) and absent:
@@ -97,7 +97,7 @@ def _unresolved(error: OmegaConfBaseException) -> str:
 
 
 def _no_option(arguments: Sequence[str]) -> str:
-    """Something that is no name was given for a group."""
+    """Explain an override that gives a group a value other than the name of an option."""
     for argument, override in _parsed(arguments):
         if not override.key_or_group:
             return f"{argument}: an override is KEY=VALUE"
@@ -108,7 +108,7 @@ def _no_option(arguments: Sequence[str]) -> str:
 
 
 def _system(error: OSError) -> str:
-    """What Hydra's own writing of a sweep's folder meets: it does not say which file."""
+    """Explain an OSError of Hydra, which may write a sweep's folder without naming the file that failed."""
     where = f" {error.filename}" if error.filename else " a file of the sweep"
     return f"cannot use{where}: {error.strerror}. Choose another folder with store.dir=FOLDER, or make room"
 
@@ -148,7 +148,7 @@ def _composition(error: ConfigCompositionException, arguments: Sequence[str]) ->
 
 
 def _in_file(name: str, message: str, error: BaseException, arguments: Sequence[str]) -> str:
-    """What is wrong in the yaml ``name`` of a group, such as ``experiment/mine``."""
+    """Explain an error in the yaml ``name`` of a group, such as ``experiment/mine``."""
     causes = [cause for cause in _causes(error) if isinstance(cause, OmegaConfBaseException)]
     key = next((str(cause.full_key) for cause in causes if getattr(cause, "full_key", None)), "")
     group = name.partition("/")[0]
@@ -169,7 +169,7 @@ def _wrong_value(override: str, error: BaseException) -> str:
     if override.startswith("+component."):
         return _unknown_key(key, [])
     hint = HINTS.get(key.rpartition(".")[2])
-    # Inner exceptions still carry OmegaConf's placeholders ($VALUE), the outer ones the text made of them.
+    # Inner exceptions still contain OmegaConf's placeholders ($VALUE); the outer exceptions have them filled in.
     causes = [str(cause).splitlines()[0] for cause in _causes(error) if isinstance(cause, OmegaConfBaseException)]
     reason = next((cause.rstrip(".") for cause in causes if "$" not in cause), "does not fit")
     if reason.endswith("is not Optional"):
@@ -199,7 +199,7 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
             empty = isinstance(node, DictConfig)
             return f"{key}: {path} has no fields; add one as +{key}=VALUE" if empty else f"{key}: {path} has no fields"
         choices = sorted(str(choice) for choice in node if choice not in ("hydra", "_target_"))
-        # The fields of a group are those of its option.
+        # The fields of a group come from its chosen option.
         option = choices_of.get(path.replace(".", "/"))
         owner = f"{path.replace('.', '/')}={option}" if isinstance(option, str) and path != "component" else path
         if not choices:
@@ -223,14 +223,17 @@ def _written(value: Any) -> str:
 
 
 def _stands_for(node: DictConfig, name: str) -> str | None:
-    """The key of the model that a field of the task takes its value from, as ``${model.generation.caption}`` does."""
+    """Return the key that a field refers to by an interpolation like ``${model.generation.caption}``, else None."""
     raw = OmegaConf.to_container(node, resolve=False)
     value = str(raw[name]) if isinstance(raw, dict) else ""
     return value[2:-1] if value.startswith("${model.") and value.endswith("}") else None
 
 
 def _composed_without(key: str, arguments: Sequence[str]) -> DictConfig | None:
-    """The configuration that the other arguments give, with its ``hydra`` node; the defaults' where those fail as well."""
+    """Compose without the overrides of ``key``, including the ``hydra`` node.
+
+    Falls back to the defaults if the other overrides fail, too; returns None if even those fail.
+    """
     others = [override for override in _overrides(arguments) if override.partition("=")[0].lstrip("+~") != key]
     for overrides in (others, []):
         try:
@@ -241,7 +244,7 @@ def _composed_without(key: str, arguments: Sequence[str]) -> DictConfig | None:
 
 
 def _loader(arguments: Sequence[str]) -> ConfigLoaderImpl:
-    """Loads the package's configuration and that of the folder that ``arguments`` name by ``--config-dir``."""
+    """Create a loader for the package's configuration and for the folder of ``--config-dir`` in ``arguments``."""
     search_path: ConfigSearchPathImpl = create_config_search_path(str(conf_dir()))  # type: ignore[assignment]
     given, _ = get_args_parser().parse_known_args(list(arguments))
     if given.config_dir is not None:
@@ -251,7 +254,7 @@ def _loader(arguments: Sequence[str]) -> ConfigLoaderImpl:
 
 
 def _options(group: str, arguments: Sequence[str]) -> list[str]:
-    """The options of ``group``; none where there is no such group."""
+    """List the options of ``group``; empty if there is no such group."""
     loader = _loader(arguments)
     return loader.get_group_options(group) if loader.repository.group_exists(group) else []
 
@@ -261,7 +264,7 @@ def _groups(arguments: Sequence[str]) -> list[str]:
 
 
 def _parsed(arguments: Sequence[str]) -> Iterator[tuple[str, Override]]:
-    """Those of ``arguments`` that are overrides and can be read."""
+    """Yield the arguments that are overrides with valid syntax, each with its parsed form."""
     for argument in arguments:
         if argument.startswith("-") or "=" not in argument:
             continue
@@ -272,7 +275,7 @@ def _parsed(arguments: Sequence[str]) -> Iterator[tuple[str, Override]]:
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
-    """Those of ``arguments`` that are overrides, a sweep taken at its first value."""
+    """Return the overrides among ``arguments``; sweeps are replaced by their first value, and the last of a key wins."""
     found: dict[str, str] = {}
     for argument, parsed in _parsed(arguments):
         if (first := _at_first_value(argument, parsed)) is not None:
@@ -285,7 +288,7 @@ def _at_first_value(argument: str, override: Override) -> str | None:
         return argument
     try:
         first = next(override.sweep_string_iterator(), None)
-    except HydraException:  # It cannot be enumerated.
+    except HydraException:  # Not enumerable, such as an interval.
         return None
     return None if first is None else f"{override.get_key_element()}={first}"
 

@@ -1,4 +1,4 @@
-"""From a node with ``_target_`` to the dataclass that it names, checked field by field against the dataclass's types."""
+"""Build the dataclass named by a node's ``_target_``, after checking every field against its type."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmq_sweeps.errors import ConfigError, unknown
 
 
 def build(key: str, node: Mapping[str, Any]) -> Any:
-    """Build ``node``; ``key`` is where it lies in the configuration. A ``ConfigError`` names the field that is wrong."""
+    """Build the dataclass of ``node``, at ``key`` of the configuration; raise ConfigError naming any wrong field."""
     target = find_class(f"{key}._target_", node["_target_"])
     fields = {name: value for name, value in node.items() if name != "_target_"}
     known = [field.name for field in dataclasses.fields(target)]
@@ -33,7 +33,7 @@ def build(key: str, node: Mapping[str, Any]) -> Any:
 
 
 def find_class(key: str, target: str) -> Any:
-    """The class at the dotted path ``target``; a ``ConfigError`` says what of it does not exist."""
+    """Import the dataclass at a dotted path; raise ConfigError if it does not exist or is no dataclass."""
     module_name, _, class_name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), class_name)

@@ -1,4 +1,4 @@
-"""The models that have a yaml in ``conf/model``, read without Hydra's composition."""
+"""Read the models of ``conf/model`` without Hydra's composition."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mmq_sweeps.errors import ConfigError, unknown
 
 
 def model_names() -> list[str]:
-    """Those that say which model they are; ``custom`` leaves that to the command line."""
+    """List the models with a complete yaml; ``custom`` is left out, because the command line completes it."""
     return sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml") if "???" not in path.read_text())
 
 
 def read_model(model: str) -> dict[str, Any]:
-    """The configuration of ``model``: a name of ``conf/model``, or the path of a yaml file of one's own."""
+    """Load a model's configuration by its name in ``conf/model`` or by the path of a yaml; raise ConfigError if invalid."""
     own = model.endswith(".yaml")
     path = Path(model) if own else conf_dir() / "model" / f"{model}.yaml"
     if not path.is_file():

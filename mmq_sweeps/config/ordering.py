@@ -1,7 +1,8 @@
-"""The order in which cells share work: those of a model and task together, full precision first, then by what they share.
+"""Order cells so that neighbours share as much work as possible.
 
-Cells that quantize the first part alike follow each other, among them those that quantize the second part alike, and so
-on: what one of them left in memory is what the next one needs.
+Cells are grouped by model and task, full precision first; then cells that quantize the first part alike follow each other,
+within these the cells that quantize the second part alike, and so on. Each cell then finds in memory the data that its
+predecessor left there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from mmq_sweeps.identity.cell import Cell, digest
 
 @dataclass(frozen=True)
 class SharingPath:
-    """A cell and the work that it can share: names of its model, task and of each part's quantization, in the model's order."""
+    """Cell with its path of shareable work: digests of model, task and each part's quantization, in the model's order."""
 
     cell: Cell
     id: str
@@ -22,7 +23,8 @@ class SharingPath:
 
     @staticmethod
     def of(cell: Cell) -> SharingPath:
-        # Metrics are left out: what parts give does not depend on them.
+        """Compute the path of a cell."""
+        # Without metrics: the outputs of parts do not depend on them.
         task = digest({key: value for key, value in cell.task.items() if key != "metrics"})
         return SharingPath(
             cell, cell.id, (digest(cell.model), task, *(cell.part_key(part) for part in cell.model["parts"]))
@@ -30,9 +32,9 @@ class SharingPath:
 
 
 def in_order(cells: Iterable[Cell]) -> list[SharingPath]:
-    """``cells`` so that those with a longer common path are nearer to each other; what is alike keeps its order."""
+    """Sort cells so that those with longer common paths are closer; otherwise keep their order."""
     placed = [SharingPath.of(cell) for cell in cells]
-    # The baseline of a model and task goes first, and with it all cells whose first parts are at full precision.
+    # Baselines first, and with them all cells whose first parts are at full precision.
     placed.sort(key=lambda one: bool(one.cell.parts))
     first: dict[tuple[str, ...], int] = {}
     for index, one in enumerate(placed):
@@ -42,7 +44,7 @@ def in_order(cells: Iterable[Cell]) -> list[SharingPath]:
 
 
 def common(one: SharingPath, other: SharingPath) -> int:
-    """How much two cells share: 0 not even the model, 1 the model, 2 the task as well, then one more for each part."""
+    """Return the length of two cells' common path: 0 nothing, 1 the model, 2 the task as well, plus 1 for each part."""
     return next(
         (depth for depth, (a, b) in enumerate(zip(one.path, other.path, strict=False)) if a != b),
         min(len(one.path), len(other.path)),
@@ -50,9 +52,10 @@ def common(one: SharingPath, other: SharingPath) -> int:
 
 
 def packed(placed: Sequence[SharingPath], jobs: int, most: int) -> list[list[SharingPath]]:
-    """``placed``, in order, as ``jobs`` runs of at most ``most`` cells, cut where neighbours share least.
+    """Cut ``placed``, as sorted by ``in_order``, into ``jobs`` runs of at most ``most`` cells.
 
-    Among equally good places the one that makes runs equally long is taken; a run is at least half of that long.
+    Cuts between the neighbours that share least; ties go to the cut that makes the runs most even in length. A run has at
+    least half of the even length.
     """
     groups, start = [], 0
     for left in range(jobs, 0, -1):

@@ -1,4 +1,4 @@
-"""Where the files lie that travel with the package, in a checkout and in a wheel."""
+"""Locate the files shipped with the package, in a checkout or a wheel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def conf_dir() -> Path:
-    """The folder of ``config.yaml`` and the groups: inside an installed package, beside it in a checkout."""
+    """Return the folder of ``config.yaml``: inside an installed package, beside the package in a checkout."""
     for folder in (PACKAGE / "conf", PACKAGE.parent / "conf"):
         if (folder / "config.yaml").is_file():
             return folder

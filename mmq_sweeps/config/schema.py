@@ -1,7 +1,7 @@
-"""The typed configuration, and the checks that need nothing but the configuration.
+"""Typed configuration, and all checks that need only the configuration.
 
-Imports no torch: `--help`, `--cfg job` and planning stay quick. The fields of a method, a task or a tracker are those of
-the dataclass that its yaml names; they are checked against it when it is built (``build.py``).
+Imports no torch, so `--help`, `--cfg job` and planning stay fast. The nodes of a method, a task and a tracker are untyped
+here: ``instantiate.py`` checks them against the dataclass that their yaml names when it builds them.
 """
 
 from __future__ import annotations
@@ -29,30 +29,32 @@ OUTPUT = ("table", "json")
 GROUP_SIZES = ("tensor", "channel")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DEVICE_MAPS = ("auto", "cpu", "disk")
-# Below, a file server that is slow for once costs a lock; above, a dead node's cells wait for an hour.
+# A shorter lease is lost if the file server stalls briefly; a longer lease blocks a dead node's cells for over an hour.
 LEASE_LIMITS = (2.0, 3600.0)
 DTYPES = ("float32", "float16", "bfloat16")
-# What the metrics of each kind of task need; a task of one's own is checked when it is built.
+# The input that metrics need, by kind of task. Tasks of users are checked when they are built.
 SCORED = {"CaptionTask": "captions", "VqaTask": "answers", "RetrievalTask": "ranks"}
 
 
 @dataclass
 class PartConfig:
-    """Where a part of a model lies. Paths are tried in order, since they move between releases of transformers."""
+    """Location of a part in a model. Paths are tried in order, because they differ between releases of transformers."""
 
-    label: str = field(default="", metadata=LABEL)  # what the model's authors call it
+    label: str = field(default="", metadata=LABEL)  # name used by the model's authors
     module: list[str] = MISSING
-    # Relative to the module. A list among them holds the stacks of one part in order: [[encoder.block, decoder.block]].
+    # Relative to the module. A nested list holds consecutive stacks of a part: [[encoder.block, decoder.block]].
     blocks: list[Any] = MISSING
     attention: list[str] = MISSING  # names inside a block
     mlp: list[str] = MISSING
-    # Its tokens are those of the attention mask, so padding does not count in statistics: true, or the names inside a
-    # block that are given these tokens (or only the last of them) where others are not.
+    # Whether the part's tokens match the attention mask, so that padding is left out of statistics: true, or the names of
+    # those modules inside a block that receive these tokens (or only the last of them), if others do not.
     masked: Any = False
 
 
 @dataclass
 class ModelConfig:
+    """Checkpoint, placement, parts and prompts of a model."""
+
     name: str = field(default=MISSING, metadata=LABEL)
     checkpoint: str = MISSING
     revision: str | None = None
@@ -61,33 +63,35 @@ class ModelConfig:
     device: str = field(default="auto", metadata=LABEL)
     device_map: Any = field(
         default=None, metadata=LABEL
-    )  # where weights lie that are not on the device: one of DEVICE_MAPS or {MODULE: DEVICE}
+    )  # placement of weights that are not on the device: one of DEVICE_MAPS or {MODULE: DEVICE}
     max_memory: Any = field(default=None, metadata=LABEL)  # for device_map=auto: {cpu: 16GB, 0: 20GB}
-    # For what does not fit into memory; null: the system's temporary folder.
+    # For weights that do not fit into memory; null: the system's temporary folder.
     offload_dir: str | None = field(default=None, metadata=LABEL)
     parts: dict[str, PartConfig] = MISSING
     # Whether the checkpoint's generation_config.json (sampling, penalties, suppressed tokens ...) applies beneath
     # task.generation; false: only the ids of its special tokens are taken from there.
     inherit_generation: bool = False
-    # How this model is asked for a caption and for an answer; a model that cannot be asked has neither. Labels, since
-    # the task holds those that it uses.
+    # Prompts and generation settings for captions and answers; empty for a model that cannot generate. Labels, because
+    # the task contains those that it uses.
     prompts: dict[str, str] = field(default_factory=dict, metadata=LABEL)
     generation: dict[str, dict[str, Any]] = field(default_factory=dict, metadata=LABEL)
 
 
 @dataclass
 class PartSelection:
-    """What of a part is quantized, to how many bits."""
+    """Selection of a part's linears, and their bit-width."""
 
     bits: int = MISSING
     blocks: list[str] = field(default_factory=lambda: list(BLOCK_GROUPS))
     layers: list[str] = field(default_factory=lambda: list(LAYER_KINDS))
     group_size: Any = None  # tensor, channel or a number of input columns; null: the method's own
-    if_present: bool = False  # left out, instead of an error, where the model has no such part
+    if_present: bool = False  # skip, instead of an error, if the model has no such part
 
 
 @dataclass
 class CalibrationConfig:
+    """Calibration data: number of samples, batch size and the seed that draws them."""
+
     samples: int = MISSING
     batch_size: int = field(default=MISSING, metadata=LABEL)
     seed: int = MISSING
@@ -95,6 +99,8 @@ class CalibrationConfig:
 
 @dataclass
 class StoreConfig:
+    """Folder, size bound and lock lease of the store."""
+
     dir: str = MISSING
     max_gb: float | None = None  # of 10**9 bytes, for artifacts; null: unbounded
     lease_seconds: float = 60.0
@@ -102,6 +108,8 @@ class StoreConfig:
 
 @dataclass
 class Config:
+    """Root of the configuration: a cell, and settings of the sweep that it belongs to."""
+
     model: ModelConfig = MISSING
     component: dict[str, PartSelection] = field(default_factory=dict)
     method: Any = MISSING
@@ -117,14 +125,14 @@ class Config:
 
 
 def register() -> None:
-    """Make ``schema`` known to the defaults list of ``conf/config.yaml``."""
+    """Register ``schema`` for the defaults list of ``conf/config.yaml``."""
     ConfigStore.instance().store(name="schema", node=Config)
 
 
 def problems(config: Mapping[str, Any]) -> list[str]:
-    """Everything wrong with a resolved configuration that can be told without loading a model; empty if nothing is."""
+    """Return all problems of a resolved configuration that can be found without loading a model."""
     if untyped := _type_problems(config):
-        return untyped  # Nothing else could be looked at.
+        return untyped  # The other checks rely on the types.
     known = [key.name for key in fields(Config)]
     found = [
         *(f"{key}: {unknown('key', key, known)}" for key in config if key not in known),
@@ -149,7 +157,7 @@ def problems(config: Mapping[str, Any]) -> list[str]:
 
 
 def _type_problems(config: Mapping[str, Any]) -> list[str]:
-    """Nodes of which a class is built are of no schema's type, so their types are looked at here."""
+    """Check the types of nodes that the schema leaves untyped because a class is built from them."""
     task = config["task"]
     found = []
     for key, node in (("task", task), ("method", config["method"]), ("tracker", config["tracker"])):
@@ -222,7 +230,7 @@ def _metric_problems(task: Mapping[str, Any]) -> list[str]:
     metrics = task.get("metrics")
     if not metrics:
         return [f"task.metrics={metrics}: selects no metric. {one_of(_metrics_of(task))}"]
-    # A metric of one's own is named module:Class; it is found when the task is built.
+    # A user's metric is written module:Class and is resolved when the task is built.
     named = [name for name in metrics if ":" not in name]
     found = [
         f"task.metrics: {unknown('metric', name, _metrics_of(task))}" for name in named if name not in metric_names()
@@ -235,12 +243,15 @@ def _metric_problems(task: Mapping[str, Any]) -> list[str]:
 
 
 def _metrics_of(task: Mapping[str, Any]) -> tuple[str, ...]:
-    """The metrics that fit the task; all where it is a task of one's own."""
+    """Return the metrics that fit the task; all metrics for a user's own task."""
     return metric_names(SCORED.get(task["_target_"].rpartition(".")[2]))
 
 
 def _class_problems(task: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
-    """A task that only some classes of models can do names them; the others are asked for text, which needs a prompt."""
+    """Check the model against the task's ``model_classes``.
+
+    A task without them generates text, which needs a prompt instead; see ``unasked``.
+    """
     classes = task.get("model_classes")
     if classes is None or model["class_name"] in classes:
         return []
@@ -252,7 +263,7 @@ def _class_problems(task: Mapping[str, Any], model: Mapping[str, Any]) -> list[s
 
 
 def without_value(config: DictConfig) -> str | None:
-    """Which keys nobody has given a value; ``None`` where all have one."""
+    """Return a message that lists the keys without a value; None if all have a value."""
     keys = sorted(key for key in OmegaConf.missing_keys(config) if not key.startswith("hydra."))
     if not keys:
         return None
@@ -260,18 +271,18 @@ def without_value(config: DictConfig) -> str | None:
 
 
 def unresolved(config: DictConfig) -> list[str]:
-    """The keys whose values lead nowhere, as ``${bitz}`` does, one sentence each; empty where all can be resolved."""
+    """Return a sentence per key whose interpolation cannot be resolved, such as ``${bitz}``."""
     found = []
     leaves = dict(_leaves(OmegaConf.to_container(config, resolve=False), ""))
     for key, value in leaves.items():
         if not isinstance(value, str) or "${" not in value:
             continue
         if value[2:-1] in leaves and value[2:-1] != key:
-            continue  # The key that it refers to is looked at itself.
+            continue  # The referenced key is checked itself.
         try:
             OmegaConf.select(config, key, throw_on_resolution_failure=True)
         except InterpolationToMissingValueError:
-            continue  # without_value tells of these.
+            continue  # Reported by without_value.
         except (OmegaConfBaseException, RecursionError) as error:
             reason = (str(error).splitlines() or [""])[0]
             absent = re.match(r"Interpolation key '(.*)' not found", reason)
@@ -280,7 +291,7 @@ def unresolved(config: DictConfig) -> list[str]:
 
 
 def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """The values of ``node`` that are no mappings and lists, with their keys."""
+    """Yield the dotted key and value of every scalar below ``node``."""
     if isinstance(node, dict):
         for name, value in node.items():
             yield from _leaves(value, f"{path}.{name}".lstrip("."))
@@ -292,9 +303,9 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def unasked(config: DictConfig) -> str | None:
-    """What is wrong where a task takes its prompt from a model that is never asked; ``None`` where nothing is.
+    """Return a message if the task takes its prompt from a model that has none; None if all is well.
 
-    Looked for before the configuration is resolved, which would fail with the name of a key that nobody has written.
+    Checked before the configuration is resolved, because resolving fails with a key that the user never wrote.
     """
     for key in ("prompt", "generation"):
         node = OmegaConf.to_container(config.task, resolve=False).get(key)  # type: ignore[union-attr]
@@ -313,7 +324,7 @@ def unasked(config: DictConfig) -> str | None:
 
 
 def _models() -> dict[str, dict[str, Any]]:
-    """Every model of ``conf/model``, by name, as its yaml has it."""
+    """Load every yaml of ``conf/model``, by name, unresolved."""
     paths = sorted((conf_dir() / "model").glob("*.yaml"))
     return {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in paths}  # type: ignore[misc]
 

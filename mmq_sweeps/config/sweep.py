@@ -1,6 +1,6 @@
-"""A sweep: the cells of many configurations, checked before work starts, each once, in the order in which they share work.
+"""A sweep: the distinct cells of many configurations, checked before work starts, in the order of ``ordering.py``.
 
-A single configuration is a sweep of one. The full-precision cell of every model and task comes first, asked for or not.
+The full-precision cell of every model and task comes first, requested or not. A single configuration is a sweep, too.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from mmq_sweeps.identity.checkpoint import files_digest, pinned_revision
 from mmq_sweeps.identity.declared import declared
 
 FLOW = ("vision", "connector", "language")
-# Belong to the sweep as a whole; sweeping over them has no meaning.
+# Settings of the sweep as a whole; they cannot be swept over.
 OF_THE_SWEEP = ("store", "retry", "retries", "output", "tracker")
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Distinct cells in the order they run, full precision first, and the settings of the whole."""
+    """Distinct cells in running order, their configurations by cell id, and the settings of the sweep."""
 
     cells: tuple[Cell, ...]
     configs: dict[str, dict[str, Any]]
@@ -37,11 +37,11 @@ class Sweep:
 
     @property
     def id(self) -> str:
-        """The same cells are the same group, whenever they are run."""
+        """Digest of the cell ids, twelve hexadecimal digits: the same cells always give the same id."""
         return digest(sorted(cell.id for cell in self.cells))[:12]
 
     def to_json(self) -> dict[str, Any]:
-        """All that another process needs to run the cells, as plain values; what cells have in common is there once."""
+        """Serialize everything another process needs to run the cells; sections that cells share are stored once."""
         sections: dict[str, Any] = {}
 
         def kept(values: Mapping[str, Any]) -> dict[str, str]:
@@ -54,7 +54,7 @@ class Sweep:
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Sweep:
-        """The sweep that ``to_json`` told of."""
+        """Restore a sweep from the output of ``to_json``."""
         sections = content["sections"]
 
         def read(keys: Mapping[str, str]) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Sweep:
 
 
 def plan(configs: Iterable[DictConfig]) -> Sweep:
-    """Check every configuration and compose the cells; a ``ConfigError`` tells all problems of all of them."""
+    """Check all configurations and compose their cells; raise a single ConfigError with the problems of all."""
     plain = [_resolved(config) for config in configs]
     _name_checkpoints([config["model"] for config in plain])
     found = [problem for config in plain for problem in problems(config)]
@@ -90,7 +90,7 @@ def plan(configs: Iterable[DictConfig]) -> Sweep:
 
 
 def _name_checkpoints(models: Iterable[dict[str, Any]]) -> None:
-    """Name each model's weights, and the other files of its checkpoint, by what is in them; each is looked at once."""
+    """Set ``revision`` and ``files`` of each model to digests of its checkpoint, in place; each checkpoint is read once."""
     known: dict[tuple[str, str | None], dict[str, str | None]] = {}
     for model in models:
         key = (model["checkpoint"], model["revision"])
@@ -100,7 +100,7 @@ def _name_checkpoints(models: Iterable[dict[str, Any]]) -> None:
 
 
 def changed_files(sweep: Sweep, cells: Iterable[Cell]) -> list[str]:
-    """A sentence for each task of ``cells`` whose data are no longer what they were when the sweep was planned."""
+    """Return a sentence for each task of ``cells`` whose data files changed since the sweep was planned."""
     found = []
     seen = set()
     for cell in cells:
@@ -120,7 +120,7 @@ def changed_files(sweep: Sweep, cells: Iterable[Cell]) -> list[str]:
 
 
 def _data_files(configs: Sequence[dict[str, Any]]) -> list[DataFiles | None]:
-    """The digests of each configuration's data; a ``ConfigError`` tells all annotation files that are missing."""
+    """Digest the data of each configuration; raise a single ConfigError for all missing annotation files."""
     known: dict[str, DataFiles | None] = {}
     found, missing = [], []
     for config in configs:
@@ -139,7 +139,7 @@ def _data_files(configs: Sequence[dict[str, Any]]) -> list[DataFiles | None]:
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
-    """The configuration as plain values."""
+    """Convert a configuration to plain values, its parts in the order in which a model runs them."""
     if "hydra" in config:
         config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
@@ -150,10 +150,10 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
         raise
     plain = {str(key): value for key, value in dict(container).items()}  # type: ignore[arg-type]
     named = {part: where for part, where in plain["model"]["parts"].items() if where["module"]}
-    # In the order in which a model runs them, however a yaml has them; those of other names come after these.
+    # Parts with other names come last.
     flow = [part for part in FLOW if part in named]
     plain["model"]["parts"] = {part: named[part] for part in [*flow, *(part for part in named if part not in FLOW)]}
     if isinstance(limits := plain["model"]["max_memory"], dict):
-        # The number of a GPU is read as a number, which JSON has no keys of.
+        # YAML reads a GPU's index as a number; JSON keys are strings.
         plain["model"]["max_memory"] = {str(place): limit for place, limit in limits.items()}
     return plain

@@ -1,5 +1,6 @@
-"""What a cell's id and the keys of its artifacts are made of.
+"""Cell ids and artifact keys, and everything they are hashed from.
 
-``roles`` declares what a field is to the identity, ``declared`` reads it without importing the class, ``effective`` makes
-a cell of a configuration, and ``contents`` digests files.
+``cell`` hashes, ``roles`` marks the fields that an id leaves out, ``declared`` reads these marks without importing a class,
+``checkpoint`` and ``hub`` resolve a checkpoint to a digest or commit, and ``contents`` digests files.
+``mmq_sweeps/config/effective.py`` makes cells from configurations.
 """

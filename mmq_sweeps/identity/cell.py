@@ -1,7 +1,7 @@
-"""A cell: the effective configuration of one measurement, and the hash that names it.
+"""A cell: the effective configuration of a measurement, and its hash.
 
-Effective means: only what can change the result. Two configurations that come to the same cell are measured once:
-``method=none`` at four bit-widths, or ``bits=16``, is one full-precision baseline.
+An effective configuration has only the values that can change the result, so equivalent configurations are the same cell
+and run once: ``method=none`` at four bit-widths, or ``bits=16``, all give the full-precision baseline.
 """
 
 from __future__ import annotations
@@ -15,25 +15,27 @@ from typing import Any
 FULL_PRECISION_BITS = 16
 BLOCK_GROUPS = ("front", "middle", "end")
 LAYER_KINDS = ("attention", "mlp")
-# Part of every id. Raise it when the same configuration starts to mean another computation.
+# Part of every id. Raise it when the same configuration starts to mean a different computation.
 SEMANTICS = 5
 
 
 def digest(value: object) -> str:
-    """SHA-256, in hexadecimal, of ``value`` as canonical JSON."""
+    """Return the hexadecimal SHA-256 of ``value`` as canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One model x one task x one assignment of (method, bits) to linears, without anything that cannot change the result.
+    """Effective configuration of a measurement: a model, a task, and a method and bit-width for each quantized linear.
 
-    ``parts`` maps a quantized part to ``{"bits", "blocks", "layers"}``, and ``"group_size"`` where that is not the
-    method's own; parts at full precision are absent. ``method`` has the method's fields, and as ``_target_`` the name that
-    its class is known by; it is ``None`` at full precision. ``calibration`` is there only where the method uses it, and
-    ``inputs`` with it: those fields of the task that decide what calibration sees. ``names`` are for people, and
-    ``places`` maps the names that classes are known by to their dotted paths; neither is part of the id.
+    * ``parts``: quantized part -> ``{"bits", "blocks", "layers"}``, plus ``"group_size"`` if it differs from the method's.
+      Parts at full precision are absent.
+    * ``method``: the method's fields, with the name its class declares (``known_as``) as ``_target_``; None at full precision.
+    * ``calibration``: None unless the method is calibrated.
+    * ``inputs``: the task's fields that determine the calibration data; None without calibration.
+    * ``names``: for display; not part of the id.
+    * ``places``: declared class name -> dotted path; not part of the id.
     """
 
     model: dict[str, Any]
@@ -46,12 +48,12 @@ class Cell:
     places: dict[str, str] = field(default_factory=dict)
 
     def baseline(self) -> Cell:
-        """The same model and task at full precision."""
+        """Return the cell of the same model and task at full precision."""
         return Cell(self.model, self.task, {}, None, None, {**self.names, "method": "none"})
 
     @property
     def effective(self) -> dict[str, Any]:
-        """All that the id is made of."""
+        """All values that the id is hashed from."""
         return {
             "semantics": SEMANTICS,
             "model": self.model,
@@ -63,12 +65,12 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """Twelve hexadecimal digits."""
+        """Id of the cell, twelve hexadecimal digits."""
         return digest(self.effective)[:12]
 
     @property
     def method_node(self) -> dict[str, Any]:
-        """The method as ``build`` takes it: its class by its dotted path. A ValueError at full precision."""
+        """The method as a node for ``build``, its class given by dotted path; raises ValueError at full precision."""
         if self.method is None:
             raise ValueError("a cell at full precision has no method")
         name = self.method["_target_"]
@@ -76,25 +78,31 @@ class Cell:
         return {**fields, "_target_": self.places.get(name, name)}
 
     def pass_key(self, part: str) -> str:
-        """Names what one pass over calibration data measures of ``part``, whatever is quantized with it."""
+        """Return the key of a calibration pass over ``part``; it serves every method and format."""
         return self._key("pass", self._sampled, part=part)
 
     def statistics_key(self, unit: str) -> str:
-        """Names the statistics of a unit's inputs at full precision, which serve every method and format."""
+        """Return the key of a unit's input statistics at full precision; they serve every method and format."""
         return self._key("statistics", self._sampled, unit=unit)
 
     def unit_key(self, unit: str, format: Mapping[str, Any], behind: Mapping[str, Any] | None) -> str:
-        """Names a unit quantized in ``format``; ``behind`` is the part's selection if units follow each other."""
+        """Return the key of a unit quantized in ``format``.
+
+        ``behind`` is the part's selection if units are quantized sequentially, each behind quantized predecessors; else None.
+        """
         return self._key("unit", self._quantized, unit=unit, format=format, behind=behind)
 
     def part_key(self, part: str) -> str:
-        """Names the quantization of ``part`` (at full precision as well): equal in all cells that quantize it alike."""
+        """Return a key of how ``part`` is quantized, or left at full precision; cells that treat it alike share the key."""
         selection = self.parts.get(part)
         depends = {"model": self.model} if selection is None else self._quantized
         return self._key("part", depends, part=part, selection=selection)
 
     def output_key(self, part: str) -> str:
-        """Names what ``part`` gives on the evaluation data: its own quantization and that of every part before it."""
+        """Return the key of the outputs of ``part`` on the evaluation data.
+
+        It depends on the quantization of the part and of every part before it, and on the task without its metrics.
+        """
         names = list(self.model["parts"])
         upstream = names[: names.index(part) + 1]
         task = {key: value for key, value in self.task.items() if key != "metrics"}
@@ -102,7 +110,7 @@ class Cell:
 
     @property
     def _sampled(self) -> dict[str, Any]:
-        """What the inputs of layers in calibration depend on."""
+        """Everything that the inputs of layers depend on during calibration."""
         return {"model": self.model, "calibration": self.calibration, "inputs": self.inputs}
 
     @property
@@ -111,17 +119,17 @@ class Cell:
 
     @staticmethod
     def _key(kind: str, depends: Mapping[str, Any], **more: Any) -> str:
-        """Twenty-four hexadecimal digits: the key of everything that is kept for other cells."""
+        """Hash an artifact key, twenty-four hexadecimal digits."""
         return digest({"semantics": SEMANTICS, "kind": kind, **depends, **more})[:24]
 
     def title(self) -> str:
-        """A few words for progress lines: ``gptq vision 3 connector 3 language 3``."""
+        """Return a title for progress lines, as in ``gptq vision 3 connector 3 language 3``."""
         bits = " ".join(f"{part} {bits_label(selection)}" for part, selection in self.parts.items())
         return f"{self.names['method']} {bits}" if bits else "full precision"
 
 
 def bits_label(selection: Mapping[str, Any]) -> str:
-    """``3``, ``3 g64`` with a group size of its own, ``3 (front attention)`` where that is not all of the part."""
+    """Format a selection: ``3``, ``3 g64`` with its own group size, ``3 (front attention)`` for a subset of the part."""
     narrowed = [
         "+".join(selection[name])
         for name, everything in (("blocks", len(BLOCK_GROUPS)), ("layers", len(LAYER_KINDS)))

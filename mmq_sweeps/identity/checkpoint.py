@@ -1,4 +1,4 @@
-"""Where a checkpoint lies and which weights it holds. Imports no torch: cells are named before any model is loaded."""
+"""Locate a checkpoint and identify its weights. Imports no torch: cells get their ids before any model is loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmq_sweeps.identity.contents import content_digest, folder_digest
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 PINNED = "sha256:"
-# What ``from_pretrained`` never reads: texts and pictures for people, logs, and weights of other frameworks.
+# Files that ``from_pretrained`` never reads: texts and pictures, logs, and weights of other frameworks.
 UNREAD = (
     ".md",
     ".png",
@@ -30,16 +30,16 @@ UNREAD = (
     ".pth",
 )
 UNREAD_NAMES = ("LICENSE", "LICENSE.txt", "NOTICE", "USE_POLICY", "requirements.txt", "README")
-# How a checkpoint says that it is quantized: under these keys of config.json, at any depth, or in files beside it, as
-# auto-gptq, autoawq and modelopt write them.
+# A quantized checkpoint has such a key in config.json, at any depth, or such a file beside it (auto-gptq, autoawq,
+# modelopt).
 QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
-# The types of safetensors that full-precision weights are stored in.
+# Full-precision dtypes of safetensors.
 FULL_PRECISION_TYPES = ("F64", "F32", "F16", "BF16")
 
 
 def checkpoint_path(checkpoint: str) -> Path | str:
-    """A folder, where the checkpoint is one (``embedded/NAME`` comes with the package), else the name on the hub."""
+    """Resolve a checkpoint to a folder (``embedded/NAME`` comes with the package), or return its name on the hub."""
     if checkpoint.startswith("embedded/"):
         return Path(__file__).resolve().parents[1] / "models" / checkpoint
     looks_like_path = checkpoint.startswith((".", "/", "~")) or Path(checkpoint).exists()
@@ -47,11 +47,11 @@ def checkpoint_path(checkpoint: str) -> Path | str:
 
 
 def pinned_revision(config: Mapping[str, Any]) -> str | None:
-    """The revision that names a model's weights: of a folder their digest, of the hub the commit.
+    """Return a revision that identifies a model's weights: their digest for a folder, the commit for the hub.
 
-    So a folder whose weights change is another model, and nothing that was computed with the old ones is used. A branch of
-    the hub, or none, becomes the commit that it stands for: in the cache, else on the hub; if neither can be asked it
-    stays as it is configured.
+    A folder whose weights change is therefore a different model, and results of the old weights are not reused. A branch of
+    the hub, or no revision, is resolved to its commit from the local cache, else from the hub; if both fail it is returned
+    as configured. A revision configured for a folder is returned unchanged, as it is for a folder without weights.
     """
     folder, revision = checkpoint_path(config["checkpoint"]), config["revision"]
     if not isinstance(folder, Path):
@@ -63,10 +63,10 @@ def pinned_revision(config: Mapping[str, Any]) -> str | None:
 
 
 def files_digest(config: Mapping[str, Any]) -> str | None:
-    """The digest of what a checkpoint's folder holds beside weights: configuration, processor, tokenizer, chat template ...
+    """Digest the files beside the weights in a checkpoint's folder: configuration, processor, tokenizer, chat template ...
 
-    Any file that is not known to be without effect counts. ``None`` for a checkpoint of the hub, whose commit names all of
-    its files.
+    Every file counts unless it is known to have no effect. Returns None for a checkpoint of the hub, whose commit covers
+    all files.
     """
     folder = checkpoint_path(config["checkpoint"])
     if not isinstance(folder, Path) or not folder.is_dir():
@@ -76,7 +76,7 @@ def files_digest(config: Mapping[str, Any]) -> str | None:
 
 
 def other_files(folder: Path) -> list[Path]:
-    """The files of a checkpoint's folder that may change a result, weights aside; of its folders only chat templates'."""
+    """List the files beside the weights that may change a result; the only subfolder read is that of chat templates."""
     weights = set(weight_files(folder))
     inside = [*folder.iterdir(), *folder.glob("additional_chat_templates/*")]
     return sorted(path for path in inside if path.is_file() and path not in weights and not _without_effect(path))
@@ -88,17 +88,18 @@ def _without_effect(path: Path) -> bool:
 
 @lru_cache(maxsize=64)
 def commit_of(name: str, revision: str | None) -> str | None:
-    """The commit that ``revision`` of a checkpoint of the hub stands for; ``None`` if it is neither cached nor to be had."""
-    # Only those who name a checkpoint of the hub wait for this import.
+    """Resolve a revision of a hub checkpoint to its commit; None if it is not cached and the hub gives no answer."""
+    # A slow import, needed only for checkpoints of the hub.
     from mmq_sweeps.identity.hub import cached_commit, current_commit
 
     return cached_commit(name, revision) or current_commit(name, revision)
 
 
 def quantized_already(name: str, values: Mapping[str, Any], folder: Path | None) -> str | None:
-    """A sentence if the checkpoint ``name`` is quantized; by the ``values`` of its config.json and the files in ``folder``.
+    """Return an error message if the checkpoint ``name`` is already quantized, else None.
 
-    transformers would dequantize some of these silently (huggingface/transformers#47145), and fail on others.
+    Checks ``values``, the content of its config.json, and the files in ``folder``. Without the check, transformers would
+    dequantize some such checkpoints silently (huggingface/transformers#47145) and fail on others.
     """
     said = _quantization(values, "")
     if said is None and folder is not None:
@@ -151,7 +152,7 @@ def _stored_types(folder: Path) -> str | None:
 
 
 def _header(path: Path) -> dict[str, Any]:
-    """The names, types and shapes of a safetensors file; empty if it is damaged, which reading its weights will say."""
+    """Read the header of a safetensors file; empty if the file is damaged, an error that loading the weights reports."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size:
@@ -165,9 +166,10 @@ def _header(path: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
+    """List the weight files of a checkpoint's folder."""
     return sorted(path for pattern in WEIGHT_FILES for path in folder.glob(pattern))
 
 
 def weights_digest(folder: Path) -> str:
-    """Sixteen hexadecimal digits for the contents of the folder's weight files; of one file, those of its SHA-256."""
+    """Digest a folder's weight files to sixteen hexadecimal digits; a single file gives the start of its SHA-256."""
     return content_digest(weight_files(folder))

@@ -1,9 +1,11 @@
-"""Digests of files' contents, each read once: what was read is kept by size, times of change and inode.
+"""Digests of files, cached by size, modification times and inode, so that each file is read once.
 
-Kept in a folder of the user's own, ``MMQ_CACHE``, else ``mmq-sweeps`` in ``XDG_CACHE_HOME`` or ``~/.cache``: a digest
-decides which records count, so nobody else may write it, and one that serves many stores is read once for all of them.
-One JSON file for each folder of files, replaced in one step. Of two processes that write at once one may win, which costs
-the other's files another read; a file that is damaged or cannot be written costs the same and nothing else.
+The cache is the folder ``MMQ_CACHE``, else ``mmq-sweeps`` in ``XDG_CACHE_HOME`` or ``~/.cache``. It belongs to the user and
+not to a store for two reasons: digests decide which records are valid, so nobody else may write them, and several stores
+can share it.
+
+It has a JSON file per folder of files, replaced atomically. If two processes write at once, either may win, and the
+other's files are digested again; a damaged or unwritable cache file costs the same, nothing more.
 """
 
 from __future__ import annotations
@@ -21,16 +23,16 @@ from pathlib import Path
 
 VERSION = 1
 READERS = 8
-# A file changed so recently may change again without another time of change: file systems count as coarsely as this. The
-# inode's time says when, since it cannot be set.
+# Timestamps of file systems may be as coarse as this, so a file changed more recently could change again unnoticed.
+# Measured by the inode's change time, which programs cannot set.
 SETTLED_SECONDS = 2.0
-# Size, times of change of content and of inode in nanoseconds, and inode. A content put in place with an old time of
-# change still changes the inode or its own time. Devices are left out: they differ between the machines of a cluster.
+# Size, mtime and ctime in nanoseconds, and inode. Content that is put in place with an old mtime still changes the ctime
+# or the inode. The device is left out because it differs between the machines of a cluster.
 Stamp = tuple[int, int, int, int]
 
 
 def content_digests(paths: Iterable[Path]) -> dict[Path, str | None]:
-    """The SHA-256, in hexadecimal, of each file's content; ``None`` for a file that is not there or cannot be read."""
+    """Return the hexadecimal SHA-256 of each file; None for a file that is absent or unreadable."""
     found: dict[Path, str | None] = {}
     folders: dict[Path, dict[str, Path]] = {}
     for path in dict.fromkeys(paths):
@@ -42,13 +44,13 @@ def content_digests(paths: Iterable[Path]) -> dict[Path, str | None]:
 
 
 def content_digest(paths: Iterable[Path]) -> str:
-    """Sixteen hexadecimal digits for the contents of several files in their order, of one file those of its SHA-256."""
+    """Digest files, in order, to sixteen hexadecimal digits; a single file gives the start of its SHA-256."""
     digests = [digest or "missing" for digest in content_digests(paths).values()]
     return digests[0][:16] if len(digests) == 1 else _together(digests)
 
 
 def folder_digest(folder: Path, files: Iterable[Path]) -> str:
-    """Sixteen hexadecimal digits for the contents of ``files`` and their names in ``folder``."""
+    """Digest the contents of ``files`` and their paths relative to ``folder`` to sixteen hexadecimal digits."""
     digests = content_digests(sorted(files))
     return _together(
         f"{path.relative_to(folder).as_posix()}\0{digest or 'missing'}" for path, digest in digests.items()
@@ -75,14 +77,14 @@ def _of_folder(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
             unknown[name] = stamp
     if not unknown:
         return found
-    # Digests are taken outside the interpreter's lock.
+    # hashlib releases the GIL.
     with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1, len(unknown))) as pool:
         found |= dict(zip(unknown, pool.map(lambda name: _digest(folder / name, unknown[name]), unknown), strict=True))
     settled = time.time_ns() - int(SETTLED_SECONDS * 1e9)
     new = {
         name: (stamp, digest)
         for name, stamp in unknown.items()
-        # One that changed while it was read is read again next time.
+        # A file that changed during the read is not cached.
         if (digest := found[name]) is not None and stamp[2] < settled and _stamp(folder / name) == stamp
     }
     if new and place is not None:
@@ -107,8 +109,9 @@ def _digest(path: Path, stamp: Stamp) -> str | None:
         return None
 
 
+# Serves when the cache folder cannot be written.
 @lru_cache(maxsize=4096)
-def _settled(path: Path, stamp: Stamp) -> str:  # noqa: ARG001 - what the cache goes by, if none can be written
+def _settled(path: Path, stamp: Stamp) -> str:  # noqa: ARG001 - cache key
     return _content(path)
 
 
@@ -118,7 +121,7 @@ def _content(path: Path) -> str:
 
 
 def _place(folder: Path) -> Path | None:
-    """Where the digests of the files in ``folder`` are kept; ``None`` for a user without a home."""
+    """Return the cache file for ``folder``; None for a user without a home."""
     if own := os.environ.get("MMQ_CACHE"):
         root = Path(own)
     else:

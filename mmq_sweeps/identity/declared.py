@@ -1,11 +1,11 @@
-"""What a class declares about its identity, read from its source where that is possible, so that planning imports no torch.
+"""Read the name, version and field roles that a class declares; from its source if possible, so planning imports no torch.
 
-A class of ours says in its body ``known_as: ClassVar[str] = "gptq"``: ids hold that name, not the module's, so a class can
-be moved. A class of a user's own is known by its dotted path. Any class may have ``version: ClassVar[int] = 2``, to be
-raised when the same fields start to mean another computation. Fields have ``roles``.
+Classes of this package declare ``known_as: ClassVar[str] = "gptq"``. Ids contain that name instead of the dotted path, so
+a class can be moved. Classes of users are known by their dotted path. Any class may declare ``version: ClassVar[int] = 2``
+and raise it when the same fields start to mean a different computation. For field roles see ``roles.py``.
 
-Only plain sources are read: dataclasses with at most one base whose fields are written at the top of their body. Any
-other class is imported instead, and asked.
+The source is parsed only for plain dataclasses: at most a single base, and fields written directly in the class body. Any
+other class is imported and inspected.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ Role = Mapping[str, str] | None
 
 
 class UnreadableError(Exception):
-    """The source does not say everything about a class."""
+    """Raised if the source alone does not determine the declaration; the class is then imported."""
 
 
 @dataclass(frozen=True)
 class Declared:
-    """The name and version of a class, and the role of each of its fields."""
+    """Declaration of a class: its name, its version, and the role of each field."""
 
     known_as: str
     version: int | None
     roles: Mapping[str, Role]
 
     def counting(self, node: Mapping[str, Any], *left_out: Mapping[str, str]) -> dict[str, Any]:
-        """The fields of ``node`` but for those of the roles ``left_out``, with the class's name in place of its path."""
+        """Return ``node`` without fields of the roles ``left_out``, with the class's declared name in place of its path."""
         fields = {name: value for name, value in node.items() if self.roles.get(name) not in left_out}
         if "_target_" in node:
             fields["_target_"] = self.known_as
@@ -52,7 +52,7 @@ class Declared:
 
 
 def declared(target: str) -> Declared:
-    """What the class at the dotted path ``target`` declares; an ImportError or AttributeError if there is no such class."""
+    """Return the declaration of the class at a dotted path; raise ImportError or AttributeError if it does not exist."""
     module, _, name = target.rpartition(".")
     try:
         found = _from_source(module, name)
@@ -62,7 +62,7 @@ def declared(target: str) -> Declared:
 
 
 def declared_by(own: type) -> Declared:
-    """What a class that is imported declares."""
+    """Return the declaration of an imported dataclass."""
     known = {field.name: roles.role(field.metadata) for field in dataclasses.fields(own)}
     version = None if "version" in known else getattr(own, "version", None)
     constants = {"known_as": vars(own).get("known_as"), "version": version}
@@ -81,7 +81,7 @@ def _declared(target: str, constants: Mapping[str, Any], known: Mapping[str, Rol
 
 @dataclass(frozen=True)
 class _Source:
-    """What the body of a class says: constants, and the roles of fields with those of its base."""
+    """Constants and field roles read from a class body, including the fields of its base."""
 
     constants: Mapping[str, Any]
     roles: Mapping[str, Role]
@@ -89,13 +89,13 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Module:
-    """The top of a module: its classes, and the dotted path of every name that it imports."""
+    """Top level of a module: its classes, and the dotted path of every imported name."""
 
     classes: Mapping[str, ast.ClassDef]
     imports: Mapping[str, str]
 
     def path(self, node: ast.expr, name: str) -> str:
-        """The dotted path that an expression in module ``name`` names; empty if it names none."""
+        """Return the dotted path that an expression in module ``name`` refers to; empty if none."""
         if isinstance(node, ast.Subscript):
             return self.path(node.value, name)
         if isinstance(node, ast.Attribute):
@@ -107,7 +107,7 @@ class _Module:
 
 
 def _from_source(module: str, name: str) -> _Source:
-    """An ``UnreadableError`` if the source leaves anything open."""
+    """Parse a class; raise ``UnreadableError`` if the source leaves anything open."""
     file = _file_of(module)
     status = file.stat()
     top = _parsed(file, module, status.st_size, status.st_mtime_ns)
@@ -122,7 +122,7 @@ def _from_source(module: str, name: str) -> _Source:
         raise UnreadableError(name)
     base = _base(top, body, module)
     known = dict(base.roles)
-    # A subclass has a name of its own, and computes what its base does.
+    # A subclass inherits its base's version, since it shares the computation, but not its name.
     constants = {name: value for name, value in base.constants.items() if name == "version"}
     for statement in body.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
@@ -132,7 +132,7 @@ def _from_source(module: str, name: str) -> _Source:
             elif isinstance(statement.value, ast.Constant):
                 constants[statement.target.id] = statement.value.value
         elif isinstance(statement, ast.Assign):
-            # It may give a field of the base another default; what else it is cannot be told here.
+            # May change the default of a base's field, or anything else.
             raise UnreadableError(name)
         elif not isinstance(statement, PLAIN_STATEMENTS):
             raise UnreadableError(name)
@@ -147,7 +147,7 @@ def _base(top: _Module, body: ast.ClassDef, module: str) -> _Source:
 
 
 def _role(top: _Module, value: ast.expr | None, module: str) -> Role:
-    """The role in ``field(metadata=LABEL)``; any other call may return anything."""
+    """Return the role in ``field(metadata=LABEL)``; raise ``UnreadableError`` for any other call."""
     if not isinstance(value, ast.Call):
         return None
     if top.path(value.func, module) != "dataclasses.field" or any(given.arg is None for given in value.keywords):
@@ -173,7 +173,7 @@ def _file_of(module: str) -> Path:
 
 
 @lru_cache(maxsize=256)
-def _parsed(file: Path, module: str, size: int, changed: int) -> _Module:  # noqa: ARG001 - what the cache goes by
+def _parsed(file: Path, module: str, size: int, changed: int) -> _Module:  # noqa: ARG001 - cache key
     try:
         tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError) as error:
@@ -194,12 +194,12 @@ def _parsed(file: Path, module: str, size: int, changed: int) -> _Module:  # noq
             source = ".".join(filter(None, (above, statement.module)))
             imports |= {alias.asname or alias.name: f"{source}.{alias.name}" for alias in statement.names}
         elif isinstance(statement, ast.Assign):
-            # What is given another value is no longer what was defined or imported.
+            # The name no longer refers to the class or import.
             for name in [node.id for node in statement.targets if isinstance(node, ast.Name)]:
                 classes.pop(name, None)
                 imports.pop(name, None)
         elif not isinstance(statement, (*PLAIN_STATEMENTS, ast.AnnAssign, ast.If)):
-            # A class may be made or changed there.
+            # May create or change a class.
             raise UnreadableError(module)
     return _Module(classes, imports)
 

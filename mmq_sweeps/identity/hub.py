@@ -1,4 +1,4 @@
-"""Checkpoints of the hub: whether it can be reached, and what is here without it."""
+"""Checkpoints of the Hugging Face hub: check for a connection, and fall back to the local cache."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from huggingface_hub.errors import HfHubHTTPError
 
 PROBE_SECONDS = 5
 COMMIT = re.compile(r"[0-9a-f]{40}")
-# The error of the client that huggingface_hub is built on, which changes between releases, is the base of its own.
+# Base error of the HTTP client below huggingface_hub, which differs between releases.
 TransportError: type[Exception] = HfHubHTTPError.__mro__[1]
 
 
 def hub_options(name: str, revision: str | None) -> dict[str, Any]:
-    """What ``from_pretrained`` is told about ``name``; a ValueError with the ways out where it cannot be had.
+    """Return keyword arguments of ``from_pretrained`` for the checkpoint ``name``.
 
-    Without network a cached checkpoint is read from the cache at once: asking for each file would be tried for minutes.
+    Without network, a cached checkpoint gets ``local_files_only``: otherwise each file would be retried for minutes.
+    Raises ValueError, with remedies, if the checkpoint is neither cached nor reachable.
     """
     options: dict[str, Any] = {} if revision is None else {"revision": revision}
     if reachable():
@@ -30,7 +31,7 @@ def hub_options(name: str, revision: str | None) -> dict[str, Any]:
 
 
 def cached_commit(name: str, revision: str | None) -> str | None:
-    """The commit that a branch, a tag or a commit is cached as; ``None`` if it is not cached."""
+    """Resolve a branch, tag or commit from the local cache; None if it is not cached."""
     if revision is not None and COMMIT.fullmatch(revision):
         return revision
     folder = f"models--{name.replace('/', '--')}"
@@ -41,7 +42,7 @@ def cached_commit(name: str, revision: str | None) -> str | None:
 
 
 def current_commit(name: str, revision: str | None) -> str | None:
-    """The commit that a branch or tag stands for on the hub now; ``None`` if the hub cannot be asked or does not know it."""
+    """Resolve a branch or tag to its current commit on the hub; None if the hub is unreachable or does not know it."""
     if not _found_reachable():
         return None
     try:
@@ -54,12 +55,12 @@ def current_commit(name: str, revision: str | None) -> str | None:
 
 @lru_cache(maxsize=1)
 def _found_reachable() -> bool:
-    """``reachable()``, tried once a process: a sweep may name many checkpoints, and each try may take seconds."""
+    """Cache ``reachable()`` per process: a sweep may name many checkpoints, and each try may take seconds."""
     return reachable()
 
 
 def reachable() -> bool:
-    """Whether the hub answers anything at all; one try."""
+    """Return True if the hub answers, whatever the status; tries once. False if ``HF_HUB_OFFLINE`` is set."""
     if constants.HF_HUB_OFFLINE:
         return False
     try:
@@ -70,7 +71,7 @@ def reachable() -> bool:
 
 
 def absent(name: str, revision: str | None) -> str:
-    """That ``name`` is neither a folder, nor cached, nor to be had, and the two ways out."""
+    """Return the error message for a checkpoint that is no folder, not cached and not reachable, with both remedies."""
     why = (
         "HF_HUB_OFFLINE forbids asking the hub"
         if constants.HF_HUB_OFFLINE

@@ -1,9 +1,9 @@
-"""What a field is to the identity of a cell, said where the field is declared.
+"""Roles of configuration fields in a cell's identity, declared with the field.
 
     batch_size: int = field(metadata=LABEL)
 
-Without a role a field counts: another value is another cell with statistics and quantized layers of its own. A field that
-nobody thought about therefore costs a measurement, and never gives a wrong one.
+A field without a role counts for everything: a new value is a new cell with its own statistics and quantized layers. So
+forgetting a role costs a measurement but never gives a wrong result.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Final
 
 _ROLE = "mmq_sweeps.identity"
 
-# Names, places or speeds up without changing a result: part of no id and no key. The place of a file is a label as well;
-# ids hold the file's content.
+# Changes no result: names, places, speed. Part of no id and no key. The path of a file is a label, too, because ids
+# contain the digest of its content.
 LABEL: Final[Mapping[str, str]] = MappingProxyType({_ROLE: "label"})
-# Changes what is measured but not what calibration sees: part of the id, and not of the keys of quantized layers.
+# Changes the evaluation but not the calibration data: part of the id, not of the keys of quantized layers.
 EVALUATION: Final[Mapping[str, str]] = MappingProxyType({_ROLE: "evaluation"})
 ROLES: Final = {"LABEL": LABEL, "EVALUATION": EVALUATION}
 
 
 def role(metadata: Mapping[str, object]) -> Mapping[str, str] | None:
-    """``LABEL``, ``EVALUATION``, or ``None`` if a field with this ``metadata`` counts for everything."""
+    """Return ``LABEL`` or ``EVALUATION`` as found in a field's ``metadata``; None if the field counts for everything."""
     return next((known for known in ROLES.values() if metadata.get(_ROLE) == known[_ROLE]), None)

@@ -1,1 +1,1 @@
-"""Records as people see them: tables, progress, W&B."""
+"""Present records: tables, progress bars and W&B."""

@@ -1,4 +1,4 @@
-"""Logging beside the work: a thread hands records to the tracker, in their order, while the next cell runs."""
+"""Log in the background: a thread sends records to the tracker, in order, while the next cell runs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any, Self
 from mmq_sweeps.reporting.trackers import Log, Samples
 from mmq_sweeps.store.record import Record
 
-# Records that wait at most. A tracker that is slower than the cells then holds them up, instead of filling the memory.
+# Size of the queue. A tracker slower than the cells then blocks them instead of filling the memory.
 WAITING = 32
 Entry = tuple[Record, list[dict[str, Any]], Samples]
 
 
 class Background:
-    """A ``Log`` that returns at once. Leaving it, on an error as well, waits for what was handed over."""
+    """A ``Log`` that returns at once, unless its queue is full. Leaving the context, even by an exception, drains the queue."""
 
     def __init__(self, log: Log, say: Callable[[str], None]) -> None:
         self._log, self._say = log, say

@@ -1,4 +1,4 @@
-"""Finished cells beside each other: differences on the same items, and the settings that tell cells apart."""
+"""Compare finished cells: paired differences on the same items, and the settings that distinguish cells."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ import numpy as np
 from mmq_sweeps.metrics import MetricResult, paired_difference
 from mmq_sweeps.store.record import Record
 
-# Per item of a finished cell, as ``Store.items`` reads them.
+# As loaded by ``Store.items``.
 Items = Sequence[dict[str, Any]]
-# Figures closer than this share of their size are the same figure, written or summed in another order.
+# Relative tolerance: closer values differ only by formatting or by the order of summation.
 ROUNDING = 1e-9
-# How much of a title settings may take.
+# Limits on settings in a title: fields, and characters per field.
 MOST_FIELDS, LONGEST_VALUE = 4, 40
 
 
 def differences(baseline: Record, baseline_items: Items, record: Record, items: Items) -> dict[str, dict[str, Any]]:
-    """``{metric: {"difference", "difference_interval", "significant"}}`` of ``record`` from ``baseline``.
+    """Return ``{metric: {"difference", "difference_interval", "significant"}}`` of ``record`` minus ``baseline``.
 
-    Metrics that one of the two does not have are left out. If the two are over different items, ``{"not_compared":
-    reason}`` stands for a metric.
+    Only metrics of both records are compared. A metric over different items gets ``{"not_compared": reason}`` instead.
     """
     ours, theirs = _results(record, items), _results(baseline, baseline_items)
     found: dict[str, dict[str, Any]] = {}
@@ -58,13 +57,13 @@ def _results(record: Record, items: Items) -> dict[str, MetricResult]:
 
 
 def _totals(name: str, items: Items) -> Any:
-    """The counts behind a figure that is no mean of items (BLEU, METEOR); ``None`` for one that is."""
+    """Return the counts per item behind a corpus metric (BLEU, METEOR); None for a metric that is a mean over items."""
     rows = [item["totals"][name] for item in items if name in item.get("totals", {})]
     return np.array(rows, dtype=np.float64) if rows else None
 
 
 def differ(first: float | None, second: float | None) -> bool:
-    """Whether two figures differ by more than rounding; two missing ones do not."""
+    """Return True if two values differ by more than rounding. Missing values (None or NaN) equal each other."""
     known = [value is not None and not math.isnan(value) for value in (first, second)]
     if not all(known):
         return known[0] != known[1]
@@ -72,7 +71,7 @@ def differ(first: float | None, second: float | None) -> bool:
 
 
 def conflict(cell_id: str, records: Sequence[Record], places: Sequence[str]) -> str | None:
-    """A sentence if ``records`` of one cell, read from ``places``, have different results; else ``None``."""
+    """Return a sentence if ``records`` of the same cell, read from ``places``, have different results; else None."""
     finished = [record for record in records if record.done]
     worst, spread = "", 0.0
     for name in dict.fromkeys(name for record in finished for name in record.metrics):
@@ -86,6 +85,7 @@ def conflict(cell_id: str, records: Sequence[Record], places: Sequence[str]) -> 
 
 
 def conflict_sentence(cell_id: str, count: int, metric: str, spread: float, places: Sequence[str]) -> str:
+    """Format the warning of ``conflict``; ``spread`` is the largest minus the smallest value of ``metric``."""
     return (
         f"cell {cell_id} was measured {count} times with different results ({metric} differs by {spread:.4g}); "
         f"the newest is shown: {', '.join(sorted(set(places)))}"
@@ -93,10 +93,10 @@ def conflict_sentence(cell_id: str, count: int, metric: str, spread: float, plac
 
 
 def settings(cell: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The fields of a cell's model and task as the command line names them: ``{"task.limit": 8}``.
+    """Flatten a cell's model and task to command-line keys: ``{"task.limit": 8}``.
 
-    Cells that differ in any of them are not comparable. A metric of which less is better is a field as well: what is
-    better must be the same in all cells that are compared.
+    Cells that differ in any of these are not comparable. The list of lower-is-better metrics is included, because compared
+    cells must agree on the direction of a metric.
     """
     found = dict(_flat("model", cell["model"])) | dict(_flat("task", cell["task"]))
     lower = sorted(name for name, metric in metrics.items() if not metric.get("higher_is_better", True))
@@ -104,11 +104,11 @@ def settings(cell: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) 
 
 
 def variant(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a cell's method and calibration as the command line names them: ``{"method.group_size": 64}``."""
+    """Flatten a cell's method and calibration to command-line keys: ``{"method.group_size": 64}``."""
     found = dict(_flat("method", cell.get("method") or {}))
     target = str(found.pop("method._target_", ""))
     if "." in target and not target.startswith("mmq_sweeps."):
-        found["method._target_"] = target  # Two classes of a user's own may go by one name.
+        found["method._target_"] = target  # Two classes of users may share a display name.
     return found | dict(_flat("calibration", cell.get("calibration") or {}))
 
 
@@ -121,9 +121,9 @@ def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def told_apart(several: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each of ``several`` settings the fields in which not all are alike: ``task.limit=8, task.prompt="a photo of"``.
+    """Describe each of ``several`` settings by the fields that differ: ``task.limit=8, task.prompt="a photo of"``.
 
-    No two are the same text; empty for one alone.
+    All texts are distinct, by a number if necessary. A single setting gives an empty text.
     """
     keys = [
         key
@@ -145,7 +145,7 @@ def _shown(key: str, value: Any) -> str:
 
 
 def with_variants(methods: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """Names for ``(method, variant)``: with the fields in which those of one method differ, ``gptq method.group_size=64``."""
+    """Label pairs ``(method, variant)``, adding the fields in which variants differ: ``gptq method.group_size=64``."""
     named: list[str] = []
     by_method: dict[str, list[Mapping[str, Any]]] = {}
     for method, fields in methods:

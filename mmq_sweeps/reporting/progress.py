@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: bars on a terminal, a line a cell elsewhere. All on standard error."""
+"""Show the progress of a sweep on standard error: bars on a terminal, otherwise a line per cell."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from rich.progress import Progress as Bars
 
 
 class Reporter(Protocol):
-    """What running cells tell of themselves. ``cell`` is the id of the one at hand, "" for work that several share."""
+    """Receiver of progress events. ``cell`` is the id of the current cell, "" for work that several cells share."""
 
     def begin(self, title: str, cell: str = "") -> None:
-        """A cell, or work that several share, begins."""
+        """Report the start of a cell, or of work that several cells share."""
 
     def stage(self, name: str, done: int, total: int) -> None:
-        """``done`` of ``total`` steps of the stage ``name`` are behind."""
+        """Report that ``done`` of ``total`` steps of the stage ``name`` are complete."""
 
     def finish(self, title: str, outcome: str, cell: str = "") -> None:
-        """A cell has ended as ``outcome`` says."""
+        """Report the end of a cell and its ``outcome``."""
 
     def say(self, text: str) -> None:
-        """A sentence for a person."""
+        """Report a message."""
 
 
 class Progress:
-    """A ``Reporter`` to a person: progress over ``total`` cells, and over the stages of the one at hand."""
+    """``Reporter`` for a terminal or log: progress over ``total`` cells and over the stages of the current cell."""
 
     def __init__(self, total: int) -> None:
-        # What cells are called is people's, and may hold what rich takes for markup or for an emoji.
+        # Users' names may contain text that rich would take for markup or an emoji.
         self.console = Console(stderr=True, markup=False, emoji=False, highlight=False)
         self.total, self.done = total, 0
         self._bars = Bars(
@@ -58,7 +58,7 @@ class Progress:
         self._bars.stop()
 
     def skip(self, count: int) -> None:
-        """``count`` cells are done already."""
+        """Count ``count`` cells as done already."""
         self.done += count
         self._bars.update(self._cells, completed=self.done)
 
@@ -76,7 +76,7 @@ class Progress:
             self.say(f"cell {self.done} of {self.total}: {title}: {outcome}")
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line above the bars."""
         self.console.print(text, soft_wrap=True)
 
 

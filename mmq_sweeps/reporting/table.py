@@ -1,4 +1,4 @@
-"""The result of a sweep as rows, for a program, and as tables, for a person."""
+"""Convert the records of a sweep to rows (for programs) and to tables (for people)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmq_sweeps.identity.cell import bits_label, digest
 from mmq_sweeps.reporting.compare import Items, differences, settings, told_apart, variant, with_variants
 from mmq_sweeps.store.record import Record
 
-# A table that is not on a terminal is not cut to 80 columns.
+# Without a terminal, rich would assume 80 columns.
 FILE_WIDTH = 200
 SIGNIFICANT, WARNED = "*", "!"
 FOOTNOTE = f"{SIGNIFICANT} differs from full precision (paired 95% bootstrap interval without zero)"
@@ -37,19 +37,22 @@ METRIC_LABELS = {
         for rank in (1, 5, 10)
     },
 }
-# Where there are more metrics than these, only the first is shown beside its difference from full precision.
+# With more metrics than this, only the first has a column for its difference from full precision.
 COMPARED = 3
-# Wider than any table: what a table would take if nothing limited it.
+# Wider than any table, to measure its natural width.
 _UNLIMITED = 100_000
 
 
 def rows(records: Iterable[Record], items: Callable[[str], Items]) -> list[dict[str, Any]]:
-    """One row a record, from the most bits per weight to the fewest, failures last.
+    """Return a row per record: by model, task and family, then from the most bits per weight to the fewest; failures last.
 
-    ``family`` names the model and task, and the settings in which families of the same names differ; only cells of one
-    family are comparable. ``label`` is the method, with the fields in which cells of that method differ. A metric has its
-    value, its interval, ``higher_is_better``, ``warnings`` if there are any and, where the full-precision record of the same
-    family is among ``records``, its ``difference`` from that with a paired interval. ``items`` reads a cell's items by its id.
+    * ``family``: model and task, plus any settings that distinguish families of the same model and task. Only cells of the
+      same family are comparable.
+    * ``label``: method, plus the fields in which cells of that method differ.
+    * ``metrics``: value, interval, ``higher_is_better``, and ``warnings`` if there are any; plus ``difference`` from full
+      precision, with a paired interval, if ``records`` include the family's baseline.
+
+    ``items`` loads the items of a cell by its id.
     """
     records = list(records)
     families, labels = _families(records), _labels(records)
@@ -67,9 +70,9 @@ def rows(records: Iterable[Record], items: Callable[[str], Items]) -> list[dict[
 
 
 def _families(records: Sequence[Record]) -> dict[str, str]:
-    """The title of each record's family, by the record's id."""
+    """Map each record's id to the title of its family."""
     keys = {record.id: digest([record.cell["model"], record.cell["task"]]) for record in records}
-    # A failed cell has no metrics; it belongs to the finished ones of its settings.
+    # Represented by a finished cell if possible: a failed cell has no metrics.
     of_key: dict[str, Record] = {}
     for record in sorted(records, key=lambda record: not record.done):
         of_key.setdefault(keys[record.id], record)
@@ -87,7 +90,7 @@ def _families(records: Sequence[Record]) -> dict[str, str]:
 
 
 def _labels(records: Sequence[Record]) -> dict[str, str]:
-    """The method of each record, by the record's id, with the fields in which those of one model and task differ."""
+    """Map each record's id to its method, plus the fields in which methods of the same model and task differ."""
     found = {record.id: record.names["method"] for record in records}
     named: dict[tuple[str, str], list[Record]] = {}
     for record in records:
@@ -137,7 +140,7 @@ def _order(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def show(table_rows: list[dict[str, Any]], console: Console) -> None:
-    """Print the finished rows, a table a family, and below each what its marks mean and what there was no room for."""
+    """Print a table per family of the finished rows, each followed by its notes and by the columns left out for width."""
     families = by_family(table_rows)
     for number, (title, family) in enumerate(families.items()):
         if len(families) > 1:
@@ -149,7 +152,7 @@ def show(table_rows: list[dict[str, Any]], console: Console) -> None:
 
 
 def by_family(table_rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The finished rows of each family, by its title."""
+    """Group the finished rows by the title of their family."""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in table_rows:
         if row["status"] == "done":
@@ -158,7 +161,7 @@ def by_family(table_rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, 
 
 
 def notes(family: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Sentences below the table of ``family``: what marks mean, metrics of which less is better, and every warning."""
+    """Yield the notes below a family's table: meaning of marks, lower-is-better metrics, warnings, missing comparisons."""
     metrics = [(row, name, metric) for row in family for name, metric in row["metrics"].items()]
     if any(metric.get("significant") for _, _, metric in metrics):
         yield FOOTNOTE
@@ -174,24 +177,24 @@ def notes(family: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def title(row: dict[str, Any]) -> str:
-    """A row in words: ``gptq vision 3 language 4``."""
+    """Return the title of a row, as in ``gptq vision 3 language 4``."""
     bits = " ".join(f"{part} {width}" for part, width in row["bits"].items())
     return f"{row['label']} {bits}" if bits else "full precision"
 
 
 def line(console: Console, text: str) -> None:
-    """Print ``text`` as it is: users' names may hold what a terminal library takes for markup."""
+    """Print ``text`` literally: users' names may contain text that rich would take for markup."""
     console.print(Text(text), soft_wrap=True)
 
 
 def plain_table() -> Table:
-    """A table without frame. Give it its headers and cells as ``Text``, so that nothing in them is taken for markup."""
+    """Create a table without frame. Pass headers and cells as ``Text``, so that nothing is taken for markup."""
     return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A column and its rank: 0 always stays; of the others the one of the highest rank gives way first."""
+    """Column of a table. ``rank`` 0 always stays; otherwise the highest rank is dropped first if the table is too wide."""
 
     name: str
     head: str
@@ -201,12 +204,12 @@ class _Column:
 
 
 def draw(family: Sequence[dict[str, Any]]) -> Table:
-    """The finished rows of one family as a table with all its columns."""
+    """Draw the finished rows of a family as a table with all columns."""
     return _drawn(_columns(family))
 
 
 def fitting(family: Sequence[dict[str, Any]], console: Console) -> tuple[Table, list[str]]:
-    """The table of ``family`` with as many columns as ``console`` has room for, and the names of those left out."""
+    """Draw a family's table with the columns that fit ``console``; return it and the names of the columns left out."""
     columns, dropped = _columns(family), list[str]()
     table = _drawn(columns)
     while _width(table, console) > console.width and any(column.rank for column in columns):
@@ -224,7 +227,7 @@ def _width(table: Table, console: Console) -> int:
 def _drawn(columns: Sequence[_Column]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for column in columns:
-        # Only names may be broken into lines; a figure that is cut is none.
+        # Only names may wrap: a wrapped number is unreadable.
         names = column.justify == "left"
         table.add_column(Text(column.head), justify=column.justify, no_wrap=not names, overflow="fold")
     for texts in zip(*(column.cells for column in columns), strict=True):
@@ -233,7 +236,10 @@ def _drawn(columns: Sequence[_Column]) -> Table:
 
 
 def _columns(family: Sequence[dict[str, Any]]) -> list[_Column]:
-    """Leading columns always stay: method, bits of the parts that any row quantizes, the first metric and bits per weight."""
+    """Return the columns of a table: method, bits per quantized part, metrics, bits per weight, size and time.
+
+    Method, bits, the first metric and the paper's bits per weight always stay (rank 0).
+    """
     parts = sorted({part for row in family for part in row["bits"]}, key=_part_order)
     metrics = list(dict.fromkeys(name for row in family for name in row["metrics"]))
     columns = [_Column("method", "method", [row["label"] for row in family], 0, "left")]
@@ -256,7 +262,7 @@ def _columns(family: Sequence[dict[str, Any]]) -> list[_Column]:
 
 def _figures(family: Sequence[dict[str, Any]], name: str) -> list[str]:
     metrics = [row["metrics"].get(name) for row in family]
-    # Where any is marked, a blank keeps the digits of the others in line with it.
+    # If any value has a mark, a blank aligns the digits of the others.
     blank = " " if any(metric and metric.get("warnings") for metric in metrics) else ""
     return [
         "" if metric is None else _figure(metric) + (WARNED if metric.get("warnings") else blank) for metric in metrics
@@ -284,6 +290,6 @@ def _part_order(part: str) -> tuple[int, str]:
 
 
 def output_console() -> Console:
-    """Standard output: colours only on a terminal, wide where it is a file, and text printed as it is."""
+    """Create a console for standard output: colours on a terminal only, 200 columns wide elsewhere, no markup."""
     console = Console(markup=False, emoji=False)
     return console if console.is_terminal else Console(width=FILE_WIDTH, markup=False, emoji=False)

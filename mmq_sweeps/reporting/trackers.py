@@ -1,4 +1,4 @@
-"""Mirrors of the store for people: Weights & Biases, or none. A tracker that fails costs a warning, never a cell."""
+"""Mirror records to a tracker: Weights & Biases, or none. A failing tracker causes a warning, never a failed cell."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from mmq_sweeps.identity.cell import FULL_PRECISION_BITS
 from mmq_sweeps.store.record import Record
 
 OFFLINE, ONLINE, DISABLED = MODES = ("offline", "online", "disabled")
-# What W&B called its modes before, and WANDB_MODE may still say.
+# Former names of W&B modes, which WANDB_MODE may still use.
 FORMER_MODES = {"dryrun": OFFLINE, "run": ONLINE}
 INIT_TIMEOUT_SECONDS = 60
-# The key of a run's summary that holds the record as it is in the store.
+# Key of a run's summary that contains the record as JSON.
 RECORD = "record"
-# The client's settings that say which run it logs. They are a cell's, whatever WANDB_RUN_ID and the like say.
+# Client settings that identify a run. Cleared, so that WANDB_RUN_ID and the like cannot override a cell's own.
 RUN_SETTINGS = (
     "sweep_id", "sweep_param_path", "launch", "run_id", "run_name", "run_group", "resume", "resume_from", "fork_from",
 )  # fmt: skip
-# In the tracker's folder: the address of each project that was logged to.
+# File in the tracker's folder: project -> URL.
 ADDRESSES = "projects.json"
 
-# The id, image and references of items to show.
+# Items to show: id, image, references.
 Samples = list[tuple[str, Any, list[str]]]
-# Logs one finished or failed cell: its record, its items and the samples to show.
+# Logs a finished or failed cell: record, items, and samples to show.
 Log = Callable[[Record, list[dict[str, Any]], Samples], None]
 
 
 class Tracker(Protocol):
-    """A frozen dataclass whose fields are those of its yaml in ``conf/tracker/``."""
+    """Tracker: a frozen dataclass with the fields of its yaml in ``conf/tracker/``. ``samples``: items to show per cell."""
 
     samples: int
 
     def start(self, sweep: str, folder: Path, say: Callable[[str], None]) -> Log:
-        """Begin a sweep: ``folder`` is the tracker's own inside the store, ``say`` takes warnings."""
+        """Start logging a sweep. ``folder`` is the tracker's folder inside the store, ``say`` receives warnings."""
         ...
 
 
 @dataclass(frozen=True)
 class NoTracker:
-    """Records stay in the store, and nowhere else."""
+    """Tracker that logs nothing."""
 
     samples: int = 0
 
@@ -56,9 +56,9 @@ class NoTracker:
 
 @dataclass(frozen=True)
 class WandbTracker:
-    """One W&B run a cell: run id = cell id, group = sweep, config = effective configuration, summary = metrics and bpw.
+    """Tracker with a W&B run per cell: run id = cell id, group = sweep, config = effective configuration.
 
-    Files lie in ``dir``, by default in the tracker's folder inside the store.
+    The run's summary has metrics and bits per weight. Files go to ``dir``, by default the tracker's folder in the store.
     """
 
     project: str = "mmq-sweeps"
@@ -88,11 +88,11 @@ class WandbTracker:
 
 
 class InitError(Exception):
-    """W&B did not begin a run: no key, no server, no permission."""
+    """Raised if W&B cannot start a run: no key, no server or no permission."""
 
 
 class WandbSession:
-    """Logs the cells of a sweep to W&B."""
+    """Connection of a sweep to W&B."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class WandbSession:
         self._files = Path(tracker.dir).absolute() if tracker.dir else folder
         for place in {folder, self._files}:
             place.mkdir(parents=True, exist_ok=True)
-        # The images of tables wait for `wandb sync` in this folder; wandb's own default is the home directory.
+        # Stages the images of tables for `wandb sync`; wandb's default is the home directory.
         os.environ.setdefault("WANDB_DATA_DIR", str(self._files))
         self._shown = False
         if any(os.environ.get(name) for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID")):
@@ -122,16 +122,19 @@ class WandbSession:
             setattr(settings, name, False if name == "launch" else None)
 
     def log(self, record: Record, items: list[dict[str, Any]], samples: Samples) -> None:
-        """Log one cell. What fails is said; without an answer of the server this cell and those to come are kept offline."""
+        """Log a cell; report failures instead of raising.
+
+        If an online run cannot start, this cell and all later cells are logged offline.
+        """
         try:
             try:
                 self.send(record, items, samples)
             except InitError as error:
                 if self._mode != ONLINE:
                     raise
-                # Waiting for the same server at every cell would cost a minute each.
+                # Retrying the server would cost a minute per cell.
                 self._mode = OFFLINE
-                # Its process holds the id of the run that it did not begin.
+                # wandb's process still holds the id of the run that failed to start.
                 self._wandb.teardown()
                 self._set_up()
                 self._say(
@@ -144,9 +147,9 @@ class WandbSession:
             self._say(f"warning: W&B did not take cell {record.id} ({told}); its record is in the store")
 
     def send(self, record: Record, items: list[dict[str, Any]], samples: Samples) -> None:
-        """Log one cell as a run, in the place of one with its id; InitError where W&B does not begin the run.
+        """Log a cell as a run, replacing any run with its id; raise InitError if W&B cannot start the run.
 
-        Without images in ``samples`` the table has none.
+        The table of samples has images only if ``samples`` do.
         """
         run = self._begin(record)
         exit_code = 0 if record.done else 1
@@ -170,7 +173,7 @@ class WandbSession:
                 group=self._sweep,
                 config={**record.cell, "names": record.names},
                 dir=self._files,
-                # Not resumed: that would keep the summary of an earlier attempt beside this one's.
+                # Not resumed, which would mix in the summary of an earlier attempt.
                 reinit="finish_previous",
                 settings=self._wandb.Settings(
                     silent=True,
@@ -185,11 +188,11 @@ class WandbSession:
             raise InitError(_told(error)) from error
 
     def _show(self, url: str) -> None:
-        """Say where the runs are, and note it for whoever asks later."""
+        """Report the URL of the runs, and store it for ``address``."""
         self._shown = True
         self._say(f"W&B: {url} (group {self._sweep})")
         path = self._folder / ADDRESSES
-        with suppress(OSError):  # Only people miss it.
+        with suppress(OSError):  # Only displayed.
             path.write_text(json.dumps({**_addresses(path), self._tracker.project: url}, indent=1))
 
     def _table(self, record: Record, items: list[dict[str, Any]], samples: Samples) -> Any:
@@ -210,13 +213,13 @@ class WandbSession:
 
 
 def summary(record: Record) -> dict[str, Any]:
-    """What a tracker shows of a cell, flat: metrics with intervals, bits per weight, size, seconds, status.
+    """Flatten a record for a tracker: metrics with intervals, bits per weight, size, seconds, status.
 
-    The record itself is with it as text, so that it can be read back exactly: W&B makes ``4.0`` of a summary a ``4``.
+    Includes the record as JSON text, to be read back exactly: W&B turns a ``4.0`` in a summary into ``4``.
     """
     flat: dict[str, Any] = {"status": record.status, **record.names, RECORD: record.to_json()}
     for part in record.cell.get("model", {}).get("parts", ()):
-        # The configuration has only quantized parts: a panel of bits would lack full precision.
+        # For all parts, since the configuration lists only the quantized ones.
         flat[f"{part}/bits"] = record.cell["parts"].get(part, {}).get("bits", FULL_PRECISION_BITS)
     if record.error:
         flat["error"] = f"{record.error['class']}: {record.error['message']}"
@@ -226,7 +229,7 @@ def summary(record: Record) -> dict[str, Any]:
         flat |= {f"{name}/{kind}": value for kind, value in metric.get("by_type", {}).items()}
         if warnings := metric.get("warnings"):
             flat[f"{name}/warnings"] = "; ".join(warnings)
-    # A number to filter by: above 0, something is said of this cell's figures.
+    # A count, to filter runs by.
     flat["warnings"] = sum(len(metric.get("warnings", ())) for metric in record.metrics.values())
     if record.size:
         flat |= {key: record.size["total"][key] for key in ("bpw_paper", "bpw_exact", "size_bytes")}
@@ -244,9 +247,9 @@ def _told(error: Exception) -> str:
 
 
 def address(folder: Path, tracker: Mapping[str, Any]) -> str | None:
-    """The page of the project that ``tracker``, the plain values of its yaml, logs to; None before a run was sent there.
+    """Return the URL of the project that ``tracker`` logs to; None before the first run was sent.
 
-    ``folder`` is the tracker's own inside the store.
+    ``tracker`` has the plain values of its yaml; ``folder`` is the tracker's folder inside the store.
     """
     url = _addresses(folder / ADDRESSES).get(tracker.get("project"))
     return url if isinstance(url, str) else None

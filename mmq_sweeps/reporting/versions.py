@@ -1,4 +1,4 @@
-"""Which releases are installed, without importing them."""
+"""Report the installed versions of packages, without importing them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BESIDE = ("hydra-core", "torch", "transformers", "wandb")
 
 
 def told_versions() -> str:
-    """``mmq-sweeps 0.1.0 (Python 3.11.9, hydra-core 1.3.8, torch 2.13.0, transformers 5.23.0, wandb 0.31.0)``."""
+    """Return ``mmq-sweeps 0.1.0 (Python 3.11.9, hydra-core 1.3.8, torch 2.13.0, transformers 5.23.0, wandb 0.31.0)``."""
     beside = ", ".join([f"Python {platform.python_version()}", *(f"{name} {_installed(name)}" for name in BESIDE)])
     return f"mmq-sweeps {__version__} ({beside})"
 

@@ -1,1 +1,1 @@
-"""The folder that holds records and artifacts, shared by any number of processes and machines."""
+"""Records, artifacts and locks in one folder, shared by any number of processes and machines."""

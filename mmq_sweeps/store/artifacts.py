@@ -1,4 +1,4 @@
-"""Artifacts: tensors that cells share, named by the hash of all that they depend on.
+"""Artifacts: tensors shared by cells, named by a hash of everything they depend on.
 
 artifacts/KIND/KEY.safetensors
 artifacts/KIND/KEY.json              digest and description; written last, so it marks the artifact as complete
@@ -24,28 +24,28 @@ from mmq_sweeps.store.eviction import Eviction
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Two processes that write the same key replace the tensors and the marker one after the other.
+# A reader may see a mismatch while two processes write the same key: each replaces the tensors, then the marker.
 READ_RETRIES, PAUSE_SECONDS = 4, 0.05
 TOUCH_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Artifacts:
-    """The artifacts of a store, which are evicted beyond a bound. What was read last is evicted last."""
+    """Artifacts of a store, bounded in size: an LRU cache on disk (see ``eviction.py``)."""
 
     files: Files
     eviction: Eviction
     _touched: dict[Path, float] = field(default_factory=dict, compare=False, repr=False)
 
     def load(self, kind: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Tensors and description, ``None`` where there is no such artifact; a corrupt one is moved aside."""
+        """Load the tensors and description of an artifact; None if absent. A corrupt artifact is moved aside."""
         from safetensors.torch import load
 
         content = self.read(kind, key)
         return None if content is None else (load(content[0]), content[1])
 
     def read(self, kind: str, key: str) -> tuple[bytes, dict[str, Any]] | None:
-        """The file with the tensors, of the right digest, and the description."""
+        """Read the safetensors file and description, digest checked; None if absent. A corrupt artifact is moved aside."""
         marker, tensors = self._paths(kind, key)
         wrong = ""
         for attempt in range(READ_RETRIES):
@@ -58,7 +58,7 @@ class Artifacts:
             except FileNotFoundError:
                 return None
             except OSError as error:
-                if error.errno == errno.ESTALE:  # Evicted on another machine while it was read here.
+                if error.errno == errno.ESTALE:  # Another machine evicted it during the read.
                     return None
                 raise
             except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -73,11 +73,11 @@ class Artifacts:
         return None
 
     def has(self, kind: str, key: str) -> bool:
-        """Whether an artifact was written completely; its digest is checked when it is read."""
+        """Return True if both files of an artifact exist. ``load`` checks the digest."""
         return all(path.is_file() for path in self._paths(kind, key))
 
     def save(self, kind: str, key: str, tensors: Mapping[str, Tensor], description: dict[str, Any]) -> None:
-        """Write an artifact, then evict others where the store outgrew its bound. The first of two writers wins."""
+        """Write an artifact unless it exists, then evict others if the store exceeds its bound."""
         from safetensors.torch import save
 
         if self.has(kind, key):
@@ -98,7 +98,7 @@ class Artifacts:
         return stem.with_suffix(".json"), stem.with_suffix(".safetensors")
 
     def _touch(self, marker: Path) -> None:
-        """Note that an artifact was used, by the server's clock, at most once a minute."""
+        """Update the last use of an artifact (server's clock), at most once a minute."""
         now = time.monotonic()
         if self.files.writable and now - self._touched.get(marker, -TOUCH_SECONDS) >= TOUCH_SECONDS:
             self._touched[marker] = now

@@ -1,4 +1,4 @@
-"""Files of a store: written whole or not at all, moved aside when they turn out wrong, errors told with what can be done."""
+"""Atomic file operations of a store; corrupt files are moved aside, and errors suggest a remedy."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from pathlib import Path
 from mmq_sweeps.errors import StoreError
 
 STALE_SECONDS = 24 * 3600
-# What file systems without hard links answer: FAT, some of FUSE and of object stores.
+# Errors of file systems without hard links: FAT, some FUSE mounts and object stores.
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 @dataclass(frozen=True)
 class Files:
-    """The files under ``root``. One that is not ``writable`` is only read: nothing is moved, made or touched."""
+    """Files under ``root``. Unless ``writable``, nothing is created, moved or touched. ``say`` receives messages."""
 
     root: Path
     say: Callable[[str], None] = field(compare=False)
     writable: bool = True
 
     def prepare(self) -> None:
-        """Create the folders, prove that they can be written, and remove what killed writers left behind a day ago."""
+        """Create the folders, check that they are writable, and remove temporary files older than a day.
+
+        Killed writers leave such files.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
         for folder in ("cells", "artifacts/references", "tmp"):
             self.make_folder(self.root / folder)
@@ -37,15 +40,15 @@ class Files:
             self._fill(probe, b"writable\n", durable=True)
         finally:
             probe.unlink(missing_ok=True)
-        # Compared on this machine's clock; a day is more than clocks differ by, and less than matters for space.
+        # Compares a server's clock with this machine's: clocks differ by less than a day, and a day's leftovers are small.
         now = time.time()
         for path in (self.root / "tmp").iterdir():
-            with suppress(FileNotFoundError):  # Another process was first.
+            with suppress(FileNotFoundError):  # Another process removed it.
                 if now - path.stat().st_mtime > STALE_SECONDS:
                     path.unlink()
 
     def write(self, path: Path, content: bytes, *, durable: bool = True) -> None:
-        """Put ``content`` under ``path`` in one step; ``durable`` ones outlast a machine that loses power."""
+        """Write ``content`` to ``path`` atomically; if ``durable``, also fsync it so that it survives a power loss."""
         temporary = self._temporary(path.name)
         try:
             self._fill(temporary, content, durable)
@@ -55,9 +58,9 @@ class Files:
             raise
 
     def create(self, path: Path, content: bytes) -> bool:
-        """Put ``content`` under ``path`` unless something is there; of all who try at once, one is told True.
+        """Create ``path`` with ``content`` unless it exists; True for exactly one of several concurrent callers.
 
-        A link, and where there are none an exclusive creation, is decided by the file server, on NFS as well.
+        Uses a hard link, or exclusive creation if the file system has no links. The file server decides both, NFS included.
         """
         temporary = self._temporary(path.name)
         try:
@@ -65,7 +68,7 @@ class Files:
             try:
                 os.link(temporary, path)
             except FileExistsError:
-                # The answer to a link that was made may get lost on NFS; sent again, it finds itself there.
+                # NFS may lose the reply to a successful link and send it again: two links mean that this call made it.
                 return temporary.stat().st_nlink == 2
             except OSError as error:
                 if error.errno not in NO_LINKS:
@@ -76,7 +79,7 @@ class Files:
             temporary.unlink(missing_ok=True)
 
     def move_aside(self, path: Path, reason: str | None) -> None:
-        """Move what is wrong to ``corrupt/`` and tell ``reason``; in a store that is only read, leave it and tell."""
+        """Move a corrupt file or folder to ``corrupt/`` and report ``reason``; in a read-only store only report it."""
         if not self.writable:
             if reason:
                 self.say(f"{reason}: left out, and left where it is.")
@@ -86,13 +89,13 @@ class Files:
             self.make_folder(target.parent)
             try:
                 path.replace(target)
-            except FileNotFoundError:  # Another process was first.
+            except FileNotFoundError:  # Another process moved it.
                 return
         if reason:
             self.say(f"{reason}: moved to {target}; it will be computed again.")
 
     def make_folder(self, path: Path) -> None:
-        """Create a folder, and those above it, as open as the store's own folder."""
+        """Create a folder and its parents, with the permissions of the store's root (see ``share``)."""
         if path.is_dir():
             return
         self.make_folder(path.parent)
@@ -117,31 +120,31 @@ class Files:
         return True
 
     def _temporary(self, name: str) -> Path:
-        # Names are cut, since a file name holds 255 bytes at most.
+        # File names are limited to 255 bytes.
         return self.root / "tmp" / f"{name[:100]}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
 
 
 def share(path: Path, root: Path) -> None:
-    """Open ``path``, which this process has made, to those who may write to the store's folder ``root``.
+    """Grant ``path``, created by this process, the group and the permissions of the store's folder ``root``.
 
-    The usual umask of 022 would keep the others of a group from locks and folders, which every process has to write to.
-    Nothing happens in a store whose folder only its owner may write to.
+    With the usual umask of 022, other members of a group could not write to locks and folders, as every process must.
+    Does nothing if only the owner may write to ``root``.
     """
     whole = root.stat()
     if not whole.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return
     own = path.stat()
-    if own.st_uid != os.geteuid():  # Another process has made it at the same moment.
+    if own.st_uid != os.geteuid():  # Another user's process created it at the same moment.
         return
     if own.st_gid != whole.st_gid:
-        with suppress(OSError):  # Only members may give a file to a group, and some file systems have none.
+        with suppress(OSError):  # Not a member of the group, or a file system without groups.
             os.chown(path, -1, whole.st_gid)
         own = path.stat()
     of_folders = stat.S_IXGRP | stat.S_IXOTH | stat.S_ISGID
     wanted = whole.st_mode & (stat.S_IRWXG | stat.S_IRWXO | stat.S_ISGID)
     if not path.is_dir():
         wanted &= ~of_folders
-    if own.st_gid != whole.st_gid:  # What the group may is not meant for this one.
+    if own.st_gid != whole.st_gid:  # Another group than the store's: grant it nothing.
         wanted &= stat.S_IRWXO
     if wanted & ~own.st_mode:
         with suppress(OSError):
@@ -150,7 +153,7 @@ def share(path: Path, root: Path) -> None:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """An OSError inside becomes a ``StoreError`` that names ``path`` and what can be done."""
+    """Convert an OSError in the context to a ``StoreError`` that names ``path`` and suggests a remedy."""
     try:
         yield
     except StoreError:

@@ -1,7 +1,7 @@
-"""How often a cell, or work that cells share, was begun and never ended: its process was killed, or its machine died.
+"""Count crashes: attempts at a cell, or at work shared by cells, whose process was killed or whose machine died.
 
-``cells/ID/attempts.json`` and ``attempts/WORK.json`` are there while it runs, and stay where nothing was left that could
-remove them.
+An attempt writes ``cells/ID/attempts.json`` or ``attempts/WORK.json`` before it starts and removes it when it ends. A file
+that stays behind therefore records a crash.
 """
 
 from __future__ import annotations
@@ -21,30 +21,32 @@ from mmq_sweeps.store.store import Store, explained
 
 @dataclass(frozen=True)
 class CrashCounter:
-    """Those noted in the file ``name`` of a store."""
+    """Crash counter of a cell or of shared work, in the file ``name`` (a path relative to the store)."""
 
     store: Store
     name: str
 
     @staticmethod
     def of_cell(store: Store, cell_id: str) -> CrashCounter:
+        """Return the counter of a cell."""
         return CrashCounter(store, f"cells/{cell_id}/attempts.json")
 
     @staticmethod
     def of_work(store: Store, work: str) -> CrashCounter:
+        """Return the counter of work that several cells share."""
         return CrashCounter(store, f"attempts/{work}.json")
 
     def unended(self) -> list[dict[str, Any]]:
-        """Who began it and did not end it, first to last: ``{"host", "process", "begun"}``."""
+        """Return the attempts that never ended, oldest first, each as ``{"host", "process", "begun"}``."""
         try:
             found: list[dict[str, Any]] = json.loads(self._path.read_text())["unended"]
         except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return []  # A file that cannot be read counts nothing: then it is tried once more than it might be.
+            return []  # An unreadable file counts as no crash: better a retry too many than a cell given up.
         return found
 
     @contextmanager
     def begun(self) -> Iterator[None]:
-        """It runs; however that ends, it has ended."""
+        """Note an attempt for the duration of the context; leaving it, even by an exception, clears all attempts."""
         own = {"host": platform.node(), "process": os.getpid(), "begun": datetime.now(UTC).isoformat("T", "seconds")}
         self.store.note(self.name, {"unended": [*self.unended(), own]})
         try:
@@ -53,6 +55,7 @@ class CrashCounter:
             self.forget()
 
     def forget(self) -> None:
+        """Clear all attempts."""
         with explained(self._path):
             self._path.unlink(missing_ok=True)
 

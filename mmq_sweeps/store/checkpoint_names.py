@@ -1,4 +1,7 @@
-"""One name for two checkpoints: their cells and artifacts never mix, but a table shows them under one name."""
+"""Detect different checkpoints under the same ``model.name``.
+
+Their cells and artifacts never mix, but tables show them under the same name, so the user is warned.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ Model = Mapping[str, Any]
 
 
 def told(models: Iterable[tuple[str, Model]]) -> list[str]:
-    """A sentence for each name that several of the ``(name, effective model)`` have, which differ in their weights."""
+    """Return a warning for each name shared by different weights among ``models``, pairs ``(name, effective model)``."""
     by_name: dict[str, dict[str, Model]] = {}
     for name, model in models:
         by_name.setdefault(name, {}).setdefault(_weights(model), model)
@@ -26,17 +29,17 @@ def told(models: Iterable[tuple[str, Model]]) -> list[str]:
 
 
 def place(root: Path, name: str, model: Model) -> Path:
-    """The file of a store that says that ``name`` stands for these weights."""
+    """Return the path of the file that records that ``name`` stands for these weights."""
     return _folder(root, name) / f"{_weights(model)}.json"
 
 
 def content(name: str, model: Model) -> dict[str, Any]:
-    """What the file at ``place`` says."""
+    """Return the content of the file at ``place``."""
     return {"name": name, **{key: model.get(key) for key in ("checkpoint", "revision", "files")}}
 
 
 def recorded(root: Path, names: Iterable[str]) -> list[tuple[str, Model]]:
-    """What of ``names`` the store has records of, as ``(name, model)``."""
+    """Return the ``(name, model)`` pairs that the store has recorded for ``names``."""
     return [
         (name, found)
         for name in dict.fromkeys(names)
@@ -46,14 +49,14 @@ def recorded(root: Path, names: Iterable[str]) -> list[tuple[str, Model]]:
 
 
 def _folder(root: Path, name: str) -> Path:
-    # A name may hold what a file's name may not.
+    # Hashed, because a name may contain characters that a file name may not.
     return root / "models" / digest(name)[:12]
 
 
 def _weights(model: Model) -> str:
-    """What a checkpoint is known by: where it came from, the revision or digest that was read there, and its other files."""
+    """Identify a checkpoint's weights by origin, revision or digest, and the digest of its other files."""
     revision = str(model.get("revision") or "")
-    # The digest of a folder's weights says it all; the same weights may lie in two folders.
+    # With a digest of the weights the path is left out: the same weights may lie in two folders.
     known_by = [revision] if revision.startswith("sha256:") else [model["checkpoint"], revision]
     return digest([*known_by, *filter(None, [model.get("files")])])[:12]
 
@@ -65,7 +68,7 @@ def _named(model: Model) -> str:
 
 
 def _read(path: Path) -> Model | None:
-    """What was noted; None where the file is no use, since it is only there for a warning."""
+    """Read a recorded model; None if unreadable, because the file only serves a warning."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Whose turn a cell is, where several processes of one or many machines work on the same store."""
+"""Claim cells, so that processes sharing a store do not run the same cell twice."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ KIND = "cells"
 
 
 def missing(store: Store, cell_id: str, redo: Mapping[str, str]) -> bool:
-    """Whether a cell is still to be run: it has no record, or the one that ``redo`` names by its SHA-256."""
+    """Return True if a cell has to run: it has no record, or still the one whose SHA-256 ``redo`` names."""
     sha256 = store.record_sha(cell_id)
     return sha256 is None or sha256 == redo.get(cell_id)
 
 
 @dataclass(frozen=True)
 class Claims:
-    """``redo`` maps a cell that has a record, and is to run nevertheless, to the SHA-256 of that record."""
+    """Claims on cells of a store. ``redo`` maps the id of each cell to run again to the SHA-256 of its old record."""
 
     store: Store
     redo: Mapping[str, str] = field(default_factory=dict)
 
     def missing(self, cell: Cell) -> bool:
+        """Return True if ``cell`` still has to run."""
         return missing(self.store, cell.id, self.redo)
 
     def take(self, cell: Cell) -> Lock | None:
-        """The right to run a cell; ``None`` where another process has it."""
+        """Lock a cell to run it; return None if another process holds the lock."""
         return self.store.lock(KIND, cell.id)
 
     def wait(self, cell: Cell, stop: Callable[[], bool]) -> Lock | None:
-        """The right to run a cell that another process has, once that has died; ``None`` once it has ended, or ``stop``."""
+        """Wait for another process's cell. Return its lock if the owner died; None if it finished or ``stop()`` is true."""
         return self.store.acquire(KIND, cell.id, lambda: stop() or not self.missing(cell))

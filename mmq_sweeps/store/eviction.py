@@ -1,4 +1,4 @@
-"""Keeping the artifacts of a store within a bound: what was used longest ago goes first, what a running job needs stays."""
+"""Evict artifacts to keep a store within ``max_gb``: cheapest kind first, then LRU; pinned artifacts stay."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from mmq_sweeps.store.locks import Artifact, Locks
 
 KINDS = tuple(ArtifactKind)
 GB = 10**9
-# Down to this share of the bound, so that not every write has to evict.
+# Evict down to this share of the bound, so that not every write has to evict.
 SHARE_KEPT = 0.9
+# Scan at most every SCAN_SECONDS, or every SCAN_SHARE times the duration of a scan if that is longer.
 SCAN_SECONDS, SCAN_SHARE = 10.0, 20
-# Removed together, so that the pins are read once for all of them.
+# Artifacts removed per reading of the pins.
 BATCH = 64
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An artifact as it lies in the store; ``used`` is when it was last read or written, on the server's clock."""
+    """Artifact on disk. ``used`` is the time of the last read or write, on the server's clock."""
 
     kind: str
     key: str
@@ -33,7 +34,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Evicted:
-    """What an eviction did: artifacts removed, bytes freed, bytes left, and how many of those are pinned."""
+    """Result of an eviction: artifacts removed, bytes freed, bytes left, and pinned bytes."""
 
     removed: tuple[Stored, ...]
     freed_bytes: int
@@ -43,7 +44,10 @@ class Evicted:
 
 @dataclass
 class Usage:
-    """What this process knows of the space in use: the last scan, and what it wrote since."""
+    """Estimate of the space in use: the last scan plus everything this process has written since.
+
+    ``told`` is True once the user was warned that the pinned artifacts alone exceed the bound.
+    """
 
     size_bytes: int = 0
     next_scan: float = 0.0
@@ -52,13 +56,15 @@ class Usage:
 
 @dataclass(frozen=True)
 class Eviction:
+    """Eviction policy of a store; ``max_bytes`` None means unbounded."""
+
     files: Files
     locks: Locks
     max_bytes: int | None
     _usage: Usage = field(default_factory=Usage, compare=False, repr=False)
 
     def after_writing(self, size_bytes: int) -> Evicted | None:
-        """Evict if the store has outgrown its bound, after ``size_bytes`` more were written by this process."""
+        """Evict if the store exceeds its bound, given that this process just wrote ``size_bytes`` more."""
         if self.max_bytes is None:
             return None
         self._usage.size_bytes += size_bytes
@@ -69,7 +75,7 @@ class Eviction:
         return self.evict(self.max_bytes)
 
     def room_for(self, size_bytes: int) -> bool:
-        """Whether an artifact of this size fits, once what nobody needs has been evicted."""
+        """Return True if an artifact of this size fits, evicting unpinned artifacts if necessary."""
         if self.max_bytes is None or self._usage.size_bytes + size_bytes <= self.max_bytes:
             return True
         if self._scan() + size_bytes <= self.max_bytes:
@@ -80,7 +86,7 @@ class Eviction:
         return self._usage.size_bytes + size_bytes <= self.max_bytes
 
     def evict(self, max_bytes: int) -> Evicted | None:
-        """Evict down to clearly less than ``max_bytes``; None where another process does so at this moment."""
+        """Evict down to 90 % of ``max_bytes``; return None if another process is evicting."""
         evicted = self.prune(int(max_bytes * SHARE_KEPT))
         if evicted is None:
             return None
@@ -100,7 +106,11 @@ class Eviction:
         choose: Callable[[Stored], bool] = lambda _: True,
         dry_run: bool = False,
     ) -> Evicted | None:
-        """Remove chosen artifacts until ``max_bytes`` are left of all; None where another process evicts at this moment."""
+        """Remove artifacts of ``kinds`` that ``choose`` accepts until all artifacts together fit in ``max_bytes``.
+
+        Kinds go in the given order, within a kind the least recently used first. Returns None if another process is
+        evicting. ``dry_run`` removes nothing and takes no lock.
+        """
         lock = None if dry_run else self.locks.lock("evict", "artifacts")
         if lock is None and not dry_run:
             return None
@@ -118,20 +128,21 @@ class Eviction:
     def _candidates(
         self, stored: Iterable[Stored], kinds: Sequence[str], choose: Callable[[Stored], bool]
     ) -> list[Stored]:
-        """What may be removed, in the order in which it is: by kind, then what was used longest ago."""
+        """Return the artifacts that may be removed, in order: by kind, then least recently used first."""
         pins = self.locks.pins()
         free = [one for one in stored if one.kind in kinds and not _pinned(one, pins) and choose(one)]
         return sorted(free, key=lambda one: (kinds.index(one.kind), one.used))
 
     def _remove(self, batch: Sequence[Stored]) -> list[Stored]:
-        """Remove the artifacts of a batch that were not pinned in the meantime, and return those that were removed.
+        """Remove the artifacts of a batch that are still unpinned, and return them.
 
-        Their markers are taken out of the way before the pins are read again: a job that pins and then finds an artifact is
-        seen here, one that does not find it computes it.
+        Moves the markers away, then reads the pins again, and restores the markers of artifacts pinned meanwhile. Jobs pin
+        first and look for the artifact second: a job that still found the marker has its pin seen here; a job that did not
+        find it computes the artifact.
         """
         removed = []
         for one in batch:
-            # What a killed writer or eviction left has tensors without a marker.
+            # A killed writer or eviction leaves tensors without a marker.
             with explained(self._marker(one)), suppress(FileNotFoundError):
                 self._marker(one).replace(self._aside(one))
         pins = self.locks.pins()
@@ -157,18 +168,18 @@ class Eviction:
         started = time.monotonic()
         self._usage.size_bytes = sum(one.size_bytes for one in artifacts(self.files.root))
         ended = time.monotonic()
-        # Of a slow file server no more than a twentieth of the time is spent on scanning.
+        # On a slow file server, scanning takes at most a twentieth of the time.
         self._usage.next_scan = ended + max(SCAN_SECONDS, SCAN_SHARE * (ended - started))
         return self._usage.size_bytes
 
 
 def _pinned(one: Stored, pins: Collection[Artifact]) -> bool:
-    """Whether an artifact is pinned; a pin without a number holds for every piece, ``KEY-NUMBER``, of what it names."""
+    """Return True if an artifact is pinned; a pin on ``KEY`` covers all its pieces ``KEY-NUMBER``."""
     return (one.kind, one.key) in pins or (one.kind, one.key.rpartition("-")[0]) in pins
 
 
 def _batches(candidates: Iterable[Stored], excess_bytes: float) -> Iterator[list[Stored]]:
-    """The first candidates that make up the excess, a few at a time."""
+    """Yield the first candidates that together cover ``excess_bytes``, up to ``BATCH`` at a time."""
     batch: list[Stored] = []
     for one in candidates:
         if excess_bytes <= 0:
@@ -183,7 +194,7 @@ def _batches(candidates: Iterable[Stored], excess_bytes: float) -> Iterator[list
 
 
 def artifacts(root: Path) -> list[Stored]:
-    """Every artifact of the bounded kinds, and of what there is of one that was not written completely."""
+    """Return every artifact of the bounded kinds, including remains of incomplete writes."""
     found: dict[Artifact, Stored] = {}
     for kind in KINDS:
         for path in (root / "artifacts" / kind).glob("*"):

@@ -1,4 +1,4 @@
-"""Who holds a lock: a process of a machine, and whether it is still there."""
+"""The owner of a lock: a process on a machine, and a check that it is still alive."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Owner:
-    """A process that holds something.
+    """Process that owns a lock or pin.
 
-    ``machine`` says where ``pid`` has a meaning: a host's name is not enough, since hosts may share one and containers of
-    one host have process ids of their own. ``started`` tells a process from a later one with its id. ``token`` is new
-    with every lock. ``since`` is for people: clocks of two machines are never compared.
+    ``machine`` is the scope in which ``pid`` is valid. A host name is not enough: hosts may share a name, and containers of
+    one host have their own process ids. ``started`` guards against a reused ``pid``. ``token`` is unique per lock.
+    ``since`` is only displayed: clocks of two machines are never compared.
     """
 
     host: str
@@ -32,7 +32,7 @@ class Owner:
 
     @staticmethod
     def here(label: str, lease_seconds: float, machine: str) -> Owner:
-        """This process, with a new token."""
+        """Create an owner for this process, with a new token."""
         pid = os.getpid()
         return Owner(
             socket.gethostname(), machine, pid, _started(pid) or "", uuid.uuid4().hex[:16], label,
@@ -41,7 +41,11 @@ class Owner:
 
     @staticmethod
     def from_json(content: bytes, changed: int) -> Owner:
-        """The owner that a file tells of; one that cannot be read, last ``changed`` then, is a stranger with a token."""
+        """Parse the owner from a lock file.
+
+        An unreadable file gives a placeholder on no machine, so only its lease can expire; its token is made of
+        ``changed``, the file's modification time in nanoseconds.
+        """
         try:
             told = json.loads(content)
             return Owner(**{name.name: told[name.name] for name in fields(Owner)})
@@ -49,10 +53,11 @@ class Owner:
             return Owner("?", "", 0, "", f"unreadable{changed:x}", "", "", 0.0)
 
     def to_json(self) -> bytes:
+        """Serialize the owner as a line of JSON."""
         return (json.dumps(asdict(self)) + "\n").encode()
 
     def gone(self, machine: str) -> bool:
-        """Whether the process is known to have ended; False where that cannot be told from this ``machine``."""
+        """Return True if the process is known to have ended; False if alive, or on another machine than ``machine``."""
         if self.machine != machine:
             return False
         try:
@@ -67,7 +72,7 @@ class Owner:
 
 @cache
 def this_machine() -> str:
-    """What two processes have in common exactly if they see each other's process ids."""
+    """Return an id that two processes share exactly if they see each other's process ids."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
@@ -76,7 +81,7 @@ def this_machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process started, in ticks since the machine did; "ended" for one that waits to be reaped; None: unknown."""
+    """Return a process's start time in ticks since boot; "ended" for a zombie, None if unknown."""
     try:
         state, *fields_after = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):

@@ -1,12 +1,28 @@
-"""Locks and pins of a store that many processes of many machines share.
+"""Lease-based file locks and pins for processes that share a store, on any number of machines.
 
-A lock is a file that names its owner, ``locks/KIND/NAME.json``; a pin, ``pins/TOKEN.json``, also the artifacts that a
-running job needs. While a process holds any, a thread of it touches them four times a lease. An owner is dead once its
-process has ended, as seen from the same machine, or once its file has not changed for a whole lease on the clock of the one
-who waits: clocks of two machines are never compared. To take over or to release a lock with token T a process needs
-the lock ``NAME.T``, so that of two who wait only one takes over, and an owner that comes back to life removes no other's.
+A lock is the file ``locks/KIND/NAME.json``; it names its owner. A pin is the file ``pins/TOKEN.json``; it names its owner
+and the artifacts that a running job needs, which eviction must skip.
 
-Locks save work. That results are right rests on files which appear whole: a lock that is lost costs a computation twice.
+Heartbeat: while a process holds locks or pins, a daemon thread touches their files four times per lease.
+
+A lock is stale if its owner is dead:
+
+* its process has ended: processes on the same machine see this at once; or
+* its heartbeat stopped: the file has not changed for a whole lease (the longer of the owner's and the waiting process's),
+  measured on the waiting process's monotonic clock. Clocks of two machines are never compared.
+
+Taking over a stale lock whose owner has token T:
+
+1. Create ``NAME.T.claim``, exclusively. A process that fails to create it leaves the lock alone.
+2. Read the lock again. If it no longer holds T, somebody else was faster: give up.
+3. Replace the lock file, atomically.
+4. Remove the claim.
+
+A claim is a lock file itself: if its owner dies, the claim is taken over by the same four steps. That is the recursion
+``_take`` -> ``_claimed`` -> ``_take``. Releasing a lock needs the claim as well, with removal as step 3. So a single waiting
+process takes over, and an owner that was suspended longer than its lease cannot remove the lock of its successor.
+
+Locks only save work. Correctness rests on files that appear whole: losing a lock means computing something twice.
 """
 
 from __future__ import annotations
@@ -25,20 +41,21 @@ from mmq_sweeps.store.atomic_files import Files, explained
 from mmq_sweeps.store.lock_owner import Owner, this_machine
 
 LEASE_SECONDS = 60.0
-RENEWALS = 4  # a lease
+RENEWALS = 4  # per lease
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 
 Artifact = tuple[str, str]
 
 
 class Lock:
-    """A lock that this process has. ``held`` turns False once another has taken it over, or after ``release``."""
+    """Lock owned by this process. ``held`` becomes False after ``release``, or when another process took the lock over."""
 
     def __init__(self, path: Path, owner: Owner, locks: Locks) -> None:
         self.path, self.owner, self._locks = path, owner, locks
         self.held = True
 
     def release(self) -> None:
+        """Remove the lock file, unless another process owns it by now."""
         self._locks.release(self)
 
     def __enter__(self) -> Lock:
@@ -52,7 +69,7 @@ class Lock:
 
 @dataclass(frozen=True)
 class Seen:
-    """A state of a file that someone else holds, and since when it is known, on this process's monotonic clock."""
+    """State of another process's lock file, and the time it was first seen on this process's monotonic clock."""
 
     token: str
     changed: int
@@ -60,7 +77,7 @@ class Seen:
 
 
 class Locks:
-    """All locks and pins that this process holds in one store, and the thread that keeps them alive."""
+    """Locks and pins of this process in one store, and the heartbeat thread that renews them."""
 
     def __init__(
         self, files: Files, lease_seconds: float = LEASE_SECONDS, label: str = "", machine: str | None = None
@@ -74,7 +91,7 @@ class Locks:
         self._process = os.getpid()
 
     def lock(self, kind: str, name: str) -> Lock | None:
-        """The lock, or None where another has it; a dead owner's is taken over."""
+        """Try to take a lock, without waiting; return None if another process holds it. A stale lock is taken over."""
         path = self._path(kind, name)
         with explained(path):
             self._files.make_folder(path.parent)
@@ -86,7 +103,10 @@ class Locks:
     def acquire(
         self, kind: str, name: str, done: Callable[[], bool], waiting: Callable[[], None] | None = None
     ) -> Lock | None:
-        """Wait for the lock, or None as soon as ``done()``; ``waiting()`` is called before every pause and may raise."""
+        """Block until the lock is acquired; return None if ``done()`` becomes true first.
+
+        ``waiting()`` is called before every pause and may raise. Pauses grow from 0.05 to 2 seconds.
+        """
         pause = FIRST_PAUSE
         while not done():
             lock = self.lock(kind, name)
@@ -103,20 +123,20 @@ class Locks:
         return None
 
     def holder(self, kind: str, name: str) -> Owner | None:
-        """Who has the lock; None where nobody has, or where its process is known to have ended."""
+        """Return the owner of a lock; None if it is free or its process is known to have ended."""
         found = _read(self._path(kind, name))
         return None if found is None or found[0].gone(self._machine) else found[0]
 
     def holders(self, kind: str) -> dict[str, Owner]:
-        """Who has which lock of a kind, by name."""
+        """Map the name of each held lock of ``kind`` to its owner."""
         names = [path.stem for path in (self._files.root / "locks" / kind).glob("*.json")]
         return {name: owner for name in names if (owner := self.holder(kind, name)) is not None}
 
     @contextmanager
     def pinned(self, artifacts: Iterable[Artifact]) -> Iterator[None]:
-        """Keep ``artifacts`` from being evicted, those as well that are yet to be written.
+        """Pin ``artifacts``, written or not, so that no process evicts them inside the context.
 
-        A key stands for its pieces, ``KEY-NUMBER``, as well.
+        Pinning ``KEY`` also pins its pieces ``KEY-NUMBER``.
         """
         owner = self._owner()
         path = self._files.root / "pins" / f"{owner.token}.json"
@@ -132,7 +152,10 @@ class Locks:
             path.unlink(missing_ok=True)
 
     def pins(self) -> set[Artifact]:
-        """What running jobs need. A dead owner's pins are removed; a stranger's count until a lease of this process."""
+        """Return the artifacts pinned by running jobs, and remove the pins of dead owners.
+
+        An owner on another machine counts as alive until this process has watched its pin unchanged for a lease.
+        """
         found: set[Artifact] = set()
         for path in (self._files.root / "pins").glob("*.json"):
             read = _read(path)
@@ -148,7 +171,7 @@ class Locks:
         return found
 
     def release(self, lock: Lock) -> None:
-        """Remove the file of a lock, if it is still this one's."""
+        """Remove the file of ``lock``, unless another process owns it by now."""
         self._forget(lock)
         if not lock.held:
             return
@@ -166,11 +189,11 @@ class Locks:
         return Owner.here(self._label, self._lease, self._machine)
 
     def _take(self, path: Path, content: bytes) -> bool:
-        """Put ``content`` under ``path`` if nobody's file is there, or a dead owner's."""
+        """Write ``content`` to ``path`` if the path is free or its owner is dead; return whether it was written."""
         if self._files.create(path, content):
             return True
         found = _read(path)
-        if found is None:  # Released in between; whoever is first now has it.
+        if found is None:  # Released since the first try.
             return self._files.create(path, content)
         stale, changed, _ = found
         if not self._dead(path, stale, changed):
@@ -183,7 +206,10 @@ class Locks:
 
     @contextmanager
     def _claimed(self, path: Path, token: str) -> Iterator[bool]:
-        """Whether the file under ``path`` has ``token``, and this process alone may replace or remove it."""
+        """Hold the exclusive right to replace or remove ``path``; see "Taking over" in the module's docstring.
+
+        Yields False if another process has that right, or if the file no longer holds ``token``.
+        """
         claim = path.with_name(f"{path.stem}.{token}.claim")
         if not self._take(claim, self._owner().to_json()):
             yield False
@@ -207,7 +233,7 @@ class Locks:
     def _keep(self, lock: Lock) -> Lock:
         with self._guard:
             if self._process != os.getpid():
-                # After a fork: what the parent holds is not this process's.
+                # Forked: these locks belong to the parent, and its heartbeat thread does not run here.
                 self._held, self._process, self._thread = [], os.getpid(), None
             self._held.append(lock)
             if self._thread is None:
@@ -241,14 +267,14 @@ def _renew(lock: Lock) -> None:
         else:
             os.utime(lock.path)
     except OSError:
-        # A server that does not answer now may answer in a quarter of a lease.
+        # The file server may be back at the next renewal.
         return
 
 
 def _read(path: Path) -> tuple[Owner, int, bytes] | None:
-    """A file's owner, when it changed on the server's clock in ns, and its content; None where there is no file.
+    """Return a file's owner, modification time (ns, server's clock) and content; None if there is no file.
 
-    Opened, since opening is what makes an NFS client ask the server; a bare ``stat`` may be a minute old.
+    Opens the file because that makes an NFS client ask the server; a bare ``stat`` may be a minute old.
     """
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What a finished or failed cell leaves: ``record.json``, written whole or not at all, with its own digest."""
+"""The record of a finished or failed cell: ``record.json``, written atomically and protected by a digest."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ SCHEMA = 1
 
 
 class CorruptRecordError(ValueError):
-    """A record's text is not what was written."""
+    """Raised for a record whose text differs from the text that was written."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One cell's result.
+    """Result of a cell.
 
-    ``metrics`` maps a name to ``{"value", "interval", "higher_is_better", "count"}``, with ``"by_type"`` where items
-    have kinds, ``"definition"`` where several scripts go by the name, and ``"warnings"``, sentences to show beside the
-    value, where it means less than it seems. ``size`` is that of ``size.py``; ``seconds`` maps a stage to its duration;
-    ``error`` is ``None`` or ``{"class", "message", "traceback"}``, and ``"asked_bytes"`` where memory was refused.
-    ``attempts`` is ``{"count", "reasons"}``: how often the cell was tried, and why each time but the last did not count.
-    Per-item predictions and scores lie beside the record in ``items.json``, whose SHA-256 is ``items_sha256``.
+    * ``metrics``: name -> ``{"value", "interval", "higher_is_better", "count"}``; plus ``"by_type"`` if items have types,
+      ``"definition"`` if several scripts share the metric's name, and ``"warnings"``, sentences that qualify the value.
+    * ``size``: as computed by ``quantization/size.py``.
+    * ``seconds``: stage -> duration.
+    * ``error``: None, or ``{"class", "message", "traceback"}``; plus ``"asked_bytes"`` if memory was refused.
+    * ``attempts``: ``{"count", "reasons"}``, the number of tries and the reason for each retry.
+    * ``items_sha256``: SHA-256 of ``items.json`` beside the record, with predictions and scores per item.
     """
 
     id: str
@@ -45,19 +46,22 @@ class Record:
 
     @property
     def done(self) -> bool:
+        """True if the cell finished, False if it failed."""
         return self.status == "done"
 
     @property
     def baseline(self) -> bool:
+        """True at full precision: no part is quantized."""
         return not self.cell["parts"]
 
     def to_json(self) -> str:
+        """Serialize the record as JSON, with schema and digest."""
         content = {"schema": SCHEMA, **asdict(self)}
         return json.dumps({**content, "sha256": digest(content)}, indent=1, allow_nan=False) + "\n"
 
     @staticmethod
     def from_json(text: str) -> Record:
-        """The record that was written; a ``CorruptRecordError`` says what is wrong with ``text``."""
+        """Parse a record; raise ``CorruptRecordError`` if it is damaged or of another schema."""
         try:
             content = json.loads(text)
         except ValueError as error:
@@ -71,14 +75,14 @@ class Record:
             raise CorruptRecordError(f"has another schema than {SCHEMA}")
         known = {name.name for name in fields(Record)}
         try:
-            # A field that came later has its default in the records from before.
+            # Older records lack newer fields, which then have their defaults.
             return Record(**{name: value for name, value in content.items() if name in known})
         except TypeError as error:
             raise CorruptRecordError(f"lacks a field: {error}") from error
 
 
 def outcome(record: Record) -> str:
-    """A record in a few words: ``cider 1.2034, 3.1 s``."""
+    """Summarize a record, as in ``cider 1.2034, 3.1 s``."""
     if not record.done:
         return f"failed, {(record.error or {}).get('class')}"
     metrics = ", ".join(f"{name} {metric['value']:.4f}" for name, metric in record.metrics.items())

@@ -1,16 +1,18 @@
-"""The store: the folder that holds records and artifacts. It is the source of truth; trackers mirror it.
+"""The store: a folder of records and artifacts. It is the source of truth; trackers only mirror it.
 
-    store.json                           the schema of all this
-    cells/ID/record.json, items.json     one folder a cell
-    artifacts/KIND/KEY.safetensors,.json what cells share (artifacts.py)
-    sweeps/SWEEP/                        which cells were asked for together, by which command, and who works on them
-    locks/KIND/NAME.json, pins/          who does what at this moment, and what it needs (locks.py)
-    wandb/                               the runs of an offline tracker
-    corrupt/                             files whose digest was wrong, moved aside
+    store.json                           schema version
+    cells/ID/record.json, items.json     a folder per cell; attempts.json counts its crashes (attempts.py)
+    artifacts/KIND/KEY.safetensors,.json tensors shared by cells (artifacts.py)
+    sweeps/SWEEP/                        cells, command and workers of a sweep
+    attempts/                            crashes of work that cells share (attempts.py)
+    locks/KIND/NAME.json, pins/          locks, and artifacts needed by running jobs (locks.py)
+    models/                              checkpoints by model.name (checkpoint_names.py)
+    wandb/                               offline runs of the tracker
+    corrupt/                             files with a wrong digest, moved aside
     tmp/                                 files being written
 
-A file appears under its name whole or not at all, so a process killed at any moment leaves a store that the next one can
-use. Nothing from the store is ever unpickled.
+All files are written atomically, so a process killed at any moment leaves a usable store. Nothing from the store is ever
+unpickled.
 """
 
 from __future__ import annotations
@@ -39,13 +41,13 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA", "STALE_SECONDS", "Store", "explained"]
 
-# Raise it when a store that an earlier version wrote has to be converted, and teach migrate.py how.
+# Raise it when stores of earlier versions have to be converted, and extend launch/commands/migrate.py.
 SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class Store:
-    """A store at ``root``. ``say`` is told, in a sentence, of what was found wrong and mended."""
+    """Store at ``root``. ``say`` receives a sentence for each problem that was found and repaired."""
 
     root: Path
     say: Callable[[str], None] = field(compare=False)
@@ -62,10 +64,15 @@ class Store:
         lease_seconds: float = LEASE_SECONDS,
         label: str = "",
     ) -> Store:
-        """The store at ``root``, created if need be; a ``StoreError`` where it cannot be written or is of another schema.
+        """Open a store for writing; create it if necessary.
 
-        Its artifacts are kept under ``max_gb`` (of 10**9 bytes). Its locks last ``lease_seconds`` beyond their owner's last
-        sign of life, and say ``label`` to those who ask who holds them.
+        Args:
+            max_gb: bound for all artifacts together, in units of 10**9 bytes; None: unbounded.
+            lease_seconds: a lock without a heartbeat for so long may be taken over.
+            label: shown to those who ask for the owner of a lock.
+
+        Raises:
+            StoreError: the store cannot be written, or has another schema.
         """
         store = Store.assembled(Path(root), say, True, max_gb, lease_seconds, label)
         with explained(store.root):
@@ -78,7 +85,7 @@ class Store:
 
     @staticmethod
     def of(settings: Mapping[str, Any], say: Callable[[str], None] = lambda text: None, label: str = "") -> Store:
-        """The store that the ``store`` section of a configuration asks for."""
+        """Open the store described by the ``store`` section of a configuration."""
         lease_seconds = settings.get("lease_seconds", LEASE_SECONDS)
         return Store.open(settings["dir"], say, max_gb=settings.get("max_gb"), lease_seconds=lease_seconds, label=label)
 
@@ -90,7 +97,7 @@ class Store:
 
     @staticmethod
     def reading(root: str | Path, say: Callable[[str], None] = lambda text: None) -> Store:
-        """The store at ``root`` to be read only: it may lie where nothing can be written, and nothing in it changes."""
+        """Open a store read-only. Nothing in it changes, so write permission is not needed."""
         store = Store.assembled(Path(root), say, writable=False)
         if not (store.root / "cells").is_dir():
             raise StoreError(f"{store.root}: is no store (it has no folder 'cells'); run a sweep first")
@@ -106,49 +113,50 @@ class Store:
         lease_seconds: float = LEASE_SECONDS,
         label: str = "",
     ) -> Store:
-        """A store that is not looked at yet, of whichever schema: ``open`` and ``reading`` are for all but migration."""
+        """Create a store without checking the folder or its schema. For migration; all others use ``open`` or ``reading``."""
         files = Files(root.absolute(), say, writable)
         locks = Locks(files, lease_seconds, label)
         eviction = Eviction(files, locks, None if max_gb is None else int(max_gb * GB))
         return Store(files.root, say, files, locks, Artifacts(files, eviction))
 
     def record(self, cell_id: str) -> Record | None:
-        """The record of a cell, ``None`` where there is none; a corrupt one is moved aside and counts as none."""
+        """Load the record of a cell; None if absent. A corrupt record is moved aside and counts as absent."""
         return self._read_record(cell_id, with_items=True)
 
     def summary(self, cell_id: str) -> Record | None:
-        """``record`` without a look at its items, which is most of the reading."""
+        """Load a record without verifying its items, which would be most of the reading."""
         return self._read_record(cell_id, with_items=False)
 
     def record_path(self, cell_id: str) -> Path:
+        """Return the path of a cell's record, existing or not."""
         return self.root / "cells" / cell_id / "record.json"
 
     def record_sha(self, cell_id: str) -> str | None:
-        """The SHA-256 of a record's file: two records of a cell differ in it. ``None`` where there is none."""
+        """Return the SHA-256 of a record's file, to distinguish a cell's new record from its old; None if absent."""
         try:
             return hashlib.sha256(self.record_path(cell_id).read_bytes()).hexdigest()
         except FileNotFoundError:
             return None
 
     def cell_ids(self) -> list[str]:
-        """Every cell that has a folder, with or without a record."""
+        """Return the ids of all cells that have a folder, with or without a record."""
         return sorted(folder.name for folder in (self.root / "cells").iterdir())
 
     def records(self) -> list[Record]:
-        """Every readable record, oldest first."""
+        """Load all readable records, oldest first."""
         return _oldest_first(self.record(cell_id) for cell_id in self.cell_ids())
 
     def summaries(self) -> list[Record]:
-        """``records`` without a look at their items."""
+        """Load all readable records, oldest first, without verifying their items."""
         return _oldest_first(self.summary(cell_id) for cell_id in self.cell_ids())
 
     def items(self, cell_id: str) -> list[dict[str, Any]]:
-        """Per item of a finished cell: ``{"id", "prediction", "scores": {metric: score}}``."""
+        """Load the items of a finished cell, each as ``{"id", "prediction", "scores": {metric: score}}``."""
         items: list[dict[str, Any]] = json.loads((self.record_path(cell_id).parent / "items.json").read_text())
         return items
 
     def save(self, record: Record, items: list[dict[str, Any]] | None = None) -> Record:
-        """Write a record, after its items, and return it as written."""
+        """Write the items, then the record; return the record as written."""
         path = self.record_path(record.id)
         with explained(path):
             self.files.make_folder(path.parent)
@@ -161,7 +169,7 @@ class Store:
         return record
 
     def note_checkpoint(self, record: Record) -> None:
-        """Note which weights a record's model was, for ``namesakes``."""
+        """Record which weights the model's name stands for, to be read by ``namesakes``."""
         name, model = record.names.get("model"), record.cell.get("model")
         if name is not None and model is not None:
             path = checkpoint_names.place(self.root, name, model)
@@ -169,49 +177,55 @@ class Store:
                 self.note(str(path.relative_to(self.root)), checkpoint_names.content(name, model))
 
     def namesakes(self, models: Iterable[tuple[str, checkpoint_names.Model]]) -> list[str]:
-        """A warning for each name of ``(name, effective model)`` that stands for other weights here, or in the records."""
+        """Return a warning for each name that stands for different weights in ``models`` and the store.
+
+        ``models`` are pairs ``(name, effective model)``.
+        """
         asked = list(models)
         return checkpoint_names.told([*checkpoint_names.recorded(self.root, (name for name, _ in asked)), *asked])
 
     def note(self, name: str, content: Mapping[str, Any], *, durable: bool = True) -> None:
-        """Write ``content`` as JSON under ``name``, a path inside the store; ``durable`` costs a write to the disk."""
+        """Write ``content`` as JSON to ``name``, a path relative to the store; ``durable`` adds an fsync."""
         path = self.root / name
         with explained(path):
             self.files.make_folder(path.parent)
             self.files.write(path, (json.dumps(content, indent=1) + "\n").encode(), durable=durable)
 
     def artifact(self, kind: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Tensors and description of an artifact, ``None`` where there is none; a corrupt one is moved aside."""
+        """Load the tensors and description of an artifact; None if absent. A corrupt artifact is moved aside."""
         return self.artifacts.load(kind, key)
 
     def has_artifact(self, kind: str, key: str) -> bool:
-        """Whether an artifact was written completely; its digest is checked when it is read."""
+        """Return True if an artifact was written completely. Its digest is checked when it is loaded."""
         return self.artifacts.has(kind, key)
 
     def save_artifact(self, kind: str, key: str, tensors: Mapping[str, Tensor], description: dict[str, Any]) -> None:
-        """Write an artifact and keep the store within its bound; where the artifact is already there, nothing happens."""
+        """Write an artifact unless it exists, then evict others if the store exceeds its bound."""
         self.artifacts.save(kind, key, tensors, description)
 
     def room_for(self, size_bytes: int) -> bool:
-        """Whether an artifact of this size fits under ``max_gb``, once what no running job needs is evicted."""
+        """Return True if an artifact of this size fits under ``max_gb``, evicting unpinned artifacts if necessary."""
         return self.artifacts.eviction.room_for(size_bytes)
 
     def needed(self, artifacts: Iterable[Artifact]) -> AbstractContextManager[None]:
-        """Keep ``(kind, key)`` from being evicted meanwhile. Pin first, then look what is there."""
+        """Pin artifacts, pairs ``(kind, key)``, inside the context. Pin first, then check which exist."""
         return self.locks.pinned(artifacts)
 
     def lock(self, kind: str, name: str) -> Lock | None:
-        """The lock, ``None`` where a living process has it."""
+        """Try to take a lock, without waiting; return None if another process holds it."""
         return self.locks.lock(kind, name)
 
     def acquire(
         self, kind: str, name: str, done: Callable[[], bool], waiting: Callable[[], None] | None = None
     ) -> Lock | None:
-        """Wait for a lock until it is had, or ``done()``; then ``None``. ``waiting()`` comes before every pause."""
+        """Block until the lock is acquired; return None if ``done()`` becomes true first.
+
+        ``waiting()`` is called before every pause and may raise.
+        """
         return self.locks.acquire(kind, name, done, waiting)
 
     def holder(self, kind: str, name: str) -> Owner | None:
-        """Who has a lock."""
+        """Return the owner of a lock; None if it is free or its process is known to have ended."""
         return self.locks.holder(kind, name)
 
     def _read_record(self, cell_id: str, with_items: bool) -> Record | None:
@@ -219,7 +233,7 @@ class Store:
         wrong = ""
         for attempt in range(READ_RETRIES):
             if attempt:
-                # Of a cell that is measured anew, the items are replaced first and the record then.
+                # A rerun of the cell replaces the items first and the record second.
                 time.sleep(PAUSE_SECONDS * attempt)
             try:
                 record = Record.from_json(path.read_text())
@@ -235,17 +249,21 @@ class Store:
 
 
 def schema_json() -> bytes:
+    """Return the content of ``store.json`` for the current schema."""
     return (json.dumps({"schema": SCHEMA}) + "\n").encode()
 
 
 def schema_of(root: Path) -> int | None:
-    """The schema of the store at ``root``, ``None`` where there is no store yet; one with cells that does not say is of 1."""
+    """Return the schema of the store at ``root``; None if there is no store yet.
+
+    A store with records but without ``store.json`` has schema 1. Raises StoreError if ``store.json`` is unreadable.
+    """
     path = root / "store.json"
     for _ in range(2):
         try:
             schema = json.loads(path.read_text())["schema"]
         except FileNotFoundError:
-            # Another process may have made the store and recorded a cell between two looks.
+            # Look twice: another process may have created the store and recorded a cell after the first look.
             if not any((root / "cells").glob("*/record.json")):
                 return None
             continue
