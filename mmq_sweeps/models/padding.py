@@ -62,7 +62,7 @@ def key_mask(named: Mapping[str, Any], hidden: Tensor) -> Tensor | None:
 def cross_mask(named: Mapping[str, Any], other: Tensor) -> Tensor | None:
     """Return a mask, true for tokens of ``other`` ``[B, N, D]``, which a block attends to, that any query sees.
 
-    None if all count.
+    None if all count or no mask fits.
     """
     rows = named.get(SEEING)
     for name in (*CROSS, *OWN):
