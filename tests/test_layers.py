@@ -114,11 +114,11 @@ def test_few_modules_lie_loose(package: str) -> None:
 
 LIGHT = [
     "mmq_sweeps.__main__", "mmq_sweeps.config.schema", "mmq_sweeps.config.sweep", "mmq_sweeps.config.ordering",
-    "mmq_sweeps.config.effective", "analysis.__main__",
-    "launch.__main__", "launch.slurm.scheduler", "launch.plugin.launchers", "launch.dispatch.local", "launch.slurm.options", "launch.planning.plan",
-    "launch.start", "launch.commands.store", "launch.sweep_file", "launch.commands.cancel", "launch.commands.logs", "launch.workers.pool", "launch.commands.retry",
-    "launch.commands.status", "launch.workers.slurm_job", "launch.dispatch.slurm",
-    "analysis.report.content", "mmq_sweeps.data.scenes", "mmq_sweeps.data.coco",
+    "mmq_sweeps.config.effective", "analysis.__main__", "launch.__main__", "launch.slurm.scheduler",
+    "launch.plugin.launchers", "launch.dispatch.local", "launch.slurm.options", "launch.planning.plan",
+    "launch.start", "launch.commands.store", "launch.sweep_file", "launch.commands.cancel", "launch.commands.logs",
+    "launch.workers.pool", "launch.commands.retry", "launch.commands.status", "launch.workers.slurm_job",
+    "launch.dispatch.slurm", "analysis.report.content", "mmq_sweeps.data.scenes", "mmq_sweeps.data.coco",
 ]  # fmt: skip
 # Each module is imported in a fork of an interpreter that has imported nothing of ours, only what most of ours do.
 IMPORT_EACH = """

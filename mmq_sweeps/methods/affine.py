@@ -1,12 +1,13 @@
 """Affine quantization of a weight matrix: formats, grids, codes, packing and exact sizes.
 
-A weight ``W`` ``[O, I]`` (output features x input features) is stored as integer codes ``q`` on one grid a group:
-``W ~ scale * (q - zero)``. Groups are consecutive input columns of one output row; ``channel`` is one group a row and
-``tensor`` one for the whole matrix. AWQ (arXiv 2306.00978) stores ``W * s`` with one input scale ``s`` a column, so that
-``W ~ scale * (q - zero) / s``.
+A weight ``W`` ``[O, I]`` (output x input features) is stored as integer codes ``q`` with a scale and a zero per group:
+``W ~ scale * (q - zero)``. A group is a run of ``group_size`` input columns in a row, a whole row (``channel``) or the
+whole matrix (``tensor``). AWQ (arXiv 2306.00978) stores ``W * s`` with an input scale ``s`` per column, so that ``W ~
+scale * (q - zero) / s``.
 
-A scale has the 11 significant bits of a half, at any exponent that float32 has: a weight times a power of two has the
-same codes. It is stored as a half times a power of two, which is left out where the halves alone can hold a weight's scales.
+Scales of rows and groups have the 11 significant bits of a half, at any exponent of float32, so multiplying a weight by
+a power of two does not change its codes. They are stored as halves times powers of two; the powers are omitted if the
+halves alone can hold a weight's scales.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ MIN_BITS, MAX_BITS = 2, 8
 # Normal halves lie from 2**-14 to below 2**16.
 SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65504.0
 LARGEST_EXPONENT, SMALLEST_EXPONENT = 15, -14
-# The scale of a group of zeros, for which any would do.
+# Any scale represents a group of zeros.
 SCALE_OF_ZEROS = SMALLEST_HALF
 EXPONENT_BITS = 16
-# Real zeros stay below these, in steps of the grid; a zero of that size is off by no more than 2**-11 (2**-24) of itself.
+# Bounds on real zeros, in grid steps. Storing a zero changes it by at most 2**-11 (float32: 2**-24) of itself.
 LARGEST_ZERO = {torch.float16: 2.0**15, torch.float32: 2.0**23}
 
 
 @dataclass(frozen=True)
 class Format:
-    """How one weight matrix is stored, e.g. ``Format(bits=3, group_size="channel")`` or ``Format(4, 128, symmetric=True)``.
+    """Storage format of a weight matrix, e.g. ``Format(bits=3, group_size="channel")`` or ``Format(4, 128, symmetric=True)``.
 
-    ``real_zero`` keeps the offset as a float instead of an integer code: the grid then runs from the group's minimum to
-    its maximum exactly, as min/max quantization without an integer zero point does.
+    ``real_zero`` stores the zero as a float instead of an integer code, so that the grid spans the group's minimum to
+    maximum exactly, as min/max quantization without an integer zero point does.
     """
 
     bits: int
@@ -53,7 +54,10 @@ class Format:
         return 2**self.bits - 1
 
     def groups(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of the scales of a weight of this ``shape`` ``[O, I]``; an error where columns do not divide."""
+        """Return the rows and columns of scales for a weight of ``shape`` ``[O, I]``.
+
+        Raises ValueError if groups do not divide the columns.
+        """
         rows, columns = shape
         if self.group_size == "tensor":
             return 1, 1
@@ -66,13 +70,13 @@ class Format:
 
     @property
     def scale_dtype(self) -> torch.dtype:
-        """A scale a tensor costs nothing, so it keeps float32; a scale a group is stored in half precision."""
+        """Storage dtype of scales: float32 for a single scale per tensor, whose cost is negligible; otherwise float16."""
         return torch.float32 if self.group_size == "tensor" else torch.float16
 
     def stored_bits(self, shape: tuple[int, int], input_scaled: bool = False, exponents: int = 0) -> int:
-        """Exact size in bits of a weight of this ``shape`` ``[O, I]``: whole bytes of codes and zeros, scales, input scales.
+        """Return the exact bits of a weight of ``shape`` ``[O, I]``: codes and zeros in whole bytes, scales, input scales.
 
-        ``exponents`` is the number of powers of two beside the scales, as ``QuantizedWeight.exponents`` tells.
+        ``exponents`` is the number of powers of two stored beside the scales (``QuantizedWeight.exponents``).
         """
         rows, columns = shape
         group_rows, group_columns = self.groups(shape)
@@ -87,7 +91,7 @@ class Format:
 
 
 def check_group_size(group_size: int | str) -> None:
-    """An error that names the value and the choices unless ``group_size`` is ``tensor``, ``channel`` or a positive int."""
+    """Raise a ValueError naming the choices unless ``group_size`` is ``tensor``, ``channel`` or a positive integer."""
     if group_size in ("tensor", "channel"):
         return
     if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1:
@@ -101,14 +105,14 @@ def _divisors(columns: int) -> str:
 
 @dataclass(frozen=True)
 class Grid:
-    """Scales and zeros of a weight's groups, each ``[O, G]`` (``[1, 1]`` for ``tensor``), as they will be stored."""
+    """Scales and zeros of a weight's groups as stored, each ``[O, G]`` (``[1, 1]`` for ``tensor``)."""
 
     scale: Tensor
     zero: Tensor
     format: Format
 
     def expand(self, columns: int) -> tuple[Tensor, Tensor]:
-        """Scale and zero of every column, broadcastable to ``[O, I]``, in the scale's working precision."""
+        """Return scale and zero per column, broadcastable to ``[O, I]``, in the scale's working precision."""
         if self.scale.shape[1] == 1:
             return self.scale, self.zero
         repeats = columns // self.scale.shape[1]
@@ -116,28 +120,28 @@ class Grid:
 
 
 def fit_grid(weight: Tensor, format: Format, shrink: Tensor | float = 1.0) -> Grid:
-    """The min/max grid of each group of ``weight`` ``[O, I]``, its range scaled by ``shrink`` (``[O, G]`` or a number).
+    """Fit a min/max grid to each group of ``weight`` ``[O, I]``, its range times ``shrink`` (``[O, G]`` or a number).
 
-    The range always holds zero (unless the zero is real), so that a zero weight stays zero. Scales are rounded to the
-    precision they are stored in before anything is quantized with them. A weight that is not finite is a ValueError.
+    The range always includes zero (unless ``real_zero``), so that zero weights stay zero. Scales are rounded to storage
+    precision before any use. Raises ValueError if the weight is not finite.
     """
     rows, columns = format.groups((weight.shape[0], weight.shape[1]))
     grouped = weight.reshape(rows, columns, -1)
     low, high = grouped.amin(dim=2), grouped.amax(dim=2)
-    # An infinite value or NaN anywhere in a group is at one of its ends.
+    # amin and amax propagate NaN, so the bounds reveal any value that is not finite.
     if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
         raise ValueError("the weight has values that are not finite")
     return grid_over(low * shrink, high * shrink, format)
 
 
 def grid_over(low: Tensor, high: Tensor, format: Format) -> Grid:
-    """The grid of groups whose weights run from ``low`` to ``high``, each ``[O, G]``; ``fit_grid`` says the rest."""
+    """Return the grid of groups whose weights range from ``low`` to ``high``, each ``[O, G]``; see ``fit_grid``."""
     if format.symmetric:
-        # Codes run over [0, max_code] about the middle code, so one step more lies below zero than above.
+        # The zero is the middle of [0, max_code], so one step more lies below it than above.
         scale = storable_scale(torch.maximum(-low, high) * 2 / format.max_code, format)
         return Grid(scale, torch.full_like(scale, (format.max_code + 1) // 2), format)
     if format.real_zero:
-        # A narrow range far from zero would need a zero beyond its precision's largest number: its step is widened.
+        # Widen the step of a narrow range far from zero, whose zero would exceed LARGEST_ZERO.
         smallest = low.abs() / LARGEST_ZERO[format.scale_dtype]
         scale = storable_scale(torch.maximum((high - low) / format.max_code, smallest), format)
         return Grid(scale, _round_to(-low / scale, format.scale_dtype), format)
@@ -147,9 +151,9 @@ def grid_over(low: Tensor, high: Tensor, format: Format) -> Grid:
 
 
 def storable_scale(scale: Tensor, format: Format) -> Tensor:
-    """Round ``scale`` to what ``format`` stores; zeros and negative values become the scale of a group of zeros.
+    """Round ``scale`` to the precision that ``format`` stores; scales of zero or less become a small positive number.
 
-    A scale that float32 cannot hold is a ValueError.
+    Raises ValueError if float32 cannot hold a scale.
     """
     if not torch.isfinite(scale).all():
         raise ValueError("a scale is beyond what float32 holds; the weights are too large")
@@ -160,18 +164,18 @@ def storable_scale(scale: Tensor, format: Format) -> Tensor:
 
 
 def _round_to_half_digits(value: Tensor) -> Tensor:
-    """Round positive normal numbers to a half's 11 significant bits, ties to even, without a half's limits."""
+    """Round positive normal numbers to a half's 11 significant bits, ties to even, at any exponent."""
     integer, dropped = {torch.float32: (torch.int32, 13), torch.float64: (torch.int64, 42)}[value.dtype]
     bits = value.contiguous().view(integer)
-    # A number's bits in order are those of an integer: what is carried out of the digits raises the exponent.
+    # Positive floats order like their bits as integers, so a carry out of the digits raises the exponent.
     bits = bits + (2 ** (dropped - 1) - 1) + ((bits >> dropped) & 1)
     return ((bits >> dropped) << dropped).view(value.dtype)
 
 
 def scale_exponents(scale: Tensor) -> Tensor | None:
-    """Exponents of the powers of two that bring ``scale`` ``[O, G]`` among the normal halves; ``None`` if it is there.
+    """Return the exponents of the powers of two that bring ``scale`` ``[O, G]`` into the range of normal halves.
 
-    One for all groups (``[1, 1]``) where that suffices, else one a group (``[O, G]``).
+    None if no scale needs it; ``[1, 1]`` if a single power serves all groups; otherwise ``[O, G]``.
     """
     if not scale.numel() or (scale.min() >= SMALLEST_HALF and scale.max() <= LARGEST_HALF):
         return None
@@ -183,7 +187,7 @@ def scale_exponents(scale: Tensor) -> Tensor | None:
 
 
 def _times_power_of_two(value: Tensor, exponents: Tensor) -> Tensor:
-    """``value`` times ``2**exponents`` in float64, exact."""
+    """Return ``value * 2**exponents`` in float64, exactly."""
     return value.double() * ((exponents.to(torch.int64) + 1023) << 52).view(torch.float64)
 
 
@@ -193,7 +197,7 @@ def _round_to(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """One quantized weight: ``codes`` uint8 ``[O, I]``, the ``grid`` and, for AWQ, ``input_scale`` ``[I]`` in float16."""
+    """A quantized weight: ``codes`` uint8 ``[O, I]``, ``grid`` and, for AWQ, ``input_scale`` float16 ``[I]``."""
 
     codes: Tensor
     grid: Grid
@@ -209,25 +213,25 @@ class QuantizedWeight:
 
     @property
     def exponents(self) -> int:
-        """How many powers of two are stored beside the scales."""
+        """Number of powers of two stored beside the scales."""
         found = scale_exponents(self.grid.scale) if self.format.scale_dtype is torch.float16 else None
         return 0 if found is None else found.numel()
 
     def times_power_of_two(self, exponent: int) -> QuantizedWeight:
-        """The same codes on a grid whose steps are ``2**exponent`` times as large."""
-        # In two steps, neither of which leaves float32 where the result does not.
+        """Return the same codes on a grid with steps ``2**exponent`` times as large."""
+        # In two steps, because 2**exponent itself may exceed float32.
         scale = self.grid.scale * 2.0 ** (exponent // 2) * 2.0 ** (exponent - exponent // 2)
         return QuantizedWeight(self.codes, Grid(scale, self.grid.zero, self.format), self.input_scale)
 
     def dequantize(self) -> Tensor:
-        """The weight ``[O, I]`` that the codes stand for, in the grid's working precision."""
+        """Return the weight ``[O, I]`` that the codes represent, in the grid's working precision."""
         scale, zero = self.grid.scale, self.grid.zero
         grouped = self.codes.to(scale.dtype).reshape(*scale.shape, -1)
         weight = grouped.sub_(zero[:, :, None]).mul_(scale[:, :, None]).reshape(self.shape)
         return weight if self.input_scale is None else weight / self.input_scale.to(scale.dtype)
 
     def pack(self) -> dict[str, Tensor]:
-        """The tensors that are stored; together they have ``format.stored_bits(shape, ...)`` bits."""
+        """Return the tensors to store, ``format.stored_bits(shape, ...)`` bits in total."""
         scale = self.grid.scale
         exponents = scale_exponents(scale) if self.format.scale_dtype is torch.float16 else None
         stored = {"codes": pack_codes(self.codes, self.format.bits)}
@@ -245,7 +249,7 @@ class QuantizedWeight:
 
     @staticmethod
     def unpack(stored: dict[str, Tensor], shape: tuple[int, int], format: Format) -> QuantizedWeight:
-        """What ``pack`` made, back, with the grid in float32."""
+        """Restore a weight from ``pack``'s tensors, with the grid in float32."""
         groups = format.groups(shape)
         scale = stored["scale"].to(torch.float32)
         if "exponent" in stored:
@@ -261,28 +265,29 @@ class QuantizedWeight:
 
 
 def round_to_grid(weight: Tensor, grid: Grid) -> Tensor:
-    """The nearest code of every weight ``[O, I]``, uint8 ``[O, I]``."""
+    """Return the nearest code of every weight ``[O, I]``, as uint8 ``[O, I]``."""
     codes = weight.reshape(*grid.scale.shape, -1) / grid.scale[:, :, None]
     codes = codes.add_(grid.zero[:, :, None]).round_().clamp_(0, grid.format.max_code)
     return codes.to(torch.uint8).reshape(weight.shape)
 
 
 def round_nearest(weight: Tensor, format: Format) -> QuantizedWeight:
-    """``weight`` ``[O, I]`` rounded to the nearest point of each group's min/max grid."""
+    """Round ``weight`` ``[O, I]`` to the nearest point of each group's min/max grid."""
     weight = weight.float()
     grid = fit_grid(weight, format)
     return QuantizedWeight(round_to_grid(weight, grid), grid)
 
 
 def packed_size(count: int, bits: int) -> int:
-    """Bytes that ``count`` codes of ``bits`` bits fill."""
+    """Return the bytes that ``count`` codes of ``bits`` bits occupy."""
     return (count * bits + 7) // 8
 
 
 def pack_codes(codes: Tensor, bits: int) -> Tensor:
-    """``codes`` below ``2**bits``, of any shape, as a flat uint8 tensor of ``packed_size(codes.numel(), bits)`` bytes.
+    """Pack codes of any shape into a flat uint8 tensor of ``packed_size(codes.numel(), bits)`` bytes.
 
-    Eight codes fill ``bits`` whole bytes, little end first, for every width from 2 to 8.
+    Eight codes fill ``bits`` whole bytes, little-endian, for every width from 2 to 8. Raises ValueError for a code
+    outside ``[0, 2**bits)``.
     """
     flat = codes.reshape(-1)
     if flat.numel() and (int(flat.max()) >= 2**bits or int(flat.min()) < 0):
@@ -292,7 +297,7 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
         return flat.to(torch.uint8, copy=True)
     eights = torch.nn.functional.pad(flat.to(torch.uint8), (0, -flat.numel() % 8)).reshape(-1, 8)
     octets = torch.zeros(len(eights), bits, dtype=torch.uint8, device=codes.device)
-    # In bytes throughout: wider words would take eight times the memory of the codes.
+    # Work in bytes: 64-bit words would take eight times the memory of the codes.
     for code, octet, shift in _overlaps(bits):
         part = eights[:, code]
         octets[:, octet] |= part << shift if shift >= 0 else part >> -shift
@@ -300,7 +305,7 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack_codes(packed: Tensor, shape: tuple[int, ...], bits: int) -> Tensor:
-    """What ``pack_codes`` made, back to uint8 codes of ``shape``; a wrong number of bytes is a ValueError."""
+    """Unpack ``pack_codes`` output to uint8 codes of ``shape``; ValueError if the number of bytes is wrong."""
     count = math.prod(shape)
     if packed.numel() != packed_size(count, bits):
         raise ValueError(
@@ -317,7 +322,7 @@ def unpack_codes(packed: Tensor, shape: tuple[int, ...], bits: int) -> Tensor:
 
 
 def _overlaps(bits: int) -> list[tuple[int, int, int]]:
-    """Which of eight codes has bits in which of their ``bits`` bytes, and by how much it is shifted up there."""
+    """List ``(code, byte, left shift)`` for each overlap of eight codes with the ``bits`` bytes that store them."""
     return [
         (code, octet, bits * code - 8 * octet)
         for code in range(8)

@@ -1,15 +1,15 @@
 """auto-gptq 0.7.1's own solver (https://github.com/AutoGPTQ/AutoGPTQ, MIT licence), to compare with and to sweep.
 
-The library is discontinued and no longer imports on current releases of transformers. What is worked around, all in
-``load``, without touching what another import of ``auto_gptq`` in the same process sees:
+The library is discontinued and cannot be imported with current transformers. ``load`` works around this without
+affecting other imports of ``auto_gptq`` in the process:
 
-- Only ``quantization/gptq.py`` and ``quantization/quantizer.py`` are loaded, as a package of a private name, so the
+- It loads only ``quantization/gptq.py`` and ``quantization/quantizer.py``, as a package with a private name, so the
   package's ``__init__``, which fails on ``no_init_weights`` of transformers 5, does not run.
-- ``torch.cuda.synchronize()``, which raises where torch was built without CUDA, does nothing in these two files.
-- Two switches of torch's (``allow_tf32``) that the file sets when it is imported are set back.
+- ``torch.cuda.synchronize()``, which raises if torch was built without CUDA, does nothing in ``gptq.py``.
+- It restores the two ``allow_tf32`` switches of torch that ``gptq.py`` sets on import.
 
-Its Hessian is handed over as twice the Gram matrix, which is what its ``add_batch`` sums up but for a factor that does
-not change its result. Its scales come back rounded to the digits of half precision, in which it stores them itself
+The Hessian passed in is twice the Gram matrix: the sum that the library's ``add_batch`` builds, up to a factor that
+does not change its result. Its scales are rounded to the digits of half precision, in which the library stores them
 (``QuantLinear.pack``).
 """
 
@@ -37,7 +37,7 @@ PACKAGE = "_mmq_sweeps_auto_gptq"
 
 
 class _TorchWithoutSynchronize(ModuleType):
-    """torch as the solver's files see it: ``cuda`` has a ``synchronize`` that does nothing, and an ``empty_cache``."""
+    """A stand-in for ``torch`` in ``gptq.py``: ``cuda.synchronize`` and ``cuda.empty_cache`` do nothing."""
 
     cuda = SimpleNamespace(synchronize=lambda: None, empty_cache=lambda: None)
 
@@ -47,7 +47,7 @@ class _TorchWithoutSynchronize(ModuleType):
 
 @functools.cache
 def load() -> tuple[Any, Any]:
-    """The library's classes ``GPTQ`` and ``Quantizer``."""
+    """Return the library's classes ``GPTQ`` and ``Quantizer``."""
     check_installed("auto_gptq", "auto-gptq")
     found = importlib.util.find_spec("auto_gptq")
     assert found is not None
@@ -74,10 +74,10 @@ def run(
     static_groups: bool = True,
     block_size: int = 128,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The library's dequantized weight ``[O, I]`` for ``layer``, and its scales and zeros ``[O, G]``, unrounded.
+    """Solve ``layer``; return its dequantized weight ``[O, I]`` and the unrounded scales and zeros ``[O, G]``.
 
-    ``layer`` gets that weight too, and ``hessian`` ``[I, I]`` is used up. A factorization that fails is a ValueError: the
-    library tries one damping only.
+    Overwrites the layer's weight and ``hessian`` ``[I, I]``. Raises ValueError if the factorization fails: the library
+    tries a single damping only.
     """
     solver_class, quantizer_class = load()
     solver = solver_class(layer)
@@ -102,8 +102,8 @@ def run(
 class AutoGPTQ:
     """auto-gptq's solver with its own grids. Fields are those of ``GPTQ``; ``block_size`` is the library's.
 
-    With ``static_groups=False`` and groups smaller than a block, the library fits a group's grid to columns that the
-    current block has not corrected yet, so ``block_size`` changes the result.
+    With ``static_groups=False`` and groups smaller than a block, the library fits a group's grid to columns not yet
+    corrected by the current block, so ``block_size`` changes the result.
     """
 
     group_size: int | str = "channel"
@@ -150,11 +150,11 @@ class AutoGPTQ:
 
 
 def codes_of(restored: Tensor, grid: Grid) -> Tensor:
-    """The codes uint8 ``[O, I]`` of a dequantized weight."""
+    """Return the codes, uint8 ``[O, I]``, of a dequantized weight."""
     scale, zero = grid.expand(restored.shape[1])
     return torch.round(restored / scale + zero).to(torch.uint8)
 
 
 def stored(grid: Grid) -> Grid:
-    """The grid with scales as precise as they are stored."""
+    """Return the grid with scales rounded to storage precision."""
     return Grid(storable_scale(grid.scale, grid.format), grid.zero, grid.format)

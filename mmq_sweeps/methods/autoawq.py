@@ -1,14 +1,14 @@
-"""autoawq's own scale search, clip search and rounding (arXiv 2306.00978; the library is autoawq 0.2.9, discontinued).
+"""autoawq's own scale search, clip search and rounding (arXiv 2306.00978; autoawq 0.2.9, discontinued).
 
-The library's functions run on a module of the linears that share an input, on all calibration tokens. Around them:
+The library's functions run on a module of the linears that share an input, over all calibration tokens. Workarounds:
 
-- On a CPU the library keeps its copy of the weights by ``v.cpu()``, which copies nothing, so that every candidate scale
-  is tried on weights that the one before has already rounded. The module here hands out copies.
-- Its clip search takes rows in batches of 64 or 256 that must fill up: rows of zeros are added and taken off again.
-- It cannot be built without a language model and a tokenizer, so its constructor is left out.
-- It has absolute constants (scales are at least 1e-5) and rounds in half precision: weights and inputs are handed over in
+- On a CPU the library backs up weights with ``v.cpu()``, which copies nothing, so each candidate scale would be tried
+  on weights already rounded by the previous candidate. The module here returns copies.
+- Its clip search needs whole batches of 64 or 256 rows: rows of zeros are appended and removed again.
+- Its constructor requires a language model and a tokenizer, so it is bypassed.
+- It has absolute constants (scales are at least 1e-5) and rounds in half precision, so weights and inputs are passed in
   units of their own size.
-- Importing it changes the warning filters and warns of its end: both are undone.
+- Importing it changes the warning filters and emits a deprecation warning: both are undone.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from mmq_sweeps.methods.affine import Format, Grid, QuantizedWeight, check_group
 from mmq_sweeps.methods.base import LayerStats, Solution, check_installed
 from mmq_sweeps.methods.magnitude import divided, exponent_of, loss_weights, multiplied
 
-# The library's row batches for its clip search: 256 where they divide the rows, else 64, which must.
+# The library's clip search takes rows in batches of 256 if that divides them, otherwise of 64, which must.
 ROW_BATCH = 64
 
 
 @dataclass(frozen=True)
 class AutoAWQ:
-    """``duo_scaling`` and ``apply_clip`` are the library's own switches, on by default as there."""
+    """autoawq as a method; ``duo_scaling`` and ``apply_clip`` are the library's own switches, on by default as there."""
 
     group_size: int | str = "channel"
     symmetric: bool = False
@@ -52,7 +52,7 @@ class AutoAWQ:
         return Format(bits, self.group_size, self.symmetric)
 
     def quantize(self, weights: Sequence[Tensor], stats: LayerStats | None, format: Format) -> Solution:
-        """Quantize ``weights`` ``[O_k, I]`` on ``stats.inputs`` ``[count, I]``; one input scale for all of them."""
+        """Quantize ``weights`` ``[O_k, I]`` on ``stats.inputs`` ``[count, I]``, with an input scale shared by all of them."""
         if stats is None or stats.inputs is None:
             raise ValueError("autoawq needs the calibration inputs themselves")
         inputs = divided(stats.inputs, exponent_of(stats.inputs))
@@ -61,7 +61,7 @@ class AutoAWQ:
         solver = library_solver(format, inputs.shape[1], self.duo_scaling)
         module = SharedInput(weights)
         names = [f"linears.{index}" for index in range(len(weights))]
-        # The tuple is the names of the module before, of the linears, and the scale.
+        # Returns the names of the preceding module and of the linears, then the scale.
         scale = solver._search_best_scale(module, module.before, list(module.linears), inputs, module)[2]
         input_scale = scale.to(inputs.device).clamp(2.0**-14, 65504.0).to(torch.float16)
         scaled = _with_whole_batches([weight.float() * input_scale.float() for weight in weights])
@@ -77,7 +77,7 @@ class AutoAWQ:
 
 
 class SharedInput(nn.Module):
-    """Linears ``[O_k, I]`` with copied weights on one input; the output is theirs side by side, each over its weight's size."""
+    """Copies of linears ``[O_k, I]`` on a shared input; outputs are concatenated, each over its weight's root mean square."""
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class SharedInput(nn.Module):
 
 
 def keep_copies(_module: nn.Module, state: dict[str, Any], _prefix: str, _metadata: dict[str, Any]) -> None:
-    """A hook for ``state_dict``: what the library keeps of the weights then survives what it does to them."""
+    """Clone the tensors of a ``state_dict`` (post hook), so the library's backup survives its changes to the weights."""
     for name, value in state.items():
         state[name] = value.clone()
 
@@ -104,13 +104,13 @@ def _linear(weight: Tensor) -> nn.Linear:
 
 
 def library_solver(format: Format, columns: int, duo_scaling: bool) -> Any:
-    """The library's ``AwqQuantizer`` for ``format`` on inputs of ``columns`` features, without a model of its own."""
+    """Return the library's ``AwqQuantizer`` for inputs of ``columns`` features, built without its constructor."""
     with warnings.catch_warnings(record=True):
         from awq.quantize.quantizer import AwqQuantizer
 
     solver = AwqQuantizer.__new__(AwqQuantizer)
     solver.w_bit, solver.zero_point, solver.duo_scaling = format.bits, not format.symmetric, duo_scaling
-    # The library's own sign for a row, -1, fails in its scale search.
+    # The library's value for whole rows, -1, fails in its scale search.
     solver.group_size = columns if format.group_size == "channel" else format.group_size
     solver.n_parallel_calib_samples, solver.max_chunk_memory = None, 1024**3
     return solver
@@ -121,17 +121,17 @@ def _with_whole_batches(weights: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _clamp(weight: Tensor, clip: Tensor) -> Tensor:
-    """``weight`` ``[O, I]`` within its groups' ``clip`` ``[O, G, 1]``, as the library's ``apply_clip``."""
+    """Clip ``weight`` ``[O, I]`` to its groups' bounds ``clip`` ``[O, G, 1]``, as the library's ``apply_clip`` does."""
     clip = clip.to(weight.device)
     return torch.clamp(weight.reshape(*clip.shape[:2], -1), -clip, clip).reshape(weight.shape)
 
 
 def _rounded(solver: Any, weight: Tensor, format: Format, input_scale: Tensor) -> QuantizedWeight:
-    """Codes and grid of the scaled ``weight``, which the library rounds in half precision."""
+    """Round the scaled ``weight`` with the library, in half precision, and return its codes and grid."""
     values, scale, zero = solver.pseudo_quantize_tensor(weight.half())
     scale = scale.float()
     zero = torch.full_like(scale, (format.max_code + 1) // 2) if zero is None else zero.float()
     steps = torch.round(values.float().reshape(*scale.shape, -1) / scale[:, :, None])
     codes = (steps + zero[:, :, None]).to(torch.uint8).reshape(weight.shape)
-    # A copy: tensors that are stored must not share memory.
+    # Clone, because stored tensors must not share memory.
     return QuantizedWeight(codes, Grid(scale, zero, format), input_scale.clone())

@@ -1,10 +1,10 @@
-"""AWQ (arXiv 2306.00978): protect the columns that carry large activations by scaling them up before rounding.
+"""AWQ (arXiv 2306.00978): protect the columns with large activations by scaling them up before rounding.
 
-Both searches measure the squared error of the layer's output over all calibration tokens, which is a quadratic form in
-the Gram matrix ``G`` ``[I, I]`` of its inputs: ``sum_o e_o G e_o^T`` for the weight error ``e`` ``[O, I]``. No sample of
-tokens is run again. Linears that share an input share the scale with the least sum of their errors, each relative to its
-weight's size. The scale is kept beside the codes (``Q(W s) / s``) instead of being fused into an earlier layer, so it works
-wherever a linear stands. Rows are taken some at a time: nothing the size of a weight is made but its codes.
+Both searches minimise the layer's squared output error over all calibration tokens, a quadratic form in the Gram matrix
+``G`` ``[I, I]`` of its inputs: ``sum_o e_o G e_o^T`` for the weight error ``e`` ``[O, I]``. No tokens are rerun.
+Linears that share an input share the scale with the least sum of their errors, each relative to its weight's size. The
+scale is stored beside the codes (``Q(W s) / s``) instead of being fused into an earlier layer, so it works for a linear
+anywhere in a model. Rows are processed in chunks: nothing of the weight's size is allocated but its codes.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from mmq_sweeps.methods.affine import (
 from mmq_sweeps.methods.base import LayerStats, Solution
 from mmq_sweeps.methods.magnitude import divided, exponent_of, loss_weights
 
-# Weights worked on at a time: few enough for a processor's cache, but enough rows for a matrix product.
+# Weights per chunk: few enough for a processor's cache, but enough rows for a matrix product.
 CHUNK, CHUNK_ROWS = 2**20, 256
-# Columns of the Gram matrix a product: what lies above the diagonal blocks is taken once and counted twice.
+# Columns of the Gram matrix per product; blocks above the diagonal are multiplied once and counted twice.
 GRAM_BLOCK = 1024
-# A linear of fewer rows has every candidate measured on all of them. Of more, the share with the widest ranges is
-# measured first, and the others in rounds (first row, step).
+# With fewer rows than this, every candidate is measured on all of them. With more, the WIDEST share of rows, by range,
+# is measured first and the others in rounds (first row, step).
 RACE_ROWS = 1024
 WIDEST = 1 / 16
 ROUNDS = ((0, 8), (4, 8), (2, 4), (1, 2))
-# A candidate leaves the race when it is behind the leader by this many standard errors.
+# A candidate is dropped once it is behind the leader by this many standard errors.
 MARGIN = 4.0
-# Scales that go on to the clip search, and of linears beyond ``RACE_ROWS`` rows the share of rows that decides there.
+# Scales that enter the clip search; with ``RACE_ROWS`` rows or more, each CLIPPED_SHARE-th row decides among them.
 CARRIED, CLIPPED_SHARE = 3, 8
 SMALLEST_INPUT_SCALE, LARGEST_INPUT_SCALE = 2.0**-14, 65504.0
 
@@ -48,14 +48,14 @@ Loss = Callable[[list[Tensor]], float]
 
 
 def output_error(error: Tensor, gram: Tensor) -> Tensor:
-    """Mean squared output error of each row ``[O]`` that the weight error ``[O, I]`` makes on inputs with ``gram``."""
+    """Return the mean squared output error of each row ``[O]`` of the weight error ``[O, I]``, on inputs with ``gram``."""
     loss = torch.zeros(len(error), dtype=error.dtype, device=error.device)
     for start in range(0, error.shape[1], GRAM_BLOCK):
         stop = start + GRAM_BLOCK
         part = error[:, start:stop]
         product = part @ gram[start:stop, start:stop]
         if start:
-            # G is symmetric, so half of the product is never formed.
+            # G is symmetric, so half of the product is skipped and the other doubled.
             product.addmm_(error[:, :start], gram[:start, start:stop], alpha=2)
         loss += product.mul_(part).sum(dim=1)
     return loss
@@ -63,23 +63,23 @@ def output_error(error: Tensor, gram: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Trial:
-    """A format, and by how much each group's range is stretched before it gets its grid."""
+    """A format to try, and the factor that stretches each group's range before its grid is fitted."""
 
     format: Format
     stretch: float = 1.0
 
 
 def _stretches(format: Format) -> tuple[float, ...]:
-    """A symmetric range lies half a step beyond its last code; stretched so far, the largest weight has a code.
+    """Return the range factors to try: 1 and, for symmetric formats, that of autoawq's grid.
 
-    That is autoawq's symmetric grid.
+    A symmetric range ends half a step beyond its last code; autoawq's factor gives the largest weight a code.
     """
     return (1.0, format.max_code / (format.max_code - 1)) if format.symmetric else (1.0,)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """An input scale ``[I]``, as float16 holds it, and its exponent."""
+    """An input scale ``[I]``, rounded to float16, and its exponent."""
 
     values: Tensor
     exponent: float
@@ -88,10 +88,11 @@ class Scale:
 def candidate_scales(
     weights: Sequence[Tensor], mean_abs: Tensor, format: Format, n_grid: int, duo_scaling: bool
 ) -> list[Scale]:
-    """No scaling, and ``mean_abs ** r`` for ``r = k / n_grid``, over ``w_mean ** (1 - r)`` with ``duo_scaling``.
+    """Return the scales to try: ones, then ``mean_abs ** r / w_mean ** (1 - r)`` for ``r = k / n_grid``.
 
-    ``w_mean`` ``[I]`` is the mean over all rows of a weight's magnitude relative to the largest of its group. As in
-    autoawq, a scale is normalised to a geometric mid-range of one. Its smallest values are relative to the largest input.
+    Without ``duo_scaling`` the division is left out. ``w_mean`` ``[I]`` is the mean over all rows of a weight's
+    magnitude relative to the largest in its group. As in autoawq, a scale is normalised to a geometric mid-range of 1.
+    The lower bound on scales is relative to the largest input.
     """
     mean_abs = divided(mean_abs, exponent_of(mean_abs))
     w_mean = _mean_relative_magnitude(weights, format) if duo_scaling else None
@@ -114,7 +115,7 @@ def _mean_relative_magnitude(weights: Sequence[Tensor], format: Format) -> Tenso
         for rows in _chunks(weight):
             magnitude = _grouped(weight[rows].float().abs(), format)
             largest = magnitude.amax(dim=2, keepdim=True) if whole is None else whole
-            # Groups of zeros have no largest magnitude to be relative to.
+            # Avoids 0 / 0 in groups of zeros.
             total += (magnitude / largest.clamp(min=torch.finfo(torch.float32).tiny)).sum(dim=0).reshape(-1)
     return total / sum(len(weight) for weight in weights)
 
@@ -127,11 +128,11 @@ def search_scale(
     duo_scaling: bool = True,
     loss: Loss | None = None,
 ) -> list[Scale]:
-    """For each of ``formats`` (alike but for their bits) the candidate scale with the least loss over ``weights``.
+    """Return for each of ``formats`` (alike but for their bits) the candidate scale with the least loss over ``weights``.
 
-    The loss is the output error over all calibration tokens, of each linear relative to its weight's size, or ``loss`` of
-    the dequantized weights: what an attention module makes of its query, key and value, say, which no Gram matrix knows.
-    No scaling is a candidate, so the result is never worse than rounding.
+    The loss is the output error over all calibration tokens, of each linear relative to its weight's size, or ``loss``
+    of the dequantized weights: for instance the output error of a whole attention module, which no Gram matrix
+    captures. No scaling is a candidate, so the result is never worse than rounding.
     """
     candidates = candidate_scales(weights, stats.mean_abs, formats[0], n_grid, duo_scaling)
     if loss is None:
@@ -151,10 +152,11 @@ def search_scales(
     duo_scaling: bool = True,
     carried: int = CARRIED,
 ) -> list[list[Scale]]:
-    """For each of ``formats`` the best scales, up to ``carried`` of them on each grid that a range may be given.
+    """Return for each of ``formats`` the best scales, up to ``carried`` of them per stretch of the range.
 
-    Clipping can turn round which of two scales is the better one. The first is the best on the format's own grids; that
-    of autoawq's criterion, which has symmetric grids of its own, is among them. None is worse than no scaling.
+    Clipping can reverse the order of two scales, so several go on to the clip search. The first is the best on the
+    format's own grids; the best by autoawq's criterion, which uses its own symmetric grids, is among them. None is
+    worse than no scaling.
     """
     candidates = candidate_scales(weights, stats.mean_abs, formats[0], n_grid, duo_scaling)
     trials = [Trial(format, stretch) for format in formats for stretch in _stretches(format)]
@@ -177,10 +179,10 @@ def _restored(weights: Sequence[Tensor], scale: Tensor, format: Format) -> list[
 
 
 def _race(weights: Sequence[Tensor], scales: Tensor, gram: Tensor, trials: Sequence[Trial]) -> Tensor:
-    """The loss ``[F, C]`` of each of ``scales`` ``[C, I]`` in each trial; infinite where it left the race.
+    """Return the loss ``[F, C]`` of each of ``scales`` ``[C, I]`` in each trial; infinite if it was dropped.
 
-    A candidate that is clearly behind the leader on the rows so far is left (Maron and Moore, 1994); the others are
-    measured on all rows, so the losses that are compared in the end are exact.
+    A candidate clearly behind the leader on the rows so far is dropped (racing: Maron and Moore, 1994); the others are
+    measured on all rows, so the losses finally compared are exact.
     """
     alive = torch.ones(len(trials), len(scales), dtype=torch.bool)
     measured = torch.zeros(len(trials), len(scales), 0, dtype=torch.float64)
@@ -198,7 +200,7 @@ def _race(weights: Sequence[Tensor], scales: Tensor, gram: Tensor, trials: Seque
 
 
 def _rounds(weights: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Rows of each weight, round by round: first those whose range is widest, on which most of the loss may lie."""
+    """Yield the rows of each weight by round: first those with the widest range, which may carry most of the loss."""
     orders = [torch.argsort(weight.amax(dim=1) - weight.amin(dim=1), descending=True) for weight in weights]
     if min(len(order) for order in orders) < RACE_ROWS:
         yield orders
@@ -209,9 +211,10 @@ def _rounds(weights: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _not_clearly_behind(losses: Tensor, certain: int, population: int) -> Tensor:
-    """Which candidates ``[C]`` may be the best on all rows, by their ``losses`` ``[C, n]`` on ``n`` of them.
+    """Return a mask ``[C]`` of candidates that may be the best on all rows, from ``losses`` ``[C, n]`` on ``n`` of them.
 
-    The first ``certain`` rows stand for themselves, those that follow for all others of the ``population``.
+    The first ``certain`` rows represent only themselves; the following are a sample of all others in the
+    ``population``.
     """
     count, others = losses.shape[1] - certain, population - certain
     if count < 2:
@@ -225,11 +228,11 @@ def _not_clearly_behind(losses: Tensor, certain: int, population: int) -> Tensor
 def _losses(
     weight: Tensor, rows: Tensor, scales: Tensor, gram: Tensor, trials: Sequence[Trial], alive: Tensor
 ) -> Tensor:
-    """The loss ``[F, C, n]`` of each of ``rows`` where ``alive`` ``[F, C]``, else infinite; on the CPU."""
+    """Return the loss ``[F, C, n]`` of each of ``rows`` if ``alive`` ``[F, C]``, otherwise infinite; on the CPU."""
     losses = torch.full((*alive.shape, len(rows)), torch.inf, dtype=torch.float64)
     part = weight[rows].float()
-    # The same candidates are always taken together: the last bits of a product may depend on its number of rows, and
-    # a format's result must not depend on the formats beside it.
+    # Batches never change: the last bits of a product may depend on its number of rows, and a format's result must
+    # not depend on the other formats.
     for batch in torch.arange(len(scales)).split(max(1, CHUNK // part.numel())):
         if not alive[:, batch].any():
             continue
@@ -249,12 +252,12 @@ def _losses(
 def quantize_clipped(
     weight: Tensor, scale: Tensor, gram: Tensor, format: Format, fractions: Sequence[float]
 ) -> tuple[QuantizedWeight, Tensor]:
-    """Quantize ``weight * scale`` on grids cut at ``fractions`` of each group's magnitude; also each row's loss ``[O]``.
+    """Quantize ``weight * scale`` on clipped grids; also return each row's loss ``[O]``.
 
-    Of each group that cut is taken which errs least on its own columns, as in the paper's code. What the errors of groups
-    do to each other can make a row's cuts a loss in all, so each row has the best, measured on the whole Gram matrix, of
-    the cuts that are best among all, of those best among autoawq's, and of no cut. ``fractions`` begin with 1, no cut,
-    which wins ties.
+    ``fractions`` are the clip ratios to try; the first is 1 (no clipping), which wins ties. Each group takes the ratio
+    with the least error on its own columns, as in the paper's code. Errors of different groups interact and may add up
+    to a loss for the row, so each row takes the best, on the whole Gram matrix, of: the best ratios among all grids,
+    the best among autoawq's, and no clipping.
     """
     if format.group_size == "tensor":
         return _quantize_whole(weight, scale, gram, format, fractions)
@@ -291,7 +294,7 @@ def _best_cuts(
     fractions: Sequence[float],
     group_losses: Callable[[Tensor], Tensor],
 ) -> list[Grid]:
-    """The cuts that are best group by group: among all that are tried, and among autoawq's; and autoawq's without a cut."""
+    """Return the best grids group by group, among all tried and among autoawq's; if symmetric, also autoawq's unclipped."""
     all_cuts: tuple[Grid, Tensor] | None = None
     its_cuts: tuple[Grid, Tensor] | None = None
     uncut = None
@@ -315,9 +318,9 @@ def _better(best: tuple[Grid, Tensor] | None, grid: Grid, loss: Tensor) -> tuple
 
 
 def _cut_grids(low: Tensor, high: Tensor, format: Format, fractions: Sequence[float]) -> Iterator[tuple[Grid, bool]]:
-    """Grids of weights clipped to each of ``fractions`` of the largest magnitude, and whether autoawq has them as well.
+    """Yield grids clipped to each of ``fractions`` of the largest magnitude, and whether autoawq has them too.
 
-    Of a skewed group one end goes first.
+    In a skewed group, only the longer end is clipped at first.
     """
     for fraction in fractions:
         bound = torch.maximum(-low, high) * fraction
@@ -329,7 +332,7 @@ def _cut_grids(low: Tensor, high: Tensor, format: Format, fractions: Sequence[fl
         start, end = torch.maximum(low, -bound), torch.minimum(high, bound)
         grid = grid_over(start, end, format)
         yield grid, True
-        # A zero lies between two codes, half way where both ends are cut: either may be the better one.
+        # The real zero lies between two codes, halfway if both ends are clipped: try the other code too.
         other = grid.zero + torch.sign(-start.clamp(max=0) / grid.scale - grid.zero)
         yield Grid(grid.scale, other.clamp_(0, format.max_code), format), False
 
@@ -341,9 +344,9 @@ def _rows_of(grid: Grid, rows: Tensor) -> Grid:
 def best_clipped(
     weights: Sequence[Tensor], scales: Sequence[Scale], gram: Tensor, format: Format, fractions: Sequence[float]
 ) -> tuple[Scale, list[QuantizedWeight]]:
-    """The one of ``scales`` with the least loss after ``quantize_clipped``, and what comes out with it.
+    """Return the scale with the least loss after ``quantize_clipped``, and the weights quantized with it.
 
-    Of many rows every eighth decides; ``scales`` are near each other, and the losses of rows are alike.
+    With many rows every eighth decides: ``scales`` are close to each other, and losses of rows are alike.
     """
 
     factors = loss_weights(weights)
@@ -365,7 +368,10 @@ def best_clipped(
 
 
 def _group_losses(scale: Tensor, gram: Tensor, format: Format) -> Callable[[Tensor], Tensor]:
-    """What finds the mean squared output error ``[O, G]`` of each group's own columns from a scaled error ``[O, I]``."""
+    """Return a function from a scaled error ``[O, I]`` to the mean squared output error ``[O, G]`` of each group.
+
+    A group's error counts only its own columns.
+    """
     count = _group_count(len(gram), format)
     if count == 1:
         return lambda error: output_error(error / scale, gram)[:, None]
@@ -381,7 +387,7 @@ def _group_losses(scale: Tensor, gram: Tensor, format: Format) -> Callable[[Tens
 
 
 def _where(first: Tensor, one: Grid, other: Grid) -> Grid:
-    """The groups of ``one`` where ``first`` ``[O, G]`` or ``[O, 1]``, elsewhere those of ``other``."""
+    """Select groups of ``one`` if ``first`` (``[O, G]`` or ``[O, 1]``), otherwise those of ``other``."""
     return Grid(torch.where(first, one.scale, other.scale), torch.where(first, one.zero, other.zero), one.format)
 
 
@@ -389,7 +395,7 @@ def _quantize_whole(
     weight: Tensor, scale: Tensor, gram: Tensor, format: Format, fractions: Sequence[float]
 ) -> tuple[QuantizedWeight, Tensor]:
     low, high = (bound[:, None] for bound in _tensor_ranges(weight, scale[None]))
-    # Without cuts there is the format's own grid only.
+    # Without clipping, try only the format's own grid.
     grids = [grid for grid, _ in _cut_grids(low, high, format, fractions)][: None if len(fractions) > 1 else 1]
     losses = torch.empty(len(grids), len(weight), dtype=torch.float64)
     for rows in _chunks(weight):
@@ -405,7 +411,7 @@ def _quantize_whole(
 
 
 def _rounding_error(scaled: Tensor, grid: Grid) -> Tensor:
-    """What rounding ``scaled`` ``[O, I]`` to ``grid`` adds to it."""
+    """Return the error that rounding ``scaled`` ``[O, I]`` to ``grid`` adds to it."""
     scale, zero = grid.scale[:, :, None], grid.zero[:, :, None]
     grouped = scaled.reshape(*grid.scale.shape, -1)
     error = (grouped / scale).add_(zero).round_().clamp_(0, grid.format.max_code).sub_(zero).mul_(scale).sub_(grouped)
@@ -413,20 +419,20 @@ def _rounding_error(scaled: Tensor, grid: Grid) -> Tensor:
 
 
 def _ranges(scaled: Tensor, format: Format) -> tuple[Tensor, Tensor]:
-    """The least and the largest weight of each group of each row, both ``[O, G]``."""
+    """Return the least and the largest weight of each group, both ``[O, G]``."""
     grouped = _grouped(scaled, format)
     return grouped.amin(dim=2), grouped.amax(dim=2)
 
 
 def _tensor_ranges(weight: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-    """The least and the largest of all weights with each of ``scales`` ``[C, I]``, both ``[C]``."""
+    """Return the least and the largest of all weights for each of ``scales`` ``[C, I]``, both ``[C]``."""
     # Scales are positive, so a column's largest scaled weight is its scale times its largest weight.
     low, high = weight.amin(dim=0).float(), weight.amax(dim=0).float()
     return (low * scales).amin(dim=1), (high * scales).amax(dim=1)
 
 
 def _grouped(rows: Tensor, format: Format) -> Tensor:
-    """``rows`` ``[O, I]`` as ``[O, G, I/G]``."""
+    """Reshape ``rows`` ``[O, I]`` to ``[O, G, I/G]``."""
     return rows.reshape(len(rows), _group_count(rows.shape[1], format), -1)
 
 
@@ -435,7 +441,7 @@ def _group_count(columns: int, format: Format) -> int:
 
 
 def _chunks(weight: Tensor) -> Iterator[slice]:
-    """Slices of rows to work on at a time."""
+    """Yield slices of rows to process at a time."""
     step = max(CHUNK_ROWS, CHUNK // weight.shape[1])
     for start in range(0, len(weight), step):
         yield slice(start, min(start + step, len(weight)))
@@ -443,7 +449,10 @@ def _chunks(weight: Tensor) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class AWQ:
-    """Scale search over ``n_grid`` exponents, then a clip search over ``clip_steps`` ranges (0 leaves clipping out)."""
+    """Scale search over ``n_grid`` exponents, then a clip search over ``clip_steps`` ranges (0: no clipping).
+
+    Ranges are clipped by less than the share ``max_shrink``.
+    """
 
     group_size: int | str = "channel"
     symmetric: bool = False
@@ -473,7 +482,7 @@ class AWQ:
     def quantize_many(
         self, weights: Sequence[Tensor], stats: LayerStats | None, formats: Sequence[Format]
     ) -> list[Solution]:
-        """Quantize ``weights`` in each of ``formats``, which share candidate scales and the ranges that they make."""
+        """Quantize ``weights`` to each of ``formats``; those that differ only in bits share candidate scales and ranges."""
         if stats is None:
             raise ValueError("AWQ needs the statistics of the layer's inputs")
         if not torch.isfinite(stats.gram.diagonal()).all():
@@ -488,18 +497,18 @@ class AWQ:
         return [solutions[format] for format in formats]
 
     def scales(self, weights: Sequence[Tensor], stats: LayerStats, alike: Sequence[Format]) -> list[list[Scale]]:
-        """For each format, the scales that are to be clipped; without clipping the best alone."""
+        """Return for each format the scales to clip; without clipping, only the best."""
         if self.clip_steps:
             return search_scales(weights, stats, alike, self.n_grid, self.duo_scaling)
         return [[scale] for scale in search_scale(weights, stats, alike, self.n_grid, self.duo_scaling)]
 
     def cuts(self) -> list[float]:
-        """Of a group's largest magnitude, where its range may end: first no cut, which alone is left without steps."""
+        """Return the clip ratios to try; always starts with 1 (no clipping), alone if ``clip_steps`` is 0."""
         return [1 - self.max_shrink * step / max(self.clip_steps, 1) for step in range(max(self.clip_steps, 1))]
 
 
 def _alike(formats: Sequence[Format]) -> list[list[Format]]:
-    """Distinct formats, those that differ in nothing but their bits together."""
+    """Group distinct formats that differ only in their bits."""
     found: dict[Format, list[Format]] = {}
     for format in dict.fromkeys(formats):
         found.setdefault(replace(format, bits=MAX_BITS), []).append(format)

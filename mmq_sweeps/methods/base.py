@@ -1,8 +1,8 @@
-"""What a method is given and what it gives back.
+"""The interface of quantization methods: their inputs and results.
 
-A method is a frozen dataclass whose fields are those of its yaml in ``conf/method/``. It knows nothing of models, hooks,
-devices or configuration files: it sees the weights of linears that share one input, the statistics of that input, and a
-``Format``. To add one, write a file like ``rtn.py`` and a yaml that names it.
+A method is a frozen dataclass whose fields are those of its yaml in ``conf/method/``. It does not depend on models,
+hooks, devices or configuration files: it receives the weights of linears that share an input, the statistics of that
+input, and a ``Format``. To add a method, write a file like ``rtn.py`` and a yaml that names it.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from torch import Tensor
 
 from mmq_sweeps.methods.affine import Format, QuantizedWeight
 
-# Where ``LayerStats.shared`` says which factorizations several methods will ask for.
+# Key in ``LayerStats.shared`` for the set of factorizations that several methods will request.
 EXPECTED = "expected"
 
 
 @dataclass(frozen=True)
 class LayerStats:
-    """Statistics of one linear input over the calibration tokens.
+    """Statistics of a linear's input over the calibration tokens.
 
     ``gram`` ``[I, I]`` is the mean of ``x x^T``, ``mean_abs`` ``[I]`` the mean of ``|x|``, both float32 over ``count``
-    tokens; padding does not count. ``inputs`` ``[count, I]`` are the tokens themselves, kept only for a method that says
-    ``needs_inputs = True``. ``shared`` is where solvers leave what serves every bit-width and method on this input, such
-    as a factorization.
+    tokens without padding. ``inputs`` ``[count, I]`` are the tokens themselves, present only for methods with
+    ``needs_inputs = True``. ``shared`` caches results that serve every bit-width and method on this input, such as a
+    factorization.
     """
 
     gram: Tensor
@@ -40,7 +40,7 @@ class LayerStats:
 
 @dataclass(frozen=True)
 class Solution:
-    """Quantized weights in the order given, and what the solver did that a record should say (damping used, ...)."""
+    """Quantized weights in the order given, and the solver's notes for the record (damping used, ...)."""
 
     weights: list[QuantizedWeight]
     notes: dict[str, Any]
@@ -50,25 +50,26 @@ class Solution:
 class Method(Protocol):
     """A way to choose codes and grids.
 
-    A method that solves many formats cheaper together than one by one also has ``quantize_many(weights, stats, formats)
-    -> list[Solution]``; one that needs the calibration tokens themselves sets ``needs_inputs = True``.
+    Optional members: ``quantize_many(weights, stats, formats) -> list[Solution]``, if many formats are cheaper to solve
+    together; ``needs_inputs = True``, if the method needs the calibration tokens themselves; ``factor_key``, see
+    ``expect``.
     """
 
     needs_statistics: ClassVar[bool]
 
     def format(self, bits: int) -> Format:
-        """The format of a weight at this bit-width."""
+        """Return the format of a weight at this bit-width."""
         ...
 
     def quantize(self, weights: Sequence[Tensor], stats: LayerStats | None, format: Format) -> Solution:
-        """Quantize ``weights`` ``[O_k, I]``, the linears that share the input that ``stats`` describe."""
+        """Quantize ``weights`` ``[O_k, I]`` of linears that share the input described by ``stats``."""
         ...
 
 
 def quantize_many(
     method: Method, weights: Sequence[Tensor], stats: LayerStats | None, formats: Sequence[Format]
 ) -> list[Solution]:
-    """``method``'s solution for each of ``formats``, together where it can, else one by one."""
+    """Return ``method``'s solution for each of ``formats``, solved together if the method supports it."""
     together = getattr(method, "quantize_many", None)
     if together is not None:
         solutions: list[Solution] = together(weights, stats, formats)
@@ -77,17 +78,17 @@ def quantize_many(
 
 
 def expect(methods: Iterable[object], stats: LayerStats) -> None:
-    """Tell the solvers which factorizations of ``stats`` more than one of ``methods`` will ask for.
+    """Record which factorizations of ``stats`` more than one of ``methods`` will request.
 
-    Such a method names what it factors by ``factor_key``; one that knows that it is not the last keeps the factor, whatever
-    its size.
+    Such methods identify their factorization by ``factor_key``. A solver caches an expected factor regardless of its
+    size.
     """
     keys = Counter(key for method in methods if (key := getattr(method, "factor_key", None)) is not None)
     stats.shared[EXPECTED] = {key for key, count in keys.items() if count > 1}
 
 
 def check_installed(module: str, extra: str) -> None:
-    """A ValueError that names the pip command unless the published library of the optional ``extra`` is installed."""
+    """Raise a ValueError with the pip command if ``module``, which the optional ``extra`` installs, is missing."""
     if importlib.util.find_spec(module) is None:
         raise ValueError(
             f"the library {extra} is not installed; install it with pip install 'mmq-sweeps[{extra}]' "

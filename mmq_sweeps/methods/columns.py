@@ -1,7 +1,7 @@
-"""A few columns rounded one after the other, each once those before it have corrected it: what GPTQ cannot do at once.
+"""The inner loop of GPTQ: round a few columns in order, each corrected by the errors of those before it.
 
-Between two columns there is little arithmetic, so that operators of torch, some microseconds each, would take longer to
-start than to run. On a CPU the loop is compiled instead, when it is first needed (numba keeps the result on disk).
+There is so little arithmetic per column that launching torch operators, some microseconds each, would dominate. On a
+CPU, numba compiles the loop on first use and caches the result on disk.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Rows that go through the columns together: what they need of 32 columns stays in a core's first cache.
+# Rows processed together: their data for 32 columns fits a core's L1 cache.
 LANES = 256
 
 
 def round_columns(
     W: Tensor, X: Tensor, Q: Tensor, T: Tensor, scale: Tensor, zero: Tensor, group: Tensor, max_code: int
 ) -> None:
-    """Round ``c`` columns of ``r`` rows; columns lie as rows of the tensors.
+    """Round ``c`` columns of ``r`` rows in place; columns are rows of the tensors.
 
-    ``W`` ``[c, r]`` is the weight. ``X`` ``[c, r]`` holds the corrections that it has got so far, and afterwards the errors
-    made; ``Q`` ``[c, r]``, of bytes, receives the codes. Column ``k`` is corrected by ``sum_j<k T[k, j] X[j]`` of the errors
-    before it. Its grid is row ``group[k]`` of ``scale`` and ``zero`` ``[G, r]``, with codes from 0 to ``max_code``.
+    ``W`` ``[c, r]`` is the weight. ``X`` ``[c, r]`` holds the corrections so far and receives the errors; ``Q`` ``[c,
+    r]`` uint8 receives the codes. Column ``k`` is further corrected by ``sum_j<k T[k, j] X[j]``, the errors before it.
+    Its grid is row ``group[k]`` of ``scale`` and ``zero`` ``[G, r]``, with codes from 0 to ``max_code``.
     """
     if W.device.type == "cpu" and W.dtype in (torch.float32, torch.float64):
         _compiled(W, X, Q, T, scale, zero, group, max_code)
@@ -42,7 +42,7 @@ def _eager(
     for k, (w, v, q, s, lowest, highest, error) in enumerate(zip(W, V, codes, scale, low, high, X, strict=True)):
         if k:
             v.addmv_(X[:k].T, T[k, :k])
-        # The code less its zero: rounding before the zero is added is what the published code does.
+        # The code without its zero: the published code rounds before adding the zero.
         torch.div(v, s, out=q).round_().clamp_(lowest, highest)
         torch.addcmul(w, q, s, value=-1, out=error)
     Q.copy_(codes.add_(zero))
@@ -87,14 +87,14 @@ def _loop() -> Callable[..., None]:
                         v[i] += a[i] * ta
                     j += 1
                 for i in range(len(v)):
-                    # The code less its zero: rounding before the zero is added is what the published code does.
+                    # The code without its zero: the published code rounds before adding the zero.
                     q = min(max(np.rint(v[i] / s[i]), -z[i]), max_code - z[i])
                     x[i] = w[i] - q * s[i]
                     codes[i] = np.uint8(q + z[i])
 
-    # Multiplying and adding may be one instruction; nothing else is reordered.
+    # Allow fused multiply-add, but no other reordering.
     options: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(loop)
-    except RuntimeError:  # Neither beside this file nor in the user's folder for caches may it write.
+    except RuntimeError:  # Neither this folder nor the user's cache folder is writable.
         return numba.njit(**options)(loop)

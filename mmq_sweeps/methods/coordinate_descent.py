@@ -1,14 +1,14 @@
-"""Coordinate descent on the output error, from GPTQ's codes, with the grids fitted to the codes in turn.
+"""Coordinate descent on the output error, from GPTQ's codes, with grids refitted to the codes between passes.
 
-The squared output error of a row, ``e H e^T`` for its weight error ``e``, is quadratic in one code while the others
-stand, so each code has a best value in closed form. Going over the columns again and again (QuantEase, arXiv 2309.01885;
-CDQuant, arXiv 2406.17542) mends what GPTQ, which visits a column once, leaves. The error is quadratic in a group's scale
-and offset as well (COMQ, arXiv 2403.07134), so grids are refitted between the passes. Both only go downhill and end at
-the nearest minimum; hence several ranges are tried by GPTQ first, and each row goes on from the best, at first with
-shares of its full range (clipping) and later with ranges around the fitted ones.
+The squared output error of a row, ``e H e^T`` for its weight error ``e``, is quadratic in each code if the others are
+fixed, so each code has a best value in closed form. Repeated passes over the columns (QuantEase, arXiv 2309.01885;
+CDQuant, arXiv 2406.17542) repair errors left by GPTQ, which visits each column once. The error is also quadratic in a
+group's scale and offset (COMQ, arXiv 2403.07134), so grids are refitted between passes. Both only go downhill, to the
+nearest minimum; hence GPTQ starts from several ranges, and each row continues from its best. The ranges are shares of
+the full range (clipping) at first and later ranges around the fitted ones.
 
-``H`` ``[I, I]`` is GPTQ's damped Gram matrix. Inside, weights are transposed, ``[I, O]``, as they are visited by column.
-The codes are stored in the same format as GPTQ's and take the same bits.
+``H`` ``[I, I]`` is GPTQ's damped Gram matrix. Inside, weights are transposed, ``[I, O]``, because they are visited by
+column. Codes are stored in GPTQ's format and take the same bits.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from mmq_sweeps.methods.affine import (
 from mmq_sweeps.methods.base import LayerStats, Solution
 from mmq_sweeps.methods.gptq import GPTQ, Factor, NotDefiniteError, solve_many
 
-# Shares of a group's full range that GPTQ starts from, and of the fitted scale that it starts from again.
+# Shares of a group's full range that GPTQ starts from, and in later rounds of the fitted scale.
 FIRST_RANGES = (1.0, 0.85, 0.7, 0.55, 0.4)
 LATER_RANGES = (0.9, 1.0, 1.1)
 
 
 class Hessian:
-    """``H``: ``gram`` ``[I, I]`` damped as in ``factor``. Columns are copied as they are asked for, never all of it."""
+    """The matrix ``H``: ``gram`` ``[I, I]`` damped as in ``factor``. Columns are copied on request, never all."""
 
     def __init__(self, gram: Tensor, factor: Factor) -> None:
         diagonal = gram.diagonal().masked_fill(factor.dead, 1.0)
         self._gram, self._diagonal = gram, diagonal + factor.damping * diagonal.mean()
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """``H[:, start:stop]``."""
+        """Return a copy of ``H[:, start:stop]``."""
         block = self._gram[:, start:stop].clone()
         block[start:stop].diagonal().copy_(self._diagonal[start:stop])
         return block
 
     def blocks(self, start: int, stop: int, size: int) -> Iterator[tuple[slice, Tensor]]:
-        """``[start, stop)`` in pieces of up to ``size`` columns, and ``H`` at the columns of each."""
+        """Yield ``[start, stop)`` in slices of up to ``size`` columns, with the columns of ``H`` at each."""
         for first in range(start, stop, size):
             last = min(first + size, stop)
             yield slice(first, last), self.columns(first, last)
@@ -74,13 +74,13 @@ class Candidate:
         return QuantizedWeight(self.Q.T.to(torch.uint8).contiguous(), grid)
 
     def error(self, W: Tensor) -> Tensor:
-        """What ``W`` ``[I, O]`` is short of the weight that the codes stand for."""
+        """Return ``W`` ``[I, O]`` minus the weight that the codes represent."""
         grouped = self.Q.reshape(len(self.scale), -1, self.Q.shape[1])
         return W - (grouped - self.zero[:, None]).mul_(self.scale[:, None]).reshape(W.shape)
 
 
 def output_error(E: Tensor, H: Hessian, block_size: int) -> Tensor:
-    """``e H e^T`` of every row ``[O]`` of the weight whose error is ``E`` ``[I, O]``."""
+    """Return ``e H e^T`` for every row ``[O]`` of the weight error ``E`` ``[I, O]``."""
     total = torch.zeros_like(E[0])
     for at, columns in H.blocks(0, len(E), block_size):
         total += _half_product(columns, at.start, E).mul_(E[at]).sum(dim=0)
@@ -88,10 +88,10 @@ def output_error(E: Tensor, H: Hessian, block_size: int) -> Tensor:
 
 
 def _half_product(columns: Tensor, start: int, X: Tensor) -> Tensor:
-    """Of ``H X``, the rows of a block that begins at ``start``, with twice what is above the block and nothing below.
+    """Return a block's rows of ``H X``, doubling what is above the block in ``H`` and skipping what is below.
 
-    Multiplied with ``X`` and summed over all blocks it is ``X^T H X`` in half the arithmetic, as ``H`` is symmetric.
-    ``columns`` are ``H``'s of the block, and are overwritten.
+    Multiplied by ``X`` and summed over all blocks this is ``X^T H X`` in half the arithmetic, because ``H`` is
+    symmetric. ``columns`` are those of ``H`` at the block, which begins at ``start``; they are overwritten.
     """
     stop = start + columns.shape[1]
     columns[:start] *= 2
@@ -99,9 +99,9 @@ def _half_product(columns: Tensor, start: int, X: Tensor) -> Tensor:
 
 
 def descend(W: Tensor, candidate: Candidate, H: Hessian, max_code: int, block_size: int) -> None:
-    """Set each code of ``candidate`` to its best value, column after column, given all others as they are by then.
+    """Set each code of ``candidate`` to its best value, column after column, given the current values of all others.
 
-    ``P``, the gradient of a block's columns, is a product; within the block it is kept up by updates of rank one.
+    ``P``, the gradient of a block's columns, is computed as a product and updated within the block by rank one.
     """
     Q, E = candidate.Q, candidate.error(W)
     width = len(Q) // len(candidate.scale)
@@ -117,10 +117,10 @@ def descend(W: Tensor, candidate: Candidate, H: Hessian, max_code: int, block_si
 
 
 def refit(W: Tensor, candidate: Candidate, H: Hessian, format: Format, block_size: int) -> None:
-    """Fit each group's scale and, unless symmetric, its integer zero to the codes as they are, group after group.
+    """Fit each group's scale and, unless symmetric, its integer zero to the current codes, group after group.
 
-    For a zero there is a best scale; tried are the zero as it is, its neighbours, and the best real zero rounded. A grid
-    is kept where none of them, rounded as stored, has less output error.
+    Each zero has a best scale; the zeros tried are the current value, its neighbours, and the best real zero rounded. A
+    grid is unchanged if none of them, rounded as stored, has less output error.
     """
     Q, E = candidate.Q, candidate.error(W)
     scale, zero = candidate.scale.clone(), candidate.zero.clone()
@@ -136,7 +136,7 @@ def refit(W: Tensor, candidate: Candidate, H: Hessian, format: Format, block_siz
 
 
 def _moments(Q: Tensor, E: Tensor, group: slice, H: Hessian, block_size: int) -> list[Tensor]:
-    """Of each row: ``q H e``, ``1 H e``, ``q H q``, ``q H 1`` and ``1 H 1`` ``[O]``, all but ``e`` of the group only."""
+    """Return ``q H e``, ``1 H e``, ``q H q``, ``q H 1`` and ``1 H 1`` per row ``[O]``; all but ``e`` are the group's only."""
     found = [torch.zeros_like(E[0]) for _ in range(5)]
     for at, columns in H.blocks(group.start, group.stop, block_size):
         He, own = columns.T @ E, columns[group]
@@ -149,7 +149,7 @@ def _moments(Q: Tensor, E: Tensor, group: slice, H: Hessian, block_size: int) ->
 
 
 def _best_grid(s: Tensor, z: Tensor, moments: Sequence[Tensor], format: Format) -> tuple[Tensor, Tensor]:
-    """The scale and zero, of those that ``refit`` tries, that lower ``e H e^T`` most for each row.
+    """Return the scale and zero, among those ``refit`` tries, that lower ``e H e^T`` most for each row.
 
     On a grid ``(t, y)`` instead of ``(s, z)`` the error is ``e - x q + o`` with ``x = t - s`` and ``o = t y - s z``.
     """
@@ -182,10 +182,10 @@ def solve(
     sweeps: int = 2,
     block_size: int = 128,
 ) -> QuantizedWeight:
-    """Quantize ``weight`` ``[O, I]`` with no more output error than GPTQ leaves behind the same ``factor``.
+    """Quantize ``weight`` ``[O, I]`` with at most the output error of GPTQ with the same ``factor``.
 
-    A round starts GPTQ from several ranges, keeps the best codes of each row, and then refits the grids and goes over
-    all columns ``sweeps`` times.
+    A round starts GPTQ from several ranges, takes the best codes of each row, then refits the grids and updates all
+    columns ``sweeps`` times.
     """
     weight = weight.masked_fill(factor.dead, 0.0)
     H, W = Hessian(gram, factor), weight.T.contiguous()
@@ -207,7 +207,7 @@ def solve(
 
 
 def split_rows(quantized: QuantizedWeight, rows: Sequence[int]) -> list[QuantizedWeight]:
-    """``quantized`` ``[O, I]`` as weights of so many ``rows`` each; not for one grid a tensor."""
+    """Split ``quantized`` ``[O, I]`` into weights of the given numbers of ``rows``; not for ``tensor`` grids."""
     codes, scales, zeros = (
         part.split(list(rows)) for part in (quantized.codes, quantized.grid.scale, quantized.grid.zero)
     )
@@ -222,7 +222,7 @@ def _scaled(grid: Grid, share: float) -> Grid:
 
 
 def _best_rows(W: Tensor, candidates: Sequence[Candidate], H: Hessian, format: Format, block_size: int) -> Candidate:
-    """Each row from the candidate that has the least output error there; the first of equals."""
+    """Take each row (for ``tensor`` the whole weight) from the candidate with the least output error; the first wins ties."""
     least, best = None, candidates[0]
     for candidate in candidates:
         error = output_error(candidate.error(W), H, block_size)
@@ -243,7 +243,7 @@ def _best_rows(W: Tensor, candidates: Sequence[Candidate], H: Hessian, format: F
 
 @dataclass(frozen=True)
 class CoordinateDescent:
-    """GPTQ from several ranges, then coordinate descent. ``damping`` and ``act_order`` are GPTQ's."""
+    """GPTQ from several ranges, then coordinate descent. ``damping``, ``act_order`` and ``sequential`` are GPTQ's."""
 
     group_size: int | str = "channel"
     symmetric: bool = False
@@ -265,11 +265,11 @@ class CoordinateDescent:
             raise ValueError(f"sweeps={self.sweeps!r}: choose 0 or more passes over the columns")
         if self.block_size < 1:
             raise ValueError(f"block_size={self.block_size!r}: choose a positive number of columns")
-        self._gptq()  # Checks the fields that it shares.
+        self._gptq()  # Validates the shared fields.
 
     @property
     def factor_key(self) -> tuple[str, float, bool]:
-        """That of ``GPTQ``: both share a factorization."""
+        """Key of ``GPTQ`` with the same fields, so that both share a factorization."""
         return self._gptq().factor_key
 
     def format(self, bits: int) -> Format:
@@ -281,7 +281,7 @@ class CoordinateDescent:
     def quantize_many(
         self, weights: Sequence[Tensor], stats: LayerStats | None, formats: Sequence[Format]
     ) -> list[Solution]:
-        """Quantize to all ``formats`` behind one factorization, which GPTQ with the same fields shares."""
+        """Quantize to all ``formats`` with a single factorization, shared with GPTQ of the same fields."""
         if stats is None:
             raise ValueError("coordinate descent needs the statistics of the layer's inputs")
         weights, gptq = [weight.float() for weight in weights], self._gptq()
@@ -299,7 +299,7 @@ class CoordinateDescent:
         fields = (self.rounds, self.sweeps, self.block_size)
         if format.group_size == "tensor":
             return [solve(weight, stats.gram, factor, format, *fields) for weight in weights]
-        # Rows do not depend on each other: those of all weights go through the columns together.
+        # Rows are independent, so rows of all weights are solved together.
         return split_rows(solve(torch.cat(list(weights)), stats.gram, factor, format, *fields), list(map(len, weights)))
 
     def _gptq(self) -> GPTQ:

@@ -1,12 +1,12 @@
-"""GPTQ (arXiv 2210.17323): round column by column, and let the columns to come make up for each error made.
+"""GPTQ (arXiv 2210.17323): round column by column; later columns compensate for each error.
 
-Symbols: ``W`` ``[O, I]`` the weight, ``H`` ``[I, I]`` the Hessian of the layer's squared output error (proportional to
-the Gram matrix of its inputs), ``E`` the errors of the columns that are done.
+Symbols: ``W`` ``[O, I]`` is the weight, ``H`` ``[I, I]`` the Hessian of the layer's squared output error (proportional
+to the Gram matrix of its inputs), ``E`` the errors of finished columns.
 
-The paper inverts ``H`` and factors the inverse. Here ``H = M^T M`` with ``M`` lower triangular is factored and nothing is
-inverted: column ``j`` is rounded after ``sum_i<j (M_ji / M_jj) E_i`` is added to it, which is the same correction, since
-GPTQ is Babai's nearest plane algorithm (arXiv 2507.18553). That takes a quarter of the arithmetic of
-factor-invert-factor, and the errors take the place of the working copy of the weight.
+The paper inverts ``H`` and factors the inverse. Here ``H = M^T M`` with ``M`` lower triangular is factored and nothing
+is inverted: column ``j`` is rounded after adding ``sum_i<j (M_ji / M_jj) E_i``, the same correction, because GPTQ is
+Babai's nearest plane algorithm (arXiv 2507.18553). This takes a quarter of the arithmetic of factor-invert-factor, and
+the errors replace the working copy of the weight.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ from mmq_sweeps.methods.affine import Format, Grid, QuantizedWeight, check_group
 from mmq_sweeps.methods.base import EXPECTED, LayerStats, Solution
 from mmq_sweeps.methods.columns import round_columns
 
-# Damping grows tenfold a try, from the configured fraction of the mean diagonal to the whole of it and once beyond.
+# Damping grows tenfold per retry, from the configured fraction of the mean diagonal up to this multiple of it.
 MAX_DAMPING = 10.0
 BLOCK = 512
-# A factor of up to so many columns (4 MB) is kept for the next method. A larger one lies in its Gram matrix's memory,
-# unless another method is known to ask for it.
+# A factor of up to this many columns (4 MB) is cached for the next method. A larger one overwrites its Gram matrix
+# temporarily, unless another method is expected to request it.
 KEPT_COLUMNS = 1024
-# Bytes that a chunk of rows may take where the largest weight has fewer, and what a weight at hand takes: in single
-# precision itself and its correction or error, its code twice, and two bytes for what operators take on the way.
+# Least memory limit for a chunk of rows, and bytes per weight in it: the weight and its correction or error in
+# float32, its code twice, and two bytes for temporaries.
 LEAST_CHUNK, BYTES_A_NUMBER = 2**26, 12
 
 
 class NotDefiniteError(ValueError):
-    """A Gram matrix that is indefinite beyond the largest damping."""
+    """A Gram matrix is indefinite even with the largest damping."""
 
 
 @dataclass(frozen=True)
 class Factor:
-    """``lower`` ``[I, I]``: ``M`` with its rows divided by its diagonal, in the order that columns are quantized in.
+    """Factorization of a damped Gram matrix.
 
-    What stands above its diagonal means nothing. ``order[j]`` is the original index of column ``j``; ``dead`` ``[I]``
-    marks inputs that are always zero, in the original order.
+    ``lower`` ``[I, I]`` is ``M`` with its rows divided by its diagonal, in quantization order; entries above its
+    diagonal are meaningless. ``order[j]`` is the original index of column ``j``; ``dead`` ``[I]`` marks inputs that are
+    always zero, in the original order. ``damping`` is the fraction used.
     """
 
     lower: Tensor
@@ -53,20 +54,20 @@ class Factor:
 
 
 def factorize(gram: Tensor, damping: float = 0.01, act_order: bool = True) -> Factor:
-    """Factor the damped ``gram`` ``[I, I]``; it serves every bit-width and every linear on the same input.
+    """Factor the damped ``gram`` ``[I, I]``; serves every bit-width and every linear on the same input.
 
-    Inputs that are always zero are marked ``dead`` and get a unit diagonal. ``act_order`` takes columns by falling
-    diagonal. Where the Cholesky factorization fails, damping grows tenfold a try; the value used is returned. A matrix
-    that is not finite is a ValueError, one that fails at the largest damping a NotDefiniteError.
+    Inputs that are always zero are marked ``dead`` and get a unit diagonal. ``act_order`` sorts columns by falling
+    diagonal. If the Cholesky factorization fails, damping grows tenfold per retry; ``Factor.damping`` is the value
+    used. Raises ValueError if the matrix is not finite, and NotDefiniteError if it fails at the largest damping.
     """
     return _factorize_in_place(gram.clone(), damping, act_order)[0]
 
 
 @contextmanager
 def factorized_in_place(gram: Tensor, damping: float, act_order: bool) -> Iterator[Factor]:
-    """The same in the memory of ``gram``, which must be symmetric to the last bit and is itself again afterwards.
+    """Factor ``gram`` in its own memory, like ``factorize``, and restore it on exit.
 
-    A symmetric matrix is known from one triangle, so the factor lies in the other.
+    ``gram`` must be symmetric to the last bit: the factor overwrites a triangle, which is restored from the other.
     """
     factor, blocks = _factorize_in_place(gram, damping, act_order)
     try:
@@ -77,9 +78,9 @@ def factorized_in_place(gram: Tensor, damping: float, act_order: bool) -> Iterat
 
 
 def _factorize_in_place(H: Tensor, damping: float, act_order: bool) -> tuple[Factor, list[Tensor]]:
-    """Factor ``H`` in its lower triangle; also its blocks on the diagonal, as they were, in the factor's order.
+    """Factor ``H`` in its lower triangle; also return copies of its original diagonal blocks, in the factor's order.
 
-    An error leaves ``H`` as it was.
+    An error leaves ``H`` unchanged.
     """
     if not torch.stack(torch.aminmax(H)).isfinite().all():
         raise ValueError("the Gram matrix of the calibration inputs has values that are not finite")
@@ -102,7 +103,7 @@ def _factorize_in_place(H: Tensor, damping: float, act_order: bool) -> tuple[Fac
 
 
 def _permute(matrix: Tensor, order: Tensor) -> None:
-    """Bring rows and columns of a square matrix into ``order``, in place, a block of them at a time."""
+    """Permute rows and columns of a square matrix by ``order``, in place and blockwise."""
     for rows in matrix.split(BLOCK):
         rows.copy_(rows.index_select(1, order))
     for columns in matrix.split(BLOCK, dim=1):
@@ -110,7 +111,7 @@ def _permute(matrix: Tensor, order: Tensor) -> None:
 
 
 def _restore(H: Tensor, blocks: Sequence[Tensor]) -> None:
-    """Write over the lower triangle of ``H`` what the upper one and the ``blocks`` on the diagonal say."""
+    """Restore the lower triangle of ``H`` from the upper triangle and the diagonal ``blocks``."""
     for start, block in zip(range(0, len(H), BLOCK), blocks, strict=True):
         rows = H[start : start + BLOCK]
         rows[:, :start] = H[:start, start : start + BLOCK].T
@@ -118,10 +119,10 @@ def _restore(H: Tensor, blocks: Sequence[Tensor]) -> None:
 
 
 def _cholesky_in_place(H: Tensor) -> bool:
-    """Write ``M``, its rows divided by its diagonal, into the lower triangle of ``H = M^T M``; false where it fails.
+    """Write ``M``, rows divided by its diagonal, into the lower triangle of ``H = M^T M``; return False on failure.
 
-    The last rows come first, since the last row of ``H`` is the last row of ``M`` times its last element. Above the
-    diagonal only the blocks on it are written to.
+    Starts from the last rows, because the last row of ``H`` is the last row of ``M`` times its last element. Above the
+    diagonal, only the diagonal blocks are written.
     """
     diagonal = H.new_empty(len(H))
     starts = range(0, len(H), BLOCK)
@@ -129,7 +130,7 @@ def _cholesky_in_place(H: Tensor) -> bool:
         stop = min(start + BLOCK, len(H))
         rows = H[start:stop, :stop]
         rows.addmm_(H[stop:, start:stop].T, H[stop:, :stop], alpha=-1)
-        # D^T D of the block on the diagonal, D lower, is the usual factor of the block read backwards.
+        # The block's factor D^T D, D lower, is the usual factor of the block with rows and columns reversed.
         factor, failed = torch.linalg.cholesky_ex(rows[:, start:].flip(0, 1))
         if int(failed):
             return False
@@ -145,7 +146,7 @@ def _cholesky_in_place(H: Tensor) -> bool:
 
 
 def solve(weight: Tensor, factor: Factor, format: Format, block_size: int = 32) -> QuantizedWeight:
-    """Quantize ``weight`` ``[O, I]`` column by column behind ``factor``, with static groups."""
+    """Quantize ``weight`` ``[O, I]`` column by column with ``factor`` and static groups."""
     return solve_many([weight], factor, [format], block_size)[0][0]
 
 
@@ -157,15 +158,17 @@ def solve_many(
     static_groups: bool = True,
     grids: Sequence[Sequence[Grid]] | None = None,
 ) -> list[list[QuantizedWeight]]:
-    """Quantize ``weights`` ``[O_k, I]`` to each of ``formats``; a list a format.
+    """Quantize ``weights`` ``[O_k, I]`` to each of ``formats``; return a list of weights per format.
 
-    Rows do not depend on each other: those of all weights go through the columns together, a chunk at a time that takes,
-    with what else the factor keeps, no more memory than the largest weight (or ``LEAST_CHUNK``). Chunks do not depend on
-    how many ``formats`` are asked for, and formats are solved one after the other, so that products have the same shape and
-    sums the same order: a format's codes do not depend on what else was asked for. ``block_size`` columns are corrected one
-    by one and longer stretches in products; it changes speed only. With ``static_groups`` grids are fitted to the weight as
-    it is, else each group's when its turn comes, to its columns corrected by all before them. ``grids`` may be given
-    instead, by format and weight.
+    Rows are independent, so rows of all weights are solved together, in chunks. A chunk and the factor's copies of
+    diagonal blocks take no more memory than the largest weight (or ``LEAST_CHUNK``).
+
+    A format's codes do not depend on the other formats: chunks do not depend on their number, and formats are solved
+    one after the other, so products have the same shapes and sums the same order. ``block_size`` columns are corrected
+    singly and longer stretches in products, which changes speed only.
+
+    ``static_groups`` fits grids to the original weight; otherwise each group's grid is fitted to its columns once all
+    columns before have corrected them. ``grids``, by format and weight, replaces fitted grids.
     """
     weights = [_without_dead(weight.to(factor.lower.dtype), factor.dead) for weight in weights]
     rows, columns = sum(map(len, weights)), weights[0].shape[1]
@@ -190,11 +193,11 @@ def _solve_rows(works: Sequence[_Work], weights: Sequence[Tensor], order: Tensor
 
 
 class _Work:
-    """The weights of ``solve_many``, on top of each other, on their way to one format.
+    """The stacked weights of ``solve_many``, solved for a single format.
 
-    ``scale`` and ``zero`` ``[G, R]`` are the grids of all rows, ``s`` and ``z`` ``[G, r]`` of the rows at hand. Of these,
-    ``W`` ``[I, r]`` is the weight as columns, in the factor's order, and ``X`` ``[I, r]`` the correction of a column until
-    its turn comes and its error from then on.
+    ``scale`` and ``zero`` ``[G, R]`` are the grids of all rows, ``s`` and ``z`` ``[G, r]`` those of the current chunk.
+    Of this chunk, ``W`` ``[I, r]`` is the weight as columns in the factor's order; ``X`` ``[I, r]`` holds a column's
+    correction until the column is rounded, and its error from then on.
     """
 
     def __init__(
@@ -215,12 +218,12 @@ class _Work:
         self.codes = torch.empty(rows, columns, dtype=torch.uint8, device=weights[0].device)
 
     def quantize(self, W: Tensor, X: Tensor, Q: Tensor, row: int) -> None:
-        """Quantize the rows ``W`` ``[I, r]``, the first of which is ``row``; ``X`` holds zeros, ``Q`` will hold codes."""
+        """Quantize the rows ``W`` ``[I, r]`` that start at ``row``; ``X`` must hold zeros, ``Q`` receives the codes."""
         rows = slice(row, row + W.shape[1])
         self.W, self.X, self.Q = W, X, Q
         self.s, self.z = self.scale[:, rows].contiguous(), self.zero[:, rows].contiguous()
         self._columns(0, len(W))
-        # Once for all columns: to bring every few of them into their places would be a walk through all codes each.
+        # Reorder once, because each reordering walks through all codes.
         self.codes[rows] = Q.index_select(0, self.order.argsort()).T
         self.scale[:, rows], self.zero[:, rows] = self.s, self.z
         del self.W, self.X, self.Q, self.s, self.z
@@ -238,7 +241,7 @@ class _Work:
         return found
 
     def _columns(self, start: int, stop: int) -> None:
-        """Quantize columns ``[start, stop)``, which all columns before them have corrected."""
+        """Quantize columns ``[start, stop)``, already corrected by all columns before them."""
         size = stop - start
         refit = self.grids is None
         if refit and size == self.width:
@@ -250,7 +253,7 @@ class _Work:
             )
             return
         half = (size + 1) // 2
-        # A group whose grid is fitted when its turn comes lies within one half.
+        # Do not split a group whose grid is fitted on the way.
         middle = start + (-(-half // self.width) * self.width if refit and size > self.width else half)
         self._columns(start, middle)
         self.X[middle:stop].addmm_(self.N[middle:stop, start:middle], self.X[start:middle])
@@ -258,7 +261,7 @@ class _Work:
 
     def _fit(self, start: int, stop: int) -> None:
         """Fit the grid of the group of columns ``[start, stop)`` to the corrected columns."""
-        # What the columns would be if all of them were free to make up for the errors so far, none of them rounded yet.
+        # The columns' values if all of them, still unrounded, could compensate for the errors so far.
         T = self.N[start:stop, start:stop]
         free = torch.linalg.solve_triangular(T, self.X[start:stop], upper=False, unitriangular=True)
         corrected = free.add_(self.W[start:stop]).T
@@ -271,7 +274,7 @@ def _without_dead(weight: Tensor, dead: Tensor) -> Tensor:
 
 
 def _rows(weights: Sequence[Tensor], start: int, stop: int) -> Tensor:
-    """Rows ``[start, stop)`` of the weights on top of each other."""
+    """Return rows ``[start, stop)`` of the stacked ``weights``."""
     pieces = []
     for weight in weights:
         pieces.append(weight[max(start, 0) : max(stop, 0)])
@@ -283,9 +286,9 @@ def _rows(weights: Sequence[Tensor], start: int, stop: int) -> Tensor:
 class GPTQ:
     """GPTQ. ``damping`` is a fraction of the mean diagonal of the Gram matrix.
 
-    ``static_groups`` fits every grid before a column is quantized; without it each group's grid is fitted to its
-    corrected columns, which needs them in their own order. ``sequential`` is read by the caller: each block of a part is
-    calibrated behind the already quantized ones.
+    ``static_groups`` fits every grid before any column is quantized; otherwise each group's grid is fitted to its
+    corrected columns, which requires columns in their own order. ``sequential`` is read by the caller: each block of a
+    part is calibrated behind the already quantized ones.
     """
 
     group_size: int | str = "channel"
@@ -312,7 +315,7 @@ class GPTQ:
     def quantize_many(
         self, weights: Sequence[Tensor], stats: LayerStats | None, formats: Sequence[Format]
     ) -> list[Solution]:
-        """Quantize to all ``formats`` behind one factorization; other methods find it where it is kept."""
+        """Quantize to all ``formats`` with a single factorization; a cached factor also serves other methods."""
         if stats is None:
             raise ValueError("GPTQ needs the statistics of the layer's inputs")
         weights = [weight.float() for weight in weights]
@@ -336,18 +339,18 @@ class GPTQ:
 
     @property
     def factor_key(self) -> tuple[str, float, bool]:
-        """What the factorization depends on beside the Gram matrix; methods with the same one share it."""
+        """Everything the factorization depends on besides the Gram matrix; methods with equal keys share it."""
         return ("gptq", self.damping, self.act_order)
 
     def factor(self, stats: LayerStats) -> Factor:
-        """The factorization, kept with ``stats`` for whoever asks next."""
+        """Return the factorization, cached in ``stats.shared``."""
         if self.factor_key not in stats.shared:
             stats.shared[self.factor_key] = factorize(stats.gram, self.damping, self.act_order)
         factor: Factor = stats.shared[self.factor_key]
         return factor
 
     def notes(self, factor: Factor) -> dict[str, object]:
-        """What a record should say of the factorization."""
+        """Return notes on the factorization for the record: raised damping, dead inputs."""
         notes: dict[str, object] = {}
         if factor.damping != self.damping:
             notes["damping"] = factor.damping
@@ -359,7 +362,7 @@ class GPTQ:
 def check_solver_fields(
     damping: float, act_order: bool, static_groups: bool, group_size: int | str, block_size: int
 ) -> None:
-    """An error that names the field and the choices unless a solver of this kind can do what its fields ask for."""
+    """Raise a ValueError naming the field and the choices if a solver like GPTQ cannot honour its fields."""
     if not 0 <= damping <= MAX_DAMPING:
         raise ValueError(f"damping={damping!r}: choose a fraction from 0 to {MAX_DAMPING:g}")
     if block_size < 1:
@@ -372,5 +375,5 @@ def check_solver_fields(
 
 
 def _rounded(weights: Sequence[Tensor], format: Format, reason: str) -> Solution:
-    """Rounding to nearest, which is what GPTQ comes to as the damping grows."""
+    """Round to nearest, the limit of GPTQ as the damping grows."""
     return Solution([round_nearest(weight, format) for weight in weights], {"fallback": "rtn", "reason": reason})

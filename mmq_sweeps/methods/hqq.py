@@ -1,9 +1,9 @@
 """HQQ: half-quadratic quantization (Badri and Shaji 2023, https://mobiusml.github.io/hqq_blog/), without calibration.
 
-The zero ``z`` of each group is real and chosen so that the error of the weights themselves is sparse: few weights carry
-a large error, most a small one. That is ``min_z sum |W - s (q - z)|^p`` with ``p < 1`` and ``q = round(W / s + z)``,
-which half-quadratic splitting turns into two closed forms that alternate: an error ``e`` shrunk by the proximal operator
-of the lp norm, and the zero as the mean of ``q - (W - e) / s``. Scales stay those of the group's range.
+The real zero ``z`` of each group is chosen for a sparse error of the weights: a few large errors, most small. It
+minimises ``sum |W - s (q - z)|^p`` with ``p < 1`` and ``q = round(W / s + z)``. Half-quadratic splitting alternates two
+closed forms: an error ``e`` shrunk by the proximal operator of the lp norm, and the zero as the mean of ``q - (W - e) /
+s``. Scales stay those of the group's range.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from mmq_sweeps.methods.magnitude import divided, exponent_of, multiplied
 
 
 def shrink(error: Tensor, beta: float, lp_norm: float) -> Tensor:
-    """The generalised soft threshold, HQQ's proximal step of ``|e|^p`` at penalty ``beta``; the shape is kept."""
+    """Apply the generalised soft threshold, HQQ's proximal step of ``|e|^p`` at penalty ``beta``, elementwise."""
     magnitude = error.abs()
     threshold = magnitude.pow(lp_norm - 1).div_(beta)
     return torch.copysign(magnitude.sub_(threshold).clamp_(min=0), error)
 
 
 def update_zero(weight: Tensor, scale: Tensor, zero: Tensor, max_code: int, beta: float, lp_norm: float) -> Tensor:
-    """One half-quadratic step: the next zero ``[O, G]`` of groups ``weight`` ``[O, G, N]`` on the grid of before."""
+    """Return the next zero ``[O, G]`` of groups ``weight`` ``[O, G, N]`` after a half-quadratic step."""
     s, z = scale[:, :, None], zero[:, :, None]
     q = torch.round(weight / s + z).clamp_(0, max_code)
     e = shrink(weight - (q - z) * s, beta, lp_norm)
@@ -36,7 +36,7 @@ def update_zero(weight: Tensor, scale: Tensor, zero: Tensor, max_code: int, beta
 
 
 def lp_error(weight: Tensor, grid: Grid, lp_norm: float) -> Tensor:
-    """``sum |W - W_q|^p`` of each group ``[O, G]`` when ``weight`` ``[O, I]`` is rounded to ``grid``."""
+    """Return ``sum |W - W_q|^p`` of each group ``[O, G]`` for ``weight`` ``[O, I]`` rounded to ``grid``."""
     error = weight - QuantizedWeight(round_to_grid(weight, grid), grid).dequantize()
     return error.abs_().pow_(lp_norm).reshape(*grid.scale.shape, -1).sum(dim=2)
 
@@ -46,9 +46,8 @@ def solve(
 ) -> QuantizedWeight:
     """Quantize ``weight`` ``[O, I]`` to a ``format`` with real zeros.
 
-    The penalty ``beta`` grows by ``kappa`` a step. Of all steps, the range's own grid included, a group keeps the zero
-    with the least lp error as it will be stored; the published code stops all groups together where their mean error
-    first grows.
+    The penalty ``beta`` grows by ``kappa`` per step. Over all steps and the range's own grid, each group takes the zero
+    with the least lp error as stored; the published code stops all groups together once their mean error grows.
     """
     best = fit_grid(weight, format)
     least = lp_error(weight, best, lp_norm)
@@ -69,7 +68,7 @@ def solve(
 class HQQ:
     """Half-quadratic quantization. Fields are the published code's ``lp_norm``, ``beta``, ``kappa`` and ``iters``.
 
-    ``beta`` is a penalty on weights in units of their own size: a weight's largest magnitude, rounded up to a power of two.
+    ``beta`` applies to weights divided by their largest magnitude, rounded up to a power of two.
     """
 
     group_size: int | str = "channel"

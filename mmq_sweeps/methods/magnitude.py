@@ -1,7 +1,7 @@
-"""Weights in units of their own size, for solvers whose constants are absolute.
+"""Weights in units of their own size, for solvers with absolute constants.
 
-A power of two changes no digit of a float, so a weight that is divided by one and whose scales are multiplied by it
-afterwards has the codes of the weight itself.
+Powers of two change no digit of a float, so dividing a weight by such a power and multiplying its scales by it
+afterwards yields the codes of the weight itself.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from torch import Tensor
 from mmq_sweeps.methods.affine import Format
 from mmq_sweeps.methods.base import LayerStats, Method, Solution, quantize_many
 
-# Of weights within 2**20 of one, errors squared and multiplied with Gram matrices are far from float32's ends.
+# For weights from 2**-20 to 2**20, squared errors times Gram matrices stay far from float32's limits.
 ORDINARY_EXPONENTS = 20
 
 
 def exponent_of(values: Tensor) -> int:
-    """The least ``e`` with all magnitudes below ``2**e``; 0 for zeros and for values that are not finite."""
+    """Return the least ``e`` with all magnitudes below ``2**e``; 0 for zeros and for values that are not finite."""
     largest = max(abs(float(bound)) for bound in torch.aminmax(values))
     return math.frexp(largest)[1] if math.isfinite(largest) else 0
 
 
 def divided(values: Tensor, exponent: int) -> Tensor:
-    """``values`` over ``2**exponent``, in single precision."""
-    # In two steps: 2**-exponent itself may be beyond float32.
+    """Return ``values / 2**exponent`` in float32."""
+    # In two steps, because 2**-exponent itself may exceed float32.
     return values.float() * 2.0 ** -(exponent // 2) * 2.0 ** -(exponent - exponent // 2)
 
 
 def multiplied(solution: Solution, exponents: Sequence[int]) -> Solution:
-    """The ``solution`` of weights that were divided by ``2**exponents``, for the weights themselves."""
+    """Rescale the ``solution`` for weights divided by ``2**exponents`` to the weights themselves."""
     weights = [weight.times_power_of_two(e) for weight, e in zip(solution.weights, exponents, strict=True)]
     return Solution(weights, solution.notes)
 
 
 def loss_weights(weights: Sequence[Tensor]) -> list[float]:
-    """What the squared output error of each linear is multiplied with before those of linears that share an input are summed.
+    """Return the factor of each linear's squared output error in the sum over linears that share an input.
 
-    It is 1 over the mean square of the weight. A factor that one linear gives up and the next takes on, as between two
-    linears of an MLP, then does not decide which linear counts.
+    It is 1 over the mean square of the weight, so that a factor moved from a linear to the next, as between two linears
+    of an MLP, does not decide which linear counts. A single linear has factor 1.
     """
     if len(weights) == 1:
         return [1.0]
@@ -52,7 +52,7 @@ def loss_weights(weights: Sequence[Tensor]) -> list[float]:
 def solve_relative(
     method: Method, weights: Sequence[Tensor], stats: LayerStats | None, formats: Sequence[Format]
 ) -> list[Solution]:
-    """``method``'s solutions, with weights so small or so large that their squares leave float32 in units of their own size."""
+    """Solve with ``method``, dividing weights whose squares would leave float32 by powers of two first."""
     exponents = [exponent_of(weight) for weight in weights]
     exponents = [0 if abs(exponent) <= ORDINARY_EXPONENTS else exponent for exponent in exponents]
     weights = [divided(weight, e) if e else weight for weight, e in zip(weights, exponents, strict=True)]

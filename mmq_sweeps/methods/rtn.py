@@ -14,7 +14,7 @@ from mmq_sweeps.methods.base import LayerStats, Solution
 
 @dataclass(frozen=True)
 class RoundToNearest:
-    """Each weight goes to the nearest point of its group's min/max grid; no calibration."""
+    """Rounding of each weight to the nearest point of its group's min/max grid; no calibration."""
 
     group_size: int | str = "channel"
     symmetric: bool = False

@@ -1,6 +1,6 @@
-"""The study's uniform quantization (arXiv 2601.15287): one grid a tensor from its minimum to its maximum.
+"""The study's uniform quantization (arXiv 2601.15287): a grid per tensor, from its minimum to its maximum.
 
-The offset is real, not an integer code, so both ends of the range are met exactly and zero need not be on the grid.
+The zero is real rather than an integer code, so both ends of the range are exact and 0 need not lie on the grid.
 """
 
 from __future__ import annotations

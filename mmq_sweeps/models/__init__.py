@@ -1,1 +1,1 @@
-"""Loading models and finding their parts."""
+"""Loading of models, placement of their weights, preparation of their inputs, and checks."""

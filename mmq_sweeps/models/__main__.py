@@ -1,4 +1,4 @@
-"""``python -m mmq_sweeps.models [MODEL] [--bits PART=BITS ...] [--json]``: what can be quantized, and to what size.
+"""``python -m mmq_sweeps.models [MODEL] [--bits PART=BITS ...] [--json]``: show quantizable parts and quantized sizes.
 
 Models are built without weights, so this needs neither a download nor an accelerator.
 """
@@ -31,7 +31,7 @@ BAD_INPUT = 2
 
 @dataclass(frozen=True)
 class Counted:
-    """A model without weights, its parts, and where its shape comes from."""
+    """A model without weights, its parts, and the source of its shape."""
 
     config: Mapping[str, Any]
     model: transformers.PreTrainedModel
@@ -47,7 +47,10 @@ class Counted:
 
 
 def count(model: str) -> Counted:
-    """Find the parts of ``model``, a name of ``conf/model`` or the path of a yaml; errors are those of finding them."""
+    """Build ``model`` (a name of ``conf/model`` or the path of a yaml) without weights and find its parts.
+
+    Raises the errors of ``read_model``, ``find_shape``, ``build_on_meta`` and ``find_parts``.
+    """
     config = read_model(model)
     shape = find_shape(config)
     built = build_on_meta(config, shape)
@@ -55,7 +58,7 @@ def count(model: str) -> Counted:
 
 
 def describe(counted: Counted) -> dict[str, Any]:
-    """A model's parameters, and of each part its blocks, its linears and the weights that can be quantized."""
+    """Return a model's parameters and, per part, its blocks, linears and quantizable weights."""
     size = measure_stored(counted.model, counted.parts.values(), {})
     return {
         "model": counted.name,
@@ -76,7 +79,10 @@ def describe(counted: Counted) -> dict[str, Any]:
 
 
 def assign(counted: Counted, bits: Mapping[str, int], group_size: int | str) -> dict[str, Any]:
-    """What ``measure`` would tell of ``counted`` with every linear of the parts in ``bits`` quantized."""
+    """Return the sizes of ``counted`` (see ``measure_stored``) with every linear of the parts in ``bits`` quantized.
+
+    Raises ConfigError if ``group_size`` does not divide the columns of a linear.
+    """
     stored: dict[str, StoredLinear] = {}
     problems: list[str] = []
     for name, width in bits.items():
@@ -102,7 +108,7 @@ def _linears(part: Part) -> dict[str, tuple[int, int]]:
 
 
 def read_bits(arguments: Iterable[str], parts: Iterable[str], model: str) -> dict[str, int]:
-    """``["vision=3", ...]`` as widths by part; a ``ConfigError`` for the first that is none."""
+    """Parse ``["vision=3", ...]`` to widths by part; ConfigError at the first invalid argument."""
     widths: dict[str, int] = {}
     known = list(parts)
     for argument in arguments:
@@ -129,7 +135,7 @@ def read_group_size(argument: str) -> int | str:
 
 
 def draw_models(models: Iterable[Mapping[str, Any]]) -> Table:
-    # A model and its parts share a column, so that the table fits a terminal of 80.
+    # A model and its parts share a column, so that the table fits 80 characters.
     table = _table("model", "", ">blocks", ">linears", ">quantizable\nweights", ">all\nparameters")
     for model in models:
         table.add_row(model["model"], "", "", "", "", f"{model['parameters']:,}")
@@ -156,7 +162,7 @@ def _size_cells(size: Mapping[str, Any]) -> list[str]:
 
 
 def _table(*columns: str) -> Table:
-    """An empty table; a column whose heading opens with ``>`` is aligned right."""
+    """Return an empty table; a column whose heading opens with ``>`` is right-aligned."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for column in columns:
         table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
@@ -164,7 +170,7 @@ def _table(*columns: str) -> Table:
 
 
 class Parser(argparse.ArgumentParser):
-    """Bad input is one line, as everywhere in this package."""
+    """Argument parser that reports bad input on one line, as everywhere in this package."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"error: {message}\n")

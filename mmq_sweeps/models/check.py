@@ -1,9 +1,9 @@
-"""Checks a loaded model on real prepared inputs before its first cell: does it see its images, and does it compute?
+"""Check a loaded model on real prepared inputs before its first cell: does it see its images, and is its output finite?
 
-transformers 5.23 raises nothing if a prompt holds too few image placeholders (huggingface/transformers#34223): the image
-vanishes, or its features move to the next row of a batch, and every figure after that is one of a blind model. So a task
-hands over how it prepares and runs its items, and this module asks a few times: one item alone, the same text with another
-image, and two items in a batch. Each problem is one sentence with its cause and its remedy.
+With transformers 5.23 a prompt with too few image placeholders raises nothing (huggingface/transformers#34223): the
+image vanishes, or its features move to the next row of a batch, and every later result is that of a blind model. So a
+task passes in how it prepares and runs its items, and this module runs a few: an item alone, the same text with another
+image, and two items in a batch. Each problem is a sentence with its cause and remedy.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from torch.overrides import TorchFunctionMode
 from mmq_sweeps.models.device_map import onloaded
 from mmq_sweeps.models.loading import LoadedModel
 
-# Relative to their size, how far answers to two images are apart at least, and to one item alone and in a batch at most.
+# Relative distances of answers: at least between two images, and at most between an item alone and in a batch.
 ANSWERS_ALIKE = 1e-4
 BATCH_CHANGES = {"float32": 1e-2, "float16": 0.1, "bfloat16": 0.2}
-# How much contrast an image may gain or lose on its way to the model; normalizing by a deviation of 0.25 gains 4.
+# Bounds on the gain of contrast by preprocessing; normalising by a standard deviation of 0.25 gains 4.
 LEAST_CONTRAST, MOST_CONTRAST = 0.05, 50.0
-# How many of a prompt's own tokens are left at least; a processor may write some text otherwise.
+# Least share of a prompt's own tokens that must be left; a processor may rewrite some text.
 LEAST_TEXT = 0.9
-# How many names, and how much of a text, a sentence shows.
+# Names, and characters of a text, shown in a message.
 SHOWN, SHORT = 3, 60
 
 
@@ -44,11 +44,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Asking:
-    """How a task asks ``loaded``.
+    """A task's way of asking ``loaded``.
 
-    ``prepare`` makes the model's inputs, a row for each item; ``answer`` returns scores ``[B, K]`` for inputs on the device.
-    ``prompted`` is true if texts are prompts: they hold places for the image's features, and none may be cut. ``batched``
-    is true if the task runs several items at once.
+    ``prepare`` makes the model's inputs, a row per item; ``answer`` returns scores ``[B, K]`` for inputs on the device.
+    ``prompted`` is true if texts are prompts: they contain image placeholders and must not be truncated. ``batched`` is
+    true if the task runs several items at once.
     """
 
     loaded: LoadedModel
@@ -65,11 +65,11 @@ class Asking:
 def problems(
     asking: Asking, first: Asked, second: Asked, around: str, texts: Iterable[tuple[str, str]]
 ) -> Iterator[str]:
-    """What is wrong with how ``first`` and ``second``, which have different images if there are two, come to answers.
+    """Yield problems in how the model answers ``first`` and ``second``, whose images differ if the data has two.
 
-    ``texts`` are the prompts of all items, ``(id, text)``, and ``around`` what is not the data's in each of them. The checks
-    follow each other from the inputs to the answers and end at the first that fails: a model that is given no image cannot
-    be expected to tell two apart.
+    ``texts`` are the prompts of all items, ``(id, text)``; ``around`` is the prompt without the data's text. Checks run
+    in order from inputs to answers and end at the first that fails: a model that receives no image cannot tell two
+    apart.
     """
     processor = asking.loaded.processor
     if absent := [name for name in ("tokenizer", "image_processor") if getattr(processor, name, None) is None]:
@@ -92,9 +92,9 @@ def problems(
 
 
 def _eaten(asking: Asking, image: Image.Image, around: str, texts: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """The first text that holds a special token of the tokenizer which the prompt ``around`` it does not.
+    """Yield the first text with special tokens of the tokenizer that the prompt ``around`` it does not contain.
 
-    A question about "<image>" would get another place for an image; one that holds the end of text would end there.
+    A question about "<image>" would add an image placeholder; an end-of-text token would end the prompt.
     """
     special = _special_tokens(asking.loaded.processor)
     signs = {token[0]: around.count(token[0]) for token in special.values()}
@@ -107,7 +107,7 @@ def _eaten(asking: Asking, image: Image.Image, around: str, texts: Iterable[tupl
         expected = count(around)
         try:
             return count(text) == expected
-        except ValueError:  # as of processors that count the images of a text
+        except ValueError:  # Some processors count the images of a text.
             return False
 
     for id, text in texts:
@@ -123,7 +123,7 @@ def _eaten(asking: Asking, image: Image.Image, around: str, texts: Iterable[tupl
 
 
 def _kept(asking: Asking, asked: Sequence[Asked]) -> Iterator[str]:
-    """The first of ``asked``, the prompt without the data's text, has known words; that one and the others are not cut."""
+    """Check that the bare prompt, first of ``asked``, has no unknown tokens, and that no prompt is truncated."""
     tokenizer = asking.loaded.processor.tokenizer
     special = {*_special_tokens(asking.loaded.processor), getattr(asking.loaded.model.config, "image_token_id", None)}
 
@@ -144,7 +144,7 @@ def _kept(asking: Asking, asked: Sequence[Asked]) -> Iterator[str]:
 
 
 def _special_tokens(processor: Any) -> dict[int, str]:
-    """The tokens that ``processor`` takes for more than text, by id; not the one for unknown words."""
+    """Return the tokens, by id, that ``processor`` treats as more than text, except the unknown token."""
     tokenizer = processor.tokenizer
     added = getattr(tokenizer, "added_tokens_decoder", {})
     ids = {*tokenizer.all_special_ids, *(id for id, token in added.items() if token.special)}
@@ -152,15 +152,16 @@ def _special_tokens(processor: Any) -> dict[int, str]:
 
 
 def _unknown(tokenizer: Any) -> int | None:
-    """The id of unknown words, unless it is another special token's as well, as of tokenizers that know every byte."""
+    """Return the unknown token's id; None if another special token has it too, as in byte-level tokenizers."""
     others = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     return None if tokenizer.unk_token_id in others else tokenizer.unk_token_id
 
 
 class _Trial:
-    """Two items, and what they were prepared as and answered alone, each once.
+    """Two items, with their prepared inputs and their answers alone cached.
 
-    ``others`` are ``first``'s text with two other images: the inverted one is another even if those of the items are equal.
+    ``others`` are ``first``'s text with two other images: ``second``'s, and ``first``'s inverted, which differs even if
+    the items' images are equal.
     """
 
     def __init__(self, asking: Asking, first: Asked, second: Asked) -> None:
@@ -182,7 +183,7 @@ class _Trial:
 
 
 def _pictures(trial: _Trial) -> Iterator[str]:
-    """The image processor keeps the contrast of an image, and prepares different images differently."""
+    """Check that the image processor preserves contrast and prepares different images differently."""
     asking, first = trial.asking, trial.first
     processor = type(asking.loaded.processor.image_processor).__name__
     where = "in the checkpoint's processor_config.json or preprocessor_config.json"
@@ -209,7 +210,7 @@ def _pictures(trial: _Trial) -> Iterator[str]:
 
 
 def _tokens(trial: _Trial) -> Iterator[str]:
-    """Every token has an embedding, different texts differ, and there is a place for the image."""
+    """Check that every token has an embedding, different texts differ, and the image has a placeholder."""
     asking, loaded = trial.asking, trial.asking.loaded
     if unplaced := _without_embedding(loaded):
         rows = loaded.model.get_input_embeddings().num_embeddings
@@ -232,7 +233,7 @@ def _tokens(trial: _Trial) -> Iterator[str]:
 
 
 def _places(trial: _Trial) -> Iterator[str]:
-    """Every image feature finds its place, and every answer is finite."""
+    """Check that every image feature has a placeholder and every answer is finite."""
     for asked in (trial.first, trial.second):
         try:
             answer, _ = trial.answer(asked)
@@ -247,7 +248,7 @@ def _places(trial: _Trial) -> Iterator[str]:
 
 
 def _images(trial: _Trial) -> Iterator[str]:
-    """Another image gives another answer to the same text."""
+    """Check that another image changes the answer to the same text."""
     answer, _ = trial.answer(trial.first)
     if all(_apart(trial.asking, answer, trial.answer(other)[0]) < ANSWERS_ALIKE for other in trial.others):
         yield (
@@ -258,7 +259,7 @@ def _images(trial: _Trial) -> Iterator[str]:
 
 
 def _batch(trial: _Trial) -> Iterator[str]:
-    """Items in a batch, the shorter one padded, have their own image and are answered as each alone."""
+    """Check that batched items, the shorter padded, see their own image and are answered as alone."""
     asking = trial.asking
     if not asking.batched:
         return
@@ -324,12 +325,15 @@ def _answered(asking: Asking, inputs: Mapping[str, Any]) -> tuple[Tensor, Filled
 
 
 def _is_answer(scores: Tensor) -> bool:
-    """A model may rule tokens out with minus infinity, but not all of them."""
+    """Return whether scores are valid: a model may rule tokens out with minus infinity, but not all of them."""
     return not bool(scores.isnan().any() | scores.isposinf().any() | scores.isneginf().all(dim=-1).any())
 
 
 def _apart(asking: Asking, one: Tensor, other: Tensor) -> float:
-    """The distance of two answers ``[1, K]``, relative to the first: logits to their spread, since they have no origin."""
+    """Return the distance of two answers ``[1, K]``, relative to the first's norm or, for logits, its spread.
+
+    Logits have no origin, so only their spread measures their size.
+    """
     both = one.isfinite() & other.isfinite()
     one, other = one[both].double(), other[both].double()
     size = (one - one.mean()).norm().clamp_min(1e-12) if asking.prompted else one.norm().clamp_min(1.0)
@@ -337,7 +341,7 @@ def _apart(asking: Asking, one: Tensor, other: Tensor) -> float:
 
 
 def _pixels(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The images as prepared: all that is no token and no mask, since families name them differently."""
+    """Return the prepared images: every floating tensor but masks, because families name them differently."""
     return {
         name: value
         for name, value in inputs.items()
@@ -350,7 +354,7 @@ def _same(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
 
 
 def _other_size(model: nn.Module, pixels: Mapping[str, Tensor]) -> str | None:
-    """The size of images and of the model, if its position table would be cut to them without a word, as BLIP's are."""
+    """Describe a mismatch of image and model size that would silently crop the position table, as BLIP's is; else None."""
     for module in model.modules():
         table, size = getattr(module, "position_embedding", None), getattr(module, "image_size", None)
         if isinstance(table, nn.Parameter) and isinstance(size, int):
@@ -360,12 +364,12 @@ def _other_size(model: nn.Module, pixels: Mapping[str, Tensor]) -> str | None:
 
 
 def _contrast(image: Image.Image) -> float:
-    """The standard deviation of an image's values, of their range."""
+    """Return the standard deviation of an image's values as a share of their possible range."""
     return max(ImageStat.Stat(image.convert("RGB")).stddev) / 255
 
 
 def _without_embedding(loaded: LoadedModel) -> list[str]:
-    """Tokens of ordinary text whose ids lie beyond the embedding; special ones may have no row, and need none."""
+    """Return tokens of ordinary text whose ids lie beyond the embedding; special tokens need no row."""
     tokenizer, embedding = loaded.processor.tokenizer, loaded.model.get_input_embeddings()
     if not isinstance(embedding, nn.Embedding):
         return []
@@ -387,7 +391,7 @@ def _weights_not_finite(loaded: LoadedModel) -> Iterator[str]:
 
 
 def _first_not_finite(asking: Asking, inputs: Mapping[str, Any]) -> str:
-    """The module that is first to return a value that is not finite."""
+    """Return the path of the module that is first to return a value that is not finite."""
     found: list[str] = []
 
     def note(path: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -414,7 +418,7 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 class _Misplaced(ValueError):
-    """There are not as many places for image features as features."""
+    """The number of places for image features is not that of the features."""
 
     def __init__(self, places: int, features: int) -> None:
         super().__init__(f"{places} image placeholders for {features} image features")
@@ -422,10 +426,10 @@ class _Misplaced(ValueError):
 
 
 class Filled(TorchFunctionMode):
-    """Watches image features being put into the embedded text: ``places`` ``[B]`` is how many each row has.
+    """Counter of image features written into embedded text: ``places`` ``[B]`` is their number per row.
 
-    Every family of transformers does that by ``masked_scatter``, which is satisfied with too few places. Most families
-    compare the sums over a batch before, BLIP-2 nothing.
+    Every family of transformers writes them by ``masked_scatter``, which silently accepts too few places. Most families
+    compare the sums over a batch first; BLIP-2 does not. A wrong number raises ``_Misplaced``.
     """
 
     def __init__(self) -> None:
@@ -449,7 +453,7 @@ class Filled(TorchFunctionMode):
 
 @contextmanager
 def called(model: nn.Module, names: Collection[str]) -> Iterator[set[str]]:
-    """Collect those of the modules ``names`` that run while it is open."""
+    """Collect the modules of ``names`` that run inside the context."""
     reached: set[str] = set()
 
     def note(name: str) -> Callable[[nn.Module, Any], None]:

@@ -1,7 +1,7 @@
-"""What the decoder of an encoder-decoder reads while it is calibrated.
+"""Inputs of an encoder-decoder's decoder during calibration.
 
-The encoder reads the prompt. The decoder reads the right answer behind its start token, as in teacher forcing; where none
-is given, what the model itself generates.
+The encoder reads the prompt. The decoder reads the right answer behind its start token, as in teacher forcing, or, if
+no answer is given, the model's own generated text.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Tokens that are generated where no answer is given: a caption's worth.
+# Tokens to generate if no answer is given: about a caption.
 GENERATED = 32
 GIVEN = ("decoder_input_ids", "decoder_inputs_embeds", "labels")
 
 
 def is_encoder_decoder(model: Any) -> bool:
-    """Whether a model's language part has a decoder that reads a text of its own."""
+    """Return whether a model's language part has a decoder that reads a text of its own."""
     config = getattr(model, "config", None)
     return bool(getattr(config, "is_encoder_decoder", False)) or any(
         getattr(getattr(config, name, None), "is_encoder_decoder", False) for name in ("text_config", "decoder")
@@ -26,9 +26,9 @@ def is_encoder_decoder(model: Any) -> bool:
 
 
 def decoder_inputs(model: Any, tokens: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """The decoder's arguments for answers ``tokens`` ``[B, T]``: the start token, then all but the last.
+    """Return the decoder's arguments for answers ``tokens`` ``[B, T]``: the start token, then all but the last.
 
-    ``mask`` ``[B, T]`` is 0 on padding, which is on the right. A ValueError where the model names no start token.
+    ``mask`` ``[B, T]`` is 0 on padding, which is on the right. Raises ValueError if the model names no start token.
     """
     start = _start_token(model)
     return {
@@ -38,7 +38,7 @@ def decoder_inputs(model: Any, tokens: Tensor, mask: Tensor) -> dict[str, Tensor
 
 
 def with_decoder_inputs(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """``inputs``, and for an encoder-decoder that is given no text for its decoder what it generates from them."""
+    """Return ``inputs``; for an encoder-decoder without decoder inputs, add those that it generates."""
     if not is_encoder_decoder(model) or any(name in inputs for name in GIVEN):
         return dict(inputs)
     tokens = model.generate(**inputs, max_new_tokens=GENERATED, do_sample=False, num_beams=1)
@@ -58,7 +58,7 @@ def _start_token(model: Any) -> int:
 
 
 def _up_to_the_end(model: Any, tokens: Tensor) -> Tensor:
-    """1 up to the first end token of each row, 0 behind it; the start token may be the end token as well."""
+    """Return 1 up to the first end token of each row and 0 behind it; the start token may be the end token too."""
     ends = model.generation_config.eos_token_id
     ended = torch.isin(tokens, torch.as_tensor([] if ends is None else ends, device=tokens.device, dtype=tokens.dtype))
     ended[:, 0] = False

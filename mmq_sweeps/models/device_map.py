@@ -1,7 +1,7 @@
-"""Which weights lie where: on the device that computes, on other GPUs, on the CPU or on disk.
+"""Placement of weights: on the computing device, other GPUs, the CPU or disk.
 
-What lies elsewhere is brought to the computing device when it is needed, by accelerate's hooks. It changes what fits, not
-what comes out.
+Weights elsewhere are brought to the computing device on demand, by accelerate's hooks. This changes which models fit,
+not their results.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ CHOICES = "choose auto, cpu, disk or {MODULE: DEVICE, ...}, or leave it null"
 
 
 def choose_device(device: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU; a device that is absent is a ValueError with those that are there."""
+    """Return the device; ``auto`` is CUDA if available, otherwise the CPU.
+
+    Raises ValueError, listing the available devices, if ``device`` is absent.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     there = _devices()
@@ -42,10 +45,10 @@ def _devices() -> list[str]:
 def locations(
     model: nn.Module, device_map: str | Mapping[str, str | int] | None, device: torch.device
 ) -> dict[str, str]:
-    """Where every module of ``model`` (which may be on meta) goes: disjoint paths that hold all of its weights.
+    """Return the location of every module of ``model`` (which may be on meta): disjoint paths that hold all weights.
 
-    ``cpu`` and ``disk`` are for the blocks; all else is on ``device``, the one that computes. A mapping's modules go where
-    it says. A ValueError names a path that is no module, or a device that is not there.
+    ``cpu`` and ``disk`` apply to the blocks; everything else goes to ``device``, which computes. A mapping places its
+    own modules. Raises ValueError for a path that is no module and for an absent device.
     """
     if device_map is None:
         away: dict[str, str] = {}
@@ -72,7 +75,7 @@ def _location(path: str, where: str) -> str:
 
 
 def _blocks(model: nn.Module) -> list[str]:
-    """The members of the outermost module lists: in every family, layers stand in lists."""
+    """Return the members of the outermost module lists, which hold the layers in every family."""
     lists: list[str] = []
     for path, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and not any(path.startswith(f"{outer}.") for outer in lists):
@@ -96,9 +99,9 @@ def _join(path: str, name: str) -> str:
 
 
 def check_room(model: nn.Module, where: Mapping[str, str], dtype: torch.dtype, checkpoint: str) -> None:
-    """A ValueError where the weights of ``model``, on meta, do not fit into the memory that is free, with the ways out."""
+    """Raise a ValueError with remedies if the weights of ``model``, on meta, do not fit into the free memory."""
     needs: dict[str, int] = {}
-    for name, parameter in model.named_parameters():  # a shared one once
+    for name, parameter in model.named_parameters():  # yields a shared parameter once
         path = next(path for path in where if path == "" or name == path or name.startswith(f"{path}."))
         needs[where[path]] = needs.get(where[path], 0) + parameter.numel() * dtype.itemsize
     for location, need in needs.items():
@@ -114,7 +117,7 @@ def check_room(model: nn.Module, where: Mapping[str, str], dtype: torch.dtype, c
 
 
 def read_max_memory(given: Mapping[str, str | int] | None, device: str) -> dict[int | str, str | int] | None:
-    """``{"0": "20GB", "cpu": "8GB"}`` as accelerate reads it; with ``model.device=cpu`` no GPU is used."""
+    """Convert ``{"0": "20GB", "cpu": "8GB"}`` to accelerate's form; None with ``model.device=cpu`` excludes GPUs."""
     if given is None:
         return {CPU: available_bytes(torch.device(CPU)) or 0} if device == CPU else None
     limits: dict[int | str, str | int] = {}
@@ -126,14 +129,14 @@ def read_max_memory(given: Mapping[str, str | int] | None, device: str) -> dict[
 
 
 def computing_device(model: nn.Module) -> torch.device:
-    """The device that ``model`` takes its inputs on."""
+    """Return the device on which ``model`` takes its inputs."""
     devices = [hook.execution_device for hook in _align_hooks(model) if hook.execution_device is not None]
     return torch.device(devices[0]) if devices else next(model.parameters()).device
 
 
 @contextmanager
 def onloaded(module: nn.Module) -> Iterator[None]:
-    """``module``'s own weights stay on the device that computes, where accelerate would bring them for each call."""
+    """Hold ``module``'s own weights on the computing device, where accelerate would bring them for each call."""
     brought = []
     try:
         for hook in offloading_hooks(module):
@@ -148,7 +151,7 @@ def onloaded(module: nn.Module) -> Iterator[None]:
 
 
 def offloading_hooks(module: nn.Module) -> list[AlignDevicesHook]:
-    """Those of ``module``'s hooks that bring its own weights for each call."""
+    """Return those of ``module``'s hooks that bring its own weights for each call."""
     return [hook for hook in _align_hooks(module) if hook.offload]
 
 

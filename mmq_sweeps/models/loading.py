@@ -1,4 +1,4 @@
-"""From a model's configuration to a model in memory, with its weights' digest."""
+"""Load a model from its configuration, and verify its files, its family and the digest of its weights."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ from mmq_sweeps.models.weight_backup import room_aside
 
 SHOWN = 3
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-# What older releases saved and newer ones compute.
+# Buffers that older releases saved and newer ones compute.
 OLD_BUFFERS = ("position_ids", "inv_freq", "masked_bias")
 NUMBERED = re.compile(r"\.\d+\.")
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode, what prepares its inputs, and the configuration it was loaded from."""
+    """A model in evaluation mode, the processor of its inputs, and its configuration."""
 
     model: transformers.PreTrainedModel
     processor: Any
@@ -60,27 +60,27 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """The device that computes; weights may lie elsewhere until they are needed."""
+        """Computing device; weights may lie elsewhere until they are needed."""
         return computing_device(self.model)
 
     def linear(self, name: str) -> nn.Linear:
-        """The linear of this full name; a TypeError where it is something else."""
+        """Return the linear of this full name; TypeError if the module is something else."""
         module = self.model.get_submodule(name)
         if not isinstance(module, nn.Linear):
             raise TypeError(f"{name} is a {type(module).__name__}, not a linear")
         return module
 
     def weight(self, name: str) -> Tensor:
-        """The weight ``[O, I]`` of the linear of this full name, read from where it lies: a device, the CPU or the disk."""
+        """Return the weight ``[O, I]`` of a linear by its full name, read from its device, the CPU or the disk."""
         linear = self.linear(name)
         with self.onloaded(name):
             return linear.weight.detach()
 
     @contextmanager
     def onloaded(self, path: str) -> Iterator[None]:
-        """While it is open, the weights of the module at ``path`` are where it computes; then they are where they were.
+        """Hold the weights of the module at ``path`` on the computing device; on exit, return them to their place.
 
-        Costs nothing where they lie there anyhow. Else they are read once, however often the module is run meanwhile.
+        Costs nothing if they are there anyway. Otherwise they are read once, however often the module runs meanwhile.
         """
         with ExitStack() as placed:
             for module in self.model.get_submodule(path).modules():
@@ -88,7 +88,7 @@ class LoadedModel:
             yield
 
     def to_device(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Inputs on the computing device, floating ones in the model's dtype; what is no tensor stays as it is."""
+        """Move tensors to the computing device, floating ones in the model's dtype; other values are unchanged."""
         dtype = next(self.model.parameters()).dtype
         return {
             name: value.to(self.device, dtype if value.is_floating_point() else value.dtype)
@@ -99,10 +99,10 @@ class LoadedModel:
 
     @contextmanager
     def weights_replaced(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """Run with ``weights`` ``{linear: [O, I]}`` in place; afterwards the full-precision ones are back, bit for bit.
+        """Run with ``weights`` ``{linear: [O, I]}`` in place; on exit restore the full-precision ones, bit for bit.
 
-        ``weights`` may make each when it is asked for: they are asked for one at a time, those of offloaded linears
-        whenever the linear is brought to the computing device.
+        ``weights`` may compute values on access: they are requested singly, those of offloaded linears whenever the
+        linear is brought to the computing device.
         """
         linears = {name: self.linear(name) for name in weights}
         resident = {name: linear for name, linear in linears.items() if linear.weight.device.type != "meta"}
@@ -122,7 +122,7 @@ class LoadedModel:
 
 @contextmanager
 def _read_instead(linear: nn.Linear, name: str, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Bring ``weights[name]`` where ``linear``'s offloaded weight would be brought."""
+    """Bring ``weights[name]`` to the computing device whenever ``linear``'s offloaded weight is requested."""
     hooks = [hook for hook in offloading_hooks(linear) if hook.offload]
     kept = [hook.weights_map for hook in hooks]
     try:
@@ -135,7 +135,7 @@ def _read_instead(linear: nn.Linear, name: str, weights: Mapping[str, Tensor]) -
 
 
 class _Overlaid(Mapping[str, Tensor]):
-    """A linear's own weights as they lie elsewhere, but for ``weight``: that is ``weights[name]`` whenever it is asked for."""
+    """A linear's offloaded tensors with ``weight`` replaced by ``weights[name]``, read on each access."""
 
     def __init__(self, own: Mapping[str, Tensor], name: str, weights: Mapping[str, Tensor]) -> None:
         self._own, self._name, self._weights = own, name, weights
@@ -151,7 +151,7 @@ class _Overlaid(Mapping[str, Tensor]):
 
 
 def load_model(config: Mapping[str, Any]) -> LoadedModel:
-    """Load ``conf/model/*.yaml``'s ``config``; a ValueError names what does not serve, and what would."""
+    """Load ``config`` of ``conf/model/*.yaml``; a ValueError names the setting that does not serve, and a remedy."""
     find_class(config)
     device = choose_device(config["device"])
     checkpoint, options = _source(config)
@@ -160,7 +160,7 @@ def load_model(config: Mapping[str, Any]) -> LoadedModel:
         if problem := quantized_already(config["checkpoint"], values, _folder(checkpoint, options)):
             raise ValueError(problem)
         _check_family(config, values)
-        # Before the weights, which take long: what it needs may be absent.
+        # Before the weights, which take long: a package that it needs may be absent.
         processor = load_processor(checkpoint, options)
         model = _read_weights(config, checkpoint, options, values, device)
     except SafetensorError as error:
@@ -170,7 +170,7 @@ def load_model(config: Mapping[str, Any]) -> LoadedModel:
             raise
         raise ValueError(f"model.checkpoint={config['checkpoint']}: its model {problem}") from error
     except OSError as error:
-        if options.get("local_files_only") and error.errno is None:  # not one of the system's own
+        if options.get("local_files_only") and error.errno is None:  # not an error of the system
             raise ValueError(absent(config["checkpoint"], config["revision"])) from error
         raise
     if not config.get("inherit_generation"):
@@ -179,7 +179,7 @@ def load_model(config: Mapping[str, Any]) -> LoadedModel:
 
 
 def _source(config: Mapping[str, Any]) -> tuple[Path | str, dict[str, Any]]:
-    """Where the checkpoint is read from, and what ``from_pretrained`` is told about it."""
+    """Return the checkpoint's folder or hub name, and the options for ``from_pretrained``."""
     checkpoint, revision = checkpoint_path(config["checkpoint"]), config["revision"]
     if isinstance(checkpoint, Path):
         _check_folder(checkpoint, revision)
@@ -189,7 +189,7 @@ def _source(config: Mapping[str, Any]) -> tuple[Path | str, dict[str, Any]]:
 
 
 def _folder(checkpoint: Path | str, options: Mapping[str, Any]) -> Path | None:
-    """The folder of ``checkpoint``; of the hub, that of its cache, with what a checkpoint may hold beside its config.json."""
+    """Return the checkpoint's folder; for the hub, the cache folder with its config.json or quantization files."""
     if isinstance(checkpoint, Path):
         return checkpoint
     found = [
@@ -206,7 +206,7 @@ def _read_weights(
     values: Mapping[str, Any],
     device: torch.device,
 ) -> transformers.PreTrainedModel:
-    """Each weight is read once, straight to where it is to lie and in the dtype it is to have."""
+    """Read each weight once, straight to its location and in its final dtype."""
     model_class, dtype = find_class(config), getattr(torch, config["dtype"])
     placing: dict[str, Any] = {}
     if config.get("device_map") == AUTO:
@@ -221,7 +221,7 @@ def _read_weights(
         Path(config["offload_dir"]).mkdir(parents=True, exist_ok=True)
     with ExitStack() as cleaning:
         if placing:
-            # Only what is read in another form than it is stored in is written there; else it is read from the checkpoint.
+            # Receives only weights loaded in another form than stored; others are read from the checkpoint.
             folder = tempfile.mkdtemp(dir=config.get("offload_dir"), prefix="mmq-offload-")
             cleaning.callback(shutil.rmtree, folder, ignore_errors=True)
             placing["offload_folder"] = folder
@@ -248,11 +248,14 @@ def _check_family(config: Mapping[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def _check_weights(config: Mapping[str, Any], values: Mapping[str, Any], info: Mapping[str, Any]) -> None:
-    """transformers would draw missing weights at random and leave others out, with a warning."""
+    """Raise a ValueError if weights do not fit: transformers would draw missing ones at random and drop others.
+
+    transformers itself only warns.
+    """
     missing, mismatched = sorted(info["missing_keys"]), sorted(key for key, *_ in info["mismatched_keys"])
     unexpected = sorted(key for key in info["unexpected_keys"] if not key.endswith(OLD_BUFFERS))
     if config["class_name"] in (values.get("architectures") or []):
-        # Beside a class's own layers, transformers knows best what of its checkpoints is of no use.
+        # Outside of its numbered layers, trust transformers on unused weights in a class's own checkpoints.
         unexpected = [key for key in unexpected if NUMBERED.search(key)]
     problems = [
         f"{len(names)} weights {what} ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"
@@ -276,7 +279,7 @@ def _architectures(values: Mapping[str, Any]) -> str:
 
 
 def _forget_generation(model: transformers.PreTrainedModel) -> None:
-    """Leave of the checkpoint's generation settings the ids of its special tokens: all else is the task's to say."""
+    """Drop the checkpoint's generation settings but the ids of special tokens: the task sets everything else."""
     for module in model.modules():
         own = getattr(module, "generation_config", None)
         if isinstance(own, transformers.GenerationConfig):
@@ -285,7 +288,7 @@ def _forget_generation(model: transformers.PreTrainedModel) -> None:
 
 
 def _check_files(folder: Path, config: Mapping[str, Any]) -> None:
-    """A ValueError if configuration, processor or tokenizer are not those that the cell is named by."""
+    """Raise a ValueError if configuration, processor or tokenizer are not those that the cell is named by."""
     planned = config.get("files")
     if planned is not None and files_digest(config) != planned:
         raise ValueError(f"model.checkpoint={folder}: its files changed since the sweep was planned; plan it again")

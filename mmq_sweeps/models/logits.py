@@ -1,4 +1,4 @@
-"""Whether a model's logits are numbers: a flag a row, kept on the device until it is asked for."""
+"""Detect logits that are not finite: a flag per row, on the device until requested."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from transformers import PreTrainedModel
 
 
 class LogitsWatch:
-    """Collects, over the forward passes of one batch, which rows had a NaN or infinite logit where a token is chosen."""
+    """Flags of rows with a NaN or infinite logit for the next token, over the forward passes of a batch."""
 
     def __init__(self) -> None:
-        # By the number of rows: some models see a prompt once for all of its beams.
+        # By number of rows: some models process a prompt once for all of its beams.
         self._wrong: dict[int, Tensor] = {}
 
     def rows(self, count: int) -> list[bool]:
-        """The flag of each of ``count`` rows since the last call; a row of several beams is wrong if one of them is.
+        """Return the flag of each of ``count`` rows since the last call; a row is flagged if any of its beams is.
 
-        RuntimeError: no logits of ``count`` rows were seen.
+        Raises RuntimeError if no logits were seen, or their rows are no multiple of ``count``.
         """
         seen, self._wrong = self._wrong, {}
         if not seen or any(rows % count for rows in seen):
@@ -30,7 +30,7 @@ class LogitsWatch:
         return [bool(flag) for flag in flags.tolist()]
 
     def look(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        """A forward hook: ``output.logits`` is ``[B, T, V]``, of which the last place decides the next token."""
+        """Flag rows of ``output.logits`` ``[B, T, V]``, whose last place decides the next token; a forward hook."""
         logits = getattr(output, "logits", None)
         if not isinstance(logits, Tensor) or logits.dim() != 3:
             return
@@ -42,7 +42,7 @@ class LogitsWatch:
 
 @contextmanager
 def watching_logits(model: nn.Module) -> Iterator[LogitsWatch]:
-    """While it is open, every causal model inside ``model`` reports its logits to the watch."""
+    """Yield a watch that every causal model inside ``model`` reports its logits to."""
     watch = LogitsWatch()
     hooks = [
         module.register_forward_hook(watch.look) for module in model.modules() if isinstance(module, PreTrainedModel)

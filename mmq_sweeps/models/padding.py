@@ -1,8 +1,8 @@
-"""Which tokens are padding, read from the masks that a block is called with.
+"""Find padding tokens from the masks that a block is called with.
 
-A vision tower is given no mask by the user: it makes one from the pixels' or tiles' mask and hands it to its blocks, in
-one of several forms. ``[B, T]`` has a value a token, ``[B, H, Q, K]`` or ``[B, Q, K]`` one a pair of query and key; true,
-1 and 0.0 let a pair see each other where the mask is of booleans, of integers or added to the attention's scores.
+Users pass no mask to a vision tower: it derives a mask from that of the pixels or tiles and passes it to its blocks, in
+one of several forms. ``[B, T]`` has a value per token, ``[B, H, Q, K]`` or ``[B, Q, K]`` a value per pair of query and
+key. A pair is visible if the value is true (booleans), 1 (integers) or 0.0 (added to attention scores).
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch import Tensor
 
 OWN = ("attention_mask", "attn_mask", "mask", "patch_attention_mask")
 CROSS = ("encoder_attention_mask", "cross_attention_mask", "encoder_mask", "context_mask")
-# Names of arguments that are other tokens than the hidden state's, even if there are as many of them.
+# Marks of arguments whose tokens are not the hidden state's, even if there are as many of them.
 OTHERS = ("encoder", "cross", "context", "memory", "image", "vision")
-# Queries (``[B, 1, Q, 1]``, 0) that may see no key; attention needs one, so the mask beside it lets them see all (Mllama).
+# Mllama's flags (``[B, 1, Q, 1]``), 0 for queries that may see no key. Attention needs a key, so its mask shows all.
 SEEING = "full_text_row_masked_out_mask"
-# Added to a score, more than a bias of positions; the smallest float16 is -65504.
+# Additive masks below this hide a pair: larger than any bias of positions, and the smallest float16 is -65504.
 HIDES = -1e4
 
 
 def own_mask(named: Mapping[str, Any], hidden: Tensor) -> Tensor | None:
-    """True where a token of ``hidden`` ``[B, T, D]`` counts, from the arguments ``named`` of its block.
+    """Return a mask, true for tokens of ``hidden`` ``[B, T, D]`` that count, from a block's ``named`` arguments.
 
-    A token that may not see itself is padding: that holds for masks that hide padding from all, as most do, and for those
-    that hide it from other padding only (Mllama). ``None`` where no token is padding.
+    A token that may not see itself is padding: that holds for masks that hide padding from all tokens, as most do, and
+    for those that hide it from other padding only (Mllama). None if no token is padding.
     """
     if hidden.dim() != 3:
         return None
@@ -45,7 +45,10 @@ def own_mask(named: Mapping[str, Any], hidden: Tensor) -> Tensor | None:
 
 
 def key_mask(named: Mapping[str, Any], hidden: Tensor) -> Tensor | None:
-    """True where a key ``[B, K]`` counts that any query sees, if a block attends to more than ``hidden`` ``[B, T, D]``."""
+    """Return a mask of keys ``[B, K]`` that any query sees, if a block attends to more than ``hidden`` ``[B, T, D]``.
+
+    None if all keys count or the block attends to ``hidden`` only.
+    """
     if hidden.dim() != 3:
         return None
     for name in OWN:
@@ -57,21 +60,24 @@ def key_mask(named: Mapping[str, Any], hidden: Tensor) -> Tensor | None:
 
 
 def cross_mask(named: Mapping[str, Any], other: Tensor) -> Tensor | None:
-    """True where a token of ``other`` ``[B, N, D]``, which a block attends to, counts: where any query sees it."""
+    """Return a mask, true for tokens of ``other`` ``[B, N, D]``, which a block attends to, that any query sees.
+
+    None if all count or no mask fits.
+    """
     rows = named.get(SEEING)
     for name in (*CROSS, *OWN):
         mask = named.get(name)
         if isinstance(mask, Tensor) and isinstance(rows, Tensor) and mask.dim() == rows.dim() == 4:
             mask = (mask > HIDES) & rows.bool()
         counts = _of_keys(mask, len(other))
-        # The tiles of an image may be rows of their own in ``other`` and follow each other in the mask.
+        # The tiles of an image may be separate rows in ``other`` but follow each other in the mask.
         if counts is not None and counts.numel() == other.shape[:2].numel():
             return _with_padding(counts.reshape(other.shape[:2]))
     return None
 
 
 def is_another_sequence(name: str, value: Any, hidden: Tensor) -> bool:
-    """Whether the argument ``value`` of a block is a sequence ``[B, N, D]`` of other tokens than ``hidden``."""
+    """Return whether a block's argument ``value`` is a sequence ``[B, N, D]`` of other tokens than ``hidden``."""
     if not isinstance(value, Tensor) or value.dim() != 3 or not value.is_floating_point():
         return False
     if any(mark in name for mark in ("mask", "bias", "position", "rotary")):
@@ -80,12 +86,12 @@ def is_another_sequence(name: str, value: Any, hidden: Tensor) -> bool:
 
 
 def names_others(name: str) -> bool:
-    """Whether an argument of this name is never a block's own hidden state."""
+    """Return whether an argument of this name is never a block's own hidden state."""
     return any(mark in name for mark in OTHERS)
 
 
 def _of_keys(mask: Any, rows: int) -> Tensor | None:
-    """True where any query sees a key, as booleans ``[B, K]`` for ``rows``; ``None`` if ``mask`` is no mask for them."""
+    """Return booleans ``[B, K]`` for ``rows``, true for keys that any query sees; None if ``mask`` is no mask for them."""
     if not isinstance(mask, Tensor) or mask.dim() not in (2, 3, 4):
         return None
     visible = mask > HIDES if mask.is_floating_point() and mask.dim() > 2 else mask.bool()

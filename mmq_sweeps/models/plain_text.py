@@ -1,7 +1,7 @@
-"""Text of the data, made safe to put into a prompt: none of it becomes a special token or an image's placeholder.
+"""Make text of the data safe for a prompt: none of it becomes a special token or an image placeholder.
 
-Processors look for placeholders in the text before it is tokenized, so a tokenizer's ``split_special_tokens`` comes too
-late for a question that holds a literal ``<image>``.
+Processors search for placeholders before they tokenize, so a tokenizer's ``split_special_tokens`` is too late for a
+question that contains a literal ``<image>``.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-# Of nested spellings (``<<pad>pad>``) each round breaks one.
+# Each round breaks one level of nested spellings (``<<pad>pad>``).
 _ROUNDS = 20
 
 
 def plain_text(text: str, processor: Any) -> str:
-    """``text`` with a blank behind the first character of every special token's spelling: ``<image>`` becomes ``< image>``.
+    """Insert a blank behind the first character of every special token in ``text``: ``<image>`` becomes ``< image>``.
 
-    Special are the tokenizer's special tokens, the unknown one among them, and what the processor calls its tokens. A
-    ValueError where the tokenizer still makes a special token of it.
+    Special tokens are the tokenizer's, including the unknown token, and the processor's ``*_token`` attributes. Raises
+    ValueError if the tokenizer still makes a special token of the text.
     """
     special = _special_of(processor)
     plain = text
@@ -34,7 +34,7 @@ def plain_text(text: str, processor: Any) -> str:
 
 
 class _Special:
-    """The special tokens of a processor: ``spellings``, the longest first, and ``ids`` that no text may have."""
+    """Special tokens of a processor: ``spellings``, longest first, and ``ids`` that plain text may not have."""
 
     def __init__(self, processor: Any) -> None:
         tokenizer = _tokenizer(processor)
@@ -45,10 +45,10 @@ class _Special:
             *map(str, getattr(tokenizer, "all_special_tokens", ())),
             *(str(value) for value in named if isinstance(value, str) or hasattr(value, "content")),
         }
-        # A single sign is ordinary text as well: CLIP pads with "!".
+        # A single character is ordinary text too: CLIP pads with "!".
         self.spellings = sorted((token for token in every if len(token) > 1), key=len, reverse=True)
         ids = {tokenizer.convert_tokens_to_ids(token) for token in self.spellings}
-        # Words outside the vocabulary are unknown, and some tokenizers put a token before every text.
+        # Plain text may contain unknown words, and some tokenizers put a token before every text.
         self.ids = ids - {None, tokenizer.unk_token_id, *_tokens(tokenizer, "a")}
 
 

@@ -1,6 +1,6 @@
-"""The processor of a checkpoint, and what it needs that is not installed.
+"""Load a checkpoint's processor, and name the packages that it lacks.
 
-Images and texts are all that is studied here, so a processor whose only obstacle is a part for videos (which needs
+Only images and texts are studied here, so a processor whose only obstacle is its part for videos (which needs
 torchvision) is built without that part.
 """
 
@@ -17,20 +17,20 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.processing_utils import ProcessorMixin
 from transformers.video_processing_utils import VideoProcessorMixin
 
-# Packages that some processors and models need beyond transformers, and the extra of setup.cfg that brings each.
+# Packages that some processors and models need beyond transformers, and the extra of setup.cfg that installs each.
 EXTRAS = {"num2words": "smolvlm", "torchvision": "llama4", "timm": "gemma3n", "sentencepiece": "sentencepiece"}
 VIDEOS = "video_processor"
 
 
 class NoVideos(VideoProcessorMixin):  # type: ignore[misc]
-    """Stands where a processor has its part for videos; a RuntimeError where it is given some."""
+    """Stand-in for a processor's part for videos; raises RuntimeError if called."""
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         raise RuntimeError("this processor was built for images and texts; videos need torchvision")
 
 
 class _TakesNoVideos:
-    """Before a class of processors, lets it be built without its part for videos."""
+    """Mixin that lets a processor class be built with ``NoVideos`` as its part for videos."""
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
         if argument_name == VIDEOS:
@@ -39,7 +39,7 @@ class _TakesNoVideos:
 
 
 def load_processor(checkpoint: Path | str, options: dict[str, Any]) -> Any:
-    """The processor of ``checkpoint``; a ValueError names the command that installs what it lacks."""
+    """Return the processor of ``checkpoint``; a ValueError gives the command that installs a missing package."""
     try:
         processor_class = None if _installed("torchvision") else _class_with_videos(checkpoint, options)
         if processor_class is None:
@@ -52,7 +52,7 @@ def load_processor(checkpoint: Path | str, options: dict[str, Any]) -> Any:
 
 
 def missing_package(error: Exception) -> str | None:
-    """ "needs ..." with the command that helps, where ``error`` says that a package is absent or cannot be imported."""
+    """Return "needs ..." with the command that helps if ``error`` is due to an absent or broken package, else None."""
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
         names = [error.name.split(".")[0]]
     else:
@@ -89,7 +89,7 @@ def _version(package: str) -> str:
 
 
 def _class_with_videos(checkpoint: Path | str, options: dict[str, Any]) -> type[ProcessorMixin] | None:
-    """The class of the checkpoint's processor, if it is one of transformers that has a part for videos."""
+    """Return the class of the checkpoint's processor if transformers has it with a part for videos."""
     config, _ = transformers.PretrainedConfig.get_config_dict(checkpoint, **options)
     try:
         values, _ = ProcessorMixin.get_processor_dict(checkpoint, **options)

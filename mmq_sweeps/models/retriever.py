@@ -1,7 +1,7 @@
-"""BLIP-2's image-text retriever (arXiv 2301.12597), taken apart so that a set of pairs costs no module twice.
+"""BLIP-2's image-text retriever (arXiv 2301.12597), split so that a set of pairs costs no module twice.
 
-``Blip2ForImageTextRetrieval`` runs its vision part anew for every pair. Here an image is encoded once, a text once, and
-only the Q-Former sees a pair. The scores are those of the model's own forward pass.
+``Blip2ForImageTextRetrieval`` reruns its vision part for every pair. Here each image and each text is encoded once, and
+only the Q-Former sees pairs. The scores are those of the model's own forward pass.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.plain_text import plain_text
 
-# Of the two outputs of the matching head, the one for "they belong together".
+# Index of "they belong together" in the matching head's two outputs.
 MATCHES = 1
 
 
@@ -32,7 +32,7 @@ class Texts:
         return len(self.tokens)
 
     def __getitem__(self, rows: slice | Tensor) -> Texts:
-        """The texts of ``rows``, no wider than the longest of them."""
+        """Return the texts of ``rows``, no wider than the longest of them."""
         mask = self.mask[rows]
         length = int(mask.sum(dim=1).max())
         return Texts(self.tokens[rows, :length], mask[:, :length])
@@ -40,18 +40,18 @@ class Texts:
 
 @dataclass(frozen=True)
 class Retriever:
-    """``loaded`` is a ``Blip2ForImageTextRetrieval``; a text is cut after ``text_length`` tokens."""
+    """Encoder and scorer around ``loaded``, a ``Blip2ForImageTextRetrieval``; texts are cut after ``text_length`` tokens."""
 
     loaded: LoadedModel
     text_length: int
 
     def pixels(self, images: Sequence[Any]) -> Tensor:
-        """``[B, 3, H, W]``, as the checkpoint's processor prepares them."""
+        """Return ``[B, 3, H, W]`` as the checkpoint's processor prepares them."""
         pixels: Tensor = self.loaded.processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
         return pixels
 
     def tokenized(self, texts: Sequence[str]) -> Texts:
-        """All ``texts``, on the CPU; a special token's spelling in them is plain text."""
+        """Tokenize all ``texts``, on the CPU; a special token's spelling in them is plain text."""
         found = self.loaded.processor.tokenizer(
             [plain_text(text, self.loaded.processor) for text in texts],
             padding=True,
@@ -63,7 +63,7 @@ class Retriever:
         return Texts(found["input_ids"], found["attention_mask"])
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The vision part's output ``[B, P, W]``, and of each query a feature of length one ``[B, Q, D]``, as floats."""
+        """Return the vision part's output ``[B, P, W]`` and each query's unit-length feature ``[B, Q, D]``, in float32."""
         model: Any = self.loaded.model
         seen = model.vision_model(pixel_values=pixels.to(self.loaded.device))[0]
         queries = model.query_tokens.expand(len(seen), -1, -1)
@@ -71,7 +71,7 @@ class Retriever:
         return seen, self._feature(model.vision_projection, looks)
 
     def encode_texts(self, texts: Texts) -> Tensor:
-        """Features of length one ``[M, D]``, as floats."""
+        """Return unit-length features ``[M, D]``, in float32."""
         model: Any = self.loaded.model
         texts = self._on_device(texts)
         words = model.qformer(
@@ -80,7 +80,7 @@ class Retriever:
         return self._feature(model.text_projection, words[:, 0])
 
     def match(self, seen: Tensor, texts: Texts) -> Tensor:
-        """How far each text ``[M]`` matches one image's vision output ``[P, W]``: the queries' mean logit."""
+        """Return how well each text ``[M]`` matches an image's vision output ``[P, W]``: the queries' mean logit."""
         model: Any = self.loaded.model
         texts = self._on_device(texts)
         queries = model.query_tokens.expand(len(texts), -1, -1)
@@ -96,11 +96,11 @@ class Retriever:
         return logits[:, MATCHES].float()
 
     def forward_inputs(self, pixels: Tensor, texts: Texts, matching: bool) -> dict[str, Any]:
-        """Keyword arguments of the model's own forward pass over pairs: of the matching head, or of the two features."""
+        """Return arguments of the model's own forward pass over pairs: for the matching head, or for the two features."""
         config: Any = self.loaded.model.config
         tokens, mask = texts.tokens, texts.mask
         if config.image_token_index is not None:
-            # Its place in front of the text, which the forward pass cuts off again.
+            # Image placeholders before the text, which the forward pass cuts off again.
             tokens = torch.cat(
                 [tokens.new_full((len(texts), config.num_query_tokens), config.image_token_index), tokens], 1
             )

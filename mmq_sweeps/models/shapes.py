@@ -1,7 +1,7 @@
-"""A model's modules without its weights: built on the meta device from a configuration that needs no network.
+"""Build a model's modules without weights, on the meta device, from a configuration that needs no network.
 
-Enough to find parts and to count: https://pytorch.org/docs/stable/meta.html. A checkpoint in a folder has its
-``config.json``; for those of the hub, ``configs/NAME.json`` holds the values that decide shapes, and where they come from.
+This suffices to find parts and to count: https://pytorch.org/docs/stable/meta.html. A checkpoint in a folder has its
+``config.json``; for those of the hub, ``configs/NAME.json`` holds the values that decide shapes, and their source.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ CONFIGS = Path(__file__).resolve().parent / "configs"
 
 @dataclass(frozen=True)
 class Shape:
-    """The values of a ``config.json`` that decide a model's shape, and a sentence on where they come from."""
+    """Values of a ``config.json`` that decide a model's shape, and a sentence on their source."""
 
     values: Mapping[str, Any]
     source: str
 
 
 def find_shape(config: Mapping[str, Any]) -> Shape:
-    """The shape of ``conf/model/*.yaml``'s ``config``; a ValueError says where one was looked for."""
+    """Return the shape for ``config`` of ``conf/model/*.yaml``; a ValueError lists the places searched."""
     folder = checkpoint_path(config["checkpoint"])
     if isinstance(folder, Path) and (folder / "config.json").is_file():
         return Shape(json.loads((folder / "config.json").read_text()), "The checkpoint's own config.json.")
@@ -42,14 +42,14 @@ def find_shape(config: Mapping[str, Any]) -> Shape:
 
 
 def build_on_meta(config: Mapping[str, Any], shape: Shape) -> transformers.PreTrainedModel:
-    """The model that ``load_model`` would load, without weights."""
+    """Build the model that ``load_model`` would load, without weights."""
     model_class = find_class(config)
     with torch.device("meta"):
         return model_class(model_class.config_class.from_dict(dict(shape.values)))
 
 
 def find_class(config: Mapping[str, Any]) -> Any:
-    """The class that ``config`` names; a ValueError where transformers has no such model."""
+    """Return the class that ``config`` names; ValueError if transformers has no such model."""
     found: Any = getattr(transformers, config["class_name"], None)
     is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
     if not is_model or found.config_class is None:

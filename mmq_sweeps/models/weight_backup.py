@@ -1,4 +1,4 @@
-"""Full-precision weights kept aside while quantized ones are in their place, to be put back bit for bit."""
+"""Back up full-precision weights while quantized ones are in their place, and restore them bit for bit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmq_sweeps.memory import available_bytes
 
 
 class WeightBackup:
-    """Keeps tensors in the CPU's memory, or with a ``file`` in that: one that has no name and is gone when closed."""
+    """Store of tensors in CPU memory or, if given, in ``file``."""
 
     def __init__(self, file: IO[bytes] | None) -> None:
         self._file = file
@@ -45,7 +45,10 @@ class WeightBackup:
 
 @contextmanager
 def room_aside(size: int, folder: str | Path | None) -> Iterator[WeightBackup]:
-    """Room for ``size`` bytes: in memory where they take at most half of what is free, else in a file in ``folder``."""
+    """Yield a backup for ``size`` bytes: in memory if they take at most half of the free memory, else in ``folder``.
+
+    The file in ``folder`` has no name and is gone when closed.
+    """
     free = available_bytes(torch.device("cpu"))
     if free is None or size <= free // 2:
         yield WeightBackup(None)

@@ -1,12 +1,12 @@
 """Layer statistics, block by block.
 
-One full-precision run over the calibration batches keeps what every part's blocks were called with. A part is then run
-again block by block from the input of its first block, and only the block at hand has its statistics in memory. Linears
-that are given the same tensor (query, key and value) share their statistics.
+A full-precision run over the calibration batches captures the calls of every part's blocks. A part is then rerun block
+by block from the input of its first block, and only the current block's statistics are in memory. Linears with the same
+input tensor (query, key and value) share their statistics.
 
 Blocks are called as the model called them, whatever their arguments are named. If the model does something between two
-blocks (a convolution between the stages of a vision tower, the step from an encoder to its decoder, image features that
-are added behind some layers), the later block's input is kept from the run as well.
+blocks (a convolution between the stages of a vision tower, the step from an encoder to its decoder, image features
+added behind some layers), the later block's input is captured as well.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.padding import cross_mask, is_another_sequence, key_mask, names_others, own_mask
 from mmq_sweeps.quantization.targets import Part
 
-# Tokens whose products are summed in single precision before they are added to the sum in double precision: so many, or
-# fewer where so many bytes hold fewer, but not so few that adding would take as long as multiplying.
+# Tokens summed in single precision before being added to the double-precision sums: TOKENS_AT_ONCE, or as many as fit
+# into WAITING_BYTES, but at least LEAST_TOKENS, so that adding does not take as long as multiplying.
 TOKENS_AT_ONCE, WAITING_BYTES, LEAST_TOKENS = 4096, 2**23, 512
-# Rows of a Gram matrix that are summed at a time.
+# Rows of a Gram matrix summed at a time.
 PANEL = 256
-# Where an argument of a block stands: its place among the positional ones, or its name.
+# Position of a block's argument: its index among the positional ones, or its name.
 Slot = int | str
 
 
 @dataclass(frozen=True)
 class SharedStats:
-    """The statistics of one input, the full names of the linears that it feeds, and how many tokens are not finite."""
+    """Statistics of an input, the full names of the linears that it feeds, and its number of tokens that are not finite."""
 
     linears: tuple[str, ...]
     stats: LayerStats
@@ -48,12 +48,12 @@ class SharedStats:
 
 @dataclass(frozen=True)
 class BlockCall:
-    """What a block was called with, but for its hidden state, which goes to ``slot``.
+    """Arguments of a block's call, except its hidden state, which goes to ``slot``.
 
-    ``joined`` is that hidden state where it is not what the block before returned. ``mask`` ``[B, T]`` is true where a
-    token of the hidden state counts; ``others`` are the same for further inputs ``[B, N, D]``, by their slots, such as the
-    encoder's output that a decoder attends to, and without a slot for keys that the block itself puts together. A mask of
-    ``None`` means that all tokens count.
+    ``joined`` is the hidden state if it is not the previous block's output. ``mask`` ``[B, T]`` is true for tokens of
+    the hidden state that count. ``others`` are masks of further inputs ``[B, N, D]`` by slot, such as the encoder's
+    output that a decoder attends to; keys that the block itself assembles have no slot. A mask of ``None`` means that
+    all tokens count.
     """
 
     slot: Slot
@@ -64,7 +64,7 @@ class BlockCall:
     others: tuple[tuple[Slot | None, Tensor | None], ...] = ()
 
     def arguments(self, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict]:
-        """``args`` and ``kwargs``, on whatever device, with ``hidden`` in its slot."""
+        """Return ``args`` and ``kwargs``, on any device, with ``hidden`` in its slot."""
         if isinstance(self.slot, int):
             return (*args[: self.slot], hidden, *args[self.slot :]), kwargs
         return args, {**kwargs, self.slot: hidden}
@@ -72,10 +72,10 @@ class BlockCall:
 
 @dataclass(frozen=True)
 class Pass:
-    """One run through a part: ``hidden`` is its first block's input, ``calls`` are the calls of its blocks, in order.
+    """A run through a part: ``hidden`` is its first block's input, ``calls`` are the calls of its blocks, in order.
 
-    A forward pass of the model may run through a part several times: the Q-Former of a retriever, once for the image and
-    once for the text.
+    A forward pass of the model may run a part several times: a retriever's Q-Former runs once for the image and once
+    for the text.
     """
 
     hidden: Tensor
@@ -84,9 +84,10 @@ class Pass:
 
 @torch.no_grad()
 def capture(loaded: LoadedModel, parts: Iterable[Part], batches: Iterable[Mapping[str, Any]]) -> dict[str, list[Pass]]:
-    """Run the model over ``batches`` once, and keep every pass through ``parts``.
+    """Run the model over ``batches`` once; return every pass through ``parts``, by part name.
 
-    The decoder of an encoder-decoder reads the ``decoder_input_ids`` of a batch; without them, what the model generates.
+    The decoder of an encoder-decoder reads the ``decoder_input_ids`` of a batch or, without them, the text that the
+    model generates.
     """
     parts = list(parts)
     passes: dict[str, list[Pass]] = {part.name: [] for part in parts}
@@ -110,7 +111,10 @@ def block_statistics(
     wanted: Collection[str],
     keep_inputs: bool = False,
 ) -> Iterator[tuple[int, list[SharedStats]]]:
-    """The statistics at full-precision inputs of the linears ``wanted``, block by block; blocks without one are left out."""
+    """Yield each block's index and the statistics, at full-precision inputs, of the linears ``wanted`` in it.
+
+    Blocks without such linears are skipped.
+    """
     replay = BlockRunner(loaded, part, passes)
     by_block = [_inside(path, wanted) for path in part.blocks]
     last = max((index for index, names in enumerate(by_block) if names), default=-1)
@@ -125,7 +129,10 @@ def _inside(path: str, names: Collection[str]) -> list[str]:
 
 
 class BlockRunner:
-    """A part that is run block by block over ``passes``; ``hidden`` is what the block at hand is given in each."""
+    """Block-by-block execution of a part over ``passes``; ``hidden`` is the current block's input in each.
+
+    A runner that starts at a ``block`` beyond the first needs its input captured in every pass, see ``joined``.
+    """
 
     def __init__(self, loaded: LoadedModel, part: Part, passes: Sequence[Pass], block: int = 0) -> None:
         self._loaded, self._part, self._passes = loaded, part, passes
@@ -136,21 +143,21 @@ class BlockRunner:
 
     @property
     def joined(self) -> bool:
-        """Whether the model does something between the block before and the one at hand.
+        """True if the model does something between the previous block and the current one.
 
-        The block at hand is then given what the run of the full-precision model gave it.
+        The current block then receives its input from the captured run of the model.
         """
         return self.block > 0 and any(one.calls[self.block].joined is not None for one in self._passes)
 
     def statistics(self, linears: Collection[str], keep_inputs: bool = False) -> list[SharedStats]:
-        """Statistics of the inputs of ``linears``, which lie in the block at hand."""
+        """Return statistics of the inputs of ``linears``, which are in the current block."""
         collector = self._collector(linears, keep_inputs)
         for _ in self._run(collector):
             pass
         return collector.statistics()
 
     def advance(self, linears: Collection[str] = (), keep_inputs: bool = False) -> list[SharedStats]:
-        """The same, and what the block gives goes into the next one."""
+        """Return the same statistics, and pass the block's output on to the next block."""
         collector = self._collector(linears, keep_inputs)
         for index, output in enumerate(self._run(collector)):
             self.hidden[index] = output
@@ -159,7 +166,7 @@ class BlockRunner:
         return collector.statistics()
 
     def _collector(self, linears: Collection[str], keep_inputs: bool) -> Collector:
-        # A part whose yaml says nothing has the masks that its blocks are called with.
+        # Unless the yaml says otherwise, the masks are those that blocks are called with.
         masked = self._part.masked_linears if self._part.masked else dict.fromkeys(linears, False)
         return Collector(linears, masked, keep_inputs)
 
@@ -183,7 +190,7 @@ class BlockRunner:
                 args, kwargs = call.arguments(hidden, args, kwargs)
                 others = [(None if slot is None else _argument(slot, args, kwargs), own) for slot, own in call.others]
                 if mask is None and any(other is not None for _, other in others):
-                    mask = torch.ones(hidden.shape[:-1], dtype=torch.bool)  # To tell its tokens from the others'.
+                    mask = torch.ones(hidden.shape[:-1], dtype=torch.bool)  # Marks its tokens, not the others'.
                 collector.begin(mask, others)
                 output = _first(block(*args, **kwargs))
                 yield output.cpu() if self._away else output
@@ -194,17 +201,17 @@ def _argument(slot: Slot, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _first(output: Any) -> Any:
-    """The hidden state of what a block returned: all of it, or the first of several."""
+    """Return the hidden state in a block's output: all of it, or the first of several."""
     if isinstance(output, Mapping):
         return next(iter(output.values()))
     return output[0] if isinstance(output, (tuple, list)) else output
 
 
 class Collector:
-    """Sums Gram matrices and magnitudes of the inputs of ``linears``, once a distinct input tensor.
+    """Sums of Gram matrices and magnitudes of the inputs of ``linears``, computed once per distinct input tensor.
 
-    Of the linears among ``masked`` only the tokens count that the masks of the pass leave. The value says whether a linear
-    may be given only the last of the mask's tokens.
+    For linears in ``masked``, only tokens selected by the masks of the pass count; the value is true if a linear may
+    receive only the last of the mask's tokens.
     """
 
     def __init__(
@@ -218,10 +225,10 @@ class Collector:
         self._others: list[tuple[Tensor | None, Tensor | None]] = []
 
     def begin(self, mask: Tensor | None, others: Iterable[tuple[Tensor | None, Tensor | None]] = ()) -> None:
-        """A new pass begins; ``mask`` ``[B, T]`` is true where a token counts.
+        """Begin a pass; ``mask`` ``[B, T]`` is true for tokens that count.
 
-        ``others`` are further inputs ``[B, N, D]`` of the block, ``None`` for one that is not known, and their masks
-        ``[B, N]``, ``None`` if all tokens count.
+        ``others`` are further inputs ``[B, N, D]`` of the block, ``None`` if unknown, and their masks ``[B, N]``,
+        ``None`` if all tokens count.
         """
         self._seen, self._mask, self._others = [], mask, list(others)
 
@@ -258,7 +265,7 @@ class Collector:
         return keep
 
     def _counting(self, x: Tensor, name: str) -> Tensor:
-        """The tokens ``[N, I]`` of ``x`` that count."""
+        """Return the tokens ``[N, I]`` of ``x`` that count."""
         rows = x.reshape(-1, x.shape[-1])
         if name not in self._masked:
             return rows
@@ -276,7 +283,7 @@ class Collector:
         return rows[mask.reshape(-1).to(rows.device)]
 
     def _mask_of(self, x: Tensor, at_the_end: bool) -> Tensor | None:
-        """The mask of the tensor that ``x`` is, or of the only one with its tokens; else that of the hidden state."""
+        """Return the mask of ``x`` itself or of the only input with its tokens; otherwise that of the hidden state."""
         for other, mask in self._others:
             if x is other:
                 return mask
@@ -290,15 +297,15 @@ class Collector:
 
 
 class _Sums:
-    """Sums over the tokens of one input, in double precision.
+    """Sums over the tokens of an input, in double precision.
 
-    Of the Gram matrix only what lies on and left of the diagonal is kept, in panels of rows: half the arithmetic, and the
-    memory of a whole matrix in single precision.
+    Only the lower triangle of the Gram matrix is stored, in panels of rows: half the arithmetic, and the memory of a
+    whole matrix in single precision.
     """
 
     def __init__(self, x: Tensor, keep_inputs: bool) -> None:
         size = x.shape[-1]
-        # A long run of single-precision sums loses the small eigenvalues that GPTQ lives on.
+        # Long single-precision sums lose the small eigenvalues that GPTQ depends on.
         dtype = torch.float32 if x.device.type == "mps" else torch.float64
         stops = [min(start + PANEL, size) for start in range(0, size, PANEL)]
         self._panels = [
@@ -309,8 +316,8 @@ class _Sums:
         self.count = 0
         self._not_finite = torch.zeros((), dtype=torch.int64, device=x.device)
         self._inputs: list[Tensor] | None = [] if keep_inputs else None
-        # Copies of the tokens that wait: what a linear was given may be changed in place behind it. They are enough once
-        # another batch like this one might not find room.
+        # Pending tokens are copied, because an input may be changed in place later. They are summed once another batch of
+        # this size might not fit.
         room = max(LEAST_TOKENS, WAITING_BYTES // (4 * size))
         batch = min(x.numel() // size, room, TOKENS_AT_ONCE)
         self._enough = min(TOKENS_AT_ONCE, room - batch + 1)
@@ -328,11 +335,11 @@ class _Sums:
         self.count += len(tokens)
 
     def _sum_up(self) -> None:
-        """Add the products of the tokens that wait: one pass over the sums for many batches."""
+        """Add the products of pending tokens: one pass over the sums for many batches."""
         if not self._waiting_count:
             return
         rows, self._waiting_count = self._waiting[: self._waiting_count], 0
-        # One piece of memory for the products of all panels: fresh memory for each would cost as much as adding it.
+        # Reuse a buffer for the products of all panels: fresh memory for each would cost as much as adding it.
         products = rows.new_empty(max(panel.numel() for panel in self._panels))
         for panel in self._panels:
             stop = panel.shape[1]
@@ -345,12 +352,12 @@ class _Sums:
         self._not_finite += (~torch.linalg.vector_norm(rows, torch.inf, dim=1).isfinite()).sum()
 
     def mean(self) -> LayerStats:
-        """The statistics; the sums are given up for them, panel by panel, so that there is no second matrix."""
+        """Return the statistics; frees the sums panel by panel, so that there is no second matrix. Works only once."""
         self._sum_up()
         if not self._panels:
             raise RuntimeError("the sums of these tokens were given up for their statistics before")
         size = len(self.magnitude)
-        self._waiting = self._waiting[:0].clone()  # Its memory goes before the matrix comes.
+        self._waiting = self._waiting[:0].clone()  # Freed before the matrix is allocated.
         gram = torch.empty(size, size, dtype=torch.float32, device=self.magnitude.device)
         while self._panels:
             panel = self._panels.pop(0).div_(self.count)
@@ -363,13 +370,13 @@ class _Sums:
         return LayerStats(gram, magnitude, self.count, None if self._inputs is None else torch.cat(self._inputs))
 
     def not_finite(self) -> int:
-        """How many tokens are not finite; before ``mean`` as well as after it."""
+        """Return the number of tokens that are not finite; valid before and after ``mean``."""
         self._sum_up()
         return int(self._not_finite)
 
 
 class _Listener:
-    """Hears the calls of one part's blocks during one forward pass of the model."""
+    """Recorder of the calls of a part's blocks during a forward pass of the model."""
 
     def __init__(self, part: Part, mask: Any, move: Callable[[Any], Any]) -> None:
         self.part = part
@@ -393,7 +400,7 @@ class _Listener:
         self._output = None
 
     def passes(self) -> list[Pass]:
-        """The calls heard, split where the first block was called again; an error where a block was left out."""
+        """Return the recorded calls, split at each call of the first block; RuntimeError if a block was skipped."""
         blocks = self.part.blocks
         for place, call in enumerate(self._calls):
             if call.block != place % len(blocks):
@@ -407,7 +414,7 @@ class _Listener:
         return [_one_pass(self._calls[start : start + len(blocks)]) for start in starts]
 
     def _modules_around(self, block: str) -> list[str]:
-        """The part's module and those inside it that hold ``block``, from the outermost to the innermost."""
+        """Return the part's module and the modules inside it that hold ``block``, outermost first."""
         names = block.split(".")
         outer = len(self.part.module.split("."))
         return [".".join(names[:depth]) for depth in range(outer, len(names))]
@@ -443,7 +450,7 @@ class _Listener:
                 args = args[:slot] + args[slot + 1 :]
             else:
                 kwargs = {name: value for name, value in kwargs.items() if name != slot}
-            # A cache would grow with every replay; calibration never decodes, so it is left out.
+            # Drop caches: they would grow with every rerun, and calibration never decodes.
             args = tuple(None if isinstance(value, Cache) else value for value in args)
             kwargs = {name: None if isinstance(value, Cache) else value for name, value in kwargs.items()}
             joined = None if follows else hidden
@@ -454,11 +461,11 @@ class _Listener:
         return keep
 
     def _text_mask(self, index: int) -> Tensor | None:
-        """The mask of the tokens of a block's hidden state, from what the modules around it were called with.
+        """Return the mask of a block's hidden state from the calls of the modules around it.
 
-        A part that is called without a mask has no padding; one that is called with its layers' own form of it (by kind of
-        attention, or a value for each pair of tokens) has that of the forward pass. The mask that a model is called with
-        is its encoder's; a decoder that attends to one has a mask of its own or none.
+        A part called without a mask has no padding; a part called with its layers' own form of it (by kind of
+        attention, or a value per pair of tokens) has that of the forward pass. The mask that a model is called with is
+        its encoder's; a decoder that attends to an encoder has a mask of its own or none.
         """
         mask = self._forward_mask
         for path in self._modules_around(self.part.blocks[index]):
@@ -475,7 +482,7 @@ class _Listener:
 
 @dataclass(frozen=True)
 class _Call:
-    """``first`` is the hidden state, kept of the first block only: the rest would be all of a model's."""
+    """A block's call; ``first`` is its hidden state, stored for the first block only to save memory."""
 
     block: int
     first: Tensor | None
@@ -489,7 +496,7 @@ def _one_pass(calls: Sequence[_Call]) -> Pass:
 
 
 def _changes(tensor: Any) -> int:
-    """How often a tensor was changed in place; an inference tensor does not count."""
+    """Return how often a tensor was changed in place; 0 for inference tensors, which do not count changes."""
     return 0 if not isinstance(tensor, Tensor) or tensor.is_inference() else tensor._version
 
 
@@ -502,12 +509,12 @@ def _slots(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Slot, An
 
 
 def _named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Every argument of a call by its name; positional ones that have none are left out."""
+    """Return every argument of a call by name; positional ones without a name are left out."""
     return dict(zip(_positional_names(module), args, strict=False)) | kwargs
 
 
 def _name(module: nn.Module, slot: Slot) -> str:
-    """The name of the argument at ``slot``, empty if it has none."""
+    """Return the name of the argument at ``slot``, or an empty string."""
     if isinstance(slot, str):
         return slot
     names = _positional_names(module)
@@ -523,10 +530,11 @@ def _positional_names(module: nn.Module) -> list[str]:
 
 
 def _hidden_slot(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], before: Any, path: str) -> Slot:
-    """Which argument of a block is its hidden state.
+    """Return the slot of a block's hidden state.
 
-    That which the block before returned; else the first positional one, or the first that the block's signature names. It
-    is never what a decoder attends to, though its encoder may have returned that just before.
+    It is the previous block's output if that is passed; otherwise the first positional argument, or the first suitable
+    argument that the signature names. It is never the sequence that a decoder attends to, though its encoder may have
+    returned that just before.
     """
     for slot, value in _slots(args, kwargs):
         if before is not None and value is before and not names_others(_name(block, slot)):
@@ -541,15 +549,18 @@ def _hidden_slot(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 def _offloaded(loaded: LoadedModel) -> bool:
-    """Whether some weights lie off the computing device, so that activations should not fill it either."""
+    """Return whether some weights are offloaded, so that activations should not fill the device either."""
     return any(parameter.device.type == "meta" for parameter in loaded.model.parameters())
 
 
 def _mover(loaded: LoadedModel) -> Callable[[Any], Any]:
-    """Takes tensors, however nested, to the CPU where the model is offloaded; one tensor becomes one copy."""
+    """Return a function that moves tensors, however nested, to the CPU if the model is offloaded.
+
+    Each tensor becomes a single copy.
+    """
     if not _offloaded(loaded):
         return lambda value: value
-    # With the original, whose id would else be given to another tensor.
+    # Holds the originals too, because the id of a freed tensor may be reused.
     copies: dict[int, tuple[Tensor, Tensor]] = {}
 
     def copy(tensor: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""What a quantized model weighs: the study's bits per weight, and the exact one.
+"""Size of a quantized model: the study's bits per weight, and the exact ones.
 
-The paper's (arXiv 2601.15287): ``(bits x quantized linear weights + 16 x every other parameter) / all parameters``.
-The exact one counts what is stored: packed codes, scales, zeros and input scales, and 16 bits for everything else.
+The paper's (arXiv 2601.15287) are ``(bits x quantized linear weights + 16 x every other parameter) / all parameters``.
+The exact ones count the stored bits: packed codes, scales, zeros and input scales, and 16 bits for everything else.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from mmq_sweeps.quantization.targets import Part
 
 @dataclass(frozen=True)
 class StoredLinear:
-    """How one weight ``[O, I]`` is stored; all that its size depends on.
+    """Storage of a weight ``[O, I]``: everything its size depends on.
 
-    None need be quantized to know it but for ``exponents``, the powers of two beside scales that no half holds: few weights
-    have any.
+    All but ``exponents`` is known before quantizing. ``exponents`` counts the powers of two beside scales that no half
+    can hold; few weights have any.
     """
 
     format: Format
@@ -40,7 +40,7 @@ class StoredLinear:
 
 
 def measure(model: nn.Module, parts: Iterable[Part], quantized: Mapping[str, QuantizedWeight]) -> dict[str, Any]:
-    """Parameters, quantized weights, both bits per weight and bytes: in total and of each part's module."""
+    """Return parameters, quantized weights, both bits per weight and bytes, in total and per part's module."""
     stored = {
         name: StoredLinear(weight.format, weight.shape, weight.input_scale is not None, weight.exponents)
         for name, weight in quantized.items()
@@ -49,7 +49,7 @@ def measure(model: nn.Module, parts: Iterable[Part], quantized: Mapping[str, Qua
 
 
 def measure_stored(model: nn.Module, parts: Iterable[Part], stored: Mapping[str, StoredLinear]) -> dict[str, Any]:
-    """What ``measure`` tells, of linears stored as ``stored`` says; ``model`` may lie on the meta device."""
+    """Return the sizes of ``measure`` for linears stored as in ``stored``; ``model`` may lie on the meta device."""
     return {
         "total": _size(model, "", stored),
         "parts": {part.name: _size(model.get_submodule(part.module), f"{part.module}.", stored) for part in parts},
@@ -57,7 +57,7 @@ def measure_stored(model: nn.Module, parts: Iterable[Part], stored: Mapping[str,
 
 
 def _size(module: nn.Module, prefix: str, stored: Mapping[str, StoredLinear]) -> dict[str, Any]:
-    # parameters() yields a shared parameter once, as it is stored once.
+    # parameters() yields shared parameters once, as they are stored once.
     parameters = sum(parameter.numel() for parameter in module.parameters())
     inside = [linear for name, linear in stored.items() if name.startswith(prefix)]
     weights = sum(linear.weights for linear in inside)

@@ -1,7 +1,7 @@
-"""Layer statistics as artifacts: a method or a bit-width that comes later needs no pass over the calibration data.
+"""Layer statistics as artifacts, so that a later method or bit-width needs no pass over the calibration data.
 
-They are those of one unit at full-precision inputs. For a method that needs the calibration tokens themselves, and behind
-quantized units, there are none.
+They are stored per unit, at full-precision inputs. None are stored for methods that need the calibration tokens
+themselves, nor behind quantized units.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mmq_sweeps.store.store import Store
 
 
 def write(store: Store, key: str, unit: Unit, stats: Sequence[SharedStats]) -> None:
-    """Keep those of ``stats`` that linears of ``unit`` are given."""
+    """Store those of ``stats`` whose input feeds linears of ``unit``."""
     tensors: dict[str, Tensor] = {}
     described: list[dict[str, Any]] = []
     for shared in stats:
@@ -33,7 +33,7 @@ def write(store: Store, key: str, unit: Unit, stats: Sequence[SharedStats]) -> N
 
 
 def read(store: Store, key: str) -> list[SharedStats] | None:
-    """What ``write`` kept; ``None`` where there is nothing."""
+    """Return the statistics that ``write`` stored, or None."""
     artifact = store.artifact(ArtifactKind.STATISTICS, key)
     if artifact is None:
         return None

@@ -1,7 +1,7 @@
-"""From a model and its configuration to the linears that a cell quantizes.
+"""Find the linears of a model that a cell quantizes.
 
 The linears of one layer kind (attention, mlp) in one block of a part are a ``Unit``: they are selected, quantized and
-stored together, so that every selection of blocks and layers is made of whole units.
+stored together, so every selection of blocks and layers consists of whole units.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from torch import nn
 from mmq_sweeps.errors import TargetError, one_of
 from mmq_sweeps.methods.affine import Format
 
-# Weights in other modules than linears are overlooked up to this share of a unit's: routers, tables of positions.
+# Weights outside linears are ignored up to this share of a unit's weights: routers, tables of positions.
 OVERLOOKED = 0.05
-# A parameter is a weight matrix if two of its dimensions are at least this long; a kernel of a depthwise convolution is none.
+# A parameter is a weight matrix if two of its dimensions are at least this long; depthwise kernels are none.
 MATRIX = 8
-# The key of the group size that all parts have unless they have their own.
+# Key of the group size of all parts without their own.
 METHOD_GROUP_SIZE = "method.group_size"
 
 
 @dataclass(frozen=True)
 class Unit:
-    """The linears of one layer kind in one block; ``linears`` maps the full name of each to its shape ``(O, I)``.
+    """Linears of a layer kind in a block; ``linears`` maps the full name of each to its shape ``(O, I)``.
 
-    ``loose`` maps weight matrices that lie in no linear, such as experts in one tensor, to a sentence on what holds them; it
-    is empty where they are a small share of the unit's weights.
+    ``loose`` maps weight matrices outside linears, such as experts in a single tensor, to a description of their
+    holder; it is empty if they are a small share of the unit's weights.
     """
 
     part: str
@@ -48,7 +48,8 @@ class Unit:
 class Part:
     """A part found in a model: its module's path, its blocks' paths in order, and its units.
 
-    ``masked`` says which linears are given the tokens of the attention mask: all, or those under some names in a block.
+    ``masked`` selects the linears that receive the tokens of the attention mask: all, none, or those under some names
+    in a block.
     """
 
     name: str
@@ -60,7 +61,7 @@ class Part:
 
     @cached_property
     def masked_linears(self) -> dict[str, bool]:
-        """The full names of those linears, and whether the mask's tokens may be those of its end only."""
+        """Full names of the linears that ``masked`` selects; true if they may receive only the last of the mask's tokens."""
         linears = {name: unit.block for unit in self.units for name in unit.linears}
         if isinstance(self.masked, bool):
             return dict.fromkeys(linears, False) if self.masked else {}
@@ -68,9 +69,9 @@ class Part:
         return {name: True for name in linears if _under(inner[name], self.masked)}
 
     def select(self, selection: Mapping[str, Any]) -> list[Unit]:
-        """The units that ``selection`` (``{"blocks", "layers"}``) names.
+        """Return the units named by ``selection`` (``{"blocks", "layers"}``).
 
-        A ``TargetError`` where it names no linear, or a unit whose weights are not all in linears.
+        Raises TargetError if they contain no linear, or if a unit has weights outside linears.
         """
         chosen = [unit for unit in self.units if unit.group in selection["blocks"] and unit.kind in selection["layers"]]
         if not any(unit.linears for unit in chosen):
@@ -84,7 +85,7 @@ class Part:
         return chosen
 
     def _refuse_other_weights(self, chosen: Iterable[Unit]) -> None:
-        """An error where the cell would say "3 bits" of units of which some, or much of them, would stay as they are."""
+        """Raise a TargetError if much of a unit would stay at full precision although the cell says, e.g., "3 bits"."""
         wrong = [unit for unit in chosen if unit.loose or not unit.linears]
         if not wrong:
             return
@@ -109,7 +110,7 @@ class Part:
 
 
 def _spans(numbers: Iterable[int]) -> str:
-    """``[0, 1, 2, 5]`` as ``0 to 2, 5``."""
+    """Format ``[0, 1, 2, 5]`` as ``0 to 2, 5``."""
     spans: list[list[int]] = []
     for number in numbers:
         if spans and number == spans[-1][1] + 1:
@@ -120,22 +121,22 @@ def _spans(numbers: Iterable[int]) -> str:
 
 
 def block_groups(count: int) -> dict[str, range]:
-    """Thirds of ``count`` blocks: ``front`` ``[0, n//3)``, ``middle`` ``[n//3, 2n//3)``, ``end`` ``[2n//3, n)``."""
+    """Return thirds of ``count`` blocks: ``front`` ``[0, n//3)``, ``middle`` ``[n//3, 2n//3)``, ``end`` ``[2n//3, n)``."""
     first, second = count // 3, 2 * count // 3
     return {"front": range(first), "middle": range(first, second), "end": range(second, count)}
 
 
 def find_parts(model: nn.Module, parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Part]:
-    """Every part of ``model`` by its configuration; a ``TargetError`` where a path, a kind or a name does not resolve."""
+    """Return every part of ``model`` by name; TargetError if a path, a kind or a name does not resolve."""
     found = {name: _find_part(model, name, where) for name, where in parts.items()}
     _refuse_shared(model, [unit for part in found.values() for unit in part.units])
     return found
 
 
 def check_format(units: Iterable[Unit], format: Format, key: str = METHOD_GROUP_SIZE) -> list[str]:
-    """A sentence for every part and width of linears whose columns the format's groups do not divide.
+    """Return a sentence per part and width of linears whose columns the format's groups do not divide.
 
-    ``key`` is where the group size was set; where that is the method's, the sentence names the override for the part alone.
+    ``key`` is the setting of the group size; if it is the method's, the sentence names the override for the part alone.
     """
     found: dict[tuple[str, str], list[str]] = {}
     for unit in units:
@@ -193,10 +194,10 @@ def _find_part(model: nn.Module, name: str, where: Mapping[str, Any]) -> Part:
 
 
 def _find_blocks(module: nn.Module, candidates: Iterable[Any], key: str) -> tuple[list[str], dict[str, nn.Module]]:
-    """The first of ``candidates`` that resolves, as paths, and its blocks by their paths in ``module``.
+    """Return the first of ``candidates`` that resolves, as paths, and its blocks by their paths in ``module``.
 
-    A candidate is a path, or a list of paths whose blocks follow each other. Lists inside lists are stages: a list is never
-    called, only what it holds.
+    A candidate is a path, or a list of paths whose blocks follow each other. Lists inside lists are stages: only their
+    members are called, never a list.
     """
     candidates = list(candidates)
     wanted = [[path] if isinstance(path, str) else path for path in candidates]
@@ -258,9 +259,9 @@ def _linears_by_kind(
 def _loose_by_kind(
     block: nn.Module, kinds: Mapping[str, list[str]], linears: Mapping[str, Mapping[str, tuple[int, int]]], path: str
 ) -> dict[str, dict[str, str]]:
-    """By kind, the weight matrices that lie in no linear, with a sentence on what holds each.
+    """Return the weight matrices outside linears by kind, with a description of each one's holder.
 
-    A ``TargetError`` where such weights belong to no kind, as for a linear of none.
+    Raises TargetError if such weights belong to no kind, as for a linear without a kind.
     """
     found: dict[str, dict[str, nn.Parameter]] = {kind: {} for kind in kinds}
     homeless: dict[str, nn.Parameter] = {}

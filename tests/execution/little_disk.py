@@ -1,4 +1,4 @@
-"""The command where no file may be larger than the first argument says, in bytes: ``run_forked("tests.execution.little_disk", ...)``."""
+"""Run the command with a limit on file sizes, its first argument, in bytes: for ``run_forked``."""
 
 import resource
 import signal

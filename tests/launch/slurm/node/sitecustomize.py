@@ -8,7 +8,7 @@ import sys
 
 
 def hand_over(path: str, arguments: list[str]) -> None:
-    """Have ``python -m launch.workers.worker arguments`` run by the server at ``path``; does not return unless there is none."""
+    """Let the server at ``path`` run the worker with ``arguments``; return only if there is no server."""
     import json
     import signal
     import socket
