@@ -22,7 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "logs": ("launch.commands.logs", "what was said of a cell while it ran, and how it ended"),
     "cancel": ("launch.commands.cancel", "stop a sweep, wherever it runs, after the cells at hand"),
     "retry": ("launch.commands.retry", "run what is missing or failed of a recorded sweep, by its launcher"),
-    "store": ("launch.commands.store", "what lies in a store, whether it is what was written; prune it, migrate it"),
+    "store": ("launch.commands.store", "what lies in a store, whether it is what was written; prune it"),
 }
 
 

@@ -183,8 +183,7 @@ def _history(store: Store, measured: pd.Series) -> History:
     for path in sorted((store.root / "sweeps").glob("*/sweep.json")):
         try:
             told = json.loads(path.read_text())
-            # In sweeps from before the store's migration, only the plan lists all cells.
-            asked, command = {*told["cells"], *(one for group in told["plan"] for one in group)}, str(told["command"])
+            asked, command = set(told["cells"]), str(told["command"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # The history is informational: skip sweeps that cannot be read.
         commands.append(command)

@@ -7,7 +7,6 @@ import os
 from dataclasses import replace
 
 from launch import start, sweep_file
-from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.store.store import Store
 
 
@@ -19,11 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     store = Store.existing(arguments.store)
     written = sweep_file.read(store.root, sweep_file.find(store.root, arguments.sweep))
-    if not written.sweep.configs:
-        # A migrated sweep, recorded without the configurations that its cells need.
-        raise ConfigError(
-            f"sweep {written.id}: its configuration is not recorded; run its command again: {written.command}"
-        )
     settings = {**written.sweep.settings, "retry": "failed"}
     # The store may have moved, or have another path on this machine.
     settings["store"] = {**settings["store"], "dir": str(store.root)}

@@ -1,4 +1,4 @@
-"""``python -m launch store``: list, check, prune or migrate a store."""
+"""``python -m launch store``: list, check or prune a store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from launch.commands.migrate import migrate
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.reporting.table import output_console
 from mmq_sweeps.store import checkpoint_names
@@ -27,11 +26,11 @@ FOLDERS = ("artifacts/references", "sweeps", "wandb", "corrupt", "tmp")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = ("list", "check", "prune", "migrate")
+    actions = ("list", "check", "prune")
     parser.add_argument("action", nargs="?", choices=actions, default="list", help="default: list")
     parser.add_argument("--store", type=Path, default=Path("runs"), help="the folder of the store; default: runs")
     parser.add_argument("--json", action="store_true", help="as JSON on standard output")
-    parser.add_argument("--dry-run", action="store_true", help="prune, migrate: tell what would be done")
+    parser.add_argument("--dry-run", action="store_true", help="prune: tell what would be done")
     parser.add_argument("--max-gb", type=float, help="prune: what was used longest ago, until this is left")
     parser.add_argument("--kind", action="append", choices=KINDS, help="prune: only this kind; may be given again")
     parser.add_argument("--older-than", type=float, metavar="DAYS", help="prune: only what was not used for so long")
@@ -39,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     _check_options(arguments)
-    actions = {"list": _list, "check": _check, "prune": _prune, "migrate": _migrate}
+    actions = {"list": _list, "check": _check, "prune": _prune}
     return actions[arguments.action](arguments)
 
 
@@ -52,8 +51,8 @@ def _check_options(arguments: argparse.Namespace) -> None:
             found.append(f"{option}: is for prune, not for {arguments.action}")
         elif isinstance(value, float) and not 0 <= value < float("inf"):
             found.append(f"{option} {value:g}: choose a number from 0")
-    if arguments.dry_run and arguments.action not in ("prune", "migrate"):
-        found.append(f"--dry-run: is for prune and migrate, {arguments.action} changes nothing")
+    if arguments.dry_run and arguments.action != "prune":
+        found.append(f"--dry-run: is for prune, {arguments.action} changes nothing")
     if arguments.action == "prune" and arguments.max_gb is arguments.kind is arguments.older_than is None:
         found.append("prune: say what with --max-gb GB, --older-than DAYS or --kind KIND")
     if found:
@@ -173,18 +172,6 @@ def _prune(arguments: argparse.Namespace) -> int:
         f"{doing} {len(evicted.removed)} artifacts of {evicted.freed_bytes / 1e6:,.1f} MB; "
         f"{evicted.left_bytes / 1e6:,.1f} MB are left, running jobs need {evicted.pinned_bytes / 1e6:,.1f} MB of them\n"
     )
-    return 0
-
-
-def _migrate(arguments: argparse.Namespace) -> int:
-    done = migrate(arguments.store.absolute(), _warn, arguments.dry_run)
-    if arguments.json:
-        _tell({"store": str(arguments.store.absolute()), "dry_run": arguments.dry_run, **asdict(done)})
-    elif not done.sweeps and not done.records:
-        sys.stdout.write(f"nothing to do: {arguments.store} is of the present schema, {done.before}\n")
-    else:
-        doing = "would convert" if arguments.dry_run else "converted"
-        sys.stdout.write(f"{doing} {done.sweeps} sweeps; {done.records} records stay as they are\n")
     return 0
 
 

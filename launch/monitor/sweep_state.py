@@ -92,8 +92,7 @@ class StaticSweep:
     def of(written: SweepFile) -> StaticSweep:
         # A cell's id is a hash; compute it once.
         cells = {cell.id: cell for cell in written.sweep.cells}
-        # A migrated sweep lacks cells that were never recorded.
-        groups = [tuple(one for one in group if one in cells) for group in written.batches]
+        groups = written.batches
         return StaticSweep(
             written,
             cells,

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA", "STALE_SECONDS", "Store", "explained"]
 
-# Raise it when stores of earlier versions have to be converted, and extend launch/commands/migrate.py.
+# Raise it if the layout changes; a store of another schema is refused.
 SCHEMA = 2
 
 
@@ -74,13 +73,13 @@ class Store:
         Raises:
             StoreError: the store cannot be written, or has another schema.
         """
-        store = Store.assembled(Path(root), say, True, max_gb, lease_seconds, label)
+        store = Store._assembled(Path(root), say, True, max_gb, lease_seconds, label)
         with explained(store.root):
-            schema = schema_of(store.root)
+            schema = _schema_of(store.root)
             _refuse_other(schema, store.root)
             store.files.prepare()
             if schema is None:
-                store.files.create(store.root / "store.json", schema_json())
+                store.files.create(store.root / "store.json", _schema_json())
         return store
 
     @staticmethod
@@ -98,14 +97,14 @@ class Store:
     @staticmethod
     def reading(root: str | Path, say: Callable[[str], None] = lambda text: None) -> Store:
         """Open a store read-only. Nothing in it changes, so write permission is not needed."""
-        store = Store.assembled(Path(root), say, writable=False)
+        store = Store._assembled(Path(root), say, writable=False)
         if not (store.root / "cells").is_dir():
             raise StoreError(f"{store.root}: is no store (it has no folder 'cells'); run a sweep first")
-        _refuse_other(schema_of(store.root), store.root)
+        _refuse_other(_schema_of(store.root), store.root)
         return store
 
     @staticmethod
-    def assembled(
+    def _assembled(
         root: Path,
         say: Callable[[str], None],
         writable: bool,
@@ -113,7 +112,7 @@ class Store:
         lease_seconds: float = LEASE_SECONDS,
         label: str = "",
     ) -> Store:
-        """Create a store without checking the folder or its schema. For migration; all others use ``open`` or ``reading``."""
+        """Put a store together without checking the folder or its schema; use ``open`` or ``reading``."""
         files = Files(root.absolute(), say, writable)
         locks = Locks(files, lease_seconds, label)
         eviction = Eviction(files, locks, None if max_gb is None else int(max_gb * GB))
@@ -165,10 +164,10 @@ class Store:
                 self.files.write(path.parent / "items.json", content)
                 record = replace(record, items_sha256=hashlib.sha256(content).hexdigest())
             self.files.write(path, record.to_json().encode())
-        self.note_checkpoint(record)
+        self._note_checkpoint(record)
         return record
 
-    def note_checkpoint(self, record: Record) -> None:
+    def _note_checkpoint(self, record: Record) -> None:
         """Record which weights the model's name stands for, to be read by ``namesakes``."""
         name, model = record.names.get("model"), record.cell.get("model")
         if name is not None and model is not None:
@@ -248,12 +247,12 @@ class Store:
         return None
 
 
-def schema_json() -> bytes:
+def _schema_json() -> bytes:
     """Return the content of ``store.json`` for the current schema."""
     return (json.dumps({"schema": SCHEMA}) + "\n").encode()
 
 
-def schema_of(root: Path) -> int | None:
+def _schema_of(root: Path) -> int | None:
     """Return the schema of the store at ``root``; None if there is no store yet.
 
     A store with records but without ``store.json`` has schema 1. Raises StoreError if ``store.json`` is unreadable.
@@ -278,13 +277,9 @@ def schema_of(root: Path) -> int | None:
 def _refuse_other(schema: int | None, root: Path) -> None:
     if schema is None or schema == SCHEMA:
         return
-    if schema > SCHEMA:
-        raise StoreError(
-            f"{root}: is a store of schema {schema}, and this version of mmq-sweeps knows up to {SCHEMA}; upgrade mmq-sweeps"
-        )
-    command = f"python -m launch store migrate --store {shlex.quote(str(root))}"
+    remedy = "upgrade mmq-sweeps" if schema > SCHEMA else "give another folder, such as store.dir=runs2"
     raise StoreError(
-        f"{root}: is a store of schema {schema}, which an earlier version wrote; convert it with: {command}"
+        f"{root}: is a store of schema {schema}, and this version of mmq-sweeps reads schema {SCHEMA}; {remedy}"
     )
 
 

@@ -218,7 +218,7 @@ def test_a_store_of_another_schema_is_refused(tmp_path: Path, open_store: Callab
     Store.open(root).save(record())
     (root / "store.json").unlink()
     before = sorted(root.rglob("*"))
-    with pytest.raises(StoreError, match=r"schema 1, .* python -m launch store migrate --store '/.*/my runs'"):
+    with pytest.raises(StoreError, match=r"my runs: is a store of schema 1, .* reads schema 2; give another folder"):
         open_store(root)
     (root / "store.json").write_text('{"schema": 3}')
     with pytest.raises(StoreError, match=r"schema 3, .* upgrade mmq-sweeps"):

@@ -11,12 +11,9 @@ import pytest
 import torch
 
 from launch.__main__ import main
-from launch.commands.migrate import migrate
-from launch.sweep_file import listed, read
-from mmq_sweeps.errors import StoreError
 from mmq_sweeps.store.record import Record
-from mmq_sweeps.store.store import SCHEMA, Store
-from tests.launch.cells import cell, grid, record
+from mmq_sweeps.store.store import Store
+from tests.launch.cells import cell, record
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -136,7 +133,7 @@ def test_pruning_says_when_another_evicts(root: Path, launch: Run) -> None:
     ("arguments", "told"),
     [
         (["list", "--max-gb", "1"], "--max-gb: is for prune, not for list"),
-        (["check", "--dry-run"], "--dry-run: is for prune and migrate, check changes nothing"),
+        (["check", "--dry-run"], "--dry-run: is for prune, check changes nothing"),
         (["prune"], "prune: say what with --max-gb GB, --older-than DAYS or --kind KIND"),
         (["prune", "--max-gb", "-1"], "--max-gb -1: choose a number from 0"),
         (["prune", "--max-gb", "nan"], "--max-gb nan: choose a number from 0"),
@@ -148,84 +145,13 @@ def test_options_that_do_not_fit_are_named(root: Path, launch: Run, arguments: l
     assert (status, errors) == (2, f"error: {told}\n")
 
 
-@pytest.mark.parametrize("action", ["list", "check", "prune", "migrate"])
+@pytest.mark.parametrize("action", ["list", "check", "prune"])
 def test_what_is_no_store_stays_none(tmp_path: Path, launch: Run, action: str) -> None:
     options = ["--max-gb", "1"] if action == "prune" else []
     status, _, errors = launch("store", action, "--store", tmp_path / "none", *options)
     assert status == 2
     assert "is no store" in errors
     assert not (tmp_path / "none").exists()
-
-
-def older(root: Path) -> list[str]:
-    """Turn a store into one of schema 1, with a sweep of the cells that have records and one that has none."""
-    (root / "store.json").unlink()
-    ids = [one.id for one in grid(3, 16)]
-    (root / "sweeps").mkdir()
-    (root / "sweeps" / "0123456789ab.json").write_text(json.dumps({"command": "mmq -m bits=3,16", "cells": ids}))
-    return ids
-
-
-def test_a_store_of_schema_1_is_migrated_in_place(root: Path, launch: Run) -> None:
-    ids = older(root)
-    records = {path: path.read_bytes() for path in root.glob("cells/*/*")}
-    status, _, errors = launch("store", "list", "--store", root)
-    assert status == 2
-    assert f"python -m launch store migrate --store '{root}'" in errors
-    status, out, _ = launch("store", "migrate", "--store", root, "--dry-run")
-    assert (status, out) == (0, "would convert 1 sweeps; 2 records stay as they are\n")
-    assert not (root / "store.json").exists()
-    status, out, _ = launch("store", "migrate", "--store", root)
-    assert (status, out) == (0, "converted 1 sweeps; 2 records stay as they are\n")
-    assert json.loads((root / "store.json").read_text()) == {"schema": SCHEMA}
-    assert {path: path.read_bytes() for path in root.glob("cells/*/*")} == records
-    (sweep,) = listed(root)
-    assert (sweep.id, sweep.command) == ("0123456789ab", "mmq -m bits=3,16")
-    written = read(root, sweep.id)
-    assert written.batches == (tuple(ids),)
-    assert {one.id for one in written.sweep.cells} == {record.id for record in Store.open(root).records()}
-    assert not (root / "sweeps" / "0123456789ab.json").exists()
-    assert launch("store", "check", "--store", root)[0] == 0
-    status, out, _ = launch("store", "migrate", "--store", root)
-    assert (status, out) == (0, f"nothing to do: {root} is of the present schema, {SCHEMA}\n")
-
-
-def test_a_migration_that_was_killed_goes_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    older(root)
-    told = json.dumps({"command": "second", "cells": []})
-    (root / "sweeps" / "second.json").write_text(told)
-    unlink = Path.unlink
-
-    def killed(path: Path, missing_ok: bool = False) -> None:
-        if path.name == "second.json":
-            raise KeyboardInterrupt
-        unlink(path, missing_ok)
-
-    monkeypatch.setattr(Path, "unlink", killed)
-    with pytest.raises(KeyboardInterrupt):
-        migrate(root, print)
-    monkeypatch.undo()
-    with pytest.raises(StoreError, match="schema 1"):
-        Store.open(root)
-    migrate(root, print)
-    assert {one.command for one in listed(root)} == {"mmq -m bits=3,16", "second"}
-    assert not list((root / "sweeps").glob("*.json"))
-
-
-def test_a_note_that_is_none_is_moved_aside(root: Path) -> None:
-    older(root)
-    (root / "sweeps" / "broken.json").write_text("{")
-    said: list[str] = []
-    migrate(root, said.append)
-    assert "broken.json is no note of a sweep" in said[0]
-    assert [one.id for one in listed(root)] == ["0123456789ab"]
-
-
-def test_a_newer_store_is_not_migrated(root: Path, launch: Run) -> None:
-    (root / "store.json").write_text('{"schema": 9}')
-    status, _, errors = launch("store", "migrate", "--store", root)
-    assert status == 2
-    assert "upgrade mmq-sweeps" in errors
 
 
 def named(name: str, checkpoint: str, revision: str | None, **more: str) -> Record:
