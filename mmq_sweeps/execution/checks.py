@@ -23,14 +23,14 @@ class WorkerDied(Exception):
 
 
 class Checks:
-    """Finds what keeps cells from running; remembers which calibration samples were looked at, since that reads images."""
+    """Finds problems of cells before they run; remembers which calibration samples it has read, since that takes long."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
         self._sampled: set[tuple[str, str]] = set()
 
     def problems(self, cells: Sequence[Cell]) -> list[str]:
-        """List what keeps ``cells``, which share a model and a task, from running."""
+        """List the problems that keep ``cells``, which share a model and a task, from running."""
         if changed := changed_files(self._sessions.sweep, cells):
             return changed
         return self._found(cells, self._sessions.open(cells[0]))

@@ -1,4 +1,4 @@
-"""Versions and hardware: what a result depends on besides its configuration."""
+"""Versions and hardware, on which a result depends besides its configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Of this package, of Python and of what figures depend on."""
+    """Return the versions of this package, of Python and of every package that figures depend on."""
     return dict(_versions())
 
 
@@ -38,7 +38,7 @@ def _versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """What computes here; in a job of SLURM also which job, on which node and with which of its GPUs."""
+    """Describe this machine, and in a SLURM job the job, its node and its GPUs."""
     found = {
         "machine": platform.machine(),
         "cpu": _cpu_name(),
@@ -50,7 +50,7 @@ def hardware() -> dict[str, Any]:
 
 
 def computing(device: torch.device) -> dict[str, Any]:
-    """What the last bits of a figure depend on: what computes, with how many threads and by which releases."""
+    """Return everything that the last bits of a figure depend on: device, threads and releases."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     releases = {package: versions()[package] for package in ("torch", "transformers")}
     return {"device": str(device), "name": name, "threads": torch.get_num_threads(), **releases}

@@ -1,4 +1,4 @@
-"""What happens when a cell fails: any error is recorded and the sweep goes on.
+"""Failure policy: any exception marks its cell failed, and the sweep goes on.
 
 Refused memory is retried once with half the batch. A cell whose process was killed is retried by the next process, up to
 ``session.retries`` times; after that it is recorded as failed.

@@ -1,4 +1,4 @@
-"""Checks a model with a task before the first of their cells: a few items asked, and one calibration batch run dry."""
+"""Check a model with a task before their first cell: ask a few items, and run one calibration batch dry."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def model_problems(session: Session, cells: Sequence[Cell]) -> list[str]:
-    """What keeps ``cells``, which share ``session``'s model and task, from measuring what they say; a sentence each.
+    """List why ``cells``, which share the session's model and task, would not measure what they say; a sentence each.
 
-    The model is at full precision. A lack of memory is left to the cells, which record it.
+    The model is at full precision. Refused memory is left to the cells, which record it.
     """
     config = session.loaded.config
     linears = [name for part in session.parts.values() for unit in part.units for name in unit.linears]
@@ -44,7 +44,7 @@ def model_problems(session: Session, cells: Sequence[Cell]) -> list[str]:
 
 
 def _without_effect(parts: Mapping[str, Part], cells: Sequence[Cell], reached: set[str]) -> Iterator[str]:
-    """Selected kinds of a part of which no linear is run when items are answered: to quantize them changes nothing."""
+    """Yield each selected kind of a part none of whose linears runs when items are answered."""
     for part, kind, units in _selected(parts, cells):
         names = [name for unit in units for name in unit.linears]
         if not reached.intersection(names):
@@ -56,7 +56,7 @@ def _without_effect(parts: Mapping[str, Part], cells: Sequence[Cell], reached: s
 
 
 def _without_calibration(session: Session, cells: Sequence[Cell]) -> Iterator[str]:
-    """Selected linears that no calibration pass runs, and passes that cannot be replayed block by block."""
+    """Yield selected linears that no calibration pass runs; raise for passes that cannot be replayed block by block."""
     calibrated = [cell for cell in cells if cell.calibration and build("method", cell.method_node).needs_statistics]
     if not calibrated:
         return
@@ -83,7 +83,7 @@ def _without_calibration(session: Session, cells: Sequence[Cell]) -> Iterator[st
 
 
 def _selected(parts: Mapping[str, Part], cells: Sequence[Cell]) -> Iterator[tuple[str, str, list[Unit]]]:
-    """Each part and kind that a cell quantizes, with the units of all cells."""
+    """Yield each part and kind that a cell quantizes, with the units of all cells."""
     chosen: dict[tuple[str, str], dict[str, Unit]] = {}
     for cell in cells:
         for part, selection in cell.parts.items():

@@ -1,12 +1,12 @@
-"""Outputs of a part on the evaluation data: computed once for each of its quantizations, then played back.
+"""Cache a part's outputs on the evaluation data: computed once for each of its quantizations, then replayed.
 
-In all cells that quantize a part, and every part before it, alike, its module is given the same inputs. What it returned
-is therefore kept, call by call, under a key that names those quantizations, the sizes of the batches and what computed.
-Each call is kept with a fingerprint of its inputs: where that differs the part is run. A model whose parts do not follow
-each other in the order of its yaml is therefore right as well, only not quicker.
+Cells that quantize a part and every part before it alike call its module with the same inputs. Each call's output is cached
+under a key of those quantizations, the batch sizes, the device and the releases, with a fingerprint of the inputs; if the
+fingerprint differs, the part runs. So a model whose parts do not run in the order of its yaml is right as well, only not
+quicker.
 
-Only a call that is given tensors and plain values is played back (a decoder's cache is neither), and only if what came
-out is made of tensors, tuples and output classes of transformers.
+A call is replayed only if its inputs are tensors and plain values (a decoder's cache is neither), and its output consists
+of tensors, tuples and output classes of transformers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PLAIN = (bool, int, float, str, type(None))
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a part: a fingerprint of its inputs, and what it returned, as JSON that names ``tensors``."""
+    """A recorded call of a part: the fingerprint of its inputs, and its output as JSON that names ``tensors``."""
 
     inputs: str
     form: Any
@@ -60,7 +60,7 @@ class OutputCache:
         self._full = False
 
     def read(self, key: str, number: int) -> list[Call]:
-        """The calls from ``number * TOGETHER`` on; none where they are not kept."""
+        """Return the calls from ``number * TOGETHER`` on; empty if they are not cached."""
         if key in self._refused:
             return []
         name = f"{key}-{number}"
@@ -73,7 +73,7 @@ class OutputCache:
         return calls or []
 
     def write(self, key: str, number: int, calls: Sequence[Call]) -> None:
-        """Keep the calls from ``number * TOGETHER`` on."""
+        """Cache the calls from ``number * TOGETHER`` on."""
         name = f"{key}-{number}"
         size = _size(calls)
         keep(self._cached, name, list(calls))
@@ -97,7 +97,7 @@ class OutputCache:
         self._cached.clear()
 
     def refuse(self, key: str) -> None:
-        """What is kept under ``key`` does not serve: it is neither read nor written in this process again."""
+        """Neither read nor write ``key`` in this process again: its outputs do not serve."""
         self._refused.add(key)
 
     def refused(self, key: str) -> bool:
@@ -120,8 +120,8 @@ def _unpacked(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> li
 class Player:
     """Stands in for the forward of one part's module during one evaluation.
 
-    ``put`` puts the part's weights in place; it is called before the module runs, and not where a call is played back.
-    With ``record`` what the module returns is kept in ``outputs``.
+    ``put`` swaps the part's weights in; it is called before the module runs, not for a replayed call. With ``record`` the
+    module's outputs are cached in ``outputs``.
     """
 
     def __init__(self, outputs: OutputCache, key: str, put: Callable[[], None], record: bool) -> None:
@@ -136,11 +136,11 @@ class Player:
 
     @property
     def begun(self) -> bool:
-        """Whether something is kept, so that the part's weights are probably not needed."""
+        """True if a call is cached, so that the part's weights are probably not needed."""
         return bool(self._stored)
 
     def call(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What ``forward`` would return."""
+        """Return the output of ``forward``, replayed if it is cached."""
         inputs = fingerprint([args, kwargs])
         if inputs is None:
             self._put()
@@ -166,12 +166,12 @@ class Player:
         return output
 
     def finish(self) -> None:
-        """The evaluation is over: keep its last calls."""
+        """Cache the last calls; the evaluation is over."""
         self._settle()
         self._write()
 
     def _settle(self) -> None:
-        """Another call begins, so the model is done with what the one before it returned."""
+        """Record the previous call: a new one begins, so the model is done with its output."""
         if self._last is not None:
             self._calls.append(self._last.call())
             self._last = None
@@ -192,7 +192,7 @@ class Player:
 
 @contextmanager
 def standing_in(module: nn.Module, player: Player) -> Iterator[None]:
-    """While it is open, calls of ``module`` go through ``player``."""
+    """Route calls of ``module`` through ``player`` while the context is open."""
     replaced = module.__dict__.get("forward")  # accelerate's, where it places weights
     forward = module.forward
 
@@ -211,7 +211,7 @@ def standing_in(module: nn.Module, player: Player) -> Iterator[None]:
 
 
 def fingerprint(inputs: Any) -> str | None:
-    """Of tensors the shape, type and some values, of all else the value; ``None`` where something else is among them."""
+    """Hash the inputs: shape, dtype and sampled values of tensors, values of plain types. None if unsupported."""
     found = hashlib.sha256()
     return found.hexdigest()[:32] if _add(inputs, found.update) else None
 
@@ -237,9 +237,9 @@ def _add(value: Any, add: Callable[[Any], None]) -> bool:
 
 
 class _Watched:
-    """An output on its way to the model. Of its tuples of tensors only those are kept that the model looks at.
+    """Watches an output on its way to the model, to record only those tensors of its tuples that the model reads.
 
-    A vision tower that is asked for all hidden states returns one a layer, of which most models use one.
+    A vision tower that is asked for all hidden states returns a tensor for every layer; most models read a single layer's.
     """
 
     def __init__(self, inputs: str, output: Any) -> None:
@@ -294,18 +294,18 @@ class _Copied:
 
 
 def _copied(tensor: Tensor) -> _Copied:
-    """A copy on the CPU that nobody changes; with how the original lies in memory, since that decides how sums are taken."""
+    """Copy a tensor to the CPU, with the strides of the original, which decide the order of sums."""
     copy = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     return _Copied(copy, str(tensor.device), tensor.stride())
 
 
 def _expanded(tensor: Tensor) -> bool:
-    """Whether places of ``tensor`` share memory, so that no copy lies like it."""
+    """Return True if elements of ``tensor`` share memory, so that no copy has its strides."""
     return any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 class _LookedAt(tuple[Tensor, ...]):
-    """A tuple that keeps a copy of each of its tensors when that is first asked for."""
+    """A tuple that copies each of its tensors when it is first read."""
 
     kept: list[_Copied | None]
 
@@ -330,7 +330,7 @@ class _LookedAt(tuple[Tensor, ...]):
 
 
 def built(form: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What ``form`` tells, made anew, so that it may be changed. What nobody looked at is ``None``."""
+    """Build the output that ``form`` describes, from fresh tensors that may be changed; an entry never read is None."""
     if "class" in form:
         fields = {name: built(field, tensors) for name, field in form["fields"].items()}
         return _output_class(form["class"])(**fields)  # type: ignore[misc]
@@ -348,7 +348,7 @@ def _known(form: Any) -> bool:
 
 
 def _output_class(path: str) -> type[ModelOutput] | None:
-    """An output class of transformers that is imported already: what a store names is never imported for that."""
+    """Return an output class of transformers that is imported already; a name in a store never causes an import."""
     module, _, name = path.rpartition(".")
     found = getattr(sys.modules.get(module), name, None) if module.startswith("transformers.") else None
     return found if isinstance(found, type) and issubclass(found, ModelOutput) else None

@@ -1,4 +1,4 @@
-"""Quantized weights in a model's place, part by part: they stay until the part is asked for in another quantization."""
+"""Swap quantized weights into a model, part by part; they stay until another quantization of the part is asked for."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mmq_sweeps.quantization.units import Dequantized
 
 
 class WeightSwap:
-    """What is in place in ``loaded``: of each part the key of its quantization; a part that is absent is at full precision."""
+    """The weights in place in ``loaded``: each part's quantization by its key; a part without a key is at full precision."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
         self._placed: dict[str, tuple[str, ExitStack]] = {}
 
     def put(self, part: str, key: str, weights: Mapping[str, QuantizedWeight]) -> None:
-        """Put ``weights`` by linear, all that ``part`` has quantized, in place; ``key`` names them."""
+        """Swap in ``weights`` by linear, everything quantized in ``part``; ``key`` names them."""
         if self.holds(part, key, weights):
             return
         self.take_out(part)
@@ -29,16 +29,16 @@ class WeightSwap:
             self._placed[part] = (key, placed)
 
     def holds(self, part: str, key: str, weights: Mapping[str, QuantizedWeight]) -> bool:
-        """Whether ``put`` would have nothing to do."""
+        """Return True if ``put`` would have nothing to do."""
         return self._placed[part][0] == key if part in self._placed else not weights
 
     def take_out(self, part: str) -> None:
-        """The full-precision weights of ``part`` are back, bit for bit."""
+        """Put the full-precision weights of ``part`` back, bit for bit."""
         if part in self._placed:
             self._placed.pop(part)[1].close()
 
     def restore(self) -> None:
-        """The whole model is at full precision."""
+        """Put the whole model back to full precision."""
         for part in list(self._placed):
             self.take_out(part)
 
