@@ -18,6 +18,7 @@ from rich.console import Console
 from launch import sweep_file
 from launch.commands import logs
 from launch.commands import status as status_verb
+from launch.commands import store as store_verb
 from launch.dispatch import slurm
 from launch.monitor import state_table
 from launch.monitor.sweep_state import SweepReader
@@ -299,7 +300,7 @@ def test_names_and_commands_are_shown_as_they_are(
         assert name in text
     with store.lock("cells", "[i]x") as lock:  # type: ignore[union-attr]
         assert lock.held
-        store._list(argparse.Namespace(store=store.root, json=False))
+        store_verb._list(argparse.Namespace(store=store.root, json=False))
     out = capsys.readouterr().out
     assert "locked: cells/[i]x by [bold]me :smile:" in out
     assert f"store: {store.root}" in out

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.launch.slurm.cluster import Cluster
-from tests.launch.slurm.conftest import cluster, eventually, place  # noqa: F401
+from tests.launch.slurm.conftest import cluster, eventually, place, warm_workers  # noqa: F401
 from tests.launch.slurm.places import LAUNCHER, SMALL, Eventually, Place, number_of, restarts, states
 
 pytestmark = pytest.mark.slurm
