@@ -369,6 +369,7 @@ def test_a_model_that_rules_tokens_out_answers_and_one_that_is_broken_is_named(
         def __init__(self, value: float, tokens: Any) -> None:
             super().__init__()
             self.value, self.tokens, self.inner = value, tokens, loaded.model
+            self.config, self.get_input_embeddings = loaded.model.config, loaded.model.get_input_embeddings
 
         def forward(self, inputs: Mapping[str, Any]) -> Tensor:
             scores = asking.answer(inputs)
@@ -377,9 +378,7 @@ def test_a_model_that_rules_tokens_out_answers_and_one_that_is_broken_is_named(
 
     def check(value: float, tokens: Any) -> list[str]:
         model = Scores(value, tokens)
-        own = replace(asking, loaded=replace(loaded, model=model), answer=model)
-        own = replace(own, prepare=asking.prepare)
-        return list(problems(own, first, second, "", []))
+        return list(problems(replace(asking, loaded=replace(loaded, model=model), answer=model), first, second, "", []))
 
     assert check(float("-inf"), [3]) == []
     (problem,) = check(wrong, slice(None))
