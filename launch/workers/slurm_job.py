@@ -158,7 +158,8 @@ class Supervisor:
         try:
             told = scheduler.job(self._id)
         except ClusterError as error:
-            _say(f"{error}; taken for a job that goes back to the queue")
+            _say(f"{error}; taken for a job that was interrupted, not cancelled")
+            self._back_to_queue = self._may_go_back()
             return _within(self._seconds_by_signal())
         if told.cancelled(self._restarts):
             _say("cancelled by hand: not put back into the queue")
@@ -166,8 +167,7 @@ class Supervisor:
         elif told.restarts > self._restarts:
             _say("SLURM has put the job back into the queue")
             self._back_to_queue = False
-        elif self._restarts >= self._job.requeues:
-            _say(f"not put back into the queue: that was done {self._restarts} times, hydra.launcher.requeues")
+        elif not self._may_go_back():
             self._back_to_queue = False
         elif told.ending:
             # The job is ending anyway, so requeueing now takes no time from the workers.
@@ -178,6 +178,13 @@ class Supervisor:
         if self._stop.reason == signal.SIGUSR2.name or told.seconds_left is None:
             return _within(self._seconds_by_signal())
         return _within(told.seconds_left)
+
+    def _may_go_back(self) -> bool:
+        """Return True unless the job was requeued as often as ``requeues`` allows, and say so."""
+        if self._restarts < self._job.requeues:
+            return True
+        _say(f"not put back into the queue: that was done {self._restarts} times, hydra.launcher.requeues")
+        return False
 
     def _hear(self, text: str) -> None:
         self._heard = text

@@ -14,10 +14,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmq_sweeps.config.instantiate import find_class
+from mmq_sweeps.config.instantiate import declaration, find_class
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.contents import content_digests
-from mmq_sweeps.identity.declared import declared
 
 # Tasks with an item per question; all others are assumed to have an item per example.
 ASKING = ("vqa",)
@@ -76,7 +75,7 @@ class _Choice:
 
 def _evaluated(task: Mapping[str, Any]) -> _Choice:
     limit = task.get("limit")
-    asking = isinstance(limit, int) and declared(task["_target_"]).known_as in ASKING
+    asking = isinstance(limit, int) and declaration("task._target_", task["_target_"]).known_as in ASKING
     return _Choice(limit if isinstance(limit, int) else None, asking)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmq_sweeps.config.data_files import DataFiles
+from mmq_sweeps.config.instantiate import declaration
 from mmq_sweeps.config.schema import CalibrationConfig, ModelConfig, PartConfig
-from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.cell import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, Cell
 from mmq_sweeps.identity.declared import Declared, declared, declared_by
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
@@ -70,11 +70,7 @@ class _Classes:
 
     def counting(self, key: str, node: Mapping[str, Any], *left_out: Mapping[str, str]) -> dict[str, Any]:
         """Return the fields of ``node`` (at ``key`` of the configuration) without those of the roles ``left_out``."""
-        try:
-            found = self._read(node["_target_"])
-        except (ImportError, AttributeError, ValueError, TypeError) as error:
-            raise ConfigError(f"{key}._target_={node['_target_']}: {error}") from error
-        return found.counting(node, *left_out)
+        return declaration(f"{key}._target_", node["_target_"], self._read).counting(node, *left_out)
 
     def inputs(self, task: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields of a task, and of its data reader, that determine the calibration data."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmq_sweeps.errors import ConfigError, unknown
+from mmq_sweeps.identity.declared import Declared, declared
 
 
 def build(key: str, node: Mapping[str, Any]) -> Any:
@@ -30,6 +31,16 @@ def build(key: str, node: Mapping[str, Any]) -> Any:
         raise ConfigError(f"{key}.{name}={fields.get(str(name))!r}: {str(error).splitlines()[0]}.") from error
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{key}: {error}") from error
+
+
+def declaration(key: str, target: str, read: Callable[[str], Declared] = declared) -> Declared:
+    """Read the declaration of the dataclass at a dotted path; raise ConfigError if it does not exist or is no dataclass."""
+    try:
+        return read(target)
+    except TypeError as error:
+        raise ConfigError(f"{key}={target}: is no dataclass") from error
+    except (ImportError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{key}={target}: {error}") from error
 
 
 def find_class(key: str, target: str) -> Any:

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from mmq_sweeps.models.device_map import onloaded
 from mmq_sweeps.models.loading import LoadedModel
+from mmq_sweeps.models.logits import are_answers
 
 # Relative distances of answers: at least between two images, and at most between an item alone and in a batch.
 ANSWERS_ALIKE = 1e-4
@@ -242,7 +243,7 @@ def _places(trial: _Trial) -> Iterator[str]:
                 trial.asking, asked, f"{error.places} image placeholders", f"{error.features} image features"
             )
             return
-        if not _is_answer(answer):
+        if not bool(are_answers(answer).all()):
             yield _not_finite(trial.asking, trial.inputs(asked), asked.id)
             return
 
@@ -324,11 +325,6 @@ def _answered(asking: Asking, inputs: Mapping[str, Any]) -> tuple[Tensor, Filled
         return asking.answer(asking.loaded.to_device(inputs)), filled
 
 
-def _is_answer(scores: Tensor) -> bool:
-    """Return whether scores are valid: a model may rule tokens out with minus infinity, but not all of them."""
-    return not bool(scores.isnan().any() | scores.isposinf().any() | scores.isneginf().all(dim=-1).any())
-
-
 def _apart(asking: Asking, one: Tensor, other: Tensor) -> float:
     """Return the distance of two answers ``[1, K]``, relative to the first's norm or, for logits, its spread.
 
@@ -391,7 +387,7 @@ def _weights_not_finite(loaded: LoadedModel) -> Iterator[str]:
 
 
 def _first_not_finite(asking: Asking, inputs: Mapping[str, Any]) -> str:
-    """Return the path of the module that is first to return a value that is not finite."""
+    """Return the path of the module that is first to return a value that is not finite, or "the model"."""
     found: list[str] = []
 
     def note(path: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -406,7 +402,7 @@ def _first_not_finite(asking: Asking, inputs: Mapping[str, Any]) -> str:
         for path, module in asking.loaded.model.named_modules():
             hooks.callback(module.register_forward_hook(note(path)).remove)
         _answered(asking, inputs)
-    return found[0] if found else "the model"
+    return next(filter(None, found), "the model")  # the path of the model itself is empty
 
 
 def _short(text: str) -> str:

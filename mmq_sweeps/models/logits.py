@@ -1,4 +1,4 @@
-"""Detect logits that are not finite: a flag per row, on the device until requested."""
+"""Detect scores that are no answer, such as logits with a NaN: a flag per row, on the device until requested."""
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
+def are_answers(scores: Tensor) -> Tensor:
+    """Return true for rows of ``scores`` ``[..., K]`` that are an answer: without NaN and plus infinity.
+
+    A model may rule out tokens with minus infinity, but not all of them.
+    """
+    return scores.amax(dim=-1).isfinite()  # NaN if one score is, and minus infinity only if all are
+
+
 class LogitsWatch:
-    """Flags of rows with a NaN or infinite logit for the next token, over the forward passes of a batch."""
+    """Flags of rows whose logits for the next token are no answer, over the forward passes of a batch."""
 
     def __init__(self) -> None:
         # By number of rows: some models process a prompt once for all of its beams.
@@ -34,8 +42,7 @@ class LogitsWatch:
         logits = getattr(output, "logits", None)
         if not isinstance(logits, Tensor) or logits.dim() != 3:
             return
-        low, high = torch.aminmax(logits[:, -1], dim=-1)  # both are NaN if one logit is
-        wrong = ~(torch.isfinite(low) & torch.isfinite(high))
+        wrong = ~are_answers(logits[:, -1])
         known = self._wrong.get(len(wrong))
         self._wrong[len(wrong)] = wrong if known is None else known | wrong
 

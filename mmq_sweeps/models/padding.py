@@ -68,7 +68,7 @@ def cross_mask(named: Mapping[str, Any], other: Tensor) -> Tensor | None:
     for name in (*CROSS, *OWN):
         mask = named.get(name)
         if isinstance(mask, Tensor) and isinstance(rows, Tensor) and mask.dim() == rows.dim() == 4:
-            mask = (mask > HIDES) & rows.bool()
+            mask = _visible(mask) & rows.bool()
         counts = _of_keys(mask, len(other))
         # The tiles of an image may be separate rows in ``other`` but follow each other in the mask.
         if counts is not None and counts.numel() == other.shape[:2].numel():
@@ -94,12 +94,17 @@ def _of_keys(mask: Any, rows: int) -> Tensor | None:
     """Return booleans ``[B, K]`` for ``rows``, true for keys that any query sees; None if ``mask`` is no mask for them."""
     if not isinstance(mask, Tensor) or mask.dim() not in (2, 3, 4):
         return None
-    visible = mask > HIDES if mask.is_floating_point() and mask.dim() > 2 else mask.bool()
+    visible = _visible(mask)
     if visible.dim() == 4:
         visible = visible.any(dim=1)
     if visible.dim() == 3:
         visible = visible.any(dim=1)
     return visible.expand(rows, -1) if len(visible) == 1 else visible
+
+
+def _visible(mask: Tensor) -> Tensor:
+    """Return ``mask`` as booleans, whatever its type says for "visible"; a value per token, not pair, is never added."""
+    return mask > HIDES if mask.is_floating_point() and mask.dim() > 2 else mask.bool()
 
 
 def _with_padding(counts: Tensor) -> Tensor | None:

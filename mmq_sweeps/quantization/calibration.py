@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.utils import recursively_apply, send_to_device
+from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
@@ -83,19 +83,22 @@ class Pass:
 
 
 @torch.no_grad()
-def capture(loaded: LoadedModel, parts: Iterable[Part], batches: Iterable[Mapping[str, Any]]) -> dict[str, list[Pass]]:
+def capture(
+    loaded: LoadedModel, parts: Iterable[Part], batches: Iterable[Mapping[str, Any]], start: int = 0
+) -> dict[str, list[Pass]]:
     """Run the model over ``batches`` once; return every pass through ``parts``, by part name.
 
-    The decoder of an encoder-decoder reads the ``decoder_input_ids`` of a batch or, without them, the text that the
-    model generates.
+    Block ``start`` has its input captured in every pass, even in those where it is the previous block's output, so that
+    a ``BlockRunner`` can start there. The decoder of an encoder-decoder reads the ``decoder_input_ids`` of a batch or,
+    without them, the text that the model generates.
     """
     parts = list(parts)
     passes: dict[str, list[Pass]] = {part.name: [] for part in parts}
     for batch in batches:
         inputs = with_decoder_inputs(loaded.model, loaded.to_device(batch))
-        move = _mover(loaded)
+        copies = Copies("cpu" if _offloaded(loaded) else None)
         with ExitStack() as hooks:
-            listeners = [_Listener(part, inputs.get("attention_mask"), move) for part in parts]
+            listeners = [_Listener(part, inputs.get("attention_mask"), copies.of, start) for part in parts]
             for listener in listeners:
                 hooks.enter_context(listener.listening(loaded.model))
             loaded.model(**inputs, use_cache=False)
@@ -131,7 +134,7 @@ def _inside(path: str, names: Collection[str]) -> list[str]:
 class BlockRunner:
     """Block-by-block execution of a part over ``passes``; ``hidden`` is the current block's input in each.
 
-    A runner that starts at a ``block`` beyond the first needs its input captured in every pass, see ``joined``.
+    A runner that starts at a ``block`` beyond the first needs its input captured in every pass: ``capture(start=block)``.
     """
 
     def __init__(self, loaded: LoadedModel, part: Part, passes: Sequence[Pass], block: int = 0) -> None:
@@ -139,13 +142,18 @@ class BlockRunner:
         self._away = _offloaded(loaded)
         self.hidden = [one.hidden for one in passes]
         self.block = block
+        if block > 0 and (lacking := sum(one.calls[block].joined is None for one in passes)):
+            raise RuntimeError(
+                f"{part.name}: {lacking} of {len(passes)} passes lack the input of {part.blocks[block]}, where the run is to "
+                f"start; capture them with start={block}"
+            )
         self._join()
 
     @property
     def joined(self) -> bool:
-        """True if the model does something between the previous block and the current one.
+        """True if the model does something between the previous block and the current one, in any of the passes.
 
-        The current block then receives its input from the captured run of the model.
+        The current block then receives its input, in those passes, from the captured run of the model.
         """
         return self.block > 0 and any(one.calls[self.block].joined is not None for one in self._passes)
 
@@ -184,9 +192,8 @@ class BlockRunner:
             for place, one in enumerate(self._passes):
                 call = one.calls[self.block]
                 inputs: Any = (self.hidden[place], call.mask, call.args, call.kwargs)
-                if self._away:
-                    inputs = send_to_device(inputs, self._loaded.device)
-                hidden, mask, args, kwargs = inputs
+                # Copied, because a block may change its input in place, and runs once for each unit and once to advance.
+                hidden, mask, args, kwargs = Copies(self._loaded.device if self._away else None).of(inputs)
                 args, kwargs = call.arguments(hidden, args, kwargs)
                 others = [(None if slot is None else _argument(slot, args, kwargs), own) for slot, own in call.others]
                 if mask is None and any(other is not None for _, other in others):
@@ -378,9 +385,9 @@ class _Sums:
 class _Listener:
     """Recorder of the calls of a part's blocks during a forward pass of the model."""
 
-    def __init__(self, part: Part, mask: Any, move: Callable[[Any], Any]) -> None:
+    def __init__(self, part: Part, mask: Any, copy: Callable[[Any], Any], start: int) -> None:
         self.part = part
-        self._forward_mask, self._move = mask, move
+        self._forward_mask, self._copy, self._start = mask, copy, start
         self._around: dict[str, dict[str, Any]] = {}
         self._calls: list[_Call] = []
         self._output: tuple[Any, int] | None = None
@@ -453,8 +460,8 @@ class _Listener:
             # Drop caches: they would grow with every rerun, and calibration never decodes.
             args = tuple(None if isinstance(value, Cache) else value for value in args)
             kwargs = {name: None if isinstance(value, Cache) else value for name, value in kwargs.items()}
-            joined = None if follows else hidden
-            joined, mask, others, args, kwargs = self._move((joined, mask, others, args, kwargs))
+            joined = None if follows and index != self._start else hidden
+            joined, mask, others, args, kwargs = self._copy((joined, mask, others, args, kwargs))
             call = BlockCall(slot, args, kwargs, joined if index else None, mask, tuple(others))
             self._calls.append(_Call(index, None if index else joined, call))
 
@@ -553,17 +560,40 @@ def _offloaded(loaded: LoadedModel) -> bool:
     return any(parameter.device.type == "meta" for parameter in loaded.model.parameters())
 
 
-def _mover(loaded: LoadedModel) -> Callable[[Any], Any]:
-    """Return a function that moves tensors, however nested, to the CPU if the model is offloaded.
+class Copies:
+    """Copies of tensors on ``device``, or each on its own: later changes in place do not reach them.
 
-    Each tensor becomes a single copy.
+    A tensor is copied once for as long as it keeps its values. Copies and originals are held until this is dropped.
     """
-    if not _offloaded(loaded):
-        return lambda value: value
-    # Holds the originals too, because the id of a freed tensor may be reused.
-    copies: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def copy(tensor: Tensor) -> Tensor:
-        return copies.setdefault(id(tensor), (tensor, tensor.cpu()))[1]
+    def __init__(self, device: torch.device | str | None = None) -> None:
+        self._device = device
+        # Holds the originals too, because the id of a freed tensor may be reused.
+        self._known: dict[int, tuple[Tensor, int, Tensor]] = {}
 
-    return lambda value: recursively_apply(copy, value)
+    def of(self, value: Any) -> Any:
+        """Return ``value`` with its tensors, however nested, replaced by their copies."""
+        return recursively_apply(self._copy, value)
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        changes = _changes(tensor)
+        known = self._known.get(id(tensor))
+        if known is None or known[1] != changes:
+            known = self._known[id(tensor)] = (tensor, changes, _copied(tensor, self._device))
+        return known[2]
+
+
+def _copied(tensor: Tensor, device: torch.device | str | None) -> Tensor:
+    """Copy a tensor to another device or, with the same strides, to its own.
+
+    Kernels are chosen by strides, and sums of another kernel round otherwise. Dimensions that are expanded stay so: a
+    mask for all heads takes the memory of one.
+    """
+    if device is not None and (moved := tensor.to(device)) is not tensor:
+        return moved
+    expanded = [dim for dim, stride in enumerate(tensor.stride()) if stride == 0 and tensor.shape[dim] > 1]
+    least = tensor
+    for dim in expanded:
+        least = least.narrow(dim, 0, 1)
+    copy = torch.empty_strided(least.shape, least.stride(), dtype=tensor.dtype, device=tensor.device).copy_(least)
+    return copy.expand(tensor.shape) if expanded else copy

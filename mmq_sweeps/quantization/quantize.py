@@ -84,10 +84,10 @@ class Calibration:
             for chain in _grouped(chained, lambda request: tuple(request.chain)):
                 self._solve_in_order(part, calls, chain, seconds)
 
-    def _capture(self, parts: Sequence[Part]) -> dict[str, list[Pass]]:
+    def _capture(self, parts: Sequence[Part], start: int = 0) -> dict[str, list[Pass]]:
         if not parts:
             return {}
-        return capture(self.solver.loaded, parts, self.batches(self.served[0].calibration or {}))
+        return capture(self.solver.loaded, parts, self.batches(self.served[0].calibration or {}), start)
 
     def _needs_pass(self, request: Request) -> bool:
         return not (request.statistics and self.solver.store.has_artifact(ArtifactKind.STATISTICS, request.statistics))
@@ -132,7 +132,7 @@ class Calibration:
         for block in range(max(request.unit.block for request in requests) + 1):
             if runner.joined:
                 with loaded.weights_replaced(Dequantized(before)):
-                    runner = BlockRunner(loaded, part, self._capture([part])[part.name], block)
+                    runner = BlockRunner(loaded, part, self._capture([part], block)[part.name], block)
             with ExitStack() as replaced:
                 for key, unit in _of_block(requests[0].chain, block):
                     request = missing.get(key) or replace(requests[0], unit=unit, key=key)

@@ -77,17 +77,21 @@ def conflict(cell_id: str, records: Sequence[Record], places: Sequence[str]) -> 
     for name in dict.fromkeys(name for record in finished for name in record.metrics):
         values = [record.metrics.get(name, {}).get("value") for record in finished]
         if any(differ(values[0], value) for value in values[1:]):
-            known = [value for value in values if value is not None]
-            apart = max(known) - min(known) if known else 0.0
+            known = [value for value in values if value is not None and not math.isnan(value)]
+            apart = max(known) - min(known) if len(known) == len(values) else math.inf
             if not worst or apart > spread:
                 worst, spread = name, apart
     return conflict_sentence(cell_id, len(finished), worst, spread, places) if worst else None
 
 
 def conflict_sentence(cell_id: str, count: int, metric: str, spread: float, places: Sequence[str]) -> str:
-    """Format the warning of ``conflict``; ``spread`` is the largest minus the smallest value of ``metric``."""
+    """Format the warning of ``conflict``.
+
+    ``spread`` is the largest minus the smallest value of ``metric``; infinite if it has a value in some records only.
+    """
+    apart = f"differs by {spread:.4g}" if math.isfinite(spread) else "has a value in some and none in others"
     return (
-        f"cell {cell_id} was measured {count} times with different results ({metric} differs by {spread:.4g}); "
+        f"cell {cell_id} was measured {count} times with different results ({metric} {apart}); "
         f"the newest is shown: {', '.join(sorted(set(places)))}"
     )
 

@@ -68,22 +68,22 @@ class Eviction:
         if self.max_bytes is None:
             return None
         self._usage.size_bytes += size_bytes
-        if self._usage.size_bytes <= self.max_bytes and time.monotonic() < self._usage.next_scan:
-            return None
-        if self._scan() <= self.max_bytes:
-            return None
-        return self.evict(self.max_bytes)
+        return None if self._fits(0, self.max_bytes) else self.evict(self.max_bytes)
 
     def room_for(self, size_bytes: int) -> bool:
         """Return True if an artifact of this size fits, evicting unpinned artifacts if necessary."""
-        if self.max_bytes is None or self._usage.size_bytes + size_bytes <= self.max_bytes:
-            return True
-        if self._scan() + size_bytes <= self.max_bytes:
+        if self.max_bytes is None or self._fits(size_bytes, self.max_bytes):
             return True
         if size_bytes > self.max_bytes:
             return False
         self.evict(self.max_bytes - size_bytes)
         return self._usage.size_bytes + size_bytes <= self.max_bytes
+
+    def _fits(self, size_bytes: int, max_bytes: int) -> bool:
+        """Return True if the artifacts and ``size_bytes`` more fit; scan if the estimate is old, as it is at first, or says no."""
+        if self._usage.size_bytes + size_bytes <= max_bytes and time.monotonic() < self._usage.next_scan:
+            return True
+        return self._scan() + size_bytes <= max_bytes
 
     def evict(self, max_bytes: int) -> Evicted | None:
         """Evict down to 90 % of ``max_bytes``; return None if another process is evicting."""

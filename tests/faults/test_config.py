@@ -102,6 +102,26 @@ def test_an_experiment_wins_over_the_defaults_and_loses_to_the_command_line(fiel
     assert value(swept, key) == [expected, overridden]
 
 
+@pytest.mark.parametrize("limit", ["4", "null"])
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("nope.absent.Class", "No module named 'nope'"),
+        ("mmq_sweeps.tasks.caption.CaptionTusk", "module 'mmq_sweeps.tasks.caption' has no attribute 'CaptionTusk'"),
+        ("os.path", "is no dataclass"),
+        ("Alone", "Empty module name"),
+    ],
+)
+@pytest.mark.parametrize("key", ["task._target_", "task.data._target_", "method._target_"])
+def test_a_class_that_is_not_there_is_one_line_whatever_the_limit(
+    composed: Callable[..., Any], key: str, target: str, reason: str, limit: str
+) -> None:
+    configs = [composed(f"{key}={target}", f"task.limit={limit}", f"bits={bits}") for bits in (2, 3)]
+    with pytest.raises(ConfigError) as error:
+        plan(configs)
+    assert error.value.problems == [f"{key}={target}: {reason}"]
+
+
 def value(arguments: Sequence[str], key: str) -> list[Any]:
     with multirun(*arguments) as run:
         master, configs = run.master, list(run.configs())

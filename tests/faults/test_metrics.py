@@ -198,12 +198,19 @@ def test_logits_that_are_not_finite_are_told_at_the_number(
         assert "logits were not finite for 6 of 6 items" in warnings
 
 
-def test_only_the_rows_whose_logits_are_not_finite_are_told(loaded: LoadedModel) -> None:
+@pytest.mark.parametrize(
+    ("token", "value"), [(3, float("nan")), (3, float("inf")), (slice(None), float("-inf"))], ids=["nan", "inf", "all"]
+)
+def test_only_the_rows_whose_logits_are_no_answer_are_told(
+    loaded: LoadedModel, token: int | slice, value: float
+) -> None:
+    """A model may rule out tokens by minus infinity, as the check of a model lets it, but not all of them."""
     language = loaded.model.language_model
     tokens = torch.tensor([[4, 5], [6, 7], [8, 9]])
 
     def spoil_row_1(_module: torch.nn.Module, _inputs: object, logits: torch.Tensor) -> None:
-        logits[1, -1, 3] = float("-inf")
+        logits[0, -1, 3] = float("-inf")
+        logits[1, -1, token] = value
 
     spoil = language.get_output_embeddings().register_forward_hook(spoil_row_1)
     try:

@@ -358,6 +358,33 @@ def test_a_prompt_that_is_cut(loaded: LoadedModel, composed: Composed) -> None:
     assert "are left to the model; choose another prompt (model.prompts)" in problem
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+def test_a_model_that_rules_tokens_out_answers_and_one_that_is_broken_is_named(
+    loaded: LoadedModel, composed: Composed, wrong: float
+) -> None:
+    """The model itself, whose path is empty, may be the first module whose output is not finite."""
+    asking, first, second = generation(loaded, composed)
+
+    class Scores(nn.Module):
+        def __init__(self, value: float, tokens: Any) -> None:
+            super().__init__()
+            self.value, self.tokens, self.inner = value, tokens, loaded.model
+            self.config, self.get_input_embeddings = loaded.model.config, loaded.model.get_input_embeddings
+
+        def forward(self, inputs: Mapping[str, Any]) -> Tensor:
+            scores = asking.answer(inputs)
+            scores[:, self.tokens] = self.value
+            return scores
+
+    def check(value: float, tokens: Any) -> list[str]:
+        model = Scores(value, tokens)
+        return list(problems(replace(asking, loaded=replace(loaded, model=model), answer=model), first, second, "", []))
+
+    assert check(float("-inf"), [3]) == []
+    (problem,) = check(wrong, slice(None))
+    assert "the output of the model is not finite" in problem
+
+
 def test_texts_that_are_cut_to_nothing(composed: Composed, tmp_path: Path) -> None:
     folder = copied("tiny_blip2_itm", tmp_path)
     more = ["component=vision_connector", "task=scenes_retrieval"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -65,12 +67,16 @@ def test_what_a_block_attends_to_has_the_mask_of_its_own_tokens() -> None:
     assert found is not None
     assert torch.equal(found, COUNTS)
     assert cross_mask({"attention_mask": torch.ones(2, 6)}, HIDDEN) is None
-    # A query that may see nothing is let see all, and another mask says so; the tiles of an image are rows.
-    blind = seen.clone()
+
+
+@pytest.mark.parametrize("form", [added, Tensor.bool, Tensor.long])
+def test_queries_that_may_see_nothing_show_no_key_in_any_form_of_the_mask(form: Callable[[Tensor], Tensor]) -> None:
+    """Such a query is let see all, and another mask says so; the tiles of an image are rows."""
+    blind = COUNTS[:, None, None, :].expand(2, 1, 6, 4).clone()
     blind[:, :, 0] = True
     rows = torch.ones(2, 1, 6, 1)
     rows[:, :, 0] = 0
-    named = {"cross_attention_mask": added(blind), "full_text_row_masked_out_mask": rows}
+    named = {"cross_attention_mask": form(blind), "full_text_row_masked_out_mask": rows}
     found = cross_mask(named, torch.zeros(4, 2, 8))
     assert found is not None
     assert torch.equal(found, COUNTS.reshape(4, 2))

@@ -84,6 +84,32 @@ def test_what_other_processes_wrote_counts(tmp_path: Path, monkeypatch: pytest.M
     assert sum(stored.size_bytes for stored in artifacts(tmp_path)) <= 20 * KB
 
 
+def test_a_new_process_counts_what_the_store_holds_before_it_has_room(tmp_path: Path) -> None:
+    for number in range(6):
+        put(opened(tmp_path), "outputs", f"k{number}", used=1000 - number)
+    assert opened(tmp_path, max_kb=20).room_for(KB)
+    assert len(keys(opened(tmp_path))) == 6
+    # Room is made by eviction, down to a share of the bound.
+    assert opened(tmp_path, max_kb=6.5).room_for(3 * KB)
+    assert sum(stored.size_bytes for stored in artifacts(tmp_path)) <= 3.5 * KB
+    assert "k5" in keys(opened(tmp_path))
+    with opened(tmp_path).needed([("outputs", key) for key in keys(opened(tmp_path))]):
+        assert not opened(tmp_path, max_kb=3.5).room_for(3 * KB)
+
+
+def test_what_others_wrote_since_the_last_look_counts_where_room_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eviction, "SCAN_SECONDS", 0.0)
+    monkeypatch.setattr(eviction, "SCAN_SHARE", 0)
+    store = opened(tmp_path, max_kb=8)
+    assert store.room_for(KB)
+    for number in range(7):
+        put(opened(tmp_path), "outputs", f"k{number}")
+    assert store.room_for(3 * KB)
+    assert sum(stored.size_bytes for stored in artifacts(tmp_path)) <= 5 * KB
+
+
 def test_pinned_artifacts_stay_and_alone_beyond_the_bound_it_is_said_once(tmp_path: Path, said: list[str]) -> None:
     store = opened(tmp_path, said, max_kb=4)
     wanted = [("quantized", f"k{number}") for number in range(6)]

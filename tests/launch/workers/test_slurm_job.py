@@ -111,15 +111,29 @@ def test_what_was_said_of_the_last_worker_is_why_cells_are_left(ended: Callable[
         one.conclude()
 
 
-def test_a_controller_that_does_not_answer_keeps_nothing_from_the_queue(
-    ended: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("before", "requeued", "says"),
+    [
+        (REQUEUES - 1, [JobId(44, 1)], "put back into the queue"),
+        (REQUEUES, [], "not put back into the queue: that was done 2 times, hydra.launcher.requeues"),
+    ],
+)
+def test_a_controller_that_does_not_answer_keeps_nothing_from_the_queue_but_the_limit(
+    ended: Callable[..., Ended],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    before: int,
+    requeued: list[JobId],
+    says: str,
 ) -> None:
-    one = ended()
+    one = ended(before)
 
     def silent(_: str) -> scheduler.Job:
         raise scheduler.ClusterError("scontrol: Unable to contact slurm controller")
 
     monkeypatch.setattr(scheduler, "job", silent)
     assert one.conclude() == STOPPED
-    assert one.requeued == [JobId(44, 1)]
-    assert "Unable to contact slurm controller; taken for a job that goes back to the queue" in capsys.readouterr().out
+    assert one.requeued == requeued
+    output = capsys.readouterr().out
+    assert "Unable to contact slurm controller; taken for a job that was interrupted, not cancelled" in output
+    assert output.splitlines()[-1].endswith(f" {says}")

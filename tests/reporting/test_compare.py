@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mmq_sweeps.reporting.compare import conflict
+from mmq_sweeps.store.record import Record
+
+CELL = Record(id="c", status="done", cell={}, names={}, metrics={}, size={}, seconds={})
+
+
+def told(*values: dict[str, float | None]) -> str | None:
+    records = [
+        replace(CELL, metrics={name: {"value": figure} for name, figure in metrics.items()}) for metrics in values
+    ]
+    return conflict("c", records, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("values", "how"),
+    [
+        (({"cider": 1.0, "bleu": 0.5}, {"cider": 1.25, "bleu": 0.6}), "cider differs by 0.25"),
+        (({"cider": None}, {"cider": 1.0}), "cider has a value in some and none in others"),
+        (({"cider": 1.0}, {"cider": float("nan")}, {"cider": 1.5}), "cider has a value in some and none in others"),
+        (({"cider": 1.0}, {}), "cider has a value in some and none in others"),
+        # No difference of figures is larger than that of a figure and none.
+        (({"cider": 1.0, "bleu": None}, {"cider": 9.0, "bleu": 0.1}), "bleu has a value in some and none in others"),
+    ],
+)
+def test_a_conflict_names_the_metric_that_differs_most_and_how(
+    values: tuple[dict[str, float | None], ...], how: str
+) -> None:
+    sentence = f"cell c was measured {len(values)} times with different results ({how}); the newest is shown: a, b"
+    assert told(*values) == sentence
+
+
+def test_values_that_all_lack_are_no_conflict() -> None:
+    assert told({"cider": None}, {"cider": float("nan")}, {}) is None
