@@ -46,6 +46,8 @@ from mmq_sweeps.reporting.compare import ROUNDING
 
 KINDS = ("attention", "mlp")
 GROUPS = ("front", "middle", "end")
+# The setting of a layer kind that is not quantized.
+UNTOUCHED = "/".join([str(FULL_PRECISION_BITS)] * len(GROUPS))
 # Fewer comparisons prove nothing about a layer kind.
 LEAST_COMPARISONS = 5
 # At this many bits or more a good method loses almost nothing; scatter needs at least this many such cells.
@@ -151,16 +153,17 @@ def _of_family(family: Cells, metric: str) -> Iterator[_Told]:
     yield from _outputs(rows, answers, metrics)
     yield from _ties(settings, score, metric)
     idle = list(_never_applied_in_any(family, rows, settings, metrics))
-    for name, compared in idle:
-        touched = int((settings[name] != _untouched(settings[name])).sum())
+    several = settings.loc[settings["method"] != "", "method"].nunique() > 1
+    for method, name, compared in idle:
+        touched = int(((settings[name] != UNTOUCHED) & (settings["method"] == method)).sum())
         yield (
             "not applied",
-            f"{name} is counted as quantized in {touched} cells and never changes {_and(metrics)} "
-            f"({compared} comparisons of cells that differ in nothing else)",
+            f"{name} is counted as quantized in {touched} cells{f' of {method}' if several else ''} and never changes "
+            f"{_and(metrics)} ({compared} comparisons of cells that differ in nothing else)",
             touched,
             len(rows),
         )
-    yield from _unchanged(rows, settings, answers, metrics, [name for name, _ in idle])
+    yield from _unchanged(rows, settings, answers, metrics, [(method, name) for method, name, _ in idle])
     yield from _scatter(family, rows, rows[quality.column].to_numpy(dtype=np.float64), metric)
     yield from _same_answers(rows, answers, family.metrics)
     yield from _fewer_items(rows, family.metrics)
@@ -192,22 +195,19 @@ def effective(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _untouched(column: pd.Series) -> str:
-    return "" if column.name == "method" else "/".join([str(FULL_PRECISION_BITS)] * len(GROUPS))
-
-
 def tolerance(settings: pd.DataFrame, score: np.ndarray) -> float:
     """Return the spread of full-precision scores: smaller differences are noise. 0 with fewer than two such cells."""
-    full = (settings.drop(columns="method") == "16/16/16").all(axis=1).to_numpy()
+    full = (settings.drop(columns="method") == UNTOUCHED).all(axis=1).to_numpy()
     return float(np.ptp(score[full])) if full.sum() > 1 else 0.0
 
 
 def never_applied(settings: pd.DataFrame, score: np.ndarray) -> Iterator[tuple[str, int]]:
     """Yield each part and layer kind whose setting never changes the score, all else equal, and the number of comparisons.
 
-    Cells within 10% of the score range above the minimum are left out: they have no quality left to lose.
+    ``settings`` are those of a single method and full precision: two methods at the same bits score differently whatever
+    the part. Cells within 10% of the score range above the minimum are left out: they have no quality left to lose.
     """
-    allowed = tolerance(settings, score) + 1e-12
+    allowed = tolerance(settings, score) + ROUNDING * float(np.abs(score).max())
     alive = score > score.min() + 0.1 * np.ptp(score)
     for name in settings.columns.drop("method"):
         others = [column for column in settings.columns if column not in (name, "method")]
@@ -219,12 +219,18 @@ def never_applied(settings: pd.DataFrame, score: np.ndarray) -> Iterator[tuple[s
 
 def _never_applied_in_any(
     family: Cells, rows: pd.DataFrame, settings: pd.DataFrame, metrics: Sequence[str]
-) -> Iterator[tuple[str, int]]:
-    """Yield the findings of ``never_applied`` that hold for every metric: a change in any metric is a change."""
-    found = [dict(never_applied(settings, Quality.of(family, name).score(rows))) for name in metrics]
-    for name, compared in (found[0] if found else {}).items():
-        if all(name in other for other in found):
-            yield name, compared
+) -> Iterator[tuple[str, str, int]]:
+    """Yield method, part and layer kind, and comparisons of the findings of ``never_applied``.
+
+    They hold for every metric: a change in any metric is a change.
+    """
+    scores = [Quality.of(family, name).score(rows) for name in metrics]
+    for method in sorted(set(settings["method"]) - {""}):
+        own = settings["method"].isin([method, ""]).to_numpy()
+        found = [dict(never_applied(settings[own], score[own])) for score in scores]
+        for name, compared in found[0].items():
+            if all(name in other for other in found):
+                yield method, name, compared
 
 
 def _outputs(rows: pd.DataFrame, answers: Sequence[_Answers | None], metrics: Sequence[str]) -> Iterator[_Told]:
@@ -433,10 +439,13 @@ def _unchanged(
     settings: pd.DataFrame,
     answers: Sequence[_Answers | None],
     metrics: Sequence[str],
-    idle: list[str],
+    idle: Sequence[tuple[str, str]],
 ) -> Iterator[_Told]:
-    """Report quantized cells with full precision's predictions, or with all of its metrics if predictions are missing."""
-    untouched = (settings.drop(columns="method") == "16/16/16").all(axis=1).to_numpy()
+    """Report quantized cells with full precision's predictions, or with all of its metrics if predictions are missing.
+
+    ``idle`` lists methods with the part and layer kind that they never apply.
+    """
+    untouched = (settings.drop(columns="method") == UNTOUCHED).all(axis=1).to_numpy()
     if not untouched.any():
         yield (
             "missing baseline",
@@ -456,8 +465,12 @@ def _unchanged(
     if same.any():
         explained = ""
         if idle:
-            real = (settings.drop(columns=["method", *idle]) == "16/16/16").all(axis=1).to_numpy()
-            explained = f"; {int((same & real).sum())} of them quantize nothing but {' and '.join(idle)}"
+            applied = settings.copy()
+            for method, name in idle:
+                applied.loc[applied["method"] == method, name] = UNTOUCHED
+            real = (applied.drop(columns="method") == UNTOUCHED).all(axis=1).to_numpy()
+            names = " and ".join(dict.fromkeys(name for _, name in idle))
+            explained = f"; {int((same & real).sum())} of them quantize nothing but {names}"
         yield (
             "changed nothing",
             f"{int(same.sum())} cells lower bits and have exactly the {_and(metrics)} of full precision{explained}",
