@@ -334,3 +334,24 @@ def test_a_layer_kind_that_one_of_two_methods_never_applies_is_found(tmp_path: P
     compared = "never changes cider (6 comparisons of cells that differ in nothing else)"
     assert defects(stored(tmp_path / "one", *one_method))["not applied"] == [f"{told} and {compared}"]
     assert defects(stored(tmp_path / "two", *records))["not applied"] == [f"{told} of gptq and {compared}"]
+
+
+# A command measures what the sentence before it says.
+
+
+@pytest.mark.parametrize("fields", [{}, {"group_size": 64}])
+def test_the_full_precision_cell_that_a_grid_lacks_is_measured_at_full_precision(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    grid = itertools.product((4, 16), repeat=3)
+    parts = [
+        {part: bits for part, bits in zip(PARTS, widths, strict=True) if bits < 16}
+        for widths in grid
+        if widths != (16, 16, 16)
+    ]
+    records = [
+        made("gptq", one, 8.0 + place, {"cider": 0.5 + place / 100}, fields=fields) for place, one in enumerate(parts)
+    ]
+    (told,) = defects(stored(tmp_path, *records))["missing cells"]
+    command = told.removeprefix("1 of 8 assignments of gptq were not measured: ")
+    assert shlex.split(command) == ["python", "-m", "mmq_sweeps", "model=m", "task=t", "method=none", f"store.dir={tmp_path}"]
