@@ -40,8 +40,8 @@ FULL_PRECISION_BITS = 16
 PARTS = ("vision", "connector", "language")
 BITS, METRIC, WARNINGS = "bits.", "metric.", "warnings."
 WHOLE = {"blocks": "front+middle+end", "layers": "attention+mlp"}
-# Cells that agree in these columns are comparable.
-FAMILY = ("source", "model", "task", "setting")
+# Cells that agree in these columns and in ``setting``, which some sources lack, are comparable.
+FAMILY = ("source", "model", "task")
 VARIANT = "variant"
 
 # Conflicts that get a note of their own.
@@ -99,10 +99,9 @@ class Cells:
         The title names model and task; the source if there are several; the settings that differ if groups would share it.
         """
         several = self.frame["source"].nunique() > 1
-        named = list(FAMILY[:3])
         settings = self.frame.get("setting", pd.Series("", self.frame.index)).fillna("")
         found = []
-        for (source, model, task), rows in self.frame.groupby(named, sort=True):
+        for (source, model, task), rows in self.frame.groupby(list(FAMILY), sort=True):
             title = f"{model}, {task}" + (f" ({source})" if several else "")
             alike = [rows for _, rows in rows.groupby(settings.loc[rows.index], sort=True)]
             told = told_apart([_settings(rows) for rows in alike])
