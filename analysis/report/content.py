@@ -153,7 +153,7 @@ def _importance(family: Family) -> Iterator[Block]:
 def _sensitivity(family: Family) -> Iterator[Block]:
     told = family.sensitivity
     if told is None:
-        yield Sentences(["There is no full-precision cell to measure damage from: run method=none."])
+        yield Sentences([f"There is no full-precision cell with {family.metric} to measure damage from: run method=none."])
     else:
         yield Sentences([*words.of_sensitivity(told), *map(words.sentence, told.notes)])
     yield from catalog.plots(family, ["parts", "groups", "layers", "pairs", "interaction"])

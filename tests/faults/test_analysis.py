@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -636,3 +637,51 @@ def test_a_step_that_takes_long_is_told_and_a_command_that_does_not_says_nothing
         -1
     ] == "importance"
     assert np.isfinite(float(slow.getvalue().split()[0]))
+
+
+# Cells without a figure are left out, with a word.
+
+
+def valueless(method: str, parts: dict[str, int], bpw: float | None) -> Record:
+    """A finished cell whose metric has no value, as records of older versions may have it."""
+    one = made(method, parts, 8.0, {"cider": 0.0})
+    metrics = {"cider": {**one.metrics["cider"], "value": None, "interval": [None, None]}}
+    size = {**one.size, "total": {**one.size["total"], "bpw_paper": bpw, "bpw_exact": bpw}}
+    return replace(one, metrics=metrics, size=size)
+
+
+def without_exact(record: Record) -> Record:
+    return replace(record, size={**record.size, "total": {**record.size["total"], "bpw_exact": None}})
+
+
+def test_a_method_without_a_figure_has_no_frontier_and_that_is_said(tmp_path: Path) -> None:
+    records = [FULL, made("gptq", WHOLE4, 4.0, {"cider": 5.0}), valueless("awq", WHOLE4, 4.0)]
+    cells = load([stored(tmp_path, *records)])
+    (one,) = frontiers(cells, by_method=True)
+    assert (one.method, len(one.cells)) == ("gptq", 2)
+    assert "no frontier of awq: no cell of it has both cider and bpw_paper" in one.notes
+    (overall,) = frontiers(cells)
+    assert "1 of 3 cells lack cider or bpw_paper: left out" in overall.notes
+
+
+def test_a_method_without_exact_bits_has_no_frontier_of_them(tmp_path: Path) -> None:
+    records = [without_exact(FULL), without_exact(made("awq", WHOLE4, 4.0, {"cider": 5.5}))]
+    cells = load([stored(tmp_path, *records, made("gptq", WHOLE4, 4.0, {"cider": 5.0}, exact=4.25))])
+    (one,) = frontiers(cells, bpw="bpw_exact", by_method=True)
+    assert (one.method, one.full, one.rows["bpw_exact"].tolist()) == ("gptq", 5.88, [4.25])
+    assert "no frontier of awq: no cell of it has both cider and bpw_exact" in one.notes
+
+
+@pytest.mark.parametrize("by_method", [False, True])
+def test_cells_none_of_which_has_both_figure_and_bits_are_an_error(tmp_path: Path, by_method: bool) -> None:
+    unsized = made("gptq", WHOLE4, 4.0, {"cider": 5.0})
+    unsized = replace(unsized, size={**unsized.size, "total": {"bpw_paper": None, "bpw_exact": None}})
+    cells = load([stored(tmp_path, valueless("none", {}, 16.0), unsized)])
+    with pytest.raises(ValueError, match="cell has a metric and bpw_paper; the cells have cider"):
+        frontiers(cells, by_method=by_method)
+
+
+def test_a_full_precision_cell_without_a_figure_is_no_baseline(tmp_path: Path) -> None:
+    cells = load([stored(tmp_path, valueless("none", {}, 16.0), made("gptq", WHOLE4, 4.0, {"cider": 5.0}))])
+    with pytest.raises(ValueError, match="full precision has no cider; measure it again with method=none"):
+        sensitivities(cells)
