@@ -83,7 +83,8 @@ def sentence(text: str) -> str:
 
 def of_importance(one: Importance) -> Iterator[str]:
     shares = ", ".join(
-        f"{part} {row['mean']:.1f} ({row['low']:.1f} to {row['high']:.1f})" for part, row in one.table.iterrows()
+        f"{part} {row['mean']:.1f}" + ("" if pd.isna(row["low"]) else f" ({row['low']:.1f} to {row['high']:.1f})")
+        for part, row in one.table.iterrows()
     )
     yield (
         f"{one.method}: of 100, {shares}; over {count(one.count, 'cell')}, of whose variation the forest explains "

@@ -25,6 +25,7 @@ from analysis.measures.frontier import frontiers
 from analysis.measures.importance import importances
 from analysis.measures.recommend import recommend
 from analysis.measures.sensitivity import sensitivities
+from analysis.output import json_text
 from analysis.progress import Progress
 from analysis.publish import dashboard
 from analysis.report import content, page, words
@@ -685,3 +686,73 @@ def test_a_full_precision_cell_without_a_figure_is_no_baseline(tmp_path: Path) -
     cells = load([stored(tmp_path, valueless("none", {}, 16.0), made("gptq", WHOLE4, 4.0, {"cider": 5.0}))])
     with pytest.raises(ValueError, match="full precision has no cider; measure it again with method=none"):
         sensitivities(cells)
+
+
+# A draw in which all cells score the same ranks nothing.
+
+
+def no_constant(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_an_importance_that_rests_on_one_cell_has_intervals_and_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [
+        made("gptq", {"vision": vision, "language": language}, 8.0, {"cider": float((vision, language) != (2, 2))})
+        for vision, language in itertools.product((2, 3, 4, 5, 6), repeat=2)
+    ]
+    folder = stored(tmp_path, *records)
+    # A draw of 25 of 25 cells lacks the one that differs with a probability of 36%.
+    (found,) = importances(load([folder]), resamples=8)
+    assert found.count == 25
+    assert found.table.notna().all(axis=None)
+    assert (found.table["low"] <= found.table["high"]).all()
+    place = list(load([folder]).frame["id"]).index(records[0].id)
+    draws = np.random.default_rng(0).integers(0, 25, (8, 25))
+    lacking = int((draws != place).all(axis=1).sum())
+    assert lacking > 0
+    (told,) = [warning for warning in found.warnings if "not told apart" in warning]
+    assert f"in {lacking} of 8 resamples of the cells all score the same" in told
+    monkeypatch.setattr("analysis.measures.importance.importances", lambda *_, **__: [found])
+    run(monkeypatch, "importance", "--source", folder, "--json")
+    (printed,) = json.loads(capsys.readouterr().out, parse_constant=no_constant)
+    assert set(printed["importance"]["vision"]) == {"forest", "permutation", "shap", "mean", "low", "high", "per_bit"}
+
+
+def test_scores_that_differ_by_rounding_have_no_importance(tmp_path: Path) -> None:
+    records = [
+        made("gptq", {"vision": vision, "language": language}, 8.0, {"cider": 0.3 + 1e-15 * vision * language})
+        for vision, language in itertools.product((2, 3, 4, 5, 6), repeat=2)
+    ]
+    with pytest.raises(ValueError, match="every cell has the same score"):
+        importances(load([stored(tmp_path, *records)]), resamples=2)
+
+
+def test_cells_without_a_figure_are_left_out_of_importance_with_a_word(tmp_path: Path) -> None:
+    records = [
+        made("gptq", {"vision": vision, "language": language}, 8.0, {"cider": float(vision)})
+        for vision, language in itertools.product((2, 3, 4, 5, 6), repeat=2)
+    ]
+    folder = stored(tmp_path, *records, valueless("gptq", {"vision": 7, "language": 7}, 8.0))
+    (found,) = importances(load([folder]), resamples=2)
+    assert found.count == 25
+    assert "1 of 26 cells have no cider and are left out" in found.warnings
+
+
+def test_what_json_does_not_know_is_null() -> None:
+    told = {"a": [float("nan"), (1.5, np.float64("inf"))], "b": np.int64(3), "c": float("-inf"), "d": np.bool_(True)}
+    printed = json.loads(json_text(told), parse_constant=no_constant)
+    assert printed == {"a": [None, [1.5, None]], "b": 3, "c": None, "d": True}
+
+
+@pytest.mark.parametrize("verb", [["frontier"], ["frontier", "--by-method"], ["sensitivity"], ["recommend", "--max-bpw", "9"]])
+def test_the_json_of_every_verb_is_json_whatever_the_figures(
+    tmp_path: Path, verb: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = load([stored(tmp_path, FULL, made("gptq", WHOLE4, 4.0, {"cider": 5.0}), made("rtn", WHOLE4, 4.0, {"cider": 1.0}))])
+    # As a W&B run or a published table may have it; records refuse it.
+    cells.frame.loc[cells.frame["method"] == "gptq", ["metric.cider", "seconds"]] = np.inf
+    monkeypatch.setattr("analysis.verbs.load", lambda _sources: cells)
+    run(monkeypatch, *verb, "--source", tmp_path, "--json")
+    assert json.loads(capsys.readouterr().out, parse_constant=no_constant)
