@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.cells import Cells, History
-from analysis.load.stores import row_of, versions_of
+from analysis.load.stores import SHARED, row_of, versions_of
 from analysis.load.wandb_cache import Cache
 from analysis.load.wandb_client import Fetched, Listed, Project, Server, UnreachableError, connected
 from mmq_sweeps.reporting.trackers import RECORD, summary
@@ -40,7 +40,7 @@ def load(place: str) -> Cells:
     if failed:
         notes.append(f"{failed} of {len(found)} cells in {project} failed and are left out of figures")
     versions = sorted({versions_of(record.versions) for _, record in found})
-    table = pd.DataFrame([_row(run, record) for run, record in found])
+    table = pd.DataFrame([_row(run, record) for run, record in found]).astype(dict.fromkeys(SHARED, "category"))
     return Cells(table, (*notes, *told), history=lambda: History(versions=tuple(versions)))
 
 
