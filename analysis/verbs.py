@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +126,10 @@ def wandb_push(arguments: argparse.Namespace) -> None:
     for source in arguments.source:
         if source.partition(":")[0] in ("wandb", "published"):
             raise ValueError(f"--source {source}: what is sent to W&B is a store; name its folder")
-        told[source] = asdict(pushing.push(Path(source).expanduser(), arguments.to, arguments.samples))
+        pushed = pushing.push(Path(source).expanduser(), arguments.to, arguments.samples)
+        for note in pushed.notes:
+            sys.stderr.write(f"note: {note}\n")
+        told[source] = {"url": pushed.url, "sent": pushed.sent, "had": pushed.had}
     if arguments.json:
         _told(told)
         return
