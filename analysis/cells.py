@@ -10,6 +10,7 @@
 | ``weights.PART`` | number of quantized weights in the part |
 | ``bpw_paper``, ``bpw_exact`` | bits per weight; exact only if known |
 | ``metric.NAME``, ``low.NAME``, ``high.NAME`` | the metric and its 95% interval over items, if there is one |
+| ``definition.NAME`` | the published script that the metric equals, if several share its name |
 | ``count.NAME``, ``warnings.NAME`` | the metric's number of items, and warnings about it, a line each |
 | ``higher.NAME`` | true if higher is better; missing means true |
 | ``created``, ``where`` | time of measurement, and the file or URL of the record |
@@ -35,10 +36,11 @@ import numpy as np
 import pandas as pd
 
 from mmq_sweeps.reporting.compare import ROUNDING, conflict_sentence, told_apart, with_variants
+from mmq_sweeps.reporting.table import definition_note
 
 FULL_PRECISION_BITS = 16
 PARTS = ("vision", "connector", "language")
-BITS, METRIC, WARNINGS = "bits.", "metric.", "warnings."
+BITS, METRIC, WARNINGS, DEFINITION = "bits.", "metric.", "warnings.", "definition."
 WHOLE = {"blocks": "front+middle+end", "layers": "attention+mlp"}
 # Cells that agree in these columns and in ``setting``, which some sources lack, are comparable.
 FAMILY = ("source", "model", "task")
@@ -220,6 +222,12 @@ def warned(rows: pd.DataFrame, metric: str) -> Iterator[str]:
     number = int(rows[f"{WARNINGS}{metric}"].notna().sum()) if f"{WARNINGS}{metric}" in rows else 0
     if number:
         yield f"{number} of {len(rows)} cells carry a warning about {metric}, which the audit tells"
+
+
+def defined(rows: pd.DataFrame, metric: str) -> Iterator[str]:
+    """Yield a sentence on the script that ``metric`` equals, or that cells differ in it, if their records say it."""
+    if f"{DEFINITION}{metric}" in rows:
+        yield from definition_note(metric, rows[f"{DEFINITION}{metric}"].dropna())
 
 
 def left_out(rows: pd.DataFrame, parts: Sequence[str]) -> Iterator[str]:

@@ -29,6 +29,7 @@ import pandas as pd
 
 from analysis.cells import (
     BITS,
+    DEFINITION,
     FULL_PRECISION_BITS,
     METRIC,
     MOST_SCORED,
@@ -169,6 +170,7 @@ def _of_family(family: Cells, metric: str) -> Iterator[_Told]:
     yield from _fewer_items(rows, family.metrics)
     yield from _warned(rows, family.metrics)
     yield from _unlike_records(rows)
+    yield from _unlike_definitions(rows, family.metrics)
     for one in gaps(family):
         yield "missing cells", one.sentence, len(one.missing), one.many
 
@@ -375,6 +377,16 @@ def _unlike_records(rows: pd.DataFrame) -> Iterator[_Told]:
                 f"{key} differs between the records: {most} cells have one, {others} others; they are not comparable"
             )
             yield "records differ", sentence, others, len(rows)
+
+
+def _unlike_definitions(rows: pd.DataFrame, metrics: Iterable[str]) -> Iterator[_Told]:
+    """Report metrics that cells of a family computed as different scripts do."""
+    for name in metrics:
+        counts = rows.get(f"{DEFINITION}{name}", pd.Series(dtype=object)).value_counts()
+        if len(counts) > 1:
+            told = "; ".join(f"{number} cells by {script}" for script, number in counts.items())
+            others = int(counts.iloc[1:].sum())
+            yield "records differ", f"{name} is computed by different scripts: {told}; not comparable", others, len(rows)
 
 
 def _copies(cells: Cells) -> Iterator[tuple[str, _Told]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from analysis.cells import METRIC, MOST_SCORED, Cells, assignment
+from analysis.cells import METRIC, MOST_SCORED, Cells, assignment, defined
 from analysis.measures.quality import Quality
 
 RESAMPLES = 1000
@@ -151,6 +151,7 @@ def _frontier(title: str, family: Cells, metric: str, bpw: str) -> Frontier:
         notes.append(f"{metric} is no mean of items: no probabilities")
     else:
         table = table.assign(**_uncertainty(bits, scores, (rows["method"] == "none").to_numpy(), quality.sign))
+    notes += defined(rows, metric)
     return Frontier(title, quality, bpw, None if full.empty else float(full.median()), table, tuple(notes))
 
 

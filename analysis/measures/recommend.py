@@ -15,7 +15,7 @@ import pandas as pd
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, part_order, whole
+from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, defined, part_order, whole
 from analysis.measures.frontier import resampled_means
 from analysis.measures.importance import FOLDS, LEAST_CELLS, TREES
 from analysis.measures.missing import command
@@ -108,7 +108,7 @@ def _of_family(
         allowed &= rows["bpw_paper"] <= rows["bpw_paper"][best]
     as_good, notes = _as_good(family, rows, quality, best, allowed.to_numpy())
     candidates = _candidates(rows, quality, rows.loc[best], max_bpw, limit, seed)
-    return Recommendation(title, quality, budget, full, rows.loc[best], as_good, candidates, notes)
+    return Recommendation(title, quality, budget, full, rows.loc[best], as_good, candidates, (*notes, *defined(rows, metric)))
 
 
 def _as_good(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, WHOLE, Cells, choice, part_order, warned
+from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, WHOLE, Cells, choice, defined, part_order, warned
 from analysis.measures.frontier import resampled_means
 from analysis.measures.quality import Quality
 
@@ -113,7 +113,7 @@ def _of_family(title: str, family: Cells, metric: str) -> Sensitivity:
     notes = [] if usable else ["no intervals: not all cells have per-item scores whose mean is the metric"]
     if len(rows) == (rows["method"] == "none").sum():
         notes.append("no quantized cell: there is no damage to tell; run a sweep over bits")
-    notes += warned(rows, metric)
+    notes += [*warned(rows, metric), *defined(rows, metric)]
     return Sensitivity(
         title,
         quality,

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.audit import checks as auditing
-from analysis.cells import BITS, METRIC, WARNINGS, Cells, assignment, part_order
+from analysis.cells import BITS, METRIC, WARNINGS, Cells, assignment, defined, part_order
 from analysis.figures import catalog
 from analysis.measures.family import Family, families
 from analysis.measures.frontier import Frontier, frontiers
@@ -240,6 +240,12 @@ def _made(cells: Cells, command: str) -> Iterator[Block]:
             "Bits per weight are the study's (arXiv 2601.15287): quantized weights at their bits, all else at 16. The exact "
             "ones count scales and zeros as well.",
             "Intervals are of 95%: of a figure over the items it is the mean of, of importance over the cells.",
+            *dict.fromkeys(
+                f"{told}."
+                for _, family in cells.families()
+                for name in family.metrics
+                for told in defined(family.frame, name)
+            ),
         ]
     )
     if history.commands:

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from analysis.__main__ import main
+from analysis.audit.checks import audit
 from analysis.cells import assignment
 from analysis.figures import interactive, paper
 from analysis.figures.catalog import figures
@@ -756,3 +757,44 @@ def test_the_json_of_every_verb_is_json_whatever_the_figures(
     monkeypatch.setattr("analysis.verbs.load", lambda _sources: cells)
     run(monkeypatch, *verb, "--source", tmp_path, "--json")
     assert json.loads(capsys.readouterr().out, parse_constant=no_constant)
+
+
+# Which of several scripts of one name computed a figure.
+
+BEFORE, SINCE = "VQA script before March 2021, as in LAVIS", "VQA script since March 2021, GT-Vision-Lab/VQA a013f00"
+
+
+def scripted(method: str, parts: dict[str, int], bpw: float, script: str = BEFORE) -> Record:
+    one = made(method, parts, bpw, {"vqa_accuracy": bpw / 20, "vqa_accuracy_2021": bpw / 25})
+    scripts = {"vqa_accuracy": script, "vqa_accuracy_2021": SINCE}
+    return replace(one, metrics={name: {**told, "definition": scripts[name]} for name, told in one.metrics.items()})
+
+
+def test_the_script_of_a_metric_is_told_wherever_the_metric_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [scripted("none", {}, 16.0), scripted("gptq", WHOLE4, 4.0)]
+    folder = stored(tmp_path, *records)
+    table = shown(*records, width=120)
+    assert "acc. 2021" in table.splitlines()[1]
+    assert f"acc.: {BEFORE}\nacc. 2021: {SINCE}\n" in table
+    for verb in (["table", "--markdown"], ["frontier"], ["sensitivity"], ["recommend", "--max-bpw", "9"]):
+        run(monkeypatch, *verb, "--source", folder)
+        assert f"acc.: {BEFORE}\n" in capsys.readouterr().out
+    cells = load([folder])
+    assert cells.frame["definition.vqa_accuracy"].tolist() == [BEFORE, BEFORE]
+    told = page.render(content.page(cells, None, "c"))
+    assert f"acc.: {BEFORE}." in told
+    assert f"acc. 2021: {SINCE}." in told
+    assert "records differ" not in {finding.defect for finding in audit(cells)}
+
+
+def test_cells_of_two_scripts_are_told_not_to_be_comparable(tmp_path: Path) -> None:
+    records = [scripted("none", {}, 16.0), scripted("gptq", WHOLE4, 4.0), scripted("gptq", {"vision": 4}, 8.0, SINCE)]
+    assert (
+        f"! acc.: cells differ in the script and are not comparable: {BEFORE} (2 cells); {SINCE} (1 cells)" in shown(*records)
+    )
+    (told,) = [one for one in audit(load([stored(tmp_path, *records)])) if one.defect == "records differ"]
+    assert told.sentence == (
+        f"vqa_accuracy is computed by different scripts: 2 cells by {BEFORE}; 1 cells by {SINCE}; not comparable"
+    )
