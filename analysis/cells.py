@@ -293,8 +293,9 @@ def conflicts(copies: pd.DataFrame) -> Iterator[tuple[str, str, float, pd.DataFr
     for cell, rows in copies[copies["status"] == "done"].groupby("id", sort=False):
         values = rows[figures]
         spread = values.max() - values.min()
-        # Tolerate differences from formatting or summation order.
-        real = spread[spread > ROUNDING * values.abs().max()]
+        # Tolerate differences from formatting or summation order. A value and none differ by an unknown amount.
+        some = values.isna().any() & values.notna().any()
+        real = spread[(spread > ROUNDING * values.abs().max()) | some]
         if len(real):
             name = str(real.idxmax())
             yield str(cell), name.removeprefix(METRIC), float(real[name]), rows

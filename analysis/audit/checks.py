@@ -9,6 +9,7 @@ Checks of every family of comparable cells:
 - do not tie: cells with the same assignment score differently;
 - scatter: cells with every part at many bits should nearly tie, yet vary in a way that bits do not explain;
 - identical answers: cells give many items the same answer, or none;
+- no figure: finished cells lack the metric;
 - fewer items: cells were measured on fewer items than others, or than requested; and cells with warnings;
 - records differ: in images, processor or generation settings within the family;
 - missing cells: assignments that a grid lacks.
@@ -148,6 +149,10 @@ def _is_rank(text: str) -> bool:
 def _of_family(family: Cells, metric: str) -> Iterator[_Told]:
     quality = Quality.of(family, metric)
     rows = family.frame[family.frame[quality.column].notna()].reset_index(drop=True)
+    if len(rows) < len(family.frame):
+        lacking = [assignment(row) for _, row in family.frame[family.frame[quality.column].isna()].iterrows()]
+        told = f"{len(lacking)} cells have no {metric} and are left out of all other checks: {_listed(lacking)}"
+        yield "no figure", told, len(lacking), len(family.frame)
     metrics = [name for name in family.metrics if rows[f"{METRIC}{name}"].notna().all()]
     score = quality.score(rows)
     settings, answers = effective(rows), _answers(family, rows)
@@ -386,7 +391,12 @@ def _unlike_definitions(rows: pd.DataFrame, metrics: Iterable[str]) -> Iterator[
         if len(counts) > 1:
             told = "; ".join(f"{number} cells by {script}" for script, number in counts.items())
             others = int(counts.iloc[1:].sum())
-            yield "records differ", f"{name} is computed by different scripts: {told}; not comparable", others, len(rows)
+            yield (
+                "records differ",
+                f"{name} is computed by different scripts: {told}; not comparable",
+                others,
+                len(rows),
+            )
 
 
 def _copies(cells: Cells) -> Iterator[tuple[str, _Told]]:

@@ -45,7 +45,8 @@ def push(folder: Path, place: str | None, samples: int) -> Pushed:
     records = store.records()
     sweeps, unread = _sweeps(folder)
     if unread and place is None:
-        raise ValueError(f"{unread[0].partition(', so ')[0]}: name the project with --to, since this sweep may have logged to another")
+        why, _, _ = unread[0].partition(", so ")
+        raise ValueError(f"{why}: name the project with --to, since this sweep may have logged to another")
     tracker = _tracker(place, sweeps, samples)
     with connected(Project(tracker.entity or "", tracker.project)) as server:
         entity = tracker.entity or server.api.default_entity

@@ -100,7 +100,9 @@ def test_a_pull_that_breaks_off_goes_on_where_it_stopped(site: Site, store: Stor
     assert len(pages(site)[1]) == 8
 
 
-@pytest.mark.parametrize("line", ['{"a": 1}', "[]", '"text"', '{"listed": null}', '{"listed": {"name": "x"}, "url": ""}'])
+@pytest.mark.parametrize(
+    "line", ['{"a": 1}', "[]", '"text"', '{"listed": null}', '{"listed": {"name": "x"}, "url": ""}']
+)
 def test_runs_cached_by_another_version_are_read_anew(site: Site, store: Store, line: str) -> None:
     load(["wandb:me/p"])
     pages(site)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -747,11 +748,15 @@ def test_what_json_does_not_know_is_null() -> None:
     assert printed == {"a": [None, [1.5, None]], "b": 3, "c": None, "d": True}
 
 
-@pytest.mark.parametrize("verb", [["frontier"], ["frontier", "--by-method"], ["sensitivity"], ["recommend", "--max-bpw", "9"]])
+@pytest.mark.parametrize(
+    "verb", [["frontier"], ["frontier", "--by-method"], ["sensitivity"], ["recommend", "--max-bpw", "9"]]
+)
 def test_the_json_of_every_verb_is_json_whatever_the_figures(
     tmp_path: Path, verb: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cells = load([stored(tmp_path, FULL, made("gptq", WHOLE4, 4.0, {"cider": 5.0}), made("rtn", WHOLE4, 4.0, {"cider": 1.0}))])
+    cells = load(
+        [stored(tmp_path, FULL, made("gptq", WHOLE4, 4.0, {"cider": 5.0}), made("rtn", WHOLE4, 4.0, {"cider": 1.0}))]
+    )
     # As a W&B run or a published table may have it; records refuse it.
     cells.frame.loc[cells.frame["method"] == "gptq", ["metric.cider", "seconds"]] = np.inf
     monkeypatch.setattr("analysis.verbs.load", lambda _sources: cells)
@@ -791,10 +796,80 @@ def test_the_script_of_a_metric_is_told_wherever_the_metric_is_explained(
 
 def test_cells_of_two_scripts_are_told_not_to_be_comparable(tmp_path: Path) -> None:
     records = [scripted("none", {}, 16.0), scripted("gptq", WHOLE4, 4.0), scripted("gptq", {"vision": 4}, 8.0, SINCE)]
-    assert (
-        f"! acc.: cells differ in the script and are not comparable: {BEFORE} (2 cells); {SINCE} (1 cells)" in shown(*records)
+    assert f"! acc.: cells differ in the script and are not comparable: {BEFORE} (2 cells); {SINCE} (1 cells)" in shown(
+        *records
     )
     (told,) = [one for one in audit(load([stored(tmp_path, *records)])) if one.defect == "records differ"]
     assert told.sentence == (
         f"vqa_accuracy is computed by different scripts: 2 cells by {BEFORE}; 1 cells by {SINCE}; not comparable"
     )
+
+
+# Two methods are not averaged, and what lacks a figure hides no other.
+
+
+def test_damages_of_pairs_are_told_by_method(tmp_path: Path) -> None:
+    records = [FULL]
+    for method, factor in (("awq", 1), ("gptq", 3)):
+        for parts, damage in ((("vision",), 0.1), (("language",), 0.2), (("vision", "language"), 0.5)):
+            records.append(made(method, dict.fromkeys(parts, 4), 8.0, {"cider": 5.88 - factor * damage}))
+    (family,) = families(load([stored(tmp_path, *records)]))
+    assert family.sensitivity is not None
+    told = [line for line in words.of_sensitivity(family.sensitivity) if "together" in line]
+    assert told == [
+        f"{method} in two parts together costs {together} on average, against {alone} for the sum of each alone; "
+        "worse together in 1 of 1 pair."
+        for method, together, alone in (("awq", "0.5000", "0.3000"), ("gptq", "1.5000", "0.9000"))
+    ]
+
+
+def test_methods_that_score_alike_are_not_told_apart_in_words(tmp_path: Path) -> None:
+    records = [FULL, *(made(method, WHOLE4, 4.0, {"cider": 5.0}) for method in ("awq", "gptq"))]
+    (family,) = families(load([stored(tmp_path, *records)]))
+    assert family.sensitivity is not None
+    (told,) = words.of_sensitivity(family.sensitivity)
+    assert told == "awq scores the same as gptq on average at the same bits, better in 0 of 1 assignment."
+
+
+def test_a_cell_without_a_figure_empties_no_field_of_a_figure_and_is_a_defect(tmp_path: Path) -> None:
+    records = [
+        made("gptq", dict.fromkeys(parts, 4), 8.0, {"cider": 5.0 - len(parts)})
+        for parts in (("vision",), ("connector",), ("language",), ("vision", "language"))
+    ]
+    cells = load([stored(tmp_path, FULL, *records, made("rtn", {"vision": 4}, 8.0, {"cider": 4.5}))])
+    # The same assignment once more, without a figure.
+    again = cells.frame[cells.frame["id"] == records[0].id].assign(id="again", **{"metric.cider": np.nan})
+    cells = cells.of(pd.concat([cells.frame, again]))
+    (plot,) = figures(cells, names=["pairs"])
+    (panel,) = plot.panels
+    assert isinstance(panel, Heatmap)
+    assert panel.values[0][0] == 4.0
+    (told,) = [one for one in audit(cells) if one.defect == "no figure"]
+    assert told.sentence == "1 cells have no cider and are left out of all other checks: gptq vision 4"
+    assert (told.cells, told.of) == (1, 7)
+
+
+def test_copies_of_which_one_has_no_figure_are_told(tmp_path: Path) -> None:
+    one = made("gptq", WHOLE4, 4.0, {"cider": 5.0})
+    empty = replace(one, metrics={"cider": {**one.metrics["cider"], "value": None, "interval": [None, None]}})
+    cells = load([stored(tmp_path / "a", FULL, one), stored(tmp_path / "b", FULL, empty)])
+    assert [note for note in cells.notes if f"cell {one.id} was measured 2 times with different results" in note]
+    assert any(finding.defect == "measured twice" for finding in audit(cells))
+
+
+def test_cells_without_bits_per_weight_are_no_recommendation_and_a_family_of_them_no_report(tmp_path: Path) -> None:
+    def unsized(record: Record) -> Record:
+        return replace(record, size={"total": {"bpw_paper": None, "bpw_exact": None}, "parts": {}})
+
+    other = [unsized(made("gptq", parts, 4.0, {"cider": 5.0}, names=("m", "u"))) for parts in ({}, WHOLE4)]
+    best = made("gptq", WHOLE4, 4.0, {"cider": 5.0})
+    cells = load([stored(tmp_path, unsized(FULL), unsized(made("rtn", WHOLE4, 4.0, {"cider": 5.8})), best, *other)])
+    (told,) = recommend(cells, min_quality=0.5)
+    assert (told.title, told.best["id"], told.full) == ("m, t", best.id, 5.88)
+    text = page.render(content.page(cells, None, "c"))
+    assert "m, u: no cell has both cider and bits per weight, so it is left out." in text
+    only = cells.of(cells.frame[cells.frame["task"] == "u"])
+    with pytest.raises(ValueError, match="m, u: no cell has bits per weight"):
+        recommend(only, max_bpw=8)
+    with pytest.raises(ValueError, match="no finished cell has both a metric and bits per weight: nothing to report"):
+        content.page(only, None, "c")

@@ -319,7 +319,9 @@ def test_where_less_is_better_broken_cells_are_those_of_the_highest_figures(tmp_
 def test_a_layer_kind_that_one_of_two_methods_never_applies_is_found(tmp_path: Path) -> None:
     records = [made("none", {}, 16.0, {"cider": 1.0})]
     for method, damage, applied in (("gptq", 0.01, 0), ("awq", 0.02, 1)):
-        for vision, language, layers in itertools.product((16, 3, 4), (16, 3, 4), (["attention"], ["attention", "mlp"])):
+        for vision, language, layers in itertools.product(
+            (16, 3, 4), (16, 3, 4), (["attention"], ["attention", "mlp"])
+        ):
             parts: dict[str, Any] = {} if vision == 16 else {"vision": vision}
             if language < 16:
                 parts["language"] = {"bits": language, "layers": layers}
@@ -354,4 +356,12 @@ def test_the_full_precision_cell_that_a_grid_lacks_is_measured_at_full_precision
     ]
     (told,) = defects(stored(tmp_path, *records))["missing cells"]
     command = told.removeprefix("1 of 8 assignments of gptq were not measured: ")
-    assert shlex.split(command) == ["python", "-m", "mmq_sweeps", "model=m", "task=t", "method=none", f"store.dir={tmp_path}"]
+    assert shlex.split(command) == [
+        "python",
+        "-m",
+        "mmq_sweeps",
+        "model=m",
+        "task=t",
+        "method=none",
+        f"store.dir={tmp_path}",
+    ]
