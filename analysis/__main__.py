@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from analysis.output import json_text
 from analysis.pivot import markdown
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.reporting.compare import conflict
@@ -57,7 +57,7 @@ def table(arguments: argparse.Namespace) -> None:
     table_rows = load_rows([Path(source) for source in arguments.source])
     console = output_console()
     if arguments.json:
-        console.out(json.dumps(table_rows, indent=1), highlight=False)
+        console.out(json_text(table_rows), highlight=False)
         return
     if arguments.markdown:
         console.out(markdown(table_rows), highlight=False)

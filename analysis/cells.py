@@ -10,6 +10,7 @@
 | ``weights.PART`` | number of quantized weights in the part |
 | ``bpw_paper``, ``bpw_exact`` | bits per weight; exact only if known |
 | ``metric.NAME``, ``low.NAME``, ``high.NAME`` | the metric and its 95% interval over items, if there is one |
+| ``definition.NAME`` | the published script that the metric equals, if several share its name |
 | ``count.NAME``, ``warnings.NAME`` | the metric's number of items, and warnings about it, a line each |
 | ``higher.NAME`` | true if higher is better; missing means true |
 | ``created``, ``where`` | time of measurement, and the file or URL of the record |
@@ -35,13 +36,14 @@ import numpy as np
 import pandas as pd
 
 from mmq_sweeps.reporting.compare import ROUNDING, conflict_sentence, told_apart, with_variants
+from mmq_sweeps.reporting.table import definition_note
 
 FULL_PRECISION_BITS = 16
 PARTS = ("vision", "connector", "language")
-BITS, METRIC, WARNINGS = "bits.", "metric.", "warnings."
+BITS, METRIC, WARNINGS, DEFINITION = "bits.", "metric.", "warnings.", "definition."
 WHOLE = {"blocks": "front+middle+end", "layers": "attention+mlp"}
-# Cells that agree in these columns are comparable.
-FAMILY = ("source", "model", "task", "setting")
+# Cells that agree in these columns and in ``setting``, which some sources lack, are comparable.
+FAMILY = ("source", "model", "task")
 VARIANT = "variant"
 
 # Conflicts that get a note of their own.
@@ -99,10 +101,9 @@ class Cells:
         The title names model and task; the source if there are several; the settings that differ if groups would share it.
         """
         several = self.frame["source"].nunique() > 1
-        named = list(FAMILY[:3])
         settings = self.frame.get("setting", pd.Series("", self.frame.index)).fillna("")
         found = []
-        for (source, model, task), rows in self.frame.groupby(named, sort=True):
+        for (source, model, task), rows in self.frame.groupby(list(FAMILY), sort=True):
             title = f"{model}, {task}" + (f" ({source})" if several else "")
             alike = [rows for _, rows in rows.groupby(settings.loc[rows.index], sort=True)]
             told = told_apart([_settings(rows) for rows in alike])
@@ -223,6 +224,12 @@ def warned(rows: pd.DataFrame, metric: str) -> Iterator[str]:
         yield f"{number} of {len(rows)} cells carry a warning about {metric}, which the audit tells"
 
 
+def defined(rows: pd.DataFrame, metric: str) -> Iterator[str]:
+    """Yield a sentence on the script that ``metric`` equals, or that cells differ in it, if their records say it."""
+    if f"{DEFINITION}{metric}" in rows:
+        yield from definition_note(metric, rows[f"{DEFINITION}{metric}"].dropna())
+
+
 def left_out(rows: pd.DataFrame, parts: Sequence[str]) -> Iterator[str]:
     """Yield a sentence on the cells that ``whole`` leaves out, if there are any."""
     number = int((~whole(rows, parts)).sum())
@@ -286,8 +293,9 @@ def conflicts(copies: pd.DataFrame) -> Iterator[tuple[str, str, float, pd.DataFr
     for cell, rows in copies[copies["status"] == "done"].groupby("id", sort=False):
         values = rows[figures]
         spread = values.max() - values.min()
-        # Tolerate differences from formatting or summation order.
-        real = spread[spread > ROUNDING * values.abs().max()]
+        # Tolerate differences from formatting or summation order. A value and none differ by an unknown amount.
+        some = values.isna().any() & values.notna().any()
+        real = spread[(spread > ROUNDING * values.abs().max()) | some]
         if len(real):
             name = str(real.idxmax())
             yield str(cell), name.removeprefix(METRIC), float(real[name]), rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmq_sweeps.reporting.table import METRIC_LABELS, WARNED, by_family, title
+from mmq_sweeps.reporting.table import METRIC_LABELS, WARNED, by_family, definition_note, title
 
 Row = dict[str, Any]
 
@@ -52,8 +52,9 @@ def _pivot(family: list[Row], named: str, metric: str) -> str:
         for row in measured
         for text in row["metrics"][metric].get("warnings", ())
     ]
-    if warned:
-        lines += ["", *(f"- {_escaped(text)}" for text in warned)]
+    notes = [*definition_note(metric, [row["metrics"][metric].get("definition") for row in measured]), *warned]
+    if notes:
+        lines += ["", *(f"- {_escaped(text)}" for text in notes)]
     return "\n".join(lines)
 
 

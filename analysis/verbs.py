@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from analysis.measures import frontier as frontiers
 from analysis.measures import importance as importances
 from analysis.measures import recommend as recommending
 from analysis.measures import sensitivity as sensitivities
+from analysis.output import json_text
 from analysis.progress import Progress
 from analysis.publish import dashboard as dashboards
 from analysis.publish import push as pushing
@@ -127,7 +126,10 @@ def wandb_push(arguments: argparse.Namespace) -> None:
     for source in arguments.source:
         if source.partition(":")[0] in ("wandb", "published"):
             raise ValueError(f"--source {source}: what is sent to W&B is a store; name its folder")
-        told[source] = asdict(pushing.push(Path(source).expanduser(), arguments.to, arguments.samples))
+        pushed = pushing.push(Path(source).expanduser(), arguments.to, arguments.samples)
+        for note in pushed.notes:
+            sys.stderr.write(f"note: {note}\n")
+        told[source] = {"url": pushed.url, "sent": pushed.sent, "had": pushed.had}
     if arguments.json:
         _told(told)
         return
@@ -366,8 +368,9 @@ def _importance_table(one: importances.Importance) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for feature, row in one.table.iterrows():
         measures = [f"{row[name]:.1f}" for name in (*importances.MEASURES, "mean")]
+        interval = "" if pd.isna(row["low"]) else f"{row['low']:.1f} .. {row['high']:.1f}"
         per_bit = "" if pd.isna(row["per_bit"]) else f"{row['per_bit']:.1f}"
-        table.add_row(Text(str(feature)), *measures, f"{row['low']:.1f} .. {row['high']:.1f}", per_bit)
+        table.add_row(Text(str(feature)), *measures, interval, per_bit)
     return table
 
 
@@ -394,7 +397,7 @@ def _plain(row: pd.Series) -> dict[str, Any]:
 
 
 def _told(content: Any) -> None:
-    output_console().out(json.dumps(content, indent=1), highlight=False)
+    output_console().out(json_text(content), highlight=False)
 
 
 def _heading(console: Console, text: str) -> None:

@@ -9,6 +9,7 @@ Checks of every family of comparable cells:
 - do not tie: cells with the same assignment score differently;
 - scatter: cells with every part at many bits should nearly tie, yet vary in a way that bits do not explain;
 - identical answers: cells give many items the same answer, or none;
+- no figure: finished cells lack the metric;
 - fewer items: cells were measured on fewer items than others, or than requested; and cells with warnings;
 - records differ: in images, processor or generation settings within the family;
 - missing cells: assignments that a grid lacks.
@@ -29,6 +30,7 @@ import pandas as pd
 
 from analysis.cells import (
     BITS,
+    DEFINITION,
     FULL_PRECISION_BITS,
     METRIC,
     MOST_SCORED,
@@ -46,6 +48,8 @@ from mmq_sweeps.reporting.compare import ROUNDING
 
 KINDS = ("attention", "mlp")
 GROUPS = ("front", "middle", "end")
+# The setting of a layer kind that is not quantized.
+UNTOUCHED = "/".join([str(FULL_PRECISION_BITS)] * len(GROUPS))
 # Fewer comparisons prove nothing about a layer kind.
 LEAST_COMPARISONS = 5
 # At this many bits or more a good method loses almost nothing; scatter needs at least this many such cells.
@@ -145,27 +149,33 @@ def _is_rank(text: str) -> bool:
 def _of_family(family: Cells, metric: str) -> Iterator[_Told]:
     quality = Quality.of(family, metric)
     rows = family.frame[family.frame[quality.column].notna()].reset_index(drop=True)
+    if len(rows) < len(family.frame):
+        lacking = [assignment(row) for _, row in family.frame[family.frame[quality.column].isna()].iterrows()]
+        told = f"{len(lacking)} cells have no {metric} and are left out of all other checks: {_listed(lacking)}"
+        yield "no figure", told, len(lacking), len(family.frame)
     metrics = [name for name in family.metrics if rows[f"{METRIC}{name}"].notna().all()]
     score = quality.score(rows)
     settings, answers = effective(rows), _answers(family, rows)
     yield from _outputs(rows, answers, metrics)
     yield from _ties(settings, score, metric)
     idle = list(_never_applied_in_any(family, rows, settings, metrics))
-    for name, compared in idle:
-        touched = int((settings[name] != _untouched(settings[name])).sum())
+    several = settings.loc[settings["method"] != "", "method"].nunique() > 1
+    for method, name, compared in idle:
+        touched = int(((settings[name] != UNTOUCHED) & (settings["method"] == method)).sum())
         yield (
             "not applied",
-            f"{name} is counted as quantized in {touched} cells and never changes {_and(metrics)} "
-            f"({compared} comparisons of cells that differ in nothing else)",
+            f"{name} is counted as quantized in {touched} cells{f' of {method}' if several else ''} and never changes "
+            f"{_and(metrics)} ({compared} comparisons of cells that differ in nothing else)",
             touched,
             len(rows),
         )
-    yield from _unchanged(rows, settings, answers, metrics, [name for name, _ in idle])
+    yield from _unchanged(rows, settings, answers, metrics, [(method, name) for method, name, _ in idle])
     yield from _scatter(family, rows, rows[quality.column].to_numpy(dtype=np.float64), metric)
     yield from _same_answers(rows, answers, family.metrics)
     yield from _fewer_items(rows, family.metrics)
     yield from _warned(rows, family.metrics)
     yield from _unlike_records(rows)
+    yield from _unlike_definitions(rows, family.metrics)
     for one in gaps(family):
         yield "missing cells", one.sentence, len(one.missing), one.many
 
@@ -192,22 +202,19 @@ def effective(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _untouched(column: pd.Series) -> str:
-    return "" if column.name == "method" else "/".join([str(FULL_PRECISION_BITS)] * len(GROUPS))
-
-
 def tolerance(settings: pd.DataFrame, score: np.ndarray) -> float:
     """Return the spread of full-precision scores: smaller differences are noise. 0 with fewer than two such cells."""
-    full = (settings.drop(columns="method") == "16/16/16").all(axis=1).to_numpy()
+    full = (settings.drop(columns="method") == UNTOUCHED).all(axis=1).to_numpy()
     return float(np.ptp(score[full])) if full.sum() > 1 else 0.0
 
 
 def never_applied(settings: pd.DataFrame, score: np.ndarray) -> Iterator[tuple[str, int]]:
     """Yield each part and layer kind whose setting never changes the score, all else equal, and the number of comparisons.
 
-    Cells within 10% of the score range above the minimum are left out: they have no quality left to lose.
+    ``settings`` are those of a single method and full precision: two methods at the same bits score differently whatever
+    the part. Cells within 10% of the score range above the minimum are left out: they have no quality left to lose.
     """
-    allowed = tolerance(settings, score) + 1e-12
+    allowed = tolerance(settings, score) + ROUNDING * float(np.abs(score).max())
     alive = score > score.min() + 0.1 * np.ptp(score)
     for name in settings.columns.drop("method"):
         others = [column for column in settings.columns if column not in (name, "method")]
@@ -219,12 +226,18 @@ def never_applied(settings: pd.DataFrame, score: np.ndarray) -> Iterator[tuple[s
 
 def _never_applied_in_any(
     family: Cells, rows: pd.DataFrame, settings: pd.DataFrame, metrics: Sequence[str]
-) -> Iterator[tuple[str, int]]:
-    """Yield the findings of ``never_applied`` that hold for every metric: a change in any metric is a change."""
-    found = [dict(never_applied(settings, Quality.of(family, name).score(rows))) for name in metrics]
-    for name, compared in (found[0] if found else {}).items():
-        if all(name in other for other in found):
-            yield name, compared
+) -> Iterator[tuple[str, str, int]]:
+    """Yield method, part and layer kind, and comparisons of the findings of ``never_applied``.
+
+    They hold for every metric: a change in any metric is a change.
+    """
+    scores = [Quality.of(family, name).score(rows) for name in metrics]
+    for method in sorted(set(settings["method"]) - {""}):
+        own = settings["method"].isin([method, ""]).to_numpy()
+        found = [dict(never_applied(settings[own], score[own])) for score in scores]
+        for name, compared in found[0].items():
+            if all(name in other for other in found):
+                yield method, name, compared
 
 
 def _outputs(rows: pd.DataFrame, answers: Sequence[_Answers | None], metrics: Sequence[str]) -> Iterator[_Told]:
@@ -371,6 +384,21 @@ def _unlike_records(rows: pd.DataFrame) -> Iterator[_Told]:
             yield "records differ", sentence, others, len(rows)
 
 
+def _unlike_definitions(rows: pd.DataFrame, metrics: Iterable[str]) -> Iterator[_Told]:
+    """Report metrics that cells of a family computed as different scripts do."""
+    for name in metrics:
+        counts = rows.get(f"{DEFINITION}{name}", pd.Series(dtype=object)).value_counts()
+        if len(counts) > 1:
+            told = "; ".join(f"{number} cells by {script}" for script, number in counts.items())
+            others = int(counts.iloc[1:].sum())
+            yield (
+                "records differ",
+                f"{name} is computed by different scripts: {told}; not comparable",
+                others,
+                len(rows),
+            )
+
+
 def _copies(cells: Cells) -> Iterator[tuple[str, _Told]]:
     """Yield the family and the finding of each cell whose copies differ in results or in their records."""
     if cells.copies.empty:
@@ -433,10 +461,13 @@ def _unchanged(
     settings: pd.DataFrame,
     answers: Sequence[_Answers | None],
     metrics: Sequence[str],
-    idle: list[str],
+    idle: Sequence[tuple[str, str]],
 ) -> Iterator[_Told]:
-    """Report quantized cells with full precision's predictions, or with all of its metrics if predictions are missing."""
-    untouched = (settings.drop(columns="method") == "16/16/16").all(axis=1).to_numpy()
+    """Report quantized cells with full precision's predictions, or with all of its metrics if predictions are missing.
+
+    ``idle`` lists methods with the part and layer kind that they never apply.
+    """
+    untouched = (settings.drop(columns="method") == UNTOUCHED).all(axis=1).to_numpy()
     if not untouched.any():
         yield (
             "missing baseline",
@@ -456,8 +487,12 @@ def _unchanged(
     if same.any():
         explained = ""
         if idle:
-            real = (settings.drop(columns=["method", *idle]) == "16/16/16").all(axis=1).to_numpy()
-            explained = f"; {int((same & real).sum())} of them quantize nothing but {' and '.join(idle)}"
+            applied = settings.copy()
+            for method, name in idle:
+                applied.loc[applied["method"] == method, name] = UNTOUCHED
+            real = (applied.drop(columns="method") == UNTOUCHED).all(axis=1).to_numpy()
+            names = " and ".join(dict.fromkeys(name for _, name in idle))
+            explained = f"; {int((same & real).sum())} of them quantize nothing but {names}"
         yield (
             "changed nothing",
             f"{int(same.sum())} cells lower bits and have exactly the {_and(metrics)} of full precision{explained}",

@@ -281,8 +281,9 @@ def _bits_panel(title: str, family: Family, series: Sequence[Series], full: floa
 
 
 def _whole_cells(family: Family, method: str) -> pd.DataFrame:
-    """Select the cells of ``method`` and full precision that quantize every part as a whole or not at all."""
-    rows = family.cells.frame[family.cells.frame["method"].isin([method, "none"])]
+    """Select the cells of ``method`` and full precision with a figure that quantize every part as a whole or not at all."""
+    frame = family.cells.frame
+    rows = frame[frame["method"].isin([method, "none"]) & frame[f"{METRIC}{family.metric}"].notna()]
     return rows[whole(rows, family.cells.parts)]
 
 

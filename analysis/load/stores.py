@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, VARIANT, WARNINGS, Cells, History, Items
+from analysis.cells import BITS, DEFINITION, FULL_PRECISION_BITS, METRIC, VARIANT, WARNINGS, Cells, History, Items
 from analysis.load import cache
 from analysis.load import overrides as commands
 from analysis.load.overrides import overrides
@@ -85,6 +85,8 @@ def row_of(record: Record, where: str) -> dict[str, Any]:
         row[f"low.{name}"], row[f"high.{name}"] = metric["interval"]
         row[f"count.{name}"] = metric["count"]
         row[f"higher.{name}"] = metric.get("higher_is_better", True)
+        if metric.get("definition"):
+            row[f"{DEFINITION}{name}"] = metric["definition"]
         if metric.get("warnings"):
             row[f"{WARNINGS}{name}"] = "\n".join(metric["warnings"])
     for name in ("bpw_paper", "bpw_exact", "size_bytes"):

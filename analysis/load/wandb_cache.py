@@ -33,16 +33,19 @@ class Cache:
         return Cache(folder / "runs.jsonl", folder / pull)
 
     def read(self) -> dict[str, Fetched]:
-        """Load the cached runs by name, each as last fetched."""
+        """Load the cached runs by name, each as last fetched.
+
+        Lines that are cut off or have other fields than this version's are skipped: their runs are fetched again.
+        """
         if not self.runs.is_file():
             return {}
         found = {}
         for line in self.runs.read_bytes().splitlines():
             try:
                 content = json.loads(line)
-            except ValueError:
-                continue  # A process was killed while writing this line: fetch the run again.
-            run = Fetched(**{**content, "listed": Listed(**content["listed"])})
+                run = Fetched(**{**content, "listed": Listed(**content["listed"])})
+            except (ValueError, TypeError, KeyError):
+                continue  # A process was killed while writing this line, or another version wrote it.
             found[run.listed.name] = run
         return found
 
@@ -73,5 +76,5 @@ class Cache:
         try:
             content = json.loads(self.pull.read_text())
             return content["pulled"], [known[name] for name in content["names"]]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError):
             return None

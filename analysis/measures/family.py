@@ -30,8 +30,11 @@ class Family:
 
     @cached_property
     def frontiers(self) -> list[Frontier]:
-        """The frontier of each method."""
-        return frontiers(self.cells, self.metric, by_method=True) if self.methods else []
+        """The frontier of each method; empty if no quantized cell has the metric and its bits per weight."""
+        try:
+            return frontiers(self.cells, self.metric, by_method=True)
+        except ValueError:
+            return []
 
     @cached_property
     def sensitivity(self) -> Sensitivity | None:

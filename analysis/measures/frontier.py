@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from analysis.cells import METRIC, MOST_SCORED, Cells, assignment
+from analysis.cells import METRIC, MOST_SCORED, Cells, assignment, defined
 from analysis.measures.quality import Quality
 
 RESAMPLES = 1000
@@ -83,28 +83,39 @@ def frontiers(
     """Compute the frontier of every family of comparable cells by ``metric``, by default the family's first.
 
     ``bpw`` is the column of bits per weight. ``by_method`` computes a frontier per method, each with the full-precision
-    cells. Raises ValueError if no finished cell has the metric.
+    cells. Cells without the metric or without ``bpw`` are left out, with a note. Raises ValueError if no finished cell has
+    both.
     """
     done = cells.of(cells.frame[cells.frame["status"] == "done"])
     found = []
     for title, family in done.families():
         names = [metric] if metric else family.metrics[:1]
         for name in names:
-            if name in family.metrics and bpw in family.frame:
+            if name in family.metrics and bpw in family.frame and _both(family.frame, name, bpw).any():
                 found += _of_family(title, family, name, bpw, by_method)
     if not found:
         asked = f"metric {metric!r}" if metric else "metric"
         raise ValueError(
-            f"no finished cell has a {asked} and {bpw}; the cells have {', '.join(done.metrics) or 'no metric'}"
+            f"no finished {'quantized ' if by_method else ''}cell has a {asked} and {bpw}; "
+            f"the cells have {', '.join(done.metrics) or 'no metric'}"
         )
     return found
+
+
+def _both(rows: pd.DataFrame, metric: str, bpw: str) -> pd.Series:
+    return rows[f"{METRIC}{metric}"].notna() & rows[bpw].notna()
 
 
 def _of_family(title: str, family: Cells, metric: str, bpw: str, by_method: bool) -> list[Frontier]:
     if not by_method:
         return [_frontier(title, family, metric, bpw)]
     methods = [name for name in sorted(family.frame["method"].unique()) if name != "none"]
-    return [_of_method(title, family, name, metric, bpw) for name in methods]
+    there = set(family.frame.loc[_both(family.frame, metric, bpw), "method"])
+    found = [_of_method(title, family, name, metric, bpw) for name in methods if name in there]
+    if found and (lacking := [name for name in methods if name not in there]):
+        note = f"no frontier of {', '.join(lacking)}: no cell of it has both {metric} and {bpw}"
+        found[0] = replace(found[0], notes=(*found[0].notes, note))
+    return found
 
 
 def _of_method(title: str, family: Cells, method: str, metric: str, bpw: str) -> Frontier:
@@ -113,12 +124,15 @@ def _of_method(title: str, family: Cells, method: str, metric: str, bpw: str) ->
 
 
 def _frontier(title: str, family: Cells, metric: str, bpw: str) -> Frontier:
-    rows = family.frame[family.frame[f"{METRIC}{metric}"].notna() & family.frame[bpw].notna()].reset_index(drop=True)
+    rows = family.frame[_both(family.frame, metric, bpw)].reset_index(drop=True)
     quality = Quality.of(family, metric)
     score = quality.score(rows)
     bits = rows[bpw].to_numpy(dtype=np.float64)
-    full = rows.loc[rows["method"] == "none", f"{METRIC}{metric}"]
+    # Full precision's quality is known even if its bits per weight are not.
+    full = family.frame.loc[family.frame["method"] == "none", f"{METRIC}{metric}"].dropna()
     notes = []
+    if len(rows) < len(family.frame):
+        notes.append(f"{len(family.frame) - len(rows)} of {len(family.frame)} cells lack {metric} or {bpw}: left out")
     if full.empty:
         notes.append("no full-precision cell: what is kept of full precision is not known; run method=none")
     if len(rows) == 1:
@@ -137,6 +151,7 @@ def _frontier(title: str, family: Cells, metric: str, bpw: str) -> Frontier:
         notes.append(f"{metric} is no mean of items: no probabilities")
     else:
         table = table.assign(**_uncertainty(bits, scores, (rows["method"] == "none").to_numpy(), quality.sign))
+    notes += defined(rows, metric)
     return Frontier(title, quality, bpw, None if full.empty else float(full.median()), table, tuple(notes))
 
 

@@ -9,7 +9,7 @@ grid: only the bit-widths that all parts share, each bit-width left out in turn,
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from sklearn.inspection import permutation_importance
 from sklearn.model_selection import KFold, cross_val_predict
 
 from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, left_out, part_order, warned, whole
+from mmq_sweeps.reporting.compare import ROUNDING
 
 TREES = 100
 REPEATS = 10
@@ -32,6 +33,8 @@ LEAST_CELLS = 20
 # SHAP explains at most this many distinct cells, drawn at random: its time grows with cells x trees.
 MOST_EXPLAINED = 1000
 WELL_FITTED = 0.5
+# Share of the resamples that an interval of 95% may ignore.
+MOST_CONSTANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Importance:
     """Importance of each part by a single metric.
 
     ``table`` has a row per feature: the three measures and their ``mean``, each summing to 100; the interval ``low``,
-    ``high`` of the mean; and ``per_bit``, importance per bit of model size, the largest 100. ``fit`` is the cross-validated
+    ``high`` of the mean, NaN if every resample scores constantly; and ``per_bit``, importance per bit of model size, the
+    largest 100. ``fit`` is the cross-validated
     share of explained variance. ``checks`` maps a check's name to its mean importance by feature; ``warnings`` are
     sentences on doubts about the ranking.
     """
@@ -81,7 +85,10 @@ def importances(
             reasons.append(f"{title}: has no quantized cell; run a sweep over bits")
         for label, method, rows in methods:
             parts = family.parts
-            notes = [] if fine else [f"{told}; --fine takes narrowed cells" for told in left_out(rows, parts)]
+            lacking = int(rows[f"{METRIC}{name}"].isna().sum())
+            notes = [f"{lacking} of {len(rows)} cells have no {name} and are left out"] if lacking else []
+            rows = rows[rows[f"{METRIC}{name}"].notna()]
+            notes += [] if fine else [f"{told}; --fine takes narrowed cells" for told in left_out(rows, parts)]
             if not fine:
                 rows = rows[whole(rows, parts)]
             features = fine_features(rows) if fine else part_features(rows)
@@ -132,9 +139,14 @@ def _unfit(features: pd.DataFrame, score: np.ndarray) -> str | None:
         return f"{len(score)} cells are too few for a forest; run at least {LEAST_CELLS}"
     if features.shape[1] < 2:
         return "fewer than two parts have several bit-widths; sweep component.PART.bits of two parts"
-    if np.ptp(score) == 0:
+    if _constant(score):
         return "every cell has the same score"
     return None
+
+
+def _constant(score: np.ndarray) -> bool:
+    """Return true if scores differ by no more than rounding: their variation has nothing to explain."""
+    return bool(np.ptp(score) <= ROUNDING * np.abs(score).max())
 
 
 def _importance(
@@ -146,17 +158,21 @@ def _importance(
     draws = np.random.default_rng(seed).integers(0, len(score), (resamples, len(score)))
     # Worker processes each import SHAP, which takes longer than a few draws.
     again = Parallel(n_jobs=-1 if resamples > FEW_RESAMPLES else 1)(
-        delayed(_mean_measure)(bits[draw], score[draw], seed) for draw in draws
+        delayed(_mean_measure)(bits[draw], score[draw], seed) for draw in draws if not _constant(score[draw])
     )
-    table["low"], table["high"] = np.percentile(again, (2.5, 97.5), axis=0)
+    table["low"], table["high"] = np.percentile(again, (2.5, 97.5), axis=0) if again else (np.nan, np.nan)
     table["per_bit"] = _per_bit(table["mean"], rows, features)
     fit = cross_validated_fit(bits, score, seed)
     checks = _checks(features, score, seed)
-    return Importance(title, metric, len(score), table, fit, checks, tuple(_warnings(table, fit, checks)))
+    doubts = [*_warnings(table, fit, checks), *_not_told_apart(table, resamples - len(again), resamples)]
+    return Importance(title, metric, len(score), table, fit, checks, tuple(doubts))
 
 
 def measures(bits: np.ndarray, score: np.ndarray, seed: int) -> np.ndarray:
-    """Return impurity, permutation and SHAP importance ``[P, 3]`` of the columns of ``bits`` ``[N, P]``; each sums to 100."""
+    """Return impurity, permutation and SHAP importance ``[P, 3]`` of the columns of ``bits`` ``[N, P]``.
+
+    Each sums to 100; a measure that finds nothing at all, as of a constant score, is NaN.
+    """
     forest = RandomForestRegressor(TREES, random_state=seed).fit(bits, score)
     permuted = permutation_importance(forest, bits, score, n_repeats=REPEATS, random_state=seed)
     # A bootstrap draw repeats cells: explain each distinct cell once.
@@ -166,7 +182,8 @@ def measures(bits: np.ndarray, score: np.ndarray, seed: int) -> np.ndarray:
         distinct, count = distinct[chosen], count[chosen]
     shap = np.average(np.abs(_tree_explainer()(forest).shap_values(distinct)), axis=0, weights=count)
     found = np.stack([forest.feature_importances_, permuted.importances_mean.clip(min=0), shap], axis=1)
-    shares: np.ndarray = 100 * found / found.sum(axis=0)
+    total = found.sum(axis=0)
+    shares: np.ndarray = np.divide(100 * found, total, out=np.full_like(found, np.nan), where=total > 0)
     return shares
 
 
@@ -179,7 +196,8 @@ def _tree_explainer() -> Any:
 
 
 def _mean_measure(bits: np.ndarray, score: np.ndarray, seed: int) -> np.ndarray:
-    return measures(bits, score, seed).mean(axis=1)
+    """Return the mean ``[P]`` of the measures, of those that find anything."""
+    return pd.DataFrame(measures(bits, score, seed)).mean(axis=1).to_numpy()
 
 
 def cross_validated_fit(bits: np.ndarray, score: np.ndarray, seed: int = 0) -> float:
@@ -193,7 +211,7 @@ def _per_bit(mean: pd.Series, rows: pd.DataFrame, features: pd.DataFrame) -> pd.
     """Divide importance by the model size, in bits, that the feature's range of bit-widths spans; scale the largest to 100."""
     weights = pd.Series({name: _weights(name, rows, features) for name in features})
     saved = weights * (features.max() - features.min())
-    rate = mean / saved
+    rate = mean / saved.where(saved > 0)
     return 100 * rate / rate.max()
 
 
@@ -206,6 +224,8 @@ def _weights(name: str, rows: pd.DataFrame, features: pd.DataFrame) -> float:
     if f"weights.{part}" not in rows:
         return np.nan
     total = rows[f"weights.{part}"]
+    if total.isna().any():
+        return np.nan
     if name == part:
         return float(total.max())
     own = [feature for feature in features if feature.split()[0] == part]
@@ -224,7 +244,7 @@ def _checks(features: pd.DataFrame, score: np.ndarray, seed: int) -> dict[str, d
     found = {}
     for name, kept in subsets.items():
         bits = features[kept]
-        if kept.sum() >= LEAST_CELLS and (bits.nunique() > 1).all() and np.ptp(score[kept]) > 0:
+        if kept.sum() >= LEAST_CELLS and (bits.nunique() > 1).all() and not _constant(score[kept]):
             found[name] = dict(zip(features, _mean_measure(bits.to_numpy(), score[kept], seed), strict=True))
     return found
 
@@ -242,10 +262,22 @@ def _warnings(table: pd.DataFrame, fit: float, checks: dict[str, dict[str, float
                 if name.startswith("bit")
                 else f"the ranking changes {name}: {told}"
             )
-    first, second = ranking[0], ranking[1]
-    if table.loc[first, "low"] <= table.loc[second, "high"]:
-        found.append(f"{first} and {second} are not told apart: their intervals overlap")
     return found
+
+
+def _not_told_apart(table: pd.DataFrame, constant: int, resamples: int) -> Iterator[str]:
+    """Yield a warning unless the first feature has more importance than the second in nearly all resamples.
+
+    ``constant`` of them score all the same, so they rank nothing and are no part of the intervals.
+    """
+    first, second = _ranking(table["mean"])[:2]
+    if constant > MOST_CONSTANT * resamples:
+        yield (
+            f"{first} and {second} are not told apart: in {constant} of {resamples} resamples of the cells all score the "
+            "same, so a few cells decide the ranking"
+        )
+    elif not table.loc[first, "low"] > table.loc[second, "high"]:
+        yield f"{first} and {second} are not told apart: their intervals overlap"
 
 
 def _ranking(shares: pd.Series) -> list[str]:

@@ -68,6 +68,8 @@ def command(rows: pd.DataFrame, method: str, bits: dict[str, int]) -> str:
     said = row.get("overrides")
     if not isinstance(said, str):
         said = shlex.join([f"model={row['model']}", f"task={row['task']}", f"method={'none' if full else method}"])
+    elif full:
+        said = _at_full_precision(said)
     words = [] if full else [f"component.{part}.bits={width}" for part, width in bits.items()]
     for part, width in bits.items():
         sizes = alike.get(f"group.{part}")
@@ -79,6 +81,15 @@ def command(rows: pd.DataFrame, method: str, bits: dict[str, int]) -> str:
         if own and width < FULL_PRECISION_BITS:
             words.append(f"component.{part}.group_size={own[0]}")
     return " ".join(["python -m mmq_sweeps", said, *words, *_store(str(row["where"]))])
+
+
+def _at_full_precision(overrides: str) -> str:
+    """Replace the method of ``overrides`` by ``none``; its fields and its calibration are no part of such a cell.
+
+    Without bits, any other method would quantize every part at the default bits.
+    """
+    words = [word for word in shlex.split(overrides) if not word.startswith(("method=", "method.", "calibration."))]
+    return shlex.join([*words, "method=none"])
 
 
 def _store(where: str) -> list[str]:

@@ -15,7 +15,7 @@ import pandas as pd
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, part_order, whole
+from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, defined, part_order, whole
 from analysis.measures.frontier import resampled_means
 from analysis.measures.importance import FOLDS, LEAST_CELLS, TREES
 from analysis.measures.missing import command
@@ -81,8 +81,13 @@ def _of_family(
     if metric not in family.metrics:
         raise ValueError(f"has no metric {metric!r}")
     quality = Quality.of(family, metric)
-    rows = family.frame[family.frame[quality.column].notna()].reset_index(drop=True)
-    baselines = rows.loc[rows["method"] == "none", quality.column]
+    if "bpw_paper" not in family.frame:
+        raise ValueError("no cell has bits per weight")
+    known = family.frame[quality.column].notna() & family.frame["bpw_paper"].notna()
+    if not known.any():
+        raise ValueError(f"no cell has both {metric} and bits per weight")
+    rows = family.frame[known].reset_index(drop=True)
+    baselines = family.frame.loc[family.frame["method"] == "none", quality.column].dropna()
     full = None if baselines.empty else float(baselines.median())
     limit = None
     if max_bpw is not None:
@@ -108,7 +113,9 @@ def _of_family(
         allowed &= rows["bpw_paper"] <= rows["bpw_paper"][best]
     as_good, notes = _as_good(family, rows, quality, best, allowed.to_numpy())
     candidates = _candidates(rows, quality, rows.loc[best], max_bpw, limit, seed)
-    return Recommendation(title, quality, budget, full, rows.loc[best], as_good, candidates, notes)
+    return Recommendation(
+        title, quality, budget, full, rows.loc[best], as_good, candidates, (*notes, *defined(rows, metric))
+    )
 
 
 def _as_good(
@@ -133,6 +140,8 @@ def _candidates(
 ) -> list[dict[str, Any]]:
     """Return up to ``SHOWN`` unmeasured assignments expected to beat ``best`` within the budget, nearest in size first."""
     parts = _known_parts(rows)
+    if any(f"weights.{part}" not in rows for part in parts):
+        return []  # The size of a new combination cannot be told.
     found: list[dict[str, Any]] = []
     for method in sorted(set(rows["method"]) - {"none"}):
         own = rows[rows["method"].isin([method, "none"])]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, WHOLE, Cells, choice, part_order, warned
+from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, WHOLE, Cells, choice, defined, part_order, warned
 from analysis.measures.frontier import resampled_means
 from analysis.measures.quality import Quality
 
@@ -70,6 +70,8 @@ def sensitivities(cells: Cells, metric: str | None = None) -> list[Sensitivity]:
             reasons.append(f"{title}: has no metric {name!r}")
         elif not (family.frame["method"] == "none").any():
             reasons.append(f"{title}: has no full-precision cell; run method=none")
+        elif family.frame.loc[family.frame["method"] == "none", f"{METRIC}{name}"].isna().all():
+            reasons.append(f"{title}: full precision has no {name}; measure it again with method=none")
         else:
             found.append(_of_family(title, family, name))
     if not found:
@@ -111,7 +113,7 @@ def _of_family(title: str, family: Cells, metric: str) -> Sensitivity:
     notes = [] if usable else ["no intervals: not all cells have per-item scores whose mean is the metric"]
     if len(rows) == (rows["method"] == "none").sum():
         notes.append("no quantized cell: there is no damage to tell; run a sweep over bits")
-    notes += warned(rows, metric)
+    notes += [*warned(rows, metric), *defined(rows, metric)]
     return Sensitivity(
         title,
         quality,

@@ -111,9 +111,10 @@ def save(place: str, asked: list[View]) -> dict[str, str]:
 
 def _read(path: Path) -> dict[str, str]:
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _before(workspace: Any, url: str | None) -> Any | None:

@@ -24,25 +24,29 @@ NO_SWEEP = "no sweep"
 
 @dataclass(frozen=True)
 class Pushed:
-    """The project's URL, the number of cells ``sent``, and of those already there."""
+    """The project's URL, the number of cells ``sent``, and of those already there; ``notes`` on unreadable sweeps."""
 
     url: str
     sent: int
     had: int
+    notes: tuple[str, ...] = ()
 
 
 def push(folder: Path, place: str | None, samples: int) -> Pushed:
     """Send the cells of the store in ``folder`` that the project ``place``, ``[entity/]project``, lacks.
 
     The project defaults to that of the store's last sweep, the entity to the key's default. ``samples`` limits the
-    predictions per cell. Raises FileNotFoundError if the folder is not a store, ValueError without a key or access,
-    UnreachableError if the server does not answer.
+    predictions per cell. Raises FileNotFoundError if the folder is not a store, ValueError without a key or access or if
+    a sweep that may name the project cannot be read, UnreachableError if the server does not answer.
     """
     if not (folder / "cells").is_dir():
         raise FileNotFoundError(f"--source {folder}: is no store (it has no folder 'cells'); run a sweep first")
     store = Store.reading(folder)
     records = store.records()
-    sweeps = _sweeps(folder)
+    sweeps, unread = _sweeps(folder)
+    if unread and place is None:
+        why, _, _ = unread[0].partition(", so ")
+        raise ValueError(f"{why}: name the project with --to, since this sweep may have logged to another")
     tracker = _tracker(place, sweeps, samples)
     with connected(Project(tracker.entity or "", tracker.project)) as server:
         entity = tracker.entity or server.api.default_entity
@@ -51,7 +55,7 @@ def push(folder: Path, place: str | None, samples: int) -> Pushed:
         there = _there(server, project, [record.id for record in records])
     lacking = [record for record in records if there.get(record.id) != record.to_json()]
     _send(lacking, store, tracker, sweeps)
-    return Pushed(f"{server.host}/{project.path}", len(lacking), len(records) - len(lacking))
+    return Pushed(f"{server.host}/{project.path}", len(lacking), len(records) - len(lacking), tuple(unread))
 
 
 def _tracker(place: str | None, sweeps: Sequence[Mapping[str, Any]], samples: int) -> WandbTracker:
@@ -99,13 +103,22 @@ def _send(records: Sequence[Record], store: Store, tracker: WandbTracker, sweeps
             wandb.teardown()  # Blocks until everything is sent.
 
 
-def _sweeps(folder: Path) -> list[dict[str, Any]]:
-    """Load the store's sweeps by launch time, oldest first: ``id``, ``created``, ``cells`` and ``settings``."""
-    found = []
-    for path in (folder / "sweeps").glob("*/sweep.json"):
-        content = json.loads(path.read_text())
-        found.append({"id": path.parent.name, **{name: content[name] for name in ("created", "cells", "settings")}})
-    return sorted(found, key=lambda sweep: (sweep["created"], sweep["id"]))
+def _sweeps(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Load the store's sweeps by launch time, oldest first: ``id``, ``created``, ``cells`` and ``settings``.
+
+    Also return a sentence on each file that cannot be read.
+    """
+    found, unread = [], []
+    for path in sorted((folder / "sweeps").glob("*/sweep.json")):
+        try:
+            content = json.loads(path.read_text())
+            told = {name: content[name] for name in ("created", "cells", "settings")}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            why = f"has no {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
+            unread.append(f"{path} {why}, so its cells are sent without their sweep")
+            continue
+        found.append({"id": path.parent.name, **told})
+    return sorted(found, key=lambda sweep: (sweep["created"], sweep["id"])), unread
 
 
 def _group(record: Record, sweeps: Sequence[Mapping[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.audit import checks as auditing
-from analysis.cells import BITS, METRIC, WARNINGS, Cells, assignment, part_order
+from analysis.cells import BITS, METRIC, WARNINGS, Cells, assignment, defined, part_order
 from analysis.figures import catalog
 from analysis.measures.family import Family, families
 from analysis.measures.frontier import Frontier, frontiers
@@ -44,19 +44,33 @@ def page(
     if not found:
         asked = f"the metric {metric!r}" if metric else "a metric"
         raise ValueError(f"no finished cell has {asked}: nothing to report; run a sweep, or choose another --metric")
+    unsized = [
+        f"{family.title}: no cell has both {family.metric} and bits per weight, so it is left out."
+        for family in found
+        if not _sized(family)
+    ]
+    found = [family for family in found if _sized(family)]
+    if not found:
+        raise ValueError("no finished cell has both a metric and bits per weight: nothing to report")
     for number, family in enumerate(found, 1):
         _worked_out(family, f"{family.title} ({number} of {len(found)})", say)
     overall = {family.title: frontiers(family.cells, family.metric)[0] for family in found}
     defects = auditing.audit(cells, metric, say)
     say("writing the page")
+    summary = [*_summary(cells, found, overall, defects), Sentences(unsized, warning=True)]
     sections = [
-        Section("Summary", list(_summary(cells, found, overall, defects))),
+        Section("Summary", summary),
         *(section for family in found for section in _of_family(family, overall[family.title], images)),
         Section("All cells", [_cells_table(cells, list(overall.values()))]),
         Section("Defects and missing cells", list(_defects(cells, defects))),
         Section("How this was made", list(_made(cells, command))),
     ]
     return Page("Quantization of the parts of vision-language models", sections, cells.notes)
+
+
+def _sized(family: Family) -> bool:
+    frame = family.cells.frame
+    return "bpw_paper" in frame and bool((frame[f"{METRIC}{family.metric}"].notna() & frame["bpw_paper"].notna()).any())
 
 
 def _worked_out(family: Family, title: str, say: Say) -> None:
@@ -153,7 +167,9 @@ def _importance(family: Family) -> Iterator[Block]:
 def _sensitivity(family: Family) -> Iterator[Block]:
     told = family.sensitivity
     if told is None:
-        yield Sentences(["There is no full-precision cell to measure damage from: run method=none."])
+        yield Sentences(
+            [f"There is no full-precision cell with {family.metric} to measure damage from: run method=none."]
+        )
     else:
         yield Sentences([*words.of_sensitivity(told), *map(words.sentence, told.notes)])
     yield from catalog.plots(family, ["parts", "groups", "layers", "pairs", "interaction"])
@@ -240,6 +256,12 @@ def _made(cells: Cells, command: str) -> Iterator[Block]:
             "Bits per weight are the study's (arXiv 2601.15287): quantized weights at their bits, all else at 16. The exact "
             "ones count scales and zeros as well.",
             "Intervals are of 95%: of a figure over the items it is the mean of, of importance over the cells.",
+            *dict.fromkeys(
+                f"{told}."
+                for _, family in cells.families()
+                for name in family.metrics
+                for told in defined(family.frame, name)
+            ),
         ]
     )
     if history.commands:

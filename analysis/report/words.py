@@ -83,7 +83,8 @@ def sentence(text: str) -> str:
 
 def of_importance(one: Importance) -> Iterator[str]:
     shares = ", ".join(
-        f"{part} {row['mean']:.1f} ({row['low']:.1f} to {row['high']:.1f})" for part, row in one.table.iterrows()
+        f"{part} {row['mean']:.1f}" + ("" if pd.isna(row["low"]) else f" ({row['low']:.1f} to {row['high']:.1f})")
+        for part, row in one.table.iterrows()
     )
     yield (
         f"{one.method}: of 100, {shares}; over {count(one.count, 'cell')}, of whose variation the forest explains "
@@ -101,17 +102,18 @@ def of_sensitivity(one: Sensitivity) -> Iterator[str]:
         here = rows[rows["bits"] == min(shared)].sort_values("damage", ascending=False)
         told = ", ".join(f"{part} {damage:.4f}" for part, damage in zip(here["part"], here["damage"], strict=True))
         yield f"{method} at {min(shared)} bits of one part alone costs {one.quality.label}: {told}."
-    if not one.pairs.empty:
-        together, alone = one.pairs["together"].mean(), one.pairs["sum"].mean()
-        worse = int((one.pairs["interaction"] > 0).sum())
+    for method, pairs in one.pairs.groupby("method") if not one.pairs.empty else ():
+        together, alone = pairs["together"].mean(), pairs["sum"].mean()
+        worse = int((pairs["interaction"] > 0).sum())
         yield (
-            f"Two parts together cost {together:.4f} on average, against {alone:.4f} for the sum of each alone; "
-            f"worse together in {worse} of {count(len(one.pairs), 'pair')}."
+            f"{method} in two parts together costs {together:.4f} on average, against {alone:.4f} for the sum of each alone; "
+            f"worse together in {worse} of {count(len(pairs), 'pair')}."
         )
     for _, row in one.methods.iterrows():
+        by = f"{abs(row['better_by']):.4f} {'better' if row['better_by'] > 0 else 'worse'} than"
         yield (
-            f"{row['method']} scores {abs(row['better_by']):.4f} {'better' if row['better_by'] >= 0 else 'worse'} than "
-            f"{row['than']} on average at the same bits, better in {row['better_in']} of {count(row['cells'], 'assignment')}."
+            f"{row['method']} scores {by if row['better_by'] else 'the same as'} {row['than']} on average at the same bits, "
+            f"better in {row['better_in']} of {count(row['cells'], 'assignment')}."
         )
 
 

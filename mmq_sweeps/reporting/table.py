@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,6 +31,7 @@ METRIC_LABELS = {
     "spice": "SPICE",
     "gqa_accuracy": "acc.",
     "vqa_accuracy": "acc.",
+    "vqa_accuracy_2021": "acc. 2021",
     "recall_mean": "R@mean",
     **{
         f"{prefix}recall_at_{rank}": f"{shown}@{rank}"
@@ -49,8 +51,8 @@ def rows(records: Iterable[Record], items: Callable[[str], Items]) -> list[dict[
     * ``family``: model and task, plus any settings that distinguish families of the same model and task. Only cells of the
       same family are comparable.
     * ``label``: method, plus the fields in which cells of that method differ.
-    * ``metrics``: value, interval, ``higher_is_better``, and ``warnings`` if there are any; plus ``difference`` from full
-      precision, with a paired interval, if ``records`` include the family's baseline.
+    * ``metrics``: value, interval, ``higher_is_better``, and ``definition`` and ``warnings`` if there are any; plus
+      ``difference`` from full precision, with a paired interval, if ``records`` include the family's baseline.
 
     ``items`` loads the items of a cell by its id.
     """
@@ -116,6 +118,7 @@ def _row(record: Record, baseline: Record | None, items: Callable[[str], Items])
             "value": metric["value"],
             "interval": metric["interval"],
             "higher_is_better": metric.get("higher_is_better", True),
+            **({"definition": metric["definition"]} if metric.get("definition") else {}),
             **({"warnings": list(metric["warnings"])} if metric.get("warnings") else {}),
         }
         for name, metric in record.metrics.items()
@@ -161,12 +164,14 @@ def by_family(table_rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, 
 
 
 def notes(family: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yield the notes below a family's table: meaning of marks, lower-is-better metrics, warnings, missing comparisons."""
+    """Yield the notes below a family's table: meaning of marks and metrics, warnings, missing comparisons."""
     metrics = [(row, name, metric) for row in family for name, metric in row["metrics"].items()]
     if any(metric.get("significant") for _, _, metric in metrics):
         yield FOOTNOTE
     for name in dict.fromkeys(name for _, name, metric in metrics if not metric["higher_is_better"]):
         yield f"{METRIC_LABELS.get(name, name)}: lower is better"
+    for name in dict.fromkeys(name for _, name, _ in metrics):
+        yield from definition_note(name, [metric.get("definition") for _, other, metric in metrics if other == name])
     for row, name, metric in metrics:
         yield from (
             f"{WARNED} {title(row)}, {METRIC_LABELS.get(name, name)}: {text}" for text in metric.get("warnings", ())
@@ -174,6 +179,17 @@ def notes(family: Sequence[dict[str, Any]]) -> Iterator[str]:
     for row, _, metric in metrics:
         if "not_compared" in metric:
             yield f"{title(row)} is not compared with full precision: {metric['not_compared']}"
+
+
+def definition_note(metric: str, definitions: Iterable[str | None]) -> Iterator[str]:
+    """Yield the script that ``metric`` equals, given each cell's ``definition``; a warning if cells differ in it."""
+    counts = Counter(definition for definition in definitions if definition)
+    label = METRIC_LABELS.get(metric, metric)
+    if len(counts) == 1:
+        yield f"{label}: {next(iter(counts))}"
+    elif counts:
+        told = "; ".join(f"{definition} ({number} cells)" for definition, number in counts.most_common())
+        yield f"{WARNED} {label}: cells differ in the script and are not comparable: {told}"
 
 
 def title(row: dict[str, Any]) -> str:

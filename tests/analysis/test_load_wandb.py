@@ -100,6 +100,22 @@ def test_a_pull_that_breaks_off_goes_on_where_it_stopped(site: Site, store: Stor
     assert len(pages(site)[1]) == 8
 
 
+@pytest.mark.parametrize(
+    "line", ['{"a": 1}', "[]", '"text"', '{"listed": null}', '{"listed": {"name": "x"}, "url": ""}']
+)
+def test_runs_cached_by_another_version_are_read_anew(site: Site, store: Store, line: str) -> None:
+    load(["wandb:me/p"])
+    pages(site)
+    (cache,) = (store.root.parent / "cache").rglob("runs.jsonl")
+    first = json.loads(cache.read_text().split("\n")[1])
+    # As a version with one field more wrote it.
+    cache.write_text(f"{json.dumps({**first, 'tags': []})}\n{line}\n")
+    assert_same(load(["wandb:me/p"]).frame, load([str(store.root)]).frame)
+    assert len(pages(site)[1]) == 15
+    load(["wandb:me/p"])
+    assert pages(site)[1] == []
+
+
 def test_a_group_is_one_sweep(site: Site) -> None:
     assert set(load(["wandb:me/p/gptq"]).frame["method"]) == {"gptq"}
     assert len(pages(site)[1]) == 7

@@ -311,3 +311,57 @@ def test_where_less_is_better_broken_cells_are_those_of_the_highest_figures(tmp_
         records.append(made("gptq", parts, 4.0 + vision / 9 + language / 90, {"wer": wer}, lower=["wer"]))
     (found,) = defects(stored(tmp_path, *records))["not applied"]
     assert found.startswith("vision attention is counted as quantized in 15 cells and never changes wer")
+
+
+# Methods are compared each with full precision, never with one another.
+
+
+def test_a_layer_kind_that_one_of_two_methods_never_applies_is_found(tmp_path: Path) -> None:
+    records = [made("none", {}, 16.0, {"cider": 1.0})]
+    for method, damage, applied in (("gptq", 0.01, 0), ("awq", 0.02, 1)):
+        for vision, language, layers in itertools.product(
+            (16, 3, 4), (16, 3, 4), (["attention"], ["attention", "mlp"])
+        ):
+            parts: dict[str, Any] = {} if vision == 16 else {"vision": vision}
+            if language < 16:
+                parts["language"] = {"bits": language, "layers": layers}
+            if not parts or (language == 16 and layers == ["attention"]):
+                continue
+            lost = (16 - vision) * damage + (16 - language) * damage * (1 + 0.5 * applied * ("mlp" in layers))
+            records.append(made(method, parts, 8.0, {"cider": 1 - lost}))
+        # Broken: beside it, the others have quality left to lose.
+        records.append(made(method, dict.fromkeys(PARTS, 2), 2.0, {"cider": 0.0}))
+    one_method = [record for record in records if record.names["method"] != "awq"]
+    told = "language mlp is counted as quantized in 7 cells"
+    compared = "never changes cider (6 comparisons of cells that differ in nothing else)"
+    assert defects(stored(tmp_path / "one", *one_method))["not applied"] == [f"{told} and {compared}"]
+    assert defects(stored(tmp_path / "two", *records))["not applied"] == [f"{told} of gptq and {compared}"]
+
+
+# A command measures what the sentence before it says.
+
+
+@pytest.mark.parametrize("fields", [{}, {"group_size": 64}])
+def test_the_full_precision_cell_that_a_grid_lacks_is_measured_at_full_precision(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    grid = itertools.product((4, 16), repeat=3)
+    parts = [
+        {part: bits for part, bits in zip(PARTS, widths, strict=True) if bits < 16}
+        for widths in grid
+        if widths != (16, 16, 16)
+    ]
+    records = [
+        made("gptq", one, 8.0 + place, {"cider": 0.5 + place / 100}, fields=fields) for place, one in enumerate(parts)
+    ]
+    (told,) = defects(stored(tmp_path, *records))["missing cells"]
+    command = told.removeprefix("1 of 8 assignments of gptq were not measured: ")
+    assert shlex.split(command) == [
+        "python",
+        "-m",
+        "mmq_sweeps",
+        "model=m",
+        "task=t",
+        "method=none",
+        f"store.dir={tmp_path}",
+    ]

@@ -241,3 +241,37 @@ def test_what_was_kept_offline_for_want_of_a_key_is_sent_later(
     (told,) = pushed(monkeypatch, capsys, *asked).values()
     assert told["sent"] == 1
     assert runs(wandb_site)[RECORD.id].summary["cider"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ('{"created": "2026", "cells": []}', "has no 'settings'"),
+        ("[]", "cannot be read (list indices must be integers or slices, not str)"),
+        ('{"created": ', "cannot be read (Expecting value"),
+    ],
+)
+def test_a_sweep_that_cannot_be_read_is_told_and_the_cells_are_sent_if_the_project_is_named(
+    wandb_site: Site,
+    store: Store,
+    content: str,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = store.root / "sweeps" / "broken" / "sweep.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    arguments = ["--source", str(store.root)]
+    with pytest.raises(SystemExit, match="2"):
+        pushed(monkeypatch, capsys, *arguments)
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {path} {why}")
+    assert "name the project with --to" in told
+    assert not runs(wandb_site, "mine")
+    monkeypatch.setattr(sys, "argv", ["analysis", "wandb-push", *arguments, "--to", f"{ENTITY}/mine", "--json"])
+    main()
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)[str(store.root)]["sent"] == 3
+    assert printed.err.startswith(f"note: {path} {why}")
+    assert runs(wandb_site, "mine")[RECORD.id].group == "first"
