@@ -35,7 +35,7 @@ class CocoCaptions(PublishedData[Captioned]):
     prepared_as: ClassVar[str] = "coco_caption"
 
     def sources(self) -> list[Path]:
-        return [self.below(self.annotations)]
+        return [self.below("annotations")]
 
     def read(self) -> Sequence[Captioned]:
         (path,) = self.sources()
@@ -44,7 +44,7 @@ class CocoCaptions(PublishedData[Captioned]):
             # In the published files, each image's URL names its split.
             if any(is_other_split(self.split, part) for part in url.split("/")):
                 self.fail(f"{path} is of another split: it names {url}, for {name}")
-        folder = self.below(self.images)
+        folder = self.below("images")
         return [
             Captioned(str(image), folder / name, captions.texts[image])
             for image, name, _ in captions.images

@@ -34,20 +34,13 @@ class Gqa(PublishedData[Questioned]):
     prepared_as: ClassVar[str] = "gqa"
 
     def sources(self) -> list[Path]:
-        return [self.below(self.questions)]
+        return [self.below("questions")]
 
     def read(self) -> Sequence[Questioned]:
         (path,) = self.sources()
-        folder = self.below(self.images)
-        try:
-            return [
-                Questioned(image, folder / self.file_names.format(split=self.split, id=image), asked)
-                for image, asked in _read(*stamped(path)).items()
-            ]
-        except (KeyError, IndexError) as error:
-            raise ValueError(
-                f"file_names={self.file_names!r}: only {{split}} and {{id}} may stand in braces"
-            ) from error
+        by_image = _read(*stamped(path))
+        files = self.files_of(by_image)
+        return [Questioned(image, files[image], asked) for image, asked in by_image.items()]
 
 
 @lru_cache(maxsize=4)

@@ -26,7 +26,7 @@ class KarpathyCaptions(PublishedData[Captioned]):
     images: str = field(metadata=LABEL)
 
     def sources(self) -> list[Path]:
-        return [self.below(self.annotations)]
+        return [self.below("annotations")]
 
     def read(self) -> Sequence[Captioned]:
         (path,) = self.sources()
@@ -35,7 +35,7 @@ class KarpathyCaptions(PublishedData[Captioned]):
         for name in wanted:
             if name not in splits:
                 self.fail(f"{path} has no split {name!r}; choose {', '.join(splits)}, or several joined by +")
-        folder = self.below(self.images)
+        folder = self.below("images")
         named = sorted((place, entry) for name in dict.fromkeys(wanted) for place, entry in splits[name])
         return [Captioned(found.id, folder / found.file, found.references) for _, found in named]
 
