@@ -355,8 +355,9 @@ def test_an_archive_is_not_unpacked_through_a_link_into_the_users_folder(
     link = root / "flickr30k-images"
     for _ in range(2):
         assert prepare(site, root, "flickr30k", "--images", archive) == 1
-        assert f"{link} leads to {own}, where nothing is unpacked; remove that link to use --images {archive} in its" in (
-            capsys.readouterr().err
+        assert (
+            f"{link} leads to {own}, where nothing is unpacked; remove that link to use --images {archive} in its"
+            in (capsys.readouterr().err)
         )
         assert tree(own) == before
     shutil.move(own, tmp_path / "moved")  # the link then leads nowhere

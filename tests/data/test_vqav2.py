@@ -54,6 +54,7 @@ def test_own_images_have_own_names(tmp_path: Path) -> None:
         write_picture(tmp_path / "my images" / f"no-{number}.jpg", number)
     assert len(read(tmp_path, images="my images", file_names="no-{id}.jpg")) == 2
 
+
 def test_files_of_different_splits(tmp_path: Path) -> None:
     write_vqav2(tmp_path)
     write_vqav2(tmp_path, "train2014", (1, 2))
