@@ -52,7 +52,10 @@ class Examples:
         return {}
 
     def remarks(self, evaluated: Sequence[Any]) -> tuple[str, ...]:
-        """Say how many ``evaluated`` images a viewer may show differently from the model's input."""
+        """Say how many ``evaluated`` images a viewer may show differently from the model's input.
+
+        ``evaluated`` are the examples behind the figure, without those left out.
+        """
         counts = Counter(remark for path in _paths(evaluated) for remark in self._remarks.get(path, ()))
         return tuple(
             f"{count} of {len(evaluated)} images {'has' if count == 1 else 'have'} {remark}"

@@ -230,7 +230,7 @@ class GenerationTask(ABC):
         warnings = (
             *of_logits(wrong, len(predictions)),
             *of_left_out(len(self._asked) - len(self.items), len(self._asked), left_out_for(self.notes())),
-            *self.examples.remarks(self._shown),
+            *self.examples.remarks(_examples_of(self.items)),
         )
         return {name: result.warned(*warnings) for name, result in self._scorer(cache).score(predictions).items()}
 
@@ -274,7 +274,11 @@ class GenerationTask(ABC):
     @cached_property
     def _shown(self) -> list[Any]:
         """Examples of the requested items, without repeats."""
-        return list({id(item.example): item.example for item in self._asked}.values())
+        return _examples_of(self._asked)
+
+
+def _examples_of(items: Sequence[Item]) -> list[Any]:
+    return list({id(item.example): item.example for item in items}.values())
 
 
 def _prompts(loaded: LoadedModel, images: Sequence[list[Any]], texts: Sequence[str]) -> dict[str, Any]:
