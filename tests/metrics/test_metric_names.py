@@ -72,7 +72,7 @@ def test_spice_reads_the_programs_answer(tmp_path: Path, monkeypatch: pytest.Mon
     for jar in ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar"):
         (tmp_path / jar).touch()
 
-    def program(arguments: tuple[str, ...], folder: Path, text: str) -> str:  # noqa: ARG001
+    def program(name: str, arguments: tuple[str, ...], folder: Path, text: str) -> str:  # noqa: ARG001
         given = json.loads(Path(arguments[3]).read_text())
         assert [(row["test"], row["refs"]) for row in given] == [("a dog", ["a dog"]), ("a cat", ["a cat", "cats"])]
         rows = [{"image_id": row["image_id"], "scores": {"All": {"f": 0.25 * row["image_id"]}}} for row in given]
