@@ -13,6 +13,7 @@ from mmq_sweeps.data.published import (
     Captioned,
     PublishedData,
     check_id,
+    check_text,
     fields,
     is_other_split,
     listed,
@@ -80,7 +81,9 @@ def _read(path: Path, size: int, changed: int) -> _Captions:  # noqa: ARG001 - t
     images = []
     for index, entry in enumerate(listed(path, content, "images", _EXPECTED)):
         image, name = fields(path, f"images[{index}]", entry, ("id", "file_name"), _EXPECTED)
-        images.append((check_id(path, f"images[{index}]", image), str(name), str(entry.get("coco_url", ""))))
+        where = f"images[{index}]"
+        file = check_text(path, where, "file_name", name)
+        images.append((check_id(path, where, image), file, str(entry.get("coco_url", ""))))
     known = {image for image, *_ in images}
     texts: dict[int | str, list[Any]] = {}
     for index, entry in enumerate(listed(path, content, "annotations", _EXPECTED)):

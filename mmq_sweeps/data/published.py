@@ -283,8 +283,6 @@ def read_json(
         )
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: is cut short or no JSON ({error}); get it again") from None
-    except KeyError as error:
-        raise ValueError(f"{path}: an entry has no {error}; expected {expected}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}; expected {expected}")
     return content
@@ -312,6 +310,13 @@ def check_id(path: Path, where: str, identity: Any) -> int | str:
     if isinstance(identity, bool) or not isinstance(identity, int | str):
         raise ValueError(f"{path}: {where} has the id {json.dumps(identity)}, which is neither a whole number nor text")
     return identity
+
+
+def check_text(path: Path, where: str, key: str, value: Any) -> str:
+    """Return ``value`` if it is text; else raise ValueError naming its key and its place in the file."""
+    if not isinstance(value, str):
+        raise ValueError(f"{path}: {where} has the {key} {json.dumps(value)[:80]}, which is not text")
+    return value
 
 
 def _keys(entry: Mapping[str, Any]) -> str:

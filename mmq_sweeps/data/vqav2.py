@@ -13,6 +13,7 @@ from mmq_sweeps.data.published import (
     PublishedData,
     Questioned,
     check_id,
+    check_text,
     fields,
     is_other_split,
     listed,
@@ -127,5 +128,6 @@ def _answers(path: Path, content: Mapping[str, Any]) -> dict[int | str, tuple[in
             raise ValueError(f"{path}: {where} needs a list of answers, each with an 'answer'")
         if check_id(path, where, identity) in found:
             raise ValueError(f"{path}: {where} has the question_id {identity} of an annotation before it")
-        found[identity] = (image, str(entry.get("answer_type", "")), tuple(answers))
+        kind = check_text(path, where, "answer_type", entry.get("answer_type", ""))
+        found[identity] = (image, kind, tuple(answers))
     return found

@@ -48,7 +48,10 @@ def test_another_split_is_missing(tmp_path: Path) -> None:
             {"1": {"question": "?", "answer": "x"}},
             "'1' is no question but has question, answer; expected a questions file",
         ),
-        ({"1": {"imageId": "7", "question": "?"}}, "an entry has no 'answer'; expected a questions file such as"),
+        (
+            {"1": {"imageId": "7", "question": "?"}},
+            "'1' is no question but has imageId, question; expected a questions file such as",
+        ),
         ({"questions": []}, r"'questions' is no question but has \[\]"),
         ([], "holds a list; expected a questions file"),
         ({}, "testdev_balanced_questions.json has no images of it"),
