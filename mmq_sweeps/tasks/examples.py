@@ -125,7 +125,12 @@ class Examples:
         bad = {path: self._unusable[path] for path in _paths(evaluated) if path in self._unusable}
         if not bad:
             return {}
-        first = {path.name: reason for path, reason in list(bad.items())[:SHOWN]}
+        named = Counter(path.name for path in bad)
+        first = {
+            # Files of one name in several folders are several images.
+            path.name if named[path.name] == 1 else f"{path.parent.name}/{path.name}": reason
+            for path, reason in list(bad.items())[:SHOWN]
+        }
         return {"images": len(bad), "of": len(evaluated), "first": first}
 
     def _check_apart(self, evaluated: Sequence[Any], samples: Sequence[Any]) -> None:

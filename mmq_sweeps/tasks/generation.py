@@ -262,7 +262,13 @@ class GenerationTask(ABC):
 
     def _samples(self, examples: Sequence[Any]) -> list[Item]:
         """Pick one item per example, cycling through the first, second, ... of each example's items."""
-        found = map(self.items_of, examples)
+        found = [self.items_of(example) for example in examples]
+        bare = [example.id for example, items in zip(examples, found, strict=True) if not items]
+        if bare:
+            raise ValueError(
+                f"task.calibration_split={self.calibration_split}: {len(bare)} of {len(examples)} samples have no items, "
+                f"for example {bare[0]!r}"
+            )
         return [items[index % len(items)] for index, items in enumerate(found)]
 
     def _check_samples(self, examples: Sequence[Any]) -> None:

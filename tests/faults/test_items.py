@@ -354,6 +354,50 @@ def test_fields_of_karpathy_that_are_no_text_are_refused(key: str, value: Any, m
 
 
 @dataclass(frozen=True)
+class Unasked:
+    """A reader of one's own with an image about which nothing is asked."""
+
+    split: str
+    count: int | None = None
+    seed: int | None = None
+
+    def __iter__(self) -> Any:
+        from mmq_sweeps.data.scenes import Scenes
+
+        first, second = Scenes(self.split, 2)
+        return iter([first, replace(second, questions=() if self.split == "calibration" else second.questions)])
+
+
+def test_a_calibration_sample_about_which_nothing_is_asked_is_named(composed: Composed, tmp_path: Path) -> None:
+    config = composed("task=scenes_vqa", "task.limit=2")
+    one = replace(
+        build("task", next(iter(plan([config]).configs.values()))["task"]), data={"_target_": f"{__name__}.Unasked"}
+    )
+    with pytest.raises(
+        ValueError, match=r"calibration_split=calibration: 1 of 2 samples have no items, for example 'cal"
+    ):
+        one.check([{"samples": 2, "seed": 0, "batch_size": 2}], tmp_path)
+
+
+def test_missing_files_of_one_name_are_all_in_the_record(
+    composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = []
+    for number, folder in enumerate(("cats", "dogs", "birds")):
+        write_picture(tmp_path / "coco_karpathy" / folder / "001.png", number)
+        images.append(karpathy_image(number, "test", "001.png", filepath=folder))
+    write_json(tmp_path / "coco_karpathy" / "dataset_coco.json", {"images": images})
+    for folder in ("cats", "dogs"):
+        (tmp_path / "coco_karpathy" / folder / "001.png").unlink()
+    monkeypatch.setenv("MMQ_DATA", str(tmp_path))
+    config = composed("task=coco_karpathy", "task.limit=3", "task.allow_missing=true", "method=none")
+    one = build("task", next(iter(plan([config]).configs.values()))["task"])
+    one.check([], tmp_path)
+    missing = one.notes()["missing"]
+    assert (missing["images"], missing["first"]) == (2, {"cats/001.png": "missing", "dogs/001.png": "missing"})
+
+
+@dataclass(frozen=True)
 class Twins:
     """A reader of one's own that gives two pictures one id."""
 
