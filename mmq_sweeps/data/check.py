@@ -81,7 +81,9 @@ def check(
         asked.append((one.training_split, {}, ""))
     elif draw.count:
         asked.append((one.training_split, {"count": draw.count, "seed": draw.seed}, f" drawn with seed {draw.seed}"))
-    sizes = recorded_sizes(root)
+    # A folder of the user's own is not what an archive held that was unpacked before.
+    linked = bool(one.by_hand_folder) and (root / one.by_hand_folder).is_symlink()
+    sizes = {} if linked else recorded_sizes(root)
     parts = [_check_part(one, root, sizes, split, fields, drawn, decode, progress) for split, fields, drawn in asked]
     return Report(one.name, root, parts, decode)
 

@@ -13,6 +13,7 @@ from mmq_sweeps.data.published import (
     Captioned,
     PublishedData,
     check_id,
+    check_text,
     fields,
     is_other_split,
     listed,
@@ -35,7 +36,7 @@ class CocoCaptions(PublishedData[Captioned]):
     prepared_as: ClassVar[str] = "coco_caption"
 
     def sources(self) -> list[Path]:
-        return [self.below(self.annotations)]
+        return [self.below("annotations")]
 
     def read(self) -> Sequence[Captioned]:
         (path,) = self.sources()
@@ -44,7 +45,7 @@ class CocoCaptions(PublishedData[Captioned]):
             # In the published files, each image's URL names its split.
             if any(is_other_split(self.split, part) for part in url.split("/")):
                 self.fail(f"{path} is of another split: it names {url}, for {name}")
-        folder = self.below(self.images)
+        folder = self.below("images")
         return [
             Captioned(str(image), folder / name, captions.texts[image])
             for image, name, _ in captions.images
@@ -80,7 +81,9 @@ def _read(path: Path, size: int, changed: int) -> _Captions:  # noqa: ARG001 - t
     images = []
     for index, entry in enumerate(listed(path, content, "images", _EXPECTED)):
         image, name = fields(path, f"images[{index}]", entry, ("id", "file_name"), _EXPECTED)
-        images.append((check_id(path, f"images[{index}]", image), str(name), str(entry.get("coco_url", ""))))
+        where = f"images[{index}]"
+        file = check_text(path, where, "file_name", name)
+        images.append((check_id(path, where, image), file, str(entry.get("coco_url", ""))))
     known = {image for image, *_ in images}
     texts: dict[int | str, list[Any]] = {}
     for index, entry in enumerate(listed(path, content, "annotations", _EXPECTED)):

@@ -9,7 +9,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any, ClassVar
 
-from mmq_sweeps.data.published import Asked, PublishedData, Questioned, read_json, stamped
+from mmq_sweeps.data.published import Asked, PublishedData, Questioned, check_id, check_text, read_json, stamped
 from mmq_sweeps.identity.roles import LABEL
 
 _EXPECTED = (
@@ -34,20 +34,13 @@ class Gqa(PublishedData[Questioned]):
     prepared_as: ClassVar[str] = "gqa"
 
     def sources(self) -> list[Path]:
-        return [self.below(self.questions)]
+        return [self.below("questions")]
 
     def read(self) -> Sequence[Questioned]:
         (path,) = self.sources()
-        folder = self.below(self.images)
-        try:
-            return [
-                Questioned(image, folder / self.file_names.format(split=self.split, id=image), asked)
-                for image, asked in _read(*stamped(path)).items()
-            ]
-        except (KeyError, IndexError) as error:
-            raise ValueError(
-                f"file_names={self.file_names!r}: only {{split}} and {{id}} may stand in braces"
-            ) from error
+        by_image = _read(*stamped(path))
+        files = self.files_of(by_image)
+        return [Questioned(image, files[image], asked) for image, asked in by_image.items()]
 
 
 @lru_cache(maxsize=4)
@@ -59,23 +52,28 @@ def _read(path: Path, size: int, changed: int) -> Mapping[str, tuple[Asked, ...]
         if not isinstance(kept, _Kept):
             shown = ", ".join(list(map(str, kept))[:8]) if isinstance(kept, dict) else repr(kept)[:80]
             raise ValueError(f"{path}: {identity!r} is no question but has {shown or 'nothing'}; expected {_EXPECTED}")
-        by_image.setdefault(kept.image, []).append(Asked(str(identity), kept.question, (kept.answer,), kept.kind))
+        image = intern(str(check_id(path, f"{identity!r}.imageId", kept.image)))
+        kind = intern(check_text(path, repr(identity), "structural type", kept.kind))
+        by_image.setdefault(image, []).append(Asked(str(identity), kept.question, (kept.answer,), kind))
     return {image: tuple(asked) for image, asked in by_image.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    image: str
+    image: Any
     question: Any
     answer: Any
-    kind: str
+    kind: Any
 
 
 def _keep(entry: dict[str, Any]) -> Any:
     """Drop programs and scene graph links while parsing: they are most of a gigabyte and not used here."""
-    if "imageId" not in entry:
+    if not {"imageId", "question", "answer"} <= entry.keys():
         return entry
-    question, answer = entry["question"], entry["answer"]
     types = entry.get("types") or {}
-    shared = intern(answer) if isinstance(answer, str) else answer
-    return _Kept(intern(str(entry["imageId"])), question, shared, intern(str(types.get("structural", ""))))
+    kind = types.get("structural", "") if isinstance(types, dict) else types
+    return _Kept(_shared(entry["imageId"]), entry["question"], _shared(entry["answer"]), _shared(kind))
+
+
+def _shared(value: Any) -> Any:
+    return intern(value) if isinstance(value, str) else value

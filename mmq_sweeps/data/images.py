@@ -14,6 +14,8 @@ from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from mmq_sweeps.data.whole_files import write_whole
+
 SUFFIXES = (".jpg", ".jpeg", ".png")
 # Raised by Pillow for a file that it cannot decode, besides OSError.
 _UNDECODABLE = (SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
@@ -208,7 +210,4 @@ def _read_cache(cache: Path | None) -> dict[str, list[Any]]:
 
 
 def _write_cache(cache: Path, images: Mapping[str, list[Any]]) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cache.with_name(f"{cache.name}.{os.getpid()}")
-    temporary.write_text(json.dumps({"version": _VERSION, "images": images}))
-    temporary.replace(cache)
+    write_whole(cache, json.dumps({"version": _VERSION, "images": images}))

@@ -8,7 +8,16 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mmq_sweeps.data.published import Captioned, PublishedData, fields, listed, read_json, stamped
+from mmq_sweeps.data.published import (
+    Captioned,
+    PublishedData,
+    check_id,
+    check_text,
+    fields,
+    listed,
+    read_json,
+    stamped,
+)
 from mmq_sweeps.identity.roles import LABEL
 
 _EXPECTED = "one of Karpathy's files, with 'images' that have 'filename', 'split' and 'sentences'"
@@ -26,7 +35,7 @@ class KarpathyCaptions(PublishedData[Captioned]):
     images: str = field(metadata=LABEL)
 
     def sources(self) -> list[Path]:
-        return [self.below(self.annotations)]
+        return [self.below("annotations")]
 
     def read(self) -> Sequence[Captioned]:
         (path,) = self.sources()
@@ -35,7 +44,7 @@ class KarpathyCaptions(PublishedData[Captioned]):
         for name in wanted:
             if name not in splits:
                 self.fail(f"{path} has no split {name!r}; choose {', '.join(splits)}, or several joined by +")
-        folder = self.below(self.images)
+        folder = self.below("images")
         named = sorted((place, entry) for name in dict.fromkeys(wanted) for place, entry in splits[name])
         return [Captioned(found.id, folder / found.file, found.references) for _, found in named]
 
@@ -53,14 +62,15 @@ def _read(path: Path, size: int, changed: int) -> Mapping[str, list[tuple[int, _
     content = read_json(path, _EXPECTED)
     splits: dict[str, list[tuple[int, _Entry]]] = {}
     for place, image in enumerate(listed(path, content, "images", _EXPECTED)):
-        name, split, sentences = fields(path, f"images[{place}]", image, ("filename", "split", "sentences"), _EXPECTED)
-        if not isinstance(sentences, list) or not isinstance(name, str):
-            raise ValueError(f"{path}: images[{place}] needs a filename that is text and a list of sentences")
+        where = f"images[{place}]"
+        name, split, sentences = fields(path, where, image, ("filename", "split", "sentences"), _EXPECTED)
+        if not isinstance(sentences, list) or not isinstance(name, str) or not name:
+            raise ValueError(f"{path}: {where} needs a filename that is text and a list of sentences")
         raw = tuple(_raw(path, place, sentence) for sentence in sentences)
-        file = PurePosixPath(image.get("filepath", ""), name)
-        identity = str(image["cocoid"]) if "cocoid" in image else str(file.with_suffix(""))
+        file = PurePosixPath(check_text(path, where, "filepath", image.get("filepath", "")), name)
+        identity = str(check_id(path, where, image["cocoid"]) if "cocoid" in image else file.with_suffix(""))
         entry = _Entry(identity, str(file), raw)
-        splits.setdefault(split, []).append((place, entry))
+        splits.setdefault(check_text(path, where, "split", split), []).append((place, entry))
     return splits
 
 

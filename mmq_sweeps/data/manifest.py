@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mmq_sweeps.data.unpack import Unpacked, is_there
+from mmq_sweeps.data.whole_files import write_whole
 
 FOLDER = "manifests"
 
@@ -39,12 +39,8 @@ def read_manifest(root: Path, name: str) -> Manifest | None:
 
 
 def write_manifest(root: Path, name: str, manifest: Manifest) -> None:
-    path = _path(root, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
     content = asdict(manifest) | {"files": {place: [one.size, one.crc] for place, one in manifest.files.items()}}
-    temporary.write_text(json.dumps(content, indent=0))
-    temporary.replace(path)
+    write_whole(_path(root, name), json.dumps(content, indent=0))
 
 
 def recorded_sizes(root: Path) -> dict[str, int]:

@@ -169,26 +169,36 @@ def _verified(target: Path, expected: Expected, watch: Watch) -> Downloaded:
 
 
 def _bring_images(order: Order, watch: Watch) -> None:
-    """Link to the user's image folder, or unpack the user's archive."""
+    """Link to the user's image folder, or unpack the user's archive; the user's folder is never written to."""
     images, place = order.images, order.root / order.set.by_hand_folder
     if images is None:
         return
     if images.is_dir():
-        if place.is_dir() and not place.is_symlink():
+        # Before the link is removed: the user may name the link itself.
+        folder = _folder_with_images(order, images).resolve()
+        if folder == place.resolve():
+            return
+        if place.exists() and not place.is_symlink():
             raise ValueError(f"{place} has files of its own; remove it to use --images {images} in its place")
-        folder = _folder_with_images(order, images)
         place.unlink(missing_ok=True)
-        place.symlink_to(folder.resolve(), target_is_directory=True)
+        place.symlink_to(folder, target_is_directory=True)
         watch.say(f"{place} leads to {folder}")
         return
     if not images.is_file():
         raise ValueError(f"--images {images}: there is no such folder or archive")
-    before = read_manifest(order.root, images.name)
-    if before is not None and before.files and not before.wrong(order.root, order.thorough):
+    if place.is_symlink():
+        raise ValueError(
+            f"{place} leads to {place.readlink()}, where nothing is unpacked; remove that link to use --images {images} "
+            "in its place"
+        )
+    # Another set's archive may have the same name.
+    name, size = f"{order.set.name}-{images.name}", images.stat().st_size
+    before = read_manifest(order.root, name)
+    if before is not None and before.size == size and before.files and not before.wrong(order.root, order.thorough):
         return
     contents = [Content("*.jpg", order.set.by_hand_folder)]
     files = unpack(images, order.root, contents, lambda done, total: watch.files(images.name, done, total))
-    write_manifest(order.root, images.name, Manifest(str(images), images.stat().st_size, files=files))
+    write_manifest(order.root, name, Manifest(str(images), size, files=files))
     watch.say(f"{images}: {len(files):,} files unpacked")
 
 

@@ -9,7 +9,7 @@ import re
 import shlex
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -169,12 +169,40 @@ class PublishedData(ABC, Generic[AnExample]):
     def way_out(self) -> str:
         return f"To get it: python -m mmq_sweeps.data prepare {self.prepared_as} --root {shlex.quote(str(self.root))}"
 
-    def below(self, template: str) -> Path:
-        """Return the path for ``template``; raises ValueError if it has a field other than ``{split}``."""
+    def below(self, key: str) -> Path:
+        """Return the path below ``root`` that the field ``key`` holds, with ``{split}`` filled in."""
+        return self.folder / self._filled(key)
+
+    def files_of(self, images: Iterable[int | str], key: str = "file_names") -> dict[int | str, Path]:
+        """Return the file in ``images`` of each image id, as the template in the field ``key`` names it.
+
+        Raises ValueError if the template does not fit an id, or names one file for two.
+        """
+        folder = self.below("images")
+        names = {image: self._filled(key, id=image) for image in images}
+        first: dict[str, int | str] = {}
+        for image, name in names.items():
+            other = first.setdefault(name, image)
+            # Ids that are spelled alike are reported by _check_ids.
+            if str(other) != str(image):
+                raise ValueError(
+                    f"{key}={getattr(self, key)!r} names one file, {name}, for the images {other} and {image}; it needs "
+                    "the whole {id}"
+                )
+        return {image: folder / name for image, name in names.items()}
+
+    def _filled(self, key: str, **values: int | str) -> str:
+        """Return the template in the field ``key`` with ``{split}`` and ``values`` filled in."""
+        template, values = getattr(self, key), {"split": self.split, **values}
         try:
-            return self.folder / template.format(split=self.split)
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"{template!r}: only {{split}} may stand in braces ({error!r})") from None
+            filled: str = template.format(**values)
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
+            given = " and ".join(f"{name}={value!r}" for name, value in values.items())
+            allowed = " and ".join(f"{{{name}}}" for name in values)
+            raise ValueError(
+                f"{key}={template!r} does not fit {given} ({error!r}); only {allowed} may stand in braces"
+            ) from None
+        return filled
 
     def fail(self, what: str, hint: str = "") -> NoReturn:
         raise ValueError(f"root={self.root}, split={self.split}: {what}" + (f". {hint}" if hint else ""))
@@ -255,8 +283,6 @@ def read_json(
         )
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: is cut short or no JSON ({error}); get it again") from None
-    except KeyError as error:
-        raise ValueError(f"{path}: an entry has no {error}; expected {expected}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}; expected {expected}")
     return content
@@ -284,6 +310,13 @@ def check_id(path: Path, where: str, identity: Any) -> int | str:
     if isinstance(identity, bool) or not isinstance(identity, int | str):
         raise ValueError(f"{path}: {where} has the id {json.dumps(identity)}, which is neither a whole number nor text")
     return identity
+
+
+def check_text(path: Path, where: str, key: str, value: Any) -> str:
+    """Return ``value`` if it is text; else raise ValueError naming its key and its place in the file."""
+    if not isinstance(value, str):
+        raise ValueError(f"{path}: {where} has the {key} {json.dumps(value)[:80]}, which is not text")
+    return value
 
 
 def _keys(entry: Mapping[str, Any]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
+import gzip
+import lzma
 import shutil
 import stat
 import tarfile
@@ -18,7 +20,10 @@ from mmq_sweeps.data.catalog import Content
 _CHUNK = 1 << 20
 _SPARE = 50_000_000
 # Raised by the standard library while it reads a damaged archive.
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+_DAMAGED = (
+    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError,
+    RuntimeError, ValueError,
+)  # fmt: skip
 
 
 class UnpackError(OSError):
@@ -65,6 +70,11 @@ def unpack(
         raise UnpackError(f"{archive}: there is no such file") from error
     except _DAMAGED as error:
         raise DamagedError(f"{archive}: is damaged or cut short ({error})") from error
+    except OSError as error:
+        # Only bz2 reports damage as an OSError without a number; it names no file.
+        if isinstance(error, UnpackError) or error.errno is not None:
+            raise
+        raise DamagedError(f"{archive}: is damaged or cut short ({error})") from error
     raise DamagedError(f"{archive}: is cut short, or neither zip nor tar")
 
 
@@ -84,7 +94,8 @@ def is_there(target: Path, file: Unpacked, read: bool = True) -> bool:
 def _unpack_zip(
     opened: zipfile.ZipFile, archive: Path, root: Path, contents: Sequence[Content], progress: Progress
 ) -> dict[str, Unpacked]:
-    members = [member for member in opened.infolist() if not member.is_dir()]
+    # Not is_dir, which fails on an empty name before Python 3.12.
+    members = [member for member in opened.infolist() if not member.filename.endswith("/")]
     for member in members:
         if stat.S_ISLNK(member.external_attr >> 16):
             raise UnpackError(f"{archive}: the member {member.filename!r} is a link; nothing was unpacked")
@@ -107,6 +118,9 @@ def _unpack_tar(
     packed: tarfile.TarFile, archive: Path, root: Path, contents: Sequence[Content], progress: Progress
 ) -> dict[str, Unpacked]:
     members = [member for member in packed.getmembers() if not member.isdir()]
+    # A gzip's checksum lies behind the last member, and is compared only by who reads up to it.
+    while packed.fileobj is not None and packed.fileobj.read(_CHUNK):
+        pass
     for member in members:
         if not member.isfile():
             raise UnpackError(f"{archive}: the member {member.name!r} is a link or a device; nothing was unpacked")
@@ -131,6 +145,8 @@ def _choose(
     chosen: dict[str, Member] = {}
     for name, member in members:
         path = PurePosixPath(name.replace("\\", "/"))
+        if not path.parts:
+            raise UnpackError(f"{archive}: has a file that is named {name!r}; nothing was unpacked")
         if path.is_absolute() or ".." in path.parts or "\0" in name or ":" in path.parts[0]:
             raise UnpackError(f"{archive}: the member {name!r} leads out of the archive; nothing was unpacked")
         # Files that macOS adds to archives are never images, even if named like them.

@@ -13,6 +13,7 @@ from mmq_sweeps.data.published import (
     PublishedData,
     Questioned,
     check_id,
+    check_text,
     fields,
     is_other_split,
     listed,
@@ -48,7 +49,7 @@ class VqaV2(PublishedData[Questioned]):
     prepared_as: ClassVar[str] = "vqav2"
 
     def sources(self) -> list[Path]:
-        return [self.below(self.questions), self.below(self.annotations)]
+        return [self.below("questions"), self.below("annotations")]
 
     def read(self) -> Sequence[Questioned]:
         questions, annotations = self.sources()
@@ -56,16 +57,8 @@ class VqaV2(PublishedData[Questioned]):
         for path, split in asked.splits.items():
             if is_other_split(self.split, split):
                 self.fail(f"{path} is of another split: its data_subtype is {split}")
-        folder = self.below(self.images)
-        return [
-            Questioned(str(image), folder / self._file_name(image), found) for image, found in asked.by_image.items()
-        ]
-
-    def _file_name(self, image: int | str) -> str:
-        try:
-            return self.file_names.format(split=self.split, id=image)
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"file_names={self.file_names!r} does not fit the image id {image!r} ({error})") from None
+        files = self.files_of(asked.by_image)
+        return [Questioned(str(image), files[image], found) for image, found in asked.by_image.items()]
 
 
 @dataclass(frozen=True)
@@ -135,5 +128,6 @@ def _answers(path: Path, content: Mapping[str, Any]) -> dict[int | str, tuple[in
             raise ValueError(f"{path}: {where} needs a list of answers, each with an 'answer'")
         if check_id(path, where, identity) in found:
             raise ValueError(f"{path}: {where} has the question_id {identity} of an annotation before it")
-        found[identity] = (image, str(entry.get("answer_type", "")), tuple(answers))
+        kind = check_text(path, where, "answer_type", entry.get("answer_type", ""))
+        found[identity] = (image, kind, tuple(answers))
     return found

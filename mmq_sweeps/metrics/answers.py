@@ -13,7 +13,7 @@ from mmq_sweeps.metrics import degenerate
 from mmq_sweeps.metrics.base import Floats, Metric, Scores, require
 from mmq_sweeps.metrics.captions import check_items
 from mmq_sweeps.metrics.intervals import result_of
-from mmq_sweeps.metrics.names import load_metric
+from mmq_sweeps.metrics.names import load_metrics
 from mmq_sweeps.metrics.normalize import normalize_answer
 from mmq_sweeps.metrics.result import MetricResult
 
@@ -31,7 +31,7 @@ class AnswerScorer:
         metrics: Sequence[str] = ("vqa_accuracy",),
         types: Mapping[str, str] | None = None,
     ) -> None:
-        self.metrics: tuple[Metric, ...] = tuple(map(load_metric, dict.fromkeys(metrics)))
+        self.metrics: tuple[Metric, ...] = load_metrics(metrics)
         for metric in self.metrics:
             require(metric, "answers", type(self).__name__)
         if not answers:

@@ -9,7 +9,7 @@ from typing import Any
 from mmq_sweeps.metrics import degenerate
 from mmq_sweeps.metrics.base import Metric, require
 from mmq_sweeps.metrics.intervals import result_of
-from mmq_sweeps.metrics.names import load_metric
+from mmq_sweeps.metrics.names import load_metrics
 from mmq_sweeps.metrics.references import Candidates, References, read_references
 from mmq_sweeps.metrics.result import MetricResult
 from mmq_sweeps.metrics.tokenizer import shared_tokenizer
@@ -30,7 +30,7 @@ class CaptionScorer:
         metrics: Sequence[str] = ("cider",),
         cache_dir: Path | None = None,
     ) -> None:
-        self.metrics: tuple[Metric, ...] = tuple(map(load_metric, dict.fromkeys(metrics)))
+        self.metrics: tuple[Metric, ...] = load_metrics(metrics)
         for metric in self.metrics:
             require(metric, "captions", type(self).__name__)
         self._tokenizer = shared_tokenizer()

@@ -61,7 +61,8 @@ class JavaProcess:
     """Java program that answers requests from standard input on standard output.
 
     It starts on first use, is shared by all threads, and restarts if it died. A program that prints no line for
-    ``timeout_seconds`` is killed, and the exchange fails instead of blocking forever.
+    ``timeout_seconds`` is killed, and the exchange fails instead of blocking forever; so is one that leaves input unread
+    after its answer, which is then returned.
     """
 
     name: str
@@ -108,13 +109,17 @@ class JavaProcess:
         writer.start()
         watchdog.start()
         try:
-            return read(self._lines(process, watchdog))
+            answer = read(self._lines(process, watchdog))
+            # Still watched: a program that answers but reads no further is killed, which ends the writing.
+            writer.join()
         except BaseException:  # also KeyboardInterrupt: the rest of a half-read answer would be taken for the next
             self.close()
             raise
         finally:
             watchdog.stop()
-            writer.join()
+        if watchdog.bit:
+            self.close()
+        return answer
 
     def _lines(self, process: subprocess.Popen[bytes], watchdog: _Watchdog) -> Iterator[str]:
         assert process.stdout is not None
@@ -141,14 +146,24 @@ class JavaProcess:
         return self._process
 
 
-def run_once(arguments: Sequence[str], folder: Path, text: str) -> str:
-    """Run a Java program on ``text`` and return its standard output; raises JavaDiedError if it fails."""
-    command = [str(java_path()), *arguments]
-    done = subprocess.run(
-        command, cwd=folder, input=text.encode("utf-8", "replace"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+def run_once(name: str, arguments: Sequence[str], folder: Path, text: str, timeout_seconds: float | None = None) -> str:
+    """Run a Java program on ``text`` and return its standard output.
+
+    Raises JavaDiedError if it fails, or has not ended after ``timeout_seconds``.
+    """
+    try:
+        done = subprocess.run(
+            [str(java_path()), *arguments],
+            cwd=folder,
+            input=text.encode("utf-8", "replace"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=timeout_seconds,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise JavaDiedError(f"{name} gave no answer for {timeout_seconds:g} s (java {' '.join(arguments)})") from error
     if done.returncode:
-        raise JavaDiedError(f"{arguments[-1]} exited with status {done.returncode}")
+        raise JavaDiedError(f"{name} exited with status {done.returncode} (java {' '.join(arguments)})")
     return done.stdout.decode("utf-8")
 
 

@@ -36,6 +36,9 @@ _METRICS = {
     "gqa_accuracy": "gqa:GqaAccuracy",
 }
 
+# Attributes of a metric, see ``base.Metric``.
+_PARTS = ("name", "needs", "higher_is_better", "prepare", "score", "aggregate")
+
 # The ``needs`` of each module's metrics, available without importing them.
 _NEEDS = dict.fromkeys(("cider", "meteor", "bleu", "rouge", "spice"), "captions")
 _NEEDS |= {"retrieval": "ranks", "vqa": "answers", "gqa": "answers"}
@@ -59,21 +62,41 @@ def check_metric_names(names: Iterable[str]) -> None:
 def load_metric(name: str) -> Metric:
     """Return the metric of this name, or an instance of the class at ``package.module:Class``.
 
-    Classes are instantiated without arguments. Raises ValueError if there is no such metric, module or class.
+    Classes are instantiated without arguments. Raises ValueError if there is no such metric, module or class, if the
+    class lacks a part of a metric, or if its ``name`` is that of another metric of this package.
     """
     check_metric_names([name])
     path = name if ":" in name else f"{_PACKAGE}.{_METRICS[name]}"
     module, _, attribute = path.partition(":")
     try:
-        factory = getattr(import_module(module), attribute)
+        imported = import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
             raise  # the metric's module is there; something that it imports is not
         raise ValueError(f"Metric {name!r}: there is no module {error.name!r}") from error
-    except AttributeError as error:
-        raise ValueError(f"Metric {name!r}: module {module!r} has no {attribute!r}") from error
-    metric: Metric = factory()
+    if not hasattr(imported, attribute):
+        raise ValueError(f"Metric {name!r}: module {module!r} has no {attribute!r}")
+    metric: Metric = getattr(imported, attribute)()
+    if missing := [part for part in _PARTS if not hasattr(metric, part)]:
+        raise ValueError(f"Metric {name!r}: {attribute} has no {', '.join(missing)}; a metric has {', '.join(_PARTS)}")
+    published = _METRICS.get(metric.name)
+    if published is not None and path != f"{_PACKAGE}.{published}":
+        raise ValueError(f"Metric {name!r}: its name {metric.name!r} is that of another metric; give it one of its own")
     return metric
+
+
+def load_metrics(names: Iterable[str]) -> tuple[Metric, ...]:
+    """Return the metrics of these names, each once; raises ValueError also if two have the same ``name``."""
+    asked = list(dict.fromkeys(names))
+    metrics = tuple(map(load_metric, asked))
+    first: dict[str, str] = {}
+    for path, metric in zip(asked, metrics, strict=True):
+        # Results are kept by name: one would stand for both.
+        if first.setdefault(metric.name, path) != path:
+            raise ValueError(
+                f"Metrics {first[metric.name]!r} and {path!r} have the same name {metric.name!r}; choose one of them"
+            )
+    return metrics
 
 
 def _unknown(name: str) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from mmq_sweeps.metrics import degenerate
 from mmq_sweeps.metrics.base import Floats, Metric, require
 from mmq_sweeps.metrics.intervals import result_of
-from mmq_sweeps.metrics.names import load_metric
+from mmq_sweeps.metrics.names import load_metrics
 from mmq_sweeps.metrics.result import MetricResult
 
 # Rank of a right answer without a score: not among the first K for any K.
@@ -67,7 +67,7 @@ class RetrievalScorer:
     """
 
     def __init__(self, texts: Mapping[str, Sequence[str]], metrics: Sequence[str] = ("recall_at_1",)) -> None:
-        self.metrics: tuple[Metric, ...] = tuple(map(load_metric, dict.fromkeys(metrics)))
+        self.metrics: tuple[Metric, ...] = load_metrics(metrics)
         for metric in self.metrics:
             require(metric, "ranks", type(self).__name__)
         for image, ids in texts.items():

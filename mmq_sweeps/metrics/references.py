@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
-import os
-import tempfile
+import uuid
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -93,20 +93,27 @@ def _make(references: Mapping[str, Sequence[str]], tokenizer: PtbTokenizer) -> R
 
 
 def _save(path: Path, references: References) -> None:
+    grams, content = references.ngrams, io.BytesIO()
+    np.savez(
+        content,
+        tokens=_text(references.tokens),
+        vocabulary=_text(list(grams.vocabulary)),
+        rows=grams.rows,
+        counts=grams.counts.astype(np.uint16 if grams.counts.max(initial=0) < 2**16 else np.int64),
+        lengths=grams.lengths,
+        cells=grams.cells,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    grams = references.ngrams
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=".tmp", delete=False) as file:
-        np.savez(
-            file,
-            tokens=_text(references.tokens),
-            vocabulary=_text(list(grams.vocabulary)),
-            rows=grams.rows,
-            counts=grams.counts.astype(np.uint16 if grams.counts.max(initial=0) < 2**16 else np.int64),
-            lengths=grams.lengths,
-            cells=grams.cells,
-        )
-    os.chmod(file.name, 0o644)  # others on a shared disk read it; a temporary file is private to its owner
-    os.replace(file.name, path)
+    temporary = path.with_name(f"{path.stem}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.write_bytes(content.getbuffer())
+        temporary.chmod(0o644)  # others on a shared disk read it, whatever this user's umask
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def _load(path: Path, references: Mapping[str, Sequence[str]]) -> References | None:

@@ -56,7 +56,8 @@ def _run(rows: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
     given, answer = folder / "captions.json", folder / "scores.json"
     given.write_text(json.dumps(rows))
     program = ("-Xmx8G", "-jar", "spice-1.0.jar")
-    run_once((*program, str(given), "-out", str(answer), "-subset", "-silent"), package_folder("spice"), "")
+    # No limit in seconds: it prints nothing before its end, and parses for minutes.
+    run_once("SPICE", (*program, str(given), "-out", str(answer), "-subset", "-silent"), package_folder("spice"), "")
     results: list[dict[str, Any]] = json.loads(answer.read_text())
     return results
 

@@ -98,7 +98,9 @@ class PtbTokenizer:
 
         A persistent process never reaches the end of its input; very few captions depend on it.
         """
-        return run_once((*_OPTIONS, *_COMMAND), self.process.folder, key[0]).split("\n")[0]
+        process = self.process
+        tokens = run_once(process.name, process.arguments, process.folder, key[0], process.timeout_seconds)
+        return tokens.split("\n")[0]
 
 
 def shared_tokenizer() -> PtbTokenizer:

@@ -52,7 +52,10 @@ class Examples:
         return {}
 
     def remarks(self, evaluated: Sequence[Any]) -> tuple[str, ...]:
-        """Say how many ``evaluated`` images a viewer may show differently from the model's input."""
+        """Say how many ``evaluated`` images a viewer may show differently from the model's input.
+
+        ``evaluated`` are the examples behind the figure, without those left out.
+        """
         counts = Counter(remark for path in _paths(evaluated) for remark in self._remarks.get(path, ()))
         return tuple(
             f"{count} of {len(evaluated)} images {'has' if count == 1 else 'have'} {remark}"
@@ -122,7 +125,12 @@ class Examples:
         bad = {path: self._unusable[path] for path in _paths(evaluated) if path in self._unusable}
         if not bad:
             return {}
-        first = {path.name: reason for path, reason in list(bad.items())[:SHOWN]}
+        named = Counter(path.name for path in bad)
+        first = {
+            # Files of one name in several folders are several images.
+            path.name if named[path.name] == 1 else f"{path.parent.name}/{path.name}": reason
+            for path, reason in list(bad.items())[:SHOWN]
+        }
         return {"images": len(bad), "of": len(evaluated), "first": first}
 
     def _check_apart(self, evaluated: Sequence[Any], samples: Sequence[Any]) -> None:

@@ -230,7 +230,7 @@ class GenerationTask(ABC):
         warnings = (
             *of_logits(wrong, len(predictions)),
             *of_left_out(len(self._asked) - len(self.items), len(self._asked), left_out_for(self.notes())),
-            *self.examples.remarks(self._shown),
+            *self.examples.remarks(_examples_of(self.items)),
         )
         return {name: result.warned(*warnings) for name, result in self._scorer(cache).score(predictions).items()}
 
@@ -262,7 +262,13 @@ class GenerationTask(ABC):
 
     def _samples(self, examples: Sequence[Any]) -> list[Item]:
         """Pick one item per example, cycling through the first, second, ... of each example's items."""
-        found = map(self.items_of, examples)
+        found = [self.items_of(example) for example in examples]
+        bare = [example.id for example, items in zip(examples, found, strict=True) if not items]
+        if bare:
+            raise ValueError(
+                f"task.calibration_split={self.calibration_split}: {len(bare)} of {len(examples)} samples have no items, "
+                f"for example {bare[0]!r}"
+            )
         return [items[index % len(items)] for index, items in enumerate(found)]
 
     def _check_samples(self, examples: Sequence[Any]) -> None:
@@ -274,7 +280,11 @@ class GenerationTask(ABC):
     @cached_property
     def _shown(self) -> list[Any]:
         """Examples of the requested items, without repeats."""
-        return list({id(item.example): item.example for item in self._asked}.values())
+        return _examples_of(self._asked)
+
+
+def _examples_of(items: Sequence[Item]) -> list[Any]:
+    return list({id(item.example): item.example for item in items}.values())
 
 
 def _prompts(loaded: LoadedModel, images: Sequence[list[Any]], texts: Sequence[str]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
 from mmq_sweeps.metrics import MetricResult, RetrievalScorer
+from mmq_sweeps.metrics.captions import check_items
 from mmq_sweeps.metrics.degenerate import of_first, of_left_out, of_scores
 from mmq_sweeps.metrics.ranks import NEVER, Ranks
 from mmq_sweeps.models import check
@@ -200,8 +201,12 @@ class RetrievalTask:
         )
 
     def score(self, predictions: Mapping[str, str], cache: Path) -> dict[str, MetricResult]:  # noqa: ARG002
-        """Return every metric of the ranks in ``predictions``."""
+        """Return every metric of the ranks in ``predictions``.
+
+        Raises ValueError if ranks are missing or belong to other images or texts.
+        """
         scorer = self._scorer(tuple(example.id for example in self.images))
+        check_items((*scorer.image_ids, *scorer.text_ids), predictions, "rank")
 
         def ranks(ids: Sequence[str]) -> NDArray[np.int64]:
             found = [json.loads(predictions[one])["rank"] for one in ids]
@@ -213,7 +218,7 @@ class RetrievalTask:
             *of_left_out(len(self._asked) - len(self.images), len(self._asked), left_out_for(self.notes())),
             *self._doubtful_texts(),
             *self._alike(scorer, predictions),
-            *self.examples.remarks(self._asked),
+            *self.examples.remarks(self.images),
         )
         found = scorer.score_ranks(Ranks(ranks(scorer.image_ids), ranks(scorer.text_ids), self._captions.owner))
         return {name: result.warned(*warnings) for name, result in found.items()}

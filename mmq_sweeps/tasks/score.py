@@ -77,8 +77,16 @@ def _split(metrics: str) -> list[str]:
 
 
 def _read_json(file: Path) -> Any:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            raise ValueError(f"{file} has {twice!r} twice in one object; each needs its own key")
+        return found
+
     try:
-        return json.loads(file.read_bytes())
+        # By itself, json would take the last of two entries.
+        return json.loads(file.read_bytes(), object_pairs_hook=once)
     except FileNotFoundError as error:
         raise ValueError(f"There is no file {file}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -94,7 +102,12 @@ def _list(file: Path, content: dict[str, Any], key: str) -> list[Any]:
 def _prediction(file: Path, index: int, entry: Any) -> tuple[str, str]:
     if not isinstance(entry, dict) or "image_id" not in entry or not isinstance(entry.get("caption"), str):
         raise ValueError(f"{file}: predictions[{index}] needs an 'image_id' and a 'caption' that is text")
-    return str(entry["image_id"]), entry["caption"]
+    image = entry["image_id"]
+    if isinstance(image, bool) or not isinstance(image, int | str):
+        raise ValueError(
+            f"{file}: predictions[{index}] has the image_id {json.dumps(image)}, which is neither a whole number nor text"
+        )
+    return str(image), entry["caption"]
 
 
 def _references(file: Path, references: Any, images: list[str]) -> dict[str, list[str]]:

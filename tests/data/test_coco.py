@@ -103,7 +103,10 @@ def test_karpathy_s_splits(tmp_path: Path) -> None:
         ({"count": True}, "count=True: choose"),
         ({"seed": -1}, "seed=-1: choose an integer from 0"),
         ({"count": 5}, "count=5, but it has 4 images; choose 1 to 4"),
-        ({"images": "{year}"}, r"'\{year\}': only \{split\} may stand in braces"),
+        (
+            {"images": "{year}"},
+            r"images='\{year\}' does not fit split='val2017' \(KeyError\('year'\)\); only \{split\} may",
+        ),
         ({"images": "elsewhere"}, "there are no images in .*elsewhere; expected 4 images, the first 000000000037.jpg"),
     ],
 )

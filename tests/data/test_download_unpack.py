@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import shutil
 import stat
 import tarfile
@@ -93,6 +94,22 @@ def test_a_member_that_leads_out(write, name: str, tmp_path: Path, root: Path) -
     assert tree(tmp_path).keys() == {"a.zip"}
 
 
+@pytest.mark.parametrize(("write", "name"), [(write_zip, "."), (write_zip, "./."), (write_tar, "."), (write_tar, "")])
+def test_a_file_without_a_name_is_refused(write, name: str, tmp_path: Path, root: Path) -> None:
+    archive = write(tmp_path / "archive", {"val2017/a.jpg": b"A", name: b"B"})
+    with pytest.raises(UnpackError, match=rf"archive: has a file that is named '{name}'; nothing was unpacked"):
+        unpack(archive, root, PICTURES)
+    assert tree(root) == {}
+
+
+def test_a_file_of_a_zip_with_an_empty_name_is_refused(tmp_path: Path, root: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("val2017/a.jpg", b"A")
+        archive.infolist()[0].filename = ""
+    with pytest.raises(UnpackError, match=r"a\.zip: has a file that is named ''; nothing was unpacked"):
+        unpack(tmp_path / "a.zip", root, PICTURES)
+
+
 def test_links_are_refused(tmp_path: Path, root: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         member = tarfile.TarInfo("val2017/a.jpg")
@@ -131,6 +148,19 @@ def test_an_archive_that_is_cut_short(write, keep: float, tmp_path: Path, root: 
     content = archive.read_bytes()
     archive.write_bytes(content[: int(len(content) * keep)])
     with pytest.raises(DamagedError, match="cut short"):
+        unpack(archive, root, PICTURES)
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+@pytest.mark.parametrize("place", [0.05, 0.3, 0.5, 0.7, 0.95])
+def test_a_compressed_tar_with_wrong_bytes_is_named(mode: str, place: float, tmp_path: Path, root: Path) -> None:
+    noise = random.Random(0).randbytes
+    archive = write_tar(tmp_path / "a.tar", {f"val2017/{number}.jpg": noise(3000) for number in range(40)}, mode)
+    content = bytearray(archive.read_bytes())
+    at = int(len(content) * place)
+    content[at : at + 9] = b"\xff\0" * 4 + b"\xff"
+    archive.write_bytes(content)
+    with pytest.raises(DamagedError, match=r"a\.tar: is (damaged or )?cut short"):
         unpack(archive, root, PICTURES)
 
 

@@ -338,6 +338,76 @@ def test_flickr30k_from_an_archive(
     assert "has files of its own; remove it to use" in capsys.readouterr().err
 
 
+def test_an_archive_is_not_unpacked_through_a_link_into_the_users_folder(
+    site: Site,
+    root: Path,
+    tmp_path: Path,
+    served: tuple[Path, dict[str, bytes]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    archive = shutil.make_archive(str(tmp_path / "flickr30k-images"), "gztar", served[0], "flickr30k-images")
+    own = tmp_path / "my own"
+    shutil.copytree(served[0] / "flickr30k-images", own)
+    next(own.iterdir()).write_bytes(b"edited by the user")
+    before = tree(own)
+    assert prepare(site, root, "flickr30k", "--images", str(own)) == 0
+    capsys.readouterr()
+    link = root / "flickr30k-images"
+    for _ in range(2):
+        assert prepare(site, root, "flickr30k", "--images", archive) == 1
+        assert (
+            f"{link} leads to {own}, where nothing is unpacked; remove that link to use --images {archive} in its"
+            in (capsys.readouterr().err)
+        )
+        assert tree(own) == before
+    shutil.move(own, tmp_path / "moved")  # the link then leads nowhere
+    assert prepare(site, root, "flickr30k", "--images", archive) == 1
+    assert "where nothing is unpacked; remove that link" in capsys.readouterr().err
+    link.unlink()
+    assert prepare(site, root, "flickr30k", "--images", archive) == 0
+    assert tree(link) == tree(served[0] / "flickr30k-images")
+    assert tree(tmp_path / "moved") == before
+    shutil.rmtree(link)
+    assert prepare(site, root, "flickr30k", "--images", str(tmp_path / "moved")) == 0
+    assert check(root, "flickr30k") == 0, "the archive's sizes are not those of the user's own images"
+
+
+def test_the_images_that_are_there_may_be_named_again(
+    site: Site, root: Path, tmp_path: Path, served: tuple[Path, dict[str, bytes]]
+) -> None:
+    own, link = tmp_path / "my own", root / "flickr30k-images"
+    shutil.copytree(served[0] / "flickr30k-images", own)
+    for images in (own, link, own):
+        assert prepare(site, root, "flickr30k", "--images", str(images)) == 0
+        assert link.readlink() == own
+    link.unlink()
+    shutil.copytree(own, link)
+    assert prepare(site, root, "flickr30k", "--images", str(link)) == 0
+    assert tree(link) == tree(own)
+    shutil.rmtree(link)
+    link.write_text("a file of the user")
+    assert prepare(site, root, "flickr30k", "--images", str(own)) == 1
+    assert link.read_text() == "a file of the user"
+
+
+def test_an_archive_of_images_is_told_apart_from_others_of_its_name(
+    site: Site, root: Path, tmp_path: Path, served: tuple[Path, dict[str, bytes]]
+) -> None:
+    assert prepare(site, root, "gqa") == 0
+    archive = shutil.make_archive(str(tmp_path / "images"), "zip", served[0], "flickr30k-images")
+    assert prepare(site, root, "flickr30k", "--images", archive) == 0
+    assert tree(root / "flickr30k-images") == tree(served[0] / "flickr30k-images")
+    shutil.rmtree(root / "images")
+    assert prepare(site, root, "gqa") == 0
+    changed = tmp_path / "changed"
+    shutil.copytree(served[0] / "flickr30k-images", changed / "flickr30k-images")
+    picture = next((changed / "flickr30k-images").iterdir())
+    picture.write_bytes(picture.read_bytes() + b"more")
+    archive = shutil.make_archive(str(tmp_path / "images"), "zip", changed, "flickr30k-images")
+    assert prepare(site, root, "flickr30k", "--images", archive) == 0
+    assert tree(root / "flickr30k-images") == tree(changed / "flickr30k-images")
+
+
 def test_a_disk_without_room(
     site: Site, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

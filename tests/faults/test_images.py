@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.data.images import FRAMES, TURNED, ImageError, inspect, open_image, problems
 from mmq_sweeps.data.vqav2 import VqaV2
-from tests.data.layouts import write_vqav2
+from tests.data.layouts import write_flickr30k, write_vqav2
 
 # 256 steps from black to white, with 16 bits.
 RAMP = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
@@ -178,3 +179,64 @@ def test_an_orientation_that_is_not_applied_is_told_at_the_number(
     answers = {item.id: f"answer {item.id}" for item in task.items}
     result = task.score(answers, tmp_path)["vqa_accuracy"]
     assert result.warnings == (f"1 of 3 images has {TURNED}",)
+
+
+def turn(path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    open_image(path).save(path, exif=exif)
+
+
+def test_images_that_are_left_out_are_not_counted_among_the_turned(
+    composed: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three turned images, one of which cannot be asked about, and one that is missing, two turned ones are left."""
+    write_vqav2(tmp_path / "vqav2", ids=(1, 2, 3, 4))
+    write_flickr30k(tmp_path / "flickr30k", test=4)
+    questions = tmp_path / "vqav2" / "v2_OpenEnded_mscoco_val2014_questions.json"
+    content = json.loads(questions.read_text())
+    for asked in content["questions"]:
+        asked["question"] = None if asked["image_id"] == 2 else asked["question"]
+    questions.write_text(json.dumps(content))
+    captions = tmp_path / "flickr30k" / "dataset_flickr30k.json"
+    content = json.loads(captions.read_text())
+    second = [image for image in content["images"] if image["split"] == "test"][1]
+    second["sentences"][0]["raw"] = None
+    captions.write_text(json.dumps(content))
+    monkeypatch.setenv("MMQ_DATA", str(tmp_path))
+
+    def checked(*overrides: str) -> Any:
+        config = composed(*overrides, "task.allow_missing=true", "method=none", "tracker=none")
+        task = build("task", next(iter(plan([config]).configs.values()))["task"])
+        paths = [example.path for example in task.examples.first(None)]
+        for path in paths[:3]:
+            turn(path)
+        paths[3].unlink()
+        task.check([], tmp_path)
+        return task
+
+    task = checked("task=vqav2", "task.limit=8")
+    answers = {item.id: f"answer {item.id}" for item in task.items}
+    warnings = task.score(answers, tmp_path)["vqa_accuracy"].warnings
+    assert len(answers) == 4
+    assert f"2 of 2 images have {TURNED}" in warnings
+    task = checked("task=flickr30k_retrieval", "model=tiny_blip2_itm", "task.shortlist=2")
+    ranks = {text: '{"rank": 0}' for one in task.images for text in (one.id, *(f"{one.id}/{n}" for n in range(5)))}
+    warnings = task.score(ranks, tmp_path)["text_recall_at_1"].warnings
+    assert f"2 of 2 images have {TURNED}" in warnings
+
+
+def test_ranks_of_other_images_or_too_few_are_refused(
+    composed: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_flickr30k(tmp_path / "flickr30k", test=3)
+    monkeypatch.setenv("MMQ_DATA", str(tmp_path))
+    config = composed("task=flickr30k_retrieval", "model=tiny_blip2_itm", "task.shortlist=2", "method=none")
+    task = build("task", next(iter(plan([config]).configs.values()))["task"])
+    ranks = {text: '{"rank": 0}' for one in task.images for text in (one.id, *(f"{one.id}/{n}" for n in range(5)))}
+    assert task.score(ranks, tmp_path)["text_recall_at_1"].value == 1.0
+    missing = dict(list(ranks.items())[:-1])
+    with pytest.raises(ValueError, match=r"1 of 18 items have no rank, for example '1000092799/4'"):
+        task.score(missing, tmp_path)
+    with pytest.raises(ValueError, match=r"1 ranks are for items that were not asked for, for example 'other'"):
+        task.score(ranks | {"other": '{"rank": 0}'}, tmp_path)

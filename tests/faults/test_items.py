@@ -307,6 +307,96 @@ def test_ids_that_two_entries_have_are_refused_in_every_reader(tmp_path: Path) -
         len(Gqa(root=str(tmp_path), split="testdev_balanced"))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("imageId", None, r"'2000000'\.imageId has the id null, which is neither a whole number nor text"),
+        ("imageId", 7.0, r"'2000000'\.imageId has the id 7\.0, which"),
+        ("types", {"structural": None}, r"'2000000' has the structural type null, which is not text"),
+        ("types", ["choose"], r"'2000000' has the structural type \[\"choose\"\], which is not text"),
+    ],
+)
+def test_an_id_or_a_kind_of_gqa_that_is_none_is_refused(key: str, value: Any, message: str, tmp_path: Path) -> None:
+    edit(write_gqa(tmp_path), lambda content: next(iter(content.values())).update({key: value}))
+    with pytest.raises(ValueError, match=rf"testdev_balanced_questions\.json: {message}"):
+        len(Gqa(root=str(tmp_path), split="testdev_balanced"))
+
+
+def test_a_kind_of_vqa_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    write_vqav2(tmp_path)
+    annotations = tmp_path / "v2_mscoco_val2014_annotations.json"
+    edit(annotations, lambda content: content["annotations"][2].update(answer_type=None))
+    with pytest.raises(ValueError, match=r"annotations\[2\] has the answer_type null, which is not text"):
+        len(VqaV2(root=str(tmp_path), split="val2014"))
+
+
+def test_a_file_of_coco_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    edit(write_coco(tmp_path), lambda content: content["images"][1].update(file_name=None))
+    with pytest.raises(ValueError, match=r"images\[1\] has the file_name null, which is not text"):
+        len(CocoCaptions(root=str(tmp_path), split="val2017"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("cocoid", None, "has the id null, which is neither a whole number nor text"),
+        ("filepath", None, "has the filepath null, which is not text"),
+        ("split", ["test"], r"has the split \[\"test\"\], which is not text"),
+        ("split", 3, "has the split 3, which is not text"),
+        ("filename", "", "needs a filename that is text"),
+    ],
+)
+def test_fields_of_karpathy_that_are_no_text_are_refused(key: str, value: Any, message: str, tmp_path: Path) -> None:
+    image = karpathy_image(1, "test", "a.jpg") | {key: value}
+    write_json(tmp_path / "dataset_coco.json", {"images": [karpathy_image(0, "test", "b.jpg"), image]})
+    with pytest.raises(ValueError, match=rf"dataset_coco\.json: images\[1\] {message}"):
+        len(CocoKarpathy(root=str(tmp_path), split="train"))
+
+
+@dataclass(frozen=True)
+class Unasked:
+    """A reader of one's own with an image about which nothing is asked."""
+
+    split: str
+    count: int | None = None
+    seed: int | None = None
+
+    def __iter__(self) -> Any:
+        from mmq_sweeps.data.scenes import Scenes
+
+        first, second = Scenes(self.split, 2)
+        return iter([first, replace(second, questions=() if self.split == "calibration" else second.questions)])
+
+
+def test_a_calibration_sample_about_which_nothing_is_asked_is_named(composed: Composed, tmp_path: Path) -> None:
+    config = composed("task=scenes_vqa", "task.limit=2")
+    one = replace(
+        build("task", next(iter(plan([config]).configs.values()))["task"]), data={"_target_": f"{__name__}.Unasked"}
+    )
+    with pytest.raises(
+        ValueError, match=r"calibration_split=calibration: 1 of 2 samples have no items, for example 'cal"
+    ):
+        one.check([{"samples": 2, "seed": 0, "batch_size": 2}], tmp_path)
+
+
+def test_missing_files_of_one_name_are_all_in_the_record(
+    composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = []
+    for number, folder in enumerate(("cats", "dogs", "birds")):
+        write_picture(tmp_path / "coco_karpathy" / folder / "001.png", number)
+        images.append(karpathy_image(number, "test", "001.png", filepath=folder))
+    write_json(tmp_path / "coco_karpathy" / "dataset_coco.json", {"images": images})
+    for folder in ("cats", "dogs"):
+        (tmp_path / "coco_karpathy" / folder / "001.png").unlink()
+    monkeypatch.setenv("MMQ_DATA", str(tmp_path))
+    config = composed("task=coco_karpathy", "task.limit=3", "task.allow_missing=true", "method=none")
+    one = build("task", next(iter(plan([config]).configs.values()))["task"])
+    one.check([], tmp_path)
+    missing = one.notes()["missing"]
+    assert (missing["images"], missing["first"]) == (2, {"cats/001.png": "missing", "dogs/001.png": "missing"})
+
+
 @dataclass(frozen=True)
 class Twins:
     """A reader of one's own that gives two pictures one id."""

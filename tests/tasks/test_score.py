@@ -116,6 +116,18 @@ def test_image_ids_are_text_and_references_may_be_an_object(write: Write) -> Non
         ({**GOOD, "predictions": [{"image_id": 7}]}, r"predictions\[0\] needs an 'image_id' and a 'caption'"),
         ({**GOOD, "predictions": [{"image_id": 7, "caption": None}]}, r"predictions\[0\] needs"),
         ({**GOOD, "predictions": [GOOD["predictions"][0]] * 2}, "1 image ids more than once, for example '7'"),
+        (
+            {**GOOD, "predictions": [{"image_id": None, "caption": "a dog"}, GOOD["predictions"][1]]},
+            r"predictions\[0\] has the image_id null, which is neither a whole number nor text",
+        ),
+        (
+            json.dumps(GOOD)[:-1] + ', "references": {"7": ["a dog"], "x": ["a cat"]}}',
+            "has 'references' twice in one object",
+        ),
+        (
+            '{"predictions": [{"image_id": 7, "caption": "a dog"}], "references": {"7": ["a dog"], "7": ["a cat"]}}',
+            "has '7' twice in one object; each needs its own key",
+        ),
         ({**GOOD, "references": [["a dog"], []]}, "image 'x' needs a list of at least one reference"),
         ({**GOOD, "references": [["a dog"], "a cat"]}, "image 'x' needs a list of at least one reference"),
         ({**GOOD, "references": [["a dog"]]}, "has 2 predictions but references for 1 images"),
