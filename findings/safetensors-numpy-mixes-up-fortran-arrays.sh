@@ -2,7 +2,7 @@
 # Guess: safetensors.numpy.save keeps an array's values whatever its layout in memory, as numpy.save does.
 # Instead: an array in Fortran order, such as a transposed one, or a strided slice is written byte after byte under its logical
 # shape: it loads in the right shape with values in wrong places, without an error.
-# Seen with safetensors 0.8.0, numpy 2.4.1 (reported to its authors: issue 825). Concerns statistics and weights kept with numpy.
+# Seen with safetensors 0.8.0, numpy 2.4.6 (reported to its authors: issue 825). Concerns statistics and weights kept with numpy.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
