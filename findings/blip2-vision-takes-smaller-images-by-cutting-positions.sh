@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Guess: Blip2VisionModel refuses an image of another size than its config's, or interpolates its position table on request only.
 # Instead: a smaller image is taken, with the table cut after its first entries: at 4x4 patches instead of 8x8 the second row of
-# patches gets the positions of the first row's second half. A larger image raises. CLIP's vision model refuses both.
-# Seen with transformers 5.23.0, torch 2.13.0. Concerns processors whose size does not fit the checkpoint: the answers get worse,
-# nothing is said.
+# patches gets the positions of the first row's second half. CLIP's vision model refuses it; both refuse a larger one.
+# Seen with transformers 5.23.0, torch 2.13.0. Concerns processors whose size does not fit the checkpoint.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
