@@ -68,7 +68,7 @@ def compose_all(
         yield config
 
 
-def check_added(loader: ConfigLoader, hydra: DictConfig) -> None:
+def check_added(loader: ConfigLoader, hydra: Any) -> None:
     """Raise a ``ConfigError`` if an override of a single run replaced a reference by the key that it adds below it.
 
     The composed configuration no longer shows that, so it is composed again if an override may have.
