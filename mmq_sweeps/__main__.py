@@ -8,6 +8,7 @@ import warnings
 
 import hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -15,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from launch.plugin import launchers
-from launch.plugin.compose import check_composed
+from launch.plugin.compose import check_added, check_composed
 from launch.plugin.sweeper import check_single
 from launch.start import check_settings, start
 from launch.sweep_file import typed
@@ -35,6 +36,7 @@ def compose_and_run(config: DictConfig) -> None:
     try:
         check_composed(config, HydraConfig.get())
         check_single(HydraConfig.get(), sys.argv[1:])
+        check_added(GlobalHydra.instance().config_loader(), HydraConfig.get())
         settings = launchers.settings_of(HydraConfig.get().launcher)
         check_settings(settings)
         status = start(plan([config]), settings, typed(sys.argv))

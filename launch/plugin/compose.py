@@ -8,6 +8,7 @@ functions and in its order: groups first, then values from left to right.
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,50 @@ def compose_all(
                 _check_sweep_settings(whole, master, grids, choices)
             composed[choices] = pickle.dumps(_without_hydra(whole))
         config: DictConfig = pickle.loads(composed[choices])  # noqa: S301
+        values = [parsed[line] for line in overrides if line not in choices]
+        if replacing := [sentence for value in values if (sentence := _replaces(config, value))]:
+            raise ConfigError(replacing)
         try:
-            ConfigLoaderImpl._apply_overrides_to_config(
-                [parsed[line] for line in overrides if line not in choices], config
-            )
+            ConfigLoaderImpl._apply_overrides_to_config(values, config)
         except OmegaConfBaseException as error:
             raise ConfigCompositionException() from error
         yield config
+
+
+def check_added(loader: ConfigLoader, hydra: Any) -> None:
+    """Raise a ``ConfigError`` if an override of a single run replaced a reference by the key that it adds below it.
+
+    The composed configuration no longer shows that, so it is composed again if an override may have.
+    """
+    overrides: list[str] = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # type: ignore[assignment]
+    if any(_adds_below(override) for override in OverridesParser.create().parse_overrides(overrides)):
+        next(compose_all(loader, OmegaConf.create({"hydra": hydra}), [overrides]))
+
+
+def _adds_below(override: Override) -> bool:
+    return (override.is_add() or override.is_force_add()) and "." in override.key_or_group
+
+
+def _replaces(config: DictConfig, override: Override) -> str | None:
+    """Return a sentence if ``override`` adds a key below a reference such as ``${model.generation.caption}``.
+
+    OmegaConf would replace the reference by a node that holds the new key alone, and drop all that it refers to.
+    """
+    if not _adds_below(override):
+        return None
+    names = override.key_or_group.split(".")
+    node: Any = OmegaConf.to_container(config, resolve=False)
+    for depth, name in enumerate(names[:-1], 1):
+        node = node.get(name) if isinstance(node, dict) else None
+        if isinstance(node, str) and "${" in node:
+            key, below = ".".join(names[:depth]), ".".join(names[depth:])
+            sign, value = override.input_line.split(override.key_or_group, 1)  # type: ignore[union-attr]
+            remedy = f"give {key}=VALUE"
+            if reference := re.fullmatch(r"\$\{([\w.]+)\}", node):
+                whole = OmegaConf.is_dict(OmegaConf.select(config, reference[1]))
+                remedy = f"set {f'{sign}{reference[1]}.{below}{value}' if whole else f'{reference[1]}=VALUE'} instead"
+            return f"{override.input_line}: {key} is {node}, which {below} would replace as a whole; {remedy}."
+    return None
 
 
 def repository_of(loader: ConfigLoader, master: DictConfig) -> IConfigRepository:

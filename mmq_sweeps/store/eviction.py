@@ -80,7 +80,10 @@ class Eviction:
         return self._usage.size_bytes + size_bytes <= self.max_bytes
 
     def _fits(self, size_bytes: int, max_bytes: int) -> bool:
-        """Return True if the artifacts and ``size_bytes`` more fit; scans if the estimate is old or says no."""
+        """Return True if the artifacts and ``size_bytes`` more fit.
+
+        Scans if the estimate is old, as it is in a new process, or says that they do not.
+        """
         if self._usage.size_bytes + size_bytes <= max_bytes and time.monotonic() < self._usage.next_scan:
             return True
         return self._scan() + size_bytes <= max_bytes

@@ -102,6 +102,54 @@ def test_an_experiment_wins_over_the_defaults_and_loses_to_the_command_line(fiel
     assert value(swept, key) == [expected, overridden]
 
 
+ADDED = [
+    (
+        "+task.generation.length_penalty=2",
+        "+task.generation.length_penalty=2: task.generation is ${model.generation.caption}, which length_penalty would "
+        "replace as a whole; set +model.generation.caption.length_penalty=2 instead.",
+    ),
+    (
+        "++task.generation.num_beams=2",
+        "++task.generation.num_beams=2: task.generation is ${model.generation.caption}, which num_beams would "
+        "replace as a whole; set ++model.generation.caption.num_beams=2 instead.",
+    ),
+    (
+        "+task.prompt.text=a",
+        "+task.prompt.text=a: task.prompt is ${model.prompts.caption}, which text would replace as a whole; "
+        "set model.prompts.caption=VALUE instead.",
+    ),
+    (
+        "++method.calibration.seed=1",
+        "++method.calibration.seed=1: method.calibration is ${calibration}, which seed would replace as a whole; "
+        "set ++calibration.seed=1 instead.",
+    ),
+    (
+        "+tracker.project.name=mine",
+        "+tracker.project.name=mine: tracker.project is ${oc.env:WANDB_PROJECT,mmq-sweeps}, which name would replace as a "
+        "whole; give tracker.project=VALUE.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("added", "sentence"), ADDED)
+def test_a_key_added_below_a_reference_is_refused_with_the_key_to_set(
+    added: str, sentence: str, told: Callable[..., Told], own: Path
+) -> None:
+    key, _, text = added.partition("=")
+    gptq = ("method=gptq", *PLANNED)
+    assert told(*gptq, added)[::2] == (2, f"error: {sentence}\n")
+    assert told("-m", *gptq, f"{key}={text},{text}0")[::2] == (2, f"error: {sentence}\n")
+    write(own, "experiment/mine", f"hydra: {{sweeper: {{params: {{{key}: '{text},{text}0'}}}}}}")
+    assert told("-m", f"--config-dir={own}", "experiment=mine", *gptq)[::2] == (2, f"error: {sentence}\n")
+
+
+def test_a_key_added_where_the_reference_leads_keeps_the_others() -> None:
+    with multirun("+model.generation.caption.length_penalty=2", "++calibration.seed=1") as run:
+        (config,) = run.configs()
+    kept = {"num_beams": 1, "max_new_tokens": 40, "length_penalty": 2}
+    assert OmegaConf.to_container(config, resolve=True)["task"]["generation"] == kept
+
+
 @pytest.mark.parametrize("limit", ["4", "null"])
 @pytest.mark.parametrize(
     ("target", "reason"),
