@@ -854,7 +854,8 @@ def test_copies_of_which_one_has_no_figure_are_told(tmp_path: Path) -> None:
     empty = replace(one, metrics={"cider": {**one.metrics["cider"], "value": None, "interval": [None, None]}})
     cells = load([stored(tmp_path / "a", FULL, one), stored(tmp_path / "b", FULL, empty)])
     assert [note for note in cells.notes if f"cell {one.id} was measured 2 times with different results" in note]
-    assert any(finding.defect == "measured twice" for finding in audit(cells))
+    (told,) = [finding.sentence for finding in audit(cells) if finding.defect == "measured twice"]
+    assert "has 2 records: cider has a value in some and none in others" in told
 
 
 def test_cells_without_bits_per_weight_are_no_recommendation_and_a_family_of_them_no_report(tmp_path: Path) -> None:
