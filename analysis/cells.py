@@ -286,16 +286,19 @@ def _with_variants_named(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def conflicts(copies: pd.DataFrame) -> Iterator[tuple[str, str, float, pd.DataFrame]]:
-    """Yield cells measured with different results: id, the metric that differs most, the difference, the rows."""
+    """Yield cells measured with different results: id, the metric that differs most, the difference, the rows.
+
+    The difference is infinite if only some have a value.
+    """
     figures = [column for column in copies.columns if column.startswith(METRIC)]
     if copies.empty or not figures:
         return
     for cell, rows in copies[copies["status"] == "done"].groupby("id", sort=False):
         values = rows[figures]
         spread = values.max() - values.min()
-        # Tolerate differences from formatting or summation order. A value and none differ by an unknown amount.
-        some = values.isna().any() & values.notna().any()
-        real = spread[(spread > ROUNDING * values.abs().max()) | some]
+        spread = spread.mask(values.isna().any() & values.notna().any(), np.inf)
+        # Tolerate differences from formatting or summation order.
+        real = spread[spread > ROUNDING * values.abs().max()]
         if len(real):
             name = str(real.idxmax())
             yield str(cell), name.removeprefix(METRIC), float(real[name]), rows

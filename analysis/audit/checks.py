@@ -410,7 +410,8 @@ def _copies(cells: Cells) -> Iterator[tuple[str, _Told]]:
         if cell not in results and not [key for key in unlike if not key.startswith("versions.")]:
             continue
         metric, spread = results.get(str(cell), ("", 0.0))
-        told = [f"{metric} differs by {spread:.4g}"] if metric else []
+        apart = f"differs by {spread:.4g}" if np.isfinite(spread) else "has a value in some and none in others"
+        told = [f"{metric} {apart}"] if metric else []
         told += [f"their records differ in {_and(unlike)}"] if unlike else []
         places = ", ".join(sorted(set(rows["where"])))
         row = rows.iloc[0]

@@ -105,7 +105,9 @@ def _of_family(title: str, family: Cells, metric: str) -> Sensitivity:
     draws = quality.sign * resampled_means(scores) if usable and scores is not None else None
     measured = _Measured(quality.sign * figures, draws)
     selections = [_selection(row, family.parts) for _, row in rows.iterrows()]
-    full = int(np.flatnonzero(rows["method"] == "none")[0])
+    # Of several full-precision cells the median one, as in a frontier.
+    baselines = np.flatnonzero(rows["method"] == "none")
+    full = int(baselines[np.argmin(np.abs(figures[baselines] - np.median(figures[baselines])))])
     by_cell = {
         (row["method"], selection): index
         for index, (row, selection) in enumerate(zip(rows.to_dict("records"), selections, strict=True))

@@ -854,7 +854,8 @@ def test_copies_of_which_one_has_no_figure_are_told(tmp_path: Path) -> None:
     empty = replace(one, metrics={"cider": {**one.metrics["cider"], "value": None, "interval": [None, None]}})
     cells = load([stored(tmp_path / "a", FULL, one), stored(tmp_path / "b", FULL, empty)])
     assert [note for note in cells.notes if f"cell {one.id} was measured 2 times with different results" in note]
-    assert any(finding.defect == "measured twice" for finding in audit(cells))
+    (told,) = [finding.sentence for finding in audit(cells) if finding.defect == "measured twice"]
+    assert "has 2 records: cider has a value in some and none in others" in told
 
 
 def test_cells_without_bits_per_weight_are_no_recommendation_and_a_family_of_them_no_report(tmp_path: Path) -> None:
@@ -873,3 +874,16 @@ def test_cells_without_bits_per_weight_are_no_recommendation_and_a_family_of_the
         recommend(only, max_bpw=8)
     with pytest.raises(ValueError, match="no finished cell has both a metric and bits per weight: nothing to report"):
         content.page(only, None, "c")
+
+
+def test_damage_is_measured_from_the_full_precision_that_the_frontier_tells(tmp_path: Path) -> None:
+    cells = load([stored(tmp_path, FULL, made("gptq", {"vision": 4}, 8.0, {"cider": 5.0}))])
+    # As in a published table, which has full precision several times.
+    several = [
+        cells.frame[cells.frame["method"] == "none"].assign(id=f"full {score}", **{"metric.cider": score})
+        for score in (5.5, 5.9, 6.0)
+    ]
+    cells = cells.of(pd.concat([*several, cells.frame[cells.frame["method"] != "none"]]))
+    (damage,), (one,) = sensitivities(cells), frontiers(cells)
+    assert damage.full == one.full == 5.9
+    assert damage.alone["damage"].tolist() == pytest.approx([0.9])

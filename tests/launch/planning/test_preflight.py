@@ -29,7 +29,10 @@ def sweep(*arguments: str) -> Sweep:
         (["model.class_name=Blip3"], "model.class_name=Blip3: transformers"),
         (["method=gptq", "task.calibration_split=evaluation"], "calibration samples are also evaluated in task.split"),
         (["task.split=evaluatoin"], "evaluatoin"),
-        (["tracker=wandb", "tracker.mode=onlin"], "mode='onlin' (tracker.mode, or WANDB_MODE): Choose offline, online or disabled."),
+        (
+            ["tracker=wandb", "tracker.mode=onlin"],
+            "mode='onlin' (tracker.mode, or WANDB_MODE): Choose offline, online or disabled.",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
