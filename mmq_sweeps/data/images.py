@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +21,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 # Raised by Pillow for a file that it cannot decode, besides OSError.
 _UNDECODABLE = (SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 # Bump when the same file may get another verdict: it invalidates cached ones.
-_VERSION = 2
+_VERSION = 3
 
 # Ways in which a viewer may show a picture differently from its decoding here.
 TURNED = "an EXIF orientation, which is not applied"
@@ -31,8 +32,9 @@ _CONVERTIBLE = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
 _GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
 # Formats in which Pillow's 32-bit mode I holds 16-bit values; elsewhere it has no agreed range.
 _GREY16_AS_I = ("PNG", "PPM")
-# TIFF tags.
-_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+# TIFF tags, and the sample format of signed integers.
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_SIGNED = 2
 
 
 class ImageError(ValueError):
@@ -77,6 +79,9 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
 
     Pillow's own ``convert("RGB")`` clips 16-bit values at 255 and reveals the colour hidden by transparency.
     """
+    if image.mode == "L" and _SIGNED in _numbers(getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT)):
+        raise ImageError(path, "unsupported: signed values; save it as RGB, or as grey of 8 or 16 bits")
+    _scale_transparent(image, path)
     if image.mode in _GREY16 or (image.mode == "I" and image.format in _GREY16_AS_I):
         return _scaled(image)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or (
@@ -91,6 +96,25 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
+def _scale_transparent(image: Image.Image, path: Path) -> None:
+    """Scale the transparent value of a PNG to 8 bits like its pixels; Pillow leaves it as the file has it.
+
+    Raises ImageError for 16-bit colour, whose pixels have lost the digits that tell the value from its neighbours.
+    """
+    tiles: Any = getattr(image, "tile", ())
+    if image.format != "PNG" or "transparency" not in image.info or not tiles:
+        return
+    stored = str(tiles[0].args)
+    if stored == "RGB;16B":
+        raise ImageError(path, "unsupported: a transparent colour of 16 bits; save it as RGB, or with an alpha channel")
+    if image.mode == "L" and (narrow := re.fullmatch(r"L;([24])", stored)):
+        image.info["transparency"] *= 255 // (2 ** int(narrow[1]) - 1)
+
+
+def _numbers(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
 def _scaled(image: Image.Image) -> Image.Image:
     """Scale the full range of 16-bit grey to 0..255 in RGB; the value that a PNG marks as transparent becomes white."""
     import numpy as np  # Commands that only look for files work without numpy.
@@ -99,7 +123,7 @@ def _scaled(image: Image.Image) -> Image.Image:
     # A TIFF declares how many bits are used, and whether 0 is white.
     tags = getattr(image, "tag_v2", {})
     used = tags.get(_BITS_PER_SAMPLE, 16)
-    most = 2 ** int(used[0] if isinstance(used, tuple) else used) - 1
+    most = 2 ** int(_numbers(used)[0]) - 1
     grey = (values * 255 + most // 2) // most
     if tags.get(_PHOTOMETRIC) == 0:
         grey = 255 - grey
@@ -132,7 +156,7 @@ def inspect(
 ) -> dict[Path, Verdict]:
     """Decode every file of ``paths`` and return its verdict, in the order of ``paths``.
 
-    ``cache`` is a JSON file of verdicts by path, size and modification time; a damaged cache is rewritten. ``progress``
+    ``cache`` is a JSON file of verdicts by path, size, times and inode; a damaged cache is rewritten. ``progress``
     is called with the number of files done and their total.
     """
     asked = list(dict.fromkeys(paths))
@@ -145,10 +169,11 @@ def inspect(
         except OSError as error:
             found[path] = Verdict(_reason(path, error))
             continue
-        stamps[path] = [status.st_size, status.st_mtime_ns]
+        # Programs can set the modification time, but not the others.
+        stamps[path] = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         entry = known.get(_key(path))
-        if entry is not None and entry[:2] == stamps[path]:
-            found[path] = Verdict(entry[2], tuple(entry[3]))
+        if entry is not None and entry[:4] == stamps[path]:
+            found[path] = Verdict(entry[4], tuple(entry[5]))
     unknown = [path for path in asked if path not in found]
     # Pillow releases the GIL while it decodes.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -206,7 +231,7 @@ def _read_cache(cache: Path | None) -> dict[str, list[Any]]:
         or not isinstance(content.get("images"), dict)
     ):
         return {}
-    return {key: entry for key, entry in content["images"].items() if isinstance(entry, list) and len(entry) == 4}
+    return {key: entry for key, entry in content["images"].items() if isinstance(entry, list) and len(entry) == 6}
 
 
 def _write_cache(cache: Path, images: Mapping[str, list[Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -34,8 +35,10 @@ UNREAD_NAMES = ("LICENSE", "LICENSE.txt", "NOTICE", "USE_POLICY", "requirements.
 # modelopt).
 QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
-# Full-precision dtypes of safetensors.
-FULL_PRECISION_TYPES = ("F64", "F32", "F16", "BF16")
+# Full-precision dtypes of safetensors, and of pickled weights.
+FULL_PRECISION_TYPES = ("F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16")
+# Dtypes that only quantized values have, under any name; others may be tables of positions.
+QUANTIZED_TYPES = ("F8", "F6", "F4", "I8", "float8", "int8")
 
 
 def checkpoint_path(checkpoint: str) -> Path | str:
@@ -144,11 +147,28 @@ def _quantization_method(values: Any) -> str:
 
 
 def _stored_types(folder: Path) -> str | None:
-    for path in sorted(folder.glob("*.safetensors")):
-        for name, about in _header(path).items():
-            if name.endswith(".weight") and about["dtype"] not in FULL_PRECISION_TYPES:
-                return f"since {path.name} stores {name} as {about['dtype']}"
+    for path in weight_files(folder):
+        if path.suffix == ".safetensors":
+            types = {name: about["dtype"] for name, about in _header(path).items()}
+        else:
+            types = _pickled_types(path)
+        for name, dtype in types.items():
+            if dtype.startswith(QUANTIZED_TYPES) or (name.endswith(".weight") and dtype not in FULL_PRECISION_TYPES):
+                return f"since {path.name} stores {name} as {dtype}"
     return None
+
+
+def _pickled_types(path: Path) -> dict[str, str]:
+    """Read the dtypes of a file of pickled weights; empty if it is damaged, an error that loading the weights reports."""
+    import torch  # A slow import, needed only for such a file.
+
+    try:
+        # Values of the meta device are not read.
+        content = torch.load(path, map_location="meta", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
+        return {}
+    tensors = content.items() if isinstance(content, dict) else ()
+    return {name: str(value.dtype).removeprefix("torch.") for name, value in tensors if isinstance(value, torch.Tensor)}
 
 
 def _header(path: Path) -> dict[str, Any]:

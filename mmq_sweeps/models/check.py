@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, ImageStat
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from mmq_sweeps.memory import ran_out_of_memory
 from mmq_sweeps.models.device_map import onloaded
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.logits import are_answers
@@ -28,6 +29,8 @@ ANSWERS_ALIKE = 1e-4
 BATCH_CHANGES = {"float32": 1e-2, "float16": 0.1, "bfloat16": 0.2}
 # Bounds on the gain of contrast by preprocessing; normalising by a standard deviation of 0.25 gains 4.
 LEAST_CONTRAST, MOST_CONTRAST = 0.05, 50.0
+# Least share of the prepared values that depends on the image; a picture padded to a square may fill a small part.
+LEAST_AREA = 0.01
 # Least share of a prompt's own tokens that must be left; a processor may rewrite some text.
 LEAST_TEXT = 0.9
 # Names, and characters of a text, shown in a message.
@@ -174,13 +177,29 @@ class _Trial:
 
     def inputs(self, asked: Asked) -> Mapping[str, Any]:
         if asked not in self._inputs:
-            self._inputs[asked] = self.asking.prepare([asked])
+            with _naming(asked):
+                self._inputs[asked] = self.asking.prepare([asked])
         return self._inputs[asked]
 
     def answer(self, asked: Asked) -> tuple[Tensor, Filled]:
         if asked not in self._answers:
-            self._answers[asked] = _answered(self.asking, self.inputs(asked))
+            inputs = self.inputs(asked)
+            with _naming(asked):
+                self._answers[asked] = _answered(self.asking, inputs)
         return self._answers[asked]
+
+
+@contextmanager
+def _naming(asked: Asked) -> Iterator[None]:
+    """Name the item in the error of a model or processor that cannot take it."""
+    try:
+        yield
+    except _Misplaced:
+        raise
+    except Exception as error:
+        if ran_out_of_memory(error):
+            raise
+        raise ValueError(f"item {asked.id!r} ({_short(asked.text)}) cannot be asked: {error}") from error
 
 
 def _pictures(trial: _Trial) -> Iterator[str]:
@@ -195,6 +214,12 @@ def _pictures(trial: _Trial) -> Iterator[str]:
         return
     if all(_same(pixels[first], pixels[other]) for other in trial.others):
         yield f"{asking.checkpoint}: its {processor} prepares {first.id} and {trial.second.id} alike; {remedy}"
+        return
+    if (area := _area(pixels[first], pixels[trial.others[-1]])) < LEAST_AREA:
+        yield (
+            f"{asking.checkpoint}: only {area:.2%} of the pixel values that its {processor} prepares depend on {first.id}, so "
+            f"the model sees next to nothing; mend size and crop_size {where}"
+        )
         return
     if wrong := _other_size(asking.loaded.model, pixels[first]):
         yield f"{asking.checkpoint}: its {processor} prepares images of {wrong}; mend size {where}"
@@ -347,6 +372,16 @@ def _pixels(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _same(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
     return all(name in others and torch.equal(value, others[name]) for name, value in some.items())
+
+
+def _area(some: Mapping[str, Tensor], inverted: Mapping[str, Tensor]) -> float:
+    """Return the largest share of values that differ between the pixels of an image and of the same image inverted."""
+    shares = [
+        float((value != inverted[name]).float().mean())
+        for name, value in some.items()
+        if name in inverted and value.shape == inverted[name].shape
+    ]
+    return max(shares, default=1.0)
 
 
 def _other_size(model: nn.Module, pixels: Mapping[str, Tensor]) -> str | None:

@@ -45,6 +45,8 @@ from mmq_sweeps.models.weight_backup import room_aside
 
 SHOWN = 3
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+# Names the base and the layers of an adapter of peft.
+ADAPTER = "adapter_config.json"
 # Buffers that older releases saved and newer ones compute.
 OLD_BUFFERS = ("position_ids", "inv_freq", "masked_bias")
 NUMBERED = re.compile(r"\.\d+\.")
@@ -301,6 +303,12 @@ def _check_folder(folder: Path, revision: str | None) -> None:
         raise ValueError(f"model.checkpoint={folder}: {what}; expected {' or '.join(WEIGHT_FILES)} beside config.json")
     if not (folder / "config.json").is_file():
         raise ValueError(f"model.checkpoint={folder}: holds no config.json")
+    if (folder / ADAPTER).is_file():
+        # transformers would load it if peft is installed, and silently leave it out if not.
+        raise ValueError(
+            f"model.checkpoint={folder}: holds an adapter ({ADAPTER}), which is not measured apart from its base; merge it "
+            "(merge_and_unload of peft), save that, and give the merged checkpoint"
+        )
     if revision is None:
         return
     if not revision.startswith(PINNED):

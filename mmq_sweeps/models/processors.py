@@ -39,16 +39,33 @@ class _TakesNoVideos:
 
 
 def load_processor(checkpoint: Path | str, options: dict[str, Any]) -> Any:
-    """Return the processor of ``checkpoint``; a ValueError gives the command that installs a missing package."""
+    """Return the processor of ``checkpoint``.
+
+    A ValueError gives the command that installs a missing package, or says why the processor cannot be read. Code of the
+    checkpoint's own is never run: without an option, transformers would ask and wait for an answer.
+    """
+    options = {**options, "trust_remote_code": False}
     try:
         processor_class = None if _installed("torchvision") else _class_with_videos(checkpoint, options)
         if processor_class is None:
             return transformers.AutoProcessor.from_pretrained(checkpoint, **options)
         return _without_videos(processor_class, checkpoint, options)
-    except (ImportError, RuntimeError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:
         if (problem := missing_package(error)) is None:
-            raise
+            problem = _unreadable(error)
         raise ValueError(f"model.checkpoint={checkpoint}: its processor {problem}") from error
+
+
+def _unreadable(error: Exception) -> str:
+    text = " ".join(str(error).split()) or "no reason given"
+    if "trust_remote_code" in text:
+        return "is code of the checkpoint's own, which is not run here; give a checkpoint of a class of transformers"
+    return (
+        f"cannot be read: {type(error).__name__}: {text}; look at its tokenizer.json, tokenizer_config.json and "
+        "processor_config.json"
+    )
 
 
 def missing_package(error: Exception) -> str | None:

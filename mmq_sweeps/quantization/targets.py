@@ -252,6 +252,11 @@ def _linears_by_kind(
         if len(matching) != 1:
             what = "no layer kind" if not matching else f"{len(matching)} layer kinds"
             raise TargetError(f"{path}.{name} belongs to {what}; name it under exactly one. {one_of(kinds)}")
+        if "weight" not in dict(module.named_parameters(recurse=False)):
+            raise TargetError(
+                f"{path}.{name} computes its weight in every call (as weight_norm and pruning do), so a quantized one would be "
+                "overwritten; make the weight a parameter (remove_weight_norm, prune.remove) and save the checkpoint"
+            )
         by_kind[matching[0]][name] = (module.out_features, module.in_features)
     return by_kind
 

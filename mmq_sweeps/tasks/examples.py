@@ -120,6 +120,17 @@ class Examples:
             check_samples(samples)
             self._check_apart(self.usable(evaluated), samples)
 
+    def alike(self, evaluated: Sequence[Any]) -> int:
+        """Return how many image files of ``evaluated`` have the contents of another one."""
+        by_size: dict[int, list[Path]] = {}
+        paths = [path for example in evaluated if (path := _path(example)) is not None]
+        for path in paths:
+            by_size.setdefault(path.stat().st_size, []).append(path)
+        doubtful = [path for same in by_size.values() if len(same) > 1 for path in same]
+        digests = content_digests(doubtful)
+        counts = Counter(digests[path] for path in doubtful)
+        return sum(count for count in counts.values() if count > 1)
+
     def missing(self, evaluated: Sequence[Any]) -> dict[str, Any]:
         """Return the record's entry on unusable images: their number, the total, and the first few; empty if none."""
         bad = {path: self._unusable[path] for path in _paths(evaluated) if path in self._unusable}

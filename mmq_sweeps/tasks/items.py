@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -19,10 +20,21 @@ def problem_of_references(references: Sequence[Any]) -> str | None:
     """Return the problem of an item's right texts, or None if all are texts; empty texts are allowed."""
     if not references:
         return "it has no right text"
-    wrong = next((text for text in references if not isinstance(text, str)), None)
-    if wrong is None and all(isinstance(text, str) for text in references):
-        return None
+    if all(isinstance(text, str) for text in references):
+        broken = next((text for text in references if not is_unicode(text)), None)
+        return None if broken is None else f"one of its right texts is {text_of(broken)}, which holds half a character"
+    wrong = next(text for text in references if not isinstance(text, str))
     return f"one of its right texts is {text_of(wrong)}, not text"
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether no character of ``text`` is half a surrogate pair, which tokenizers and files refuse."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
+def is_blank(text: str) -> bool:
+    """Return whether ``text`` shows nothing: blanks, and characters without a width such as U+200B."""
+    return all(sign.isspace() or unicodedata.category(sign) in ("Cc", "Cf") for sign in text)
 
 
 def text_of(value: Any) -> str:

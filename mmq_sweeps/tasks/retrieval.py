@@ -216,7 +216,7 @@ class RetrievalTask:
         warnings = (
             *of_scores([one in wrong for one in scorer.image_ids], [one in wrong for one in scorer.text_ids]),
             *of_left_out(len(self._asked) - len(self.images), len(self._asked), left_out_for(self.notes())),
-            *self._doubtful_texts(),
+            *self._doubtful_items(),
             *self._alike(scorer, predictions),
             *self.examples.remarks(self.images),
         )
@@ -256,17 +256,21 @@ class RetrievalTask:
             *of_first("texts", "image", first(scorer.text_ids), owners),
         )
 
-    def _doubtful_texts(self) -> tuple[str, ...]:
-        """Warn about empty texts, and about texts shared by several images: a tie counts against the model."""
+    def _doubtful_items(self) -> tuple[str, ...]:
+        """Warn about empty texts, and about texts or images that occur several times: a tie counts against the model."""
         captions = self._captions
         pairs = {
             (wording, owner) for wording, owner in zip(captions.wording.tolist(), captions.owner.tolist(), strict=True)
         }
-        images = Counter(wording for wording, _ in pairs)
-        shared = sum(1 for wording in captions.wording.tolist() if images[wording] > 1)
+        holders = Counter(wording for wording, _ in pairs)
+        shared = sum(1 for wording in captions.wording.tolist() if holders[wording] > 1)
         empty = sum(1 for wording in captions.wording.tolist() if not captions.distinct[wording])
         counts = ((shared, "equal to a text of another image and tie with it"), (empty, "empty"))
-        return tuple(f"{count} of {len(captions.ids)} texts are {what}" for count, what in counts if count)
+        told = [f"{count} of {len(captions.ids)} texts are {what}" for count, what in counts if count]
+        images = self.images
+        if alike := self.examples.alike(images):
+            told.append(f"{alike} of {len(images)} images have the contents of another one and tie with it")
+        return tuple(told)
 
     @property
     def _captions(self) -> Captions:

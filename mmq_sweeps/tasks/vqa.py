@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from mmq_sweeps.metrics import AnswerScorer
 from mmq_sweeps.tasks.generation import GenerationTask, Item
-from mmq_sweeps.tasks.items import text_of
+from mmq_sweeps.tasks.items import is_blank, is_unicode, text_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,9 @@ class VqaTask(GenerationTask):
     def problem_of(self, item: Item) -> str | None:
         if not isinstance(item.question, str):
             return f"the question is {text_of(item.question)}, not text"
-        return super().problem_of(item) if item.question.strip() else "the question is empty"
+        if not is_unicode(item.question):
+            return f"the question is {text_of(item.question)}, which holds half a character"
+        return "the question is empty" if is_blank(item.question) else super().problem_of(item)
 
     def make_scorer(self, items: Sequence[Item], cache: Path) -> AnswerScorer:  # noqa: ARG002 - nothing is worth caching
         answers = {item.id: list(item.references) for item in items}

@@ -6,6 +6,7 @@ import configparser
 import functools
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from transformers.pytorch_utils import Conv1D
 
 from mmq_sweeps.config.model_catalog import model_names, read_model
@@ -24,6 +26,7 @@ from mmq_sweeps.errors import TargetError
 from mmq_sweeps.execution import environment
 from mmq_sweeps.execution.executor import execute
 from mmq_sweeps.execution.session import Sessions
+from mmq_sweeps.identity.checkpoint import checkpoint_path
 from mmq_sweeps.methods.affine import Format
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.methods.gptq import GPTQ
@@ -235,6 +238,17 @@ def test_other_modules_that_hold_a_kinds_weights_are_refused(mlp: nn.Module, hel
     assert len(language.select({**ALL, "blocks": ["front", "middle"]})) == 4
 
 
+def test_a_linear_that_computes_its_weight_is_refused() -> None:
+    """A quantized weight would be overwritten when the linear is called."""
+    linear = nn.Linear(16, 64)
+    prune.l1_unstructured(linear, "weight", amount=0.5)
+    model = nn.Module()
+    model.blocks = nn.ModuleList([nn.ModuleDict({"attention": nn.Linear(16, 16), "mlp": linear})])
+    where = {"module": ["blocks"], "blocks": [""], "attention": ["attention"], "mlp": ["mlp"], "masked": False}
+    with pytest.raises(TargetError, match=r"0\.mlp computes its weight in every call .* save the checkpoint"):
+        find_parts(model, {"language": where})
+
+
 def test_a_part_of_which_no_weight_is_in_a_linear_is_told_with_what_holds_them() -> None:
     block = Block(Conv1D(64, 32))
     block.attention = Conv1D(32, 32)
@@ -431,6 +445,33 @@ def test_a_package_that_a_processor_needs_is_named_with_its_command_before_weigh
     config = {**read_model("smolvlm2_2_2b"), "checkpoint": str(checkpoint), "dtype": "float32"}
     with pytest.raises(ValueError, match=r"its processor needs num2words.* pip install 'mmq-sweeps\[smolvlm\]'"):
         load_model(config)
+
+
+OWN_CODE = {"auto_map": {"AutoProcessor": "own.Own"}, "processor_class": "Own"}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("tokenizer.json", None, "cannot be read: ValueError: Couldn't instantiate the backend tokenizer"),
+        ("tokenizer.json", "{}", "cannot be read: KeyError: 'added_tokens'; look at its tokenizer.json"),
+        ("processor_config.json", OWN_CODE, "is code of the checkpoint's own"),
+    ],
+)
+def test_a_processor_that_cannot_be_read_is_an_error_of_one_line_without_a_question(
+    file: str, content: str | dict[str, Any] | None, message: str, tmp_path: Path
+) -> None:
+    config = read_model("tiny_llava")
+    folder = shutil.copytree(checkpoint_path(config["checkpoint"]), tmp_path / "copy")
+    path = folder / file
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(json.loads(path.read_text()) | content))
+    with pytest.raises(ValueError, match=f"^model.checkpoint={folder}: its processor ") as error:
+        load_model({**config, "checkpoint": str(folder), "revision": None})
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

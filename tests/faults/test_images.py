@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +144,16 @@ def test_verdicts_of_an_earlier_version_are_not_believed(tmp_path: Path) -> None
     assert path in problems([path], cache)
 
 
+def test_a_picture_that_is_broken_under_its_old_size_and_time_is_found(tmp_path: Path) -> None:
+    path = saved(tmp_path / "one.png", Image.fromarray(GREY), "RGB")
+    cache, status = tmp_path / "verdicts.json", path.stat()
+    assert problems([path], cache) == {}
+    time.sleep(0.01)  # so that the file's change time, which has the clock's ticks, differs
+    path.write_bytes(b"\0" * status.st_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert problems([path], cache) == {path: "not an image"}
+
+
 def test_readers_show_what_the_file_shows(tmp_path: Path) -> None:
     write_vqav2(tmp_path)
     reader = VqaV2(root=str(tmp_path), split="val2014")
@@ -240,3 +253,35 @@ def test_ranks_of_other_images_or_too_few_are_refused(
         task.score(missing, tmp_path)
     with pytest.raises(ValueError, match=r"1 ranks are for items that were not asked for, for example 'other'"):
         task.score(ranks | {"other": '{"rank": 0}'}, tmp_path)
+def write_png(path: Path, depth: int, colour: int, row: bytes, key: bytes) -> Path:
+    """A PNG of one row of four pixels with a transparent value, at a depth that Pillow does not write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", 4, 1, depth, colour, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"tRNS", key), (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b""))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks))
+    return path
+
+
+@pytest.mark.parametrize(("depth", "row"), [(2, b"\x1b"), (4, b"\x01\x23")])
+def test_a_shade_of_few_bits_that_is_called_transparent_is_white(depth: int, row: bytes, tmp_path: Path) -> None:
+    """Pillow scales the pixels to 8 bits, and not the value that is transparent."""
+    found = pixels(write_png(tmp_path / "key.png", depth, 0, row, b"\0\1"))[0, :, 0].tolist()
+    step = 255 // (2**depth - 1)
+    assert found == [0, 255, 2 * step, 3 * step]
+
+
+def test_what_loses_the_digits_of_a_transparent_colour_is_refused(tmp_path: Path) -> None:
+    path = write_png(tmp_path / "deep.png", 16, 2, b"\x4e\x20" * 12, b"\x4e\x20" * 3)
+    with pytest.raises(ImageError, match=r"deep\.png: unsupported: a transparent colour of 16 bits; save it as RGB"):
+        open_image(path)
+
+
+def test_signed_shades_are_refused(tmp_path: Path) -> None:
+    """Pillow reads them as unsigned, so that black and white change places in the middle."""
+    path = tmp_path / "signed.tif"
+    Image.fromarray(GREY[..., 0]).save(path, tiffinfo={339: 2})
+    with pytest.raises(ImageError, match=r"signed\.tif: unsupported: signed values; save it as RGB"):
+        open_image(path)

@@ -150,6 +150,8 @@ def test_text_that_holds_no_special_token_stays_as_it_is(loaded: LoadedModel) ->
         (["what"], r'the question is \["what"\], not text'),
         ("", "the question is empty"),
         (" \n", "the question is empty"),
+        ("\u200b \u00ad", "the question is empty"),
+        ("a \ud800 b", r'the question is "a \\ud800 b", which holds half a character'),
     ],
     ids=str,
 )
@@ -432,6 +434,21 @@ def test_captions_that_two_images_share_are_counted_at_the_recalls(composed: Com
     one = replace(one)
     one.__dict__["_asked"] = [first, second, replace(third, references=("", *third.references[1:]))]
     assert_warned(one, ranks, tmp_path, "1 of 15 texts are empty")
+
+
+def test_images_of_equal_contents_are_counted_at_the_recalls(task: Callable[..., Any], tmp_path: Path) -> None:
+    own = (
+        "task=flickr30k_retrieval",
+        "model=tiny_blip2_itm",
+        "component=vision_connector",
+        "task.limit=4",
+        "task.shortlist=4",
+    )
+    one = task(*own)
+    first, second, *_ = one.images
+    second.path.write_bytes(first.path.read_bytes())
+    ranks = {item: '{"rank": 0}' for image in one.images for item in (image.id, *(f"{image.id}/{n}" for n in range(5)))}
+    assert_warned(one, ranks, tmp_path, "2 of 4 images have the contents of another one and tie with it")
 
 
 def assert_warned(task: Any, predictions: dict[str, str], cache: Path, warning: str) -> None:

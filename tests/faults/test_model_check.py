@@ -219,6 +219,24 @@ def test_weights_that_let_nothing_of_the_image_through(
     assert "so it does not see its images" in problem
 
 
+def test_a_picture_that_fills_next_to_nothing_of_what_the_model_sees(composed: Composed, tmp_path: Path) -> None:
+    """Made small and then cut out at the model's size, it is a spot on black."""
+    folder = copied("tiny_llava", tmp_path)
+    image_processor(size={"shortest_edge": 4})(folder)
+    (problem,) = found(composed, folder)
+    assert "only 0.69% of the pixel values that its CLIPImageProcessorPil prepares depend on" in problem
+    assert "mend size and crop_size" in problem
+
+
+def test_an_item_that_the_model_cannot_take_is_named(loaded: LoadedModel, composed: Composed) -> None:
+    asking, first, second = generation(loaded, composed)
+    long = replace(second, text="a red " * 1000)
+    with pytest.raises(
+        ValueError, match=rf"item '{second.id}' \('a red .*\.\.\.'\) cannot be asked: index out of range"
+    ):
+        list(problems(asking, first, long, "", []))
+
+
 def test_nothing_of_a_blind_model_is_recorded(composed: Composed, tmp_path: Path) -> None:
     folder = copied("tiny_blip2", tmp_path)
     drop_query_tokens(folder)
@@ -531,6 +549,37 @@ def test_weights_that_are_stored_in_eight_bits_need_no_configuration(
     name = "vision_model.encoder.layers.0.mlp.fc1.weight"
     rewrite(folder, lambda weights: {**weights, name: weights[name].to(dtype)})
     assert_refused(composed, folder, monkeypatch, f"is quantized already, since model.safetensors stores {name} as ")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_eight_bits_count_under_any_name_and_in_pickled_files(
+    composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, dtype: torch.dtype
+) -> None:
+    folder = copied("tiny_blip2", tmp_path)
+    name = "query_tokens"
+    rewrite(folder, lambda weights: {**weights, name: weights[name].to(dtype)})
+    if file == "pytorch_model.bin":
+        torch.save(load_file(folder / "model.safetensors"), folder / file)
+        (folder / "model.safetensors").unlink()
+    assert_refused(composed, folder, monkeypatch, f"is quantized already, since {file} stores {name} as ")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickled_weights_of_full_precision_are_taken(composed: Composed, tmp_path: Path, zipped: bool) -> None:
+    folder = copied("tiny_blip2", tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    (folder / "model.safetensors").unlink()
+    assert found(composed, folder) == []
+
+
+def test_an_adapter_is_refused(composed: Composed, tmp_path: Path) -> None:
+    """With peft installed it would be loaded, without peft be left out, and the cells have one id."""
+    folder = copied("tiny_blip2", tmp_path)
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "elsewhere"}')
+    with pytest.raises(ValueError, match=r"holds an adapter \(adapter_config.json\).*give the merged checkpoint"):
+        load_model(settings(composed, folder)["model"])
 
 
 def assert_refused(composed: Composed, folder: Path, monkeypatch: pytest.MonkeyPatch, message: str) -> None:
