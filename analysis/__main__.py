@@ -59,6 +59,8 @@ def table(arguments: argparse.Namespace) -> None:
     if arguments.json:
         console.out(json_text(table_rows), highlight=False)
         return
+    if not table_rows:
+        _warn(f"{' '.join(arguments.source)}: no cell has finished or failed yet")
     if arguments.markdown:
         console.out(markdown(table_rows), highlight=False)
         return

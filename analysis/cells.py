@@ -13,6 +13,7 @@
 | ``definition.NAME`` | the published script that the metric equals, if several share its name |
 | ``count.NAME``, ``warnings.NAME`` | the metric's number of items, and warnings about it, a line each |
 | ``higher.NAME`` | true if higher is better; missing means true |
+| ``main`` | the first metric that the cell was asked for; missing means the first of the source's columns |
 | ``created``, ``where`` | time of measurement, and the file or URL of the record |
 | ``setting`` | hash of the full model and task configuration; cells that differ in it are not compared |
 | ``settings`` | that configuration as JSON, by command-line names |
@@ -41,6 +42,7 @@ from mmq_sweeps.reporting.table import definition_note
 FULL_PRECISION_BITS = 16
 PARTS = ("vision", "connector", "language")
 BITS, METRIC, WARNINGS, DEFINITION = "bits.", "metric.", "warnings.", "definition."
+MAIN = "main"
 WHOLE = {"blocks": "front+middle+end", "layers": "attention+mlp"}
 # Cells that agree in these columns and in ``setting``, which some sources lack, are comparable.
 FAMILY = ("source", "model", "task")
@@ -89,7 +91,11 @@ class Cells:
 
     @property
     def metrics(self) -> list[str]:
-        return [column.removeprefix(METRIC) for column in self.frame.columns if column.startswith(METRIC)]
+        """Metrics of any cell; the one that most cells have as their main one is first."""
+        named = [column.removeprefix(METRIC) for column in self.frame.columns if column.startswith(METRIC)]
+        # The order of columns depends on the cells of other families that the same source holds.
+        asked = self.frame[MAIN].dropna().mode() if MAIN in self.frame else pd.Series(dtype=object)
+        return sorted(named, key=lambda name: asked.empty or name != asked.iloc[0])
 
     def of(self, rows: pd.DataFrame) -> Cells:
         """Return the same cells restricted to ``rows``, without columns that are now empty."""

@@ -6,7 +6,8 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,32 @@ def export(arguments: argparse.Namespace) -> None:
 
 
 def _write(frame: pd.DataFrame, out: Path, what: str) -> None:
-    getattr(frame, WRITERS[out.suffix])(out, index=False)
+    with _written(out) as temporary:
+        getattr(frame, WRITERS[out.suffix])(temporary, index=False)
     line(output_console(), f"{len(frame)} {what}, {len(frame.columns)} columns: {out}")
+
+
+@contextmanager
+def _written(out: Path) -> Iterator[Path]:
+    """Give a temporary file beside ``out`` that replaces it once it is whole; errors name ``out``."""
+    temporary = out.with_name(f"{out.stem}.{os.getpid()}{out.suffix}")
+    with _named(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(out)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(out: Path) -> Iterator[None]:
+    """Name ``out`` in errors of the system, of which those about a full disk name no file."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise OSError(f"--out {out}: cannot be written: {reason}") from error
 
 
 def frontier(arguments: argparse.Namespace) -> None:
@@ -179,10 +204,11 @@ def figures(arguments: argparse.Namespace) -> None:
     from analysis.figures import catalog, interactive, paper
 
     plots = catalog.figures(_cells(arguments), arguments.metric, arguments.only)
-    arguments.out.mkdir(parents=True, exist_ok=True)
     written = []
-    for plot in plots:
-        written += [*paper.save(plot, arguments.out), interactive.save(plot, arguments.out)]
+    with _named(arguments.out):
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        for plot in plots:
+            written += [*paper.save(plot, arguments.out), interactive.save(plot, arguments.out)]
     if arguments.experiment:
         drawn = {plot.name.split("-")[0] for plot in plots}
         for name in catalog.FIGURES.keys() - drawn:
@@ -205,10 +231,8 @@ def report(arguments: argparse.Namespace) -> None:
         progress.say("reading cells")
         told = content.page(_cells(arguments), arguments.metric, command, arguments.images, progress.say)
     text = page.render(told)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f"{out.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(out)
+    with _written(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     if arguments.json:
         _told({"report": str(out), "bytes": len(text.encode())})
         return

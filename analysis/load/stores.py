@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import BITS, DEFINITION, FULL_PRECISION_BITS, METRIC, VARIANT, WARNINGS, Cells, History, Items
+from analysis.cells import BITS, DEFINITION, FULL_PRECISION_BITS, MAIN, METRIC, VARIANT, WARNINGS, Cells, History, Items
 from analysis.load import cache
 from analysis.load import overrides as commands
 from analysis.load.overrides import overrides
@@ -72,6 +72,8 @@ def row_of(record: Record, where: str) -> dict[str, Any]:
         "missing": (record.notes.get("missing") or {}).get("items", 0),
         "error": (record.error or {}).get("class"),
     }
+    if record.metrics:
+        row[MAIN] = next(iter(record.metrics))
     for part in record.cell["model"]["parts"]:
         selection = record.cell["parts"].get(part)
         row[f"{BITS}{part}"] = selection["bits"] if selection else FULL_PRECISION_BITS

@@ -32,7 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     request(store, started.id, started.created, [state.name for state in running])
     signalled = [state for state in running if _signal(state)]
     cancelled = scheduler.cancel(job.id for job in jobs.submitted(store, started.id))
-    told = [f"sweep {started.id}: asked {_count(len(running), 'worker')} to stop after the cell at hand"]
+    asked = f"asked {_count(len(running), 'worker')} to stop after the cell at hand" if running else "no worker runs"
+    told = [f"sweep {started.id}: {asked}"]
     if signalled:
         told.append(f"{len(signalled)} of them on this machine")
     if cancelled:

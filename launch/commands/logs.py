@@ -19,7 +19,9 @@ CHOICES = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("cell", metavar="CELL", help="a cell's id or the first letters of it")
+    parser.add_argument(
+        "cell", metavar="CELL", help="a cell's id, as in STORE/cells and --json, or the first letters of it"
+    )
     parser.add_argument("--store", default="runs", help="the store's folder (runs)")
 
 

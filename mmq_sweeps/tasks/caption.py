@@ -22,4 +22,4 @@ class CaptionTask(GenerationTask):
 
     def make_scorer(self, items: Sequence[Item], cache: Path) -> CaptionScorer:
         references = {item.id: list(item.references) for item in items}
-        return CaptionScorer(references, metrics=sorted(set(self.metrics)), cache_dir=cache)
+        return CaptionScorer(references, metrics=self.metrics, cache_dir=cache)

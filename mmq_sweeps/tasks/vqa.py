@@ -49,4 +49,4 @@ class VqaTask(GenerationTask):
     def make_scorer(self, items: Sequence[Item], cache: Path) -> AnswerScorer:  # noqa: ARG002 - nothing is worth caching
         answers = {item.id: list(item.references) for item in items}
         kinds = {item.id: item.kind for item in items}
-        return AnswerScorer(answers, metrics=sorted(set(self.metrics)), types=kinds)
+        return AnswerScorer(answers, metrics=self.metrics, types=kinds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import sys
@@ -103,6 +104,20 @@ def test_not_significantly_worse_are_cells_within_the_budget_only(tmp_path: Path
     (within,) = recommend(cells, max_bpw=4.0)
     assert within.as_good["bpw_paper"].max() <= 4.0
     assert "none" not in set(within.as_good["method"])
+
+
+@pytest.mark.parametrize("first", [("cider", "bleu_4"), ("bleu_4", "cider")])
+def test_the_main_metric_is_the_first_that_was_asked_for_whatever_else_the_store_holds(
+    tmp_path: Path, first: tuple[str, str]
+) -> None:
+    values = {name: 5.8 if name == "cider" else 0.7 for name in first}
+    others = [made("none", {}, 16.0, {name: 0.5}, names=("m", "a")) for name in reversed(first)]
+    mine = [made("none", {}, 16.0, values), made("rtn", WHOLE4, 4.67, values)]
+    cells = load([stored(tmp_path, *others, *mine)])
+    main = [one.metric for one in frontiers(cells) if "m, t" in one.title]
+    assert main == [first[0]]
+    heads = [word for word in shown(*mine).split() if word in ("CIDEr", "bleu_4")]
+    assert [name.lower() for name in heads] == list(first)
 
 
 # Cells that narrow a part are not the cells of their bits.
@@ -619,6 +634,25 @@ def test_a_view_has_a_name_that_is_taken_and_the_frontier_of_its_direction(tmp_p
 
 
 # Commands that take minutes.
+
+
+@pytest.mark.parametrize("writes", [["export", "cells.csv"], ["export", "cells.parquet"], ["report", "page.html"]])
+def test_a_file_that_cannot_be_written_is_named_and_the_earlier_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], writes: list[str]
+) -> None:
+    source, out = stored(tmp_path / "store", FULL), tmp_path / "out" / writes[1]
+    run(monkeypatch, writes[0], "--source", source, "--out", out)
+    before = out.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", full)
+        with pytest.raises(SystemExit, match="2"):
+            run(monkeypatch, writes[0], "--source", source, "--out", out)
+    assert f"error: --out {out}: cannot be written: No space left on device" in capsys.readouterr().err
+    assert (out.read_bytes(), list(out.parent.iterdir())) == (before, [out])
 
 
 def test_a_report_says_what_it_is_doing(tmp_path: Path) -> None:

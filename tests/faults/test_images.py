@@ -253,6 +253,8 @@ def test_ranks_of_other_images_or_too_few_are_refused(
         task.score(missing, tmp_path)
     with pytest.raises(ValueError, match=r"1 ranks are for items that were not asked for, for example 'other'"):
         task.score(ranks | {"other": '{"rank": 0}'}, tmp_path)
+
+
 def write_png(path: Path, depth: int, colour: int, row: bytes, key: bytes) -> Path:
     """A PNG of one row of four pixels with a transparent value, at a depth that Pillow does not write."""
 

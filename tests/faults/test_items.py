@@ -454,3 +454,12 @@ def test_images_of_equal_contents_are_counted_at_the_recalls(task: Callable[...,
 def assert_warned(task: Any, predictions: dict[str, str], cache: Path, warning: str) -> None:
     for result in task.score(predictions, cache).values():
         assert warning in result.warnings
+
+
+@pytest.mark.parametrize("asked", [("cider", "bleu_4"), ("bleu_4", "cider")])
+def test_the_first_metric_that_is_asked_for_is_the_first_of_the_record(
+    task: Callable[..., Any], tmp_path: Path, asked: tuple[str, str]
+) -> None:
+    found = task("task=coco_caption", "task.limit=2", f"task.metrics=[{','.join(asked)}]")
+    scores = found.score({item.id: "a dog" for item in found.items}, tmp_path)
+    assert tuple(scores) == asked
