@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmq_sweeps.reporting.table import METRIC_LABELS, WARNED, by_family, definition_note, title
+from mmq_sweeps.reporting.table import WARNED, by_family, definition_note, warning_notes
 
 Row = dict[str, Any]
 
@@ -47,11 +47,7 @@ def _pivot(family: list[Row], named: str, metric: str) -> str:
         lines.append(_line([method, parts, *(", ".join(values.get(width, [])) for width in columns)]))
     if left_out:
         lines += ["", f"{left_out} cells of mixed bit-widths are not shown."]
-    warned = [
-        f"{WARNED} {title(row)}, {METRIC_LABELS.get(metric, metric)}: {text}"
-        for row in measured
-        for text in row["metrics"][metric].get("warnings", ())
-    ]
+    warned = warning_notes((row, metric, row["metrics"][metric]) for row in measured)
     notes = [*definition_note(metric, [row["metrics"][metric].get("definition") for row in measured]), *warned]
     if notes:
         lines += ["", *(f"- {_escaped(text)}" for text in notes)]

@@ -85,6 +85,13 @@ def _read(path: Path, size: int, changed: int) -> _Captions:  # noqa: ARG001 - t
         file = check_text(path, where, "file_name", name)
         images.append((check_id(path, where, image), file, str(entry.get("coco_url", ""))))
     known = {image for image, *_ in images}
+    owners: dict[str, int | str] = {}
+    for image, file, _ in images:
+        if owners.setdefault(file, image) != image:
+            raise ValueError(
+                f"{path}: images {owners[file]!r} and {image!r} have one file_name, {file!r}, so one picture would be scored "
+                "as two; give each id a file of its own"
+            )
     texts: dict[int | str, list[Any]] = {}
     for index, entry in enumerate(listed(path, content, "annotations", _EXPECTED)):
         image, caption = fields(path, f"annotations[{index}]", entry, ("image_id", "caption"), _EXPECTED)

@@ -208,6 +208,11 @@ def _pictures(trial: _Trial) -> Iterator[str]:
     processor = type(asking.loaded.processor.image_processor).__name__
     where = "in the checkpoint's processor_config.json or preprocessor_config.json"
     remedy = f"mend rescale_factor, image_mean and image_std {where}"
+    spread = getattr(asking.loaded.processor.image_processor, "image_std", None) or ()
+    spread = list(spread) if isinstance(spread, (list, tuple)) else [spread]
+    if any(float(value) <= 0 for value in spread):
+        yield f"{asking.checkpoint}: its {processor} divides pixels by image_std={spread}, which turns pictures round; {remedy}"
+        return
     pixels = {asked: _pixels(trial.inputs(asked)) for asked in (first, *trial.others)}
     if not pixels[first]:
         yield f"{asking.checkpoint}: its processor prepares no pixel values for {first.id}, so the model sees no image"

@@ -22,6 +22,8 @@ from mmq_sweeps.store.record import Record
 # Without a terminal, rich would assume 80 columns.
 FILE_WIDTH = 200
 SIGNIFICANT, WARNED = "*", "!"
+# Cells named with a warning that they share.
+SHARED_SHOWN = 3
 FOOTNOTE = f"{SIGNIFICANT} differs from full precision (paired 95% bootstrap interval without zero)"
 METRIC_LABELS = {
     "cider": "CIDEr",
@@ -172,13 +174,27 @@ def notes(family: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield f"{METRIC_LABELS.get(name, name)}: lower is better"
     for name in dict.fromkeys(name for _, name, _ in metrics):
         yield from definition_note(name, [metric.get("definition") for _, other, metric in metrics if other == name])
-    for row, name, metric in metrics:
-        yield from (
-            f"{WARNED} {title(row)}, {METRIC_LABELS.get(name, name)}: {text}" for text in metric.get("warnings", ())
-        )
+    yield from warning_notes(metrics)
     for row, _, metric in metrics:
         if "not_compared" in metric:
             yield f"{title(row)} is not compared with full precision: {metric['not_compared']}"
+
+
+def warning_notes(metrics: Iterable[tuple[dict[str, Any], str, dict[str, Any]]]) -> Iterator[str]:
+    """Yield each warning with the cells and metrics that it is about, given ``(row, metric's name, metric)``.
+
+    A sentence that several cells share is said once.
+    """
+    about: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    for row, name, metric in metrics:
+        for text in metric.get("warnings", ()):
+            cells, labels = about.setdefault(text, ({}, {}))
+            cells[title(row)] = None
+            labels[METRIC_LABELS.get(name, name)] = None
+    for text, (cells, labels) in about.items():
+        titles = [*cells][:SHARED_SHOWN]
+        more = f" and {len(cells) - SHARED_SHOWN} more" if len(cells) > SHARED_SHOWN else ""
+        yield f"{WARNED} {'; '.join(titles)}{more}, {', '.join(labels)}: {text}"
 
 
 def definition_note(metric: str, definitions: Iterable[str | None]) -> Iterator[str]:

@@ -286,6 +286,15 @@ def test_an_image_id_that_two_files_have_is_refused_with_both(tmp_path: Path) ->
         len(CocoCaptions(root=str(tmp_path), split="val2017"))
 
 
+def test_a_file_that_two_image_ids_have_is_refused_with_both(tmp_path: Path) -> None:
+    def one_file(content: Any) -> None:
+        content["images"][1]["file_name"] = content["images"][0]["file_name"]
+
+    edit(write_coco(tmp_path), one_file)
+    with pytest.raises(ValueError, match=r"images 37 and 9 have one file_name, '000000000037.jpg'"):
+        len(CocoCaptions(root=str(tmp_path), split="val2017"))
+
+
 def test_ids_that_two_entries_have_are_refused_in_every_reader(tmp_path: Path) -> None:
     images = [karpathy_image(place, "test", name, cocoid=1) for place, name in enumerate(("a.jpg", "b.jpg"))]
     write_json(tmp_path / "dataset_coco.json", {"images": images})

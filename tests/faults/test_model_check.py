@@ -181,8 +181,9 @@ def test_features_do_not_go_to_the_next_row_of_a_batch(loaded: LoadedModel, comp
         (image_processor(image_std=[1e9] * 3), "so the model sees next to nothing"),
         (image_processor(rescale_factor=1 / 255**2), "so the model sees next to nothing"),
         (image_processor(do_rescale=False), "so the model sees extremes only"),
+        (image_processor(image_std=[-0.25] * 3), "divides pixels by image_std=[-0.25, -0.25, -0.25]"),
     ],
-    ids=["black", "divided away", "rescaled twice", "not rescaled"],
+    ids=["black", "divided away", "rescaled twice", "not rescaled", "inverted"],
 )
 def test_an_image_processor_that_loses_the_picture(
     composed: Composed, tmp_path: Path, spoil: Callable[[Path], None], message: str, task: str

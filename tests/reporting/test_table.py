@@ -114,3 +114,17 @@ def test_of_many_metrics_only_the_first_stands_beside_its_difference() -> None:
     told = console.file.getvalue()  # type: ignore[attr-defined]
     assert [label in told for label in ("TR@1", "TR@10", "IR@1", "IR@10")] == [True] * 4
     assert told.count("-0.2500*") == 1
+
+
+def test_a_warning_that_cells_share_is_said_once() -> None:
+    """With the first three cells and the number of the others; a warning of a single cell names that one."""
+    cells = [record(float(bits), 1.0, vision=bits) for bits in (2, 3, 4, 5, 8)]
+    for one in cells:
+        one.metrics["cider"]["warnings"] = ["10 texts tie"]
+    cells[0].metrics["cider"]["warnings"].append("all answers are empty")
+    out = StringIO()
+    show(rows(cells, lambda _: items(cells[0])), Console(file=out, width=120))
+    lines = [line for line in out.getvalue().splitlines() if line.startswith("!")]
+    assert len(lines) == 2
+    assert lines[0].endswith("gptq vision 4 and 2 more, CIDEr: 10 texts tie")
+    assert lines[1] == "! gptq vision 2, CIDEr: all answers are empty"
