@@ -43,7 +43,7 @@ from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.memory import peak_memory, reset_peak_memory
 from mmq_sweeps.models.__main__ import count, describe, draw_models
 from mmq_sweeps.models.shapes import Shape, build_on_meta, find_shape
-from mmq_sweeps.quantization.units import load
+from mmq_sweeps.quantization.stored_units import load
 from mmq_sweeps.reporting.progress import Progress
 from mmq_sweeps.reporting.table import output_console
 from mmq_sweeps.store.store import Store

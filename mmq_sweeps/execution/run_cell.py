@@ -18,7 +18,7 @@ from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.memory import asked_bytes, format_bytes, peak_memory, ran_out_of_memory
 from mmq_sweeps.metrics import MetricResult
 from mmq_sweeps.quantization import size
-from mmq_sweeps.quantization.units import QuantizedWeights
+from mmq_sweeps.quantization.stored_units import QuantizedWeights
 from mmq_sweeps.reporting.progress import Reporter
 from mmq_sweeps.store.record import Record
 

@@ -26,8 +26,8 @@ from mmq_sweeps.methods.affine import QuantizedWeight
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.quantization.quantize import quantize_units
 from mmq_sweeps.quantization.requests import Request, requests
+from mmq_sweeps.quantization.stored_units import QuantizedWeights, load, unit_bytes
 from mmq_sweeps.quantization.targets import Part, find_parts
-from mmq_sweeps.quantization.units import QuantizedWeights, load, unit_bytes
 from mmq_sweeps.reporting.progress import Reporter
 from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.locks import Artifact

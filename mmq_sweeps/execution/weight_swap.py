@@ -8,7 +8,7 @@ from typing import Any
 
 from mmq_sweeps.methods.affine import QuantizedWeight
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.quantization.units import Dequantized
+from mmq_sweeps.quantization.stored_units import Dequantized
 
 
 class WeightSwap:

@@ -21,8 +21,8 @@ from mmq_sweeps.quantization import statistics
 from mmq_sweeps.quantization.calibration import BlockRunner, Pass, SharedStats, block_statistics, capture
 from mmq_sweeps.quantization.requests import Request
 from mmq_sweeps.quantization.solve import PackedUnit, solve_unit
+from mmq_sweeps.quantization.stored_units import Dequantized, read_unit
 from mmq_sweeps.quantization.targets import Part, Unit
-from mmq_sweeps.quantization.units import Dequantized, read_unit
 from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.store import Store
 

@@ -37,7 +37,7 @@ class Task(Protocol):
     def check_model(self, loaded: LoadedModel) -> Iterator[str]:
         """Ask ``loaded`` a few items at full precision before any cell runs; yield each problem as a sentence.
 
-        Called after ``check``. ``mmq_sweeps.models.check`` lists the checks.
+        Called after ``check``. ``mmq_sweeps.models.model_check`` lists the checks.
         """
         ...
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
 from mmq_sweeps.metrics import MetricResult
 from mmq_sweeps.metrics.degenerate import of_left_out, of_logits
-from mmq_sweeps.models import check
-from mmq_sweeps.models.check import Asked, Asking
+from mmq_sweeps.models import model_check
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.logits import watching_logits
+from mmq_sweeps.models.model_check import Asked, Asking
 from mmq_sweeps.models.plain_text import plain_text
 from mmq_sweeps.tasks.base import Predictions, Progress
 from mmq_sweeps.tasks.examples import Examples, Prepared, decoded, split_up
@@ -149,7 +149,7 @@ class GenerationTask(ABC):
         items = self.items
         longest = max(items, key=lambda item: len(item.prompt))
         others = (item for item in [longest, *items] if item.example is not items[0].example)
-        yield from check.problems(
+        yield from model_check.problems(
             Asking(loaded, prepare, answer, prompted=True, batched=self.batch_size > 1),
             Asked(items[0].id, items[0].example.image, items[0].prompt_for(loaded.processor)),
             Asked(longest.id, next(others, longest).example.image, longest.prompt_for(loaded.processor)),

@@ -26,9 +26,9 @@ from mmq_sweeps.metrics import MetricResult, RetrievalScorer
 from mmq_sweeps.metrics.captions import check_items
 from mmq_sweeps.metrics.degenerate import of_first, of_left_out, of_scores
 from mmq_sweeps.metrics.ranks import NEVER, Ranks
-from mmq_sweeps.models import check
-from mmq_sweeps.models.check import Asked, Asking
+from mmq_sweeps.models import model_check
 from mmq_sweeps.models.loading import LoadedModel
+from mmq_sweeps.models.model_check import Asked, Asking
 from mmq_sweeps.models.retriever import Retriever, Texts
 from mmq_sweeps.tasks.base import Predictions, Progress
 from mmq_sweeps.tasks.examples import Examples, Prepared, decoded, split_up
@@ -143,7 +143,7 @@ class RetrievalTask:
         other = next((one for one in [owner, *images] if one is not example), owner)
         for answer in (similar, matching):
             found = list(
-                check.problems(
+                model_check.problems(
                     Asking(loaded, prepare, answer, prompted=False, batched=True),
                     Asked(example.id, example.image, text),
                     Asked(other.id, other.image, longest),

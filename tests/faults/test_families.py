@@ -33,8 +33,8 @@ from mmq_sweeps.methods.gptq import GPTQ
 from mmq_sweeps.models import processors
 from mmq_sweeps.models.loading import load_model
 from mmq_sweeps.quantization.calibration import BlockRunner, block_statistics, capture
+from mmq_sweeps.quantization.stored_units import load
 from mmq_sweeps.quantization.targets import Part, find_parts
-from mmq_sweeps.quantization.units import load
 from mmq_sweeps.reporting.progress import Progress
 from mmq_sweeps.store.claims import Claims
 from mmq_sweeps.store.record import Record

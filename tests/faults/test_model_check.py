@@ -20,11 +20,11 @@ from launch.planning import preflight as launch_check
 from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.execution.checks import model_problems
 from mmq_sweeps.execution.executor import execute, quiet_libraries
-from mmq_sweeps.execution.model_checks import model_problems
 from mmq_sweeps.execution.session import Session
-from mmq_sweeps.models.check import Asked, Asking, problems
 from mmq_sweeps.models.loading import LoadedModel, load_model
+from mmq_sweeps.models.model_check import Asked, Asking, problems
 from mmq_sweeps.quantization.targets import find_parts
 from mmq_sweeps.reporting.progress import Progress
 from mmq_sweeps.store.claims import Claims
@@ -637,6 +637,6 @@ def generation(loaded: LoadedModel, composed: Composed) -> tuple[Asking, Asked, 
         return []
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmq_sweeps.models.check.problems", keep)
+        patch.setattr("mmq_sweeps.models.model_check.problems", keep)
         assert list(task.check_model(loaded)) == []
     return captured[0], captured[1], captured[2]

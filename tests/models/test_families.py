@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmq_sweeps.models.check import Filled
+from mmq_sweeps.models.model_check import Filled
 from mmq_sweeps.quantization.calibration import BlockRunner, capture
 from mmq_sweeps.quantization.targets import find_parts
 from tests.models.toys import BATCH, FAMILIES, IMAGE_TOKEN, LENGTH, PADDED, toy_batch, toy_model

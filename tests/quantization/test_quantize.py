@@ -23,8 +23,8 @@ from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization import quantize, solve
 from mmq_sweeps.quantization.calibration import block_statistics, capture
 from mmq_sweeps.quantization.requests import problems
+from mmq_sweeps.quantization.stored_units import load
 from mmq_sweeps.quantization.targets import Part
-from mmq_sweeps.quantization.units import load
 from mmq_sweeps.reporting.progress import Progress
 from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.store import Store

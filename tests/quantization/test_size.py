@@ -13,8 +13,8 @@ from mmq_sweeps.execution.session import Session
 from mmq_sweeps.methods.affine import Format, round_nearest
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization.size import measure
+from mmq_sweeps.quantization.stored_units import load
 from mmq_sweeps.quantization.targets import Part
-from mmq_sweeps.quantization.units import load
 from mmq_sweeps.reporting.progress import Progress
 from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.store import Store
