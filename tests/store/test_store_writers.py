@@ -73,6 +73,13 @@ def test_killed_writers_lose_at_most_the_cell_they_were_in(tmp_path: Path) -> No
     assert all(store.artifacts.read(one.kind, one.key) is not None for one in artifacts(tmp_path))
     assert len(artifacts(tmp_path)) == 15
     assert 150 <= len(list((tmp_path / "log").iterdir())) <= 150 + kills
-    assert not list((tmp_path / "locks" / "cells").glob("*.json"))
+    # Killed between its record and its lock's release, a process leaves a lock of a finished cell, which nobody waits for.
+    left = [path.stem for path in (tmp_path / "locks" / "cells").glob("*.json")]
+    assert len(left) <= kills
+    for cell in left:
+        assert store.record(cell) is not None
+        lock = store.lock("cells", cell)  # Its owner is dead.
+        assert lock is not None
+        lock.release()
     assert store.locks.pins() == set()
     assert not said
