@@ -71,6 +71,8 @@ class ModelConfig:
     # Whether the checkpoint's generation_config.json (sampling, penalties, suppressed tokens ...) applies beneath
     # task.generation; false: only the ids of its special tokens are taken from there.
     inherit_generation: bool = False
+    # false: run cells without asking the model a few items first; every figure then carries a warning.
+    check: bool = field(default=True, metadata=LABEL)
     # Prompts and generation settings for captions and answers; empty for a model that cannot generate. Labels, because
     # the task contains those that it uses.
     prompts: dict[str, str] = field(default_factory=dict, metadata=LABEL)

@@ -51,12 +51,17 @@ def run_cell(cell: Cell, session: Session, progress: Reporter) -> tuple[Record, 
     record = replace(
         new_record(cell),
         status="done",
-        metrics={name: _summary(result) for name, result in metrics.items()},
+        metrics={name: _summary(result.warned(*_unchecked(session))) for name, result in metrics.items()},
         size=measured_size,
         seconds=seconds,
         notes=session.task.notes() | _solver_notes(quantized),
     )
     return record, _items(predictions, metrics)
+
+
+def _unchecked(session: Session) -> tuple[str, ...]:
+    """Return the warning that every figure carries if the check of the model was switched off."""
+    return () if session.loaded.config.get("check", True) else ("the model was not checked first (model.check=false)",)
 
 
 def new_record(cell: Cell) -> Record:

@@ -28,6 +28,7 @@ from mmq_sweeps.models.model_check import Asked, Asking, problems
 from mmq_sweeps.quantization.targets import find_parts
 from mmq_sweeps.reporting.progress import Progress
 from mmq_sweeps.store.claims import Claims
+from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 
 EMBEDDED = Path(__file__).parents[2] / "mmq_sweeps" / "models" / "embedded"
@@ -250,6 +251,24 @@ def test_nothing_of_a_blind_model_is_recorded(composed: Composed, tmp_path: Path
         execute(sweep.cells, sweep, Claims(store), progress, lambda _: None)
     assert len(error.value.problems) == 1
     assert [store.record(cell.id) for cell in sweep.cells] == [None] * len(sweep.cells)
+
+
+def test_a_model_that_is_not_checked_on_request_has_a_warning_at_every_figure(
+    composed: Composed, tmp_path: Path
+) -> None:
+    folder = copied("tiny_blip2", tmp_path)
+    drop_query_tokens(folder)
+    overrides = ("method=none", "model.check=false", f"store.dir={tmp_path / 'store'}")
+    sweep = plan([OmegaConf.create(settings(composed, folder, *overrides))])
+    records: list[Record] = []
+    with Progress(1) as progress:
+        execute(sweep.cells, sweep, Claims(Store.open(tmp_path / "store")), progress, records.append)
+    (record,) = records
+    assert record.done, record.error
+    assert all(
+        "the model was not checked first (model.check=false)" in metric["warnings"]
+        for metric in record.metrics.values()
+    )
 
 
 def test_nobody_helps_with_the_cells_of_a_blind_model(composed: Composed, tmp_path: Path) -> None:
