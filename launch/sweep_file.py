@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.planning.plan import Plan
+from mmq_sweeps.config.overrides import as_written
 from mmq_sweeps.config.sweep import Sweep
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.store.store import Store
@@ -60,7 +61,7 @@ def typed(arguments: Sequence[str]) -> str:
     """Return a command line as a person types it: ``.../PACKAGE/__main__.py`` becomes ``python -m PACKAGE``."""
     program = Path(arguments[0])
     if program.name == "__main__.py":
-        return shlex.join(["python", "-m", program.parent.name, *arguments[1:]])
+        return shlex.join(["python", "-m", program.parent.name, *as_written(arguments[1:])])
     return shlex.join(arguments)
 
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from launch.planning.structures import assignment_source
 from launch.plugin import launchers
 from launch.plugin.compose import check_added, check_composed
 from launch.plugin.sweeper import check_single
@@ -22,6 +23,7 @@ from launch.start import check_settings, start
 from launch.sweep_file import typed
 from mmq_sweeps.config import schema
 from mmq_sweeps.config.hydra_errors import explain, is_bad_input
+from mmq_sweeps.config.overrides import as_written, kept_apart
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.errors import ConfigError, StoreError
@@ -39,7 +41,7 @@ def compose_and_run(config: DictConfig) -> None:
         check_added(GlobalHydra.instance().config_loader(), HydraConfig.get())
         settings = launchers.settings_of(HydraConfig.get().launcher)
         check_settings(settings)
-        status = start(plan([config]), settings, typed(sys.argv))
+        status = start(plan([config], assignment_source(HydraConfig.get())), settings, typed(sys.argv))
     except (ConfigError, StoreError, OmegaConfBaseException) as error:
         # Handled here, because Hydra prints a line of its own about an exception that leaves this function.
         tell(error)
@@ -50,7 +52,7 @@ def compose_and_run(config: DictConfig) -> None:
 
 def tell(error: BaseException) -> None:
     """Write ``error`` to standard error, a line per problem."""
-    sys.stderr.writelines(f"error: {line}\n" for line in explain(error, sys.argv[1:]))
+    sys.stderr.writelines(f"error: {line}\n" for line in explain(error, as_written(sys.argv[1:])))
 
 
 def options_first(arguments: list[str]) -> list[str]:
@@ -70,7 +72,8 @@ def main() -> None:
     if "--version" in sys.argv[1:]:
         sys.stdout.write(f"{told_versions()}\n")
         return
-    sys.argv[1:] = options_first(["output=json" if argument == "--json" else argument for argument in sys.argv[1:]])
+    given = ["output=json" if argument == "--json" else argument for argument in sys.argv[1:]]
+    sys.argv[1:] = kept_apart(options_first(given))
     # Waiting OpenMP threads sleep instead of spinning; with spinning, a cell takes fifty times as long if all cores are busy
     # (docs/decisions.md). Torch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -91,17 +91,12 @@ def _of_methods(sweep: Sweep, unchecked: list[str]) -> Iterator[str]:
 
 def _of_one(cell: Cell, parts: Mapping[str, Any]) -> Iterator[str]:
     from mmq_sweeps.config.instantiate import build
-    from mmq_sweeps.quantization.requests import problems, requests
+    from mmq_sweeps.quantization.requests import calibration_problems, problems, requests
 
     for part, selection in cell.parts.items():
         try:
-            method = build("method", cell.method_node)
-            if method.needs_statistics and cell.calibration is None:
-                yield (
-                    f"method={cell.names['method']}: needs statistics, so its yaml must say calibration: ${{calibration}}"
-                )
-                continue
-            yield from problems(requests(replace(cell, parts={part: selection}), method, parts))
+            found = requests(replace(cell, parts={part: selection}), build, parts)
+            yield from calibration_problems(found) or problems(found)
         except ValueError as error:
             yield str(error)
 

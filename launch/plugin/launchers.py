@@ -15,6 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from launch.planning.structures import assignment_source
 from launch.plugin.compose import compose_all
 from launch.plugin.sweeper import GridSweeper
 from launch.start import check_settings, start
@@ -42,7 +43,7 @@ class SweepLauncher(Launcher):
             raise ConfigError("the sweep is empty: an axis names no value, so there is nothing to run.")
         settings = settings_of(self.config.hydra.launcher)
         check_settings(settings)
-        sweep = plan(self._composed(job_overrides))
+        sweep = plan(self._composed(job_overrides), assignment_source(self.config.hydra))
         status = start(sweep, settings, typed(sys.argv), len(job_overrides))
         if status:
             # Exit, since the sweep has reported all failures; Hydra would repeat the first with its traceback.

@@ -21,6 +21,7 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from launch.plugin.compose import repository_of
+from mmq_sweeps.config.overrides import kept_apart
 from mmq_sweeps.errors import ConfigError, unknown
 
 SETTINGS = ("params", "grids")
@@ -141,7 +142,7 @@ def axes_of_grids(settings: Mapping[str, Any]) -> list[list[str]]:
         if not isinstance(axes, Mapping):
             raise ConfigError(f"hydra.sweeper: {axes!r} is no mapping from keys to choices, such as {{bits: '2,3'}}.")
     sets = [{**(params or {}), **axes} for axes in grids or [{}]]
-    return [[f"{key}={_choices(str(key), choices)}" for key, choices in axes.items()] for axes in sets]
+    return [kept_apart(f"{key}={_choices(str(key), choices)}" for key, choices in axes.items()) for axes in sets]
 
 
 def _choices(key: str, choices: Any) -> str:

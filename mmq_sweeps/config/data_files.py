@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mmq_sweeps.config.assignment import calibration_of
 from mmq_sweeps.config.instantiate import declaration, find_class
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.contents import content_digests
@@ -44,7 +45,7 @@ def data_files(config: Mapping[str, Any]) -> DataFiles | None:
     given = {name: value for name, value in data.items() if name != "_target_"}
     evaluation = _digest(_Data(reader, {**given, "split": task["split"]}), _evaluated(task))
     calibration = None
-    drawn = config["method"].get("calibration")
+    drawn = calibration_of(config)
     if drawn is not None and "calibration_split" in task:
         draw = {"count": drawn.get("samples"), "seed": drawn.get("seed")}
         calibration = _digest(_Data(reader, {**given, "split": task["calibration_split"]}, draw), _Choice(None))

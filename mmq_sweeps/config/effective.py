@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mmq_sweeps.config.assignment import parts_of
 from mmq_sweeps.config.data_files import DataFiles
 from mmq_sweeps.config.instantiate import declaration
 from mmq_sweeps.config.schema import CalibrationConfig, ModelConfig, PartConfig
-from mmq_sweeps.identity.cell import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, Cell
+from mmq_sweeps.config.widths import widths
+from mmq_sweeps.identity.assignment import (
+    FULL_PRECISION_BITS,
+    TENSOR_PARTS,
+    Rule,
+    Setting,
+    Structure,
+    numbered_of,
+    rules_of_slots,
+    rules_of_units,
+)
+from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.identity.declared import Declared, declared, declared_by
+from mmq_sweeps.identity.hashing import digest
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
 
 NONE = "none"
@@ -28,18 +41,11 @@ def cell_of(config: Mapping[str, Any], files: DataFiles | None = None, read: Rea
         ConfigError: a class does not exist.
     """
     classes = _Classes(read)
-    method = dict(config["method"])
-    calibration = method.pop("calibration", None)
-    quantizes = method["_target_"] != NONE
-    parts = {
-        part: {
-            "bits": selection["bits"],
-            "blocks": sorted(selection["blocks"], key=BLOCK_GROUPS.index),
-            "layers": sorted(selection["layers"], key=LAYER_KINDS.index),
-            **_group_size(selection, method),
-        }
-        for part, selection in _in_model_order(config)
-        if quantizes and selection["bits"] != FULL_PRECISION_BITS
+    methods = _Methods(classes)
+    rules = {
+        part: found
+        for part in parts_of(config["model"])
+        if part in config["component"] and (found := _rules(config["component"][part], config["method"], methods, part))
     }
     model = _counting(MODEL, config["model"])
     model["parts"] = {part: _counting(PART, where) for part, where in model["parts"].items()}
@@ -51,15 +57,107 @@ def cell_of(config: Mapping[str, Any], files: DataFiles | None = None, read: Rea
     if files is not None:
         task["files"] = files.evaluation
     names = {"model": config["model"]["name"], "task": config["task"]["name"], "method": NONE}
-    if not parts:
+    if not rules:
         return Cell(model, task, {}, None, None, names)
-    named = classes.counting("method", method, LABEL)
-    names["method"] = _shown(named["_target_"])
-    inputs = None
-    if calibration is not None:
-        calibration = _counting(CALIBRATION, calibration) | ({"files": files.calibration} if files is not None else {})
+    main = next(iter(rules.values()))[0].setting.method
+    used = list(dict.fromkeys(rule.setting.method for found in rules.values() for rule in found))
+    parts = {part: _selection(found, main, methods) for part, found in rules.items()}
+    for part in TENSOR_PARTS:
+        if part in parts:
+            parts[part]["module"] = config["model"][part]
+    names["method"] = _method_names(rules, methods)
+    calibration = inputs = None
+    drawn = next((methods.calibration[key] for key in used if methods.calibration[key] is not None), None)
+    if drawn is not None:
+        calibration = _counting(CALIBRATION, drawn) | ({"files": files.calibration} if files is not None else {})
         inputs = classes.inputs(config["task"])
-    return Cell(model, task, parts, named, calibration, names, inputs, {named["_target_"]: method["_target_"]})
+    uncalibrated = [methods.known_as(key) for key in used if methods.calibration[key] is None]
+    places = {methods.known_as(key): methods.place[key] for key in used}
+    # Said only if it is not plain from `calibration`.
+    uncalibrated = sorted(set(uncalibrated)) if calibration is not None else []
+    return Cell(model, task, parts, methods.node[main], calibration, names, inputs, places, uncalibrated)
+
+
+class _Methods:
+    """The methods of a configuration, by a key of their counting fields."""
+
+    def __init__(self, classes: _Classes) -> None:
+        self._classes = classes
+        self.node: dict[str, dict[str, Any]] = {}
+        self.calibration: dict[str, Mapping[str, Any] | None] = {}
+        self.place: dict[str, str] = {}
+
+    def key(self, at: str, node: Mapping[str, Any], group_size: Any) -> tuple[str, Any]:
+        """Register ``node``, at ``at`` of the configuration; return its key and the group size that it has no field for."""
+        own = dict(node)
+        calibration = own.pop("calibration", None)
+        counting = self._classes.counting(at, own, LABEL)
+        if group_size is not None and "group_size" in counting:
+            counting["group_size"], group_size = group_size, None
+        key = digest(counting)
+        self.node[key], self.calibration[key], self.place[key] = counting, calibration, own["_target_"]
+        return key, group_size
+
+    def known_as(self, key: str) -> str:
+        name: str = self.node[key]["_target_"]
+        return name
+
+
+def _rules(selection: Mapping[str, Any], common: Mapping[str, Any], methods: _Methods, part: str) -> list[Rule]:
+    """Return the canonical rules of a part; empty at full precision."""
+
+    def setting(bits: int, own: Mapping[str, Any]) -> Setting | None:
+        node = own.get("method") or common
+        if bits == FULL_PRECISION_BITS or node["_target_"] == NONE:
+            return None
+        at = f"component.{part}.method" if own.get("method") else "method"
+        return Setting(bits, *methods.key(at, node, own["group_size"]))
+
+    if part in TENSOR_PARTS:
+        own = setting(selection["bits"], selection)
+        return [Rule(own)] if own is not None else []
+    by_slot = widths(selection)
+    made = {bits: setting(bits, selection) for bits in set(by_slot.values())}
+    slots = {slot: found for slot, bits in by_slot.items() if (found := made[bits]) is not None}
+    if not selection.get("units"):
+        return rules_of_slots(slots)
+    found = selection["structure"]
+    structure = Structure(found["blocks"], tuple((block, kind) for block, kind in found["units"]))
+    units = {unit: slots[slot] for slot, inside in structure.slots().items() if slot in slots for unit in inside}
+    for label, given in selection["units"].items():
+        (unit,) = numbered_of([label])
+        own = given if given["group_size"] is not None else {**given, "group_size": selection["group_size"]}
+        units.pop(unit, None)
+        if (own_setting := setting(given["bits"], own)) is not None:
+            units[unit] = own_setting
+    return rules_of_units(units, structure)
+
+
+def _selection(rules: Sequence[Rule], main: str, methods: _Methods) -> dict[str, Any]:
+    """Return the selection of ``rules``, in which the method ``main`` and its group size go without saying."""
+    found = [{"bits": rule.setting.bits, **rule.where(), **_differs(rule.setting, main, methods)} for rule in rules]
+    return found[0] if len(found) == 1 else {"rules": found}
+
+
+def _differs(setting: Setting, main: str, methods: _Methods) -> dict[str, Any]:
+    own, usual = methods.node[setting.method], methods.node[main]
+    found = {} if setting.group_size is None else {"group_size": setting.group_size}
+    if setting.method == main:
+        return found
+    if {**own, "group_size": None} == {**usual, "group_size": None} and "group_size" in own:
+        return {"group_size": own["group_size"]}
+    return {**found, "method": own}
+
+
+def _method_names(rules: Mapping[str, Sequence[Rule]], methods: _Methods) -> str:
+    """Name the methods of a cell, with their parts if there are several: ``rtn (vision), gptq (connector, language)``."""
+    parts: dict[str, list[str]] = {}
+    for part, found in rules.items():
+        for name in dict.fromkeys(_shown(methods.known_as(rule.setting.method)) for rule in found):
+            parts.setdefault(name, []).append(part)
+    if len(parts) == 1:
+        return next(iter(parts))
+    return ", ".join(f"{name} ({', '.join(inside)})" for name, inside in parts.items())
 
 
 class _Classes:
@@ -90,14 +188,3 @@ def _shown(known_as: str) -> str:
     module, _, name = known_as.rpartition(".")
     last = module.rpartition(".")[2]
     return last if last.replace("_", "").lower() == name.lower() else known_as
-
-
-def _in_model_order(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return the selections of the model's parts, in the model's order."""
-    return [(part, config["component"][part]) for part in config["model"]["parts"] if part in config["component"]]
-
-
-def _group_size(selection: Mapping[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a part's own group size; empty if it equals the method's."""
-    own = selection["group_size"]
-    return {} if own is None or own == method.get("group_size") else {"group_size": own}

@@ -24,7 +24,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from mmq_sweeps.config.paths import conf_dir
-from mmq_sweeps.config.schema import BITS_CHOICES
+from mmq_sweeps.config.widths import BITS_CHOICES
 from mmq_sweeps.errors import ConfigError, StoreError, unknown
 from mmq_sweeps.identity.cell import BLOCK_GROUPS, LAYER_KINDS
 

@@ -26,9 +26,7 @@ class SharingPath:
         """Compute the path of a cell."""
         # Without metrics: the outputs of parts do not depend on them.
         task = digest({key: value for key, value in cell.task.items() if key != "metrics"})
-        return SharingPath(
-            cell, cell.id, (digest(cell.model), task, *(cell.part_key(part) for part in cell.model["parts"]))
-        )
+        return SharingPath(cell, cell.id, (digest(cell.model), task, *(cell.part_key(part) for part in cell.order)))
 
 
 def in_order(cells: Iterable[Cell]) -> list[SharingPath]:

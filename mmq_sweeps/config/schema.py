@@ -16,15 +16,16 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
+from mmq_sweeps.config import widths
+from mmq_sweeps.config.assignment import parts_of
 from mmq_sweeps.config.paths import conf_dir
+from mmq_sweeps.config.widths import BITS_CHOICES, is_width
 from mmq_sweeps.errors import one_of, unknown
-from mmq_sweeps.identity.cell import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, TENSOR_PARTS
 from mmq_sweeps.identity.roles import LABEL
 from mmq_sweeps.metrics import metric_names
 
-BITS = (2, 3, 4, 5, 6, 7, 8, FULL_PRECISION_BITS)
 RETRY = ("failed", "all", "none")
-BITS_CHOICES = f"choose 2 to 8, or {FULL_PRECISION_BITS} for full precision."
 OUTPUT = ("table", "json")
 GROUP_SIZES = ("tensor", "channel")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -81,12 +82,17 @@ class ModelConfig:
 
 @dataclass
 class PartSelection:
-    """Selection of a part's linears, and their bit-width."""
+    """Selection of a part's linears, and their bit-widths and method."""
 
-    bits: int = MISSING
+    bits: Any = MISSING  # a number, or a mapping over block groups and layer kinds: widths.py
+    # What is given as component.PART.bits.KEY; it wins over bits.
+    bits_at: dict[str, Any] = field(default_factory=dict)
     blocks: list[str] = field(default_factory=lambda: list(BLOCK_GROUPS))
     layers: list[str] = field(default_factory=lambda: list(LAYER_KINDS))
     group_size: Any = None  # tensor, channel or a number of input columns; null: the method's own
+    method: Any = None  # an option of conf/method; null: that of the cell
+    # What is given as component.PART.method.FIELD.
+    method_fields: dict[str, Any] = field(default_factory=dict)
     if_present: bool = False  # skip, instead of an error, if the model has no such part
 
 
@@ -114,6 +120,7 @@ class Config:
 
     model: ModelConfig = MISSING
     component: dict[str, PartSelection] = field(default_factory=dict)
+    assignment: str | None = None
     method: Any = MISSING
     task: Any = MISSING
     tracker: Any = MISSING
@@ -149,13 +156,23 @@ def problems(config: Mapping[str, Any]) -> list[str]:
         example = "'model.parts.vision={module: [PATH], blocks: [PATH], attention: [NAME], mlp: [NAME]}'"
         return [*found, f"model.parts: {model['name']} names none; give its parts, for instance {example}"]
     found += [f"model.parts.{part}.blocks=[]: names no path." for part, where in parts.items() if not where["blocks"]]
-    if config["method"]["_target_"] != "none" and not set(config["component"]) & set(parts):
-        found.append(f"component: selects no part of {model['name']}. {one_of(parts)}")
+    known = parts_of(model)
+    if config["method"]["_target_"] != "none" and not set(config["component"]) & set(known):
+        found.append(f"component: selects no part of {model['name']}. {one_of(known)}")
     for part, selection in config["component"].items():
-        if part not in parts and not selection["if_present"]:
-            found.append(f"component: {unknown('part', part, parts)[:-1]}, the parts of {model['name']}.")
-        found += _selection_problems(f"component.{part}", selection)
+        if part not in known:
+            found += _absent_problems(part, selection, config["bits"], model["name"], known)
+        found += _selection_problems(part, selection, config["bits"])
     return found
+
+
+def _absent_problems(part: str, selection: Mapping[str, Any], common: int, model: str, known: list[str]) -> list[str]:
+    """Refuse a part that the model lacks, unless it may be absent and was given no width of its own."""
+    own = selection["bits_at"] or selection["bits"] not in (common, FULL_PRECISION_BITS)
+    if selection["if_present"] and not own:
+        return []
+    given = f".{part}.bits={selection['bits']}" if selection["if_present"] else ""
+    return [f"component{given}: {unknown('part', part, known)[:-1]}, the parts of {model}."]
 
 
 def _type_problems(config: Mapping[str, Any]) -> list[str]:
@@ -195,7 +212,7 @@ def _choice_problems(config: Mapping[str, Any]) -> list[str]:
         found.append(
             f"model.max_memory={max_memory}: give what each place may hold, for instance {{0: 20GB, cpu: 40GB}}."
         )
-    if config["bits"] not in BITS:
+    if not is_width(config["bits"]):
         found.append(f"bits={config['bits']}: {BITS_CHOICES}")
     return found
 
@@ -331,10 +348,14 @@ def _models() -> dict[str, dict[str, Any]]:
     return {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in paths}  # type: ignore[misc]
 
 
-def _selection_problems(key: str, selection: Mapping[str, Any]) -> list[str]:
-    found = []
-    if selection["bits"] not in BITS:
-        found.append(f"{key}.bits={selection['bits']}: {BITS_CHOICES}")
+def _selection_problems(part: str, selection: Mapping[str, Any], common: int) -> list[str]:
+    key, found = f"component.{part}", []
+    if part in TENSOR_PARTS:
+        if (isinstance(selection["bits"], Mapping) or selection["bits_at"]) or (
+            not is_width(selection["bits"]) and selection["bits"] != common
+        ):
+            found.append(f"{key}.bits={selection['bits_at'] or selection['bits']}: is one tensor; {BITS_CHOICES}")
+        return [*found, *_group_size_problems(key, selection["group_size"])]
     for name, choices in (("blocks", BLOCK_GROUPS), ("layers", LAYER_KINDS)):
         values = selection[name]
         if not values:
@@ -344,7 +365,10 @@ def _selection_problems(key: str, selection: Mapping[str, Any]) -> list[str]:
             found.append(
                 f"{key}.{name}=[{', '.join(values)}]: names one twice, so its linears would be selected twice."
             )
-    size = selection["group_size"]
+    return [*found, *widths.problems(key, selection, common), *_group_size_problems(key, selection["group_size"])]
+
+
+def _group_size_problems(key: str, size: Any) -> list[str]:
     if size not in (None, *GROUP_SIZES) and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        found.append(f"{key}.group_size={size}: choose {', '.join(GROUP_SIZES)} or a positive number of input columns.")
-    return found
+        return [f"{key}.group_size={size}: choose {', '.join(GROUP_SIZES)} or a positive number of input columns."]
+    return []

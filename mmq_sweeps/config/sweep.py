@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mmq_sweeps.config.assignment import Source, assign, calibration_of
 from mmq_sweeps.config.data_files import DataFiles, data_files
 from mmq_sweeps.config.effective import cell_of
 from mmq_sweeps.config.ordering import in_order
@@ -65,11 +66,16 @@ class Sweep:
         return Sweep(tuple(cells), configs, dict(content["settings"]))
 
 
-def plan(configs: Iterable[DictConfig]) -> Sweep:
-    """Check all configurations and compose their cells; raise a single ConfigError with the problems of all."""
+def plan(configs: Iterable[DictConfig], source: Source | None = None) -> Sweep:
+    """Check all configurations and compose their cells; raise a single ConfigError with the problems of all.
+
+    ``source`` finds the methods and units that assignments name; without it, methods of this package and no units.
+    """
     plain = [_resolved(config) for config in configs]
     _name_checkpoints([config["model"] for config in plain])
-    found = [problem for config in plain for problem in problems(config)]
+    source = source or Source()
+    # A configuration that is wrong in itself is not assigned.
+    found = [problem for config in plain for problem in problems(config) or assign(config, source)]
     settings = {key: plain[0][key] for key in OF_THE_SWEEP}
     for key in OF_THE_SWEEP:
         if any(config[key] != settings[key] for config in plain):
@@ -124,7 +130,7 @@ def _data_files(configs: Sequence[dict[str, Any]]) -> list[DataFiles | None]:
     known: dict[str, DataFiles | None] = {}
     found, missing = [], []
     for config in configs:
-        task, calibration = config["task"], config["method"].get("calibration")
+        task, calibration = config["task"], calibration_of(config)
         asked = {name: task.get(name) for name in ("_target_", "data", "split", "limit", "calibration_split")}
         key = digest([asked, calibration])
         try:

@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.sweep import changed_files
 from mmq_sweeps.errors import ConfigError, StoreError
 from mmq_sweeps.execution.session import Session, Sessions
@@ -17,6 +16,7 @@ from mmq_sweeps.identity.cell import Cell, digest
 from mmq_sweeps.memory import ran_out_of_memory
 from mmq_sweeps.models.model_check import called
 from mmq_sweeps.quantization.calibration import capture
+from mmq_sweeps.quantization.requests import calibration_problems
 from mmq_sweeps.quantization.requests import problems as format_problems
 from mmq_sweeps.quantization.targets import Part, Unit
 from mmq_sweeps.store.attempts import CrashCounter
@@ -110,13 +110,11 @@ class Checks:
 def _of_cell(cell: Cell, session: Session) -> list[str]:
     if cell.method is None:
         return []
-    method = build("method", cell.method_node)
-    if method.needs_statistics and cell.calibration is None:
-        return [f"method={cell.names['method']}: needs statistics, so its yaml must say calibration: ${{calibration}}"]
     try:
-        return format_problems(session.requests(cell))
+        requests = session.requests(cell)
     except ValueError as error:
         return [str(error)]
+    return calibration_problems(requests) or format_problems(requests)
 
 
 def _check_task(session: Session, calibrations: list[Mapping[str, Any]]) -> None:
@@ -177,7 +175,7 @@ def _without_effect(parts: Mapping[str, Part], cells: Sequence[Cell], reached: s
 
 def _without_calibration(session: Session, cells: Sequence[Cell]) -> Iterator[str]:
     """Yield selected linears that no calibration pass runs; raise for passes that cannot be replayed block by block."""
-    calibrated = [cell for cell in cells if cell.calibration and build("method", cell.method_node).needs_statistics]
+    calibrated = [cell for cell in cells if any(request.method.needs_statistics for request in session.requests(cell))]
     if not calibrated:
         return
     selected = list(_selected(session.parts, calibrated))

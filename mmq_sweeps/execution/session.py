@@ -76,7 +76,7 @@ class Session:
             # A sweep has many cells and few quantizations of each part.
             key = cell.part_key(part)
             if key not in self._requests:
-                self._requests[key] = requests(cell, build("method", cell.method_node), self.parts, [part])
+                self._requests[key] = requests(cell, build, self.parts, [part])
             found += self._requests[key]
         return found
 

@@ -6,36 +6,69 @@ and run once: ``method=none`` at four bit-widths, or ``bits=16``, all give the f
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-FULL_PRECISION_BITS = 16
-BLOCK_GROUPS = ("front", "middle", "end")
-LAYER_KINDS = ("attention", "mlp")
+from mmq_sweeps.identity.assignment import (
+    BLOCK_GROUPS,
+    FULL_PRECISION_BITS,
+    LAYER_KINDS,
+    TENSOR_PARTS,
+    bits_label,
+    rules_in,
+    selects,
+)
+from mmq_sweeps.identity.hashing import digest
+
+__all__ = ["BLOCK_GROUPS", "FULL_PRECISION_BITS", "LAYER_KINDS", "Cell", "MethodRule", "bits_label", "digest"]
 # Part of every id. Raise it when the same configuration starts to mean a different computation.
 SEMANTICS = 5
 
 
-def digest(value: object) -> str:
-    """Return the hexadecimal SHA-256 of ``value`` as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+@dataclass(frozen=True)
+class MethodRule:
+    """A rule of a part with its method spelled out.
+
+    ``method`` has the fields of the method, the rule's group size among them, and the declared name as ``_target_``.
+    ``group_size`` is set only if the method has no such field. ``key`` is the method's place in the configuration.
+    """
+
+    rule: Mapping[str, Any]
+    method: dict[str, Any]
+    calibrated: bool
+    group_size: int | str | None
+    key: str
+
+    @property
+    def bits(self) -> int:
+        """The bit-width."""
+        width: int = self.rule["bits"]
+        return width
+
+    def selects(self, block: int, group: str, kind: str) -> bool:
+        """Return True if the rule selects the unit ``kind`` of block ``block``, which lies in ``group``."""
+        return selects(self.rule, block, group, kind)
+
+    @property
+    def normal(self) -> dict[str, Any]:
+        """The rule apart from its method."""
+        left = {name: value for name, value in self.rule.items() if name not in ("method", "group_size")}
+        return left if self.group_size is None else {**left, "group_size": self.group_size}
 
 
 @dataclass(frozen=True)
 class Cell:
     """Effective configuration of a measurement: a model, a task, and a method and bit-width for each quantized linear.
 
-    * ``parts``: quantized part -> ``{"bits", "blocks", "layers"}``, plus ``"group_size"`` if it differs from the method's.
-      Parts at full precision are absent.
-    * ``method``: the method's fields, with the name its class declares (``known_as``) as ``_target_``; None at full precision.
-    * ``calibration``: None unless the method is calibrated.
+    * ``parts``: quantized part -> its selection (``assignment.py``). Parts at full precision are absent.
+    * ``method``: the fields of the first rule's method, with the name its class declares (``known_as``) as ``_target_``;
+      None at full precision. A rule with another method has it in its selection.
+    * ``calibration``: None unless a method is calibrated.
     * ``inputs``: the task's fields that determine the calibration data; None without calibration.
     * ``names``: for display; not part of the id.
     * ``places``: declared class name -> dotted path; not part of the id.
+    * ``uncalibrated``: declared names of the methods that take no calibration data; follows from ``method`` and ``parts``.
     """
 
     model: dict[str, Any]
@@ -46,6 +79,7 @@ class Cell:
     names: dict[str, str]
     inputs: dict[str, Any] | None = None
     places: dict[str, str] = field(default_factory=dict)
+    uncalibrated: list[str] = field(default_factory=list)
 
     def baseline(self) -> Cell:
         """Return the cell of the same model and task at full precision."""
@@ -69,34 +103,61 @@ class Cell:
         return digest(self.effective)[:12]
 
     @property
-    def method_node(self) -> dict[str, Any]:
-        """The method as a node for ``build``, its class given by dotted path; raises ValueError at full precision."""
-        if self.method is None:
-            raise ValueError("a cell at full precision has no method")
-        name = self.method["_target_"]
-        fields = {key: value for key, value in self.method.items() if key != "_version_"}
+    def order(self) -> list[str]:
+        """Names of the model's parts in the order in which they run, and then of quantized single tensors."""
+        return [*self.model["parts"], *(part for part in TENSOR_PARTS if part in self.parts)]
+
+    def rules(self, part: str) -> list[MethodRule]:
+        """Return the rules of ``part``, with the method of each; empty at full precision."""
+        return [self._spelled_out(part, rule) for rule in rules_in(self.parts[part])] if part in self.parts else []
+
+    def _spelled_out(self, part: str, rule: Mapping[str, Any]) -> MethodRule:
+        method, size = dict(rule.get("method") or self.method or {}), rule.get("group_size")
+        if size is not None and "group_size" in method:
+            method["group_size"], size = size, None
+        key = f"component.{part}.method" if "method" in rule else "method"
+        return MethodRule(rule, method, self.calibration is not None and self._calibrates(method), size, key)
+
+    def _calibrates(self, method: Mapping[str, Any]) -> bool:
+        return method["_target_"] not in self.uncalibrated
+
+    def node(self, method: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``method``, as it stands in a rule, as a node for ``build``, its class given by dotted path."""
+        name = method["_target_"]
+        fields = {key: value for key, value in method.items() if key != "_version_"}
         return {**fields, "_target_": self.places.get(name, name)}
 
-    def pass_key(self, part: str) -> str:
+    def pass_key(self, part: str, calibrated: bool = True) -> str:
         """Return the key of a calibration pass over ``part``; it serves every method and format."""
-        return self._key("pass", self._sampled, part=part)
+        return self._key("pass", self._sampled(calibrated), part=part)
 
     def statistics_key(self, unit: str) -> str:
         """Return the key of a unit's input statistics at full precision; they serve every method and format."""
-        return self._key("statistics", self._sampled, unit=unit)
+        return self._key("statistics", self._sampled(True), unit=unit)
 
-    def unit_key(self, unit: str, format: Mapping[str, Any], behind: Mapping[str, Any] | None) -> str:
-        """Return the key of a unit quantized in ``format``.
+    def unit_key(self, unit: str, rule: MethodRule, format: Mapping[str, Any], behind: str | None = None) -> str:
+        """Return the key of a unit quantized in ``format`` by the method of ``rule``.
 
-        ``behind`` is the part's selection if units are quantized sequentially, each behind quantized predecessors; else None.
+        ``behind`` is the part if units are quantized sequentially, each behind quantized predecessors; else None.
         """
-        return self._key("unit", self._quantized, unit=unit, format=format, behind=behind)
+        before = None if behind is None else self._quantization(behind)[1]
+        return self._key("unit", self._quantized(rule), unit=unit, format=format, behind=before)
 
     def part_key(self, part: str) -> str:
         """Return a key of how ``part`` is quantized, or left at full precision; cells that treat it alike share the key."""
-        selection = self.parts.get(part)
-        depends = {"model": self.model} if selection is None else self._quantized
+        depends, selection = self._quantization(part)
         return self._key("part", depends, part=part, selection=selection)
+
+    def _quantization(self, part: str) -> tuple[dict[str, Any], Any]:
+        """Return what the quantization of ``part`` depends on, and its selection; methods are spelled out if they differ."""
+        rules = self.rules(part)
+        if not rules:
+            return {"model": self.model}, None
+        if all(rule.method == rules[0].method for rule in rules):
+            normal = [rule.normal for rule in rules]
+            return self._quantized(rules[0]), normal[0] if len(normal) == 1 else {"rules": normal}
+        calibrated = any(rule.calibrated for rule in rules)
+        return self._sampled(calibrated), [{**rule.normal, "method": rule.method} for rule in rules]
 
     def output_key(self, part: str) -> str:
         """Return the key of the outputs of ``part`` on the evaluation data.
@@ -105,17 +166,19 @@ class Cell:
         """
         names = list(self.model["parts"])
         upstream = names[: names.index(part) + 1]
+        if len(upstream) > 1 and "embeddings" in self.parts:
+            # A connector may read texts.
+            upstream.append("embeddings")
         task = {key: value for key, value in self.task.items() if key != "metrics"}
         return self._key("output", {"task": task}, upstream=[self.part_key(name) for name in upstream])
 
-    @property
-    def _sampled(self) -> dict[str, Any]:
-        """Everything that the inputs of layers depend on during calibration."""
-        return {"model": self.model, "calibration": self.calibration, "inputs": self.inputs}
+    def _sampled(self, calibrated: bool) -> dict[str, Any]:
+        """Everything that the inputs of layers depend on during calibration; only the model without one."""
+        calibration, inputs = (self.calibration, self.inputs) if calibrated else (None, None)
+        return {"model": self.model, "calibration": calibration, "inputs": inputs}
 
-    @property
-    def _quantized(self) -> dict[str, Any]:
-        return {**self._sampled, "method": self.method}
+    def _quantized(self, rule: MethodRule) -> dict[str, Any]:
+        return {**self._sampled(rule.calibrated), "method": rule.method}
 
     @staticmethod
     def _key(kind: str, depends: Mapping[str, Any], **more: Any) -> str:
@@ -126,16 +189,3 @@ class Cell:
         """Return a title for progress lines, as in ``gptq vision 3 connector 3 language 3``."""
         bits = " ".join(f"{part} {bits_label(selection)}" for part, selection in self.parts.items())
         return f"{self.names['method']} {bits}" if bits else "full precision"
-
-
-def bits_label(selection: Mapping[str, Any]) -> str:
-    """Format a selection: ``3``, ``3 g64`` with its own group size, ``3 (front attention)`` for a subset of the part."""
-    narrowed = [
-        "+".join(selection[name])
-        for name, everything in (("blocks", len(BLOCK_GROUPS)), ("layers", len(LAYER_KINDS)))
-        if len(selection[name]) < everything
-    ]
-    bits = str(selection["bits"])
-    if size := selection.get("group_size"):
-        bits += f" g{size}" if isinstance(size, int) else f" {size}"
-    return f"{bits} ({' '.join(narrowed)})" if narrowed else bits

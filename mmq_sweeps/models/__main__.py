@@ -17,7 +17,7 @@ from rich import box
 from rich.table import Table
 
 from mmq_sweeps.config.model_catalog import model_names, read_model
-from mmq_sweeps.config.schema import BITS, BITS_CHOICES
+from mmq_sweeps.config.widths import BITS, BITS_CHOICES
 from mmq_sweeps.errors import ConfigError, one_of, unknown
 from mmq_sweeps.identity.cell import FULL_PRECISION_BITS
 from mmq_sweeps.methods.affine import Format, check_group_size

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmq_sweeps.errors import StoreError
@@ -22,7 +22,7 @@ from mmq_sweeps.quantization.calibration import BlockRunner, Pass, SharedStats, 
 from mmq_sweeps.quantization.requests import Request
 from mmq_sweeps.quantization.solve import PackedUnit, solve_unit
 from mmq_sweeps.quantization.stored_units import Dequantized, read_unit
-from mmq_sweeps.quantization.targets import Part, Unit
+from mmq_sweeps.quantization.targets import Part
 from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.store import Store
 
@@ -134,8 +134,8 @@ class Calibration:
                 with loaded.weights_replaced(Dequantized(before)):
                     runner = BlockRunner(loaded, part, self._capture([part], block)[part.name], block)
             with ExitStack() as replaced:
-                for key, unit in _of_block(requests[0].chain, block):
-                    request = missing.get(key) or replace(requests[0], unit=unit, key=key)
+                for key, request in _of_block(requests[0].chain, block):
+                    unit = request.unit
                     weights = None if key in missing else self.solver.read(request)
                     if weights is None:
                         started = time.perf_counter()
@@ -153,8 +153,8 @@ class Calibration:
                 runner.advance()
 
 
-def _of_block(chain: Mapping[str, Unit], block: int) -> Iterator[tuple[str, Unit]]:
-    return ((key, unit) for key, unit in chain.items() if unit.block == block)
+def _of_block(chain: Mapping[str, Request], block: int) -> Iterator[tuple[str, Request]]:
+    return ((key, request) for key, request in chain.items() if request.unit.block == block)
 
 
 @dataclass

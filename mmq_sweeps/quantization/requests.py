@@ -7,23 +7,27 @@ behind the quantized units before it in its part, and then also depends on every
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from mmq_sweeps.identity.cell import Cell
+from mmq_sweeps.identity.cell import Cell, MethodRule
 from mmq_sweeps.methods.affine import Format
 from mmq_sweeps.methods.base import Method
 from mmq_sweeps.quantization.targets import METHOD_GROUP_SIZE, Part, Unit, check_format
+
+# Makes a method of its key in the configuration and its node.
+Build = Callable[[str, Mapping[str, Any]], Method]
 
 
 @dataclass(frozen=True)
 class Request:
     """One unit by one method in one format. ``key`` names its artifact.
 
-    ``chain`` holds the units of the part that are calibrated behind each other, by key and in order; it is empty at
-    full-precision inputs. ``calibration_pass`` is the same for all requests that one pass over calibration data serves.
-    ``statistics`` names the artifact with the unit's layer statistics; it is empty if they cannot be stored.
+    ``chain`` holds the requests of the part whose units are in place when this one is calibrated, by key and in order, itself
+    among them; it is empty at full-precision inputs. ``calibration_pass`` is the same for all requests that one pass over
+    calibration data serves. ``statistics`` names the artifact with the unit's layer statistics; it is empty if they cannot
+    be stored.
     """
 
     unit: Unit
@@ -31,7 +35,7 @@ class Request:
     format: Format
     key: str
     calibration: Mapping[str, Any] | None
-    chain: Mapping[str, Unit] = field(default_factory=dict)
+    chain: Mapping[str, Request] = field(default_factory=dict)
     group_size_key: str = METHOD_GROUP_SIZE
     calibration_pass: str = ""
     statistics: str = ""
@@ -42,37 +46,49 @@ class Request:
         return getattr(self.method, "needs_inputs", False)
 
 
-def requests(
-    cell: Cell, method: Method, parts: Mapping[str, Part], names: Iterable[str] | None = None
-) -> list[Request]:
+def requests(cell: Cell, build: Build, parts: Mapping[str, Part], names: Iterable[str] | None = None) -> list[Request]:
     """List a request for every unit that ``cell`` selects, in the parts ``names`` or in all.
 
-    A ValueError if the method cannot do a format.
+    Args:
+        build: makes a method of its key in the configuration and its node.
+
+    Raises:
+        ValueError: a method cannot do a format, or a part's selection holds no linear.
     """
     found = []
-    sequential = cell.calibration is not None and getattr(method, "sequential", False)
-    shareable = cell.calibration is not None and not sequential and not getattr(method, "needs_inputs", False)
     for name in cell.parts if names is None else names:
-        selection = cell.parts[name]
-        format = _format(method, selection, name)
-        behind = selection if sequential else None
-        by_key = {cell.unit_key(unit.name, asdict(format), behind): unit for unit in parts[name].select(selection)}
-        group_size_key = f"component.{name}.group_size" if "group_size" in selection else METHOD_GROUP_SIZE
-        found += [
-            Request(
-                unit,
-                method,
-                format,
-                key,
-                cell.calibration,
-                chain=by_key if sequential else {},
-                group_size_key=group_size_key,
-                calibration_pass=cell.pass_key(name),
-                statistics=cell.statistics_key(unit.name) if shareable else "",
-            )
-            for key, unit in by_key.items()
-        ]
+        parts[name].select(cell.parts[name])
+        own = [request for rule in cell.rules(name) for request in _of_rule(cell, rule, build, parts[name])]
+        # In the order of the model, which rules need not have.
+        place = {unit.name: index for index, unit in enumerate(parts[name].units)}
+        own.sort(key=lambda request: place[request.unit.name])
+        chain = {request.key: request for request in own}
+        found += [replace(request, chain=chain) if _sequential(request.method) else request for request in own]
     return found
+
+
+def _of_rule(cell: Cell, rule: MethodRule, build: Build, part: Part) -> Iterator[Request]:
+    """Yield a request for every unit of ``part`` that ``rule`` selects."""
+    method = build(rule.key, cell.node(rule.method))
+    format = _format(method, rule, part.name)
+    sequential = rule.calibrated and _sequential(method)
+    shareable = rule.calibrated and not sequential and not getattr(method, "needs_inputs", False)
+    key = f"component.{part.name}.group_size" if "group_size" in rule.rule else METHOD_GROUP_SIZE
+    for unit in part.chosen(rule.rule):
+        yield Request(
+            unit,
+            method,
+            format,
+            cell.unit_key(unit.name, rule, asdict(format), part.name if sequential else None),
+            cell.calibration if rule.calibrated else None,
+            group_size_key=key,
+            calibration_pass=cell.pass_key(part.name, rule.calibrated),
+            statistics=cell.statistics_key(unit.name) if shareable else "",
+        )
+
+
+def _sequential(method: Method) -> bool:
+    return bool(getattr(method, "sequential", False))
 
 
 def problems(requests: Iterable[Request]) -> list[str]:
@@ -83,14 +99,22 @@ def problems(requests: Iterable[Request]) -> list[str]:
     return [problem for (format, key), found in units.items() for problem in check_format(found, format, key)]
 
 
-def _format(method: Method, selection: Mapping[str, Any], part: str) -> Format:
-    """Return the format of a part. The method checks a part's own group size as if it were the method's."""
-    if "group_size" not in selection:
-        return method.format(selection["bits"])
-    size: Any = selection["group_size"]
+def calibration_problems(requests: Iterable[Request]) -> list[str]:
+    """List a sentence for every method that needs statistics, and whose yaml takes no calibration data."""
+    lacking = {type(request.method).__name__ for request in requests if _lacks_calibration(request)}
+    return [f"method {name}: needs statistics, so its yaml must say calibration: ${{calibration}}" for name in lacking]
+
+
+def _lacks_calibration(request: Request) -> bool:
+    return request.method.needs_statistics and request.calibration is None
+
+
+def _format(method: Method, rule: MethodRule, part: str) -> Format:
+    """Return the format of a rule."""
+    if rule.group_size is None:
+        return method.format(rule.bits)
+    size: Any = rule.group_size
     try:
-        if any(own.name == "group_size" for own in fields(method)):  # type: ignore[arg-type]
-            return replace(method, group_size=size).format(selection["bits"])  # type: ignore[type-var]
-        return replace(method.format(selection["bits"]), group_size=size)
+        return replace(method.format(rule.bits), group_size=size)
     except ValueError as error:
         raise ValueError(f"component.{part}.group_size={size}: {error}") from error

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from mmq_sweeps.errors import TargetError, one_of
+from mmq_sweeps.identity.assignment import block_groups, rules_in, selects
 from mmq_sweeps.methods.affine import Format
 
 # Weights outside linears are ignored up to this share of a unit's weights: routers, tables of positions.
@@ -69,20 +70,25 @@ class Part:
         return {name: True for name in linears if _under(inner[name], self.masked)}
 
     def select(self, selection: Mapping[str, Any]) -> list[Unit]:
-        """Return the units named by ``selection`` (``{"blocks", "layers"}``).
+        """Return the units that ``selection`` (``identity/assignment.py``) selects.
 
-        Raises TargetError if they contain no linear, or if a unit has weights outside linears.
+        Raises TargetError if there is no linear among them, or if a unit has weights outside linears.
         """
-        chosen = [unit for unit in self.units if unit.group in selection["blocks"] and unit.kind in selection["layers"]]
+        chosen = [unit for rule in rules_in(selection) for unit in self.chosen(rule)]
         if not any(unit.linears for unit in chosen):
             groups = {group: f"{len(span)} blocks" for group, span in block_groups(len(self.blocks)).items()}
+            rule = rules_in(selection)[0]
+            where = " ".join(f"{name}={list(rule[name])}" for name in ("blocks", "layers", "units") if name in rule)
             raise TargetError(
-                f"component.{self.name} with blocks={list(selection['blocks'])} layers={list(selection['layers'])} "
-                f"selects no linear: of the {len(self.blocks)} blocks of {self.name}, "
+                f"component.{self.name} with {where} selects no linear: of the {len(self.blocks)} blocks of {self.name}, "
                 + ", ".join(f"{group} has {count}" for group, count in groups.items())
             )
         self._refuse_other_weights(chosen)
         return chosen
+
+    def chosen(self, rule: Mapping[str, Any]) -> list[Unit]:
+        """Return the units of one rule of a selection; there may be none, as in a part of two blocks in front."""
+        return [unit for unit in self.units if selects(rule, unit.block, unit.group, unit.kind)]
 
     def _refuse_other_weights(self, chosen: Iterable[Unit]) -> None:
         """Raise a TargetError if much of a unit would stay at full precision although the cell says, e.g., "3 bits"."""
@@ -118,12 +124,6 @@ def _spans(numbers: Iterable[int]) -> str:
         else:
             spans.append([number, number])
     return ", ".join(f"{first} to {last}" if last > first else str(first) for first, last in spans)
-
-
-def block_groups(count: int) -> dict[str, range]:
-    """Return thirds of ``count`` blocks: ``front`` ``[0, n//3)``, ``middle`` ``[n//3, 2n//3)``, ``end`` ``[2n//3, n)``."""
-    first, second = count // 3, 2 * count // 3
-    return {"front": range(first), "middle": range(first, second), "end": range(second, count)}
 
 
 def find_parts(model: nn.Module, parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Part]:

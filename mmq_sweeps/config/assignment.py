@@ -1,0 +1,229 @@
+"""Resolve the assignment of a configuration: a file of units, and methods of single parts.
+
+The results stand in the configuration itself, ``component.PART.method`` as a full node and ``component.PART.units`` by unit,
+from which ``effective.py`` makes the cell.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from mmq_sweeps.config.paths import conf_dir
+from mmq_sweeps.config.widths import BITS_CHOICES, is_width
+from mmq_sweeps.errors import ConfigError, one_of, unknown
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, LAYER_KINDS, TENSOR_PARTS, Structure
+
+# Returns the units of each part of a model, given its configuration.
+Structures = Callable[[Mapping[str, Any]], Mapping[str, Structure]]
+SECTIONS = ("model", "parts", "units")
+PART_KEYS = ("bits", "blocks", "layers", "group_size", "method")
+UNIT_KEYS = ("bits", "group_size", "method")
+EVERYTHING = {"blocks": list(BLOCK_GROUPS), "layers": list(LAYER_KINDS), "group_size": None, "if_present": False}
+RANGE = re.compile(r"(\d+)-(\d+)")
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an assignment's names are looked up: folders with ``method/NAME.yaml``, and the units of models."""
+
+    folders: Sequence[Path] = field(default_factory=lambda: (conf_dir(),))
+    structures: Structures | None = None
+
+
+def assign(config: dict[str, Any], source: Source) -> list[str]:
+    """Resolve the assignment of the plain ``config`` in place; return a sentence for everything wrong with it."""
+    found: list[str] = []
+    try:
+        if config.get("assignment") is not None:
+            _from_file(config, source)
+        for part, selection in config["component"].items():
+            key = f"component.{part}.method"
+            selection["method"] = _method(key, selection.get("method"), selection.get("method_fields"), config, source)
+            for unit in (selection.get("units") or {}).values():
+                unit["method"] = _method("assignment", unit.get("method"), None, config, source, selection["method"])
+    except ConfigError as error:
+        found += error.problems
+    return found
+
+
+def methods_of(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the nodes of all methods that an assigned configuration may use; the common one first."""
+    yield config["method"]
+    for selection in config["component"].values():
+        own = [selection.get("method"), *(unit["method"] for unit in (selection.get("units") or {}).values())]
+        yield from (node for node in own if node is not None)
+
+
+def calibration_of(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the calibration settings of the first method that is calibrated; None if none is."""
+    return next((node["calibration"] for node in methods_of(config) if node.get("calibration")), None)
+
+
+def _method(
+    key: str,
+    given: Any,
+    fields: Mapping[str, Any] | None,
+    config: Mapping[str, Any],
+    source: Source,
+    default: Mapping[str, Any] | None = None,
+) -> dict[str, Any] | None:
+    """Return a method's whole node: an option's fields with ``fields`` over them; None for the cell's method."""
+    fields = dict(fields or {})
+    if isinstance(given, Mapping) and "_target_" not in given:
+        fields = {**{name: value for name, value in given.items() if name != "name"}, **fields}
+        given = given.get("name")
+    if given is None and not fields:
+        return None if default is None else dict(default)
+    if given is None:
+        node = dict(default or config["method"])
+    elif isinstance(given, Mapping):
+        node = dict(given)
+    elif isinstance(given, str):
+        node = _option(key, given, config, source)
+    else:
+        raise ConfigError(f"{key}={given!r}: give the name of a method. {one_of(_names(source.folders))}")
+    known = [name for name in node if not name.startswith("_")]
+    if wrong := [name for name in fields if name not in known]:
+        raise ConfigError(f"{key}.{name}={fields[name]!r}: {unknown('field', name, known)}" for name in wrong)
+    return {**node, **fields}
+
+
+def _option(key: str, name: str, config: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    folder = next((folder for folder in source.folders if (folder / "method" / f"{name}.yaml").is_file()), None)
+    if folder is None:
+        raise ConfigError(f"{key}={name}: {unknown('method', name, _names(source.folders))}")
+    node = _read_option(folder / "method" / f"{name}.yaml")
+    if any("${" in value for value in node.values() if isinstance(value, str)):
+        whole = OmegaConf.create({key: config[key] for key in ("calibration", "seed", "bits", "model", "task")})
+        whole["own"] = node
+        node = OmegaConf.to_container(whole, resolve=True)["own"]  # type: ignore[index,call-overload]
+    return dict(node)
+
+
+@lru_cache(maxsize=64)
+def _read_option(path: Path) -> dict[str, Any]:
+    return dict(yaml.load(path.read_text(), Loader))
+
+
+def _names(folders: Iterable[Path]) -> list[str]:
+    return sorted({path.stem for folder in folders for path in (folder / "method").glob("*.yaml")})
+
+
+def _from_file(config: dict[str, Any], source: Source) -> None:
+    """Put the parts and units of the file ``config["assignment"]`` into ``config["component"]``."""
+    path = Path(config["assignment"])
+    key = f"assignment={config['assignment']}"
+    content = _read(path, key)
+    if wrong := [name for name in content if name not in SECTIONS]:
+        raise ConfigError(f"{key}: {unknown('section', name, SECTIONS)}" for name in wrong)
+    model = config["model"]
+    if (named := content.get("model")) not in (None, model["name"]):
+        raise ConfigError(
+            f"{key}: is of the model {named}, and model={model['name']}; give model={named}, or another file."
+        )
+    if "parts" in content:
+        _take_parts(config, _mapping(content["parts"], f"{key}: parts"), key)
+    if units := _mapping(content.get("units") or {}, f"{key}: units"):
+        if source.structures is None:
+            raise ConfigError(f"{key}: names units, which are known only where models can be built.")
+        _take_units(config, units, source.structures(model), key)
+
+
+def _read(path: Path, key: str) -> Mapping[str, Any]:
+    try:
+        text = path.read_text()
+        content = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader)
+    except OSError as error:
+        raise ConfigError(f"{key}: {error.strerror}.") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{key}: is no {'JSON' if path.suffix == '.json' else 'YAML'}: {error}") from error
+    return _mapping(content, key)
+
+
+def _mapping(value: Any, key: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{key}: is {value!r}; give a mapping, for instance {{language.0.mlp: 3}}.")
+    return {str(name): inner for name, inner in value.items()}
+
+
+def _take_parts(config: dict[str, Any], parts: Mapping[str, Any], key: str) -> None:
+    """Let the file alone say which parts are quantized: those that it leaves out stay at full precision."""
+    known = parts_of(config["model"])
+    if wrong := [part for part in parts if part not in known]:
+        raise ConfigError(f"{key}: parts: {unknown('part', part, known)}" for part in wrong)
+    config["component"] = {}
+    for part, given in parts.items():
+        own = dict(given) if isinstance(given, Mapping) and "bits" in given else {"bits": given}
+        if wrong := [name for name in own if name not in PART_KEYS]:
+            raise ConfigError(f"{key}: parts.{part}: {unknown('key', name, PART_KEYS)}" for name in wrong)
+        config["component"][part] = {**EVERYTHING, **own}
+
+
+def parts_of(model: Mapping[str, Any]) -> list[str]:
+    """Return the names of all parts that a model's configuration has."""
+    return [*model["parts"], *(part for part in TENSOR_PARTS if model.get(part))]
+
+
+def _take_units(
+    config: dict[str, Any], units: Mapping[str, Any], structures: Mapping[str, Structure], key: str
+) -> None:
+    names = [
+        name
+        for part, structure in structures.items()
+        for name in ([part] if part in TENSOR_PARTS else [f"{part}.{block}.{kind}" for block, kind in structure.units])
+    ]
+    there = set(names)
+    patterns: dict[str, str] = {}
+    for pattern in units:
+        matched = [pattern] if pattern in there else [name for name in names if matches(pattern, name)]
+        if not matched:
+            raise ConfigError(f"{key}: units: {_near(pattern, names)}")
+        for name in matched:
+            if (before := patterns.get(name)) is None or pattern == name:
+                patterns[name] = pattern
+            elif before != name:
+                raise ConfigError(f"{key}: units: {before} and {pattern} both name {name}; give each unit one setting.")
+    settings = {pattern: _unit(value, f"{key}: units.{pattern}") for pattern, value in units.items()}
+    for name, pattern in patterns.items():
+        part, _, inner = name.partition(".")
+        selection = config["component"].setdefault(part, {**EVERYTHING, "bits": 16})
+        if part in TENSOR_PARTS:
+            selection |= {name: value for name, value in settings[pattern].items() if value is not None}
+        else:
+            selection.setdefault("units", {})[inner] = dict(settings[pattern])
+            selection["structure"] = asdict(structures[part])
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Return True if ``pattern`` names the unit ``name``; ``language.0-15.*`` is a range of blocks, ``*`` as in a shell."""
+    own, parts = pattern.split("."), name.split(".")
+    if len(own) == len(parts) == 3 and (span := RANGE.fullmatch(own[1])):
+        within = int(span[1]) <= int(parts[1]) <= int(span[2])
+        return within and fnmatchcase(parts[0], own[0]) and fnmatchcase(parts[2], own[2])
+    return fnmatchcase(name, pattern)
+
+
+def _near(pattern: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(pattern, names, n=3) or [*names[:2], *names[-1:]]
+    return f"{pattern} names no unit of the model. Near it: {', '.join(near)}."
+
+
+def _unit(value: Any, key: str) -> dict[str, Any]:
+    own = dict(value) if isinstance(value, Mapping) else {"bits": value}
+    if wrong := [name for name in own if name not in UNIT_KEYS]:
+        raise ConfigError(f"{key}: {unknown('key', name, UNIT_KEYS)}" for name in wrong)
+    if not is_width(own.get("bits")):
+        raise ConfigError(f"{key}: bits={own.get('bits')}: {BITS_CHOICES}")
+    return {"bits": own["bits"], "group_size": own.get("group_size"), "method": own.get("method")}
