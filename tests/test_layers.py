@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "mmq_sweeps.data.__main__": ("config", "errors"),
     "mmq_sweeps.tasks.score": ("config", "errors", "metrics", "reporting"),
     "mmq_sweeps.__main__": ("config", "errors", "reporting", "launch"),
+    "mmq_sweeps.assignment": ("config.paths", "errors", "identity", "store"),
     "launch": ("mmq_sweeps",),
     "analysis": ("config.paths", "errors", "identity.cell", "reporting", "store"),
 }  # fmt: skip

@@ -22,11 +22,11 @@ from omegaconf import OmegaConf
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.config.widths import BITS_CHOICES, is_width
 from mmq_sweeps.errors import ConfigError, one_of, unknown
-from mmq_sweeps.identity.assignment import BLOCK_GROUPS, LAYER_KINDS, TENSOR_PARTS, Structure
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, LAYER_KINDS, SLOTS, TENSOR_PARTS, Slot, Structure
 
 # Returns the units of each part of a model, given its configuration.
 Structures = Callable[[Mapping[str, Any]], Mapping[str, Structure]]
-SECTIONS = ("model", "parts", "units")
+SECTIONS = ("model", "method", "parts", "units")
 PART_KEYS = ("bits", "blocks", "layers", "group_size", "method")
 UNIT_KEYS = ("bits", "group_size", "method")
 EVERYTHING = {"blocks": list(BLOCK_GROUPS), "layers": list(LAYER_KINDS), "group_size": None, "if_present": False}
@@ -51,8 +51,8 @@ def assign(config: dict[str, Any], source: Source) -> list[str]:
         for part, selection in config["component"].items():
             key = f"component.{part}.method"
             selection["method"] = _method(key, selection.get("method"), selection.get("method_fields"), config, source)
-            for unit in (selection.get("units") or {}).values():
-                unit["method"] = _method("assignment", unit.get("method"), None, config, source, selection["method"])
+            for own in [*(selection.get("slots") or []), *(selection.get("units") or {}).values()]:
+                own["method"] = _method("assignment", own.get("method"), None, config, source, selection["method"])
     except ConfigError as error:
         found += error.problems
     return found
@@ -62,8 +62,8 @@ def methods_of(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the nodes of all methods that an assigned configuration may use; the common one first."""
     yield config["method"]
     for selection in config["component"].values():
-        own = [selection.get("method"), *(unit["method"] for unit in (selection.get("units") or {}).values())]
-        yield from (node for node in own if node is not None)
+        finer = [*(selection.get("slots") or []), *(selection.get("units") or {}).values()]
+        yield from (own["method"] for own in (selection, *finer) if own.get("method") is not None)
 
 
 def calibration_of(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -81,6 +81,8 @@ def _method(
 ) -> dict[str, Any] | None:
     """Return a method's whole node: an option's fields with ``fields`` over them; None for the cell's method."""
     fields = dict(fields or {})
+    if isinstance(given, Mapping):
+        given = _resolved(given, config)
     if isinstance(given, Mapping) and "_target_" not in given:
         fields = {**{name: value for name, value in given.items() if name != "name"}, **fields}
         given = given.get("name")
@@ -104,12 +106,17 @@ def _option(key: str, name: str, config: Mapping[str, Any], source: Source) -> d
     folder = next((folder for folder in source.folders if (folder / "method" / f"{name}.yaml").is_file()), None)
     if folder is None:
         raise ConfigError(f"{key}={name}: {unknown('method', name, _names(source.folders))}")
-    node = _read_option(folder / "method" / f"{name}.yaml")
-    if any("${" in value for value in node.values() if isinstance(value, str)):
-        whole = OmegaConf.create({key: config[key] for key in ("calibration", "seed", "bits", "model", "task")})
-        whole["own"] = node
-        node = OmegaConf.to_container(whole, resolve=True)["own"]  # type: ignore[index,call-overload]
-    return dict(node)
+    return _resolved(_read_option(folder / "method" / f"{name}.yaml"), config)
+
+
+def _resolved(node: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Resolve interpolations such as ``${calibration}``."""
+    if not any("${" in value for value in node.values() if isinstance(value, str)):
+        return dict(node)
+    whole = OmegaConf.create({key: config[key] for key in ("calibration", "seed", "bits", "model", "task")})
+    whole["own"] = dict(node)
+    resolved: Any = OmegaConf.to_container(whole, resolve=True)
+    return dict(resolved["own"])
 
 
 @lru_cache(maxsize=64)
@@ -133,6 +140,8 @@ def _from_file(config: dict[str, Any], source: Source) -> None:
         raise ConfigError(
             f"{key}: is of the model {named}, and model={model['name']}; give model={named}, or another file."
         )
+    if "method" in content:
+        config["method"] = _method(f"{key}: method", content["method"], None, config, source) or config["method"]
     if "parts" in content:
         _take_parts(config, _mapping(content["parts"], f"{key}: parts"), key)
     if units := _mapping(content.get("units") or {}, f"{key}: units"):
@@ -165,10 +174,36 @@ def _take_parts(config: dict[str, Any], parts: Mapping[str, Any], key: str) -> N
         raise ConfigError(f"{key}: parts: {unknown('part', part, known)}" for part in wrong)
     config["component"] = {}
     for part, given in parts.items():
-        own = dict(given) if isinstance(given, Mapping) and "bits" in given else {"bits": given}
-        if wrong := [name for name in own if name not in PART_KEYS]:
-            raise ConfigError(f"{key}: parts.{part}: {unknown('key', name, PART_KEYS)}" for name in wrong)
-        config["component"][part] = {**EVERYTHING, **own}
+        at = f"{key}: parts.{part}"
+        if isinstance(given, Sequence) and not isinstance(given, str):
+            config["component"][part] = {**EVERYTHING, "bits": 16, "slots": [_rule(rule, at) for rule in given]}
+            named = [slot for rule in config["component"][part]["slots"] for slot in slots_of(rule)]
+            if twice := [slot for slot in SLOTS if named.count(slot) > 1]:
+                raise ConfigError(f"{at}: names {' '.join(twice[0])} twice; give each unit one setting.")
+        else:
+            own = dict(given) if isinstance(given, Mapping) and "bits" in given else {"bits": given}
+            config["component"][part] = {**EVERYTHING, **_known(own, PART_KEYS, at)}
+
+
+def _rule(given: Any, key: str) -> dict[str, Any]:
+    own = _known(_mapping(given, key), PART_KEYS, key)
+    if not is_width(own.get("bits")):
+        raise ConfigError(f"{key}: bits={own.get('bits')}: {BITS_CHOICES}")
+    for name, choices in (("blocks", BLOCK_GROUPS), ("layers", LAYER_KINDS)):
+        if wrong := [value for value in own.get(name, ()) if value not in choices]:
+            raise ConfigError(f"{key}: {name}: {unknown(name[:-1], value, choices)}" for value in wrong)
+    return {**EVERYTHING, **own}
+
+
+def _known(own: dict[str, Any], keys: Sequence[str], at: str) -> dict[str, Any]:
+    if wrong := [name for name in own if name not in keys]:
+        raise ConfigError(f"{at}: {unknown('key', name, keys)}" for name in wrong)
+    return own
+
+
+def slots_of(rule: Mapping[str, Any]) -> list[Slot]:
+    """Return the slots that the blocks and layers of ``rule`` select."""
+    return [slot for slot in SLOTS if slot[0] in rule["blocks"] and slot[1] in rule["layers"]]
 
 
 def parts_of(model: Mapping[str, Any]) -> list[str]:
@@ -221,9 +256,7 @@ def _near(pattern: str, names: Sequence[str]) -> str:
 
 
 def _unit(value: Any, key: str) -> dict[str, Any]:
-    own = dict(value) if isinstance(value, Mapping) else {"bits": value}
-    if wrong := [name for name in own if name not in UNIT_KEYS]:
-        raise ConfigError(f"{key}: {unknown('key', name, UNIT_KEYS)}" for name in wrong)
+    own = _known(dict(value) if isinstance(value, Mapping) else {"bits": value}, UNIT_KEYS, key)
     if not is_width(own.get("bits")):
         raise ConfigError(f"{key}: bits={own.get('bits')}: {BITS_CHOICES}")
     return {"bits": own["bits"], "group_size": own.get("group_size"), "method": own.get("method")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mmq_sweeps.config.assignment import parts_of
+from mmq_sweeps.config.assignment import parts_of, slots_of
 from mmq_sweeps.config.data_files import DataFiles
 from mmq_sweeps.config.instantiate import declaration
 from mmq_sweeps.config.schema import CalibrationConfig, ModelConfig, PartConfig
@@ -59,8 +59,8 @@ def cell_of(config: Mapping[str, Any], files: DataFiles | None = None, read: Rea
     names = {"model": config["model"]["name"], "task": config["task"]["name"], "method": NONE}
     if not rules:
         return Cell(model, task, {}, None, None, names)
-    main = next(iter(rules.values()))[0].setting.method
     used = list(dict.fromkeys(rule.setting.method for found in rules.values() for rule in found))
+    main = methods.common(used)
     parts = {part: _selection(found, main, methods) for part, found in rules.items()}
     for part in TENSOR_PARTS:
         if part in parts:
@@ -75,7 +75,8 @@ def cell_of(config: Mapping[str, Any], files: DataFiles | None = None, read: Rea
     places = {methods.known_as(key): methods.place[key] for key in used}
     # Said only if it is not plain from `calibration`.
     uncalibrated = sorted(set(uncalibrated)) if calibration is not None else []
-    return Cell(model, task, parts, methods.node[main], calibration, names, inputs, places, uncalibrated)
+    own_sizes = [part for part in rules if config["component"][part]["group_size"] is not None]
+    return Cell(model, task, parts, main, calibration, names, inputs, places, uncalibrated, own_sizes)
 
 
 class _Methods:
@@ -98,6 +99,17 @@ class _Methods:
         self.node[key], self.calibration[key], self.place[key] = counting, calibration, own["_target_"]
         return key, group_size
 
+    def common(self, used: Sequence[str]) -> dict[str, Any]:
+        """Return what goes without saying in a selection: the first method, with the group size that all its rules share.
+
+        If they differ in it, ``channel``: it must not depend on how the assignment was written.
+        """
+        first = self.node[used[0]]
+        alike = [self.node[key] for key in used if _apart_from_size(self.node[key]) == _apart_from_size(first)]
+        if all(node == first for node in alike):
+            return first
+        return {**first, "group_size": "channel"}
+
     def known_as(self, key: str) -> str:
         name: str = self.node[key]["_target_"]
         return name
@@ -114,37 +126,45 @@ def _rules(selection: Mapping[str, Any], common: Mapping[str, Any], methods: _Me
         return Setting(bits, *methods.key(at, node, own["group_size"]))
 
     if part in TENSOR_PARTS:
-        own = setting(selection["bits"], selection)
-        return [Rule(own)] if own is not None else []
+        whole = setting(selection["bits"], selection)
+        return [Rule(whole)] if whole is not None else []
     by_slot = widths(selection)
     made = {bits: setting(bits, selection) for bits in set(by_slot.values())}
     slots = {slot: found for slot, bits in by_slot.items() if (found := made[bits]) is not None}
+    for rule in selection.get("slots") or ():
+        size = selection["group_size"] if rule["group_size"] is None else rule["group_size"]
+        if (ruled := setting(rule["bits"], {**rule, "group_size": size})) is not None:
+            slots |= dict.fromkeys(slots_of(rule), ruled)
     if not selection.get("units"):
         return rules_of_slots(slots)
-    found = selection["structure"]
-    structure = Structure(found["blocks"], tuple((block, kind) for block, kind in found["units"]))
+    known = selection["structure"]
+    structure = Structure(known["blocks"], tuple((block, kind) for block, kind in known["units"]))
     units = {unit: slots[slot] for slot, inside in structure.slots().items() if slot in slots for unit in inside}
     for label, given in selection["units"].items():
         (unit,) = numbered_of([label])
-        own = given if given["group_size"] is not None else {**given, "group_size": selection["group_size"]}
+        size = selection["group_size"] if given["group_size"] is None else given["group_size"]
         units.pop(unit, None)
-        if (own_setting := setting(given["bits"], own)) is not None:
-            units[unit] = own_setting
+        if (numbered := setting(given["bits"], {**given, "group_size": size})) is not None:
+            units[unit] = numbered
     return rules_of_units(units, structure)
 
 
-def _selection(rules: Sequence[Rule], main: str, methods: _Methods) -> dict[str, Any]:
-    """Return the selection of ``rules``, in which the method ``main`` and its group size go without saying."""
+def _apart_from_size(method: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in method.items() if name != "group_size"}
+
+
+def _selection(rules: Sequence[Rule], main: Mapping[str, Any], methods: _Methods) -> dict[str, Any]:
+    """Return the selection of ``rules``, in which the fields ``main`` of a method go without saying."""
     found = [{"bits": rule.setting.bits, **rule.where(), **_differs(rule.setting, main, methods)} for rule in rules]
     return found[0] if len(found) == 1 else {"rules": found}
 
 
-def _differs(setting: Setting, main: str, methods: _Methods) -> dict[str, Any]:
-    own, usual = methods.node[setting.method], methods.node[main]
+def _differs(setting: Setting, main: Mapping[str, Any], methods: _Methods) -> dict[str, Any]:
+    own = methods.node[setting.method]
     found = {} if setting.group_size is None else {"group_size": setting.group_size}
-    if setting.method == main:
+    if own == main:
         return found
-    if {**own, "group_size": None} == {**usual, "group_size": None} and "group_size" in own:
+    if "group_size" in own and _apart_from_size(own) == _apart_from_size(main):
         return {"group_size": own["group_size"]}
     return {**found, "method": own}
 

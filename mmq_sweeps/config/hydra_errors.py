@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from mmq_sweeps.config.overrides import APART
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.config.widths import BITS_CHOICES
 from mmq_sweeps.errors import ConfigError, StoreError, unknown
@@ -213,9 +214,8 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
         return f"{key}: {told}" if owner == path else f"{key}: {told[:-1]}, the fields of {owner}."
     if not isinstance(node, DictConfig):
         return f"{key}: is {'a list' if OmegaConf.is_list(node) else 'one value'}, as in {key}={_written(node)}"
-    return (
-        f"{key}: has the fields {', '.join(map(str, node))}; set them one by one, and add another as +{key}.FIELD=VALUE"
-    )
+    names = [name for name in map(str, node) if name not in APART.values()]
+    return f"{key}: has the fields {', '.join(names)}; set them one by one, and add another as +{key}.FIELD=VALUE"
 
 
 def _written(value: Any) -> str:

@@ -166,6 +166,18 @@ def problems(config: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def late_problems(config: Mapping[str, Any]) -> list[str]:
+    """Return the problems of the selections that an assignment's file gave."""
+    if config["assignment"] is None:
+        return []
+    found = [
+        problem
+        for part, selection in config["component"].items()
+        for problem in _selection_problems(part, {"bits_at": {}, **selection}, config["bits"])
+    ]
+    return [f"assignment={config['assignment']}: {problem}" for problem in found]
+
+
 def _absent_problems(part: str, selection: Mapping[str, Any], common: int, model: str, known: list[str]) -> list[str]:
     """Refuse a part that the model lacks, unless it may be absent and was given no width of its own."""
     own = selection["bits_at"] or selection["bits"] not in (common, FULL_PRECISION_BITS)

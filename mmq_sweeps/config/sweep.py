@@ -17,7 +17,7 @@ from mmq_sweeps.config.assignment import Source, assign, calibration_of
 from mmq_sweeps.config.data_files import DataFiles, data_files
 from mmq_sweeps.config.effective import cell_of
 from mmq_sweeps.config.ordering import in_order
-from mmq_sweeps.config.schema import problems, unasked, unresolved, without_value
+from mmq_sweeps.config.schema import late_problems, problems, unasked, unresolved, without_value
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.cell import Cell, digest
 from mmq_sweeps.identity.checkpoint import files_digest, pinned_revision
@@ -75,7 +75,9 @@ def plan(configs: Iterable[DictConfig], source: Source | None = None) -> Sweep:
     _name_checkpoints([config["model"] for config in plain])
     source = source or Source()
     # A configuration that is wrong in itself is not assigned.
-    found = [problem for config in plain for problem in problems(config) or assign(config, source)]
+    found = [
+        problem for config in plain for problem in problems(config) or assign(config, source) or late_problems(config)
+    ]
     settings = {key: plain[0][key] for key in OF_THE_SWEEP}
     for key in OF_THE_SWEEP:
         if any(config[key] != settings[key] for config in plain):

@@ -69,6 +69,7 @@ class Cell:
     * ``names``: for display; not part of the id.
     * ``places``: declared class name -> dotted path; not part of the id.
     * ``uncalibrated``: declared names of the methods that take no calibration data; follows from ``method`` and ``parts``.
+    * ``own_sizes``: parts whose group size the configuration gives for themselves, for messages; not part of the id.
     """
 
     model: dict[str, Any]
@@ -80,6 +81,7 @@ class Cell:
     inputs: dict[str, Any] | None = None
     places: dict[str, str] = field(default_factory=dict)
     uncalibrated: list[str] = field(default_factory=list)
+    own_sizes: list[str] = field(default_factory=list)
 
     def baseline(self) -> Cell:
         """Return the cell of the same model and task at full precision."""

@@ -69,11 +69,18 @@ def requests(cell: Cell, build: Build, parts: Mapping[str, Part], names: Iterabl
 
 def _of_rule(cell: Cell, rule: MethodRule, build: Build, part: Part) -> Iterator[Request]:
     """Yield a request for every unit of ``part`` that ``rule`` selects."""
-    method = build(rule.key, cell.node(rule.method))
-    format = _format(method, rule, part.name)
+    key = f"component.{part.name}.group_size" if part.name in cell.own_sizes else METHOD_GROUP_SIZE
+    try:
+        method = build(rule.key, cell.node(rule.method))
+        format = method.format(rule.bits)
+        if rule.group_size is not None:
+            format = replace(format, group_size=rule.group_size)
+    except ValueError as error:
+        if key == METHOD_GROUP_SIZE:
+            raise
+        raise ValueError(f"{key}={rule.method.get('group_size', rule.group_size)}: {error}") from error
     sequential = rule.calibrated and _sequential(method)
     shareable = rule.calibrated and not sequential and not getattr(method, "needs_inputs", False)
-    key = f"component.{part.name}.group_size" if "group_size" in rule.rule else METHOD_GROUP_SIZE
     for unit in part.chosen(rule.rule):
         yield Request(
             unit,
@@ -107,14 +114,3 @@ def calibration_problems(requests: Iterable[Request]) -> list[str]:
 
 def _lacks_calibration(request: Request) -> bool:
     return request.method.needs_statistics and request.calibration is None
-
-
-def _format(method: Method, rule: MethodRule, part: str) -> Format:
-    """Return the format of a rule."""
-    if rule.group_size is None:
-        return method.format(rule.bits)
-    size: Any = rule.group_size
-    try:
-        return replace(method.format(rule.bits), group_size=size)
-    except ValueError as error:
-        raise ValueError(f"component.{part}.group_size={size}: {error}") from error

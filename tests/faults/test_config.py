@@ -78,6 +78,7 @@ FIELDS: dict[str, tuple[str, str, Any, str, Any]] = {
     "task": ("task: {limit: 11}", "task.limit", 11, "task.limit=12", 12),
     "tracker": ("tracker: {project: mine}", "tracker.project", "mine", "tracker.project=its", "its"),
     "bits": ("bits: 3", "bits", 3, "bits=5", 5),
+    "assignment": ("assignment: x.yaml", "assignment", "x.yaml", "assignment=y.yaml", "y.yaml"),
     "seed": ("seed: 7", "seed", 7, "seed=8", 8),
     "calibration": ("calibration: {samples: 4}", "calibration.samples", 4, "calibration.samples=6", 6),
     "store": ("store: {dir: x}", "store.dir", "x", "store.dir=y", "y"),
