@@ -78,7 +78,9 @@ def _of_rule(cell: Cell, rule: MethodRule, build: Build, part: Part) -> Iterator
     except ValueError as error:
         if key == METHOD_GROUP_SIZE:
             raise
-        raise ValueError(f"{key}={rule.method.get('group_size', rule.group_size)}: {error}") from error
+        raise ValueError(
+            f"{key}={rule.method.get('group_size', rule.group_size)}: {str(error).removeprefix('method: ')}"
+        ) from error
     sequential = rule.calibrated and _sequential(method)
     shareable = rule.calibrated and not sequential and not getattr(method, "needs_inputs", False)
     for unit in part.chosen(rule.rule):
