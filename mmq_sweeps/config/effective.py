@@ -10,6 +10,7 @@ from mmq_sweeps.config.instantiate import declaration
 from mmq_sweeps.config.schema import CalibrationConfig, ModelConfig, PartConfig
 from mmq_sweeps.identity.cell import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, Cell
 from mmq_sweeps.identity.declared import Declared, declared, declared_by
+from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
 
 NONE = "none"
@@ -39,6 +40,12 @@ def cell_of(config: Mapping[str, Any], files: DataFiles | None = None, read: Rea
             **_group_size(selection, method),
         }
         for part, selection in _in_model_order(config)
+        if quantizes and selection["bits"] != FULL_PRECISION_BITS
+    }
+    parts |= {
+        part: {"bits": selection["bits"], **_group_size(selection, method)}
+        for part in END_PARTS
+        if config["model"].get(part) and (selection := config["component"].get(part)) is not None
         if quantizes and selection["bits"] != FULL_PRECISION_BITS
     }
     model = _counting(MODEL, config["model"])

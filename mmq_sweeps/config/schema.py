@@ -19,6 +19,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.errors import one_of, unknown
 from mmq_sweeps.identity.cell import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS
+from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.identity.roles import LABEL
 from mmq_sweeps.metrics import metric_names
 
@@ -68,6 +69,9 @@ class ModelConfig:
     # For weights that do not fit into memory; null: the system's temporary folder.
     offload_dir: str | None = field(default=None, metadata=LABEL)
     parts: dict[str, PartConfig] = MISSING
+    # Token embeddings and output layer: a list of paths, tried in order like a part's module; null: the model has none.
+    embeddings: Any = field(default=None, metadata=LABEL)
+    head: Any = field(default=None, metadata=LABEL)
     # Whether the checkpoint's generation_config.json (sampling, penalties, suppressed tokens ...) applies beneath
     # task.generation; false: only the ids of its special tokens are taken from there.
     inherit_generation: bool = False
@@ -149,13 +153,26 @@ def problems(config: Mapping[str, Any]) -> list[str]:
         example = "'model.parts.vision={module: [PATH], blocks: [PATH], attention: [NAME], mlp: [NAME]}'"
         return [*found, f"model.parts: {model['name']} names none; give its parts, for instance {example}"]
     found += [f"model.parts.{part}.blocks=[]: names no path." for part, where in parts.items() if not where["blocks"]]
-    if config["method"]["_target_"] != "none" and not set(config["component"]) & set(parts):
-        found.append(f"component: selects no part of {model['name']}. {one_of(parts)}")
+    found += [problem for part in END_PARTS if (problem := _path_problem(f"model.{part}", model[part]))]
+    known = [*parts, *(part for part in END_PARTS if model[part])]
+    if config["method"]["_target_"] != "none" and not any(part in known for part in _selected(config["component"])):
+        found.append(f"component: selects no part of {model['name']}. {one_of(known)}")
     for part, selection in config["component"].items():
-        if part not in parts and not selection["if_present"]:
-            found.append(f"component: {unknown('part', part, parts)[:-1]}, the parts of {model['name']}.")
+        if part not in known and not selection["if_present"]:
+            found.append(f"component: {unknown('part', part, known)[:-1]}, the parts of {model['name']}.")
         found += _selection_problems(f"component.{part}", selection)
     return found
+
+
+def _selected(component: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the parts that a component selects; it names those at the ends at 16 bits, too, which selects nothing."""
+    return [part for part, own in component.items() if part not in END_PARTS or own["bits"] != FULL_PRECISION_BITS]
+
+
+def _path_problem(key: str, paths: Any) -> str | None:
+    if paths is None or (isinstance(paths, list) and all(isinstance(path, str) for path in paths)):
+        return None
+    return f"{key}={paths!r}: give a list of paths, for instance {key}=[lm_head], or null if the model has none."
 
 
 def _type_problems(config: Mapping[str, Any]) -> list[str]:

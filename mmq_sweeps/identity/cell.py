@@ -133,7 +133,7 @@ def bits_label(selection: Mapping[str, Any]) -> str:
     narrowed = [
         "+".join(selection[name])
         for name, everything in (("blocks", len(BLOCK_GROUPS)), ("layers", len(LAYER_KINDS)))
-        if len(selection[name]) < everything
+        if name in selection and len(selection[name]) < everything  # Those at the ends have neither.
     ]
     bits = str(selection["bits"])
     if size := selection.get("group_size"):

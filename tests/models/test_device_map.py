@@ -213,7 +213,7 @@ def test_a_sweep_with_blocks_on_disk_gives_the_same_weights_and_answers(
 def test_every_family_is_calibrated_the_same_from_disk(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     loaded, batch = toy_model(name), toy_batch(name)
-    parts = find_parts(loaded.model, loaded.config["parts"])
+    parts = find_parts(loaded.model, loaded.config)
 
     def statistics() -> dict[str, Tensor]:
         passes = capture(loaded, parts.values(), [batch])
