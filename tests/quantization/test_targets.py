@@ -29,7 +29,7 @@ def test_thirds_cover_every_block_once(count: int) -> None:
 
 
 def test_every_linear_of_every_block_belongs_to_one_unit(loaded: LoadedModel, parts: dict[str, Part]) -> None:
-    for part in parts.values():
+    for part in (part for part in parts.values() if not part.at_an_end):
         expected = {
             f"{path}.{name}"
             for path in part.blocks
