@@ -76,9 +76,9 @@ def embedded_layers() -> Iterator[tuple[str, Tensor, Tensor]]:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config: Any = OmegaConf.to_container(compose("config"), resolve=True)
     loaded = load_model(config["model"])
-    parts = find_parts(loaded.model, config["model"]["parts"])
+    parts = find_parts(loaded.model, config["model"])
     task = build("task", config["task"])
-    names = [name for part in parts.values() for unit in part.units for name in unit.linears]
+    names = [name for part in parts.values() if not part.at_an_end for unit in part.units for name in unit.linears]
     rows: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def keep(name: str) -> Any:

@@ -110,7 +110,7 @@ def loaded(model_config: dict) -> LoadedModel:
 
 @pytest.fixture(scope="session")
 def parts(loaded: LoadedModel, model_config: dict) -> dict[str, Part]:
-    return find_parts(loaded.model, model_config["parts"])
+    return find_parts(loaded.model, model_config)
 
 
 @pytest.fixture

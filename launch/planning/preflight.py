@@ -70,7 +70,7 @@ def _of_checkpoints(sweep: Sweep) -> Iterator[str]:
 def _of_methods(sweep: Sweep, unchecked: list[str]) -> Iterator[str]:
     """Yield problems: methods that cannot be built, selections that match no linears, formats that do not fit them."""
     from mmq_sweeps.models.shapes import build_on_meta, find_shape
-    from mmq_sweeps.quantization.targets import find_parts
+    from mmq_sweeps.quantization.targets import find_parts, tied_problems
 
     models: dict[str, Any] = {}
     for config, cell in _distinct(sweep):
@@ -82,11 +82,15 @@ def _of_methods(sweep: Sweep, unchecked: list[str]) -> Iterator[str]:
                 unchecked.append(str(error))
                 continue
             try:
-                models[key] = find_parts(build_on_meta(config, shape), config["parts"])
+                models[key] = find_parts(build_on_meta(config, shape), config)
             except ValueError as error:
                 yield str(error)
         if models[key] is not None:
             yield from _of_one(cell, models[key])
+    # Of whole cells: each part alone may be quantized as in another cell.
+    for cell in sweep.cells:
+        if parts := models.get(digest(cell.model)):
+            yield from tied_problems(parts, cell.parts, cell.names["model"])
 
 
 def _of_one(cell: Cell, parts: Mapping[str, Any]) -> Iterator[str]:

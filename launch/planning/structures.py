@@ -38,7 +38,7 @@ def structures_of(model: Mapping[str, Any]) -> dict[str, Structure]:
     from mmq_sweeps.quantization.targets import find_parts
 
     try:
-        parts = find_parts(build_on_meta(model, find_shape(model)), model["parts"])
+        parts = find_parts(build_on_meta(model, find_shape(model)), model)
     except ValueError as error:
         raise ConfigError(f"assignment: the units of model={model['name']} cannot be found: {error}") from error
     return {

@@ -22,7 +22,8 @@ from omegaconf import OmegaConf
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.config.widths import BITS_CHOICES, is_width
 from mmq_sweeps.errors import ConfigError, one_of, unknown
-from mmq_sweeps.identity.assignment import BLOCK_GROUPS, LAYER_KINDS, SLOTS, TENSOR_PARTS, Slot, Structure
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, LAYER_KINDS, SLOTS, Slot, Structure
+from mmq_sweeps.identity.end_parts import END_PARTS
 
 # Returns the units of each part of a model, given its configuration.
 Structures = Callable[[Mapping[str, Any]], Mapping[str, Structure]]
@@ -208,7 +209,7 @@ def slots_of(rule: Mapping[str, Any]) -> list[Slot]:
 
 def parts_of(model: Mapping[str, Any]) -> list[str]:
     """Return the names of all parts that a model's configuration has."""
-    return [*model["parts"], *(part for part in TENSOR_PARTS if model.get(part))]
+    return [*model["parts"], *(part for part in END_PARTS if model.get(part))]
 
 
 def _take_units(
@@ -217,7 +218,7 @@ def _take_units(
     names = [
         name
         for part, structure in structures.items()
-        for name in ([part] if part in TENSOR_PARTS else [f"{part}.{block}.{kind}" for block, kind in structure.units])
+        for name in ([part] if part in END_PARTS else [f"{part}.{block}.{kind}" for block, kind in structure.units])
     ]
     there = set(names)
     patterns: dict[str, str] = {}
@@ -234,7 +235,7 @@ def _take_units(
     for name, pattern in patterns.items():
         part, _, inner = name.partition(".")
         selection = config["component"].setdefault(part, {**EVERYTHING, "bits": 16})
-        if part in TENSOR_PARTS:
+        if part in END_PARTS:
             selection |= {name: value for name, value in settings[pattern].items() if value is not None}
         else:
             selection.setdefault("units", {})[inner] = dict(settings[pattern])

@@ -12,7 +12,6 @@ from mmq_sweeps.config.schema import CalibrationConfig, ModelConfig, PartConfig
 from mmq_sweeps.config.widths import widths
 from mmq_sweeps.identity.assignment import (
     FULL_PRECISION_BITS,
-    TENSOR_PARTS,
     Rule,
     Setting,
     Structure,
@@ -22,6 +21,7 @@ from mmq_sweeps.identity.assignment import (
 )
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.identity.declared import Declared, declared, declared_by
+from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.identity.hashing import digest
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
 
@@ -62,7 +62,7 @@ def cell_of(config: Mapping[str, Any], files: DataFiles | None = None, read: Rea
     used = list(dict.fromkeys(rule.setting.method for found in rules.values() for rule in found))
     main = methods.common(used)
     parts = {part: _selection(found, main, methods) for part, found in rules.items()}
-    for part in TENSOR_PARTS:
+    for part in END_PARTS:
         if part in parts:
             parts[part]["module"] = config["model"][part]
     names["method"] = _method_names(rules, methods)
@@ -125,7 +125,7 @@ def _rules(selection: Mapping[str, Any], common: Mapping[str, Any], methods: _Me
         at = f"component.{part}.method" if own.get("method") else "method"
         return Setting(bits, *methods.key(at, node, own["group_size"]))
 
-    if part in TENSOR_PARTS:
+    if part in END_PARTS:
         whole = setting(selection["bits"], selection)
         return [Rule(whole)] if whole is not None else []
     by_slot = widths(selection)

@@ -21,7 +21,8 @@ from mmq_sweeps.config.assignment import parts_of
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.config.widths import BITS_CHOICES, is_width
 from mmq_sweeps.errors import one_of, unknown
-from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, TENSOR_PARTS
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS
+from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.identity.roles import LABEL
 from mmq_sweeps.metrics import metric_names
 
@@ -69,6 +70,9 @@ class ModelConfig:
     # For weights that do not fit into memory; null: the system's temporary folder.
     offload_dir: str | None = field(default=None, metadata=LABEL)
     parts: dict[str, PartConfig] = MISSING
+    # Token embeddings and output layer: a list of paths, tried in order like a part's module; null: the model has none.
+    embeddings: Any = field(default=None, metadata=LABEL)
+    head: Any = field(default=None, metadata=LABEL)
     # Whether the checkpoint's generation_config.json (sampling, penalties, suppressed tokens ...) applies beneath
     # task.generation; false: only the ids of its special tokens are taken from there.
     inherit_generation: bool = False
@@ -156,14 +160,26 @@ def problems(config: Mapping[str, Any]) -> list[str]:
         example = "'model.parts.vision={module: [PATH], blocks: [PATH], attention: [NAME], mlp: [NAME]}'"
         return [*found, f"model.parts: {model['name']} names none; give its parts, for instance {example}"]
     found += [f"model.parts.{part}.blocks=[]: names no path." for part, where in parts.items() if not where["blocks"]]
+    found += [problem for part in END_PARTS if (problem := _path_problem(f"model.{part}", model[part]))]
     known = parts_of(model)
-    if config["method"]["_target_"] != "none" and not set(config["component"]) & set(known):
+    if config["method"]["_target_"] != "none" and not any(part in known for part in _selected(config["component"])):
         found.append(f"component: selects no part of {model['name']}. {one_of(known)}")
     for part, selection in config["component"].items():
         if part not in known:
             found += _absent_problems(part, selection, config["bits"], model["name"], known)
         found += _selection_problems(part, selection, config["bits"])
     return found
+
+
+def _selected(component: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the parts that a component selects; it names those at the ends at 16 bits, too, which selects nothing."""
+    return [part for part, own in component.items() if part not in END_PARTS or own["bits"] != FULL_PRECISION_BITS]
+
+
+def _path_problem(key: str, paths: Any) -> str | None:
+    if paths is None or (isinstance(paths, list) and all(isinstance(path, str) for path in paths)):
+        return None
+    return f"{key}={paths!r}: give a list of paths, for instance {key}=[lm_head], or null if the model has none."
 
 
 def late_problems(config: Mapping[str, Any]) -> list[str]:
@@ -362,7 +378,7 @@ def _models() -> dict[str, dict[str, Any]]:
 
 def _selection_problems(part: str, selection: Mapping[str, Any], common: int) -> list[str]:
     key, found = f"component.{part}", []
-    if part in TENSOR_PARTS:
+    if part in END_PARTS:
         if (isinstance(selection["bits"], Mapping) or selection["bits_at"]) or (
             not is_width(selection["bits"]) and selection["bits"] != common
         ):

@@ -13,12 +13,13 @@ from mmq_sweeps.config.sweep import changed_files
 from mmq_sweeps.errors import ConfigError, StoreError
 from mmq_sweeps.execution.session import Session, Sessions
 from mmq_sweeps.identity.cell import Cell, digest
+from mmq_sweeps.identity.end_parts import EMBEDDINGS, END_PARTS
 from mmq_sweeps.memory import ran_out_of_memory
 from mmq_sweeps.models.model_check import called
 from mmq_sweeps.quantization.calibration import capture
 from mmq_sweeps.quantization.requests import calibration_problems
 from mmq_sweeps.quantization.requests import problems as format_problems
-from mmq_sweeps.quantization.targets import Part, Unit
+from mmq_sweeps.quantization.targets import UNCALIBRATED, Part, Unit, tied_problems
 from mmq_sweeps.store.attempts import CrashCounter
 from mmq_sweeps.store.store import explained
 
@@ -85,6 +86,9 @@ class Checks:
         distinct = {(part, cell.part_key(part)): cell for cell in cells for part in cell.parts}
         asked = {cell.id: cell for cell in distinct.values()}
         found = [problem for cell in asked.values() for problem in _of_cell(cell, session)]
+        # Of all cells: each part alone may be quantized as in another cell.
+        model = cells[0].names["model"]
+        found += dict.fromkeys(one for cell in cells for one in tied_problems(session.parts, cell.parts, model))
         found += self._of_data(cells, session)
         # What the model would be found to lack otherwise follows from these.
         return found or model_problems(session, cells)
@@ -166,6 +170,12 @@ def _without_effect(parts: Mapping[str, Part], cells: Sequence[Cell], reached: s
     for part, kind, units in _selected(parts, cells):
         names = [name for unit in units for name in unit.linears]
         if not reached.intersection(names):
+            if part in END_PARTS:
+                yield (
+                    f"component.{part}: {names[0]} is not run when an item is answered, so quantizing it would measure "
+                    f"nothing; set component.{part}.bits=16, or mend model.{part}"
+                )
+                continue
             yield (
                 f"component.{part}: none of its {len(names)} linears of the kind {kind} ({names[0]}, ...) is run when an item "
                 f"is answered, so quantizing them would measure nothing; leave {kind} out of component.{part}.layers, or "
@@ -178,7 +188,8 @@ def _without_calibration(session: Session, cells: Sequence[Cell]) -> Iterator[st
     calibrated = [cell for cell in cells if any(request.method.needs_statistics for request in session.requests(cell))]
     if not calibrated:
         return
-    selected = list(_selected(session.parts, calibrated))
+    # Embeddings have no statistics.
+    selected = [own for own in _selected(session.parts, calibrated) if own[0] != EMBEDDINGS]
     linears = [name for _, _, units in selected for unit in units for name in unit.linears]
     # The linears that run are the same for every draw and number of samples.
     calibration = {**(calibrated[0].calibration or {}), "batch_size": BATCH_SIZE}
@@ -193,10 +204,17 @@ def _without_calibration(session: Session, cells: Sequence[Cell]) -> Iterator[st
             alike.setdefault(NUMBER.sub("*", name), []).append(name)
         for pattern, names in alike.items():
             if not reached.intersection(names):
+                choose = f"choose a method without calibration ({', '.join(UNCALIBRATED)})"
+                if part in END_PARTS:
+                    yield (
+                        f"component.{part}: calibration never runs {pattern}, so it has no statistics; {choose}, set "
+                        f"component.{part}.bits=16, or mend model.{part}"
+                    )
+                    continue
                 yield (
                     f"component.{part}: calibration never runs {pattern} ({len(names)} linears of the kind {kind}), so they "
-                    f"have no statistics; leave {kind} out of component.{part}.layers, choose a method without "
-                    f"calibration (rtn, uniform, hqq), or mend model.parts.{part}"
+                    f"have no statistics; leave {kind} out of component.{part}.layers, {choose}, or "
+                    f"mend model.parts.{part}"
                 )
 
 

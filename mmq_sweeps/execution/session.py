@@ -136,6 +136,7 @@ class Session:
         """Put ``weights`` in place, or cached outputs in place of a part that need not run; yields their players."""
         players = []
         with ExitStack() as stack:
+            self._take_out_tied(weights)
             for part in self.parts.values():
                 linears = [name for unit in part.units for name in unit.linears]
                 own = {name: weights[name] for name in linears if name in weights}
@@ -152,6 +153,12 @@ class Session:
             yield players
         for player in players:
             player.finish()
+
+    def _take_out_tied(self, weights: Mapping[str, QuantizedWeight]) -> None:
+        """Take out embeddings or head of an earlier cell, before the other, the same weight, is put in their place."""
+        for part in self.parts.values():
+            if part.tied_to is not None and part.module not in weights:
+                self.weights.take_out(part.name)
 
     def output_artifacts(self, cell: Cell) -> list[Artifact]:
         """List the cached outputs of parts that ``cell`` shares with other cells of the sweep."""
@@ -196,9 +203,10 @@ class Session:
         return digest([key, batches, environment.computing(self.loaded.device)])[:24]
 
     def _can_replay(self, part: Part) -> bool:
-        """True unless ``part`` is the last part, or shares weights with another because one lies inside the other."""
+        """True unless ``part`` is the last with blocks or has none, or shares weights with another that lies inside it."""
         others = [other for other in self.parts.values() if other.name != part.name]
-        if not others or part.name == list(self.parts)[-1]:
+        with_blocks = [own.name for own in self.parts.values() if not own.at_an_end]
+        if part.at_an_end or part.name == with_blocks[-1]:
             return False
         return not any(_inside(part.module, other.module) or _inside(other.module, part.module) for other in others)
 
@@ -247,7 +255,7 @@ class Sessions:
 def _load(config: dict[str, Any]) -> tuple[LoadedModel, dict[str, Part]]:
     try:
         loaded = load_model(config)
-        return loaded, find_parts(loaded.model, config["parts"])
+        return loaded, find_parts(loaded.model, config)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except (MemoryError, RuntimeError, OSError) as error:

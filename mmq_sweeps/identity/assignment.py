@@ -21,8 +21,6 @@ from mmq_sweeps.identity.hashing import digest
 FULL_PRECISION_BITS = 16
 BLOCK_GROUPS = ("front", "middle", "end")
 LAYER_KINDS = ("attention", "mlp")
-# Parts of a single tensor, without blocks: token embeddings, and the language model's output layer.
-TENSOR_PARTS = ("embeddings", "head")
 SLOTS = tuple((group, kind) for group in BLOCK_GROUPS for kind in LAYER_KINDS)
 # What a setting applies to: a block group's layer kind, or a unit by block number and layer kind.
 Slot = tuple[str, str]

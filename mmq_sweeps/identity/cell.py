@@ -14,11 +14,11 @@ from mmq_sweeps.identity.assignment import (
     BLOCK_GROUPS,
     FULL_PRECISION_BITS,
     LAYER_KINDS,
-    TENSOR_PARTS,
     bits_label,
     rules_in,
     selects,
 )
+from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.identity.hashing import digest
 
 __all__ = ["BLOCK_GROUPS", "FULL_PRECISION_BITS", "LAYER_KINDS", "Cell", "MethodRule", "bits_label", "digest"]
@@ -107,7 +107,7 @@ class Cell:
     @property
     def order(self) -> list[str]:
         """Names of the model's parts in the order in which they run, and then of quantized single tensors."""
-        return [*self.model["parts"], *(part for part in TENSOR_PARTS if part in self.parts)]
+        return [*self.model["parts"], *(part for part in END_PARTS if part in self.parts)]
 
     def rules(self, part: str) -> list[MethodRule]:
         """Return the rules of ``part``, with the method of each; empty at full precision."""

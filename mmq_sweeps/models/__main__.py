@@ -20,10 +20,11 @@ from mmq_sweeps.config.model_catalog import model_names, read_model
 from mmq_sweeps.config.widths import BITS, BITS_CHOICES
 from mmq_sweeps.errors import ConfigError, one_of, unknown
 from mmq_sweeps.identity.cell import FULL_PRECISION_BITS
+from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.methods.affine import Format, check_group_size
 from mmq_sweeps.models.shapes import build_on_meta, find_shape
 from mmq_sweeps.quantization.size import StoredLinear, measure_stored
-from mmq_sweeps.quantization.targets import Part, check_format, find_parts
+from mmq_sweeps.quantization.targets import Part, check_format, find_parts, tied_problems
 from mmq_sweeps.reporting.table import output_console
 
 BAD_INPUT = 2
@@ -43,7 +44,7 @@ class Counted:
         return self.config["name"]
 
     def label(self, part: str) -> str:
-        return self.config["parts"][part]["label"]
+        return END_PARTS[part] if part in END_PARTS else self.config["parts"][part]["label"]
 
 
 def count(model: str) -> Counted:
@@ -54,11 +55,14 @@ def count(model: str) -> Counted:
     config = read_model(model)
     shape = find_shape(config)
     built = build_on_meta(config, shape)
-    return Counted(config, built, find_parts(built, config["parts"]), shape.source)
+    return Counted(config, built, find_parts(built, config), shape.source)
 
 
 def describe(counted: Counted) -> dict[str, Any]:
-    """Return a model's parameters and, per part, its blocks, linears and quantizable weights."""
+    """Return a model's parameters and, per part, its blocks, linears and quantizable weights.
+
+    A head that is tied to the embeddings has no weights of its own.
+    """
     size = measure_stored(counted.model, counted.parts.values(), {})
     return {
         "model": counted.name,
@@ -70,10 +74,12 @@ def describe(counted: Counted) -> dict[str, Any]:
                 "label": counted.label(name),
                 "blocks": len(part.blocks),
                 "linears": len(shapes := _linears(part)),
-                "quantizable_weights": sum(rows * columns for rows, columns in shapes.values()),
-                "parameters": size["parts"][name]["parameters"],
+                "quantizable_weights": min(sum(rows * columns for rows, columns in shapes.values()), parameters),
+                "parameters": parameters,
+                **({"tied_to": part.tied_to} if "tied_to" in size["parts"][name] else {}),
             }
             for name, part in counted.parts.items()
+            for parameters in [size["parts"][name]["parameters"]]
         },
     }
 
@@ -81,10 +87,11 @@ def describe(counted: Counted) -> dict[str, Any]:
 def assign(counted: Counted, bits: Mapping[str, int], group_size: int | str) -> dict[str, Any]:
     """Return the sizes of ``counted`` (see ``measure_stored``) with every linear of the parts in ``bits`` quantized.
 
-    Raises ConfigError if ``group_size`` does not divide the columns of a linear.
+    Raises ConfigError if ``group_size`` does not divide the columns of a linear, and for tied parts that are both quantized.
     """
     stored: dict[str, StoredLinear] = {}
-    problems: list[str] = []
+    quantized = [name for name, width in bits.items() if width != FULL_PRECISION_BITS]
+    problems = tied_problems(counted.parts, quantized, counted.name)
     for name, width in bits.items():
         if width == FULL_PRECISION_BITS:
             continue
@@ -141,7 +148,7 @@ def draw_models(models: Iterable[Mapping[str, Any]]) -> Table:
         table.add_row(model["model"], "", "", "", "", f"{model['parameters']:,}")
         for name, part in model["parts"].items():
             counts = (part[key] for key in ("blocks", "linears", "quantizable_weights", "parameters"))
-            table.add_row(f"  {name}", part["label"], *(f"{count:,}" for count in counts))
+            table.add_row(f"  {name}", _shown(name, part["label"], part), *(f"{count:,}" for count in counts))
     return table
 
 
@@ -150,10 +157,16 @@ def draw_assignment(counted: Counted, told: Mapping[str, Any]) -> Table:
         "part", "", ">bits", ">quantized\nweights", ">all\nparameters", ">bpw\npaper", ">bpw\nexact", ">size\nMB"
     )
     for name, width in told["bits"].items():
-        table.add_row(name, counted.label(name), str(width), *_size_cells(told["parts"][name]))
+        size = told["parts"][name]
+        table.add_row(name, _shown(name, counted.label(name), size), str(width), *_size_cells(size))
     table.add_section()
     table.add_row("all", told["model"], "", *_size_cells(told["total"]))
     return table
+
+
+def _shown(part: str, label: str, counts: Mapping[str, Any]) -> str:
+    """Return the label beside a part's name; the names of those at the ends need none."""
+    return label if part not in END_PARTS else "tied" if "tied_to" in counts else ""
 
 
 def _size_cells(size: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,15 +65,24 @@ class LoadedModel:
         """Computing device; weights may lie elsewhere until they are needed."""
         return computing_device(self.model)
 
-    def linear(self, name: str) -> nn.Linear:
-        """Return the linear of this full name; TypeError if the module is something else."""
+    def __post_init__(self) -> None:
+        # Found now: a call of an offloaded module replaces its parameter, so that tied ones are no longer one object.
+        object.__setattr__(self, "_tied", _tied(self.model))
+
+    def linear(self, name: str) -> nn.Linear | nn.Embedding:
+        """Return the linear or embedding of this full name; TypeError if the module is something else."""
         module = self.model.get_submodule(name)
-        if not isinstance(module, nn.Linear):
+        if not isinstance(module, (nn.Linear, nn.Embedding)):
             raise TypeError(f"{name} is a {type(module).__name__}, not a linear")
         return module
 
+    def sharing(self, name: str) -> tuple[str, ...]:
+        """Return the full names of all modules with the weight of the linear ``name``, itself included."""
+        tied: Mapping[str, tuple[str, ...]] = self._tied  # type: ignore[attr-defined]
+        return tied.get(name, (name,))
+
     def weight(self, name: str) -> Tensor:
-        """Return the weight ``[O, I]`` of a linear by its full name, read from its device, the CPU or the disk."""
+        """Return the weight ``[O, I]`` of a linear or embedding by its full name, read from its device, the CPU or the disk."""
         linear = self.linear(name)
         with self.onloaded(name):
             return linear.weight.detach()
@@ -104,26 +113,53 @@ class LoadedModel:
         """Run with ``weights`` ``{linear: [O, I]}`` in place; on exit restore the full-precision ones, bit for bit.
 
         ``weights`` may compute values on access: they are requested singly, those of offloaded linears whenever the
-        linear is brought to the computing device.
+        linear is brought to the computing device. A tied weight is replaced wherever it is used; a ValueError if it is
+        given twice.
         """
-        linears = {name: self.linear(name) for name in weights}
-        resident = {name: linear for name, linear in linears.items() if linear.weight.device.type != "meta"}
+        holders = self._holders(weights)
+        # A weight by its place in the list: those of one name may lie both in memory and on disk.
+        resident: list[tuple[str, Tensor]] = []
         with ExitStack() as undo:
-            for name, linear in linears.items():
-                if name not in resident:
+            for name, linears in holders.items():
+                there = {id(linear.weight): linear.weight for linear in linears if linear.weight.device.type != "meta"}
+                resident += [(name, weight) for weight in there.values()]
+                for linear in linears:
                     undo.enter_context(_read_instead(linear, name, weights))
-            size = sum(linear.weight.nbytes for linear in resident.values())
+            size = sum(weight.nbytes for _, weight in resident)
             aside = undo.enter_context(room_aside(size, self.config.get("offload_dir")))
-            for name, linear in resident.items():
-                aside.keep(name, linear.weight)
-                undo.callback(aside.put_back, name, linear.weight)
+            for place, (name, weight) in enumerate(resident):
+                aside.keep(str(place), weight)
+                undo.callback(aside.put_back, str(place), weight)
                 with torch.no_grad():
-                    linear.weight.copy_(weights[name])
+                    weight.copy_(weights[name])
             yield
+
+    def _holders(self, names: Iterable[str]) -> dict[str, list[nn.Linear | nn.Embedding]]:
+        """Return the modules that use each weight of ``names``; ValueError if two names are one weight."""
+        holders: dict[str, list[nn.Linear | nn.Embedding]] = {}
+        owner: dict[str, str] = {}
+        for name in names:
+            self.linear(name)
+            for other in self.sharing(name):
+                if owner.setdefault(other, name) != name:
+                    raise ValueError(f"{owner[other]} and {name} are one weight, which cannot be replaced twice")
+            modules = map(self.model.get_submodule, self.sharing(name))
+            holders[name] = [module for module in modules if isinstance(module, (nn.Linear, nn.Embedding))]
+        return holders
+
+
+def _tied(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Return the names of modules whose ``weight`` is that of another, each with all that share it."""
+    names: dict[int, list[str]] = {}
+    for path, module in model.named_modules():
+        weight = module._parameters.get("weight")
+        if weight is not None:
+            names.setdefault(id(weight), []).append(path)
+    return {path: tuple(shared) for shared in names.values() if len(shared) > 1 for path in shared}
 
 
 @contextmanager
-def _read_instead(linear: nn.Linear, name: str, weights: Mapping[str, Tensor]) -> Iterator[None]:
+def _read_instead(linear: nn.Module, name: str, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Bring ``weights[name]`` to the computing device whenever ``linear``'s offloaded weight is requested."""
     hooks = [hook for hook in offloading_hooks(linear) if hook.offload]
     kept = [hook.weights_map for hook in hooks]

@@ -7,6 +7,9 @@ input tensor (query, key and value) share their statistics.
 Blocks are called as the model called them, whatever their arguments are named. If the model does something between two
 blocks (a convolution between the stages of a vision tower, the step from an encoder to its decoder, image features
 added behind some layers), the later block's input is captured as well.
+
+The head is a part whose one block is the linear itself. It is never run alone: its statistics are those of the captured
+hidden states, and its output, a value for every word of the vocabulary, would take more memory than all else.
 """
 
 from __future__ import annotations
@@ -128,7 +131,7 @@ def block_statistics(
 
 
 def _inside(path: str, names: Collection[str]) -> list[str]:
-    return [name for name in names if name.startswith(f"{path}.")]
+    return [name for name in names if name == path or name.startswith(f"{path}.")]
 
 
 class BlockRunner:
@@ -199,6 +202,10 @@ class BlockRunner:
                 if mask is None and any(other is not None for _, other in others):
                     mask = torch.ones(hidden.shape[:-1], dtype=torch.bool)  # Marks its tokens, not the others'.
                 collector.begin(mask, others)
+                if isinstance(block, nn.Linear):
+                    collector.receive(path, hidden)
+                    yield self.hidden[place]
+                    continue
                 output = _first(block(*args, **kwargs))
                 yield output.cpu() if self._away else output
 
@@ -258,18 +265,20 @@ class Collector:
         ]
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0]
-            leader = next((first for seen, first in self._seen if seen is x), name)
-            if self._leader.setdefault(name, leader) != leader:
-                raise RuntimeError(f"{name} shares its input with {self._leader[name]} in one batch but not in another")
-            if leader == name:
-                self._seen.append((x, name))
-                if name not in self._sums:
-                    self._sums[name] = _Sums(x, self._keep_inputs)
-                self._sums[name].add(self._counting(x, name))
+        return lambda _module, inputs: self.receive(name, inputs[0])
 
-        return keep
+    def receive(self, name: str, x: Tensor) -> None:
+        """Add the input ``x`` of ``name``, if that is one of the linears."""
+        if name not in self._linears:
+            return
+        leader = next((first for seen, first in self._seen if seen is x), name)
+        if self._leader.setdefault(name, leader) != leader:
+            raise RuntimeError(f"{name} shares its input with {self._leader[name]} in one batch but not in another")
+        if leader == name:
+            self._seen.append((x, name))
+            if name not in self._sums:
+                self._sums[name] = _Sums(x, self._keep_inputs)
+            self._sums[name].add(self._counting(x, name))
 
     def _counting(self, x: Tensor, name: str) -> Tensor:
         """Return the tokens ``[N, I]`` of ``x`` that count."""
@@ -421,9 +430,15 @@ class _Listener:
         return [_one_pass(self._calls[start : start + len(blocks)]) for start in starts]
 
     def _modules_around(self, block: str) -> list[str]:
-        """Return the part's module and the modules inside it that hold ``block``, outermost first."""
+        """Return the part's module and the modules inside it that hold ``block``, outermost first.
+
+        The head has the mask of the tokens that it receives, those of the last block of the part before it.
+        """
+        part = self.part.follows or self.part
+        if part is not self.part:
+            block = part.blocks[-1]
         names = block.split(".")
-        outer = len(self.part.module.split("."))
+        outer = len(part.module.split(".")) if part.module else 0
         return [".".join(names[:depth]) for depth in range(outer, len(names))]
 
     def _begin(self, path: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
@@ -482,7 +497,7 @@ class _Listener:
             decodes = self._around[path].get("encoder_hidden_states") is not None
             if _is_token_mask(given):
                 mask = given
-            elif given is None and (decodes or path == self.part.module):
+            elif given is None and (decodes or path == (self.part.follows or self.part).module):
                 mask = None
         return mask.bool() if _is_token_mask(mask) else None
 

@@ -14,7 +14,7 @@ from typing import Any
 from mmq_sweeps.identity.cell import Cell, MethodRule
 from mmq_sweeps.methods.affine import Format
 from mmq_sweeps.methods.base import Method
-from mmq_sweeps.quantization.targets import METHOD_GROUP_SIZE, Part, Unit, check_format
+from mmq_sweeps.quantization.targets import METHOD_GROUP_SIZE, Part, Unit, check_format, inputs_problem
 
 # Makes a method of its key in the configuration and its node.
 Build = Callable[[str, Mapping[str, Any]], Method]
@@ -109,10 +109,14 @@ def problems(requests: Iterable[Request]) -> list[str]:
 
 
 def calibration_problems(requests: Iterable[Request]) -> list[str]:
-    """List a sentence for every method that needs statistics, and whose yaml takes no calibration data."""
-    lacking = {type(request.method).__name__ for request in requests if _lacks_calibration(request)}
-    return [f"method {name}: needs statistics, so its yaml must say calibration: ${{calibration}}" for name in lacking]
-
-
-def _lacks_calibration(request: Request) -> bool:
-    return request.method.needs_statistics and request.calibration is None
+    """List a sentence for every method that needs statistics where there are none, or takes no calibration data for them."""
+    found = []
+    for request in requests:
+        if not request.method.needs_statistics:
+            continue
+        name = getattr(request.method, "known_as", type(request.method).__name__)
+        if (problem := inputs_problem(request.unit.part, name)) is not None:
+            found.append(problem)
+        elif request.calibration is None:
+            found.append(f"method={name}: needs statistics, so its yaml must say calibration: ${{calibration}}")
+    return list(dict.fromkeys(found))

@@ -2,6 +2,9 @@
 
 The paper's (arXiv 2601.15287) are ``(bits x quantized linear weights + 16 x every other parameter) / all parameters``.
 The exact ones count the stored bits: packed codes, scales, zeros and input scales, and 16 bits for everything else.
+
+A part's size is that of its module with the part's own linears quantized, so that the language part's does not depend on
+embeddings and head, though both may lie inside its module.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from mmq_sweeps.identity.cell import FULL_PRECISION_BITS
+from mmq_sweeps.identity.end_parts import EMBEDDINGS, END_PARTS, HEAD
 from mmq_sweeps.methods.affine import Format, QuantizedWeight
 from mmq_sweeps.quantization.targets import Part
 
@@ -40,7 +44,11 @@ class StoredLinear:
 
 
 def measure(model: nn.Module, parts: Iterable[Part], quantized: Mapping[str, QuantizedWeight]) -> dict[str, Any]:
-    """Return parameters, quantized weights, both bits per weight and bytes, in total and per part's module."""
+    """Return parameters, quantized weights, both bits per weight and bytes, in total and per part's module.
+
+    Tied embeddings and head are one weight, counted at the one that is quantized, else at the embeddings; the other has no
+    parameters of its own and says what it is ``tied_to``.
+    """
     stored = {
         name: StoredLinear(weight.format, weight.shape, weight.input_scale is not None, weight.exponents)
         for name, weight in quantized.items()
@@ -50,16 +58,48 @@ def measure(model: nn.Module, parts: Iterable[Part], quantized: Mapping[str, Qua
 
 def measure_stored(model: nn.Module, parts: Iterable[Part], stored: Mapping[str, StoredLinear]) -> dict[str, Any]:
     """Return the sizes of ``measure`` for linears stored as in ``stored``; ``model`` may lie on the meta device."""
-    return {
-        "total": _size(model, "", stored),
-        "parts": {part.name: _size(model.get_submodule(part.module), f"{part.module}.", stored) for part in parts},
-    }
+    parts = list(parts)
+    same = _tied_weights(parts)
+    sizes = {part.name: _part_size(model, part, stored, same) for part in parts}
+    for part in parts:
+        if part.tied_to is not None and part.name != _carrier(parts, stored):
+            # The bits per weight are those of the one weight.
+            nothing = {"parameters": 0, "quantized_weights": 0, "size_bytes": 0}
+            sizes[part.name] = sizes[part.tied_to] | nothing | {"tied_to": part.tied_to}
+    return {"total": _size(_parameters(model, "", same), stored.values()), "parts": sizes}
 
 
-def _size(module: nn.Module, prefix: str, stored: Mapping[str, StoredLinear]) -> dict[str, Any]:
-    # parameters() yields shared parameters once, as they are stored once.
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    inside = [linear for name, linear in stored.items() if name.startswith(prefix)]
+def _tied_weights(parts: Iterable[Part]) -> dict[str, str]:
+    """Return the name of the embeddings' weight by that of a head tied to it."""
+    modules = {part.name: part.module for part in parts if part.tied_to is not None}
+    return {f"{modules[HEAD]}.weight": f"{modules[EMBEDDINGS]}.weight"} if len(modules) == len(END_PARTS) else {}
+
+
+def _carrier(parts: Iterable[Part], stored: Mapping[str, StoredLinear]) -> str:
+    """Return which of the tied parts their weight is counted at."""
+    quantized = [own.name for own in parts if own.tied_to is not None and own.module in stored]
+    return quantized[0] if quantized else EMBEDDINGS
+
+
+def _part_size(
+    model: nn.Module, part: Part, stored: Mapping[str, StoredLinear], same: Mapping[str, str]
+) -> dict[str, Any]:
+    own = [stored[name] for unit in part.units for name in unit.linears if name in stored]
+    return _size(_parameters(model.get_submodule(part.module), f"{part.module}.", same), own)
+
+
+def _parameters(module: nn.Module, prefix: str, same: Mapping[str, str]) -> int:
+    """Count the parameters of ``module``, each once; ``same`` tells of weights that are one although they are two objects.
+
+    An offloaded module has an object of its own after its first call.
+    """
+    # named_parameters() yields shared parameters once, as they are stored once.
+    sizes = {f"{prefix}{name}": parameter.numel() for name, parameter in module.named_parameters()}
+    return sum({same.get(name, name): size for name, size in sizes.items()}.values())
+
+
+def _size(parameters: int, stored: Iterable[StoredLinear]) -> dict[str, Any]:
+    inside = list(stored)
     weights = sum(linear.weights for linear in inside)
     rest = FULL_PRECISION_BITS * (parameters - weights)
     paper_bits = rest + sum(linear.format.bits * linear.weights for linear in inside)

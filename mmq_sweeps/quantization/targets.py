@@ -2,11 +2,14 @@
 
 The linears of one layer kind (attention, mlp) in one block of a part are a ``Unit``: they are selected, quantized and
 stored together, so every selection of blocks and layers consists of whole units.
+
+The token embeddings and the output layer are parts of one unit each, of one weight. Tied ones are a single weight: quantizing
+either quantizes both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,12 +18,15 @@ from torch import nn
 
 from mmq_sweeps.errors import TargetError, one_of
 from mmq_sweeps.identity.assignment import block_groups, rules_in, selects
+from mmq_sweeps.identity.end_parts import EMBEDDINGS, END_PARTS, HEAD
 from mmq_sweeps.methods.affine import Format
 
 # Weights outside linears are ignored up to this share of a unit's weights: routers, tables of positions.
 OVERLOOKED = 0.05
 # A parameter is a weight matrix if two of its dimensions are at least this long; depthwise kernels are none.
 MATRIX = 8
+# Methods of conf/method that need no calibration.
+UNCALIBRATED = ("rtn", "uniform", "hqq")
 # Key of the group size of all parts without their own.
 METHOD_GROUP_SIZE = "method.group_size"
 
@@ -28,6 +34,8 @@ METHOD_GROUP_SIZE = "method.group_size"
 @dataclass(frozen=True)
 class Unit:
     """Linears of a layer kind in a block; ``linears`` maps the full name of each to its shape ``(O, I)``.
+
+    The token embeddings are a linear of that sense as well, ``O`` the size of the vocabulary.
 
     ``loose`` maps weight matrices outside linears, such as experts in a single tensor, to a description of their
     holder; it is empty if they are a small share of the unit's weights.
@@ -42,7 +50,7 @@ class Unit:
 
     @property
     def name(self) -> str:
-        return f"{self.part}.{self.block}.{self.kind}"
+        return self.part if self.kind == self.part else f"{self.part}.{self.block}.{self.kind}"
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,15 @@ class Part:
     units: tuple[Unit, ...]
     masked: bool | tuple[str, ...]
     model: str = ""  # the class of the model, for messages
+    # Of embeddings and head: the other one, if they are one tensor.
+    tied_to: str | None = None
+    # Of the head: the part whose last block's tokens it receives, and whose mask they therefore have.
+    follows: Part | None = None
+
+    @property
+    def at_an_end(self) -> bool:
+        """True for token embeddings and head, which have neither blocks nor layer kinds."""
+        return self.name in END_PARTS
 
     @cached_property
     def masked_linears(self) -> dict[str, bool]:
@@ -72,7 +89,8 @@ class Part:
     def select(self, selection: Mapping[str, Any]) -> list[Unit]:
         """Return the units that ``selection`` (``identity/assignment.py``) selects.
 
-        Raises TargetError if there is no linear among them, or if a unit has weights outside linears.
+        Embeddings and head have one unit, whatever is selected. Raises TargetError if there is no linear among the units, or
+        if one has weights outside linears.
         """
         chosen = [unit for rule in rules_in(selection) for unit in self.chosen(rule)]
         if not any(unit.linears for unit in chosen):
@@ -88,6 +106,8 @@ class Part:
 
     def chosen(self, rule: Mapping[str, Any]) -> list[Unit]:
         """Return the units of one rule of a selection; there may be none, as in a part of two blocks in front."""
+        if self.at_an_end:
+            return list(self.units)
         return [unit for unit in self.units if selects(rule, unit.block, unit.group, unit.kind)]
 
     def _refuse_other_weights(self, chosen: Iterable[Unit]) -> None:
@@ -126,11 +146,55 @@ def _spans(numbers: Iterable[int]) -> str:
     return ", ".join(f"{first} to {last}" if last > first else str(first) for first, last in spans)
 
 
-def find_parts(model: nn.Module, parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Part]:
-    """Return every part of ``model`` by name; TargetError if a path, a kind or a name does not resolve."""
-    found = {name: _find_part(model, name, where) for name, where in parts.items()}
-    _refuse_shared(model, [unit for part in found.values() for unit in part.units])
+def find_parts(model: nn.Module, config: Mapping[str, Any]) -> dict[str, Part]:
+    """Return every part of ``model`` by name, embeddings and head last, as the model's ``config`` says where they are.
+
+    Call it before the model has run, which parts tied weights that are offloaded. Raises TargetError if a path, a kind or a
+    name does not resolve.
+    """
+    for name in END_PARTS:
+        if name in config["parts"]:
+            raise TargetError(
+                f"model.parts.{name}: {name} is no part with blocks; give its paths as model.{name}=[PATH]"
+            )
+    found = {name: _find_part(model, name, where) for name, where in config["parts"].items()}
+    before = _before_head(found)
+    found |= {
+        name: _find_end(model, name, config[name], before if name == HEAD else None)
+        for name in END_PARTS
+        if config.get(name)
+    }
+    if EMBEDDINGS in found and HEAD in found:
+        embedding, head = (model.get_submodule(found[name].module) for name in (EMBEDDINGS, HEAD))
+        if embedding.weight is head.weight:
+            found[EMBEDDINGS] = replace(found[EMBEDDINGS], tied_to=HEAD)
+            found[HEAD] = replace(found[HEAD], tied_to=EMBEDDINGS)
+    _refuse_shared(
+        model, [unit for part in found.values() if part.name != HEAD or not part.tied_to for unit in part.units]
+    )
     return found
+
+
+def tied_problems(parts: Mapping[str, Part], selected: Collection[str], model: str) -> list[str]:
+    """Return a sentence if ``selected``, parts that one cell quantizes, are one weight; ``model`` is its name."""
+    if not all(name in selected and name in parts and parts[name].tied_to for name in END_PARTS):
+        return []
+    return [
+        f"component.{EMBEDDINGS} and component.{HEAD}: of {model} they are one weight ({parts[EMBEDDINGS].module} and "
+        f"{parts[HEAD].module} are tied), which cannot be quantized twice; choose one, it quantizes both"
+    ]
+
+
+def inputs_problem(part: str, method: str) -> str | None:
+    """Return a sentence if ``part`` has no inputs whose statistics the calibrated ``method``, a name, could use."""
+    if part != EMBEDDINGS:
+        return None
+    key = f"component.{EMBEDDINGS}"
+    choices = one_of(UNCALIBRATED).removeprefix("Choose ").removesuffix(".")
+    return (
+        f"{key}: method={method} needs statistics of a linear's inputs, and embeddings have none; choose "
+        f"{key}.method={choices}"
+    )
 
 
 def check_format(units: Iterable[Unit], format: Format, key: str = METHOD_GROUP_SIZE) -> list[str]:
@@ -193,6 +257,30 @@ def _find_part(model: nn.Module, name: str, where: Mapping[str, Any]) -> Part:
     return part
 
 
+def _find_end(model: nn.Module, name: str, paths: Any, follows: Part | None) -> Part:
+    """Find the token embeddings, or the head behind the part ``follows``."""
+    key, expected = f"model.{name}", nn.Embedding if name == EMBEDDINGS else nn.Linear
+    if not isinstance(paths, (list, tuple)) or not all(isinstance(path, str) for path in paths):
+        raise TargetError(f"{key}={paths!r}: give a list of paths, which are tried in order, or null if there is none")
+    path, module = _resolve(model, paths, key)
+    if not isinstance(module, expected):
+        raise TargetError(
+            f"{key}: {path} of {type(model).__name__} is a {type(module).__name__}, no {expected.__name__}"
+        )
+    _refuse_computed(module, path)
+    shape = (module.weight.shape[0], module.weight.shape[1])
+    unit = Unit(name, 0, "front" if name == EMBEDDINGS else "end", name, {path: shape})
+    # Without a part before it, its tokens are taken for those of the mask that the model is called with.
+    masked = (path,) if name == HEAD and (follows is None or follows.masked) else False
+    return Part(name, path, (path,), (unit,), masked, type(model).__name__, follows=follows)
+
+
+def _before_head(parts: Mapping[str, Part]) -> Part | None:
+    """Return the part whose output the head receives: the language part, else the last one that is given the text."""
+    texts = [part for part in parts.values() if part.masked is True]
+    return parts.get("language") or (texts[-1] if texts else None)
+
+
 def _find_blocks(module: nn.Module, candidates: Iterable[Any], key: str) -> tuple[list[str], dict[str, nn.Module]]:
     """Return the first of ``candidates`` that resolves, as paths, and its blocks by their paths in ``module``.
 
@@ -252,13 +340,17 @@ def _linears_by_kind(
         if len(matching) != 1:
             what = "no layer kind" if not matching else f"{len(matching)} layer kinds"
             raise TargetError(f"{path}.{name} belongs to {what}; name it under exactly one. {one_of(kinds)}")
-        if "weight" not in dict(module.named_parameters(recurse=False)):
-            raise TargetError(
-                f"{path}.{name} computes its weight in every call (as weight_norm and pruning do), so a quantized one would be "
-                "overwritten; make the weight a parameter (remove_weight_norm, prune.remove) and save the checkpoint"
-            )
+        _refuse_computed(module, f"{path}.{name}")
         by_kind[matching[0]][name] = (module.out_features, module.in_features)
     return by_kind
+
+
+def _refuse_computed(module: nn.Module, path: str) -> None:
+    if "weight" not in dict(module.named_parameters(recurse=False)):
+        raise TargetError(
+            f"{path} computes its weight in every call (as weight_norm and pruning do), so a quantized one would be "
+            "overwritten; make the weight a parameter (remove_weight_norm, prune.remove) and save the checkpoint"
+        )
 
 
 def _loose_by_kind(

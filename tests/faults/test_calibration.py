@@ -69,7 +69,7 @@ def toy(tower: nn.Module) -> tuple[LoadedModel, Part]:
     model = nn.ModuleDict({"tower": tower})
     model.forward = tower.forward
     where = {"module": ["tower"], "blocks": ["blocks"], "attention": [], "mlp": ["0"], "masked": False}
-    return LoadedModel(model, None, {}), find_parts(model, {"tower": where})["tower"]
+    return LoadedModel(model, None, {}), find_parts(model, {"parts": {"tower": where}})["tower"]
 
 
 def copies_of(batches: Sequence[Batch]) -> Iterator[dict[str, Any]]:

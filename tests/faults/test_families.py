@@ -52,7 +52,7 @@ def family() -> Families:
 
 
 def parts_of(toy: Toy) -> dict[str, Part]:
-    return find_parts(toy.loaded.model, toy.parts)
+    return find_parts(toy.loaded.model, {"parts": toy.parts})
 
 
 def counts(toy: Toy, name: str) -> dict[str, int]:
@@ -216,7 +216,7 @@ def tower(*blocks: nn.Module) -> nn.Module:
 def found_in(model: nn.Module, attention: str = "attention", mlp: str = "mlp") -> Part:
     outer = nn.Module()
     outer.model = model
-    return find_parts(outer, {"language": part("model", "tower", [attention], [mlp])})["language"]
+    return find_parts(outer, {"parts": {"language": part("model", "tower", [attention], [mlp])}})["language"]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_linear_that_computes_its_weight_is_refused() -> None:
     model.blocks = nn.ModuleList([nn.ModuleDict({"attention": nn.Linear(16, 16), "mlp": linear})])
     where = {"module": ["blocks"], "blocks": [""], "attention": ["attention"], "mlp": ["mlp"], "masked": False}
     with pytest.raises(TargetError, match=r"0\.mlp computes its weight in every call .* save the checkpoint"):
-        find_parts(model, {"language": where})
+        find_parts(model, {"parts": {"language": where}})
 
 
 def test_a_part_of_which_no_weight_is_in_a_linear_is_told_with_what_holds_them() -> None:

@@ -490,7 +490,7 @@ def test_activations_that_overflow_name_the_module_and_the_dtype(composed: Compo
 def bench_of(config: dict[str, Any], folder: Path, change: Callable[[nn.Module], None] = lambda _: None) -> Session:
     loaded = load_model(config["model"])
     change(loaded.model)
-    parts = find_parts(loaded.model, config["model"]["parts"])
+    parts = find_parts(loaded.model, config["model"])
     task = build("task", config["task"])
     return Session(loaded, parts, task, 2, Store.open(folder / "store"))
 

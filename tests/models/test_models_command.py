@@ -13,6 +13,7 @@ import pytest
 
 from mmq_sweeps.config.model_catalog import model_names
 from mmq_sweeps.config.paths import conf_dir
+from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.models.__main__ import main
 from mmq_sweeps.models.shapes import CONFIGS
 from tests.models.test_shapes import BY_HAND
@@ -43,7 +44,7 @@ def test_an_assignment_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_part_left_out_stays_at_full_precision(capsys: pytest.CaptureFixture[str]) -> None:
     main(["llava_1_5_7b", "--bits", "language=4", "--group-size", "128", "--json"])
     told = json.loads(capsys.readouterr().out)
-    assert told["bits"] == {"vision": 16, "language": 4}
+    assert told["bits"] == {"vision": 16, "language": 4, "embeddings": 16, "head": 16}
     assert told["parts"]["vision"]["bpw_exact"] == 16
     weights = BY_HAND["llava_1_5_7b"]["language"]
     per_weight = 4 + (16 + 4) / 128
@@ -57,8 +58,40 @@ def test_all_models(capsys: pytest.CaptureFixture[str]) -> None:
     told = json.loads(capsys.readouterr().out)
     assert [model["model"] for model in told] == model_names()
     for model in told:
-        assert sum(part["parameters"] for part in model["parts"].values()) <= model["parameters"]
-        assert all(0 < part["quantizable_weights"] < part["parameters"] for part in model["parts"].values())
+        with_blocks = [part for name, part in model["parts"].items() if name not in END_PARTS]
+        assert sum(part["parameters"] for part in with_blocks) <= model["parameters"]
+        assert all(0 < part["quantizable_weights"] < part["parameters"] for part in with_blocks)
+        ends = [part for name, part in model["parts"].items() if name in END_PARTS]
+        assert ends
+        assert all(part["quantizable_weights"] == part["parameters"] for part in ends)
+        assert all((part["parameters"] == 0) is ("tied_to" in part) for part in ends)
+
+
+def test_qwen_at_four_widths(capsys: pytest.CaptureFixture[str]) -> None:
+    """Language 3, vision 4, embeddings and head 8: 3.81 bits per weight by the study's formula."""
+    main(["qwen2_5_vl_7b", "--bits", "language=3", "vision=4", "embeddings=8", "head=8", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["bits"] == {"vision": 4, "language": 3, "embeddings": 8, "head": 8}
+    table = 152064 * 3584
+    assert {told["parts"][part]["quantized_weights"] for part in END_PARTS} == {table}
+    language, vision, parameters = 6_525_288_448, 629_964_800, 8_292_166_656
+    rest = parameters - language - vision - 2 * table
+    expected = (3 * language + 4 * vision + 8 * 2 * table + 16 * rest) / parameters
+    assert told["total"]["bpw_paper"] == expected
+    assert round(expected, 2) == 3.81
+
+
+def test_a_tied_head_is_counted_once(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {}
+    for part, other in (END_PARTS, reversed(END_PARTS)):
+        main(["qwen2_5_vl_3b", "--bits", f"{part}=4", "--json"])
+        told = json.loads(capsys.readouterr().out)
+        assert told["parts"][other] == {
+            **told["parts"][part], "parameters": 0, "quantized_weights": 0, "size_bytes": 0, "tied_to": part,
+        }  # fmt: skip
+        assert told["total"]["quantized_weights"] == told["parts"][part]["parameters"] == 151936 * 2048
+        sizes[part] = told["total"]
+    assert sizes["head"] == sizes["embeddings"]
 
 
 def test_the_tables_of_the_documentation_are_the_command_s(
@@ -77,7 +110,7 @@ def test_the_tables_of_the_documentation_are_the_command_s(
 def test_in_an_empty_folder(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     done = command(*CHOICES, module="mmq_sweeps.models")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "6.8711  6.8790" in done.stdout
+    assert "6.8711   6.8790" in done.stdout
     wrong = command("blip2_op", module="mmq_sweeps.models")
     assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
 
@@ -86,7 +119,10 @@ def test_in_an_empty_folder(command: Callable[..., subprocess.CompletedProcess[s
     ("arguments", "message"),
     [
         (["blip2"], "Unknown model 'blip2'.*Choose .*llava_1_5_7b"),
-        (["llava_1_5_7b", "--bits", "connector=3"], "connector=3: Unknown part 'connector'.*Choose vision or language"),
+        (
+            ["llava_1_5_7b", "--bits", "connector=3"],
+            "Unknown part 'connector'.*Choose vision, language, embeddings or head",
+        ),
         (["llava_1_5_7b", "--bits", "vision=9"], "vision=9: choose 2 to 8, or 16"),
         (["llava_1_5_7b", "--bits", "vision=1"], "vision=1: choose 2 to 8, or 16"),
         (["llava_1_5_7b", "--bits", "vision=three"], "vision=three: choose 2 to 8, or 16"),
@@ -100,6 +136,10 @@ def test_in_an_empty_folder(command: Callable[..., subprocess.CompletedProcess[s
         (
             ["llava_1_5_7b", "--bits", "vision=3", "--group-size", "96"],
             r"--group-size: group_size=96 does not divide 1024 .*k_proj\)",
+        ),
+        (
+            ["qwen2_5_vl_3b", "--bits", "embeddings=8", "head=4"],
+            "component.embeddings and component.head: of qwen2_5_vl_3b they are one weight .* choose one, it quantizes both",
         ),
         (["absent.yaml"], "absent.yaml: is not a file"),
         (["llava_1_5_7b", "more"], "unrecognized arguments: more"),

@@ -11,6 +11,7 @@ from torch import nn
 from mmq_sweeps.config.model_catalog import model_names
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.identity.cell import BLOCK_GROUPS, LAYER_KINDS
+from mmq_sweeps.identity.end_parts import EMBEDDINGS, END_PARTS, HEAD
 from mmq_sweeps.methods.affine import Format, round_nearest
 from mmq_sweeps.models.__main__ import Counted, assign, describe
 from mmq_sweeps.models.loading import LoadedModel
@@ -59,13 +60,13 @@ def test_the_linears_of_all_blocks_are_those_of_the_parts(name: str, counted: Bu
         for inner, module in layers.named_modules()
         if isinstance(module, nn.Linear)
     }
-    found = [linear for part in parts.values() for unit in part.units for linear in unit.linears]
+    found = [linear for part in parts.values() if not part.at_an_end for unit in part.units for linear in unit.linears]
     assert sorted(found) == sorted(expected)
 
 
 @pytest.mark.parametrize("name", model_names())
 def test_every_linear_has_one_part_group_and_kind(name: str, counted: Build) -> None:
-    for part in counted(name).parts.values():
+    for part in (part for part in counted(name).parts.values() if not part.at_an_end):
         selected = [
             linear
             for group, kind in itertools.product(BLOCK_GROUPS, LAYER_KINDS)
@@ -78,15 +79,33 @@ def test_every_linear_has_one_part_group_and_kind(name: str, counted: Build) -> 
             assert {unit.kind for unit in part.units if unit.block == index and unit.linears} == set(LAYER_KINDS)
 
 
+@pytest.mark.parametrize("name", model_names())
+def test_embeddings_and_head_are_those_that_transformers_names(name: str, counted: Build) -> None:
+    model, parts = counted(name).model, counted(name).parts
+    named = {EMBEDDINGS: model.get_input_embeddings(), HEAD: model.get_output_embeddings()}
+    for part, module in named.items():
+        assert (part in parts) is (module is not None)
+        if module is not None:
+            assert model.get_submodule(parts[part].module) is module
+            assert [unit.linears for unit in parts[part].units] == [{parts[part].module: tuple(module.weight.shape)}]
+    tied = named[HEAD] is not None and named[HEAD].weight is named[EMBEDDINGS].weight
+    assert [parts[part].tied_to for part in END_PARTS if part in parts and tied] == [HEAD, EMBEDDINGS] * tied
+    assert tied is (name in TIED)
+
+
+# The checkpoints whose output layer is the table of their token embeddings.
+TIED = ("blip2_opt_2_7b", "paligemma2_3b", "qwen2_5_vl_3b", "tiny_blip2")
+
+
 @pytest.mark.parametrize("name", BY_HAND)
 def test_counts_by_hand(name: str, counted: Build) -> None:
     told = describe(counted(name))["parts"]
-    assert {part: of["quantizable_weights"] for part, of in told.items()} == BY_HAND[name]
+    assert {part: of["quantizable_weights"] for part, of in told.items() if part not in END_PARTS} == BY_HAND[name]
 
 
 def test_blocks_of_the_study(counted: Build) -> None:
     blocks = {
-        name: {part: of["blocks"] for part, of in describe(counted(name))["parts"].items()}
+        name: {part: of["blocks"] for part, of in describe(counted(name))["parts"].items() if part not in END_PARTS}
         for name in ("blip2_opt_2_7b", "blip2_itm_vit_g", "llava_1_5_7b")
     }
     assert blocks == {
@@ -148,7 +167,7 @@ AWQ_SIZE_AT_16_BITS = {"blip2_opt_2_7b": 66_224_478_208, "blip2_itm_vit_g": 19_1
 def test_the_study_s_awq_sizes(name: str, counted: Build) -> None:
     """It counts biases as quantized, and all other modules in 32 bits: not the parameters that lie in no layer."""
     model = counted(name)
-    found = {part: weights_and_biases(model, of.units) for part, of in model.parts.items()}
+    found = {part: weights_and_biases(model, of.units) for part, of in model.parts.items() if not of.at_an_end}
     assert found == AWQ_BITS[name]
     rest = parameters(model.model) - sum(found.values()) - 32 * 768 - (1 + 257) * 1408  # queries, class, positions
     head = 50272 * 2560 if name == "blip2_opt_2_7b" else 0  # shared with the embedding, and counted twice

@@ -211,7 +211,7 @@ def stack() -> tuple[LoadedModel, Part]:
     model = nn.ModuleDict({"tower": Stack()})
     model.forward = model["tower"].forward
     where = {"module": ["tower"], "blocks": ["blocks"], "attention": [], "mlp": ["0"], "masked": False}
-    return LoadedModel(model, None, {}), find_parts(model, {"tower": where})["tower"]
+    return LoadedModel(model, None, {}), find_parts(model, {"parts": {"tower": where}})["tower"]
 
 
 def test_blocks_may_be_passed_several_times_or_not_at_all(stack: tuple[LoadedModel, Part]) -> None:
@@ -266,7 +266,7 @@ TEXTS = ["a red circle", "a small blue square is left of a large green triangle"
 @pytest.mark.parametrize("matching", [False, True])
 def test_the_passes_of_a_retriever_replay_exactly(retriever: Retriever, matching: bool) -> None:
     loaded = retriever.loaded
-    part = find_parts(loaded.model, loaded.config["parts"])["connector"]
+    part = find_parts(loaded.model, loaded.config)["connector"]
     outputs: list[Tensor] = []
     last = loaded.model.get_submodule(part.blocks[-1])
     handle = last.register_forward_hook(lambda _block, _inputs, output: outputs.append(output))
@@ -283,7 +283,7 @@ def test_the_passes_of_a_retriever_replay_exactly(retriever: Retriever, matching
 def test_padding_of_texts_does_not_count_in_a_q_former(retriever: Retriever) -> None:
     """Query tokens and image tokens count, whatever is padded beside them."""
     loaded = retriever.loaded
-    part = find_parts(loaded.model, loaded.config["parts"])["connector"]
+    part = find_parts(loaded.model, loaded.config)["connector"]
     words = int(retriever.tokenized(TEXTS).mask.sum())
     assert words < retriever.tokenized(TEXTS).mask.numel()
     queries = len(TEXTS) * loaded.model.config.num_query_tokens
@@ -317,7 +317,7 @@ def test_padding_of_texts_does_not_count_in_a_q_former(retriever: Retriever) -> 
 def test_a_mask_that_fits_no_input_is_named(retriever: Retriever) -> None:
     loaded = retriever.loaded
     where = {**loaded.config["parts"]["connector"], "masked": True}
-    part = find_parts(loaded.model, {"connector": where})["connector"]
+    part = find_parts(loaded.model, {"parts": {"connector": where}})["connector"]
     with pytest.raises(RuntimeError, match=r"crossattention\S*: its tokens .* are not those of the attention mask"):
         all_statistics(loaded, part, [pairs(retriever, TEXTS, matching=True)])
 

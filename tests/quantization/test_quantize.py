@@ -439,7 +439,7 @@ def test_an_offloaded_model_quantizes_the_same(session: Session, composed: Compo
     away = replace(
         session,
         loaded=offloaded,
-        parts=find_parts(offloaded.model, config["parts"]),
+        parts=find_parts(offloaded.model, config),
         store=Store.open(tmp_path / "away"),
     )
     cells = [cell(composed, *SEQUENTIAL, "bits=2"), cell(composed, "method=gptq", "bits=3", "component=connector")]
