@@ -94,7 +94,10 @@ BAD = [
     (["+bitz=3"], "bitz: Unknown key 'bitz'. Did you mean bits?"),
     (["method.group_sizee=64"], "method.group_sizee: Unknown key 'group_sizee'. Did you mean group_size?"),
     (["component.visoin.bits=3"], "component.visoin.bits: Unknown part 'visoin'. Did you mean vision?"),
-    (["+component.audio.bits=3"], "component.audio.bits: Unknown part 'audio'. Choose connector, language or vision."),
+    (
+        ["+component.audio.bits=3"],
+        "component.audio.bits: Unknown part 'audio'. Choose connector, embeddings, head, language or vision.",
+    ),
     (["component.vision.bitz=3"], "component.vision.bitz: Unknown key 'bitz'. Did you mean bits?"),
     (["component=vision", "component.language.bits=3"], "this component selects vision, not language"),
     (["component.vision.blocks=[frnt]"], "component.vision.blocks: Unknown block 'frnt'. Did you mean front?"),

@@ -28,6 +28,7 @@ from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.config.widths import BITS_CHOICES
 from mmq_sweeps.errors import ConfigError, StoreError, unknown
 from mmq_sweeps.identity.cell import BLOCK_GROUPS, LAYER_KINDS
+from mmq_sweeps.identity.end_parts import END_PARTS
 
 # Hints by the last part of a key.
 HINTS = {
@@ -206,6 +207,8 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
         if not choices:
             return f"{key}: {owner} has no fields"
         if path == "component" and name in config.model.parts:
+            # Every component names those at the ends, at 16 bits.
+            choices = [choice for choice in choices if choice not in END_PARTS]
             return (
                 f"{key}: this component selects {', '.join(choices)}, not {name}; choose one that does, "
                 f"for instance component=all or component={name}"

@@ -255,11 +255,12 @@ def test_two_experiments_in_one_sweep_run_both_grids(own: Path) -> None:
     for arguments in (["experiment=first,second,third"], ["experiment=glob(*,exclude=[*_*,gqa,retrieval,vqav2])"]):
         with multirun(searched(own), *arguments) as run:
             found = [(config.method.symmetric, config.seed, config.bits, *config.component) for config in run.configs()]
-        parts = ("vision", "connector", "language")
+        ends = ("embeddings", "head")
+        parts = ("vision", "connector", "language", *ends)
         assert found == [
             *[(True, 0, bits, *parts) for bits in (2, 3)],
             *[(False, 5, bits, *parts) for bits in (3, 4)],
-            (False, 5, 4, "vision"),
+            (False, 5, 4, "vision", *ends),
             (False, 0, 8, *parts),
         ]
     with multirun(searched(own), "experiment=first,second", "bits=6") as run:
@@ -331,7 +332,9 @@ def test_a_value_means_in_a_sweep_what_it_means_alone() -> None:
     with multirun("task.prompt=str(1),str(true),plain,'a, b',3") as run:
         assert [config.task.prompt for config in run.configs()] == ["1", "true", "plain", "a, b", 3]
     with multirun("~component.vision", "bits=2,3") as run:
-        assert [list(config.component) for config in run.configs()] == [["connector", "language"]] * 2
+        assert [list(config.component) for config in run.configs()] == [
+            ["connector", "language", "embeddings", "head"]
+        ] * 2
 
 
 NONSENSE = [
