@@ -243,8 +243,13 @@ def _take_units(
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Return True if ``pattern`` names the unit ``name``; ``language.0-15.*`` is a range of blocks, ``*`` as in a shell."""
+    """Return True if ``pattern`` names the unit ``name``; ``language.0-15.*`` is a range of blocks, ``*`` as in a shell.
+
+    Embeddings and head are named in full only, so that ``*`` leaves them at full precision, as numbers do.
+    """
     own, parts = pattern.split("."), name.split(".")
+    if name in END_PARTS:
+        return pattern == name
     if len(own) == len(parts) == 3 and (span := RANGE.fullmatch(own[1])):
         within = int(span[1]) <= int(parts[1]) <= int(span[2])
         return within and fnmatchcase(parts[0], own[0]) and fnmatchcase(parts[2], own[2])

@@ -196,7 +196,8 @@ def late_problems(config: Mapping[str, Any]) -> list[str]:
 
 def _absent_problems(part: str, selection: Mapping[str, Any], common: int, model: str, known: list[str]) -> list[str]:
     """Refuse a part that the model lacks, unless it may be absent and was given no width of its own."""
-    own = selection["bits_at"] or selection["bits"] not in (common, FULL_PRECISION_BITS)
+    usual = (FULL_PRECISION_BITS,) if part in END_PARTS else (common, FULL_PRECISION_BITS)
+    own = selection["bits_at"] or selection["bits"] not in usual
     if selection["if_present"] and not own:
         return []
     given = f".{part}.bits={selection['bits']}" if selection["if_present"] else ""
@@ -379,10 +380,15 @@ def _models() -> dict[str, dict[str, Any]]:
 def _selection_problems(part: str, selection: Mapping[str, Any], common: int) -> list[str]:
     key, found = f"component.{part}", []
     if part in END_PARTS:
-        if (isinstance(selection["bits"], Mapping) or selection["bits_at"]) or (
-            not is_width(selection["bits"]) and selection["bits"] != common
-        ):
+        if selection["bits_at"] or isinstance(selection["bits"], Mapping):
             found.append(f"{key}.bits={selection['bits_at'] or selection['bits']}: is one tensor; {BITS_CHOICES}")
+        elif not is_width(selection["bits"]) and selection["bits"] != common:
+            found.append(f"{key}.bits={selection['bits']}: {BITS_CHOICES}")
+        for name, every in (("blocks", BLOCK_GROUPS), ("layers", LAYER_KINDS)):
+            if list(selection[name]) != list(every):
+                found.append(
+                    f"{key}.{name}=[{', '.join(selection[name])}]: is one tensor, without {name}; leave it out."
+                )
         return [*found, *_group_size_problems(key, selection["group_size"])]
     for name, choices in (("blocks", BLOCK_GROUPS), ("layers", LAYER_KINDS)):
         values = selection[name]

@@ -174,7 +174,8 @@ def test_one_wrong_width_is_told_once(composed: Composed) -> None:
 def test_a_width_of_a_part_that_the_model_lacks_is_refused(composed: Composed) -> None:
     told = problems(composed, "model=tiny_llava", "task=scenes_vqa", "component.connector.bits=3")
     assert told == [
-        "component.connector.bits=3: Unknown part 'connector'. Choose vision or language, the parts of tiny_llava."
+        "component.connector.bits=3: Unknown part 'connector'. Choose vision, language, embeddings or head, the parts of "
+        "tiny_llava."
     ]
 
 

@@ -118,15 +118,20 @@ def test_a_configuration_that_does_not_serve(composed: Composed) -> None:
         plan([composed("component.head.bits=9")])
 
 
+def cell_config(sweep: Sweep) -> dict[str, Any]:
+    """The model's configuration in a sweep of one model."""
+    return next(iter(sweep.configs.values()))["model"]
+
+
 def test_at_sixteen_bits_they_are_no_part_of_a_cell(composed: Composed) -> None:
     plain, absent = plan([composed("bits=3")]), plan([composed("bits=3", "model.head=null", "model.embeddings=null")])
     assert [cell.id for cell in plain.cells] == [cell.id for cell in absent.cells]
     cell = plan([composed("bits=3", "component.head.bits=8", "component.head.group_size=16")]).cells[-1]
-    assert cell.parts["head"] == {"bits": 8, "group_size": 16}
+    assert cell.parts["head"] == {"bits": 8, "group_size": 16, "module": cell_config(plain)["head"]}
     assert cell.id != plain.cells[-1].id
     assert cell.title() == "rtn vision 3 connector 3 language 3 head 8 g16"
     only = plan([composed(*BARE, "component.embeddings.bits=4")]).cells[-1]
-    assert only.parts == {"embeddings": {"bits": 4}}
+    assert only.parts == {"embeddings": {"bits": 4, "module": cell_config(plain)["embeddings"]}}
 
 
 # Quantized
@@ -289,7 +294,7 @@ def test_a_sequential_head_is_a_chain_of_one(composed: Composed, tmp_path: Path)
     overrides = (f"model={UNTIED}", "method=gptq", *BARE, "component.head.bits=3")
     cell, session, _ = opened(composed, tmp_path / "a", *overrides)
     ordered, _, _ = opened(composed, tmp_path / "b", *overrides, "method.sequential=true")
-    assert [list(request.chain.values()) for request in session.requests(ordered)] == [
+    assert [[link.unit for link in request.chain.values()] for request in session.requests(ordered)] == [
         list(session.parts["head"].units)
     ]
     one, other = quantized(session, cell), quantized(session, ordered)
