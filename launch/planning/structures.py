@@ -41,7 +41,4 @@ def structures_of(model: Mapping[str, Any]) -> dict[str, Structure]:
         parts = find_parts(build_on_meta(model, find_shape(model)), model)
     except ValueError as error:
         raise ConfigError(f"assignment: the units of model={model['name']} cannot be found: {error}") from error
-    return {
-        name: Structure(len(part.blocks), tuple((unit.block, unit.kind) for unit in part.units if unit.linears))
-        for name, part in parts.items()
-    }
+    return {name: part.structure for name, part in parts.items()}

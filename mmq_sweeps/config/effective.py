@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmq_sweeps.config.assignment import parts_of, slots_of
@@ -41,12 +42,7 @@ def cell_of(config: Mapping[str, Any], files: DataFiles | None = None, read: Rea
         ConfigError: a class does not exist.
     """
     classes = _Classes(read)
-    methods = _Methods(classes)
-    rules = {
-        part: found
-        for part in parts_of(config["model"])
-        if part in config["component"] and (found := _rules(config["component"][part], config["method"], methods, part))
-    }
+    assigned = assignment_of(config, read)
     model = _counting(MODEL, config["model"])
     model["parts"] = {part: _counting(PART, where) for part, where in model["parts"].items()}
     task = classes.counting("task", config["task"], LABEL)
@@ -56,27 +52,58 @@ def cell_of(config: Mapping[str, Any], files: DataFiles | None = None, read: Rea
         task["metrics"] = sorted(set(task["metrics"]))
     if files is not None:
         task["files"] = files.evaluation
-    names = {"model": config["model"]["name"], "task": config["task"]["name"], "method": NONE}
-    if not rules:
+    names = {"model": config["model"]["name"], "task": config["task"]["name"], "method": assigned.methods}
+    if assigned.method is None:
         return Cell(model, task, {}, None, None, names)
+    calibration = inputs = None
+    if (drawn := assigned.calibration) is not None:
+        calibration = _counting(CALIBRATION, drawn) | ({"files": files.calibration} if files is not None else {})
+        inputs = classes.inputs(config["task"])
+    own_sizes = [part for part in assigned.parts if config["component"][part]["group_size"] is not None]
+    uncalibrated, places = assigned.uncalibrated, assigned.places
+    parts, method = assigned.parts, assigned.method
+    return Cell(model, task, parts, method, calibration, names, inputs, places, uncalibrated, own_sizes)
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """The assignment of a configuration, as ``Cell`` describes it; ``methods`` names its methods for a person."""
+
+    parts: dict[str, dict[str, Any]]
+    method: dict[str, Any] | None
+    methods: str = NONE
+    calibration: Mapping[str, Any] | None = None
+    uncalibrated: list[str] = field(default_factory=list)
+    places: dict[str, str] = field(default_factory=dict)
+
+
+def assignment_of(config: Mapping[str, Any], read: Reading = declared) -> Assigned:
+    """Return the canonical assignment of a configuration, of which only model, component and method are read."""
+    methods = _Methods(_Classes(read))
+    rules = {
+        part: found
+        for part in parts_of(config["model"])
+        if part in config["component"] and (found := _rules(config["component"][part], config["method"], methods, part))
+    }
+    if not rules:
+        return Assigned({}, None)
     used = list(dict.fromkeys(rule.setting.method for found in rules.values() for rule in found))
     main = methods.common(used)
     parts = {part: _selection(found, main, methods) for part, found in rules.items()}
     for part in END_PARTS:
         if part in parts:
             parts[part]["module"] = config["model"][part]
-    names["method"] = _method_names(rules, methods)
-    calibration = inputs = None
-    drawn = next((methods.calibration[key] for key in used if methods.calibration[key] is not None), None)
-    if drawn is not None:
-        calibration = _counting(CALIBRATION, drawn) | ({"files": files.calibration} if files is not None else {})
-        inputs = classes.inputs(config["task"])
-    uncalibrated = [methods.known_as(key) for key in used if methods.calibration[key] is None]
-    places = {methods.known_as(key): methods.place[key] for key in used}
-    # Said only if it is not plain from `calibration`.
-    uncalibrated = sorted(set(uncalibrated)) if calibration is not None else []
-    own_sizes = [part for part in rules if config["component"][part]["group_size"] is not None]
-    return Cell(model, task, parts, main, calibration, names, inputs, places, uncalibrated, own_sizes)
+    calibration = next((methods.calibration[key] for key in used if methods.calibration[key] is not None), None)
+    uncalibrated = {methods.known_as(key) for key in used if methods.calibration[key] is None}
+    return Assigned(
+        parts,
+        main,
+        _method_names(rules, methods),
+        calibration,
+        # Plain from `calibration` if that is absent.
+        sorted(uncalibrated) if calibration is not None else [],
+        {methods.known_as(key): methods.place[key] for key in used},
+    )
 
 
 class _Methods:

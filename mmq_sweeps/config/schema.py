@@ -167,7 +167,7 @@ def problems(config: Mapping[str, Any]) -> list[str]:
     for part, selection in config["component"].items():
         if part not in known:
             found += _absent_problems(part, selection, config["bits"], model["name"], known)
-        found += _selection_problems(part, selection, config["bits"])
+        found += selection_problems(part, selection, config["bits"])
     return found
 
 
@@ -189,7 +189,7 @@ def late_problems(config: Mapping[str, Any]) -> list[str]:
     found = [
         problem
         for part, selection in config["component"].items()
-        for problem in _selection_problems(part, {"bits_at": {}, **selection}, config["bits"])
+        for problem in selection_problems(part, {"bits_at": {}, **selection}, config["bits"])
     ]
     return [f"assignment={config['assignment']}: {problem}" for problem in found]
 
@@ -377,7 +377,8 @@ def _models() -> dict[str, dict[str, Any]]:
     return {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in paths}  # type: ignore[misc]
 
 
-def _selection_problems(part: str, selection: Mapping[str, Any], common: int) -> list[str]:
+def selection_problems(part: str, selection: Mapping[str, Any], common: int | None) -> list[str]:
+    """Return the problems of a part's selection; ``common`` is the width of parts without their own, checked elsewhere."""
     key, found = f"component.{part}", []
     if part in END_PARTS:
         if selection["bits_at"] or isinstance(selection["bits"], Mapping):

@@ -7,24 +7,33 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import transformers
+import yaml
 from rich import box
 from rich.table import Table
 
+from mmq_sweeps.config.assignment import EVERYTHING, Source, assign
+from mmq_sweeps.config.effective import Assigned, assignment_of
+from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.model_catalog import model_names, read_model
-from mmq_sweeps.config.widths import BITS, BITS_CHOICES
+from mmq_sweeps.config.schema import late_problems, selection_problems
+from mmq_sweeps.config.widths import BITS_CHOICES
 from mmq_sweeps.errors import ConfigError, one_of, unknown
-from mmq_sweeps.identity.cell import FULL_PRECISION_BITS
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, bits_label
+from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.identity.end_parts import END_PARTS
-from mmq_sweeps.methods.affine import Format, check_group_size
+from mmq_sweeps.methods.affine import check_group_size
 from mmq_sweeps.models.shapes import build_on_meta, find_shape
+from mmq_sweeps.quantization.requests import problems as format_problems
+from mmq_sweeps.quantization.requests import requests
 from mmq_sweeps.quantization.size import StoredLinear, measure_stored
-from mmq_sweeps.quantization.targets import Part, check_format, find_parts, tied_problems
+from mmq_sweeps.quantization.targets import Part, find_parts, tied_problems
 from mmq_sweeps.reporting.table import output_console
 
 BAD_INPUT = 2
@@ -84,52 +93,86 @@ def describe(counted: Counted) -> dict[str, Any]:
     }
 
 
-def assign(counted: Counted, bits: Mapping[str, int], group_size: int | str) -> dict[str, Any]:
-    """Return the sizes of ``counted`` (see ``measure_stored``) with every linear of the parts in ``bits`` quantized.
+def size_of(counted: Counted, assigned: Assigned, group_size: int | str) -> dict[str, Any]:
+    """Return the sizes of ``counted`` (see ``measure_stored``) with its units stored as ``assigned``.
 
-    Raises ConfigError if ``group_size`` does not divide the columns of a linear, and for tied parts that are both quantized.
+    Raises ConfigError if a group size does not divide the columns of a linear, and for tied parts that are both quantized.
     """
-    stored: dict[str, StoredLinear] = {}
-    quantized = [name for name, width in bits.items() if width != FULL_PRECISION_BITS]
-    problems = tied_problems(counted.parts, quantized, counted.name)
-    for name, width in bits.items():
-        if width == FULL_PRECISION_BITS:
-            continue
-        part, format = counted.parts[name], Format(width, group_size)
-        problems += check_format(part.units, format, "--group-size")
-        stored |= {linear: StoredLinear(format, shape) for linear, shape in _linears(part).items()}
+    cell = Cell({"parts": {}}, {}, assigned.parts, assigned.method, None, {}, places=assigned.places)
+    found = requests(cell, build, counted.parts)
+    problems = tied_problems(counted.parts, assigned.parts, counted.name)
+    problems += format_problems(replace(request, group_size_key="--group-size") for request in found)
     if problems:
         raise ConfigError("; ".join(problems))
+    stored = {
+        name: StoredLinear(request.format, shape) for request in found for name, shape in request.unit.linears.items()
+    }
     size = measure_stored(counted.model, counted.parts.values(), stored)
     return {
         "model": counted.name,
         "shape": counted.source,
         "group_size": group_size,
-        "bits": {name: bits.get(name, FULL_PRECISION_BITS) for name in counted.parts},
+        "bits": {name: assigned_label(assigned.parts.get(name)) for name in counted.parts},
         **size,
     }
+
+
+def assigned_label(selection: Mapping[str, Any] | None) -> int | str:
+    """Return the bit-width of a selection, or words if it has several."""
+    if selection is None:
+        return FULL_PRECISION_BITS
+    label = bits_label(selection)
+    return int(label) if label.isdigit() else label
 
 
 def _linears(part: Part) -> dict[str, tuple[int, int]]:
     return {name: shape for unit in part.units for name, shape in unit.linears.items()}
 
 
-def read_bits(arguments: Iterable[str], parts: Iterable[str], model: str) -> dict[str, int]:
-    """Parse ``["vision=3", ...]`` to widths by part; ConfigError at the first invalid argument."""
-    widths: dict[str, int] = {}
-    known = list(parts)
+def read_assignment(arguments: Iterable[str], file: str | None, counted: Counted, group_size: int | str) -> Assigned:
+    """Parse the values of ``--bits`` and ``--assignment`` as the sweep's command line does.
+
+    ``arguments`` are such as ``vision=3``, ``language={attention: 4, mlp: 3}``, ``language.end.mlp=2`` or ``head=8``. Raises
+    ConfigError with everything wrong.
+    """
+    component: dict[str, dict[str, Any]] = {}
+    for key, value in _parsed(arguments).items():
+        part, *inner = key.split(".")
+        if part not in counted.parts:
+            raise ConfigError(
+                f"--bits {key}: {unknown('part', part, counted.parts)[:-1]}, the parts of {counted.name}."
+            )
+        node = component.setdefault(part, {**EVERYTHING, "bits": FULL_PRECISION_BITS, "bits_at": {}})
+        *above, last = ["bits_at", *inner] if inner else ["bits"]
+        for name in above:
+            node = node.setdefault(name, {})
+        node[last] = value
+    found = [problem for part, own in component.items() for problem in selection_problems(part, own, None)]
+    if found:
+        raise ConfigError(re.sub(r"component\.(\w+)\.bits", r"--bits \1", problem) for problem in found)
+    method = {"_target_": "mmq_sweeps.methods.rtn.RoundToNearest", "group_size": group_size, "symmetric": False}
+    config: dict[str, Any] = {"model": counted.config, "component": component, "method": method, "assignment": file}
+    config |= {"calibration": {}, "seed": 0, "bits": FULL_PRECISION_BITS, "task": {}}
+    structures = {name: part.structure for name, part in counted.parts.items()}
+    if found := assign(config, Source(structures=lambda _: structures)) or late_problems(config):
+        raise ConfigError(found)
+    return assignment_of(config)
+
+
+def _parsed(arguments: Iterable[str]) -> dict[str, Any]:
+    """Parse ``KEY=VALUE``; ConfigError for anything else and for a key that is given twice."""
+    found: dict[str, Any] = {}
     for argument in arguments:
-        part, separator, width = argument.partition("=")
+        key, separator, value = argument.partition("=")
         if not separator:
             raise ConfigError(f"--bits {argument}: is not PART=BITS")
-        if part not in known:
-            raise ConfigError(f"--bits {argument}: {unknown('part', part, known)[:-1]}, the parts of {model}.")
-        if part in widths:
-            raise ConfigError(f"--bits {argument}: {part} is given twice")
-        if not (width.isascii() and width.isdigit()) or int(width) not in BITS:
-            raise ConfigError(f"--bits {argument}: {BITS_CHOICES}")
-        widths[part] = int(width)
-    return widths
+        if key in found:
+            raise ConfigError(f"--bits {argument}: {key} is given twice")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--bits {argument}: {BITS_CHOICES}") from error
+    return found
 
 
 def read_group_size(argument: str) -> int | str:
@@ -194,28 +237,37 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m mmq_sweeps.models", description="What of each model can be quantized, and to what size."
     )
     parser.add_argument("model", nargs="?", help="a name of conf/model, or the path of a yaml; default: all models")
-    parser.add_argument("--bits", nargs="+", metavar="PART=BITS", help="2 to 8, or 16; a part left out has 16")
+    parser.add_argument(
+        "--bits",
+        nargs="+",
+        metavar="PART=BITS",
+        help="2 to 8, or 16, or a mapping as in 'language={attention: 4, mlp: 3}'; a part left out has 16",
+    )
+    parser.add_argument("--assignment", metavar="FILE", help="a file of units, in place of --bits")
     parser.add_argument(
         "--group-size", default="channel", help="weights that share a scale: tensor, channel (default) or a number"
     )
     parser.add_argument("--json", action="store_true", help="for a program")
     parsed = parser.parse_args(arguments)
-    if parsed.bits and not parsed.model:
-        parser.error(f"--bits needs a model. {one_of(model_names())}")
+    if parsed.bits and parsed.assignment:
+        parser.error("--bits and --assignment: give one of them")
+    if (parsed.bits or parsed.assignment) and not parsed.model:
+        parser.error(f"{'--bits' if parsed.bits else '--assignment'} needs a model. {one_of(model_names())}")
     return parsed
 
 
 def run(arguments: argparse.Namespace) -> None:
     console = output_console()
     group_size = read_group_size(arguments.group_size)
-    if not arguments.bits:
+    if not (arguments.bits or arguments.assignment):
         names = [arguments.model] if arguments.model else model_names()
         models = [describe(count(name)) for name in names]
         told: Any = models[0] if arguments.model else models
         table = draw_models(models)
     else:
         counted = count(arguments.model)
-        told = assign(counted, read_bits(arguments.bits, counted.parts, counted.name), group_size)
+        assigned = read_assignment(arguments.bits or [], arguments.assignment, counted, group_size)
+        told = size_of(counted, assigned, group_size)
         table = draw_assignment(counted, told)
     if arguments.json:
         console.out(json.dumps(told, indent=1), highlight=False)

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from mmq_sweeps.errors import TargetError, one_of
-from mmq_sweeps.identity.assignment import block_groups, rules_in, selects
+from mmq_sweeps.identity.assignment import Structure, block_groups, rules_in, selects
 from mmq_sweeps.identity.end_parts import EMBEDDINGS, END_PARTS, HEAD
 from mmq_sweeps.methods.affine import Format
 
@@ -85,6 +85,11 @@ class Part:
             return dict.fromkeys(linears, False) if self.masked else {}
         inner = {name: name.removeprefix(f"{self.blocks[block]}.") for name, block in linears.items()}
         return {name: True for name in linears if _under(inner[name], self.masked)}
+
+    @property
+    def structure(self) -> Structure:
+        """The part's units by number, as assignments name them."""
+        return Structure(len(self.blocks), tuple((unit.block, unit.kind) for unit in self.units if unit.linears))
 
     def select(self, selection: Mapping[str, Any]) -> list[Unit]:
         """Return the units that ``selection`` (``identity/assignment.py``) selects.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from torch import nn
@@ -13,7 +14,7 @@ from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.identity.cell import BLOCK_GROUPS, LAYER_KINDS
 from mmq_sweeps.identity.end_parts import EMBEDDINGS, END_PARTS, HEAD
 from mmq_sweeps.methods.affine import Format, round_nearest
-from mmq_sweeps.models.__main__ import Counted, assign, describe
+from mmq_sweeps.models.__main__ import Counted, describe, read_assignment, size_of
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization.size import measure
 from mmq_sweeps.quantization.targets import Part
@@ -185,6 +186,22 @@ def test_an_assignment_has_the_size_of_what_is_quantized(
         for unit in parts[part].units
         for name in unit.linears
     }
-    told = assign(counted("tiny_blip2"), {"vision": bits, "connector": bits, "language": 16}, "channel")
+    model = counted("tiny_blip2")
+    told = size_of(model, read_assignment([f"vision={bits}", f"connector={bits}"], None, model, "channel"), "channel")
     measured = measure(loaded.model, parts.values(), quantized)
     assert {key: told[key] for key in measured} == measured
+
+
+def test_a_mapping_and_a_file_give_the_sizes_of_their_units(counted: Build, tmp_path: Path) -> None:
+    model = counted("tiny_blip2")
+    file = tmp_path / "assignment.yaml"
+    file.write_text("parts: {language: {attention: 4, mlp: 3}}\nunits: {language.0.mlp: 8}\n")
+    mapping = read_assignment(["language={attention: 4, mlp: 3}"], None, model, "channel")
+    units = read_assignment([], str(file), model, "channel")
+    first = next(unit for unit in model.parts["language"].units if unit.name == "language.0.mlp")
+    weights = sum(rows * columns for rows, columns in first.linears.values())
+    sizes = [size_of(model, assigned, "channel")["total"] for assigned in (mapping, units)]
+    more = (sizes[1]["bpw_paper"] - sizes[0]["bpw_paper"]) * sizes[0]["parameters"]
+    assert more == pytest.approx(weights * 5)
+    finer = read_assignment(["language={attention: 4, mlp: 3}", "language.end.mlp=2"], None, model, "channel")
+    assert size_of(model, finer, "channel")["bits"]["language"] == "attention 4, front+middle mlp 3, end mlp 2"
