@@ -1,0 +1,175 @@
+"""Measure what assignments by unit cost beside assignments by part: a cell of a sweep, and planning.
+
+    OMP_NUM_THREADS=2 python benchmarks/assignments.py [--json] [--only SECTION ...] [--cells 200] [--planned 10000]
+
+cells     processor time a cell of random assignments by unit of the embedded captioner, at widths whose units are known,
+          against random assignments by part at the same widths, in stores that hold the same units. By part, cells share the
+          outputs of vision and connector; by unit, no two visions are alike. So cells by kind are measured as well, of whom
+          no two have the same vision
+plan      processor time to plan random assignments by unit, each a file
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+WIDTHS = (2, 3, 4, 5, 6, 8)
+BLOCKS = {"vision": 6, "connector": 2, "language": 6}
+KINDS = ("attention", "mlp")
+METHOD = ["method=gptq", "tracker=none"]
+
+
+def run(folder: Path, module: str, *arguments: str) -> float:
+    """Run a command in ``folder``; return its processor seconds, those of its child processes included."""
+    before = _spent()
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{module} {' '.join(arguments)}\n{done.stderr}")
+    return _spent() - before
+
+
+def _spent() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def write_experiment(folder: Path, axes: Mapping[str, str], grids: Sequence[Mapping[str, str]] = ()) -> list[str]:
+    """Write an experiment with ``axes``, which a command line may be too short for; return the overrides that choose it."""
+    path = folder / "conf" / "experiment" / "measured.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweeper: dict[str, Any] = {"params": dict(axes)} | ({"grids": [dict(grid) for grid in grids]} if grids else {})
+    path.write_text("# @package _global_\n" + json.dumps({"hydra": {"sweeper": sweeper}}) + "\n")
+    return [f"hydra.searchpath=['file://{folder / 'conf'}']", "experiment=measured"]
+
+
+def by_unit(folder: Path, count: int, chosen: random.Random) -> str:
+    """Write ``count`` random assignments; return their names as an axis."""
+    names = []
+    for index in range(count):
+        units = {
+            f"{part}.{block}.{kind}": chosen.choice(WIDTHS)
+            for part, blocks in BLOCKS.items()
+            for block, kind in product(range(blocks), KINDS)
+        }
+        names.append(f"a{index}.json")
+        (folder / names[-1]).write_text(json.dumps({"units": units}))
+    return ",".join(names)
+
+
+def by_part(count: int, chosen: random.Random) -> list[dict[str, str]]:
+    """Return ``count`` random assignments by part, none uniform."""
+    every = [combination for combination in product(WIDTHS, repeat=len(BLOCKS)) if len(set(combination)) > 1]
+    drawn = chosen.sample(every, min(count, len(every)))
+    return [{f"component.{part}.bits": str(width) for part, width in zip(BLOCKS, own, strict=True)} for own in drawn]
+
+
+def by_kind(chosen: random.Random) -> list[dict[str, str]]:
+    """Return assignments by part and layer kind whose visions all differ."""
+    visions = [pair for pair in product(WIDTHS, repeat=len(KINDS)) if len(set(pair)) > 1]
+    return [
+        {
+            "component.vision.bits": f"{{attention: {attention}, mlp: {mlp}}}",
+            **{f"component.{part}.bits": str(chosen.choice(WIDTHS)) for part in BLOCKS if part != "vision"},
+        }
+        for attention, mlp in visions
+    ]
+
+
+def cells(options: argparse.Namespace) -> dict[str, Any]:
+    chosen = random.Random(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        # Every unit at every width, and full precision.
+        run(folder, "mmq_sweeps", "-m", *METHOD, f"bits={','.join(map(str, WIDTHS))}", "store.dir=known")
+        seconds: dict[str, float] = {}
+        counts = {"by part": options.cells, "by kind": 0, "by unit": options.cells}
+        for kind in counts:
+            store = kind.replace(" ", "_")
+            shutil.copytree(folder / "known", folder / store)
+            if kind == "by unit":
+                axes = write_experiment(folder, {"assignment": by_unit(folder, options.cells, chosen)})
+            else:
+                grids = by_kind(chosen) if kind == "by kind" else by_part(options.cells, chosen)
+                axes, counts[kind] = write_experiment(folder, {}, grids), len(grids)
+            said(kind)
+            seconds[kind] = run(folder, "mmq_sweeps", "-m", *axes, *METHOD, f"store.dir={store}")
+            # A sweep of one cell has what does not grow with the cells: start, loading, the check of the model, units.
+            one = by_unit(folder, 1, random.Random(1)) if kind == "by unit" else "null"
+            alone = [f"assignment={one}", "bits=4", "component.connector.bits=16"]
+            seconds[f"{kind}, start"] = run(folder, "mmq_sweeps", *METHOD, *alone, f"store.dir={store}")
+    each = {kind: (seconds[kind] - seconds[f"{kind}, start"]) / (count - 1) for kind, count in counts.items()}
+    return {"cells": counts, "seconds": seconds, "each": each}
+
+
+def cells_lines(found: Mapping[str, Any]) -> Iterable[str]:
+    for kind, each in found["each"].items():
+        yield f"{found['cells'][kind]} random assignments {kind}: processor time {each * 1000:.0f} ms a cell"
+    for kind in ("by part", "by kind"):
+        yield f"by unit / {kind}: {found['each']['by unit'] / found['each'][kind]:.2f}"
+
+
+def plan(options: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        axes = write_experiment(folder, {"assignment": by_unit(folder, options.planned, random.Random(0))})
+        said(f"plan of {options.planned}")
+        taken = run(folder, "launch", "plan", *axes, *METHOD, "hydra.launcher.check=false")
+    return {"planned": options.planned, "seconds": taken}
+
+
+def plan_lines(found: Mapping[str, Any]) -> Iterable[str]:
+    each = found["seconds"] / found["planned"] * 1000
+    yield f"plan of {found['planned']:,} assignments by unit: processor time {found['seconds']:.1f} s, {each:.1f} ms a cell"
+
+
+SECTIONS: dict[
+    str, tuple[Callable[[argparse.Namespace], dict[str, Any]], Callable[[Mapping[str, Any]], Iterable[str]]]
+] = {"cells": (cells, cells_lines), "plan": (plan, plan_lines)}
+
+
+def said(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), metavar="SECTION")
+    parser.add_argument("--cells", type=int, default=200, help="cells of each kind (default: 200)")
+    parser.add_argument("--planned", type=int, default=10_000, help="cells that are planned (default: 10000)")
+    options = parser.parse_args()
+    found = {}
+    for name in options.only:
+        measure, lines = SECTIONS[name]
+        found[name] = measure(options)
+        if not options.json:
+            sys.stdout.write("\n".join([name, *(f"  {line}" for line in lines(found[name])), ""]))
+            sys.stdout.flush()
+    if options.json:
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
