@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-WIDTHS = (2, 3, 4, 5, 6, 8)
+# At fewer bits captions are longer, and more so the more units have them.
+WIDTHS = (4, 5, 6, 7, 8)
 BLOCKS = {"vision": 6, "connector": 2, "language": 6}
 KINDS = ("attention", "mlp")
 METHOD = ["method=gptq", "tracker=none"]
