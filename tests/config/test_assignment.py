@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -227,3 +228,13 @@ def test_overrides_below_bits_and_method_are_kept_apart_and_shown_as_written() -
     assert apart[:2] == ["++component.language.bits_at.end.mlp=2,3", "++component.vision.method_fields.group_size=64"]
     assert apart[2:] == typed[2:]
     assert as_written(apart) == typed
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_the_files_in_the_documentation_are_cells(composed: Composed, tmp_path: Path, place: int) -> None:
+    page = Path(__file__).parents[2] / "docs" / "assignments.md"
+    files = re.findall(r"```yaml\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    assert len(files) == 3
+    (tmp_path / "file.yaml").write_text(files[place])
+    one = cell(composed, f"assignment={tmp_path / 'file.yaml'}")
+    assert {rule.bits for rule in one.rules("language")} >= {2, 4}
