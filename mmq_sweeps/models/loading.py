@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from mmq_sweeps.identity.checkpoint import (
     weights_digest,
 )
 from mmq_sweeps.identity.hub import absent, hub_options
+from mmq_sweeps.models import experts
 from mmq_sweeps.models.device_map import (
     AUTO,
     check_room,
@@ -73,7 +74,16 @@ class LoadedModel:
         return module
 
     def weight(self, name: str) -> Tensor:
-        """Return the weight ``[O, I]`` of a linear by its full name, read from its device, the CPU or the disk."""
+        """Return the weight ``[O, I]`` of a linear by its full name, read from its device, the CPU or the disk.
+
+        ``PATH.gate_up_proj[3]`` is that of an expert in a tensor of many. Hold its module by ``onloaded`` to read several.
+        """
+        if (part := experts.parse(name)) is not None:
+            away = bool(offloading_hooks(self.model.get_submodule(part.module)))
+            with self.onloaded(part.module):
+                own = experts.view(self.model, name).detach()
+                # Not a view of the tensor of all experts, which would stay in memory with it.
+                return own.clone(memory_format=torch.contiguous_format) if away else own.contiguous()
         linear = self.linear(name)
         with self.onloaded(name):
             return linear.weight.detach()
@@ -106,30 +116,49 @@ class LoadedModel:
         ``weights`` may compute values on access: they are requested singly, those of offloaded linears whenever the
         linear is brought to the computing device.
         """
-        linears = {name: self.linear(name) for name in weights}
+        slices = experts.by_module(weights)
+        linears = {name: self.linear(name) for name in weights if experts.parse(name) is None}
         resident = {name: linear for name, linear in linears.items() if linear.weight.device.type != "meta"}
         with ExitStack() as undo:
             for name, linear in linears.items():
                 if name not in resident:
-                    undo.enter_context(_read_instead(linear, name, weights))
-            size = sum(linear.weight.nbytes for linear in resident.values())
+                    undo.enter_context(_read_instead(linear, _replaced_by(weights, name)))
+            places: dict[str, Tensor] = {name: linear.weight for name, linear in resident.items()}
+            for path, names in slices.items():
+                if offloading_hooks(module := self.model.get_submodule(path)):
+                    undo.enter_context(_read_instead(module, _replaced_slices(module, names, weights)))
+                else:
+                    places |= {name: experts.view(self.model, name).detach() for name in names}
+            size = sum(place.nbytes for place in places.values())
             aside = undo.enter_context(room_aside(size, self.config.get("offload_dir")))
-            for name, linear in resident.items():
-                aside.keep(name, linear.weight)
-                undo.callback(aside.put_back, name, linear.weight)
+            for name, place in places.items():
+                aside.keep(name, place)
+                undo.callback(aside.put_back, name, place)
                 with torch.no_grad():
-                    linear.weight.copy_(weights[name])
+                    place.copy_(weights[name])
             yield
 
 
+# From a parameter's name and its own offloaded value, read when asked for, to the value in its place.
+Replacement = Callable[[str, Callable[[], Tensor]], Tensor]
+
+
+def _replaced_by(weights: Mapping[str, Tensor], name: str) -> Replacement:
+    return lambda key, own: weights[name] if key == "weight" else own()
+
+
+def _replaced_slices(module: nn.Module, names: Collection[str], weights: Mapping[str, Tensor]) -> Replacement:
+    return lambda key, own: experts.with_slices(module, key, own(), names, weights)
+
+
 @contextmanager
-def _read_instead(linear: nn.Linear, name: str, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Bring ``weights[name]`` to the computing device whenever ``linear``'s offloaded weight is requested."""
-    hooks = [hook for hook in offloading_hooks(linear) if hook.offload]
+def _read_instead(module: nn.Module, replacement: Replacement) -> Iterator[None]:
+    """Bring what ``replacement`` returns to the computing device whenever an offloaded weight of ``module`` is requested."""
+    hooks = [hook for hook in offloading_hooks(module) if hook.offload]
     kept = [hook.weights_map for hook in hooks]
     try:
         for hook in hooks:
-            hook.weights_map = _Overlaid(hook.weights_map, name, weights)
+            hook.weights_map = _Overlaid(hook.weights_map, replacement)
         yield
     finally:
         for hook, weights_map in zip(hooks, kept, strict=True):
@@ -137,13 +166,13 @@ def _read_instead(linear: nn.Linear, name: str, weights: Mapping[str, Tensor]) -
 
 
 class _Overlaid(Mapping[str, Tensor]):
-    """A linear's offloaded tensors with ``weight`` replaced by ``weights[name]``, read on each access."""
+    """A module's offloaded tensors as ``replacement`` changes them, read on each access."""
 
-    def __init__(self, own: Mapping[str, Tensor], name: str, weights: Mapping[str, Tensor]) -> None:
-        self._own, self._name, self._weights = own, name, weights
+    def __init__(self, own: Mapping[str, Tensor], replacement: Replacement) -> None:
+        self._own, self._replacement = own, replacement
 
     def __getitem__(self, key: str) -> Tensor:
-        return self._weights[self._name] if key == "weight" else self._own[key]
+        return self._replacement(key, lambda: self._own[key])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._own)

@@ -213,6 +213,8 @@ class UnitSolver:
     def _store(self, request: Request, unit: PackedUnit, seconds: Mapping[str, float]) -> None:
         description = {"unit": request.unit.name, "seconds": seconds}
         description |= {"notes": unit.notes, "unchanged": unit.unchanged}
+        if unit.without_tokens:
+            description["experts_without_tokens"] = list(unit.without_tokens)
         self.store.save_artifact(ArtifactKind.QUANTIZED, request.key, unit.tensors, description)
         self._count()
 

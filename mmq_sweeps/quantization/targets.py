@@ -15,6 +15,7 @@ from torch import nn
 
 from mmq_sweeps.errors import TargetError, one_of
 from mmq_sweeps.methods.affine import Format
+from mmq_sweeps.models import experts
 
 # Weights outside linears are ignored up to this share of a unit's weights: routers, tables of positions.
 OVERLOOKED = 0.05
@@ -28,8 +29,8 @@ METHOD_GROUP_SIZE = "method.group_size"
 class Unit:
     """Linears of a layer kind in a block; ``linears`` maps the full name of each to its shape ``(O, I)``.
 
-    ``loose`` maps weight matrices outside linears, such as experts in a single tensor, to a description of their
-    holder; it is empty if they are a small share of the unit's weights.
+    The slice of an expert in a tensor of many is a linear of its own, ``PATH.gate_up_proj[3]``. ``loose`` maps weight
+    matrices outside linears to a description of their holder; it is empty if they are a small share of the unit's weights.
     """
 
     part: str
@@ -246,19 +247,30 @@ def _linears_by_kind(
 ) -> dict[str, dict[str, tuple[int, int]]]:
     by_kind: dict[str, dict[str, tuple[int, int]]] = {kind: {} for kind in kinds}
     for name, module in block.named_modules():
-        if not isinstance(module, nn.Linear):
+        shapes = _targets(name, module)
+        if not shapes:
             continue
         matching = [kind for kind, prefixes in kinds.items() if _under(name, prefixes)]
         if len(matching) != 1:
             what = "no layer kind" if not matching else f"{len(matching)} layer kinds"
             raise TargetError(f"{path}.{name} belongs to {what}; name it under exactly one. {one_of(kinds)}")
-        if "weight" not in dict(module.named_parameters(recurse=False)):
+        if isinstance(module, nn.Linear) and "weight" not in dict(module.named_parameters(recurse=False)):
             raise TargetError(
                 f"{path}.{name} computes its weight in every call (as weight_norm and pruning do), so a quantized one would be "
                 "overwritten; make the weight a parameter (remove_weight_norm, prune.remove) and save the checkpoint"
             )
-        by_kind[matching[0]][name] = (module.out_features, module.in_features)
+        by_kind[matching[0]] |= shapes
     return by_kind
+
+
+def _targets(name: str, module: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return what ``module`` holds to quantize: a linear, the slices of its experts, or nothing."""
+    if isinstance(module, nn.Linear):
+        return {name: (module.out_features, module.in_features)}
+    held = experts.find(module)
+    return (
+        {} if held is None else {f"{name}.{inner}" if name else inner: shape for inner, shape in held.shapes().items()}
+    )
 
 
 def _loose_by_kind(
@@ -274,7 +286,10 @@ def _loose_by_kind(
     for name, module in block.named_modules():
         if isinstance(module, (nn.Linear, nn.Embedding)):
             continue
+        held = experts.find(module)
         for own, parameter in module.named_parameters(recurse=False):
+            if held is not None and own in held.parameters:
+                continue
             if sum(length >= MATRIX for length in parameter.shape) < 2:
                 continue
             full = f"{name}.{own}" if name else own
@@ -305,10 +320,14 @@ def _under(name: str, prefixes: Iterable[str]) -> bool:
 
 
 def _refuse_shared(model: nn.Module, units: Iterable[Unit]) -> None:
-    owner: dict[int, str] = {}
+    owner: dict[tuple[int, int], str] = {}
     for unit in units:
         for name in unit.linears:
-            weight = id(model.get_submodule(name).weight)
+            part = experts.parse(name)
+            if part is None:
+                weight = (id(model.get_submodule(name).weight), 0)
+            else:
+                weight = (id(getattr(model.get_submodule(part.module), part.parameter)), part.index)
             if weight in owner:
                 raise TargetError(
                     f"a linear is selected twice: {owner[weight]} and {unit.part}'s {name} are one weight"
