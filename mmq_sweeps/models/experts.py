@@ -122,7 +122,7 @@ class Experts:
         for one in self.routed(hidden, chosen, None, second=True):
             own = self._linear(one.inputs["down_proj"], "down_proj", one.index)
             if getattr(self.module, "has_post_expert_norm", False):
-                own = self.module.post_expert_norm(own)
+                own = self.module.post_expert_norm(own)  # type: ignore[operator]
             if chosen is None or scores is None:
                 expected[one.index * few + one.rows] = own.float()
             else:
@@ -150,9 +150,9 @@ class Experts:
         first = self._linear(x, self.first, index)
         if self.scaled_inputs:
             gate, up = first.chunk(2, dim=-1)
-            return up * self.module.act_fn(gate)  # type: ignore[operator, no-any-return]
+            return up * self.module.act_fn(gate)  # type: ignore[operator]
         gated = getattr(self.module, "has_gate", True)
-        return self.module._apply_gate(first) if gated else self.module.act_fn(first)  # type: ignore[operator, no-any-return]
+        return self.module._apply_gate(first) if gated else self.module.act_fn(first)  # type: ignore[operator]
 
     def _linear(self, x: Tensor, parameter: str, index: int) -> Tensor:
         stored = getattr(self.module, parameter)[index]

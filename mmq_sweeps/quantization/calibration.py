@@ -277,7 +277,7 @@ class Collector:
 
         return keep
 
-    def _experts_hook(self, path: str, held: experts.Experts, names: Collection[str]) -> Callable[..., None]:
+    def _experts_hook(self, path: str, held: experts.Experts, names: Sequence[str]) -> Callable[..., None]:
         """Return a hook that adds to each expert's sums the tokens routed to it; its slices are not checked twice."""
         wanted, checked = set(names), False
 
@@ -289,7 +289,7 @@ class Collector:
                 checked = True
             # Every expert is given tokens of the same batch; one of its names stands for all.
             tokens = hidden[: held.tokens(hidden)]
-            counted = self._counted(tokens, names[0] if isinstance(names, list) else next(iter(names)))
+            counted = self._counted(tokens, names[0])
             second = any(f"{path}.{held.parameters[1]}[" in name for name in wanted)
             for one in held.routed(hidden, rest[0] if rest else None, counted, second):
                 for parameter, x in one.inputs.items():
@@ -345,7 +345,7 @@ class _Sums:
     whole matrix in single precision.
     """
 
-    def __init__(self, x: Tensor, keep_inputs: bool, waiting_bytes: int = WAITING_BYTES) -> None:
+    def __init__(self, x: Tensor, keep_inputs: bool, waiting_bytes: int | None = None) -> None:
         size = x.shape[-1]
         # Long single-precision sums lose the small eigenvalues that GPTQ depends on.
         dtype = torch.float32 if x.device.type == "mps" else torch.float64
@@ -360,7 +360,7 @@ class _Sums:
         self._inputs: list[Tensor] | None = [] if keep_inputs else None
         # Pending tokens are copied, because an input may be changed in place later. They are summed once another batch of
         # this size might not fit.
-        room = max(LEAST_TOKENS, waiting_bytes // (4 * size))
+        room = max(LEAST_TOKENS, (WAITING_BYTES if waiting_bytes is None else waiting_bytes) // (4 * size))
         batch = min(x.numel() // size, room, TOKENS_AT_ONCE)
         self._enough = min(TOKENS_AT_ONCE, room - batch + 1)
         self._waiting = torch.empty(self._enough + batch - 1, size, dtype=torch.float32, device=x.device)
