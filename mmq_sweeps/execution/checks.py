@@ -25,7 +25,7 @@ from mmq_sweeps.store.store import explained
 
 # Calibration samples in a batch of the dry run, and its batches: a task may run each batch in two ways.
 BATCH_SIZE, BATCHES = 2, 2
-NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|(?<=\[)\d+(?=\]$)")
 
 
 class WorkerDied(Exception):

@@ -35,6 +35,8 @@ def run_cell(cell: Cell, session: Session, progress: Reporter) -> tuple[Record, 
         quantized = session.quantize(cell, progress)
     if quantized.unchanged:
         logger.warning("%s", _unchanged(cell, quantized))
+    if quantized.experts_without_tokens:
+        logger.warning("%s", _without_tokens(cell, quantized))
     measured_size = size.measure(session.loaded.model, session.parts.values(), quantized.weights)
     seconds = dict(quantized.seconds) if cell.parts else {}
 
@@ -103,8 +105,16 @@ def _unchanged(cell: Cell, quantized: QuantizedWeights) -> str:
     return f"{whole}{cell.title()}: {len(names)} of {count} linears lie on their grid already and stay as they are: {named}"
 
 
+def _without_tokens(cell: Cell, quantized: QuantizedWeights) -> str:
+    """Say how many experts were rounded to nearest for lack of tokens."""
+    units = [f"{few} of {count} experts of {unit}" for unit, (few, count) in quantized.experts_without_tokens.items()]
+    named = ", ".join(units[:3]) + (f" and some of {len(units) - 3} more units" if len(units) > 3 else "")
+    return f"{cell.title()}: {named} met no calibration token and are rounded to nearest; more calibration.samples reach more"
+
+
 def _solver_notes(quantized: QuantizedWeights) -> dict[str, Any]:
-    notes = {"solver": quantized.notes, "unchanged": quantized.unchanged}
+    unreached = {unit: few for unit, (few, _) in quantized.experts_without_tokens.items()}
+    notes = {"solver": quantized.notes, "unchanged": quantized.unchanged, "experts_without_tokens": unreached}
     return {name: note for name, note in notes.items() if note}
 
 

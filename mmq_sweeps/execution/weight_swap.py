@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from mmq_sweeps.methods.affine import QuantizedWeight
+from mmq_sweeps.models.experts import module_of
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization.stored_units import Dequantized
 
@@ -51,6 +52,6 @@ def put_when_called(loaded: LoadedModel, linears: Iterable[str], put: Callable[[
         put()
 
     with ExitStack() as hooks:
-        for name in linears:
-            hooks.callback(loaded.linear(name).register_forward_pre_hook(before).remove)
+        for path in dict.fromkeys(map(module_of, linears)):
+            hooks.callback(loaded.model.get_submodule(path).register_forward_pre_hook(before).remove)
         yield

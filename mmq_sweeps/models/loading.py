@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from mmq_sweeps.identity.checkpoint import (
     weights_digest,
 )
 from mmq_sweeps.identity.hub import absent, hub_options
+from mmq_sweeps.models import experts
 from mmq_sweeps.models.device_map import (
     AUTO,
     check_room,
@@ -82,7 +83,16 @@ class LoadedModel:
         return tied.get(name, (name,))
 
     def weight(self, name: str) -> Tensor:
-        """Return the weight ``[O, I]`` of a linear or embedding by its full name, read from its device, the CPU or the disk."""
+        """Return the weight ``[O, I]`` of a linear or embedding by its full name, read from its device, the CPU or the disk.
+
+        ``PATH.gate_up_proj[3]`` is that of an expert in a tensor of many. Hold its module by ``onloaded`` to read several.
+        """
+        if (part := experts.parse(name)) is not None:
+            away = bool(offloading_hooks(self.model.get_submodule(part.module)))
+            with self.onloaded(part.module):
+                own = experts.view(self.model, name).detach()
+                # Not a view of the tensor of all experts, which would stay in memory with it.
+                return own.clone(memory_format=torch.contiguous_format) if away else own.contiguous()
         linear = self.linear(name)
         with self.onloaded(name):
             return linear.weight.detach()
@@ -116,15 +126,21 @@ class LoadedModel:
         linear is brought to the computing device. A tied weight is replaced wherever it is used; a ValueError if it is
         given twice.
         """
-        holders = self._holders(weights)
+        slices = experts.by_module(weights)
+        holders = self._holders(name for name in weights if experts.parse(name) is None)
         # A weight by its place in the list: those of one name may lie both in memory and on disk.
         resident: list[tuple[str, Tensor]] = []
         with ExitStack() as undo:
             for name, linears in holders.items():
                 there = {id(linear.weight): linear.weight for linear in linears if linear.weight.device.type != "meta"}
-                resident += [(name, weight) for weight in there.values()]
+                resident += [(name, weight.detach()) for weight in there.values()]
                 for linear in linears:
-                    undo.enter_context(_read_instead(linear, name, weights))
+                    undo.enter_context(_read_instead(linear, _replaced_by(weights, name)))
+            for path, names in slices.items():
+                if offloading_hooks(module := self.model.get_submodule(path)):
+                    undo.enter_context(_read_instead(module, _replaced_slices(module, names, weights)))
+                else:
+                    resident += [(name, experts.view(self.model, name).detach()) for name in names]
             size = sum(weight.nbytes for _, weight in resident)
             aside = undo.enter_context(room_aside(size, self.config.get("offload_dir")))
             for place, (name, weight) in enumerate(resident):
@@ -158,14 +174,26 @@ def _tied(model: nn.Module) -> dict[str, tuple[str, ...]]:
     return {path: tuple(shared) for shared in names.values() if len(shared) > 1 for path in shared}
 
 
+# From a parameter's name and its own offloaded value, read when asked for, to the value in its place.
+Replacement = Callable[[str, Callable[[], Tensor]], Tensor]
+
+
+def _replaced_by(weights: Mapping[str, Tensor], name: str) -> Replacement:
+    return lambda key, own: weights[name] if key == "weight" else own()
+
+
+def _replaced_slices(module: nn.Module, names: Collection[str], weights: Mapping[str, Tensor]) -> Replacement:
+    return lambda key, own: experts.with_slices(module, key, own(), names, weights)
+
+
 @contextmanager
-def _read_instead(linear: nn.Module, name: str, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Bring ``weights[name]`` to the computing device whenever ``linear``'s offloaded weight is requested."""
-    hooks = [hook for hook in offloading_hooks(linear) if hook.offload]
+def _read_instead(module: nn.Module, replacement: Replacement) -> Iterator[None]:
+    """Bring what ``replacement`` returns to the computing device whenever an offloaded weight of ``module`` is requested."""
+    hooks = [hook for hook in offloading_hooks(module) if hook.offload]
     kept = [hook.weights_map for hook in hooks]
     try:
         for hook in hooks:
-            hook.weights_map = _Overlaid(hook.weights_map, name, weights)
+            hook.weights_map = _Overlaid(hook.weights_map, replacement)
         yield
     finally:
         for hook, weights_map in zip(hooks, kept, strict=True):
@@ -173,13 +201,13 @@ def _read_instead(linear: nn.Module, name: str, weights: Mapping[str, Tensor]) -
 
 
 class _Overlaid(Mapping[str, Tensor]):
-    """A linear's offloaded tensors with ``weight`` replaced by ``weights[name]``, read on each access."""
+    """A module's offloaded tensors as ``replacement`` changes them, read on each access."""
 
-    def __init__(self, own: Mapping[str, Tensor], name: str, weights: Mapping[str, Tensor]) -> None:
-        self._own, self._name, self._weights = own, name, weights
+    def __init__(self, own: Mapping[str, Tensor], replacement: Replacement) -> None:
+        self._own, self._replacement = own, replacement
 
     def __getitem__(self, key: str) -> Tensor:
-        return self._weights[self._name] if key == "weight" else self._own[key]
+        return self._replacement(key, lambda: self._own[key])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._own)

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from mmq_sweeps.memory import ran_out_of_memory
 from mmq_sweeps.models.device_map import onloaded
+from mmq_sweeps.models.experts import module_of
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.logits import are_answers
 
@@ -489,13 +490,16 @@ class Filled(TorchFunctionMode):
 
 @contextmanager
 def called(model: nn.Module, names: Collection[str]) -> Iterator[set[str]]:
-    """Collect the modules of ``names`` that run inside the context."""
+    """Collect those of ``names`` whose modules run inside the context; experts run together."""
     reached: set[str] = set()
+    by_module: dict[str, list[str]] = {}
+    for name in names:
+        by_module.setdefault(module_of(name), []).append(name)
 
-    def note(name: str) -> Callable[[nn.Module, Any], None]:
-        return lambda _module, _inputs: reached.add(name)
+    def note(own: list[str]) -> Callable[[nn.Module, Any], None]:
+        return lambda _module, _inputs: reached.update(own)
 
     with ExitStack() as hooks:
-        for name in names:
-            hooks.callback(model.get_submodule(name).register_forward_pre_hook(note(name)).remove)
+        for path, own in by_module.items():
+            hooks.callback(model.get_submodule(path).register_forward_pre_hook(note(own)).remove)
         yield reached

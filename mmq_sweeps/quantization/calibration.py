@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.models import experts
 from mmq_sweeps.models.decoding import with_decoder_inputs
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.padding import cross_mask, is_another_sequence, key_mask, names_others, own_mask
@@ -250,8 +251,13 @@ class Collector:
     def listening(self, model: nn.Module) -> Iterator[None]:
         with ExitStack() as hooks:
             for name in self._linears:
-                handle = model.get_submodule(name).register_forward_pre_hook(self._hook(name))
-                hooks.callback(handle.remove)
+                if experts.parse(name) is None:
+                    handle = model.get_submodule(name).register_forward_pre_hook(self._hook(name))
+                    hooks.callback(handle.remove)
+            for path, names in experts.by_module(self._linears).items():
+                held = experts.at(model, path)
+                hook = self._experts_hook(path, held, names)
+                hooks.callback(held.module.register_forward_hook(hook, with_kwargs=True).remove)
             yield
         self._seen, self._others = [], []
 
@@ -280,15 +286,44 @@ class Collector:
                 self._sums[name] = _Sums(x, self._keep_inputs)
             self._sums[name].add(self._counting(x, name))
 
+    def _experts_hook(self, path: str, held: experts.Experts, names: Sequence[str]) -> Callable[..., None]:
+        """Return a hook that adds to each expert's sums the tokens routed to it; its slices are not checked twice."""
+        wanted, checked = set(names), False
+
+        def keep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+            nonlocal checked
+            hidden, *rest = experts.arguments(args, kwargs)
+            if not checked:
+                held.check(path, hidden, rest, output)
+                checked = True
+            # Every expert is given tokens of the same batch; one of its names stands for all.
+            tokens = hidden[: held.tokens(hidden)]
+            counted = self._counted(tokens, names[0])
+            second = any(f"{path}.{held.parameters[1]}[" in name for name in wanted)
+            for one in held.routed(hidden, rest[0] if rest else None, counted, second):
+                for parameter, x in one.inputs.items():
+                    if (name := f"{path}.{parameter}[{one.index}]") in wanted:
+                        self._leader.setdefault(name, name)
+                        if name not in self._sums:
+                            self._sums[name] = _Sums(x, self._keep_inputs, waiting_bytes=0)
+                        self._sums[name].add(x)
+
+        return keep
+
     def _counting(self, x: Tensor, name: str) -> Tensor:
         """Return the tokens ``[N, I]`` of ``x`` that count."""
+        rows, counted = x.reshape(-1, x.shape[-1]), self._counted(x, name)
+        return rows if counted is None else rows[counted]
+
+    def _counted(self, x: Tensor, name: str) -> Tensor | None:
+        """Return booleans ``[N]`` for the flattened tokens of ``x``, true for those that count; None if all do."""
         rows = x.reshape(-1, x.shape[-1])
         if name not in self._masked:
-            return rows
+            return None
         at_the_end = self._masked[name]
         mask = self._mask_of(x, at_the_end)
         if mask is None:
-            return rows
+            return None
         if at_the_end and x.dim() == 3 and x.shape[1] < mask.shape[1]:
             mask = mask[:, -x.shape[1] :]
         if mask.numel() != len(rows) or (x.dim() == 3 and len(mask) != len(x)):
@@ -296,7 +331,7 @@ class Collector:
                 f"{name}: its tokens {list(x.shape[:-1])} are not those of the attention mask {list(mask.shape)}; "
                 "masked, in the model's yaml, names what of a block is given the tokens of the mask"
             )
-        return rows[mask.reshape(-1).to(rows.device)]
+        return mask.reshape(-1).to(rows.device)
 
     def _mask_of(self, x: Tensor, at_the_end: bool) -> Tensor | None:
         """Return the mask of ``x`` itself or of the only input with its tokens; otherwise that of the hidden state."""
@@ -319,7 +354,7 @@ class _Sums:
     whole matrix in single precision.
     """
 
-    def __init__(self, x: Tensor, keep_inputs: bool) -> None:
+    def __init__(self, x: Tensor, keep_inputs: bool, waiting_bytes: int | None = None) -> None:
         size = x.shape[-1]
         # Long single-precision sums lose the small eigenvalues that GPTQ depends on.
         dtype = torch.float32 if x.device.type == "mps" else torch.float64
@@ -334,7 +369,7 @@ class _Sums:
         self._inputs: list[Tensor] | None = [] if keep_inputs else None
         # Pending tokens are copied, because an input may be changed in place later. They are summed once another batch of
         # this size might not fit.
-        room = max(LEAST_TOKENS, WAITING_BYTES // (4 * size))
+        room = max(LEAST_TOKENS, (WAITING_BYTES if waiting_bytes is None else waiting_bytes) // (4 * size))
         batch = min(x.numel() // size, room, TOKENS_AT_ONCE)
         self._enough = min(TOKENS_AT_ONCE, room - batch + 1)
         self._waiting = torch.empty(self._enough + batch - 1, size, dtype=torch.float32, device=x.device)

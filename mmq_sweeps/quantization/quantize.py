@@ -211,8 +211,9 @@ class UnitSolver:
         self._count()
 
     def _store(self, request: Request, unit: PackedUnit, seconds: Mapping[str, float]) -> None:
-        description = {"unit": request.unit.name, "seconds": seconds}
+        description: dict[str, Any] = {"unit": request.unit.name, "seconds": seconds}
         description |= {"notes": unit.notes, "unchanged": unit.unchanged}
+        description |= {"experts_without_tokens": unit.without_tokens} if unit.without_tokens else {}
         self.store.save_artifact(ArtifactKind.QUANTIZED, request.key, unit.tensors, description)
         self._count()
 

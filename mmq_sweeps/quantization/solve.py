@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,8 @@ from mmq_sweeps.memory import ran_out_of_memory
 from mmq_sweeps.methods.affine import Format
 from mmq_sweeps.methods.base import LayerStats, Method, Solution
 from mmq_sweeps.methods.magnitude import solve_relative
+from mmq_sweeps.methods.rtn import RoundToNearest
+from mmq_sweeps.models.experts import module_of, parse
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization.calibration import SharedStats
 from mmq_sweeps.quantization.targets import Unit
@@ -20,11 +23,15 @@ from mmq_sweeps.quantization.targets import Unit
 
 @dataclass
 class PackedUnit:
-    """The packed tensors of a unit in one format, the solver's notes, and the linears that quantization left unchanged."""
+    """The packed tensors of a unit in one format, the solver's notes, and the linears that quantization left unchanged.
+
+    ``without_tokens`` counts the experts that no calibration token reached, which are rounded to nearest, and all experts.
+    """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     unchanged: list[str] = field(default_factory=list)
+    without_tokens: tuple[int, int] | None = None
 
     def add(self, names: Sequence[str], originals: Sequence[Tensor], solution: Solution) -> None:
         """Pack the solution of the linears ``names``, whose full-precision weights are ``originals`` ``[O, I]``."""
@@ -55,12 +62,18 @@ def solve_unit(
     """Quantize ``unit`` in each of ``formats``; a format that fails leaves the others."""
     solved = Solved({place: PackedUnit() for place in range(len(formats))})
     try:
-        originals = {name: loaded.weight(name) for name in unit.linears}
+        originals = _weights(unit, loaded)
         # Before the statistics: a weight that is not finite spoils them, and they are not to blame.
-        weights = {name: _finite(original, name) for name, original in originals.items()}
-        for names, shared in _by_input(unit, stats):
+        for name, original in originals.items():
+            _check_finite(original, name)
+        unreached = _experts_without_tokens(unit, stats)
+        for packed in solved.packed.values():
+            packed.without_tokens = _counted(unit, unreached) if unreached else None
+        for names, shared in [*_by_input(unit, stats, unreached), *(([name], None) for name in unreached)]:
             going = dict.fromkeys(solved.packed)
-            solutions, errors = _solve_each(method, [weights[name] for name in names], shared, formats, list(going))
+            solver = RoundToNearest() if names[0] in unreached else method
+            weights = [originals[name].float() for name in names]
+            solutions, errors = _solve_each(solver, weights, shared, formats, list(going))
             for place, error in errors.items():
                 solved.fail(place, _named(error, names))
             for place, solution in solutions.items():
@@ -107,21 +120,47 @@ def _named(error: Exception, names: Sequence[str]) -> Exception:
     return named
 
 
-def _finite(weight: Tensor, name: str) -> Tensor:
-    """Return ``weight`` in single precision; a ValueError with its name if a value is infinite or NaN."""
-    weight = weight.float()
+def _weights(unit: Unit, loaded: LoadedModel) -> dict[str, Tensor]:
+    """Return the weights of the unit's linears; experts, which lie in one tensor, are brought to the device once."""
+    with ExitStack() as brought:
+        for path in dict.fromkeys(module_of(name) for name in unit.linears if parse(name)):
+            brought.enter_context(loaded.onloaded(path))
+        return {name: loaded.weight(name) for name in unit.linears}
+
+
+def _check_finite(weight: Tensor, name: str) -> None:
+    """Raise a ValueError with the weight's name if a value is infinite or NaN."""
     if wrong := weight.numel() - int(weight.isfinite().sum()):
         raise ValueError(f"{name}: {wrong} of {weight.numel()} weights are not finite")
-    return weight
 
 
-def _by_input(unit: Unit, stats: Sequence[SharedStats] | None) -> list[tuple[list[str], LayerStats | None]]:
-    """Group the unit's linears by the input they share; a ValueError if there are no usable statistics for one."""
+def _experts_without_tokens(unit: Unit, stats: Sequence[SharedStats] | None) -> dict[str, None]:
+    """Return the slices of experts that no calibration token reached; a ValueError if that is all of the unit's experts."""
+    slices = [name for name in unit.linears if parse(name)]
+    if stats is None or not slices:
+        return {}
+    reached = {name for shared in stats for name in shared.linears}
+    unreached = dict.fromkeys(name for name in slices if name not in reached)
+    if len(unreached) == len(slices):
+        raise ValueError(f"{unit.name}: no calibration token reached any of its {_counted(unit, slices)[1]} experts")
+    return unreached
+
+
+def _counted(unit: Unit, slices: Iterable[str]) -> tuple[int, int]:
+    """Return how many experts ``slices`` belong to, and how many the unit has."""
+    found = [{(own.module, own.index) for own in map(parse, names) if own} for names in (slices, unit.linears)]
+    return len(found[0]), len(found[1])
+
+
+def _by_input(
+    unit: Unit, stats: Sequence[SharedStats] | None, without: Collection[str] = ()
+) -> list[tuple[list[str], LayerStats | None]]:
+    """Group the unit's linears by the input they share; a ValueError if one, not in ``without``, has no usable statistics."""
     if stats is None:
         return [([name], None) for name in unit.linears]
     groups = [([name for name in shared.linears if name in unit.linears], shared) for shared in stats]
     reached = {name for names, _ in groups for name in names}
-    if unreached := [name for name in unit.linears if name not in reached]:
+    if unreached := [name for name in unit.linears if name not in reached and name not in without]:
         raise ValueError(f"{', '.join(unreached)}: no calibration token reached it")
     for names, shared in groups:
         if names and shared.not_finite:

@@ -39,13 +39,15 @@ class QuantizedWeights:
     """Quantized weights by linear, the solvers' notes, and the seconds that calibrating and quantizing them took.
 
     ``unchanged`` names the linears whose codes stand for the full-precision weight itself in every element: it is all
-    zero, or lies on such a grid since training.
+    zero, or lies on such a grid since training. ``experts_without_tokens`` counts, by unit, the experts that no calibration
+    token reached, which are rounded to nearest, and all experts.
     """
 
     weights: dict[str, QuantizedWeight] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"calibrate": 0.0, "quantize": 0.0})
     unchanged: list[str] = field(default_factory=list)
+    experts_without_tokens: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def load(
@@ -71,6 +73,9 @@ def load(
         for stage in found.seconds:
             found.seconds[stage] += description["seconds"][stage]
         found.unchanged.extend(description["unchanged"])
+        if "experts_without_tokens" in description:
+            unreached, count = description["experts_without_tokens"]
+            found.experts_without_tokens[request.unit.name] = (unreached, count)
     return found, missing
 
 

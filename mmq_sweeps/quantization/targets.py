@@ -20,6 +20,7 @@ from mmq_sweeps.errors import TargetError, one_of
 from mmq_sweeps.identity.assignment import Structure, block_groups, rules_in, selects
 from mmq_sweeps.identity.end_parts import EMBEDDINGS, END_PARTS, HEAD
 from mmq_sweeps.methods.affine import Format
+from mmq_sweeps.models import experts
 
 # Weights outside linears are ignored up to this share of a unit's weights: routers, tables of positions.
 OVERLOOKED = 0.05
@@ -35,9 +36,8 @@ METHOD_GROUP_SIZE = "method.group_size"
 class Unit:
     """Linears of a layer kind in a block; ``linears`` maps the full name of each to its shape ``(O, I)``.
 
-    The token embeddings are a linear of that sense as well, ``O`` the size of the vocabulary.
-
-    ``loose`` maps weight matrices outside linears, such as experts in a single tensor, to a description of their
+    The token embeddings are a linear of that sense as well, ``O`` the size of the vocabulary, and so is the slice of an expert
+    in a tensor of many, ``PATH.gate_up_proj[3]``. ``loose`` maps weight matrices outside linears to a description of their
     holder; it is empty if they are a small share of the unit's weights.
     """
 
@@ -339,14 +339,16 @@ def _linears_by_kind(
 ) -> dict[str, dict[str, tuple[int, int]]]:
     by_kind: dict[str, dict[str, tuple[int, int]]] = {kind: {} for kind in kinds}
     for name, module in block.named_modules():
-        if not isinstance(module, nn.Linear):
+        shapes = _targets(name, module)
+        if not shapes:
             continue
         matching = [kind for kind, prefixes in kinds.items() if _under(name, prefixes)]
         if len(matching) != 1:
             what = "no layer kind" if not matching else f"{len(matching)} layer kinds"
             raise TargetError(f"{path}.{name} belongs to {what}; name it under exactly one. {one_of(kinds)}")
-        _refuse_computed(module, f"{path}.{name}")
-        by_kind[matching[0]][name] = (module.out_features, module.in_features)
+        if isinstance(module, nn.Linear):
+            _refuse_computed(module, f"{path}.{name}")
+        by_kind[matching[0]] |= shapes
     return by_kind
 
 
@@ -356,6 +358,16 @@ def _refuse_computed(module: nn.Module, path: str) -> None:
             f"{path} computes its weight in every call (as weight_norm and pruning do), so a quantized one would be "
             "overwritten; make the weight a parameter (remove_weight_norm, prune.remove) and save the checkpoint"
         )
+
+
+def _targets(name: str, module: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return what ``module`` holds to quantize: a linear, the slices of its experts, or nothing."""
+    if isinstance(module, nn.Linear):
+        return {name: (module.out_features, module.in_features)}
+    held = experts.find(module)
+    return (
+        {} if held is None else {f"{name}.{inner}" if name else inner: shape for inner, shape in held.shapes().items()}
+    )
 
 
 def _loose_by_kind(
@@ -371,7 +383,10 @@ def _loose_by_kind(
     for name, module in block.named_modules():
         if isinstance(module, (nn.Linear, nn.Embedding)):
             continue
+        held = experts.find(module)
         for own, parameter in module.named_parameters(recurse=False):
+            if held is not None and own in held.parameters:
+                continue
             if sum(length >= MATRIX for length in parameter.shape) < 2:
                 continue
             full = f"{name}.{own}" if name else own
@@ -402,10 +417,14 @@ def _under(name: str, prefixes: Iterable[str]) -> bool:
 
 
 def _refuse_shared(model: nn.Module, units: Iterable[Unit]) -> None:
-    owner: dict[int, str] = {}
+    owner: dict[tuple[int, int], str] = {}
     for unit in units:
         for name in unit.linears:
-            weight = id(model.get_submodule(name).weight)
+            part = experts.parse(name)
+            if part is None:
+                weight = (id(model.get_submodule(name).weight), 0)
+            else:
+                weight = (id(getattr(model.get_submodule(part.module), part.parameter)), part.index)
             if weight in owner:
                 raise TargetError(
                     f"a linear is selected twice: {owner[weight]} and {unit.part}'s {name} are one weight"

@@ -30,7 +30,7 @@ from mmq_sweeps.identity.checkpoint import checkpoint_path
 from mmq_sweeps.methods.affine import Format
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.methods.gptq import GPTQ
-from mmq_sweeps.models import processors
+from mmq_sweeps.models import experts, processors
 from mmq_sweeps.models.loading import load_model
 from mmq_sweeps.quantization.calibration import BlockRunner, block_statistics, capture
 from mmq_sweeps.quantization.stored_units import load
@@ -176,29 +176,42 @@ def test_tiles_and_patches_that_are_padding_do_not_count(family: Families) -> No
 # Weights that are in no linear.
 
 
-def test_experts_in_one_tensor_are_refused_with_the_model_the_part_the_kind_and_what_holds_them(
-    family: Families,
+@pytest.mark.parametrize("name", ["qwen3_vl_moe", "llama4"])
+def test_experts_of_a_class_that_is_not_known_are_refused_with_the_model_the_part_the_kind_and_what_holds_them(
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    language = parts_of(family("qwen3_vl_moe"))["language"]
+    """As in a release whose experts do not say how they store weights; Llama 4 has linears beside them."""
+    toy = make(name)
+    monkeypatch.setattr(experts, "SCALED_INPUTS", ())
+    for module in toy.loaded.model.modules():
+        vars(module).pop("is_transposed", None)
+    language = parts_of(toy)["language"]
     with pytest.raises(TargetError) as raised:
         language.select(ALL)
     told = str(raised.value)
-    assert told.startswith(
-        "Qwen3VLMoeForConditionalGeneration: component.language: its mlp has weights outside linears"
-    )
-    assert "in 3 of 3 blocks (0 to 2)" in told
-    assert "layers.0.mlp.experts.gate_up_proj is a parameter [4, 32, 32] of a Qwen3VLMoeTextExperts" in told
-    assert "choose component.language.layers=[attention] or no component.language" in told
+    model, block, holder, blocks, way = {
+        "qwen3_vl_moe": ("Qwen3VLMoe", "0.mlp", "[5, 32, 32] of a Qwen3VLMoeTextExperts", "3 of 3 blocks (0 to 2)", ""),
+        "llama4": (
+            "Llama4", "1.feed_forward", "[2, 32, 96] of a Llama4TextExperts", "1 of 3 blocks (1)",
+            "component.language.blocks=[front,end] or ",
+        ),
+    }[name]  # fmt: skip
+    assert told.startswith(f"{model}ForConditionalGeneration: component.language: its mlp has weights outside linears")
+    assert f"in {blocks}" in told
+    assert f"layers.{block}.experts.gate_up_proj is a parameter {holder}" in told
+    assert f"choose component.language.layers=[attention] or {way}no component.language" in told
     assert len(language.select({**ALL, "layers": ["attention"]})) == 3
 
 
-def test_experts_in_some_blocks_are_refused_unless_the_selected_blocks_have_none(family: Families) -> None:
-    """Also beside a shared expert, which is of linears."""
-    language = parts_of(family("llama4"))["language"]
-    with pytest.raises(TargetError, match=r"in 1 of 3 blocks \(1\).*Llama4TextExperts.*blocks=\[front,end\]"):
-        language.select(ALL)
-    assert {unit.block for unit in language.select({**ALL, "blocks": ["front", "end"]})} == {0, 2}
-    assert len(language.select({**ALL, "layers": ["attention"]})) == 3
+def test_a_part_whose_only_weights_are_of_an_unknown_class_of_experts_has_no_linear() -> None:
+    held = nn.Module()
+    held.gate_up_proj, held.down_proj = nn.Parameter(torch.zeros(4, 32, 32)), nn.Parameter(torch.zeros(4, 32, 16))
+    block = nn.Module()
+    block.mlp = held
+    with pytest.raises(
+        TargetError, match=r"no linear lies in .*mlp.gate_up_proj is a parameter \[4, 32, 32\] of a Module"
+    ):
+        found_in(tower(block))
 
 
 class Block(nn.Module):

@@ -206,7 +206,7 @@ def _qwen3_vl(experts: bool = False) -> tuple[Any, dict[str, Any], dict[str, Ten
     }  # fmt: skip
     text = {**TEXT, "num_hidden_layers": 3, "head_dim": 8, "rope_parameters": {**ROTARY, "mrope_section": [1, 1, 2]}}
     if experts:
-        text |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+        text |= {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
     config = getattr(transformers, f"{kind}Config")(image_token_id=IMAGE_TOKEN, vision_config=vision, text_config=text)
     parts = {
         "vision": part("model.visual", "blocks", ["attn"], ["mlp"]),

@@ -53,6 +53,20 @@ FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
         {"pixel_values": (BATCH * 16, 3 * 2 * 7 * 7), "image_grid_thw": [[1, 4, 4]] * BATCH},
         4,
     ),
+    "qwen3_vl_30b_a3b": (
+        {
+            "image_token_id": IMAGE_TOKEN,
+            "vision_config": {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 16},
+            "text_config": {
+                "num_experts": 6,
+                "num_experts_per_tok": 2,
+                "moe_intermediate_size": 16,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
+            },
+        },
+        {"pixel_values": (BATCH * 16, 3 * 2 * 7 * 7), "image_grid_thw": [[1, 4, 4]] * BATCH},
+        4,
+    ),
     "smolvlm2_2_2b": ({"image_token_id": IMAGE_TOKEN}, {"pixel_values": (BATCH, 1, 3, 28, 28)}, 4),
     "idefics3_8b": ({"image_token_id": IMAGE_TOKEN}, {"pixel_values": (BATCH, 1, 3, 28, 28)}, 4),
     "paligemma2_3b": ({"image_token_index": IMAGE_TOKEN}, {"pixel_values": PIXELS}, 16),
@@ -131,6 +145,12 @@ RECIPES = {
         "Qwen2VLImageProcessor",
         {"patch_size": PATCH, "size": {"shortest_edge": SIDE * SIDE, "longest_edge": 4 * SIDE * SIDE}},
         "Qwen2_5_VLProcessor",
+    ),
+    "qwen3_vl_30b_a3b": Recipe(
+        ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>", "<|im_end|>"),
+        "Qwen2VLImageProcessor",
+        {"patch_size": PATCH, "size": {"shortest_edge": SIDE * SIDE, "longest_edge": 4 * SIDE * SIDE}},
+        "Qwen3VLProcessor",
     ),
     "smolvlm2_2_2b": Recipe(
         ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<|im_start|>", "<row_1_col_1>"),
