@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import prune
 from transformers.pytorch_utils import Conv1D
@@ -335,6 +335,25 @@ def test_every_model_yaml_is_built_and_run_from_a_checkpoint_of_its_family(
     assert full.size["total"]["bpw_paper"] == 16
     for own in read_model(name)["parts"]:
         assert quantized.size["parts"][own]["quantized_weights"] > 0
+
+
+def test_the_record_and_a_warning_count_the_experts_that_no_calibration_token_reached(
+    composed: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of the logits a, a, -a, -a, 0 and 0 the last two are never among the highest two."""
+    checkpoint, store = written("qwen3_vl_30b_a3b", tmp_path), tmp_path / "store"
+    weights = load_file(checkpoint / "model.safetensors")
+    routers = [name for name in weights if name.endswith("mlp.gate.weight")]
+    assert len(routers) == 3
+    for name in routers:
+        row = weights[name][0]
+        weights[name] = torch.stack([row, row, -row, -row, 0 * row, 0 * row])
+    save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
+    full, quantized = run(sweep_of(composed, "qwen3_vl_30b_a3b", checkpoint, store), store)
+    assert "experts_without_tokens" not in full.notes
+    assert quantized.notes["experts_without_tokens"] == {f"language.{block}.mlp": 2 for block in range(3)}
+    assert "2 of 6 experts of language.0.mlp" in caplog.text
+    assert "met no calibration token and are rounded to nearest" in caplog.text
 
 
 def custom(parts: Mapping[str, Mapping[str, Any]], class_name: str, prompt: str) -> list[str]:

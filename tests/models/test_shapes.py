@@ -33,7 +33,10 @@ Q_FORMER_MLP = 2 * 768 * 3072
 # Every second of the 12 blocks attends to the image. The retriever has one MLP for queries and one for texts.
 Q_FORMER = 12 * (Q_FORMER_SELF_ATTENTION + Q_FORMER_MLP) + 6 * Q_FORMER_CROSS_ATTENTION
 
+QWEN3_MOE = 128 * 3 * 2048 * 768 + 2 * 2048 * 32 * 128 + 2 * 2048 * 4 * 128
+
 BY_HAND = {
+    "qwen3_vl_30b_a3b": {"vision": 27 * (4 * 1152**2 + 2 * 1152 * 4304), "language": 48 * QWEN3_MOE},
     "blip2_opt_2_7b": {"vision": 39 * VIT_G, "connector": Q_FORMER, "language": 32 * OPT_2_7B},
     "blip2_itm_vit_g": {"vision": 39 * VIT_G, "connector": Q_FORMER + 12 * Q_FORMER_MLP},
     "llava_1_5_7b": {"vision": 24 * CLIP_L, "language": 32 * VICUNA_7B},
@@ -57,9 +60,16 @@ def test_the_linears_of_all_blocks_are_those_of_the_parts(name: str, counted: Bu
     expected = {
         f"{path}.{inner}"
         for path, layers in model.named_modules()
-        if isinstance(layers, nn.ModuleList)
+        # Qwen3-VL's mergers behind some layers of its vision tower are projectors.
+        if isinstance(layers, nn.ModuleList) and not path.endswith("merger_list")
         for inner, module in layers.named_modules()
         if isinstance(module, nn.Linear)
+    } | {
+        f"{path}.{parameter}[{index}]"
+        for path, module in model.named_modules()
+        for parameter, own in module.named_parameters(recurse=False)
+        if own.dim() == 3 and path.endswith(".experts")
+        for index in range(len(own))
     }
     found = [linear for part in parts.values() if not part.at_an_end for unit in part.units for linear in unit.linears]
     assert sorted(found) == sorted(expected)

@@ -110,6 +110,8 @@ def toy_batch(name: str) -> dict[str, Tensor]:
     mask = torch.ones_like(text)
     mask[1, -PADDED:] = 0
     made = {key: torch.randn(value) if key == "pixel_values" else torch.tensor(value) for key, value in image.items()}
+    if name == "qwen3_vl_30b_a3b":
+        made["mm_token_type_ids"] = (text == IMAGE_TOKEN).long()
     return {"input_ids": text, "attention_mask": mask, **made}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from torch import Tensor, nn
 
 from mmq_sweeps.methods.affine import Format, QuantizedWeight, round_nearest
@@ -14,6 +15,7 @@ from mmq_sweeps.methods.awq import AWQ
 from mmq_sweeps.methods.gptq import GPTQ
 from mmq_sweeps.methods.rtn import RoundToNearest
 from mmq_sweeps.models import experts
+from mmq_sweeps.models.device_map import locations
 from mmq_sweeps.quantization import statistics
 from mmq_sweeps.quantization.calibration import SharedStats, block_statistics, capture
 from mmq_sweeps.quantization.quantize import quantize_units
@@ -144,6 +146,38 @@ def test_replaced_weights_land_in_their_slices_and_the_old_ones_return(name: str
             assert torch.equal(stored, other.get(own, old.T if name == "llama4" else old))
             assert torch.equal(toy.loaded.weight(own), stored)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_experts_on_disk_give_the_same_statistics_codes_and_outputs(name: str, tmp_path: Path) -> None:
+    toy = make(name)
+    language, unit = unit_of(toy)
+
+    def measured() -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        passes = capture(toy.loaded, [language], [toy.batch])["language"]
+        ((_, found),) = block_statistics(toy.loaded, language, passes, unit.linears)
+        solved = solve_unit(unit, GPTQ(), [Format(3, "channel")], toy.loaded, found)
+        assert solved.errors == {}
+        other = {own: -toy.loaded.weight(own) for own in slices(unit)[::2]}
+        with toy.loaded.weights_replaced(other), torch.no_grad():
+            assert all(torch.equal(toy.loaded.weight(own), weight) for own, weight in other.items())
+            logits = toy.loaded.model(**toy.batch, use_cache=False).logits
+        with torch.no_grad():
+            assert not torch.equal(logits, toy.loaded.model(**toy.batch, use_cache=False).logits)
+        return {linear: one.stats.gram for one in found for linear in one.linears}, solved.packed[0].tensors, logits
+
+    resident = measured()
+    before = {own: toy.loaded.weight(own).clone() for own in slices(unit)}
+    where = locations(toy.loaded.model, {language.blocks[unit.block]: "disk"}, torch.device("cpu"))
+    dispatch_model(toy.loaded.model, where, offload_dir=str(tmp_path), force_hooks=True)
+    module = toy.loaded.model.get_submodule(experts.module_of(slices(unit)[0]))
+    assert module.gate_up_proj.device.type == "meta"
+    on_disk = measured()
+    for one, other in zip(resident[:2], on_disk[:2], strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(value, other[key]) for key, value in one.items())
+    assert torch.equal(resident[2], on_disk[2])
+    assert all(torch.equal(toy.loaded.weight(own), weight) for own, weight in before.items())
 
 
 @pytest.mark.parametrize("name", NAMES)
