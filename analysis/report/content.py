@@ -197,7 +197,7 @@ def _cells_table(cells: Cells, overall: Sequence[Frontier]) -> Table:
     names = [name for name in cells.metrics if frame[f"{METRIC}{name}"].notna().any()]
     several = [name for name in ("source", "model", "task") if frame[name].nunique() > 1]
     columns = [Column("cell"), *(Column(name) for name in several), Column("method")]
-    columns += [Column(f"{part} bits", 0) for part in sorted(parts, key=part_order)]
+    columns += [Column(f"{part} bits", _bits_digits(frame[f"{BITS}{part}"])) for part in sorted(parts, key=part_order)]
     columns += [Column("bits per weight", 3), Column("exact", 3), *(Column(words.label(name), 4) for name in names)]
     columns += [Column("warnings"), Column("on frontier"), Column("status"), Column("id"), Column("W&B", link="run")]
     first = columns.index(Column("exact", 3)) + 1
@@ -223,6 +223,11 @@ def _cells_table(cells: Cells, overall: Sequence[Frontier]) -> Table:
     filters = [name for name in (*several, "method", "status", "on frontier") if name in labels]
     marks = {(row, kept.index(column)): told for (row, column), told in warned.items()}
     return Table("All cells", [columns[index] for index in kept], shown, filters, marks)
+
+
+def _bits_digits(bits: pd.Series) -> int:
+    """Show two digits if some cell has several bit-widths in a part, so that its mean does not look like one of them."""
+    return 0 if (bits.dropna() % 1 == 0).all() else 2
 
 
 def _defects(cells: Cells, defects: Sequence[auditing.Finding]) -> Iterator[Block]:

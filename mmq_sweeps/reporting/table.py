@@ -6,7 +6,7 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rich import box
@@ -15,7 +15,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from mmq_sweeps.identity.cell import bits_label, digest
+from mmq_sweeps.identity.assignment import bits_label, part_order
+from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.reporting.compare import Items, differences, settings, told_apart, variant, with_variants
 from mmq_sweeps.store.record import Record
 
@@ -52,6 +53,7 @@ def rows(records: Iterable[Record], items: Callable[[str], Items]) -> list[dict[
 
     * ``family``: model and task, plus any settings that distinguish families of the same model and task. Only cells of the
       same family are comparable.
+    * ``bits``: by quantized part, for people; ``parts``: the selections themselves.
     * ``label``: method, plus the fields in which cells of that method differ.
     * ``metrics``: value, interval, ``higher_is_better``, and ``definition`` and ``warnings`` if there are any; plus
       ``difference`` from full precision, with a paired interval, if ``records`` include the family's baseline.
@@ -107,11 +109,13 @@ def _labels(records: Sequence[Record]) -> dict[str, str]:
 
 
 def _row(record: Record, baseline: Record | None, items: Callable[[str], Items]) -> dict[str, Any]:
+    parts = record.cell["parts"]
     row: dict[str, Any] = {
         "id": record.id,
         "status": record.status,
         **record.names,
-        "bits": {part: bits_label(selection) for part, selection in record.cell["parts"].items()},
+        "bits": {part: bits_label(parts[part]) for part in sorted(parts, key=part_order)},
+        "parts": parts,
     }
     if not record.done:
         return {**row, "error": {key: (record.error or {}).get(key, "") for key in ("class", "message")}}
@@ -244,12 +248,23 @@ def fitting(family: Sequence[dict[str, Any]], console: Console) -> tuple[Table, 
     """Draw a family's table with the columns that fit ``console``; return it and the names of the columns left out."""
     columns, dropped = _columns(family), list[str]()
     table = _drawn(columns)
+    if _width(table, console) > console.width:
+        columns = [
+            replace(column, cells=[_stacked(text) for text in column.cells]) if column.justify == "right" else column
+            for column in columns
+        ]
+        table = _drawn(columns)
     while _width(table, console) > console.width and any(column.rank for column in columns):
         least = max(columns, key=lambda column: column.rank)
         columns = [column for column in columns if column is not least]
         dropped.append(least.name)
         table = _drawn(columns)
     return table, dropped[::-1]
+
+
+def _stacked(text: str) -> str:
+    """Put each rule of a part with several bit-widths on a line of its own."""
+    return text.replace(", ", ",\n")
 
 
 def _width(table: Table, console: Console) -> int:
@@ -272,7 +287,7 @@ def _columns(family: Sequence[dict[str, Any]]) -> list[_Column]:
 
     Method, bits, the first metric and the paper's bits per weight always stay (rank 0).
     """
-    parts = sorted({part for row in family for part in row["bits"]}, key=_part_order)
+    parts = sorted({part for row in family for part in row["bits"]}, key=part_order)
     metrics = list(dict.fromkeys(name for row in family for name in row["metrics"]))
     columns = [_Column("method", "method", [row["label"] for row in family], 0, "left")]
     columns += [_Column(part, part, [row["bits"].get(part, "16") for row in family], 0) for part in parts]
@@ -314,11 +329,6 @@ def _difference(metric: dict[str, Any] | None) -> str:
 def _dropped(names: Sequence[str]) -> Iterator[str]:
     if names:
         yield f"no room here for {', '.join(names)}: widen the terminal, write to a file, or ask for JSON"
-
-
-def _part_order(part: str) -> tuple[int, str]:
-    known = ("vision", "connector", "language")
-    return (known.index(part) if part in known else len(known)), part
 
 
 def output_console() -> Console:
