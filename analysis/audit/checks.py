@@ -32,7 +32,6 @@ import pandas as pd
 from analysis.cells import (
     BITS,
     DEFINITION,
-    FULL_PRECISION_BITS,
     METRIC,
     MOST_SCORED,
     SELECTION,
@@ -43,11 +42,11 @@ from analysis.cells import (
     by_number,
     conflicts,
     mixed,
-    part_order,
     slots,
 )
 from analysis.measures.missing import gaps, unlike_baselines
 from analysis.measures.quality import Quality
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
 from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.compare import ROUNDING

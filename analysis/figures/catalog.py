@@ -8,21 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.cells import (
-    BITS,
-    FULL_PRECISION_BITS,
-    METRIC,
-    WARNINGS,
-    WHOLE,
-    Cells,
-    assignment,
-    left_out,
-    part_order,
-    whole,
-)
+from analysis.cells import BITS, METRIC, WARNINGS, WHOLE, Cells, assignment, left_out, whole
 from analysis.figures.plots import XY, Bars, Heatmap, Panel, Plot, Series, Space
 from analysis.measures.family import Family, families
 from analysis.measures.sensitivity import Sensitivity, with_common_groups
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
 from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.reporting.table import WARNED
 

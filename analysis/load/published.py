@@ -25,10 +25,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, History
+from analysis.cells import BITS, METRIC, Cells, History
 from analysis.load import cache, configured
 from analysis.load.configured import GROUPS, KINDS, Selected
-from mmq_sweeps.identity.assignment import PART_ORDER
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, PART_ORDER
 from mmq_sweeps.identity.cell import digest
 
 READERS = (Path(__file__), Path(configured.__file__))

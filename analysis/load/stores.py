@@ -13,25 +13,13 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import (
-    BITS,
-    DEFINITION,
-    FULL_PRECISION_BITS,
-    MAIN,
-    METRIC,
-    SELECTION,
-    VARIANT,
-    WARNINGS,
-    Cells,
-    History,
-    Items,
-)
+from analysis.cells import BITS, DEFINITION, MAIN, METRIC, SELECTION, VARIANT, WARNINGS, Cells, History, Items
 from analysis.load import cache
 from analysis.load import overrides as commands
 from analysis.load.overrides import assigned, overrides
 from mmq_sweeps.identity import assignment
 from mmq_sweeps.identity import cell as cells
-from mmq_sweeps.identity.assignment import BLOCK_GROUPS, LAYER_KINDS, is_mixed, mean_bits
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, is_mixed, mean_bits
 from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.reporting import compare
 from mmq_sweeps.reporting.compare import settings, variant

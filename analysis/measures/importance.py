@@ -21,20 +21,8 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 from sklearn.model_selection import KFold, cross_val_predict
 
-from analysis.cells import (
-    BITS,
-    FULL_PRECISION_BITS,
-    METRIC,
-    SELECTION,
-    Cells,
-    by_number,
-    left_out,
-    other_methods,
-    part_order,
-    slots,
-    warned,
-    whole,
-)
+from analysis.cells import BITS, METRIC, SELECTION, Cells, by_number, left_out, other_methods, slots, warned, whole
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.compare import ROUNDING
 
@@ -107,8 +95,9 @@ def importances(
             notes += list(other_methods(family.frame, method))
             kept = ~numbered(rows, parts) if fine else whole(rows, parts)
             if fine:
-                notes += [f"{(~kept).sum()} of {len(rows)} cells choose units by number and are left out here"] * (
-                    not kept.all()
+                number = int((~kept).sum())
+                notes += (
+                    [f"{number} of {len(rows)} cells choose units by number and are left out here"] if number else []
                 )
             else:
                 notes += [f"{told}; {FINE}" for told in left_out(rows, parts)]

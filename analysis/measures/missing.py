@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, whole
+from analysis.cells import BITS, METRIC, Cells, whole
 from analysis.load.overrides import value_text
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS
 from mmq_sweeps.reporting.compare import ROUNDING
 
 # Cells that cover less than this share of all combinations of their bit-widths are not meant as a grid.

@@ -15,11 +15,12 @@ import pandas as pd
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, defined, mixed, mixes_methods, part_order, whole
+from analysis.cells import BITS, METRIC, Cells, defined, mixed, mixes_methods, whole
 from analysis.measures.frontier import resampled_means
 from analysis.measures.importance import FOLDS, LEAST_CELLS, TREES
 from analysis.measures.missing import again, command
 from analysis.measures.quality import Quality
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
 
 SHOWN = 5
 

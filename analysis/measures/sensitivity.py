@@ -15,22 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import (
-    BITS,
-    FULL_PRECISION_BITS,
-    METRIC,
-    SELECTION,
-    WHOLE,
-    Cells,
-    choice,
-    defined,
-    mixed,
-    mixes_methods,
-    part_order,
-    warned,
-)
+from analysis.cells import BITS, METRIC, SELECTION, WHOLE, Cells, choice, defined, mixed, mixes_methods, warned
 from analysis.measures.frontier import resampled_means
 from analysis.measures.quality import Quality
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
 from mmq_sweeps.identity.end_parts import END_PARTS
 
 
@@ -165,7 +153,9 @@ def _selection(row: pd.Series, parts: Iterable[str]) -> frozenset[_Choice]:
         (
             part,
             _bits(row[f"{BITS}{part}"]),
-            *(_text(row, f"{name}.{part}") for name in ("blocks", "layers", "group")),
+            _text(row, f"blocks.{part}"),
+            _text(row, f"layers.{part}"),
+            _text(row, f"group.{part}"),
             _text(row, f"{SELECTION}{part}"),
         )
         for part in parts

@@ -56,7 +56,10 @@ def _notes(family: Cells) -> Iterator[str]:
     """Describe the differences that W&B's panels hide, since they know only the bits of a part."""
     narrowed = int((~whole(family.frame, family.parts)).sum())
     if narrowed:
-        yield f"{narrowed} of {len(family.frame)} runs narrow a part, mix its bits or change its group size and stand at its mean bits all the same"
+        yield (
+            f"{narrowed} of {len(family.frame)} runs narrow a part, mix its bits or change its group size and stand at its "
+            "mean bits all the same"
+        )
     told = [title.partition(" [")[2].rstrip("]") for title, _ in family.families()]
     if len(told) > 1:
         yield f"runs of {len(told)} settings are together and not comparable: {'; '.join(told)}"

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.audit import checks as auditing
-from analysis.cells import BITS, METRIC, WARNINGS, Cells, assignment, defined, part_order
+from analysis.cells import BITS, METRIC, WARNINGS, Cells, assignment, defined
 from analysis.figures import catalog
 from analysis.measures.family import Family, families
 from analysis.measures.frontier import Frontier, frontiers
@@ -20,6 +20,7 @@ from analysis.report import words
 from analysis.report.blocks import Block, Column, Page, Section, Sentences, Table, plain
 from analysis.report.samples import samples
 from mmq_sweeps import __version__
+from mmq_sweeps.identity.assignment import part_order
 
 TABLES = {
     "alone": "Damage of one selection, all else at full precision",
