@@ -82,6 +82,8 @@ def estimate(pending: Sequence[Cell], store: Store) -> Estimate | None:
 
 def _methods(cell: Cell, part: str) -> dict[str, None]:
     """Return the names of the methods of a part, without repetition."""
+    if all("method" not in rule for selection in cell.parts.values() for rule in rules_in(selection)):
+        return {cell.names["method"]: None}
     return dict.fromkeys(method_name(rule.method["_target_"]) for rule in cell.rules(part))
 
 
