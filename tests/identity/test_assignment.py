@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from mmq_sweeps.identity.assignment import (
     BLOCK_GROUPS,
     LAYER_KINDS,
+    PART_ORDER,
     SLOTS,
     Numbered,
     Rule,
@@ -15,7 +16,9 @@ from mmq_sweeps.identity.assignment import (
     bits_label,
     block_groups,
     covers_part,
+    mean_bits,
     numbered_of,
+    part_order,
     rules_of_slots,
     rules_of_units,
 )

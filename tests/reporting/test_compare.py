@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mmq_sweeps.reporting.compare import conflict
+from mmq_sweeps.reporting.compare import conflict, variant, with_variants
 from mmq_sweeps.store.record import Record
 
 CELL = Record(id="c", status="done", cell={}, names={}, metrics={}, size={}, seconds={})
@@ -45,11 +45,14 @@ def test_methods_of_single_parts_count_for_a_variant() -> None:
         return {"method": {"_target_": "rtn", "group_size": 64}, "parts": {"vision": {"bits": 4}, "language": rule}}
 
     told = [variant(cell(damping=damping)) for damping in (0.01, 0.05)]
-    assert told[0] == {"method.group_size": 64, "gptq.damping": 0.01}
+    assert told[0] == {"method.group_size": 64, "gptq.damping": 0.01, "calibration": {}}
     name = "rtn (vision), gptq (language)"
     assert with_variants([(name, one) for one in told]) == [f"{name} gptq.damping=0.01", f"{name} gptq.damping=0.05"]
 
 
 def test_two_methods_of_one_name_are_both_told() -> None:
-    rules = [{"bits": 4, "units": [f"{place}.mlp"], "method": {"_target_": "gptq", "damping": place}} for place in (1, 2)]
-    assert variant({"method": None, "parts": {"language": {"rules": rules}}}) == {"gptq.damping": 1, "gptq#2.damping": 2}
+    rules = [
+        {"bits": 4, "units": [f"{place}.mlp"], "method": {"_target_": "gptq", "damping": place}} for place in (1, 2)
+    ]
+    told = variant({"method": None, "parts": {"language": {"rules": rules}}})
+    assert told == {"method": {}, "gptq.damping": 1, "gptq#2.damping": 2, "calibration": {}}
