@@ -43,7 +43,8 @@ def overrides(cell: Mapping[str, Any], names: Mapping[str, str]) -> str:
     Example: ``model=m task=t task.limit=8 method=gptq method.group_size=64 calibration.samples=2``.
     """
     model = _model_option(names["model"], json.dumps(_of_model(cell["model"]), sort_keys=True))
-    method = _option(cell.get("method")) or names["method"]
+    # The name of several methods is no option; the parts that have another one say so themselves.
+    method = _option(cell.get("method")) if "), " in names["method"] else names["method"]
     defaults = _defaults(model, names["task"], method)
     told = [f"model={model}"]
     told += [f"model.name={value_text(names['model'])}"] if model != names["model"] else []

@@ -17,6 +17,7 @@ from analysis.load import load
 from analysis.measures.importance import fine_features, numbered
 from analysis.measures.missing import again
 from analysis.measures.sensitivity import sensitivities
+from analysis.publish.dashboard import views
 from mmq_sweeps.store.store import Store
 from tests.commands import run_forked
 from tests.conftest import command_environment
@@ -216,3 +217,9 @@ def test_report_and_figures_take_mixed_cells(mixed: Path, tmp_path: Path, capsys
     out, _ = verb(capsys, monkeypatch, "figures", "--source", str(mixed), "--out", str(tmp_path / "f"))
     assert "tradeoff" in out
     assert "4 of 8 cells give the units of a part several bit-widths" in out
+
+
+def test_a_view_says_which_runs_stand_at_a_mean(mixed: Path) -> None:
+    (view,) = views(load([str(mixed)]))
+    assert view.parts == ("vision", "connector", "embeddings", "language")
+    assert view.notes == ("4 of 8 runs mix the bits of a part and stand at their mean",)
