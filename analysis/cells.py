@@ -4,8 +4,12 @@
 |---|---|
 | ``id``, ``source`` | the cell and its source |
 | ``model``, ``task``, ``method`` | names; ``method`` is ``none`` at full precision |
-| ``bits.PART`` | bits of the part's quantized linears: 16 if none is quantized, missing if the model has no such part |
-| ``blocks.PART``, ``layers.PART`` | the part's quantized block groups and layer kinds, joined by ``+``; empty if none |
+| ``bits.PART`` | bits of the part's quantized linears: 16 if none is quantized, missing if the model has no such part; |
+|  | their mean, weighted by their weights, if they have several |
+| ``selection.PART`` | as JSON what bits, block groups and layer kinds do not describe: several bit-widths or methods in a |
+|  | part, or units by number; missing otherwise |
+| ``blocks.PART``, ``layers.PART`` | the part's quantized block groups and layer kinds, joined by ``+``; empty if none, in |
+|  | a part of a single tensor, and if ``selection.PART`` has them |
 | ``group.PART`` | the part's own group size; empty if it uses the method's |
 | ``weights.PART`` | number of quantized weights in the part |
 | ``bpw_paper``, ``bpw_exact`` | bits per weight; exact only if known |
@@ -18,6 +22,7 @@
 | ``setting`` | hash of the full model and task configuration; cells that differ in it are not compared |
 | ``settings`` | that configuration as JSON, by command-line names |
 | ``overrides`` | the command line that measures the cell, without the bits of its parts |
+| ``assigned`` | the rest of that command line: the bits of its parts, or a file for units by number |
 | ``missing`` | number of items left out of the measurement |
 | ``provenance`` | the record's notes on images, processor and libraries beside the configuration, as JSON |
 | ``variant`` | the method's fields and its calibration, as JSON; if they differ within a method, ``method`` says how |
@@ -29,6 +34,7 @@ Other columns of a source stay under their own names.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -36,12 +42,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mmq_sweeps.identity.assignment import (
+    BLOCK_GROUPS,
+    FULL_PRECISION_BITS,
+    LAYER_KINDS,
+    bits_label,
+    part_order,
+    rules_in,
+)
+from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.compare import ROUNDING, conflict_sentence, told_apart, with_variants
 from mmq_sweeps.reporting.table import definition_note
 
-FULL_PRECISION_BITS = 16
-PARTS = ("vision", "connector", "language")
 BITS, METRIC, WARNINGS, DEFINITION = "bits.", "metric.", "warnings.", "definition."
+SELECTION = "selection."
 MAIN = "main"
 WHOLE = {"blocks": "front+middle+end", "layers": "attention+mlp"}
 # Cells that agree in these columns and in ``setting``, which some sources lack, are comparable.
@@ -163,10 +177,6 @@ class Cells:
         return pd.DataFrame(rows)
 
 
-def part_order(part: str) -> tuple[int, str]:
-    return (PARTS.index(part) if part in PARTS else len(PARTS)), part
-
-
 def _settings(rows: pd.DataFrame) -> dict[str, Any]:
     """Return the settings that all ``rows`` share; empty if their source does not report them."""
     told = rows["settings"].dropna() if "settings" in rows else pd.Series(dtype=object)
@@ -176,13 +186,16 @@ def _settings(rows: pd.DataFrame) -> dict[str, Any]:
 def assignment(row: pd.Series) -> str:
     """Describe a cell in words, with own group sizes and partial selections.
 
-    Example: ``gptq vision 3 connector 4 g64 language 8 (front mlp)``.
+    Examples: ``gptq vision 3 connector 4 g64 language 8 (front mlp)``, ``gptq vision 4 language attention 4, mlp 3``.
     """
     told = []
     for column in sorted(
         (name for name in row.index if name.startswith(BITS)), key=lambda c: part_order(c[len(BITS) :])
     ):
         part, bits = column.removeprefix(BITS), row[column]
+        if selection := _text(row.get(f"{SELECTION}{part}")):
+            told.append(f"{part} {bits_label(json.loads(selection))}")
+            continue
         if pd.isna(bits) or bits == FULL_PRECISION_BITS:
             continue
         told.append(
@@ -191,11 +204,40 @@ def assignment(row: pd.Series) -> str:
     return f"{row['method']} {' '.join(told)}" if told else "full precision"
 
 
-def choice(part: str, bits: int, blocks: str, layers: str, group: str = "") -> str:
+def choice(part: str, bits: float, blocks: str, layers: str, group: str = "") -> str:
     """Describe a part: ``connector 3``, or with its own group size and partial selection ``connector 3 g64 (front mlp)``."""
     narrowed = [text for text, name in ((blocks, "blocks"), (layers, "layers")) if text not in ("", WHOLE[name])]
     own = f" g{group}" if group.isdigit() else f" {group}" if group else ""
     return f"{part} {bits}{own}" + (f" ({' '.join(narrowed)})" if narrowed else "")
+
+
+def mixed(rows: pd.DataFrame, part: str) -> pd.Series:
+    """Return a mask of the cells that give units of ``part`` several settings, or select them by number."""
+    column = f"{SELECTION}{part}"
+    return rows[column].fillna("") != "" if column in rows else pd.Series(data=False, index=rows.index)
+
+
+def slots(selection: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the rule of every block group and layer kind that a selection quantizes as a whole."""
+    rules = rules_in(json.loads(selection)) if selection else []
+    return {
+        (group, kind): dict(rule)
+        for rule in rules
+        if "units" not in rule
+        for group in rule.get("blocks", BLOCK_GROUPS)
+        for kind in rule.get("layers", LAYER_KINDS)
+    }
+
+
+def by_number(selection: str) -> dict[str, dict[str, Any]]:
+    """Return the rule of every unit that a selection names by number."""
+    rules = rules_in(json.loads(selection)) if selection else []
+    return {unit: dict(rule) for rule in rules for unit in rule.get("units", ())}
+
+
+def mixes_methods(method: str) -> bool:
+    """Return true for the name of several methods: ``rtn (vision), gptq (connector, language)``."""
+    return "), " in method
 
 
 def _text(value: Any) -> str:
@@ -203,17 +245,18 @@ def _text(value: Any) -> str:
 
 
 def whole(rows: pd.DataFrame, parts: Sequence[str]) -> pd.Series:
-    """Return a mask of the cells that quantize each of ``parts`` as a whole or not at all, with the usual group size.
+    """Return a mask of the cells that quantize each of ``parts`` as a whole in one width or not at all, in usual groups.
 
     The usual group size is the most common of the part within the method. Views that identify a cell by the bits of its
-    parts use only these cells: bits do not describe a partial selection or another group size.
+    parts use only these cells: bits do not describe a partial selection, several widths or another group size.
     """
     kept = pd.Series(data=True, index=rows.index)
     for part in parts:
         low = rows[f"{BITS}{part}"] < FULL_PRECISION_BITS
+        kept &= ~mixed(rows, part)
         for what, everything in WHOLE.items():
             if f"{what}.{part}" in rows:
-                kept &= ~low | (rows[f"{what}.{part}"] == everything)
+                kept &= ~low | (rows[f"{what}.{part}"] == everything) | (part in END_PARTS)
         if f"group.{part}" in rows:
             for _, of_method in rows[low].groupby("method"):
                 sizes = of_method[f"group.{part}"].fillna("")
@@ -238,12 +281,30 @@ def defined(rows: pd.DataFrame, metric: str) -> Iterator[str]:
 
 def left_out(rows: pd.DataFrame, parts: Sequence[str]) -> Iterator[str]:
     """Yield a sentence on the cells that ``whole`` leaves out, if there are any."""
-    number = int((~whole(rows, parts)).sum())
+    several = pd.Series(data=False, index=rows.index)
+    for part in parts:
+        several |= mixed(rows, part)
+    number = int((~whole(rows, parts) & ~several).sum())
     if number:
         yield (
             f"{number} of {len(rows)} cells quantize only some blocks or layers of a part, or give a part a group size of "
             "its own, and are left out here"
         )
+    if several.any():
+        yield (
+            f"{int(several.sum())} of {len(rows)} cells give the units of a part several bit-widths, or choose them by "
+            "number, and are left out here"
+        )
+
+
+def other_methods(family: pd.DataFrame, method: str) -> Iterator[str]:
+    """Yield a sentence on the cells that mix ``method`` with others, which are no cells of it, if there are any."""
+    if mixes_methods(method):
+        return
+    named = re.compile(rf"(^|, ){re.escape(method.split(' ')[0])} \(")
+    number = sum(mixes_methods(name) and named.search(name) is not None for name in family["method"])
+    if number:
+        yield f"{number} cells mix {method} with another method and are left out here"
 
 
 def joined(tables: Sequence[Cells]) -> Cells:
@@ -258,7 +319,7 @@ def joined(tables: Sequence[Cells]) -> Cells:
     kept, conflicts = _deduplicated(frame)
     copies = frame[frame.duplicated("id", keep=False)].reset_index(drop=True)
     return Cells(
-        _with_variants_named(kept),
+        _with_end_parts(_with_variants_named(kept)),
         (*notes, *conflicts),
         lambda row: by_source[row["where"]](row),
         lambda: _together([table.history() for table in tables]),
@@ -273,6 +334,26 @@ def _together(histories: Sequence[History]) -> History:
             for what in fields(History)
         )
     )
+
+
+def _with_end_parts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Say of every cell that embeddings and head have full precision, in families where a cell quantizes them."""
+    groups = [name for name in (*FAMILY, "setting") if name in frame]
+    for part in END_PARTS:
+        if f"{BITS}{part}" not in frame:
+            continue
+        here = frame[f"{BITS}{part}"].notna().groupby([frame[name] for name in groups], dropna=False).transform("any")
+        untold = here & frame[f"{BITS}{part}"].isna()
+        frame = frame.copy()
+        for column, value in end_part(part, FULL_PRECISION_BITS).items():
+            frame.loc[untold, column] = value
+        frame.loc[untold, f"weights.{part}"] = 0
+    return frame
+
+
+def end_part(part: str, bits: int) -> dict[str, Any]:
+    """Return the columns of a part of a single tensor, which has no blocks and layer kinds."""
+    return {f"{BITS}{part}": bits, **{f"{name}.{part}": "" for name in ("blocks", "layers", "group")}}
 
 
 def _with_variants_named(frame: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmq_sweeps.identity.assignment import is_mixed
 from mmq_sweeps.reporting.table import WARNED, by_family, definition_note, warning_notes
 
 Row = dict[str, Any]
@@ -12,7 +13,7 @@ Row = dict[str, Any]
 def markdown(table_rows: list[Row]) -> str:
     """Return a table per family of comparable cells and metric: a line per method and set of parts, a column per bit-width.
 
-    Cells whose parts have different bit-widths are left out; a line below the table counts them.
+    Cells whose parts, or units of a part, have different bit-widths are left out; a line below the table counts them.
     """
     return "\n\n".join(
         _pivot(family, named, metric)
@@ -27,7 +28,7 @@ def _pivot(family: list[Row], named: str, metric: str) -> str:
     measured = [row for row in family if metric in row["metrics"]]
     for row in measured:
         widths = set(row["bits"].values())
-        if len(widths) > 1:
+        if len(widths) > 1 or any(map(is_mixed, row["parts"].values())):
             left_out += 1
         elif widths:
             line = placed.setdefault((row["label"], " + ".join(row["bits"])), {})

@@ -241,6 +241,8 @@ def report(arguments: argparse.Namespace) -> None:
 
 def _recommendation(one: recommending.Recommendation) -> Iterable[str]:
     yield f"best measured: {_figure(one.best, one)}"
+    if one.again:
+        yield f"its command: {one.again}"
     for _, row in one.as_good.iterrows():
         yield f"not significantly worse: {_figure(row, one)}"
     for candidate in one.candidates:
@@ -281,6 +283,7 @@ def _recommendation_json(one: recommending.Recommendation) -> dict[str, Any]:
         "budget": one.budget,
         "full": one.full,
         "best": _plain(one.best),
+        **({"again": one.again} if one.again else {}),
         "as_good": [_plain(row) for _, row in one.as_good.iterrows()],
         "candidates": one.candidates,
         "notes": list(one.notes),

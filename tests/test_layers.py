@@ -43,7 +43,9 @@ MAY_IMPORT = {
     "mmq_sweeps.__main__": ("config", "errors", "reporting", "launch"),
     "mmq_sweeps.assignment": ("config.paths", "errors", "identity", "store"),
     "launch": ("mmq_sweeps",),
-    "analysis": ("config.paths", "errors", "identity.cell", "reporting", "store"),
+    "analysis": (
+        "config.paths", "errors", "identity.assignment", "identity.cell", "identity.end_parts", "reporting", "store",
+    ),
 }  # fmt: skip
 
 

@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,19 +32,23 @@ import pandas as pd
 from analysis.cells import (
     BITS,
     DEFINITION,
-    FULL_PRECISION_BITS,
     METRIC,
     MOST_SCORED,
+    SELECTION,
     WARNINGS,
     Cells,
     Items,
     assignment,
+    by_number,
     conflicts,
-    part_order,
+    mixed,
+    slots,
 )
 from analysis.measures.missing import gaps, unlike_baselines
 from analysis.measures.quality import Quality
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
 from mmq_sweeps.identity.cell import digest
+from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.compare import ROUNDING
 
 KINDS = ("attention", "mlp")
@@ -187,19 +192,41 @@ def _and(names: Sequence[str]) -> str:
 def effective(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the method and, per part and layer kind, the bits of front, middle and end, such as ``3/16/16``.
 
-    Bits carry the part's own group size if it has one: ``3g64``.
+    Bits carry the part's own group size if it has one: ``3g64``; units by number are a digest behind them.
     """
     columns = {"method": rows["method"].where(rows["method"] != "none", "")}
     for part in sorted((name[len(BITS) :] for name in rows if name.startswith(BITS)), key=part_order):
-        bits = rows[f"{BITS}{part}"].fillna(FULL_PRECISION_BITS).astype(int).astype(str)
+        bits = rows[f"{BITS}{part}"].fillna(FULL_PRECISION_BITS).map("{:g}".format)
         blocks, layers = rows[f"blocks.{part}"].fillna(""), rows[f"layers.{part}"].fillna("")
         own = rows[f"group.{part}"].fillna("") if f"group.{part}" in rows else pd.Series("", rows.index)
         stored = bits.where(own == "", bits + "g" + own)
+        if part in END_PARTS:
+            columns[part] = stored.where(bits != str(FULL_PRECISION_BITS), UNTOUCHED)
+            continue
+        own_selection = rows[f"{SELECTION}{part}"] if f"{SELECTION}{part}" in rows else pd.Series("", rows.index)
         for kind in KINDS:
             here = layers.str.contains(kind)
             told = [stored.where(here & blocks.str.contains(group), str(FULL_PRECISION_BITS)) for group in GROUPS]
-            columns[f"{part} {kind}"] = told[0] + "/" + told[1] + "/" + told[2]
+            plain = told[0] + "/" + told[1] + "/" + told[2]
+            columns[f"{part} {kind}"] = plain.where(~mixed(rows, part), own_selection.map(partial(_of_kind, kind)))
     return pd.DataFrame(columns)
+
+
+def _of_kind(kind: str, selection: Any) -> str:
+    """Return the setting of a layer kind in a selection that bits do not describe."""
+    if not isinstance(selection, str) or not selection:
+        return UNTOUCHED
+    found = slots(selection)
+    told = "/".join(
+        _stored(found[group, kind]) if (group, kind) in found else str(FULL_PRECISION_BITS) for group in GROUPS
+    )
+    units = {unit: _stored(rule) for unit, rule in by_number(selection).items() if unit.endswith(f".{kind}")}
+    return f"{told} {digest(units)[:8]}" if units else told
+
+
+def _stored(rule: Mapping[str, Any]) -> str:
+    size = f"g{rule['group_size']}" if rule.get("group_size") else ""
+    return f"{rule['bits']}{size}" + (digest(rule["method"])[:4] if "method" in rule else "")
 
 
 def tolerance(settings: pd.DataFrame, score: np.ndarray) -> float:

@@ -8,21 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.cells import (
-    BITS,
-    FULL_PRECISION_BITS,
-    METRIC,
-    WARNINGS,
-    WHOLE,
-    Cells,
-    assignment,
-    left_out,
-    part_order,
-    whole,
-)
+from analysis.cells import BITS, METRIC, WARNINGS, WHOLE, Cells, assignment, left_out, whole
 from analysis.figures.plots import XY, Bars, Heatmap, Panel, Plot, Series, Space
 from analysis.measures.family import Family, families
 from analysis.measures.sensitivity import Sensitivity, with_common_groups
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
 from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.reporting.table import WARNED
 
@@ -194,15 +184,14 @@ def pairs(family: Family) -> Iterator[Panel]:
 
 
 def space(family: Family) -> Iterator[Panel]:
-    """Yield a 3D panel per method: the bits of three parts, coloured by score."""
-    if len(family.cells.parts) != 3:
-        return
-    columns = [f"{BITS}{part}" for part in family.cells.parts]
+    """Yield a 3D panel per method whose cells vary the bits of three parts, coloured by score."""
     for method in family.methods:
         rows = _whole_cells(family, method)
-        if all(rows[column].nunique() > 1 for column in columns):
+        varied = [part for part in family.cells.parts if rows[f"{BITS}{part}"].nunique() > 1]
+        columns = [f"{BITS}{part}" for part in varied]
+        if len(varied) == 3:
             yield Space(
-                method, (f"{family.cells.parts[0]} bits", f"{family.cells.parts[1]} bits", f"{family.cells.parts[2]} bits"),
+                method, (f"{varied[0]} bits", f"{varied[1]} bits", f"{varied[2]} bits"),
                 [tuple(point) for point in rows[columns].to_numpy(dtype=float)],
                 rows[f"{METRIC}{family.metric}"].tolist(), _label(family),
                 [_named(row, family.metric) for _, row in rows.iterrows()], higher=family.quality.higher,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from analysis.cells import FULL_PRECISION_BITS
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS
 
 GROUPS, KINDS = ("front", "middle", "end"), ("attention", "mlp")
 PARTS = {"VIT": "vision", "QFORMER": "connector", "LLM": "language"}

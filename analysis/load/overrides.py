@@ -10,7 +10,7 @@ import functools
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,14 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mmq_sweeps.config.paths import conf_dir
+from mmq_sweeps.identity.assignment import (
+    BLOCK_GROUPS,
+    FULL_PRECISION_BITS,
+    LAYER_KINDS,
+    SLOTS,
+    method_name,
+    rules_in,
+)
 
 # Defaults of fields that a model's yaml may omit.
 MODEL_FIELDS = {"model.dtype": "float32", "model.revision": None, "model.inherit_generation": False}
@@ -30,12 +38,13 @@ NOT_TEXT = ("null", "true", "false", "yes", "no", "on", "off", "nan", "inf")
 
 
 def overrides(cell: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """Return the overrides of ``cell`` without the bits of its parts, quoted for a shell.
+    """Return the overrides of ``cell`` without what ``assigned`` says, quoted for a shell.
 
     Example: ``model=m task=t task.limit=8 method=gptq method.group_size=64 calibration.samples=2``.
     """
     model = _model_option(names["model"], json.dumps(_of_model(cell["model"]), sort_keys=True))
-    method = names["method"]
+    # The name of several methods is no option; the parts that have another one say so themselves.
+    method = _option(cell.get("method")) if "), " in names["method"] else names["method"]
     defaults = _defaults(model, names["task"], method)
     told = [f"model={model}"]
     told += [f"model.name={value_text(names['model'])}"] if model != names["model"] else []
@@ -43,7 +52,87 @@ def overrides(cell: Mapping[str, Any], names: Mapping[str, str]) -> str:
     told += [f"task={names['task']}", *_differing("task", cell["task"], defaults)]
     told += [f"method={method}", *_differing("method", cell.get("method") or {}, defaults)]
     told += _differing("calibration", cell.get("calibration") or {}, defaults)
+    return " ".join(map(shlex.quote, [*told, *_part_methods(cell, names["task"], model)]))
+
+
+def assigned(cell_id: str, cell: Mapping[str, Any]) -> str:
+    """Return the overrides that assign the bits of all parts of ``cell``, quoted for a shell; empty at full precision.
+
+    An assignment that no overrides express is ``assignment=ID.yaml``, a file that
+    ``python -m mmq_sweeps.assignment ID --out ID.yaml`` writes.
+    """
+    if not cell["parts"]:
+        return ""
+    if not _expressible(cell):
+        return f"assignment={shlex.quote(f'{cell_id}.yaml')}"
+    told: list[str] = []
+    for part in dict.fromkeys([*cell["model"]["parts"], *cell["parts"]]):
+        told += _of_part(f"component.{part}", cell["parts"].get(part))
     return " ".join(map(shlex.quote, told))
+
+
+def _expressible(cell: Mapping[str, Any]) -> bool:
+    """Return true if ``component.PART`` can say every selection: one method and group size in a part, no unit by number."""
+    return all(
+        all("units" not in rule for rule in rules_in(selection))
+        and len({_without_place(rule) for rule in rules_in(selection)}) == 1
+        for selection in cell["parts"].values()
+    )
+
+
+def _without_place(rule: Mapping[str, Any]) -> str:
+    return json.dumps({key: rule.get(key) for key in ("method", "group_size")}, sort_keys=True)
+
+
+def _of_part(key: str, selection: Mapping[str, Any] | None) -> Iterator[str]:
+    if selection is None:
+        yield f"{key}.bits={FULL_PRECISION_BITS}"
+        return
+    rules = rules_in(selection)
+    if size := rules[0].get("group_size"):
+        yield f"{key}.group_size={value_text(size)}"
+    if len(rules) > 1:
+        yield f"{key}.bits={value_text(_widths(rules))}"
+        return
+    yield f"{key}.bits={rules[0]['bits']}"
+    for name, everything in (("blocks", BLOCK_GROUPS), ("layers", LAYER_KINDS)):
+        if name in rules[0] and len(rules[0][name]) < len(everything):
+            yield f"{key}.{name}={value_text(rules[0][name])}"
+
+
+def _widths(rules: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the bits of all block groups and layer kinds, by kind or group alone where that says it all."""
+    width = dict.fromkeys(SLOTS, FULL_PRECISION_BITS)
+    for rule in rules:
+        width |= {(group, kind): rule["bits"] for group in rule["blocks"] for kind in rule["layers"]}
+    by_kind = {kind: {width[group, kind] for group in BLOCK_GROUPS} for kind in LAYER_KINDS}
+    if all(len(widths) == 1 for widths in by_kind.values()):
+        return {kind: widths.pop() for kind, widths in by_kind.items()}
+    return {group: _width_of(group, width) for group in BLOCK_GROUPS}
+
+
+def _width_of(group: str, width: Mapping[tuple[str, str], int]) -> Any:
+    own = {kind: width[group, kind] for kind in LAYER_KINDS}
+    return own if len(set(own.values())) > 1 else own[LAYER_KINDS[0]]
+
+
+def _part_methods(cell: Mapping[str, Any], task: str, model: str) -> Iterator[str]:
+    """Yield the overrides of the methods of single parts, unless a file says them."""
+    if not _expressible(cell):
+        return
+    for part, selection in cell["parts"].items():
+        method = rules_in(selection)[0].get("method")
+        if method is not None:
+            name = _option(method)
+            fields = {key: value for key, value in method.items() if not key.startswith("_")}
+            yield f"component.{part}.method={name}"
+            for told in _differing("method", fields, _defaults(model, task, name)):
+                yield f"component.{part}.{told}"
+
+
+def _option(method: Mapping[str, Any] | None) -> str:
+    """Return the option of a method, which its class is declared as; empty if it is not known."""
+    return method_name(str((method or {}).get("_target_", "")))
 
 
 def _differing(section: str, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[str]:

@@ -25,9 +25,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, PARTS, Cells, History
+from analysis.cells import BITS, METRIC, Cells, History
 from analysis.load import cache, configured
 from analysis.load.configured import GROUPS, KINDS, Selected
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, PART_ORDER
 from mmq_sweeps.identity.cell import digest
 
 READERS = (Path(__file__), Path(configured.__file__))
@@ -162,7 +163,7 @@ def _bits_table(
     ``metrics`` maps their columns to our metrics; ``scale`` converts their values to ours.
     """
     columns = {"vision": "vit_bits", "connector": "qformer_bits", "language": "llm_bits"}
-    parts = [part for part in PARTS if part in counts.weights]
+    parts = [part for part in PART_ORDER if part in counts.weights]
 
     def read(table: pd.DataFrame, path: Path, _configs: Configs) -> tuple[list[dict[str, Any]], list[str]]:
         _complete(table, [*(columns[part] for part in parts), *metrics], path)

@@ -13,19 +13,21 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import BITS, DEFINITION, FULL_PRECISION_BITS, MAIN, METRIC, VARIANT, WARNINGS, Cells, History, Items
+from analysis.cells import BITS, DEFINITION, MAIN, METRIC, SELECTION, VARIANT, WARNINGS, Cells, History, Items
 from analysis.load import cache
 from analysis.load import overrides as commands
-from analysis.load.overrides import overrides
+from analysis.load.overrides import assigned, overrides
+from mmq_sweeps.identity import assignment
 from mmq_sweeps.identity import cell as cells
-from mmq_sweeps.identity.cell import BLOCK_GROUPS, LAYER_KINDS, digest
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, is_mixed, mean_bits
+from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.reporting import compare
 from mmq_sweeps.reporting.compare import settings, variant
 from mmq_sweeps.store.record import CorruptRecordError, Record
 from mmq_sweeps.store.store import Store
 
 # The source files that determine a row's contents: a change to any of them invalidates the cache.
-READERS = (Path(__file__), *(Path(str(module.__file__)) for module in (commands, cells, compare)))
+READERS = (Path(__file__), *(Path(str(module.__file__)) for module in (commands, assignment, cells, compare)))
 # Libraries whose version can change a cell's outputs.
 RESULTS_DEPEND_ON = ("mmq_sweeps", "torch", "transformers", "tokenizers", "pillow")
 # Columns of long texts with few distinct values.
@@ -65,6 +67,7 @@ def row_of(record: Record, where: str) -> dict[str, Any]:
         "settings": json.dumps(settings(record.cell, record.metrics), sort_keys=True),
         VARIANT: json.dumps(variant(record.cell), sort_keys=True),
         "overrides": overrides(record.cell, record.names),
+        "assigned": assigned(record.id, record.cell),
         "provenance": json.dumps(_provenance(record), sort_keys=True),
         "created": record.created,
         "where": where,
@@ -74,14 +77,9 @@ def row_of(record: Record, where: str) -> dict[str, Any]:
     }
     if record.metrics:
         row[MAIN] = next(iter(record.metrics))
-    for part in record.cell["model"]["parts"]:
-        selection = record.cell["parts"].get(part)
-        row[f"{BITS}{part}"] = selection["bits"] if selection else FULL_PRECISION_BITS
-        row[f"blocks.{part}"] = _in_order(selection["blocks"], BLOCK_GROUPS) if selection else ""
-        row[f"layers.{part}"] = _in_order(selection["layers"], LAYER_KINDS) if selection else ""
-        row[f"group.{part}"] = str(selection.get("group_size") or "") if selection else ""
-    for part, size in record.size.get("parts", {}).items():
-        row[f"weights.{part}"] = size["quantized_weights"]
+    sizes = record.size.get("parts", {})
+    for part in dict.fromkeys([*record.cell["model"]["parts"], *record.cell["parts"]]):
+        row |= _of_part(part, record.cell["parts"].get(part), sizes.get(part))
     for name, metric in record.metrics.items():
         row[f"{METRIC}{name}"] = metric["value"]
         row[f"low.{name}"], row[f"high.{name}"] = metric["interval"]
@@ -93,6 +91,22 @@ def row_of(record: Record, where: str) -> dict[str, Any]:
             row[f"{WARNINGS}{name}"] = "\n".join(metric["warnings"])
     for name in ("bpw_paper", "bpw_exact", "size_bytes"):
         row[name] = record.size.get("total", {}).get(name)
+    return row
+
+
+def _of_part(part: str, selection: Mapping[str, Any] | None, size: Mapping[str, Any] | None) -> dict[str, Any]:
+    row: dict[str, Any] = {f"{BITS}{part}": FULL_PRECISION_BITS, f"blocks.{part}": "", f"layers.{part}": ""}
+    row[f"group.{part}"] = ""
+    if selection is not None:
+        row[f"{BITS}{part}"] = mean_bits(selection, size)
+        if is_mixed(selection):
+            row[f"{SELECTION}{part}"] = json.dumps(selection, sort_keys=True)
+        else:
+            row[f"blocks.{part}"] = _in_order(selection.get("blocks", []), BLOCK_GROUPS)
+            row[f"layers.{part}"] = _in_order(selection.get("layers", []), LAYER_KINDS)
+            row[f"group.{part}"] = str(selection.get("group_size") or "")
+    if size is not None:
+        row[f"weights.{part}"] = size["quantized_weights"]
     return row
 
 

@@ -15,7 +15,7 @@ from analysis.cells import Cells, History
 from analysis.load.stores import SHARED, row_of, versions_of
 from analysis.load.wandb_cache import Cache
 from analysis.load.wandb_client import Fetched, Listed, Project, Server, UnreachableError, connected
-from mmq_sweeps.reporting.trackers import RECORD, summary
+from mmq_sweeps.reporting.trackers import ASSIGNED, RECORD, summary
 from mmq_sweeps.store.record import CorruptRecordError, Record
 
 RUNNING = ("running", "pending", "preempting")
@@ -109,7 +109,7 @@ def _row(run: Fetched, record: Record) -> dict[str, Any]:
     row = row_of(record, where=run.url) | {"url": run.url}
     ours = summary(record).keys()
     logged = {key: value for key, value in run.summary.items() if key not in ours}
-    configured = {key: value for key, value in run.config.items() if key not in record.cell and key != "names"}
+    configured = {key: value for key, value in run.config.items() if key not in (*record.cell, "names", ASSIGNED)}
     return row | {key: value for key, value in _plain({**configured, **logged}).items() if key not in row}
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 from sklearn.model_selection import KFold, cross_val_predict
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, left_out, part_order, warned, whole
+from analysis.cells import BITS, METRIC, SELECTION, Cells, by_number, left_out, other_methods, slots, warned, whole
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
+from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.compare import ROUNDING
 
 TREES = 100
@@ -33,6 +36,7 @@ LEAST_CELLS = 20
 # SHAP explains at most this many distinct cells, drawn at random: its time grows with cells x trees.
 MOST_EXPLAINED = 1000
 WELL_FITTED = 0.5
+FINE = "--fine takes cells narrowed or mixed by block group and layer kind"
 # Share of the resamples that an interval of 95% may ignore.
 MOST_CONSTANT = 0.05
 
@@ -88,9 +92,16 @@ def importances(
             lacking = int(rows[f"{METRIC}{name}"].isna().sum())
             notes = [f"{lacking} of {len(rows)} cells have no {name} and are left out"] if lacking else []
             rows = rows[rows[f"{METRIC}{name}"].notna()]
-            notes += [] if fine else [f"{told}; --fine takes narrowed cells" for told in left_out(rows, parts)]
-            if not fine:
-                rows = rows[whole(rows, parts)]
+            notes += list(other_methods(family.frame, method))
+            kept = ~numbered(rows, parts) if fine else whole(rows, parts)
+            if fine:
+                number = int((~kept).sum())
+                notes += (
+                    [f"{number} of {len(rows)} cells choose units by number and are left out here"] if number else []
+                )
+            else:
+                notes += [f"{told}; {FINE}" for told in left_out(rows, parts)]
+            rows = rows[kept]
             features = fine_features(rows) if fine else part_features(rows)
             score = rows[f"{METRIC}{name}"].to_numpy(dtype=np.float64)
             if reason := _unfit(features, score):
@@ -122,12 +133,39 @@ def fine_features(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the bits of every part x block group x layer kind whose bits vary; 16 if a cell does not quantize it."""
     features = {}
     for part in sorted((name[len(BITS) :] for name in rows if name.startswith(BITS)), key=part_order):
+        if part in END_PARTS:
+            features[part] = rows[f"{BITS}{part}"].fillna(FULL_PRECISION_BITS)
+            continue
+        own = _selections(rows, part)
         for group in ("front", "middle", "end"):
             for kind in ("attention", "mlp"):
                 chosen = _names(rows[f"blocks.{part}"], group) & _names(rows[f"layers.{part}"], kind)
-                features[f"{part} {group} {kind}"] = rows[f"{BITS}{part}"].where(chosen, FULL_PRECISION_BITS)
+                bits = rows[f"{BITS}{part}"].where(chosen, FULL_PRECISION_BITS)
+                features[f"{part} {group} {kind}"] = bits.where(own.isna(), own.map(partial(_bits_at, (group, kind))))
     bits = pd.DataFrame(features).astype(np.float64)
     return bits.loc[:, bits.nunique() > 1]
+
+
+def _selections(rows: pd.DataFrame, part: str) -> pd.Series:
+    """Return the selections of a part that bits do not describe, as text; missing for all others."""
+    empty = pd.Series(None, rows.index, dtype=object)
+    return rows[f"{SELECTION}{part}"].replace("", None) if f"{SELECTION}{part}" in rows else empty
+
+
+def _bits_at(slot: tuple[str, str], selection: Any) -> float:
+    return (
+        float(slots(selection).get(slot, {"bits": FULL_PRECISION_BITS})["bits"])
+        if isinstance(selection, str)
+        else np.nan
+    )
+
+
+def numbered(rows: pd.DataFrame, parts: Sequence[str]) -> pd.Series:
+    """Return a mask of the cells that choose units by number: block groups and layer kinds do not describe them."""
+    found = pd.Series(data=False, index=rows.index)
+    for part in parts:
+        found |= _selections(rows, part).map(lambda text: isinstance(text, str) and bool(by_number(text))).astype(bool)
+    return found
 
 
 def _names(column: pd.Series, name: str) -> pd.Series:

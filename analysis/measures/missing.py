@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, whole
+from analysis.cells import BITS, METRIC, Cells, whole
 from analysis.load.overrides import value_text
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS
 from mmq_sweeps.reporting.compare import ROUNDING
 
 # Cells that cover less than this share of all combinations of their bit-widths are not meant as a grid.
@@ -83,12 +84,29 @@ def command(rows: pd.DataFrame, method: str, bits: dict[str, int]) -> str:
     return " ".join(["python -m mmq_sweeps", said, *words, *_store(str(row["where"]))])
 
 
+def again(row: pd.Series) -> str:
+    """Return the command that measures the cell ``row`` again, into the same store; empty if its source does not say."""
+    said, assigned, store = row.get("overrides"), row.get("assigned"), _store(str(row["where"]))
+    if not isinstance(said, str) or not isinstance(assigned, str):
+        return ""
+    run = ["python -m mmq_sweeps", said, *([assigned] if assigned else []), *store]
+    if not assigned.startswith("assignment="):
+        return " ".join(run)
+    root = shlex.quote(str(Path(str(row["where"])).parents[2])) if store else "runs"
+    write = ["python -m mmq_sweeps.assignment", str(row["id"]), "--source", root, "--out", assigned.partition("=")[2]]
+    return f"{' '.join(write)} && {' '.join(run)}"
+
+
 def _at_full_precision(overrides: str) -> str:
     """Replace the method of ``overrides`` by ``none``; its fields and its calibration are no part of such a cell.
 
     Without bits, any other method would quantize every part at the default bits.
     """
-    words = [word for word in shlex.split(overrides) if not word.startswith(("method=", "method.", "calibration."))]
+    words = [
+        word
+        for word in shlex.split(overrides)
+        if not word.startswith(("method=", "method.", "calibration.", "component."))
+    ]
     return shlex.join([*words, "method=none"])
 
 

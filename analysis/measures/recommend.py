@@ -15,11 +15,12 @@ import pandas as pd
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, Cells, defined, part_order, whole
+from analysis.cells import BITS, METRIC, Cells, defined, mixed, mixes_methods, whole
 from analysis.measures.frontier import resampled_means
 from analysis.measures.importance import FOLDS, LEAST_CELLS, TREES
-from analysis.measures.missing import command
+from analysis.measures.missing import again, command
 from analysis.measures.quality import Quality
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
 
 SHOWN = 5
 
@@ -47,6 +48,12 @@ class Recommendation:
     @property
     def metric(self) -> str:
         return self.quality.metric
+
+    @property
+    def again(self) -> str:
+        """The command of the best cell, if the bits of its parts alone do not say it."""
+        several = any(bool(mixed(self.best.to_frame().T, part).any()) for part in _known_parts(self.best.to_frame().T))
+        return again(self.best) if several or mixes_methods(str(self.best["method"])) else ""
 
 
 def recommend(

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import BITS, FULL_PRECISION_BITS, METRIC, WHOLE, Cells, choice, defined, part_order, warned
+from analysis.cells import BITS, METRIC, SELECTION, WHOLE, Cells, choice, defined, mixed, mixes_methods, warned
 from analysis.measures.frontier import resampled_means
 from analysis.measures.quality import Quality
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
+from mmq_sweeps.identity.end_parts import END_PARTS
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Sensitivity:
         """The rows of ``alone`` that quantize a whole part, with a single group size per method and part."""
         rows = self.alone
         for name, everything in WHOLE.items():
-            rows = rows[rows[name] == everything] if not rows.empty else rows
+            rows = rows[(rows[name] == everything) | rows["part"].isin(list(END_PARTS))] if not rows.empty else rows
         return with_common_groups(rows)
 
 
@@ -115,7 +117,7 @@ def _of_family(title: str, family: Cells, metric: str) -> Sensitivity:
     notes = [] if usable else ["no intervals: not all cells have per-item scores whose mean is the metric"]
     if len(rows) == (rows["method"] == "none").sum():
         notes.append("no quantized cell: there is no damage to tell; run a sweep over bits")
-    notes += [*warned(rows, metric), *defined(rows, metric)]
+    notes += [*_left_out(rows, family.parts), *warned(rows, metric), *defined(rows, metric)]
     return Sensitivity(
         title,
         quality,
@@ -127,29 +129,59 @@ def _of_family(title: str, family: Cells, metric: str) -> Sensitivity:
     )
 
 
-# A quantized part: name, bits, block groups, layer kinds, own group size. A cell's selection is the set of these.
-_Choice = tuple[str, int, str, str, str]
+def _left_out(rows: pd.DataFrame, parts: Iterable[str]) -> Iterable[str]:
+    """Yield sentences on the cells that say nothing of one selection or of two."""
+    several = pd.Series(data=False, index=rows.index)
+    for part in parts:
+        several |= mixed(rows, part)
+    if several.any():
+        yield (
+            f"{int(several.sum())} of {len(rows)} cells give the units of a part several bit-widths, or choose them by number: "
+            "they are compared between methods only"
+        )
+    if number := int(rows["method"].map(mixes_methods).sum()):
+        yield f"{number} of {len(rows)} cells mix methods: they are no damage of one method, and a method of their own"
+
+
+# A quantized part: name, bits, block groups, layer kinds, own group size, and what these do not describe. A cell's
+# selection is the set of these.
+_Choice = tuple[str, float, str, str, str, str]
 
 
 def _selection(row: pd.Series, parts: Iterable[str]) -> frozenset[_Choice]:
     return frozenset(
-        (part, int(row[f"{BITS}{part}"]), row[f"blocks.{part}"], row[f"layers.{part}"], _group(row, part))
+        (
+            part,
+            _bits(row[f"{BITS}{part}"]),
+            _text(row, f"blocks.{part}"),
+            _text(row, f"layers.{part}"),
+            _text(row, f"group.{part}"),
+            _text(row, f"{SELECTION}{part}"),
+        )
         for part in parts
         if not pd.isna(row[f"{BITS}{part}"]) and row[f"{BITS}{part}"] < FULL_PRECISION_BITS
     )
 
 
-def _group(row: pd.Series, part: str) -> str:
-    size = row.get(f"group.{part}")
-    return size if isinstance(size, str) else ""
+def _bits(value: float) -> float:
+    return int(value) if value == int(value) else float(value)
+
+
+def _text(row: pd.Series, column: str) -> str:
+    found = row.get(column)
+    return found if isinstance(found, str) else ""
+
+
+def _mixed(selection: Iterable[_Choice]) -> bool:
+    return any(choice[-1] for choice in selection)
 
 
 def _alone(by_cell: Mapping[Any, int], measured: _Measured, full: int) -> list[dict[str, Any]]:
     found = []
     for (method, selection), index in by_cell.items():
-        if len(selection) != 1:
+        if len(selection) != 1 or mixes_methods(method) or _mixed(selection):
             continue
-        part, bits, blocks, layers, group = next(iter(selection))
+        part, bits, blocks, layers, group, _ = next(iter(selection))
         damage = measured.combine({full: 1.0, index: -1.0})
         found.append(
             {
@@ -178,7 +210,7 @@ def _alone(by_cell: Mapping[Any, int], measured: _Measured, full: int) -> list[d
 def _pairs(by_cell: Mapping[Any, int], measured: _Measured, full: int) -> list[dict[str, Any]]:
     found = []
     for (method, selection), index in by_cell.items():
-        if len(selection) != 2:
+        if len(selection) != 2 or _mixed(selection):
             continue
         first, second = sorted(selection, key=lambda choice: part_order(choice[0]))
         alone = [by_cell.get((method, frozenset([choice]))) for choice in (first, second)]
@@ -190,7 +222,7 @@ def _pairs(by_cell: Mapping[Any, int], measured: _Measured, full: int) -> list[d
         found.append(
             {
                 "method": method,
-                "parts": f"{choice(*first)}, {choice(*second)}",
+                "parts": f"{choice(*first[:-1])}, {choice(*second[:-1])}",
                 "together": together,
                 "sum": together - interaction["value"],
                 **_named(interaction, "interaction"),

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import METRIC, Cells, whole
+from analysis.cells import METRIC, Cells, mixed, whole
 from analysis.load.wandb_cache import Cache
 from analysis.load.wandb_client import Project, connected, explained
 from mmq_sweeps.reporting.table import METRIC_LABELS
@@ -54,9 +54,14 @@ def views(cells: Cells) -> list[View]:
 
 def _notes(family: Cells) -> Iterator[str]:
     """Describe the differences that W&B's panels hide, since they know only the bits of a part."""
-    narrowed = int((~whole(family.frame, family.parts)).sum())
+    several = pd.Series(data=False, index=family.frame.index)
+    for part in family.parts:
+        several |= mixed(family.frame, part)
+    narrowed = int((~whole(family.frame, family.parts) & ~several).sum())
     if narrowed:
         yield f"{narrowed} of {len(family.frame)} runs narrow a part or its group size and stand at its bits all the same"
+    if several.any():
+        yield f"{int(several.sum())} of {len(family.frame)} runs mix the bits of a part and stand at their mean"
     told = [title.partition(" [")[2].rstrip("]") for title, _ in family.families()]
     if len(told) > 1:
         yield f"runs of {len(told)} settings are together and not comparable: {'; '.join(told)}"

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.audit import checks as auditing
-from analysis.cells import BITS, METRIC, WARNINGS, Cells, assignment, defined, part_order
+from analysis.cells import BITS, METRIC, WARNINGS, Cells, assignment, defined
 from analysis.figures import catalog
 from analysis.measures.family import Family, families
 from analysis.measures.frontier import Frontier, frontiers
@@ -20,6 +20,7 @@ from analysis.report import words
 from analysis.report.blocks import Block, Column, Page, Section, Sentences, Table, plain
 from analysis.report.samples import samples
 from mmq_sweeps import __version__
+from mmq_sweeps.identity.assignment import part_order
 
 TABLES = {
     "alone": "Damage of one selection, all else at full precision",
@@ -197,7 +198,7 @@ def _cells_table(cells: Cells, overall: Sequence[Frontier]) -> Table:
     names = [name for name in cells.metrics if frame[f"{METRIC}{name}"].notna().any()]
     several = [name for name in ("source", "model", "task") if frame[name].nunique() > 1]
     columns = [Column("cell"), *(Column(name) for name in several), Column("method")]
-    columns += [Column(f"{part} bits", 0) for part in sorted(parts, key=part_order)]
+    columns += [Column(f"{part} bits", _bits_digits(frame[f"{BITS}{part}"])) for part in sorted(parts, key=part_order)]
     columns += [Column("bits per weight", 3), Column("exact", 3), *(Column(words.label(name), 4) for name in names)]
     columns += [Column("warnings"), Column("on frontier"), Column("status"), Column("id"), Column("W&B", link="run")]
     first = columns.index(Column("exact", 3)) + 1
@@ -223,6 +224,11 @@ def _cells_table(cells: Cells, overall: Sequence[Frontier]) -> Table:
     filters = [name for name in (*several, "method", "status", "on frontier") if name in labels]
     marks = {(row, kept.index(column)): told for (row, column), told in warned.items()}
     return Table("All cells", [columns[index] for index in kept], shown, filters, marks)
+
+
+def _bits_digits(bits: pd.Series) -> int:
+    """Show two digits if some cell has several bit-widths in a part, so that its mean does not look like one of them."""
+    return 0 if (bits.dropna() % 1 == 0).all() else 2
 
 
 def _defects(cells: Cells, defects: Sequence[auditing.Finding]) -> Iterator[Block]:

@@ -11,7 +11,8 @@ from launch import sweep_file
 from launch.monitor.worker_states import State, states
 from launch.slurm.jobs import Jobs, Queue
 from launch.sweep_file import SweepFile
-from mmq_sweeps.identity.cell import Cell, bits_label
+from mmq_sweeps.identity.assignment import bits_label, part_order
+from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 
@@ -190,7 +191,7 @@ def _in_common(cells: Sequence[Cell]) -> str:
         for names in ({cell.names[key] for cell in cells} for key in ("model", "task", "method"))
         if len(names) == 1
     ]
-    for part in dict.fromkeys(part for cell in cells for part in cell.parts):
+    for part in sorted({part for cell in cells for part in cell.parts}, key=part_order):
         labels = {bits_label(cell.parts[part]) if part in cell.parts else "16" for cell in cells}
         if len(labels) == 1:
             shared.append(f"{part} {labels.pop()}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from typing import Any
 
+from mmq_sweeps.identity.assignment import method_name, rules_in
 from mmq_sweeps.identity.cell import Cell, digest
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
@@ -70,12 +72,28 @@ def estimate(pending: Sequence[Cell], store: Store) -> Estimate | None:
                 continue
             quantized.add(key)
             alike = [one for one in records if part in one.cell.parts]
-            if same_method := [one for one in alike if one.record.names["method"] == cell.names["method"]]:
+            if same_method := [one for one in alike if _methods(one.cell, part) == _methods(cell, part)]:
                 seconds += _median(same_method, lambda one: one.seconds("calibrate", "quantize") / len(one.cell.parts))
             else:
-                without[cell.names["method"]] = None
-            size_bytes += _median(alike, partial(_weights, part)) * cell.parts[part]["bits"] / 8
+                without |= dict.fromkeys(_methods(cell, part))
+            size_bytes += _median(alike, partial(_weights, part)) * _bits(cell.parts[part]) / 8
     return Estimate(seconds, int(size_bytes), sum(map(len, by_place.values())), len(known), tuple(without))
+
+
+def _methods(cell: Cell, part: str) -> dict[str, None]:
+    """Return the names of the methods of a part, without repetition."""
+    if all("method" not in rule for selection in cell.parts.values() for rule in rules_in(selection)):
+        return {cell.names["method"]: None}
+    return dict.fromkeys(method_name(rule.method["_target_"]) for rule in cell.rules(part))
+
+
+def _bits(selection: Mapping[str, Any]) -> float:
+    """Return the mean bits of a selection, by units: their weights are not known before the model is loaded."""
+    rules = rules_in(selection)
+    counts = [
+        len(rule.get("units", ())) or len(rule.get("blocks", " ")) * len(rule.get("layers", " ")) for rule in rules
+    ]
+    return sum(rule["bits"] * count for rule, count in zip(rules, counts, strict=True)) / sum(counts)
 
 
 def _weights(part: str, one: Earlier) -> float:

@@ -16,6 +16,7 @@ from mmq_sweeps.identity.assignment import (
     Rule,
     Setting,
     Structure,
+    method_name,
     numbered_of,
     rules_of_slots,
     rules_of_units,
@@ -200,7 +201,7 @@ def _method_names(rules: Mapping[str, Sequence[Rule]], methods: _Methods) -> str
     """Name the methods of a cell, with their parts if there are several: ``rtn (vision), gptq (connector, language)``."""
     parts: dict[str, list[str]] = {}
     for part, found in rules.items():
-        for name in dict.fromkeys(_shown(methods.known_as(rule.setting.method)) for rule in found):
+        for name in dict.fromkeys(method_name(methods.known_as(rule.setting.method)) for rule in found):
             parts.setdefault(name, []).append(part)
     if len(parts) == 1:
         return next(iter(parts))
@@ -228,10 +229,3 @@ class _Classes:
 def _counting(own: Declared, node: Mapping[str, Any]) -> dict[str, Any]:
     """Drop the labels of a node whose type is fixed by the schema, so it has no ``_target_``."""
     return own.counting(node, LABEL)
-
-
-def _shown(known_as: str) -> str:
-    """Return a method's display name: ``mine`` for ``lab.mine.Mine``, otherwise ``known_as`` unchanged."""
-    module, _, name = known_as.rpartition(".")
-    last = module.rpartition(".")[2]
-    return last if last.replace("_", "").lower() == name.lower() else known_as

@@ -19,11 +19,11 @@ from mmq_sweeps.config.effective import cell_of
 from mmq_sweeps.config.ordering import in_order
 from mmq_sweeps.config.schema import late_problems, problems, unasked, unresolved, without_value
 from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.identity.assignment import PART_ORDER
 from mmq_sweeps.identity.cell import Cell, digest
 from mmq_sweeps.identity.checkpoint import files_digest, pinned_revision
 from mmq_sweeps.identity.declared import declared
 
-FLOW = ("vision", "connector", "language")
 # Settings of the sweep as a whole; they cannot be swept over.
 OF_THE_SWEEP = ("store", "retry", "retries", "output", "tracker")
 
@@ -159,8 +159,8 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
     plain = {str(key): value for key, value in dict(container).items()}  # type: ignore[arg-type]
     named = {part: where for part, where in plain["model"]["parts"].items() if where["module"]}
     # Parts with other names come last.
-    flow = [part for part in FLOW if part in named]
-    plain["model"]["parts"] = {part: named[part] for part in [*flow, *(part for part in named if part not in FLOW)]}
+    first = [part for part in PART_ORDER if part in named]
+    plain["model"]["parts"] = {part: named[part] for part in dict.fromkeys([*first, *named])}
     if isinstance(limits := plain["model"]["max_memory"], dict):
         # YAML reads a GPU's index as a number; JSON keys are strings.
         plain["model"]["max_memory"] = {str(place): limit for place, limit in limits.items()}

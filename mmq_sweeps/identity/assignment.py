@@ -21,6 +21,8 @@ from mmq_sweeps.identity.hashing import digest
 FULL_PRECISION_BITS = 16
 BLOCK_GROUPS = ("front", "middle", "end")
 LAYER_KINDS = ("attention", "mlp")
+# The order of parts in tables, figures and titles; a model's other parts follow by name.
+PART_ORDER = ("vision", "connector", "embeddings", "language", "head")
 SLOTS = tuple((group, kind) for group in BLOCK_GROUPS for kind in LAYER_KINDS)
 # What a setting applies to: a block group's layer kind, or a unit by block number and layer kind.
 Slot = tuple[str, str]
@@ -162,10 +164,44 @@ def covers_part(selection: Mapping[str, Any]) -> bool:
     return "rules" not in selection and "units" not in selection and not _narrowed(selection)
 
 
+def part_order(part: str) -> tuple[int, str]:
+    """Return a key that sorts parts: in the order in which they run, then those that only one model has."""
+    return (PART_ORDER.index(part) if part in PART_ORDER else len(PART_ORDER)), part
+
+
+def is_mixed(selection: Mapping[str, Any]) -> bool:
+    """Return True if block groups and layer kinds with one setting cannot describe a selection."""
+    return "rules" in selection or "units" in selection
+
+
+def mean_bits(selection: Mapping[str, Any], size: Mapping[str, Any] | None) -> float | None:
+    """Return the bits of a part's quantized linears: their mean, weighted by their weights, if they differ.
+
+    ``size`` is the part's, from the record; None, as of a failed cell, leaves a mean unknown.
+    """
+    widths = bits_in(selection)
+    if len(widths) == 1:
+        return next(iter(widths))
+    if not size or not size["quantized_weights"]:
+        return None
+    weights, every = size["quantized_weights"], size["parameters"]
+    quantized = size["bpw_paper"] * every - FULL_PRECISION_BITS * (every - weights)
+    # Few digits are wrong after the division by all parameters.
+    return round(quantized / weights, 6)
+
+
+def method_name(known_as: str) -> str:
+    """Return a method's display name: ``mine`` for ``lab.mine.Mine``, otherwise ``known_as`` unchanged."""
+    module, _, name = known_as.rpartition(".")
+    last = module.rpartition(".")[2]
+    return last if last.replace("_", "").lower() == name.lower() else known_as
+
+
 def bits_label(selection: Mapping[str, Any]) -> str:
     """Format a selection for a person.
 
     ``3``; ``3 g64`` with its own group size; ``3 (front attention)`` for a subset of the part; ``attention 4, mlp 3``;
+    ``attention 4, mlp 3 gptq`` if rules differ in method, with each method that is not the cell's own;
     ``2 to 4 by unit (81c0)`` for units by number, with the first digits of a digest to tell assignments apart.
     """
     rules = rules_in(selection)
@@ -174,10 +210,15 @@ def bits_label(selection: Mapping[str, Any]) -> str:
         return f"{_width(rules[0])} ({' '.join(narrowed)})" if narrowed else _width(rules[0])
     by_number = [rule for rule in rules if "units" in rule]
     if not by_number:
-        return ", ".join(" ".join([*_narrowed(rule), _width(rule)]) for rule in rules)
+        several = len({digest(rule.get("method")) for rule in rules}) > 1
+        return ", ".join(" ".join([*_narrowed(rule), _width(rule), *_own_method(rule, several)]) for rule in rules)
     widths = sorted(bits_in(selection))
     span = f"{widths[0]} to {widths[-1]}" if len(widths) > 1 else str(widths[0])
     return f"{span} by unit ({digest(selection)[:4]})"
+
+
+def _own_method(rule: Mapping[str, Any], told: bool) -> list[str]:
+    return [method_name(rule["method"]["_target_"])] if told and "method" in rule else []
 
 
 def _width(rule: Mapping[str, Any]) -> str:

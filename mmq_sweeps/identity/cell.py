@@ -15,6 +15,7 @@ from mmq_sweeps.identity.assignment import (
     FULL_PRECISION_BITS,
     LAYER_KINDS,
     bits_label,
+    part_order,
     rules_in,
     selects,
 )
@@ -189,5 +190,5 @@ class Cell:
 
     def title(self) -> str:
         """Return a title for progress lines, as in ``gptq vision 3 connector 3 language 3``."""
-        bits = " ".join(f"{part} {bits_label(selection)}" for part, selection in self.parts.items())
+        bits = " ".join(f"{part} {bits_label(self.parts[part])}" for part in sorted(self.parts, key=part_order))
         return f"{self.names['method']} {bits}" if bits else "full precision"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from mmq_sweeps.identity.assignment import method_name, part_order, rules_in
 from mmq_sweeps.metrics import MetricResult, paired_difference
 from mmq_sweeps.store.record import Record
 
@@ -108,12 +110,35 @@ def settings(cell: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) 
 
 
 def variant(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten a cell's method and calibration to command-line keys: ``{"method.group_size": 64}``."""
-    found = dict(_flat("method", cell.get("method") or {}))
-    target = str(found.pop("method._target_", ""))
-    if "." in target and not target.startswith("mmq_sweeps."):
-        found["method._target_"] = target  # Two classes of users may share a display name.
+    """Flatten a cell's method and calibration to command-line keys: ``{"method.group_size": 64}``.
+
+    The fields of a method that only some units have stand under its name: ``{"gptq.group_size": 64}``.
+    """
+    found = _fields("method", cell.get("method") or {})
+    for key, method in _own_methods(cell):
+        found |= _fields(key, method)
     return found | dict(_flat("calibration", cell.get("calibration") or {}))
+
+
+def _own_methods(cell: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield every method beside the cell's first one, with its name; a second of the same name is ``gptq#2``."""
+    seen: list[Mapping[str, Any]] = []
+    names: Counter[str] = Counter()
+    for part in sorted(cell.get("parts") or {}, key=part_order):
+        for rule in rules_in(cell["parts"][part]):
+            if "method" in rule and rule["method"] not in seen:
+                seen.append(rule["method"])
+                name = method_name(rule["method"]["_target_"])
+                names[name] += 1
+                yield name if names[name] == 1 else f"{name}#{names[name]}", rule["method"]
+
+
+def _fields(key: str, method: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(_flat(key, method))
+    target = str(found.pop(f"{key}._target_", ""))
+    if "." in target and not target.startswith("mmq_sweeps."):
+        found[f"{key}._target_"] = target  # Two classes of users may share a display name.
+    return found
 
 
 def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -6,16 +6,17 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from mmq_sweeps.identity.cell import bits_label, digest
+from mmq_sweeps.identity.assignment import bits_label, part_order
+from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.reporting.compare import Items, differences, settings, told_apart, variant, with_variants
 from mmq_sweeps.store.record import Record
 
@@ -43,8 +44,8 @@ METRIC_LABELS = {
 }
 # With more metrics than this, only the first has a column for its difference from full precision.
 COMPARED = 3
-# Wider than any table, to measure its natural width.
-_UNLIMITED = 100_000
+# Between two columns.
+GAP = 2
 
 
 def rows(records: Iterable[Record], items: Callable[[str], Items]) -> list[dict[str, Any]]:
@@ -52,6 +53,7 @@ def rows(records: Iterable[Record], items: Callable[[str], Items]) -> list[dict[
 
     * ``family``: model and task, plus any settings that distinguish families of the same model and task. Only cells of the
       same family are comparable.
+    * ``bits``: by quantized part, for people; ``parts``: the selections themselves.
     * ``label``: method, plus the fields in which cells of that method differ.
     * ``metrics``: value, interval, ``higher_is_better``, and ``definition`` and ``warnings`` if there are any; plus
       ``difference`` from full precision, with a paired interval, if ``records`` include the family's baseline.
@@ -107,11 +109,13 @@ def _labels(records: Sequence[Record]) -> dict[str, str]:
 
 
 def _row(record: Record, baseline: Record | None, items: Callable[[str], Items]) -> dict[str, Any]:
+    parts = record.cell["parts"]
     row: dict[str, Any] = {
         "id": record.id,
         "status": record.status,
         **record.names,
-        "bits": {part: bits_label(selection) for part, selection in record.cell["parts"].items()},
+        "bits": {part: bits_label(parts[part]) for part in sorted(parts, key=part_order)},
+        "parts": parts,
     }
     if not record.done:
         return {**row, "error": {key: (record.error or {}).get(key, "") for key in ("class", "message")}}
@@ -233,6 +237,14 @@ class _Column:
     cells: list[str]
     rank: int
     justify: Literal["left", "right"] = "right"
+    wrap: bool = False
+
+    @property
+    def width(self) -> int:
+        """The least width: of the longest word if words may wrap, else of the longest line."""
+        texts = [self.head, *self.cells]
+        pieces = [piece for text in texts for piece in (text.split() if self.wrap else text.split("\n"))]
+        return max(map(cell_len, pieces), default=0)
 
 
 def draw(family: Sequence[dict[str, Any]]) -> Table:
@@ -243,25 +255,33 @@ def draw(family: Sequence[dict[str, Any]]) -> Table:
 def fitting(family: Sequence[dict[str, Any]], console: Console) -> tuple[Table, list[str]]:
     """Draw a family's table with the columns that fit ``console``; return it and the names of the columns left out."""
     columns, dropped = _columns(family), list[str]()
-    table = _drawn(columns)
-    while _width(table, console) > console.width and any(column.rank for column in columns):
+    if _width(columns) > console.width:
+        columns = [replace(one, cells=[*map(_stacked, one.cells)]) if not one.wrap else one for one in columns]
+    while _width(columns) > console.width and any(column.rank for column in columns):
         least = max(columns, key=lambda column: column.rank)
         columns = [column for column in columns if column is not least]
         dropped.append(least.name)
-        table = _drawn(columns)
-    return table, dropped[::-1]
+    if _width(columns) > console.width:
+        columns = [replace(one, wrap=True) if any("," in text for text in one.cells) else one for one in columns]
+    return _drawn(columns), dropped[::-1]
 
 
-def _width(table: Table, console: Console) -> int:
-    return Measurement.get(console, console.options.update(width=_UNLIMITED), table).minimum
+def _stacked(text: str) -> str:
+    """Put each rule of a part with several bit-widths on a line of its own."""
+    return text.replace(", ", ",\n")
+
+
+def _width(columns: Sequence[_Column]) -> int:
+    return sum(column.width for column in columns) + GAP * (len(columns) - 1)
 
 
 def _drawn(columns: Sequence[_Column]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for column in columns:
-        # Only names may wrap: a wrapped number is unreadable.
-        names = column.justify == "left"
-        table.add_column(Text(column.head), justify=column.justify, no_wrap=not names, overflow="fold")
+        # Only names may wrap, between words: a wrapped number is unreadable.
+        table.add_column(
+            Text(column.head), justify=column.justify, no_wrap=not column.wrap, min_width=column.width, overflow="fold"
+        )
     for texts in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*map(Text, texts))
     return table
@@ -272,9 +292,9 @@ def _columns(family: Sequence[dict[str, Any]]) -> list[_Column]:
 
     Method, bits, the first metric and the paper's bits per weight always stay (rank 0).
     """
-    parts = sorted({part for row in family for part in row["bits"]}, key=_part_order)
+    parts = sorted({part for row in family for part in row["bits"]}, key=part_order)
     metrics = list(dict.fromkeys(name for row in family for name in row["metrics"]))
-    columns = [_Column("method", "method", [row["label"] for row in family], 0, "left")]
+    columns = [_Column("method", "method", [row["label"] for row in family], 0, "left", wrap=True)]
     columns += [_Column(part, part, [row["bits"].get(part, "16") for row in family], 0) for part in parts]
     for place, name in enumerate(metrics):
         label = METRIC_LABELS.get(name, name)
@@ -314,11 +334,6 @@ def _difference(metric: dict[str, Any] | None) -> str:
 def _dropped(names: Sequence[str]) -> Iterator[str]:
     if names:
         yield f"no room here for {', '.join(names)}: widen the terminal, write to a file, or ask for JSON"
-
-
-def _part_order(part: str) -> tuple[int, str]:
-    known = ("vision", "connector", "language")
-    return (known.index(part) if part in known else len(known)), part
 
 
 def output_console() -> Console:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mmq_sweeps.errors import one_of
-from mmq_sweeps.identity.cell import FULL_PRECISION_BITS
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, bits_label, mean_bits, part_order
 from mmq_sweeps.store.record import Record
 
 OFFLINE, ONLINE, DISABLED = MODES = ("offline", "online", "disabled")
@@ -21,6 +21,8 @@ FORMER_MODES = {"dryrun": OFFLINE, "run": ONLINE}
 INIT_TIMEOUT_SECONDS = 60
 # Key of a run's summary that contains the record as JSON.
 RECORD = "record"
+# Key of a run's configuration that says the bits of every quantized part in words.
+ASSIGNED = "assigned"
 # Client settings that identify a run. Cleared, so that WANDB_RUN_ID and the like cannot override a cell's own.
 RUN_SETTINGS = (
     "sweep_id", "sweep_param_path", "launch", "run_id", "run_name", "run_group", "resume", "resume_from", "fork_from",
@@ -171,7 +173,7 @@ class WandbSession:
                 id=record.id,
                 name=f"{record.names['model']} {record.names['method']} {_bits(record)}".strip(),
                 group=self._sweep,
-                config={**record.cell, "names": record.names},
+                config={**record.cell, "names": record.names, ASSIGNED: assigned(record)},
                 dir=self._files,
                 # Not resumed, which would mix in the summary of an earlier attempt.
                 reinit="finish_previous",
@@ -218,9 +220,12 @@ def summary(record: Record) -> dict[str, Any]:
     Includes the record as JSON text, to be read back exactly: W&B turns a ``4.0`` in a summary into ``4``.
     """
     flat: dict[str, Any] = {"status": record.status, **record.names, RECORD: record.to_json()}
-    for part in record.cell.get("model", {}).get("parts", ()):
-        # For all parts, since the configuration lists only the quantized ones.
-        flat[f"{part}/bits"] = record.cell["parts"].get(part, {}).get("bits", FULL_PRECISION_BITS)
+    sizes, selections = record.size.get("parts", {}) if record.size else {}, record.cell["parts"]
+    # All parts of the model, since the configuration lists only the quantized ones.
+    parts = dict.fromkeys([*record.cell.get("model", {}).get("parts", ()), *selections])
+    for part in parts:
+        bits = mean_bits(selections[part], sizes.get(part)) if part in selections else FULL_PRECISION_BITS
+        flat |= {f"{part}/bits": bits} if bits is not None else {}
     if record.error:
         flat["error"] = f"{record.error['class']}: {record.error['message']}"
     for name, metric in record.metrics.items():
@@ -233,13 +238,19 @@ def summary(record: Record) -> dict[str, Any]:
     flat["warnings"] = sum(len(metric.get("warnings", ())) for metric in record.metrics.values())
     if record.size:
         flat |= {key: record.size["total"][key] for key in ("bpw_paper", "bpw_exact", "size_bytes")}
-        for part, of_part in record.size["parts"].items():
+        for part, of_part in ((part, sizes[part]) for part in parts if part in sizes):
             flat |= {f"{part}/{key}": of_part[key] for key in ("bpw_paper", "bpw_exact", "size_bytes")}
     return flat | {f"seconds/{stage}": seconds for stage, seconds in record.seconds.items()}
 
 
 def _bits(record: Record) -> str:
-    return " ".join(f"{part}={selection['bits']}" for part, selection in record.cell["parts"].items())
+    return " ".join(f"{part}={label}" for part, label in assigned(record).items())
+
+
+def assigned(record: Record) -> dict[str, str]:
+    """Return the bits of every quantized part, for people."""
+    selections = record.cell["parts"]
+    return {part: bits_label(selections[part]) for part in sorted(selections, key=part_order)}
 
 
 def _told(error: Exception) -> str:

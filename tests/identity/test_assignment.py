@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from mmq_sweeps.identity.assignment import (
     BLOCK_GROUPS,
     LAYER_KINDS,
+    PART_ORDER,
     SLOTS,
     Numbered,
     Rule,
@@ -15,7 +16,9 @@ from mmq_sweeps.identity.assignment import (
     bits_label,
     block_groups,
     covers_part,
+    mean_bits,
     numbered_of,
+    part_order,
     rules_of_slots,
     rules_of_units,
 )
@@ -100,3 +103,29 @@ def test_labels_read_as_a_person_writes() -> None:
 
 def test_units_are_named_by_block_and_kind() -> None:
     assert numbered_of(["17.mlp", "0.attention"]) == ((17, "mlp"), (0, "attention"))
+
+
+def test_bits_of_a_part_are_the_mean_of_what_is_quantized() -> None:
+    selection = {"rules": [{"bits": 4, "units": ["0.mlp"]}, {"bits": 2, "units": ["1.mlp"]}]}
+    # 30 weights of 4 bits, 10 of 2 and 60 parameters left at 16.
+    size = {"parameters": 100, "quantized_weights": 40, "bpw_paper": (30 * 4 + 10 * 2 + 60 * 16) / 100}
+    assert mean_bits(selection, size) == 3.5
+    assert mean_bits(selection, None) is None  # A failed cell has no size.
+    assert mean_bits({"bits": 3, "module": ["head"]}, None) == 3
+
+
+def test_parts_have_one_order() -> None:
+    assert sorted(["head", "audio", "language", "embeddings", "vision", "connector"], key=part_order) == [
+        *PART_ORDER,
+        "audio",
+    ]
+
+
+def test_a_label_says_which_rule_has_a_method_of_its_own() -> None:
+    rules = [
+        {"bits": 4, "blocks": ["front", "middle", "end"], "layers": ["attention"]},
+        {"bits": 3, "blocks": ["front", "middle", "end"], "layers": ["mlp"], "method": {"_target_": "gptq"}},
+    ]
+    assert bits_label({"rules": rules}) == "attention 4, mlp 3 gptq"
+    # Where all of a part has the same method, the name of the cell's methods says it.
+    assert bits_label({"rules": [{**rule, "method": {"_target_": "gptq"}} for rule in rules]}) == "attention 4, mlp 3"

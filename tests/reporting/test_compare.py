@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mmq_sweeps.reporting.compare import conflict
+from mmq_sweeps.reporting.compare import conflict, variant, with_variants
 from mmq_sweeps.store.record import Record
 
 CELL = Record(id="c", status="done", cell={}, names={}, metrics={}, size={}, seconds={})
@@ -37,3 +37,22 @@ def test_a_conflict_names_the_metric_that_differs_most_and_how(
 
 def test_values_that_all_lack_are_no_conflict() -> None:
     assert told({"cider": None}, {"cider": float("nan")}, {}) is None
+
+
+def test_methods_of_single_parts_count_for_a_variant() -> None:
+    def cell(**fields: object) -> dict:
+        rule = {"bits": 4, "method": {"_target_": "gptq", **fields}}
+        return {"method": {"_target_": "rtn", "group_size": 64}, "parts": {"vision": {"bits": 4}, "language": rule}}
+
+    told = [variant(cell(damping=damping)) for damping in (0.01, 0.05)]
+    assert told[0] == {"method.group_size": 64, "gptq.damping": 0.01, "calibration": {}}
+    name = "rtn (vision), gptq (language)"
+    assert with_variants([(name, one) for one in told]) == [f"{name} gptq.damping=0.01", f"{name} gptq.damping=0.05"]
+
+
+def test_two_methods_of_one_name_are_both_told() -> None:
+    rules = [
+        {"bits": 4, "units": [f"{place}.mlp"], "method": {"_target_": "gptq", "damping": place}} for place in (1, 2)
+    ]
+    told = variant({"method": None, "parts": {"language": {"rules": rules}}})
+    assert told == {"method": {}, "gptq.damping": 1, "gptq#2.damping": 2, "calibration": {}}

@@ -128,3 +128,34 @@ def test_a_warning_that_cells_share_is_said_once() -> None:
     assert len(lines) == 2
     assert lines[0].endswith("gptq vision 4 and 2 more, CIDEr: 10 texts tie")
     assert lines[1] == "! gptq vision 2, CIDEr: all answers are empty"
+
+
+def mixed() -> Record:
+    groups = {"front": 4, "middle": 3, "end": 2}
+    rules = [{"bits": bits, "blocks": [group], "layers": ["attention", "mlp"]} for group, bits in groups.items()]
+    one = record(4.5, 0.9, "rtn (vision), gptq (connector, language)", vision=4, connector=4)
+    parts = {"language": {"rules": rules}, "embeddings": {"bits": 8, "module": ["e"]}, **one.cell["parts"]}
+    return Record(**{**one.__dict__, "cell": {**one.cell, "parts": parts}})
+
+
+def test_a_mixed_part_and_mixed_methods_fit_eighty_columns_between_words() -> None:
+    file = StringIO()
+    show(table_of(record(16.0, 1.0, "none"), mixed()), Console(file=file, width=80))
+    lines = file.getvalue().splitlines()
+    assert max(map(len, lines[:8])) <= 80
+    words = {word for line in lines for word in line.split()}
+    assert {"(connector,", "language)", "front", "4,", "0.9000"} <= words
+    head = next(line for line in lines if "vision" in line).split()
+    assert head[:6] == ["method", "vision", "connector", "embeddings", "language", "CIDEr"]
+
+
+def test_a_wide_console_shows_a_mixed_part_on_one_line() -> None:
+    file = StringIO()
+    show(table_of(record(16.0, 1.0, "none"), mixed()), Console(file=file, width=200))
+    assert "front 4, middle 3, end 2" in file.getvalue()
+
+
+def test_rows_hold_the_selections_themselves() -> None:
+    (row,) = table_of(mixed())
+    assert row["parts"] == mixed().cell["parts"]
+    assert list(row["bits"]) == ["vision", "connector", "embeddings", "language"]

@@ -10,7 +10,7 @@ import pytest
 import wandb
 from PIL import Image
 
-from mmq_sweeps.reporting.trackers import NoTracker, WandbTracker, summary
+from mmq_sweeps.reporting.trackers import NoTracker, WandbTracker, assigned, summary
 from mmq_sweeps.store.record import Record
 
 RECORD = Record(
@@ -132,3 +132,16 @@ def test_a_tracker_that_breaks_in_the_middle_costs_a_warning(tmp_path: Path, mon
 def test_fields_that_cannot_be_are_errors(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         WandbTracker(**fields)
+
+
+def test_a_part_with_several_bit_widths_has_their_mean_and_a_label() -> None:
+    selection = {"rules": [{"bits": 4, "units": ["0.mlp"]}, {"bits": 2, "units": ["1.mlp"]}]}
+    cell = {"model": {"parts": {"vision": {}}}, "parts": {"vision": selection}}
+    size = {"parameters": 40, "quantized_weights": 40, "bpw_paper": 3.5, "bpw_exact": 3.6, "size_bytes": 18}
+    one = replace(RECORD, cell=cell, size={**RECORD.size, "parts": {"vision": size, "head": size}})
+    told = summary(one)
+    assert told["vision/bits"] == 3.5
+    # Parts that the cell leaves alone and that its model does not list are none of its columns.
+    assert not [name for name in told if name.startswith("head/")]
+    assert assigned(one)["vision"].startswith("2 to 4 by unit (")
+    assert "vision/bits" not in summary(replace(one, status="failed", size={}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,19 @@ def test_what_has_no_record_is_told(tmp_path: Path) -> None:
     found = estimate([cell(3, 3, 3, method="gptq"), cell(2, 2, 3, model="another")], store)
     assert found is not None
     assert (found.seconds, found.cells, found.methods_without) == (11.0, 1, ("gptq",))
+
+
+def test_a_mixed_part_is_charged_its_mean_bits_and_its_own_method(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    kept(store, 2, 2, 2)
+    folder = sum(path.stat().st_size for path in store.record_path(cell(2, 2, 2).id).parent.iterdir())
+    one = cell(16, 16, 4)
+    whole = {"blocks": ["front", "middle", "end"]}
+    rules = [{"bits": 4, "layers": ["attention"], **whole}, {"bits": 2, "layers": ["mlp"], **whole}]
+    found = estimate([replace(one, parts={PARTS[2]: {"rules": rules}})], store)
+    assert found is not None
+    assert (found.seconds, found.size_bytes) == (pytest.approx(11 + 3), folder + 3 * 800 // 8)
+    rules = [{**rule, "method": {"_target_": "gptq"}} for rule in rules]
+    found = estimate([replace(one, parts={PARTS[2]: {"rules": rules}})], store)
+    assert found is not None
+    assert found.methods_without == ("gptq",)
