@@ -64,6 +64,9 @@ def start(sweep: Sweep, launcher: Mapping[str, Any], command: str = "", asked: i
                 return 0
         except StoreError as error:
             stopped = error
+        except ConfigError as error:
+            sweep_file.refuse(store, sweep_id, error.problems)
+            raise
         missing = _read_again(made, store, records)
     found = [record for record in records.values() if record is not None]
     show_records(found, store, sweep)

@@ -16,7 +16,7 @@ from mmq_sweeps.config.sweep import Sweep
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.store.store import Store
 
-NAME = "sweep.json"
+NAME, REFUSED_NAME = "sweep.json", "refused.json"
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,19 @@ def write(store: Store, plan: Plan, command: str, launcher: Mapping[str, Any]) -
     }
     store.note(f"sweeps/{sweep_id}/{NAME}", content)
     return sweep_id
+
+
+def refuse(store: Store, sweep_id: str, problems: Sequence[str]) -> None:
+    """Record the ``problems`` for which the sweep's latest launch was refused before its first cell."""
+    created = read(store.root, sweep_id).created
+    store.note(f"sweeps/{sweep_id}/{REFUSED_NAME}", {"created": created, "problems": list(problems)})
+
+
+def refused(root: Path, written: SweepFile) -> tuple[str, ...]:
+    """Return why the launch of ``written`` was refused; empty if it was not."""
+    path = folder(root, written.id) / REFUSED_NAME
+    content = _content(path) if path.exists() else {}
+    return tuple(content["problems"]) if content.get("created") == written.created else ()
 
 
 def read(root: Path, sweep_id: str) -> SweepFile:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 
 from launch import sweep_file
-from launch.monitor.state_table import STATES, add_row, as_json, counts, empty, show, table
+from launch.monitor.state_table import add_row, as_json, counts, empty, show, states_of, table, why_refused
 from launch.monitor.sweep_state import Snapshot, SweepReader
 from mmq_sweeps.reporting.table import output_console
 from mmq_sweeps.reporting.trackers import address
@@ -92,11 +92,17 @@ def _all(store: Store, json_asked: bool) -> int:
     if json_asked:
         _tell([{key: value for key, value in as_json(now).items() if key not in ("list", "groups")} for now in found])
         return 0
-    drawn = empty("sweep", "launched", "cells", *STATES, "command")
+    states = states_of(*found)
+    drawn = empty("sweep", "launched", "cells", *states, "command")
     for now in found:
-        by_state = (f"{now.count(state):,}" for state in STATES)
+        by_state = (f"{now.count(state):,}" for state in states)
         add_row(drawn, now.sweep, now.created[:16], f"{len(now.cells):,}", *by_state, now.command)
-    output_console().print(drawn)
+    console = output_console()
+    console.print(drawn)
+    for now in found:
+        if now.refused:
+            told = f"sweep {now.sweep} was refused: {why_refused(now)}"
+            console.print(told, soft_wrap=True, highlight=False, markup=False, emoji=False)
     return 0
 
 

@@ -32,6 +32,8 @@ from mmq_sweeps.store.store import Store
 POLL_SECONDS = 0.2
 # A job leaves the queue shortly before its last record is visible on other machines.
 SETTLE_SECONDS = 5.0
+# Longest wait for jobs that are ending: SLURM kills their processes after KillWait, 30 s by default.
+ENDING_SECONDS, ENDING_POLL_SECONDS = 90.0, 1.0
 # Submitit and sbatch would expand these patterns inside a folder's name.
 PATTERNS = ("%", "\\")
 
@@ -62,7 +64,7 @@ def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any
     """Submit the pending cells of ``plan`` that are in no job yet; return True if all have ended."""
     options = Options.of(launcher)
     name = jobs.job_name(sweep_id)
-    under_way = _under_way(store, sweep_id, scheduler.patiently(lambda: scheduler.queued(name), _tell))
+    under_way = _under_way(store, sweep_id, _queued(name))
     groups = _without(plan.batches, under_way)
     if under_way:
         _tell(f"{len(under_way)} cells are in jobs that are queued or running already")
@@ -143,6 +145,23 @@ class Submission:
             one = Submitted(JobId.parse(job.job_id), tuple(group), now(), self.folder)
             jobs.note(self._store, self._sweep_id, one)
         return str(JobId.parse(submitted[0].job_id).number)
+
+
+def _queued(name: str) -> set[JobId]:
+    """Return the jobs called ``name`` that wait or run; jobs that are ending are waited for.
+
+    Right after ``scancel``, or when its cells are done, a job is still in the queue for some seconds; one that is
+    preempted goes back into it. A job that ends for longer than ``ENDING_SECONDS``, as on a dead node, counts as ended:
+    the store's locks keep its cells from being run twice.
+    """
+    until = time.monotonic() + ENDING_SECONDS
+    found = scheduler.patiently(lambda: scheduler.queued(name), _tell)
+    if any(job.ending for job in found.values()):
+        _tell("waiting for jobs of this sweep that are ending")
+    while any(job.ending for job in found.values()) and time.monotonic() < until:
+        time.sleep(ENDING_POLL_SECONDS)
+        found = scheduler.patiently(lambda: scheduler.queued(name), _tell)
+    return {job.job for job in found.values() if not job.ending}
 
 
 def _under_way(store: Store, sweep_id: str, queued: Collection[JobId]) -> set[str]:

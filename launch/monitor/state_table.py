@@ -13,12 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from launch import sweep_file
-from launch.monitor.sweep_state import DONE, FAILED, QUEUED, RUNNING, Snapshot
+from launch.monitor.sweep_state import DONE, FAILED, QUEUED, REFUSED, RUNNING, Snapshot
 from launch.slurm import jobs
 
 # Maximum rows of groups and of workers; --json has all.
 SHOWN = 12
 STATES = (QUEUED, RUNNING, DONE, FAILED)
+
+
+def states_of(*sweeps: Snapshot) -> tuple[str, ...]:
+    """Return the states that are counted of ``sweeps``: ``refused`` only if one of them was."""
+    return (*STATES, REFUSED) if any(now.refused for now in sweeps) else STATES
 
 
 def show(now: Snapshot, console: Console) -> None:
@@ -45,6 +50,8 @@ def _headline(now: Snapshot) -> Text:
     lines = [counts(now)]
     if now.failures:
         lines.append("failed: " + ", ".join(f"{count:,} {name}" for name, count in now.failures.items()))
+    if now.refused:
+        lines.append(f"refused: {why_refused(now)}")
     if now.jobs.queued or now.jobs.failed or now.jobs.unknown:
         lines.append(f"jobs: {now.jobs.summary()}")
     lines.append(_end(now))
@@ -54,10 +61,16 @@ def _headline(now: Snapshot) -> Text:
 
 def counts(now: Snapshot) -> str:
     """Count the cells of a sweep by state, in one line."""
-    counts = ", ".join(f"{now.count(state):,} {state}" for state in STATES)
+    counts = ", ".join(f"{now.count(state):,} {state}" for state in states_of(now))
     ended = now.count(DONE) + now.count(FAILED)
     share = f" ({100 * ended // len(now.cells)} % ended)" if now.cells else ""
     return f"sweep {now.sweep}: {len(now.cells):,} cells: {counts}{share}"
+
+
+def why_refused(now: Snapshot) -> str:
+    """Return the first problem for which a sweep was refused, and how many there are besides; ``--json`` has all."""
+    more = f" (and {len(now.refused) - 1} more)" if len(now.refused) > 1 else ""
+    return f"{now.refused[0]}{more}"
 
 
 def _end(now: Snapshot) -> str:
@@ -83,7 +96,7 @@ def _waits(now: Snapshot) -> str:
 
 
 def _groups(now: Snapshot) -> Table:
-    drawn = empty("group", "", *STATES)
+    drawn = empty("group", "", *states_of(now))
     # Running groups first, then queued, then ended.
     order = sorted(
         range(len(now.groups)),
@@ -91,7 +104,7 @@ def _groups(now: Snapshot) -> Table:
     )
     for index in order[:SHOWN]:
         group = now.groups[index]
-        add_row(drawn, str(index), group.label, *(str(group.count(state) or "") for state in STATES))
+        add_row(drawn, str(index), group.label, *(str(group.count(state) or "") for state in states_of(now)))
     if len(order) > SHOWN:
         add_row(drawn, "", f"and {len(order) - SHOWN} more groups")
     return drawn
@@ -119,7 +132,7 @@ def _workers(now: Snapshot) -> Table:
 def empty(*columns: str) -> Table:
     """Return a table without rows; counts are aligned right."""
     drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    numbers = {*STATES, "group"}
+    numbers = {*STATES, REFUSED, "group"}
     for name in columns:
         drawn.add_column(name, justify="right" if name in numbers else "left")
     return drawn
@@ -136,11 +149,12 @@ def as_json(now: Snapshot) -> dict[str, Any]:
         "sweep": now.sweep,
         "command": now.command,
         "created": now.created,
-        "cells": {"total": len(now.cells), **{state: now.count(state) for state in STATES}},
+        "cells": {"total": len(now.cells), **{state: now.count(state) for state in states_of(now)}},
+        "refused": list(now.refused),
         "failures": now.failures,
         "seconds_left": now.seconds_left,
         "groups": [
-            {"label": group.label, "cells": len(group.cells), **{state: group.count(state) for state in STATES}}
+            {"label": group.label, "cells": len(group.cells), **{state: group.count(state) for state in states_of(now)}}
             for group in now.groups
         ],
         "workers": [asdict(worker) for worker in now.workers],

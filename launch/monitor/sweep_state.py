@@ -16,7 +16,7 @@ from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 
-QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
+QUEUED, RUNNING, DONE, FAILED, REFUSED = "queued", "running", "done", "failed", "refused"
 # Class name in the launcher's yaml, as in launch/start.py.
 SLURM = "SlurmLauncher"
 
@@ -33,7 +33,7 @@ class CellState:
 
     @property
     def ended(self) -> bool:
-        return self.state in (DONE, FAILED)
+        return self.state in (DONE, FAILED, REFUSED)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """State of a sweep at a moment. ``seconds_left`` is an estimate; None if no worker runs or no cell has ended yet."""
+    """State of a sweep at a moment. ``seconds_left`` is an estimate; None if no worker runs or no cell has ended yet.
+
+    ``refused`` holds the problems for which its latest launch was refused before the first cell; cells that have no
+    record are then refused.
+    """
 
     sweep: str
     command: str
@@ -60,6 +64,7 @@ class Snapshot:
     seconds_left: float | None
     root: Path
     jobs: Jobs = field(default_factory=Jobs)
+    refused: tuple[str, ...] = ()
 
     def count(self, state: str) -> int:
         return sum(cell.state == state for cell in self.cells)
@@ -120,7 +125,9 @@ class SweepReader:
         at_hand = {
             cell: owner.label or owner.host for cell, owner in self.store.locks.holders("cells").items()
         } | at_hand
-        cells = {cell_id: self._cell(cell_id, known, at_hand) for cell_id in known.cells}
+        refused = sweep_file.refused(self.store.root, known.written)
+        waiting = REFUSED if refused else QUEUED
+        cells = {cell_id: self._cell(cell_id, known, at_hand, waiting) for cell_id in known.cells}
         return Snapshot(
             sweep=known.written.id,
             command=known.written.command,
@@ -131,6 +138,7 @@ class SweepReader:
             seconds_left=_seconds_left(cells.values(), workers),
             root=self.store.root,
             jobs=self._jobs(known, cells.values()),
+            refused=refused,
         )
 
     def _jobs(self, known: StaticSweep, cells: Collection[CellState]) -> Jobs:
@@ -151,7 +159,7 @@ class SweepReader:
             self._sweep = changed, StaticSweep.of(sweep_file.read(self.store.root, self.sweep_id))
         return self._sweep[1]
 
-    def _cell(self, cell_id: str, known: StaticSweep, at_hand: dict[str, str]) -> CellState:
+    def _cell(self, cell_id: str, known: StaticSweep, at_hand: dict[str, str], waiting: str) -> CellState:
         record, title = self._read_record(cell_id), known.titles[cell_id]
         again = known.written.redo.get(cell_id)
         if record is not None and (again is None or self.store.record_sha(cell_id) != again):
@@ -159,7 +167,7 @@ class SweepReader:
             return CellState(cell_id, title, DONE if record.done else FAILED, error=error)
         if where := at_hand.get(cell_id):
             return CellState(cell_id, title, RUNNING, where=where)
-        return CellState(cell_id, title, QUEUED)
+        return CellState(cell_id, title, waiting)
 
     def _read_record(self, cell_id: str) -> Record | None:
         try:

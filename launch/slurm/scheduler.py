@@ -109,6 +109,11 @@ class Queued:
         why = f" ({self.reason})" if self.state == "PENDING" and self.reason not in ("None", "") else ""
         return f"{self.state.lower()}{why}"
 
+    @property
+    def ending(self) -> bool:
+        """True if the job, which was cancelled or has run, is about to leave the queue or to be put back into it."""
+        return self.state in ENDING
+
 
 def require() -> None:
     """Raise a ``ConfigError`` if this machine lacks the SLURM commands to submit jobs."""

@@ -11,6 +11,8 @@ from huggingface_hub import constants, get_hf_file_metadata, get_session, hf_hub
 from huggingface_hub.errors import HfHubHTTPError
 
 PROBE_SECONDS = 5
+# Names the base and the layers of an adapter of peft.
+ADAPTER = "adapter_config.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # Base error of the HTTP client below huggingface_hub, which differs between releases.
 TransportError: type[Exception] = HfHubHTTPError.__mro__[1]
@@ -20,14 +22,33 @@ def hub_options(name: str, revision: str | None) -> dict[str, Any]:
     """Return keyword arguments of ``from_pretrained`` for the checkpoint ``name``.
 
     Without network, a cached checkpoint gets ``local_files_only``: otherwise each file would be retried for minutes.
-    Raises ValueError, with remedies, if the checkpoint is neither cached nor reachable.
+    Raises ValueError, with remedies, if the checkpoint is neither cached nor reachable, or holds an adapter: transformers
+    would load that if peft is installed, and silently leave it out if not.
     """
     options: dict[str, Any] = {} if revision is None else {"revision": revision}
-    if reachable():
+    online = reachable()
+    if _has_adapter(name, revision, online):
+        raise ValueError(
+            f"model.checkpoint={name}: holds an adapter ({ADAPTER}), which is not measured apart from its base; merge it "
+            "(merge_and_unload of peft), save that, and give the folder of the merged checkpoint"
+        )
+    if online:
         return options
     if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
         raise ValueError(absent(name, revision))
     return {**options, "local_files_only": True}
+
+
+def _has_adapter(name: str, revision: str | None, online: bool) -> bool:
+    """Return True if the checkpoint has an adapter, by the hub if it is ``online``, else by what is cached of it."""
+    if not online:
+        return isinstance(try_to_load_from_cache(name, ADAPTER, revision=revision), str)
+    try:
+        get_hf_file_metadata(hf_hub_url(name, ADAPTER, revision=revision), timeout=PROBE_SECONDS)
+    except (OSError, ValueError, TransportError):
+        # It has none, or the hub refuses the checkpoint itself, which loading reports.
+        return False
+    return True
 
 
 def cached_commit(name: str, revision: str | None) -> str | None:

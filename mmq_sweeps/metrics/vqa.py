@@ -22,6 +22,8 @@ from mmq_sweeps.metrics.base import Floats, Scores, mean_of_totals
 from mmq_sweeps.metrics.normalize import normalize_answer, on_one_line, strip_signs
 
 _AGREEING = 3
+# Fewest annotators of a question: below, no answer could be right.
+FEWEST = _AGREEING + 1
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class VqaAccuracy:
 
     name: ClassVar[str] = "vqa_accuracy"
     needs: ClassVar[str] = "answers"
+    fewest_answers: ClassVar[int] = FEWEST
     higher_is_better: ClassVar[bool] = True
     definition: ClassVar[str] = "VQA script before March 2021, as in LAVIS"
 
@@ -46,9 +49,9 @@ class VqaAccuracy:
         Raises ValueError if there are too few annotators for any answer to be right.
         """
         for question, answers in references.items():
-            if len(answers) <= _AGREEING:
+            if len(answers) < FEWEST:
                 raise ValueError(
-                    f"{self.name} compares an answer with at least {_AGREEING + 1} annotators'; "
+                    f"{self.name} compares an answer with at least {FEWEST} annotators'; "
                     f"{question!r} has {len(answers)}. For one right answer use gqa_accuracy"
                 )
         return [self._given(answers) for answers in references.values()]

@@ -21,6 +21,8 @@ from mmq_sweeps.memory import available_bytes
 
 # Number of unusable files named in a message and a record.
 SHOWN = 3
+# Most examples read of an endless reader: all are drawn and checked, by every process, before the first cell runs.
+MOST_DRAWN = 100_000
 # The prepared inputs of a task may take this fraction (1 in 8) of the free memory.
 SHARE_OF_MEMORY = 8
 Batch = TypeVar("Batch")
@@ -64,14 +66,15 @@ class Examples:
 
     def first(self, count: int | None) -> Iterator[Any]:
         """Yield the examples of ``split`` in order, at most ``count`` if the reader is endless."""
-        endless = not any(field.name == "count" and field.default is None for field in fields(self._reader))
-        if endless and count is None:
+        if self._endless and count is None:
             raise ValueError(f"task.limit=null: {self._reader.__name__} has no end; choose a number")
-        yield from self._read(self.split, count if endless else None)
+        self._check_drawable("task.limit", count)
+        yield from self._read(self.split, count if self._endless else None)
 
     def drawn(self, calibration: Mapping[str, Any]) -> list[Any]:
         """Return the calibration's ``samples`` examples, drawn with its seed; raises ValueError if there are fewer."""
         count = calibration["samples"]
+        self._check_drawable("calibration.samples", count)
         found = list(self._read(self.calibration_split, count, calibration["seed"]))
         if len(found) < count:
             raise ValueError(f"calibration.samples={count}: {self.calibration_split} has {len(found)} examples")
@@ -154,6 +157,17 @@ class Examples:
                 f"task.calibration_split={self.calibration_split}: {len(shared)} calibration samples are also "
                 f"evaluated in task.split={self.split} ({shown}); choose a split apart from it"
             )
+
+    def _check_drawable(self, key: str, count: int | None) -> None:
+        if self._endless and count is not None and count > MOST_DRAWN:
+            raise ValueError(
+                f"{key}={count}: {self._reader.__name__} has no end, and its examples are drawn before the first cell "
+                f"runs; choose at most {MOST_DRAWN}"
+            )
+
+    @property
+    def _endless(self) -> bool:
+        return not any(field.name == "count" and field.default is None for field in fields(self._reader))
 
     @property
     def _reader(self) -> Any:

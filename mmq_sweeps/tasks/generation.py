@@ -34,6 +34,7 @@ from mmq_sweeps.tasks.items import (
     problem_of_references,
 )
 from mmq_sweeps.tasks.teaching import teacher_forced
+from mmq_sweeps.tasks.window import model_window
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,12 @@ class GenerationTask(ABC):
         """Return a scorer of the task's metrics over ``items``; raises ValueError for a metric that does not fit."""
 
     def problem_of(self, item: Item) -> str | None:
-        """Return the reason why ``item`` cannot be asked or scored, or None."""
+        """Return the reason why ``item`` can neither be asked nor calibrate, or None."""
         return problem_of_references(item.references)
+
+    def problem_of_scoring(self, item: Item) -> str | None:  # noqa: ARG002
+        """Return the reason why the task's metrics cannot score ``item``, though it can be asked, or None."""
+        return None
 
     @cached_property
     def examples(self) -> Examples:
@@ -112,7 +117,11 @@ class GenerationTask(ABC):
     def items(self) -> list[Item]:
         """Evaluated items."""
         usable, bad = {id(example) for example in self.examples.usable(self._shown)}, self._bad
-        return [item for item in self._asked if id(item.example) in usable and item.id not in bad]
+        return [
+            item
+            for item in self._asked
+            if id(item.example) in usable and item.id not in bad and item.id not in self._too_long
+        ]
 
     def check(self, calibrations: Sequence[Mapping[str, Any]], cache: Path) -> None:
         if self._bad and not self.allow_missing:
@@ -146,6 +155,15 @@ class GenerationTask(ABC):
             logits: Tensor = found.logits[0]
             return logits
 
+        if found := too_long(loaded, self.items, self.generation):
+            told = f"task.split={self.split}: {describe_bad(found, len(self._asked))}"
+            if not self.allow_missing:
+                yield f"{told}. Set task.allow_missing=true to go without them, which every record says"
+                return
+            self._leave_out_too_long(loaded)
+            if not self.items:
+                yield f"{told}. None is left"
+                return
         items = self.items
         longest = max(items, key=lambda item: len(item.prompt))
         others = (item for item in [longest, *items] if item.example is not items[0].example)
@@ -158,7 +176,7 @@ class GenerationTask(ABC):
         )
 
     def notes(self) -> dict[str, Any]:
-        missing = self.examples.missing(self._shown) | bad_texts(self._bad)
+        missing = self.examples.missing(self._shown) | bad_texts(self._bad | self._too_long)
         return {"missing": missing | {"items": len(self._asked) - len(self.items)}} if missing else {}
 
     def calibration_batches(self, loaded: LoadedModel, calibration: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -185,6 +203,8 @@ class GenerationTask(ABC):
             with tokenizing:
                 return _prompts(loaded, shown, [item.prompt_for(loaded.processor) for item in batch])
 
+        if self.allow_missing:
+            self._leave_out_too_long(loaded)
         items = self.items
         predictions = Predictions()
         draws = self._draws(loaded)
@@ -232,7 +252,10 @@ class GenerationTask(ABC):
             *of_left_out(len(self._asked) - len(self.items), len(self._asked), left_out_for(self.notes())),
             *self.examples.remarks(_examples_of(self.items)),
         )
-        return {name: result.warned(*warnings) for name, result in self._scorer(cache).score(predictions).items()}
+        return {
+            name: result.warned(*warnings)
+            for name, result in self._scorer(cache, *self._too_long).score(predictions).items()
+        }
 
     def samples(self, count: int) -> list[tuple[str, Any, list[str]]]:
         shown = self.items[:count]
@@ -241,7 +264,7 @@ class GenerationTask(ABC):
         ]
 
     @lru_cache(maxsize=1)  # noqa: B019 - a task lives as long as its process
-    def _scorer(self, cache: Path) -> Scorer:
+    def _scorer(self, cache: Path, *left_out: str) -> Scorer:  # noqa: ARG002 - cache key
         return self.make_scorer(self.items, cache)
 
     @cached_property
@@ -258,7 +281,17 @@ class GenerationTask(ABC):
     @cached_property
     def _bad(self) -> dict[str, str]:
         """Reasons why items cannot be asked or scored, by item id."""
-        return {item.id: problem for item in self._asked if (problem := self.problem_of(item)) is not None}
+        found = ((item.id, self.problem_of(item) or self.problem_of_scoring(item)) for item in self._asked)
+        return {identity: problem for identity, problem in found if problem is not None}
+
+    @cached_property
+    def _too_long(self) -> dict[str, str]:
+        """Items left out because the model's window does not hold them, by id; filled once a model is there."""
+        return {}
+
+    def _leave_out_too_long(self, loaded: LoadedModel) -> None:
+        self._too_long.clear()
+        self._too_long.update(too_long(loaded, self.items, self.generation))
 
     def _samples(self, examples: Sequence[Any]) -> list[Item]:
         """Pick one item per example, cycling through the first, second, ... of each example's items."""
@@ -281,6 +314,31 @@ class GenerationTask(ABC):
     def _shown(self) -> list[Any]:
         """Examples of the requested items, without repeats."""
         return _examples_of(self._asked)
+
+
+def too_long(loaded: LoadedModel, items: Sequence[Item], generation: Mapping[str, Any]) -> dict[str, str]:
+    """Return the items whose prompt and answer exceed the model's window, with the reason, by id."""
+    window, tokenizer = model_window(loaded.model), getattr(loaded.processor, "tokenizer", None)
+    if window is None or tokenizer is None or not items:
+        return {}
+    answer = generation.get("max_new_tokens") or 1
+    prompts = [item.prompt_for(loaded.processor) for item in items]
+    tokens = dict.fromkeys(prompts, 0)
+    tokens.update(zip(tokens, map(len, tokenizer(list(tokens))["input_ids"]), strict=True))
+
+    def exactly(place: int) -> int:
+        return int(_prompts(loaded, _one_each(items[place : place + 1]), [prompts[place]])["input_ids"].shape[1])
+
+    # Images add about as many tokens to each prompt; only what exceeds the window by that is prepared to be counted.
+    around = exactly(0) - tokens[prompts[0]]
+    found = {}
+    for place, item in enumerate(items):
+        # The last token is not read by the model.
+        if tokens[prompts[place]] + around + answer - 1 > window and (count := exactly(place)) + answer - 1 > window:
+            found[item.id] = (
+                f"its prompt has {count} tokens and the answer up to {answer}, and the model's window is {window}"
+            )
+    return found
 
 
 def _examples_of(items: Sequence[Item]) -> list[Any]:

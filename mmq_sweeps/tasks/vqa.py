@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmq_sweeps.metrics import AnswerScorer
+from mmq_sweeps.metrics.names import load_metrics
 from mmq_sweeps.tasks.generation import GenerationTask, Item
 from mmq_sweeps.tasks.items import is_blank, is_unicode, text_of
 
@@ -45,6 +46,15 @@ class VqaTask(GenerationTask):
         if not is_unicode(item.question):
             return f"the question is {text_of(item.question)}, which holds half a character"
         return "the question is empty" if is_blank(item.question) else super().problem_of(item)
+
+    def problem_of_scoring(self, item: Item) -> str | None:
+        for metric in load_metrics(self.metrics):
+            if len(item.references) < (fewest := getattr(metric, "fewest_answers", 1)):
+                return (
+                    f"{metric.name} compares answers of at least {fewest} annotators, and it has {len(item.references)} (for "
+                    "one right answer use gqa_accuracy)"
+                )
+        return None
 
     def make_scorer(self, items: Sequence[Item], cache: Path) -> AnswerScorer:  # noqa: ARG002 - nothing is worth caching
         answers = {item.id: list(item.references) for item in items}

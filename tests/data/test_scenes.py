@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from mmq_sweeps.data.scenes import SPLITS, Example, Scenes, perfect_caption
 from mmq_sweeps.data.scenes.render import render_array
@@ -163,6 +164,12 @@ def test_count_and_seed_are_checked(wrong: object) -> None:
         Scenes("train", wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="seed="):
         Scenes("train", 1, wrong)  # type: ignore[arg-type]
+
+
+def test_an_example_holds_no_pixels_so_that_many_fit_in_memory() -> None:
+    example = Scenes("evaluation", 1)[0]
+    assert not [value for value in vars(example).values() if isinstance(value, Image.Image)]
+    assert example.image == example.image
 
 
 def test_index_outside_is_an_error_and_negative_counts_from_the_end() -> None:

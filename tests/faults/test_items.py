@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.models.plain_text import plain_text
 from mmq_sweeps.models.retriever import Retriever
+from mmq_sweeps.tasks import generation
 from mmq_sweeps.tasks.generation import GenerationTask, Item
 from mmq_sweeps.tasks.vqa import VqaTask
 from tests.data.layouts import (
@@ -252,6 +254,76 @@ def test_a_question_too_long_for_the_model_is_named(task: Callable[..., Any], lo
     one.__dict__["_asked"] = [items[0], replace(items[1], question="is it red " * 1000), items[2]]
     with pytest.raises(ValueError, match=f"item '{items[1].id}' cannot be asked: "):
         one.predict(loaded, lambda done, total: None)
+
+
+@pytest.mark.parametrize("kind", ["tiny_blip2", "tiny_llava"])
+def test_a_question_too_long_for_the_model_is_refused_or_left_out_and_counted(
+    kind: str, task: Callable[..., Any], loaded: LoadedModel, llava: LoadedModel, tmp_path: Path
+) -> None:
+    """A model with learned positions fails on it; one with rotary positions answers beyond what it was trained for."""
+    model = {"tiny_blip2": loaded, "tiny_llava": llava}[kind]
+    question_of(tmp_path, 1, "is it red " * 100)
+    one: GenerationTask = task("task=vqav2", f"model={kind}", "task.limit=3", "task.batch_size=3")
+    one.check([], tmp_path)
+    (said,) = one.check_model(model)
+    (long,) = (item.id for item in one.items if len(item.question) > 100)
+    assert re.search(
+        rf"1 of 3 items cannot be used: {long}: its prompt has 3\d\d tokens and the answer up to \d+, and the model's "
+        r"window is (76|128)\. Set task.allow_missing=true",
+        said,
+    )
+
+    gaps = replace(one, allow_missing=True)
+    gaps.check([], tmp_path)
+    for _ in range(2):  # Also without the check of the model.
+        predictions = gaps.predict(model, lambda done, total: None)
+        assert long not in predictions
+        assert len(predictions) == 2
+        assert_warned(gaps, predictions, tmp_path, "1 of 3 items were left out: 1 text cannot be used")
+        assert gaps.notes()["missing"]["texts"] == gaps.notes()["missing"]["items"] == 1
+        assert "window" in gaps.notes()["missing"]["first_texts"][long]
+        assert list(gaps.check_model(model)) == list(replace(gaps, limit=1).check_model(model))
+
+
+def test_a_question_as_long_as_the_window_is_asked(task: Callable[..., Any], loaded: LoadedModel) -> None:
+    one = asking(task("task=vqav2", "task.limit=1"), "red")
+    window = loaded.model.config.get_text_config().max_position_embeddings
+    (item,) = one.items
+    size = generation.too_long(loaded, [replace(item, question="red " * 1000)], {})[item.id]
+    around = int(re.findall(r"has (\d+) tokens", size)[0]) - 1000
+    for words, answer in ((window - around, 1), (window - around - 4, 5)):
+        asked = replace(asking(one, "red " * words), generation={"max_new_tokens": answer, "min_new_tokens": answer})
+        asked.__dict__["_asked"] = [replace(item, question="red " * words)]
+        assert generation.too_long(loaded, asked.items, asked.generation) == {}
+        assert len(asked.predict(loaded, lambda done, total: None)) == 1
+        longer = [replace(item, question="red " * (words + 1))]
+        assert list(generation.too_long(loaded, longer, asked.generation)) == [item.id]
+
+
+def test_a_question_with_too_few_annotators_is_refused_or_left_out_and_counted(
+    task: Callable[..., Any], tmp_path: Path
+) -> None:
+    one: GenerationTask = task("task=vqav2", "task.limit=3")
+    short = one.items[0].id
+
+    def few(content: Any) -> None:
+        for annotation in content["annotations"]:
+            if str(annotation["question_id"]) == short or content["data_subtype"] == "train2014":
+                annotation["answers"] = annotation["answers"][:3]
+
+    for split in ("val2014", "train2014"):
+        edit(tmp_path / "data" / "vqav2" / f"v2_mscoco_{split}_annotations.json", few)
+    one = replace(one)
+    problem = "vqa_accuracy compares answers of at least 4 annotators, and it has 3"
+    with pytest.raises(ValueError, match=f"1 of 3 items cannot be used: {short}: {problem}"):
+        one.check([], tmp_path)
+    gaps = replace(one, allow_missing=True)
+    # One answer is enough to calibrate on.
+    gaps.check([{"samples": 2, "seed": 0, "batch_size": 2}], tmp_path)
+    assert_warned(
+        gaps, {item.id: "red" for item in gaps.items}, tmp_path, "1 of 3 items were left out: 1 text cannot be used"
+    )
+    replace(one, metrics=["gqa_accuracy"]).check([], tmp_path)
 
 
 def test_files_of_one_name_in_several_folders_are_several_images(tmp_path: Path) -> None:

@@ -148,7 +148,11 @@ def test_with_the_check_a_cell_that_cannot_run_keeps_all_from_running(
     configs = [composed(*common), composed("method.group_size=48", *common)]
     with pytest.raises(ConfigError, match="group_size=48 does not divide 64 input columns"):
         run_sweep(configs, launcher={**HERE, "check": True})
-    assert Store.reading(tmp_path / "runs").records() == []
+    store = Store.reading(tmp_path / "runs")
+    assert store.records() == []
+    now = SweepReader(store, sweep_file.find(store.root))()
+    assert (now.count("refused"), now.count("queued"), now.ended) == (3, 0, True)
+    assert all("group_size=48 does not divide" in problem for problem in now.refused)
 
 
 # Jobs in the queue, and those that ended too soon

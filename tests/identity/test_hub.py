@@ -51,3 +51,31 @@ def test_a_hub_that_can_be_asked_says_what_is_not_cached(refs: Path, monkeypatch
     monkeypatch.setattr(hub, "get_hf_file_metadata", lambda url, timeout: Metadata)
     assert revision("another") == OTHER
     assert revision(None) == COMMIT, "the cache goes first, so that a sweep goes on with what it began with"
+
+
+def test_an_adapter_in_the_cache_is_refused(refs: Path) -> None:
+    """With peft installed it would be loaded, without peft be left out, and the cells have one id."""
+    snapshot = refs.parent / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    assert hub.hub_options("someone/tiny", None) == {"local_files_only": True}
+    (snapshot / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"checkpoint=someone/tiny: holds an adapter .* folder of the merged checkpoint"
+    ):
+        hub.hub_options("someone/tiny", None)
+
+
+def test_an_adapter_on_the_hub_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"/someone/adapted/resolve/main/adapter_config.json", "/someone/adapted/resolve/v2/adapter_config.json"}
+
+    def metadata(url: str, timeout: float) -> None:  # noqa: ARG001
+        if url.removeprefix(constants.ENDPOINT) not in there:
+            raise OSError("404")
+
+    monkeypatch.setattr(hub, "reachable", lambda: True)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", metadata)
+    assert hub.hub_options("someone/tiny", "v2") == {"revision": "v2"}
+    for revision in (None, "v2"):
+        with pytest.raises(ValueError, match="holds an adapter"):
+            hub.hub_options("someone/adapted", revision)

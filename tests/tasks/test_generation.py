@@ -64,6 +64,14 @@ def test_calibration_that_is_evaluated_is_refused_by_its_pixels(composed: Compos
         same.check([CALIBRATION], tmp_path)
 
 
+def test_more_scenes_than_can_be_drawn_before_the_first_cell_are_refused(composed: Composed, tmp_path: Path) -> None:
+    one = task(composed, "scenes_caption")
+    with pytest.raises(ValueError, match=r"task.limit=5000000: Scenes has no end.*choose at most 100000"):
+        replace(one, limit=5_000_000).check([], tmp_path)
+    with pytest.raises(ValueError, match=r"calibration.samples=5000000: Scenes has no end.*choose at most 100000"):
+        one.check([{**CALIBRATION, "samples": 5_000_000}], tmp_path)
+
+
 @dataclass(frozen=True)
 class ThreeScenes:
     """A reader that has three examples, whatever is asked for."""

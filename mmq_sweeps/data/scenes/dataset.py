@@ -19,12 +19,19 @@ SPLITS = tuple(_SHARES)
 
 @dataclass(frozen=True)
 class Example:
-    """Image with five captions and the questions it answers; ``id`` names split, seed and index."""
+    """Image with five captions and the questions it answers; ``id`` names split, seed and index.
+
+    ``image`` is drawn on access, so that many examples fit in memory.
+    """
 
     id: str
-    image: Image.Image
+    scene: Scene
     references: tuple[str, str, str, str, str]
     questions: tuple[Question, ...]
+
+    @property
+    def image(self) -> Image.Image:
+        return render(self.scene)
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Scenes:
     def __getitem__(self, index: int) -> Example:
         scene = self.scene(index)
         name = f"{self.split}-{self.seed}-{index % self.count:06d}"
-        return Example(name, render(scene), references(scene), questions(scene))
+        return Example(name, scene, references(scene), questions(scene))
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(self.count))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from launch import sweep_file
+from launch.commands import status
 from launch.monitor import state_table
 from launch.monitor.sweep_state import Snapshot, SweepReader
 from launch.monitor.worker_states import SILENT_SECONDS
@@ -59,6 +63,28 @@ def test_a_sweep_is_counted_by_state_by_class_and_by_group(store: Store) -> None
     assert told["cells"] == {"total": 27, "queued": 13, "running": 1, "done": 10, "failed": 3}
     assert len(told["list"]) == 27
     assert json.loads(json.dumps(told)) == told
+
+
+def test_a_sweep_that_was_refused_says_why_until_it_is_launched_again(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep_id = launched(store, made.sweep(CELLS))
+    store.save(made.record(CELLS[0]))
+    sweep_file.refuse(store, sweep_id, ["bits=[red]1: choose 2 to 8", "another"])
+    look = SweepReader(store, sweep_id)
+    text = shown(look())
+    assert "27 cells: 0 queued, 0 running, 1 done, 0 failed, 26 refused" in text
+    assert "refused: bits=[red]1: choose 2 to 8 (and 1 more)\nended" in text
+    told = state_table.as_json(look())
+    assert told["cells"] == {"total": 27, "queued": 0, "running": 0, "done": 1, "failed": 0, "refused": 26}
+    assert told["refused"] == ["bits=[red]1: choose 2 to 8", "another"]
+    assert status.run(Namespace(store=str(store.root), all=True, json=False)) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith(f"sweep {sweep_id} was"))
+    assert line == f"sweep {sweep_id} was refused: bits=[red]1: choose 2 to 8 (and 1 more)"
+
+    time.sleep(0.002)  # A launch is told from the one before it by the millisecond.
+    assert launched(store, made.sweep(CELLS)) == sweep_id
+    assert (look().count("queued"), look().refused) == (26, ())
 
 
 def test_a_record_that_is_to_be_replaced_is_queued_until_it_is(store: Store) -> None:

@@ -36,6 +36,7 @@ ACCOUNT, OTHER_ACCOUNT, QOS, SMALL_QOS = "study", "teaching", "normal", "two_job
 NULL_DEVICE = os.makedev(1, 3)
 # Under etc: what slurm.conf differs in from its usual state.
 CHANGED = "changed.json"
+QUOTED_LINES = 20
 DAEMONS = ("munged", "mariadbd", "slurmdbd", "slurmctld")
 
 
@@ -117,8 +118,18 @@ class Cluster:
         return subprocess.run(test, env=environment, capture_output=True, timeout=60, check=False).returncode == 0
 
     def start_node(self, name: str) -> None:
-        self._daemon(f"slurmd.{name}", "slurmd", "-N", name)
-        self._wait(f"{name} to be idle", lambda: name in self.nodes_in("idle,mix,alloc"))
+        """Start a node's daemon; once more if the controller does not take it in, as happens on a busy machine."""
+        for last in (False, True):
+            self._daemon(f"slurmd.{name}", "slurmd", "-N", name)
+            if self._wait(f"{name} to be idle", lambda: name in self.nodes_in("idle,mix,alloc"), strict=False):
+                return
+            if not last:
+                self._stop(f"slurmd.{name}", signal.SIGTERM)
+        raise RuntimeError(f"{name} was started twice and is not idle; the end of its log:\n{self._end_of_log(name)}")
+
+    def _end_of_log(self, node: str) -> str:
+        log = self.root / "log" / f"slurmd.{node}.log"
+        return "\n".join(log.read_text(errors="replace").splitlines()[-QUOTED_LINES:]) if log.exists() else "(none)"
 
     def kill_node(self, name: str) -> None:
         """The node's daemon and all that runs under it are gone, as when its power fails."""

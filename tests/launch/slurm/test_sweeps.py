@@ -152,6 +152,21 @@ def test_whoever_submitted_may_leave_or_die(cluster: Cluster, place: Place, even
     assert place.jobs() == jobs
 
 
+def test_the_same_command_right_after_scancel_waits_for_the_job_and_goes_on(
+    cluster: Cluster, place: Place, eventually: Eventually
+) -> None:
+    grid = ("-m", "method=rtn", "bits=2,3", *SMALL, *LAUNCHER, "hydra.launcher.cells_per_job=10", *waiting(4))
+    place.run(*grid, "hydra.launcher.wait=false")
+    ((job, cells),) = place.jobs().items()
+    eventually(lambda: place.at_work(job), "it is in a cell")
+    cluster.run("scancel", job)
+    assert cluster.run("squeue", "-h", "-r", "-o", "%i %T").split() == [job, "COMPLETING"]
+    _, told = place.run(*grid)
+    assert "waiting for jobs of this sweep that are ending" in told
+    assert set(place.records()) == set(cells)
+    assert len(place.jobs()) == 2
+
+
 def test_arrays_are_no_longer_than_the_cluster_allows(cluster: Cluster, place: Place, eventually: Eventually) -> None:
     cluster.configure(MaxArraySize="11")
     grid = ("component.vision.bits=2,3,4,5,6", "component.language.bits=2,3,4,5,6,7,8,16")
