@@ -347,11 +347,11 @@ def _cut_together(
     start, end = torch.maximum(start, -bound), torch.minimum(end, bound)
     grids = grid_over(start, end, format)
     # The real zero lies between two codes, halfway if both ends are clipped: try the other code too.
-    other = grids.zero + torch.sign(-start.clamp(max=0) / grids.scale - grids.zero)
-    others = Grid(grids.scale, other.clamp_(0, format.max_code), format)
-    for one, other_zero in zip(_split(grids, len(fractions)), _split(others, len(fractions)), strict=True):
+    zero = grids.zero + torch.sign(-start.clamp(max=0) / grids.scale - grids.zero)
+    others = Grid(grids.scale, zero.clamp_(0, format.max_code), format)
+    for one, other in zip(_split(grids, len(fractions)), _split(others, len(fractions)), strict=True):
         yield one, True
-        yield other_zero, False
+        yield other, False
 
 
 def _split(grid: Grid, count: int) -> list[Grid]:
