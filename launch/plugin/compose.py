@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,43 +29,54 @@ from mmq_sweeps.errors import ConfigError
 ONE_OPTION = ("model", "method", "task", "tracker")
 
 
-def compose_all(
-    loader: ConfigLoader,
-    master: DictConfig,
-    job_overrides: Sequence[Sequence[str]],
-    grids: Sequence[Mapping[str, Any]] | None = None,
-) -> Iterator[DictConfig]:
-    """Yield the configuration of each job as ``load_sweep_config`` would compose it, without the ``hydra`` node.
+class Composer:
+    """Composes the jobs of a sweep as ``load_sweep_config`` would, without the ``hydra`` node.
 
-    A generator, since a composed configuration takes a hundred times the memory of its plain values. ``grids`` holds
-    the ``hydra.sweeper`` settings that generated the jobs; a job whose files set others raises a ``ConfigError``.
+    ``grids`` holds the ``hydra.sweeper`` settings that generated the jobs; a job whose files set others raises a
+    ``ConfigError``.
     """
-    assert isinstance(loader, ConfigLoaderImpl)
-    parsed: dict[str, Override] = {}
-    composed: dict[tuple[str, ...], bytes] = {}
-    parser = OverridesParser.create()
-    repository = repository_of(loader, master)
-    for overrides in job_overrides:
-        for line in overrides:
-            if line not in parsed:
-                parsed[line] = parser.parse_override(line)
-        choices = tuple(line for line in overrides if _chooses(parsed[line], repository))
-        if choices not in composed:
-            # Pickling and unpickling is three times as fast as a deep copy; the data never leaves this process.
-            whole = loader.load_sweep_config(master, list(choices))
-            check_composed(whole, whole.hydra)
-            if grids is not None:
-                _check_sweep_settings(whole, master, grids, choices)
-            composed[choices] = pickle.dumps(_without_hydra(whole))
-        config: DictConfig = pickle.loads(composed[choices])  # noqa: S301
-        values = [parsed[line] for line in overrides if line not in choices]
+
+    def __init__(
+        self, loader: ConfigLoader, master: DictConfig, grids: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
+        assert isinstance(loader, ConfigLoaderImpl)
+        self._loader, self._master, self._grids = loader, master, grids
+        self._parser = OverridesParser.create()
+        self._repository = repository_of(loader, master)
+        self._parsed: dict[str, tuple[Override, bool]] = {}
+        self._composed: dict[tuple[str, ...], bytes] = {}
+
+    def read(self, line: str) -> tuple[Override, bool]:
+        """Parse an override; also return whether it affects which files are read."""
+        if line not in self._parsed:
+            override = self._parser.parse_override(line)
+            self._parsed[line] = override, _chooses(override, self._repository)
+        return self._parsed[line]
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """Return the configuration of a job; a ``ConfigError`` or ``HydraException`` if it cannot be composed."""
+        config = self.chosen(overrides)
+        values = [override for override, chooses in map(self.read, overrides) if not chooses]
         if replacing := [sentence for value in values if (sentence := _replaces(config, value))]:
             raise ConfigError(replacing)
         try:
             ConfigLoaderImpl._apply_overrides_to_config(values, config)
         except OmegaConfBaseException as error:
             raise ConfigCompositionException() from error
-        yield config
+        return config
+
+    def chosen(self, overrides: Sequence[str]) -> DictConfig:
+        """Return what the files of a job compose to, before its values are set."""
+        choices = tuple(line for line in overrides if self.read(line)[1])
+        if choices not in self._composed:
+            # Pickling and unpickling is three times as fast as a deep copy; the data never leaves this process.
+            whole = self._loader.load_sweep_config(self._master, list(choices))
+            check_composed(whole, whole.hydra)
+            if self._grids is not None:
+                _check_sweep_settings(whole, self._master, self._grids, choices)
+            self._composed[choices] = pickle.dumps(_without_hydra(whole))
+        config: DictConfig = pickle.loads(self._composed[choices])  # noqa: S301
+        return config
 
 
 def check_added(loader: ConfigLoader, hydra: Any) -> None:
@@ -75,7 +86,7 @@ def check_added(loader: ConfigLoader, hydra: Any) -> None:
     """
     overrides: list[str] = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # type: ignore[assignment]
     if any(_adds_below(override) for override in OverridesParser.create().parse_overrides(overrides)):
-        next(compose_all(loader, OmegaConf.create({"hydra": hydra}), [overrides]))
+        Composer(loader, OmegaConf.create({"hydra": hydra})).compose(overrides)
 
 
 def _adds_below(override: Override) -> bool:

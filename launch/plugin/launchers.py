@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from launch.planning.structures import assignment_source
-from launch.plugin.compose import compose_all
+from launch.plugin.compose import Composer
+from launch.plugin.patches import plain_all
 from launch.plugin.sweeper import GridSweeper
 from launch.start import check_settings, start
 from launch.sweep_file import typed
@@ -52,9 +53,9 @@ class SweepLauncher(Launcher):
             JobReturn(overrides=overrides, _return_value=0, status=JobStatus.COMPLETED) for overrides in job_overrides
         ]
 
-    def _composed(self, job_overrides: Sequence[Sequence[str]]) -> Iterator[DictConfig]:
+    def _composed(self, job_overrides: Sequence[Sequence[str]]) -> Iterator[DictConfig | dict[str, Any]]:
         """Yield the configuration of each job; raise a ``ConfigError`` that names the job's own overrides."""
-        configs = compose_all(self.context.config_loader, self.config, job_overrides, self.grids)
+        configs = plain_all(Composer(self.context.config_loader, self.config, self.grids), job_overrides)
         for overrides in job_overrides:
             try:
                 yield next(configs)

@@ -44,8 +44,12 @@ class Source:
 
 
 def assign(config: dict[str, Any], source: Source) -> list[str]:
-    """Resolve the assignment of the plain ``config`` in place; return a sentence for everything wrong with it."""
+    """Resolve the assignment of the plain ``config`` in place; return a sentence for everything wrong with it.
+
+    Only ``config`` itself is changed, whose sections others may share.
+    """
     found: list[str] = []
+    config["component"] = {part: dict(selection) for part, selection in config["component"].items()}
     try:
         if config.get("assignment") is not None:
             _from_file(config, source)

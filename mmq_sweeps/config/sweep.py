@@ -66,13 +66,13 @@ class Sweep:
         return Sweep(tuple(cells), configs, dict(content["settings"]))
 
 
-def plan(configs: Iterable[DictConfig], source: Source | None = None) -> Sweep:
+def plan(configs: Iterable[DictConfig | dict[str, Any]], source: Source | None = None) -> Sweep:
     """Check all configurations and compose their cells; raise a single ConfigError with the problems of all.
 
-    ``source`` finds the methods and units that assignments name; without it, methods of this package and no units.
+    A configuration that is ``resolved`` already may share its sections with others. ``source`` finds the methods and units
+    that assignments name; without it, methods of this package and no units.
     """
-    plain = [_resolved(config) for config in configs]
-    _name_checkpoints([config["model"] for config in plain])
+    plain = _with_checkpoints([dict(config) if isinstance(config, dict) else resolved(config) for config in configs])
     source = source or Source()
     # A configuration that is wrong in itself is not assigned.
     found = [
@@ -97,14 +97,21 @@ def plan(configs: Iterable[DictConfig], source: Source | None = None) -> Sweep:
     return Sweep(tuple(placed.cell for placed in in_order((baselines | asked).values())), by_id, settings)
 
 
-def _name_checkpoints(models: Iterable[dict[str, Any]]) -> None:
-    """Set ``revision`` and ``files`` of each model to digests of its checkpoint, in place; each checkpoint is read once."""
+def _with_checkpoints(configs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Set ``revision`` and ``files`` of each model to digests of its checkpoint; each checkpoint is read once."""
     known: dict[tuple[str, str | None], dict[str, str | None]] = {}
-    for model in models:
-        key = (model["checkpoint"], model["revision"])
-        if key not in known:
-            known[key] = {"revision": pinned_revision(model), "files": files_digest(model)}
-        model |= known[key]
+    # By identity, because configurations share models; each model is kept, so that no other takes its place in memory.
+    named: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
+    found = []
+    for config in configs:
+        model = config["model"]
+        if id(model) not in named:
+            key = (model["checkpoint"], model["revision"])
+            if key not in known:
+                known[key] = {"revision": pinned_revision(model), "files": files_digest(model)}
+            named[id(model)] = model, model | known[key]
+        found.append(config | {"model": named[id(model)][1]})
+    return found
 
 
 def changed_files(sweep: Sweep, cells: Iterable[Cell]) -> list[str]:
@@ -146,8 +153,8 @@ def _data_files(configs: Sequence[dict[str, Any]]) -> list[DataFiles | None]:
     return found
 
 
-def _resolved(config: DictConfig) -> dict[str, Any]:
-    """Convert a configuration to plain values, its parts in the order in which a model runs them."""
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """Convert a configuration to plain values, its parts in the order in which a model runs them; see ``plan``."""
     if "hydra" in config:
         config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:

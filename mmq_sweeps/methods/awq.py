@@ -42,6 +42,8 @@ ROUNDS = ((0, 8), (4, 8), (2, 4), (1, 2))
 MARGIN = 4.0
 # Scales that enter the clip search; with ``RACE_ROWS`` rows or more, each CLIPPED_SHARE-th row decides among them.
 CARRIED, CLIPPED_SHARE = 3, 8
+# Weights of a group for each clip ratio whose grids are made at the same time.
+GROUP_SHARE = 16
 SMALLEST_INPUT_SCALE, LARGEST_INPUT_SCALE = 2.0**-14, 65504.0
 
 Loss = Callable[[list[Tensor]], float]
@@ -322,19 +324,40 @@ def _cut_grids(low: Tensor, high: Tensor, format: Format, fractions: Sequence[fl
 
     In a skewed group, only the longer end is clipped at first.
     """
-    for fraction in fractions:
-        bound = torch.maximum(-low, high) * fraction
-        if format.symmetric:
-            own, stretched = _stretches(format)
-            yield grid_over(-bound * own, bound * own, format), False
-            yield grid_over(-bound * stretched, bound * stretched, format), True
-            continue
-        start, end = torch.maximum(low, -bound), torch.minimum(high, bound)
-        grid = grid_over(start, end, format)
-        yield grid, True
-        # The real zero lies between two codes, halfway if both ends are clipped: try the other code too.
-        other = grid.zero + torch.sign(-start.clamp(max=0) / grid.scale - grid.zero)
-        yield Grid(grid.scale, other.clamp_(0, format.max_code), format), False
+    largest = torch.maximum(-low, high)
+    # Several fractions at a time, because a call of torch costs more than its work on a few scales. With small groups,
+    # only as many as take little memory beside the weights.
+    size = format.group_size
+    count = max(1, size // GROUP_SHARE) if isinstance(size, int) else len(fractions)
+    for start in range(0, len(fractions), count):
+        yield from _cut_together(low, high, largest, format, fractions[start : start + count])
+
+
+def _cut_together(
+    low: Tensor, high: Tensor, largest: Tensor, format: Format, fractions: Sequence[float]
+) -> Iterator[tuple[Grid, bool]]:
+    bound = torch.cat([largest * fraction for fraction in fractions])
+    if format.symmetric:
+        own, stretched = (grid_over(-bound * by, bound * by, format) for by in _stretches(format))
+        for one, other in zip(_split(own, len(fractions)), _split(stretched, len(fractions)), strict=True):
+            yield one, False
+            yield other, True
+        return
+    start, end = (torch.cat([value] * len(fractions)) for value in (low, high))
+    start, end = torch.maximum(start, -bound), torch.minimum(end, bound)
+    grids = grid_over(start, end, format)
+    # The real zero lies between two codes, halfway if both ends are clipped: try the other code too.
+    zero = grids.zero + torch.sign(-start.clamp(max=0) / grids.scale - grids.zero)
+    others = Grid(grids.scale, zero.clamp_(0, format.max_code), format)
+    for one, other in zip(_split(grids, len(fractions)), _split(others, len(fractions)), strict=True):
+        yield one, True
+        yield other, False
+
+
+def _split(grid: Grid, count: int) -> list[Grid]:
+    """Split a grid of ``count`` weights below each other."""
+    pairs = zip(grid.scale.chunk(count), grid.zero.chunk(count), strict=True)
+    return [Grid(scale, zero, grid.format) for scale, zero in pairs]
 
 
 def _rows_of(grid: Grid, rows: Tensor) -> Grid:

@@ -15,7 +15,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from launch.plugin import launchers
-from launch.plugin.compose import compose_all
+from launch.plugin.compose import Composer
 from launch.plugin.launchers import LocalLauncher
 from mmq_sweeps.config import schema
 from mmq_sweeps.config.paths import conf_dir
@@ -30,7 +30,10 @@ class Multirun:
     jobs: list[list[str]]
 
     def configs(self) -> Iterator[DictConfig]:
-        return compose_all(self.loader, self.master, self.jobs)
+        return map(self.composer().compose, self.jobs)
+
+    def composer(self) -> Composer:
+        return Composer(self.loader, self.master)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from launch.plugin.compose import compose_all
 from tests.launch.multiruns import Multirun, multirun
 
 AXES = [
@@ -31,13 +30,12 @@ def test_any_grid_is_as_composed_in_full(axes: list[str]) -> None:
     with multirun(*axes) as run:
         for job in (run.jobs[0], run.jobs[-1]):
             expected, failure = in_full(run, job)
-            quick = compose_all(run.loader, run.master, [job])
             if failure:
                 with pytest.raises(ConfigCompositionException) as found:
-                    next(quick)
+                    run.composer().compose(job)
                 assert str(found.value) == failure
             else:
-                config = next(quick)
+                config = run.composer().compose(job)
                 assert OmegaConf.to_yaml(config) == OmegaConf.to_yaml(expected)
                 assert config == expected
                 assert OmegaConf.is_struct(config)

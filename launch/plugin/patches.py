@@ -1,0 +1,224 @@
+"""Compose the cells of a grid as plain values, resolving references only where a value is new.
+
+OmegaConf takes some 4 ms to copy, set and resolve a configuration, and a grid has many cells of few values. So of the jobs
+that choose the same files and set the same keys, one is resolved in full, the base. For each other value of a key it is
+resolved again with that value alone, and the plain values in which the two differ are what the value changes. A job is
+the base with the changes of all its values.
+
+That is what Hydra composes where no plain value depends on two keys. It holds if every reference is the whole of a value
+and names its target (``${bits}``), since such a value is a copy of one other, and if the keys are set to numbers and text
+that hold no reference. Jobs for which either cannot be told from the text are composed in full.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from launch.plugin.compose import Composer
+from mmq_sweeps.config.sweep import resolved
+from mmq_sweeps.errors import ConfigError
+
+Plain = dict[str, Any]
+# A path in plain values, and the value there.
+Change = tuple[tuple[str, ...], Any]
+
+# A reference to a fixed place; a leading dot is relative to the place of the reference.
+REFERENCE = re.compile(r"\$\{[\w.]+\}")
+# The environment does not change while a sweep is composed.
+ENVIRONMENT = re.compile(r"\$\{oc\.env:[^${}]*\}")
+FAILURES = (ConfigError, HydraException, OmegaConfBaseException)
+
+
+def plain_all(composer: Composer, job_overrides: Iterable[Sequence[str]]) -> Iterator[DictConfig | Plain]:
+    """Yield what ``composer`` composes of each job; of most, the plain values that ``resolved`` would return.
+
+    Jobs share plain values, so these must not be changed. Errors are the composer's; a job that cannot be resolved is
+    yielded as a ``DictConfig``, for ``plan`` to say why.
+    """
+    families: dict[tuple[tuple[str, bool], ...], _Family | None] = {}
+    for overrides in job_overrides:
+        # Jobs of a family differ in nothing but values that are simply set.
+        key = tuple(map(partial(_common, composer), overrides))
+        family = families.get(key)
+        if family is not None and (plain := family.of(overrides)) is not None:
+            yield plain
+            continue
+        config = composer.compose(overrides)
+        if key not in families:
+            family = families[key] = _Family.around(composer, overrides, config)
+            yield config if family is None else family.base
+        else:
+            yield config
+
+
+@dataclass
+class _Family:
+    """Jobs that choose the same files and set the same keys; ``overrides`` and ``base`` are those of the first."""
+
+    composer: Composer
+    overrides: Sequence[str]
+    base: Plain
+    # What each override of another job changes in the base; None if it cannot be told.
+    changes: dict[tuple[int, str], list[Change] | None] = field(default_factory=dict)
+    # Changed sections of the configuration by the changes made, so that jobs share them.
+    sections: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+
+    @staticmethod
+    def around(composer: Composer, overrides: Sequence[str], config: DictConfig) -> _Family | None:
+        """Return the family of a job; None if a value of its configuration may depend on two keys."""
+        values = [override for override, chooses in map(composer.read, overrides) if not chooses]
+        before, after = (OmegaConf.to_container(one, resolve=False) for one in (composer.chosen(overrides), config))
+        certain = _set_apart(values) and all(_applies_to_any(one, before) for one in values)
+        if not certain or not all(map(_refers_plainly, _texts(after))):
+            return None
+        try:
+            return _Family(composer, overrides, resolved(config))
+        except FAILURES:
+            return None
+
+    def of(self, overrides: Sequence[str]) -> Plain | None:
+        """Return the plain values of a job of the family; None if it must be composed in full."""
+        changed = [(at, line) for at, line in enumerate(overrides) if line != self.overrides[at]]
+        by_section: dict[str, list[tuple[int, str]]] = {}
+        for one in changed:
+            if one not in self.changes:
+                self.changes[one] = self._changes_of(*one)
+            changes = self.changes[one]
+            if changes is None:
+                return None
+            for section in dict.fromkeys(path[0] for path, _ in changes):
+                by_section.setdefault(section, []).append(one)
+        return self.base | {section: self._section(section, ones) for section, ones in by_section.items()}
+
+    def _changes_of(self, at: int, line: str) -> list[Change] | None:
+        overrides = [*self.overrides]
+        overrides[at] = line
+        try:
+            return _changes(self.base, resolved(self.composer.compose(overrides)))
+        except FAILURES:
+            return None  # Told by the job that is composed in full.
+
+    def _section(self, name: str, ones: Sequence[tuple[int, str]]) -> Any:
+        key = (name, *ones)
+        if key not in self.sections:
+            changes = [change for one in ones for change in self.changes[one] or () if change[0][0] == name]
+            self.sections[key] = _changed({name: self.base[name]}, changes)[name]
+        return self.sections[key]
+
+
+def _common(composer: Composer, line: str) -> tuple[str, bool]:
+    """Return what the jobs of a family have in common of an override: its key alone if it sets that to a value."""
+    override, chooses = composer.read(line)
+    sets = not chooses and _sets_value(override)
+    return (override.key_or_group if sets else line), sets
+
+
+def _sets_value(override: Override) -> bool:
+    """Return True for ``KEY=VALUE`` with a number, text, null or a list of these, without a reference."""
+    if override.is_add() or override.is_force_add() or override.is_delete() or override.package is not None:
+        return False
+    value = override.value()
+    return all(_is_plain(one) for one in (value if isinstance(value, list) else [value]))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return "${" not in value and value != "???"
+    return value is None or isinstance(value, bool | int | float)
+
+
+def _set_apart(values: Sequence[Override]) -> bool:
+    """Return True if no override sets a key at or below another's, where their order would count."""
+    if any("[" in one.key_or_group for one in values):
+        return False  # Another way to write a key with dots.
+    keys = sorted(tuple(one.key_or_group.split(".")) for one in values)
+    return all(later[: len(key)] != key for key, later in pairwise(keys))
+
+
+def _applies_to_any(override: Override, before: Any) -> bool:
+    """Return True if ``override`` can be applied whatever the values of other keys.
+
+    Hydra deletes a key, and adds one with ``+``, according to the value at its place, which may be a reference.
+    ``before`` holds the unresolved values before any is set.
+    """
+    if not override.is_delete() and not override.is_add():
+        return True
+    there = before
+    for name in override.key_or_group.split("."):
+        if not isinstance(there, dict):
+            return False
+        if name not in there:
+            return override.is_add()
+        there = there[name]
+    refers = isinstance(there, str) and "${" in there
+    return override.is_delete() and override.value() is None and there is not None and not refers
+
+
+def _texts(node: Any, in_list: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield every text of unresolved values, and whether it lies in a list."""
+    if isinstance(node, dict):
+        for value in node.values():
+            yield from _texts(value, in_list)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _texts(value, in_list=True)
+    elif isinstance(node, str):
+        yield node, in_list
+
+
+def _refers_plainly(text_in_list: tuple[str, bool]) -> bool:
+    """Return True if a text is the same in all jobs, or a copy of one other value.
+
+    A list counts as one value, which several references would make depend on several.
+    """
+    text, in_list = text_in_list
+    return "${" not in ENVIRONMENT.sub("", text) or (not in_list and REFERENCE.fullmatch(text) is not None)
+
+
+def _changes(base: Any, other: Any, path: tuple[str, ...] = ()) -> list[Change] | None:
+    """List the values of ``other`` that ``base`` has otherwise; None if the two have different keys."""
+    if not isinstance(base, dict) or not isinstance(other, dict):
+        if isinstance(base, dict) or isinstance(other, dict):
+            return None
+        return [] if _same(base, other) else [(path, other)]
+    if list(base) != list(other):
+        return None
+    found = []
+    for key, value in base.items():
+        below = _changes(value, other[key], (*path, key))
+        if below is None:
+            return None
+        found += below
+    return found
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Compare values and their types: 1, 1.0 and true are different."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return type(one) is type(other) and bool(one == other) and repr(one) == repr(other)
+
+
+def _changed(base: Plain, changes: Sequence[Change]) -> Plain:
+    """Return ``base`` with ``changes``; what they do not touch is shared."""
+    copies: dict[tuple[str, ...], Plain] = {(): dict(base)}
+
+    def copy(path: tuple[str, ...]) -> Plain:
+        if path not in copies:
+            above = copy(path[:-1])
+            above[path[-1]] = copies[path] = dict(above[path[-1]])
+        return copies[path]
+
+    for path, value in changes:
+        copy(path[:-1])[path[-1]] = value
+    return copies[()]

@@ -1,0 +1,175 @@
+"""Plain values that are patched together are what Hydra composes and OmegaConf resolves, job by job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any
+
+import pytest
+from hydra.errors import ConfigCompositionException, HydraException
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from launch.plugin import patches
+from launch.plugin.compose import Composer
+from launch.plugin.patches import plain_all
+from mmq_sweeps.config.sweep import plan, resolved
+from mmq_sweeps.errors import ConfigError
+from tests.launch.multiruns import multirun
+
+# The overrides of an axis, of which a grid has some; the defaults' own values are among them.
+AXES = [
+    ["bits=2", "bits=3", "bits=4", "bits='3'", "bits=4.0", "bits=many", "bits=${seed}"],
+    ["seed=0", "seed=1", "seed=2"],
+    ["method=gptq", "method=rtn", "method=awq"],
+    ["component=all", "component=vision", "component=vision_language"],
+    ["component.vision.bits=3", "component.vision.bits=4", "component.vision.bits=16", "component.vision.bits=${bits}"],
+    ["component.vision.blocks=[front]", "component.vision.blocks=[front,middle,end]", "component.vision.blocks=[]"],
+    ["component.vision.group_size=null", "component.vision.group_size=32", "component.vision.group_size='32'"],
+    ["component.vision.layers=${component.vision.blocks}", "component.vision.layers=[mlp]"],
+    ["component.connector.blocks.0=front", "component[connector].blocks=[end]", "component.connector.bits=null"],
+    [
+        "+component.connector={bits: 3}",
+        "+component.language.bits=8",
+        "++component.language.bits=8",
+        "~component.language",
+    ],
+    ["calibration.samples=8", "calibration.samples=128", "calibration.samples=${bits}", "calibration={seed: 5}"],
+    ["method.calibration.samples=4", "method.group_size=32", "method.group_size=channel", "method.absent=1"],
+    ["++method.extra=1", "++method.extra=2", "+method.extra=null", "+method.extra=true"],
+    ["task=scenes_caption", "task=scenes_vqa", "task=scenes_retrieval", "task=absent"],
+    ["task.limit=4", "task.limit=4.0", "task.limit=true", "task.limit=null", "task.limit=1", "task.limit=${bits}"],
+    ["task.limit='${oc.decode:${bits}}'", "task.limit=???", "+task.limit=3", "~task.limit", "~task.limit=500"],
+    ["task.metrics=[cider]", "task.metrics=[cider,meteor]", "task.metrics=['${seed}','${bits}']"],
+    ["task.name=a", "task.name='${seed}${bits}'", "task.name='${oc.env:HOME,none}x'", "task.name=${..seed}"],
+    ["~task.generation", "~task.generation.num_beams", "+task.generation.num_beams=2", "task.generation=null"],
+    ["task.data={seed:3}", "task.data.seed=3", "task.data.seed=4", "task.data=null", "task.data=5"],
+    [
+        "+task.kind={a: '${component.vision}'}",
+        "+task.kind='${component.${task.which}.bits}'",
+        "+task.kind=${component}",
+    ],
+    ["+task.which=vision", "+task.which=connector", "++task.which=language"],
+    ["model=tiny_llava", "model=tiny_blip2", "model=custom"],
+    ["model.parts.vision.module=[]", "model.parts.vision.module=[vision_model]", "model.parts.vision.module=[a,b]"],
+    ["model.max_memory={0: 1GB}", "model.device_map=null", "model.device_map=cpu"],
+    ["model.generation.caption.num_beams=1", "model.generation.caption={num_beams: 3}"],
+    ["model.prompts.caption='a, b=c'", "model.prompts.caption=''", "model.prompts.caption='${model.name}'"],
+    ["store.dir='a folder, with ünïcode'", "store.dir=b", "store.dir='\\${bits}'"],
+    ["tracker=none", "~tracker", "tracker.mode=online"],
+]
+
+
+FAILURES = (ConfigError, HydraException, OmegaConfBaseException)
+
+
+@pytest.fixture(scope="module")
+def composer() -> Iterator[Composer]:
+    with multirun() as run:
+        yield run.composer()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_any_grid_is_as_composed_in_full(composer: Composer, data: st.DataObject) -> None:
+    chosen = data.draw(st.lists(st.sampled_from(AXES), min_size=1, max_size=6, unique_by=id))
+    lines = [data.draw(st.lists(st.sampled_from(axis), min_size=1, max_size=3, unique=True)) for axis in chosen]
+    # Whatever comes first is what the others are patched from.
+    jobs = data.draw(st.permutations([list(job) for job in product(*lines)]))[:16]
+    in_full = {tuple(job): outcome(lambda job=job: composer.compose(job)) for job in jobs}
+    failing = [job for job in jobs if in_full[tuple(job)].startswith(FAILED)]
+    composed = [job for job in jobs if job not in failing]
+    # A job that cannot be composed ends a sweep.
+    configs = plain_all(composer, [*composed, *failing[:1]])
+    for job in [*composed, *failing[:1]]:
+        assert outcome(lambda: next(configs)) == in_full[tuple(job)], job
+
+
+FAILED = "not composed: "
+
+
+def outcome(compose: Callable[[], DictConfig | dict[str, Any]]) -> str:
+    """What a job comes to, types and order of keys included, or why it cannot be composed or resolved."""
+    try:
+        config = compose()
+    except FAILURES as error:
+        return f"{FAILED}{error!r} {getattr(error, 'problems', '')}"
+    try:
+        return json.dumps(config if isinstance(config, dict) else resolved(config))
+    except FAILURES as error:
+        return repr(error)
+
+
+GRID = [
+    "bits=2,3,4",
+    "component.vision.bits=2,3,4,16",
+    "component.vision.blocks=[front],[end]",
+    "seed=0,1",
+    "task.limit=4",
+]
+
+
+def test_a_grid_is_resolved_once_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    with multirun(*GRID) as run:
+        resolved_of: list[DictConfig] = []
+        monkeypatch.setattr(patches, "resolved", lambda config: resolved_of.append(config) or resolved(config))
+        configs = list(plain_all(run.composer(), run.jobs))
+        assert len(configs) == 48
+        assert all(isinstance(config, dict) for config in configs)
+        # The first, and each other value of an axis.
+        assert len(resolved_of) == 1 + 2 + 3 + 1 + 1
+
+
+def test_cells_share_what_none_of_their_values_changes() -> None:
+    with multirun("bits=2,3", "seed=0,1") as run:
+        first, other_seed, other_bits, both = plain_all(run.composer(), run.jobs)
+    assert isinstance(first, dict)
+    assert first["model"] is other_bits["model"] is both["model"]
+    assert other_bits["component"] is both["component"]
+    assert other_bits["component"] is not first["component"]
+    assert other_seed["calibration"]["seed"] == both["calibration"]["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "task.name='${seed}${bits}'",
+        "task.metrics=['${seed}','${bits}']",
+        "task.name='${oc.select:bits}'",
+        "+task.kind='${component.${task.name}.bits}'",
+    ],
+)
+def test_values_that_may_depend_on_two_keys_are_composed_in_full(override: str) -> None:
+    with multirun("bits=2,3", "seed=0,1", "task.name=vision") as run:
+        jobs = [[*job, override] for job in run.jobs]
+        if not override.startswith("task.name"):
+            assert isinstance(next(plain_all(run.composer(), run.jobs)), dict)
+        assert all(isinstance(config, DictConfig) for config in plain_all(run.composer(), jobs))
+
+
+def test_the_environment_may_be_read() -> None:
+    with multirun("bits=2,3", "task.data.root='${oc.env:HOME,none}/data'", "task=coco_caption") as run:
+        assert all(isinstance(config, dict) for config in plain_all(run.composer(), run.jobs))
+
+
+def test_a_job_that_cannot_be_composed_raises_in_its_place() -> None:
+    with multirun("bits=2,many,3") as run:
+        configs = plain_all(run.composer(), run.jobs)
+        next(configs)
+        with pytest.raises(ConfigCompositionException, match="bits=many"):
+            next(configs)
+
+
+def test_a_plan_of_plain_values_is_that_of_configurations() -> None:
+    axes = ["bits=2,16", "method=rtn,gptq", "model=tiny_blip2,tiny_llava", "task=scenes_caption,scenes_vqa", "seed=0,1"]
+    with multirun(*axes) as run:
+        plain = list(plain_all(run.composer(), run.jobs))
+        before = json.dumps(plain)
+        quick = plan(plain)
+        assert json.dumps(plain) == before
+        assert quick == plan(run.configs())
+        assert json.dumps(quick.to_json()) == json.dumps(plan(run.configs()).to_json())
