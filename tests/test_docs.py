@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from mmq_sweeps.data.scenes import Scenes
 from tests.commands import run_forked
@@ -15,6 +17,7 @@ from tests.conftest import SMALL, command_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "findings").glob("*.md")])
 
 
 @pytest.fixture
@@ -82,16 +85,58 @@ def test_every_experiment_opens_with_its_command_and_composes() -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_links_between_documents_lead_somewhere() -> None:
-    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
-    for document in documents:
-        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"
-        for target in re.findall(
-            r"`((?:docs|benchmarks|conf|mmq_sweeps)/[\w/.]+\.(?:md|py|yaml))`", document.read_text()
-        ):
-            known_example = document.name == "CONTRIBUTING.md"
-            assert (ROOT / target).exists() or known_example, f"{document.name} names {target}"
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    prose = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", prose, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", document.read_text()):
+        page = document.parent / target if target else document
+        assert page.exists(), f"{document.name} links to {target}"
+        assert not anchor or anchor in anchors(page), f"{document.name} links to {target}#{anchor}"
+    for target in re.findall(r"`((?:docs|benchmarks|conf|mmq_sweeps)/[\w/.]+\.(?:md|py|yaml))`", document.read_text()):
+        known_example = document.name == "CONTRIBUTING.md"
+        assert (ROOT / target).exists() or known_example, f"{document.name} names {target}"
+
+
+@pytest.mark.parametrize(("group", "page"), [("method", "methods"), ("task", "tasks"), ("experiment", "sweeps")])
+def test_every_choice_has_a_line_on_its_page(group: str, page: str) -> None:
+    rows = [line for line in (ROOT / "docs" / f"{page}.md").read_text().splitlines() if line.startswith("|")]
+    for path in (ROOT / "conf" / group).glob("*.yaml"):
+        shown_elsewhere = path.stem == "embedded_table"  # docs/embedded.md
+        assert shown_elsewhere or any(f"`{path.stem}`" in row.split("|")[1] for row in rows), path
+
+
+@pytest.mark.parametrize("program", ["analysis", "launch"])
+def test_every_verb_is_named(program: str) -> None:
+    shown = run_forked(program, ["--help"], ROOT, command_environment())
+    verbs = re.findall(r"^    ([a-z-]+)(?:  |$)", shown.stdout, flags=re.MULTILINE)
+    assert {"analysis": "importance", "launch": "cancel"}[program] in verbs
+    pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    for verb in verbs:
+        assert f"python -m {program} {verb}" in pages, verb
+
+
+def test_the_embedded_table_has_a_row_for_each_of_its_cells() -> None:
+    with (ROOT / "docs" / "embedded_table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    experiment = OmegaConf.load(ROOT / "conf" / "experiment" / "embedded_table.yaml").hydra.sweeper.params
+    bits = str(experiment.bits).split(",")
+    parts = {row["parts"] for row in rows}
+    assert [*rows[0]] == ["method", "parts", *bits]
+    assert len(parts) == len(experiment.component.split(","))
+    assert {(row["method"], row["parts"]) for row in rows} == {
+        (method, part) for method in experiment.method.split(",") for part in parts
+    }
+    page = (ROOT / "docs" / "embedded.md").read_text()
+    for row in rows:
+        if "+" in row["parts"]:
+            (shown,) = re.findall(rf"^\| {row['method']} \| (.*) \|$", page, flags=re.MULTILINE)
+            assert shown.replace("!", "").split(" | ") == [row[width] for width in bits]
 
 
 def test_an_experiment_of_ones_own(checkout: Path) -> None:
