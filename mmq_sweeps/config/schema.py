@@ -166,7 +166,7 @@ def problems(config: Mapping[str, Any]) -> list[str]:
         found.append(f"component: selects no part of {model['name']}. {one_of(known)}")
     for part, selection in config["component"].items():
         if part not in known:
-            found += _absent_problems(part, selection, config["bits"], model["name"], known)
+            found += _absent_problems(part, selection, model["name"], known)
         found += selection_problems(part, selection, config["bits"])
     return found
 
@@ -194,11 +194,13 @@ def late_problems(config: Mapping[str, Any]) -> list[str]:
     return [f"assignment={config['assignment']}: {problem}" for problem in found]
 
 
-def _absent_problems(part: str, selection: Mapping[str, Any], common: int, model: str, known: list[str]) -> list[str]:
-    """Refuse a part that the model lacks, unless it may be absent and was given no width of its own."""
-    usual = (FULL_PRECISION_BITS,) if part in END_PARTS else (common, FULL_PRECISION_BITS)
-    own = selection["bits_at"] or selection["bits"] not in usual
-    if selection["if_present"] and not own:
+def _absent_problems(part: str, selection: Mapping[str, Any], model: str, known: list[str]) -> list[str]:
+    """Refuse a part that the model lacks, unless it may be absent: a sweep may have other models that have it.
+
+    Embeddings and head are selected by name only, and then have to be there.
+    """
+    named = part in END_PARTS and (selection["bits_at"] or selection["bits"] != FULL_PRECISION_BITS)
+    if selection["if_present"] and not named:
         return []
     given = f".{part}.bits={selection['bits']}" if selection["if_present"] else ""
     return [f"component{given}: {unknown('part', part, known)[:-1]}, the parts of {model}."]

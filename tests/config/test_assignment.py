@@ -172,11 +172,10 @@ def test_one_wrong_width_is_told_once(composed: Composed) -> None:
     assert problems(composed, "bits=1") == ["bits=1: choose 2 to 8, or 16 for full precision."]
 
 
-def test_a_width_of_a_part_that_the_model_lacks_is_refused(composed: Composed) -> None:
-    told = problems(composed, "model=tiny_llava", "task=scenes_vqa", "component.connector.bits=3")
+def test_a_head_that_the_model_lacks_is_refused(composed: Composed) -> None:
+    told = problems(composed, "model=tiny_blip2_itm", "task=scenes_retrieval", "component.head.bits=3")
     assert told == [
-        "component.connector.bits=3: Unknown part 'connector'. Choose vision, language, embeddings or head, the parts of "
-        "tiny_llava."
+        "component.head.bits=3: Unknown part 'head'. Choose vision, connector or embeddings, the parts of tiny_blip2_itm."
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +109,11 @@ def test_a_chain_has_its_own_input_in_passes_with_and_without_a_step_between_blo
     loaded, part = toy(Tower())
     batches = [{"x": torch.randn(20, WIDTH), "between": step} for step in between]
     method = GPTQ(group_size=WIDTH, sequential=True)
-    chain = {unit.name: unit for unit in part.units}
-    requests = [
-        Request(unit, method, method.format(2), key, {"samples": 2}, chain, calibration_pass="one")
-        for key, unit in chain.items()
+    alone = [
+        Request(unit, method, method.format(2), unit.name, {"samples": 2}, calibration_pass="one")
+        for unit in part.units
     ]
+    requests = [replace(request, chain={link.key: link for link in alone}) for request in alone]
     found: list[Tensor] = []
     solve = UnitSolver.solve
 

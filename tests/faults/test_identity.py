@@ -309,6 +309,10 @@ def altered(path: str, value: Any) -> Any:
         return ALTERED[path]
     if path.endswith(".bits"):
         return 5
+    if path.startswith(("component.embeddings", "component.head")) and path.endswith(
+        (".bits_at", ".blocks", ".layers")
+    ):
+        return value  # They are one tensor.
     if path.endswith(".bits_at"):
         return {"mlp": 5}
     if path.endswith(".method"):
@@ -372,7 +376,9 @@ def test_every_file_and_every_field_has_another_id_or_the_same_predictions(
             continue
         other = str(tmp_path / "offloaded") if path == "model.offload_dir" else altered(path, value)
         changed = with_value(plain, path, other)
-        assert changed != plain, path
+        if changed == plain:
+            assert path.startswith(("component.embeddings", "component.head")), path
+            continue
         if cell(OmegaConf.create(changed)).id == own_id and path not in LATER:
             same.append(path)
             all_at_once = with_value(all_at_once, path, other)

@@ -77,7 +77,7 @@ def embedded_layers(loaded: LoadedModel, parts: dict[str, Part]) -> list[tuple[T
     """The attention output and the second linear of the MLP of each part's last block, with their calibration inputs."""
     data = {"_target_": "mmq_sweeps.data.scenes.Scenes", "seed": 0}
     task = CaptionTask("t", 1, data, "evaluation", "calibration", 4, "", {}, ["cider"], 4)
-    names = [list(unit.linears)[-1] for part in parts.values() for unit in part.units[-2:]]
+    names = [list(unit.linears)[-1] for part in parts.values() if not part.at_an_end for unit in part.units[-2:]]
     seen: dict[str, list[Tensor]] = {name: [] for name in names}
     with ExitStack() as hooks, torch.no_grad():
         for name in names:

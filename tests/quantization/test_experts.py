@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ ALL = {"blocks": ["front", "middle", "end"], "layers": ["mlp"]}
 
 def unit_of(toy: Toy) -> tuple[Part, Unit]:
     """The language part and the first of its units with experts."""
-    language = find_parts(toy.loaded.model, toy.parts)["language"]
+    language = find_parts(toy.loaded.model, {"parts": toy.parts})["language"]
     return language, next(unit for unit in language.select(ALL) if any(map(experts.parse, unit.linears)))
 
 
@@ -239,12 +240,13 @@ def test_methods_run_from_requests_to_weights_in_place(name: str, method: Any, c
     toy = make(name)
     if name == "qwen3_vl_moe":
         never_choose_the_last(toy)
-    parts = find_parts(toy.loaded.model, toy.parts)
+    parts = find_parts(toy.loaded.model, {"parts": toy.parts})
     units = parts["language"].select({**ALL, "layers": ["attention", "mlp"]})
     calibration = {"samples": 2} if method.needs_statistics else None
     by_key = {unit.name.replace(".", "-"): unit for unit in units}
-    chain = by_key if chained and calibration else {}
-    requests = [Request(unit, method, method.format(8), key, calibration, chain=chain) for key, unit in by_key.items()]
+    requests = [Request(unit, method, method.format(8), key, calibration) for key, unit in by_key.items()]
+    if chained and calibration:
+        requests = [replace(request, chain={link.key: link for link in requests}) for request in requests]
     store = Store.open(tmp_path)
     failed = quantize_units(requests, toy.loaded, parts, lambda _: iter([toy.batch]), store)
     assert failed == {}
