@@ -318,7 +318,7 @@ def altered(path: str, value: Any) -> Any:
     if path.endswith(".method"):
         return "rtn"
     if path.endswith(".method_fields"):
-        return {"damping": 0.5}
+        return value if path.startswith(("component.embeddings", "component.head")) else {"damping": 0.5}
     if path.endswith((".blocks", ".layers")) and path.startswith("component."):
         return value[:1]
     if path.endswith(".group_size"):
