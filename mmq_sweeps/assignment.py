@@ -31,14 +31,16 @@ def assignment(record: Record) -> dict[str, Any]:
     if record.baseline:
         raise ConfigError(f"{record.id}: is at full precision, so it assigns nothing; choose a quantized cell.")
     cell = record.cell
-    content: dict[str, Any] = {"model": record.names["model"], "method": _method(cell["method"]), "parts": {}}
+    calibrated = cell["calibration"] is not None
+    method = _method(cell["method"], calibrated)
+    content: dict[str, Any] = {"model": record.names["model"], "method": method, "parts": {}}
     units: dict[str, Any] = {}
     for part, selection in cell["parts"].items():
         rules = []
         for rule in rules_in(selection):
             own = {name: rule[name] for name in ("bits", "blocks", "layers", "group_size") if name in rule}
             own = {name: value for name, value in own.items() if value not in (list(BLOCK_GROUPS), list(LAYER_KINDS))}
-            own |= {"method": _method(rule["method"])} if "method" in rule else {}
+            own |= {"method": _method(rule["method"], calibrated)} if "method" in rule else {}
             units |= {f"{part}.{unit}": own for unit in rule.get("units", ())}
             rules += [own] if "units" not in rule else []
         narrowed = any("units" in rule for rule in rules_in(selection)) or not covers_part(selection)
@@ -46,12 +48,14 @@ def assignment(record: Record) -> dict[str, Any]:
     return {**content, **({"units": units} if units else {})}
 
 
-def _method(method: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a method as a file names it: by its option, or by its class."""
+def _method(method: Mapping[str, Any], calibrated: bool) -> dict[str, Any]:
+    """Return a method as a file names it: by its option, or by its class, which may take calibration data."""
     name = method["_target_"]
     fields = {key: value for key, value in method.items() if not key.startswith("_")}
     option = conf_dir() / "method" / f"{name}.yaml"
-    return {"name": name, **fields} if option.is_file() else {"_target_": name, **fields}
+    if option.is_file():
+        return {"name": name, **fields}
+    return {"_target_": name, **fields, **({"calibration": "${calibration}"} if calibrated else {})}
 
 
 def write(record: Record, file: Path) -> None:

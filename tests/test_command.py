@@ -100,6 +100,15 @@ BAD = [
     ),
     (["component.vision.bitz=3"], "component.vision.bitz: Unknown key 'bitz'. Did you mean bits?"),
     (["component=vision", "component.language.bits=3"], "this component selects vision, not language"),
+    (
+        ["component=vision", "component.language.bits.mlp=3"],
+        "component.language.bits.mlp: this component selects vision, not",
+    ),
+    (
+        ["component=vision", "component.language.method.damping=1"],
+        "component.language.method.damping: this component selects",
+    ),
+    (["component.foo.bits.mlp=3"], "component.foo.bits.mlp: Unknown part 'foo'"),
     (["component.vision.blocks=[frnt]"], "component.vision.blocks: Unknown block 'frnt'. Did you mean front?"),
     (["component.vision.blocks=front"], "give a list of front, middle, end"),
     (["component.vision.layers=[]"], "component.vision.layers=[]: selects nothing. Choose attention or mlp."),

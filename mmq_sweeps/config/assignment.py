@@ -20,7 +20,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from mmq_sweeps.config.paths import conf_dir
-from mmq_sweeps.config.widths import BITS_CHOICES, is_width
+from mmq_sweeps.config.widths import BITS_CHOICES, group_size_problem, is_width
 from mmq_sweeps.errors import ConfigError, one_of, unknown
 from mmq_sweeps.identity.assignment import BLOCK_GROUPS, LAYER_KINDS, SLOTS, Slot, Structure
 from mmq_sweeps.identity.end_parts import END_PARTS
@@ -58,9 +58,18 @@ def assign(config: dict[str, Any], source: Source) -> list[str]:
             selection["method"] = _method(key, selection.get("method"), selection.get("method_fields"), config, source)
             for own in [*(selection.get("slots") or []), *(selection.get("units") or {}).values()]:
                 own["method"] = _method("assignment", own.get("method"), None, config, source, selection["method"])
+        found += _calibration_problems(config)
     except ConfigError as error:
         found += error.problems
     return found
+
+
+def _calibration_problems(config: Mapping[str, Any]) -> list[str]:
+    """Return a sentence if two methods of a cell are calibrated on different samples: a cell has one calibration."""
+    given = [node["calibration"] for node in methods_of(config) if node.get("calibration")]
+    if all(calibration == given[0] for calibration in given):
+        return []
+    return ["method.calibration: differs between the methods of one cell; give calibration.samples=N for all of them."]
 
 
 def methods_of(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -158,12 +167,38 @@ def _from_file(config: dict[str, Any], source: Source) -> None:
 def _read(path: Path, key: str) -> Mapping[str, Any]:
     try:
         text = path.read_text()
-        content = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader)
+        is_json = path.suffix == ".json"
+        content = json.loads(text, object_pairs_hook=_distinct) if is_json else yaml.load(text, _UniqueLoader)
     except OSError as error:
         raise ConfigError(f"{key}: {error.strerror}.") from error
+    except _TwiceError as error:
+        raise ConfigError(f"{key}: names {error} twice; give each name one value.") from error
     except (ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{key}: is no {'JSON' if path.suffix == '.json' else 'YAML'}: {error}") from error
     return _mapping(content, key)
+
+
+class _TwiceError(Exception):
+    """A mapping of a file names a key twice; the message is the key."""
+
+
+def _distinct(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Make a mapping of ``pairs``; libraries take the last of several values of a key without a word."""
+    found: dict[Any, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _TwiceError(name)
+        found[name] = value
+    return found
+
+
+class _UniqueLoader(Loader):  # type: ignore[misc,valid-type]
+    """Safe loader that refuses a key that stands twice in a mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        _distinct((self.construct_object(name), None) for name, _ in node.value)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def _mapping(value: Any, key: str) -> dict[str, Any]:
@@ -177,9 +212,15 @@ def _take_parts(config: dict[str, Any], parts: Mapping[str, Any], key: str) -> N
     known = parts_of(config["model"])
     if wrong := [part for part in parts if part not in known]:
         raise ConfigError(f"{key}: parts: {unknown('part', part, known)}" for part in wrong)
+    if not parts:
+        raise ConfigError(f"{key}: parts: names none, so nothing would be quantized. {one_of(known)}")
     config["component"] = {}
     for part, given in parts.items():
         at = f"{key}: parts.{part}"
+        if part in END_PARTS and isinstance(given, Sequence) and not isinstance(given, str):
+            raise ConfigError(
+                f"{at}: is one tensor, so it has no list of rules; give a width, or {{bits: 8, method: rtn}}."
+            )
         if isinstance(given, Sequence) and not isinstance(given, str):
             config["component"][part] = {**EVERYTHING, "bits": 16, "slots": [_rule(rule, at) for rule in given]}
             named = [slot for rule in config["component"][part]["slots"] for slot in slots_of(rule)]
@@ -191,9 +232,7 @@ def _take_parts(config: dict[str, Any], parts: Mapping[str, Any], key: str) -> N
 
 
 def _rule(given: Any, key: str) -> dict[str, Any]:
-    own = _known(_mapping(given, key), PART_KEYS, key)
-    if not is_width(own.get("bits")):
-        raise ConfigError(f"{key}: bits={own.get('bits')}: {BITS_CHOICES}")
+    own = _checked(_known(_mapping(given, key), PART_KEYS, key), key)
     for name, choices in (("blocks", BLOCK_GROUPS), ("layers", LAYER_KINDS)):
         if wrong := [value for value in own.get(name, ()) if value not in choices]:
             raise ConfigError(f"{key}: {name}: {unknown(name[:-1], value, choices)}" for value in wrong)
@@ -203,6 +242,15 @@ def _rule(given: Any, key: str) -> dict[str, Any]:
 def _known(own: dict[str, Any], keys: Sequence[str], at: str) -> dict[str, Any]:
     if wrong := [name for name in own if name not in keys]:
         raise ConfigError(f"{at}: {unknown('key', name, keys)}" for name in wrong)
+    return own
+
+
+def _checked(own: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return ``own`` if its bits and group size are such."""
+    if not is_width(own.get("bits")):
+        raise ConfigError(f"{key}: bits={own.get('bits')}: {BITS_CHOICES}")
+    if problem := group_size_problem(own.get("group_size")):
+        raise ConfigError(f"{key}: {problem}")
     return own
 
 
@@ -266,7 +314,5 @@ def _near(pattern: str, names: Sequence[str]) -> str:
 
 
 def _unit(value: Any, key: str) -> dict[str, Any]:
-    own = _known(dict(value) if isinstance(value, Mapping) else {"bits": value}, UNIT_KEYS, key)
-    if not is_width(own.get("bits")):
-        raise ConfigError(f"{key}: bits={own.get('bits')}: {BITS_CHOICES}")
+    own = _checked(_known(dict(value) if isinstance(value, Mapping) else {"bits": value}, UNIT_KEYS, key), key)
     return {"bits": own["bits"], "group_size": own.get("group_size"), "method": own.get("method")}

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from mmq_sweeps.config.overrides import APART
+from mmq_sweeps.config.overrides import APART, as_written
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.config.widths import BITS_CHOICES
 from mmq_sweeps.errors import ConfigError, StoreError, unknown
@@ -140,7 +140,7 @@ def _composition(error: ConfigCompositionException, arguments: Sequence[str]) ->
             return f"{several[1]}: has an option already; write {several[1]}=OPTION, without a +"
         return f"{several[1]}: a yaml chooses it a second time; write 'override /{several[1]}: OPTION' in its defaults"
     if message.startswith("Error merging override "):
-        return _wrong_value(message.removeprefix("Error merging override "), error)
+        return _wrong_value(message.removeprefix("Error merging override "), error, arguments)
     if message.startswith("Ambiguous value for argument '"):
         argument = message.split("'")[1]
         key, _, value = argument.partition("=")
@@ -166,8 +166,11 @@ def _in_file(name: str, message: str, error: BaseException, arguments: Sequence[
     return f"{name}.yaml: {f'{key}: ' if key else ''}{reason}"
 
 
-def _wrong_value(override: str, error: BaseException) -> str:
-    key = override.partition("=")[0].lstrip("+~")
+def _wrong_value(override: str, error: BaseException, arguments: Sequence[str]) -> str:
+    written = as_written([override])[0]
+    key = written.partition("=")[0].lstrip("+~")
+    if written != override:
+        return _unknown_key(key, arguments)
     if override.startswith("+component."):
         return _unknown_key(key, [])
     hint = HINTS.get(key.rpartition(".")[2])

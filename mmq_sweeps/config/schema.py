@@ -28,7 +28,6 @@ from mmq_sweeps.metrics import metric_names
 
 RETRY = ("failed", "all", "none")
 OUTPUT = ("table", "json")
-GROUP_SIZES = ("tensor", "channel")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DEVICE_MAPS = ("auto", "cpu", "disk")
 # A shorter lease is lost if the file server stalls briefly; a longer lease blocks a dead node's cells for over an hour.
@@ -406,6 +405,5 @@ def selection_problems(part: str, selection: Mapping[str, Any], common: int | No
 
 
 def _group_size_problems(key: str, size: Any) -> list[str]:
-    if size not in (None, *GROUP_SIZES) and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        return [f"{key}.group_size={size}: choose {', '.join(GROUP_SIZES)} or a positive number of input columns."]
-    return []
+    problem = widths.group_size_problem(size)
+    return [] if problem is None else [f"{key}.{problem}"]

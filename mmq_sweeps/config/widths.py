@@ -14,6 +14,7 @@ from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LA
 
 BITS = (2, 3, 4, 5, 6, 7, 8, FULL_PRECISION_BITS)
 BITS_CHOICES = f"choose 2 to 8, or {FULL_PRECISION_BITS} for full precision."
+GROUP_SIZES = ("tensor", "channel")
 ALL = (*BLOCK_GROUPS, *LAYER_KINDS)
 EXAMPLE = "{attention: 4, mlp: 3} or {front: 4, middle: 3, end: {attention: 4, mlp: 2}}"
 
@@ -21,6 +22,13 @@ EXAMPLE = "{attention: 4, mlp: 3} or {front: 4, middle: 3, end: {attention: 4, m
 def is_width(value: Any) -> bool:
     """Return True for a bit-width that can be stored, and for full precision."""
     return isinstance(value, int) and not isinstance(value, bool) and value in BITS
+
+
+def group_size_problem(size: Any) -> str | None:
+    """Return what is wrong with a group size; None if nothing is. No group size is the method's."""
+    if size is None or size in GROUP_SIZES or (isinstance(size, int) and not isinstance(size, bool) and size > 0):
+        return None
+    return f"group_size={size}: choose {', '.join(GROUP_SIZES)} or a positive number of input columns."
 
 
 def widths(selection: Mapping[str, Any]) -> dict[Slot, int]:

@@ -169,9 +169,9 @@ class Cell:
         """
         names = list(self.model["parts"])
         upstream = names[: names.index(part) + 1]
-        if len(upstream) > 1 and "embeddings" in self.parts:
-            # A connector may read texts.
-            upstream.append("embeddings")
+        if len(upstream) > 1:
+            # A connector may read texts, whose embeddings may be tied to the head.
+            upstream += [name for name in END_PARTS if name in self.parts]
         task = {key: value for key, value in self.task.items() if key != "metrics"}
         return self._key("output", {"task": task}, upstream=[self.part_key(name) for name in upstream])
 

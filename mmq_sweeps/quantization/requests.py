@@ -63,7 +63,7 @@ def requests(cell: Cell, build: Build, parts: Mapping[str, Part], names: Iterabl
         place = {unit.name: index for index, unit in enumerate(parts[name].units)}
         own.sort(key=lambda request: place[request.unit.name])
         chain = {request.key: request for request in own}
-        found += [replace(request, chain=chain) if _sequential(request.method) else request for request in own]
+        found += [replace(request, chain=chain) if _is_chained(request) else request for request in own]
     return found
 
 
@@ -81,23 +81,25 @@ def _of_rule(cell: Cell, rule: MethodRule, build: Build, part: Part) -> Iterator
         raise ValueError(
             f"{key}={rule.method.get('group_size', rule.group_size)}: {str(error).removeprefix('method: ')}"
         ) from error
-    sequential = rule.calibrated and _sequential(method)
+    sequential = rule.calibrated and getattr(method, "sequential", False)
     shareable = rule.calibrated and not sequential and not getattr(method, "needs_inputs", False)
     for unit in part.chosen(rule.rule):
+        # The model's configuration, which keys hold, says where blocks are, but not where embeddings and head are.
+        name = " ".join([unit.name, *unit.linears]) if part.at_an_end else unit.name
         yield Request(
             unit,
             method,
             format,
-            cell.unit_key(unit.name, rule, asdict(format), part.name if sequential else None),
+            cell.unit_key(name, rule, asdict(format), part.name if sequential else None),
             cell.calibration if rule.calibrated else None,
             group_size_key=key,
             calibration_pass=cell.pass_key(part.name, rule.calibrated),
-            statistics=cell.statistics_key(unit.name) if shareable else "",
+            statistics=cell.statistics_key(name) if shareable else "",
         )
 
 
-def _sequential(method: Method) -> bool:
-    return bool(getattr(method, "sequential", False))
+def _is_chained(request: Request) -> bool:
+    return request.calibration is not None and getattr(request.method, "sequential", False)
 
 
 def problems(requests: Iterable[Request]) -> list[str]:

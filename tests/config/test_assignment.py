@@ -192,6 +192,16 @@ def test_a_head_that_the_model_lacks_is_refused(composed: Composed) -> None:
         ({"parts": {"visoin": 4}}, "Unknown part 'visoin'. Did you mean vision?"),
         ({"parts": {"vision": {"mlp": 4}}}, "component.vision.bits={mlp: 4}: leaves attention undefined"),
         ({"parts": {"vision": [{"bits": 4}, {"bits": 3, "layers": ["mlp"]}]}}, "names front mlp twice"),
+        (
+            {"units": {"language.0.mlp": {"bits": 3, "group_size": -3}}},
+            "units.language.0.mlp: group_size=-3: choose tensor",
+        ),
+        ({"parts": {"vision": [{"bits": 4, "group_size": "big"}]}}, "parts.vision: group_size=big: choose tensor"),
+        ({"parts": {"vision": [{"bits": 9}]}}, "parts.vision: bits=9: choose 2 to 8"),
+        ({"parts": {"vision": [{"bits": 4, "blocks": ["fornt"]}]}}, "Unknown block 'fornt'. Did you mean front?"),
+        ({"parts": {"head": [{"bits": 4}]}}, "parts.head: is one tensor, so it has no list of rules"),
+        ({"parts": {}}, "parts: names none, so nothing would be quantized"),
+        ('{"units": {"language.0.mlp": 3, "language.0.mlp": 4}}', "names language.0.mlp twice"),
         ([1], "is [1]; give a mapping"),
         ("{", "is no JSON"),
     ],
@@ -237,3 +247,37 @@ def test_the_files_in_the_documentation_are_cells(composed: Composed, tmp_path: 
     (tmp_path / "file.yaml").write_text(files[place])
     one = cell(composed, f"assignment={tmp_path / 'file.yaml'}")
     assert {rule.bits for rule in one.rules("language")} >= {2, 4}
+
+
+@pytest.mark.parametrize("text", ["units:\n  vision.0.mlp: 3\n  vision.0.mlp: 4\n", "parts: {vision: 4, vision: 3}\n"])
+def test_a_name_that_stands_twice_in_a_yaml_is_told(composed: Composed, tmp_path: Path, text: str) -> None:
+    (tmp_path / "twice.yaml").write_text(text)
+    (told,) = problems(composed, f"assignment={tmp_path / 'twice.yaml'}")
+    assert re.search(r"names vision(\.0\.mlp)? twice; give each name one value", told)
+
+
+def test_a_cell_has_one_calibration(composed: Composed) -> None:
+    other = "component.language.method={name: gptq, calibration: {samples: 4, seed: 0, batch_size: 2}}"
+    (told,) = problems(composed, "method=gptq", other)
+    assert told.startswith("method.calibration: differs between the methods of one cell; give calibration.samples=N")
+    assert cell(composed, "method=rtn", "component.language.method=gptq", "calibration.samples=4").calibration == {
+        "samples": 4,
+        "seed": 0,
+    }
+
+
+def test_outputs_behind_texts_depend_on_embeddings_and_head(composed: Composed) -> None:
+    plain = cell(composed, "bits=4")
+    for part in ("embeddings", "head"):
+        other = cell(composed, "bits=4", f"component.{part}.bits=8")
+        assert other.output_key("vision") == plain.output_key("vision")
+        assert other.output_key("connector") != plain.output_key("connector")
+
+
+def test_a_class_takes_calibration_data_as_its_option_does(composed: Composed) -> None:
+    own = "component.language.method={_target_: mmq_sweeps.methods.gptq.GPTQ, calibration: '${calibration}'"
+    fields = composed("method=gptq").method
+    given = ", ".join(
+        f"{name}: {str(fields[name]).lower()}" for name in fields if name not in ("_target_", "calibration")
+    )
+    assert cell(composed, LANGUAGE, f"{own}, {given}}}").id == cell(composed, LANGUAGE, "method=gptq").id

@@ -28,6 +28,7 @@ from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.methods.gptq import GPTQ
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.quantization.calibration import block_statistics, capture
+from mmq_sweeps.quantization.requests import requests
 from mmq_sweeps.quantization.size import StoredLinear, measure_stored
 from mmq_sweeps.quantization.stored_units import load
 from mmq_sweeps.quantization.targets import UNCALIBRATED, find_parts
@@ -478,3 +479,17 @@ def test_a_sweep_measures_eight_and_two_bits(
     assert all(
         records[bits].size["parts"][part] == records[16].size["parts"][part] for bits in (8, 2) for part in between
     )
+
+
+def test_a_head_elsewhere_is_another_unit(composed: Composed, tmp_path: Path) -> None:
+    """Where it lies is no part of the model's configuration, which the keys of units hold."""
+    sweep = plan([composed(*BARE, "component.head.bits=8", "method=gptq")])
+    own = sweep.cells[-1]
+    head = Sessions(sweep, Store.open(tmp_path / "store")).open(own).parts["head"]
+    (unit,) = head.units
+    moved = replace(head, units=(replace(unit, linears={"elsewhere": next(iter(unit.linears.values()))}),))
+    (here,), (there,) = (requests(own, build, {"head": part}) for part in (head, moved))
+    assert here.key != there.key
+    assert here.statistics != there.statistics
+    named = plan([composed(*BARE, "component.head.bits=8", "method=gptq", "model.head=[elsewhere]")]).cells[-1]
+    assert named.id != own.id

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -360,6 +361,28 @@ def test_each_unit_is_calibrated_behind_the_quantized_ones(session: Session, com
         same = (expected - found[name]).abs() < 1e-6
         assert same.float().mean() > 0.999
         assert not torch.equal(found[name], plain[name])
+
+
+def test_a_chain_may_hold_units_of_another_method(session: Session, composed: Composed, tmp_path: Path) -> None:
+    """Units that are rounded to nearest are in place too when those behind them are calibrated."""
+    chained = {"bits": 2, "layers": ["mlp"], "method": {"name": "gptq", "sequential": True}}
+    rules = [{"bits": 2, "layers": ["attention"], "method": "rtn"}, chained]
+    (tmp_path / "mixed.json").write_text(json.dumps({"parts": {"connector": rules}}))
+    mixed = cell(composed, f"assignment={tmp_path / 'mixed.json'}")
+    rounded = cell(composed, "method=rtn", "component=connector", "bits=2")
+    alone = cell(composed, *SEQUENTIAL, "bits=2", "component.connector.layers=[mlp]")
+    found, of_rtn, of_gptq = weights(session, mixed, rounded, alone)
+    units = session.parts["connector"].units
+    assert {unit.name: request.key for request in session.requests(mixed) for unit in [request.unit]}.keys() == {
+        unit.name for unit in units
+    }
+    for unit in units:
+        for name in unit.linears:
+            if unit.kind == "attention":
+                assert torch.equal(found[name], of_rtn[name])
+            else:
+                # The unit before is rounded here and at full precision there.
+                assert not torch.equal(found[name], of_gptq[name])
 
 
 def test_a_sequential_cell_is_the_same_alone_and_in_a_sweep(
