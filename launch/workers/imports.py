@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import sys
 from collections.abc import Iterator
@@ -14,8 +15,8 @@ def uncollected(module: str) -> Iterator[None]:
 
     Torch and transformers make half a million objects that stay. Python's collector walks over all of them again whenever
     there are a quarter more, a second in all on the way to a first cell. Objects are still freed when the last reference
-    goes; only cycles among those that exist at the end of the context are not. Does nothing if ``module`` is imported
-    already, so a process does this once.
+    goes; cycles among those that exist at the end of the context only when the process ends. Does nothing if ``module``
+    is imported already, so a process does this once.
     """
     if module in sys.modules:
         yield
@@ -27,5 +28,7 @@ def uncollected(module: str) -> Iterator[None]:
         yield
     finally:
         gc.freeze()
+        # Libraries look at the end of the process whether objects of theirs were left.
+        atexit.register(gc.unfreeze)
         if enabled:
             gc.enable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
@@ -65,3 +66,21 @@ def test_a_module_that_is_there_changes_nothing() -> None:
     with uncollected("sys"):
         assert gc.isenabled()
     assert gc.get_freeze_count() == frozen
+
+
+LEFT = """
+from launch.workers.imports import uncollected
+class Node:
+    def __init__(self):
+        self.own = self
+    def __del__(self):
+        print("collected")
+with uncollected("absent"):
+    node = Node()
+"""
+
+
+def test_what_is_frozen_is_collected_when_the_process_ends() -> None:
+    """Libraries made with nanobind write what of theirs is left to standard error."""
+    done = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, check=True)
+    assert done.stdout == "collected\n"
