@@ -13,6 +13,7 @@ from launch.planning.plan import Plan, check_counts
 from launch.workers import pool
 from launch.workers.cancel_request import Watch
 from launch.workers.heartbeat import Journal, Several
+from launch.workers.imports import uncollected
 from mmq_sweeps.reporting.progress import Progress
 from mmq_sweeps.store.claims import Claims
 from mmq_sweeps.store.store import Store
@@ -37,7 +38,8 @@ def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any
 
 def _run_here(plan: Plan, store: Store, sweep_id: str, created: str, fail_alone: bool) -> None:
     # Imported here because it loads torch, which a sweep that only shows its table does not need.
-    from mmq_sweeps.execution.executor import execute
+    with uncollected("mmq_sweeps.execution.executor"):
+        from mmq_sweeps.execution.executor import execute
 
     name = f"{os.uname().nodename}-{os.getpid()}"
     watch = Watch(store, sweep_id, name, created)

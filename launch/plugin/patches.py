@@ -77,9 +77,9 @@ class _Family:
     def around(composer: Composer, overrides: Sequence[str], config: DictConfig) -> _Family | None:
         """Return the family of a job; None if a value of its configuration may depend on two keys."""
         values = [override for override, chooses in map(composer.read, overrides) if not chooses]
-        before, after = (OmegaConf.to_container(one, resolve=False) for one in (composer.chosen(overrides), config))
-        certain = _set_apart(values) and all(_applies_to_any(one, before) for one in values)
-        if not certain or not all(map(_refers_plainly, _texts(after))):
+        # Before values are set as well, since Hydra looks at what it deletes and at what it adds to with a plus.
+        raw = [OmegaConf.to_container(one, resolve=False) for one in (composer.chosen(overrides), config)]
+        if not _set_apart(values) or not all(map(_refers_plainly, _texts(raw))):
             return None
         try:
             return _Family(composer, overrides, resolved(config))
@@ -139,39 +139,23 @@ def _is_plain(value: Any) -> bool:
 
 def _set_apart(values: Sequence[Override]) -> bool:
     """Return True if no override sets a key at or below another's, where their order would count."""
-    if any("[" in one.key_or_group for one in values):
-        return False  # Another way to write a key with dots.
     keys = sorted(tuple(one.key_or_group.split(".")) for one in values)
     return all(later[: len(key)] != key for key, later in pairwise(keys))
 
 
-def _applies_to_any(override: Override, before: Any) -> bool:
-    """Return True if ``override`` can be applied whatever the values of other keys.
-
-    Hydra deletes a key, and adds one with ``+``, according to the value at its place, which may be a reference.
-    ``before`` holds the unresolved values before any is set.
-    """
-    if not override.is_delete() and not override.is_add():
-        return True
-    there = before
-    for name in override.key_or_group.split("."):
-        if not isinstance(there, dict):
-            return False
-        if name not in there:
-            return override.is_add()
-        there = there[name]
-    refers = isinstance(there, str) and "${" in there
-    return override.is_delete() and override.value() is None and there is not None and not refers
+def _texts(raw: Sequence[Any]) -> Iterator[tuple[str, bool]]:
+    """Yield every text of unresolved configurations, and whether it lies in a list."""
+    for one in raw:
+        yield from _texts_below(one, in_list=False)
 
 
-def _texts(node: Any, in_list: bool = False) -> Iterator[tuple[str, bool]]:
-    """Yield every text of unresolved values, and whether it lies in a list."""
+def _texts_below(node: Any, in_list: bool) -> Iterator[tuple[str, bool]]:
     if isinstance(node, dict):
         for value in node.values():
-            yield from _texts(value, in_list)
+            yield from _texts_below(value, in_list)
     elif isinstance(node, list):
         for value in node:
-            yield from _texts(value, in_list=True)
+            yield from _texts_below(value, in_list=True)
     elif isinstance(node, str):
         yield node, in_list
 

@@ -17,6 +17,7 @@ from launch import sweep_file
 from launch.slurm.scheduler import JobId
 from launch.workers.cancel_request import Watch
 from launch.workers.heartbeat import Journal
+from launch.workers.imports import uncollected
 from launch.workers.stop import SIGNALS, Stop
 from mmq_sweeps.errors import ConfigError, StoreError
 from mmq_sweeps.store.claims import Claims
@@ -60,7 +61,8 @@ def run(
 
     with Journal(store, sweep_id, name, len(cell_ids), job()) as journal, stop.on(*SIGNALS):
         # Imported after the journal starts, since loading torch takes seconds without any sign of life.
-        from mmq_sweeps.execution.executor import execute
+        with uncollected("mmq_sweeps.execution.executor"):
+            from mmq_sweeps.execution.executor import execute
 
         by_id = {cell.id: cell for cell in started.sweep.cells}
         execute(
