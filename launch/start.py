@@ -142,7 +142,7 @@ def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
             console.print(f"W&B: {page} (group {sweep.id})", soft_wrap=True, highlight=False, markup=False, emoji=False)
     errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
     for row in failed:
-        title = " ".join([row["method"], *(f"{part} {bits}" for part, bits in row["bits"].items())])
+        title = " ".join([row["label"], *(f"{part} {bits}" for part, bits in row["bits"].items())])
         message = f"failed: {title}: {row['error']['class']}: {_shortened(row['error']['message'])}"
         where = store.record_path(row["id"])
         errors.print(f"{message} (traceback in {where})", soft_wrap=True)

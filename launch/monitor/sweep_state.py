@@ -12,6 +12,7 @@ from launch.monitor.worker_states import State, states
 from launch.slurm.jobs import Jobs, Queue
 from launch.sweep_file import SweepFile
 from mmq_sweeps.identity.cell import Cell, bits_label
+from mmq_sweeps.reporting.compare import distinct_titles
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 
@@ -101,7 +102,7 @@ class StaticSweep:
         return StaticSweep(
             written,
             cells,
-            {cell_id: cell.title() for cell_id, cell in cells.items()},
+            distinct_titles(written.sweep.cells),
             tuple((_in_common([cells[one] for one in group]), group) for group in groups),
         )
 

@@ -46,6 +46,19 @@ def run(cells: Any, sweep: Sweep, store: Store, redo: Any = None, **more: Any) -
     return ran
 
 
+def test_progress_tells_cells_that_differ_in_a_setting_apart(
+    composed: Composed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = [
+        composed(*TINY, "method=rtn", "component=connector", "bits=3", f"method.group_size={size}") for size in (16, 32)
+    ]
+    sweep = plan(grid)
+    run(sweep.cells, sweep, Store.open(tmp_path))
+    told = capsys.readouterr().err
+    for size in (16, 32):
+        assert f": rtn connector 3, method.group_size={size}: " in told
+
+
 def test_what_is_recorded_is_left_and_what_is_to_be_replaced_is_run(composed: Composed, tmp_path: Path) -> None:
     sweep, store = sweep_of(composed, tmp_path, 2, 3), Store.open(tmp_path)
     ids = [cell.id for cell in sweep.cells]
