@@ -49,7 +49,7 @@ def start(sweep: Sweep, launcher: Mapping[str, Any], command: str = "", asked: i
     module = _module(launcher)
     if launcher.get("dry_run"):
         return _show_plan(sweep, launcher, asked)
-    store = Store.of(sweep.settings["store"], say=lambda text: tell(f"warning: {text}"))
+    store = Store.of(sweep.settings["store"])
     records = {cell.id: store.record(cell.id) for cell in sweep.cells}
     made = make_plan(sweep, records.get, store.record_sha, launcher, asked)
     if made.pending and launcher.get("check", True) and not _in_process(launcher):

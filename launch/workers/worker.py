@@ -19,6 +19,7 @@ from launch.workers.cancel_request import Watch
 from launch.workers.heartbeat import Journal
 from launch.workers.stop import SIGNALS, Stop
 from mmq_sweeps.errors import ConfigError, StoreError
+from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.store.claims import Claims
 from mmq_sweeps.store.store import Store
 
@@ -47,7 +48,7 @@ def run(
     root = Path(store_root).absolute()
     started = sweep_file.read(root, sweep_id)
     settings = {**started.sweep.settings["store"], "dir": root}
-    store = Store.of(settings, say=lambda text: journal.say(f"warning: {text}"), label=name)
+    store = Store.of(settings, label=name)
     claims = Claims(store, started.redo)
     watch = Watch(store, sweep_id, name, started.created)
 
@@ -58,7 +59,11 @@ def run(
             stop.ask("whoever started it is gone")
         return stop.reason is not None
 
-    with Journal(store, sweep_id, name, len(cell_ids), job()) as journal, stop.on(*SIGNALS):
+    with (
+        Journal(store, sweep_id, name, len(cell_ids), job()) as journal,
+        warnings_to(journal.say),
+        stop.on(*SIGNALS),
+    ):
         # Imported after the journal starts, since loading torch takes seconds without any sign of life.
         from mmq_sweeps.execution.executor import execute
 

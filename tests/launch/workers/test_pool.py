@@ -14,6 +14,7 @@ import pytest
 from launch import sweep_file as recorded
 from launch.workers import pool
 from launch.workers.pool import dealt, shares
+from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.store.store import Store
 from tests.launch import cells as made
 from tests.launch.processes import HELD, POOL, Process, Sweeps, alive, kill, wait_for
@@ -51,7 +52,10 @@ def told_by_a_pool(folder: Path, tracker: str) -> list[str]:
     settings = {"dir": str(store.root), "max_gb": None, "lease_seconds": 60.0}
     sweep = made.sweep(made.grid(2), store=settings, tracker={"_target_": tracker})
     told: list[str] = []
-    pool.run(store, recorded.read(store.root, launched(store, sweep, groups=1)), 1, told.append)
+    with warnings_to(told.append):
+        last = pool.run(store, recorded.read(store.root, launched(store, sweep, groups=1)), 1)
+    told = [text.removeprefix("warning: ") for text in told]
+    assert last == (told[-1] if told else "")
     return told
 
 
