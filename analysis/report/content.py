@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.audit import checks as auditing
+from analysis.audit.finding import Finding
 from analysis.cells import BITS, METRIC, WARNINGS, Cells, assignment, defined, part_order
 from analysis.figures import catalog
 from analysis.measures.family import Family, families
@@ -84,7 +85,7 @@ def _worked_out(family: Family, title: str, say: Say) -> None:
 
 
 def _summary(
-    cells: Cells, found: Sequence[Family], overall: dict[str, Frontier], defects: Sequence[auditing.Finding]
+    cells: Cells, found: Sequence[Family], overall: dict[str, Frontier], defects: Sequence[Finding]
 ) -> Iterator[Block]:
     odd = f" {words.count(len(defects), 'defect')} found in the data, listed below." if defects else ""
     yield Sentences([words.of_cells(cells) + odd])
@@ -225,7 +226,7 @@ def _cells_table(cells: Cells, overall: Sequence[Frontier]) -> Table:
     return Table("All cells", [columns[index] for index in kept], shown, filters, marks)
 
 
-def _defects(cells: Cells, defects: Sequence[auditing.Finding]) -> Iterator[Block]:
+def _defects(cells: Cells, defects: Sequence[Finding]) -> Iterator[Block]:
     for family in dict.fromkeys(finding.family for finding in defects):
         here = [finding for finding in defects if finding.family == family]
         yield Sentences([f"{family}:", *(f"{one.defect}: {one.sentence}." for one in here)])
