@@ -19,6 +19,7 @@ from mmq_sweeps.store.store import Store
 from tests.launch import cells as made
 from tests.launch.processes import HELD, POOL, Process, Sweeps, alive, kill, wait_for
 from tests.launch.stores import launched
+from tests.own_method import write_method
 
 
 @pytest.mark.parametrize(
@@ -146,22 +147,7 @@ def test_a_killed_worker_loses_only_its_cell_and_is_replaced(sweeps: Sweeps) -> 
 
 def killing_method(folder: Path) -> str:
     """A method outside the package that kills its process at three bits."""
-    (folder / "deadly.py").write_text(
-        "import os, signal\n"
-        "from dataclasses import dataclass\n"
-        "from mmq_sweeps.methods.rtn import RoundToNearest\n\n"
-        "@dataclass(frozen=True)\n"
-        "class Deadly(RoundToNearest):\n"
-        "    def quantize(self, weights, stats, format):\n"
-        "        if format.bits == 3:\n"
-        "            os.kill(os.getpid(), signal.SIGKILL)\n"
-        "        return super().quantize(weights, stats, format)\n"
-    )
-    (folder / "own" / "method").mkdir(parents=True)
-    (folder / "own" / "method" / "deadly.yaml").write_text(
-        "_target_: deadly.Deadly\ngroup_size: channel\nsymmetric: false\n"
-    )
-    return f"hydra.searchpath=['file://{folder}/own']"
+    return write_method(folder, "deadly", "os.kill(os.getpid(), signal.SIGKILL)")
 
 
 def test_a_cell_that_kills_its_workers_is_recorded_and_the_others_run(sweeps: Sweeps) -> None:
