@@ -13,6 +13,7 @@ from analysis.output import json_text
 from analysis.pivot import markdown
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.reporting.compare import conflict
+from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.reporting.table import output_console, rows, show
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
@@ -36,7 +37,7 @@ def load_rows(sources: list[Path]) -> list[dict[str, Any]]:
             raise ValueError(f"--source {source}: 'table' reads stores only; 'export' writes the table of any source")
         if not (source / "cells").is_dir():
             raise FileNotFoundError(f"--source {source}: is no store (it has no folder 'cells'); run a sweep first")
-        store = Store.reading(source, _warn)
+        store = Store.reading(source)
         for record in store.records():
             found.setdefault(record.id, []).append((record, store))
     for cell_id, copies in found.items():
@@ -171,7 +172,8 @@ def main() -> None:
     # Drop duplicates.
     arguments.source = list(dict.fromkeys(arguments.source or ["runs"]))
     try:
-        arguments.run(arguments)
+        with warnings_to():
+            arguments.run(arguments)
     except (OSError, StoreError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(BAD_INPUT) from None

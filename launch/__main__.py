@@ -10,6 +10,7 @@ import importlib
 import sys
 
 from mmq_sweeps.errors import ConfigError, StoreError
+from mmq_sweeps.reporting.progress import warnings_to
 
 BAD_INPUT, INTERRUPTED = 2, 130
 # Imported on demand, so that `--help` and light verbs start fast.
@@ -43,7 +44,9 @@ def main() -> None:
     if left:
         arguments.overrides += left
     try:
-        raise SystemExit(arguments.run(arguments))
+        with warnings_to():
+            status = arguments.run(arguments)
+        raise SystemExit(status)
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
     except (ConfigError, StoreError, OSError, ValueError) as error:

@@ -49,7 +49,7 @@ def start(sweep: Sweep, launcher: Mapping[str, Any], command: str = "", asked: i
     module = _module(launcher)
     if launcher.get("dry_run"):
         return _show_plan(sweep, launcher, asked)
-    store = Store.of(sweep.settings["store"], say=lambda text: tell(f"warning: {text}"))
+    store = Store.of(sweep.settings["store"])
     records = {cell.id: store.record(cell.id) for cell in sweep.cells}
     made = make_plan(sweep, records.get, store.record_sha, launcher, asked)
     if made.pending and launcher.get("check", True) and not _in_process(launcher):
@@ -142,7 +142,7 @@ def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
             console.print(f"W&B: {page} (group {sweep.id})", soft_wrap=True, highlight=False, markup=False, emoji=False)
     errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
     for row in failed:
-        title = " ".join([row["method"], *(f"{part} {bits}" for part, bits in row["bits"].items())])
+        title = " ".join([row["label"], *(f"{part} {bits}" for part, bits in row["bits"].items())])
         message = f"failed: {title}: {row['error']['class']}: {_shortened(row['error']['message'])}"
         where = store.record_path(row["id"])
         errors.print(f"{message} (traceback in {where})", soft_wrap=True)

@@ -27,6 +27,7 @@ from mmq_sweeps.config.overrides import as_written, kept_apart
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.errors import ConfigError, StoreError
+from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.reporting.versions import told_versions
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -83,7 +84,7 @@ def main() -> None:
     schema.register()
     launchers.register()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), warnings_to():
             # check_composed reports it as an error.
             warnings.filterwarnings("ignore", "provider=hydra.searchpath")
             compose_and_run()

@@ -16,6 +16,7 @@ import pytest
 
 from tests.commands import Forked, run_forked
 from tests.conftest import SMALL, command_environment
+from tests.own_method import write_method
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -264,20 +265,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
 
 def failing_method(folder: Path) -> dict[str, str]:
     """A method that fails at three bits, with its yaml, as someone would add one outside the package."""
-    (folder / "fragile.py").write_text(
-        "from dataclasses import dataclass\n"
-        "from mmq_sweeps.methods.rtn import RoundToNearest\n\n"
-        "@dataclass(frozen=True)\n"
-        "class Fragile(RoundToNearest):\n"
-        "    def quantize(self, weights, stats, format):\n"
-        "        if format.bits == 3:\n"
-        "            raise RuntimeError('three is too many')\n"
-        "        return super().quantize(weights, stats, format)\n"
-    )
-    (folder / "own" / "method").mkdir(parents=True)
-    (folder / "own" / "method" / "fragile.yaml").write_text(
-        "_target_: fragile.Fragile\ngroup_size: channel\nsymmetric: false\n"
-    )
+    write_method(folder, "fragile", "raise RuntimeError('three is too many')")
     return {"PYTHONPATH": str(folder)}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.audit import checks as auditing
+from analysis.audit.finding import Finding
 from analysis.cells import BITS, METRIC, WARNINGS, Cells, assignment, defined
 from analysis.figures import catalog
 from analysis.measures.family import Family, families
@@ -85,7 +86,7 @@ def _worked_out(family: Family, title: str, say: Say) -> None:
 
 
 def _summary(
-    cells: Cells, found: Sequence[Family], overall: dict[str, Frontier], defects: Sequence[auditing.Finding]
+    cells: Cells, found: Sequence[Family], overall: dict[str, Frontier], defects: Sequence[Finding]
 ) -> Iterator[Block]:
     odd = f" {words.count(len(defects), 'defect')} found in the data, listed below." if defects else ""
     yield Sentences([words.of_cells(cells) + odd])
@@ -231,7 +232,7 @@ def _bits_digits(bits: pd.Series) -> int:
     return 0 if (bits.dropna() % 1 == 0).all() else 2
 
 
-def _defects(cells: Cells, defects: Sequence[auditing.Finding]) -> Iterator[Block]:
+def _defects(cells: Cells, defects: Sequence[Finding]) -> Iterator[Block]:
     for family in dict.fromkeys(finding.family for finding in defects):
         here = [finding for finding in defects if finding.family == family]
         yield Sentences([f"{family}:", *(f"{one.defect}: {one.sentence}." for one in here)])

@@ -15,6 +15,7 @@ from rich import box
 from rich.table import Table
 
 from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.reporting.table import output_console
 from mmq_sweeps.store import checkpoint_names
 from mmq_sweeps.store.eviction import GB, KINDS, Stored, artifacts
@@ -70,7 +71,7 @@ class Kind:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    store = Store.reading(arguments.store, _warn)
+    store = Store.reading(arguments.store)
     kinds = list(_kinds(store))
     locked = {f"{kind.name}/{name}": owner for kind in _folders(store) for name, owner in _holders(store, kind.name)}
     if arguments.json:
@@ -131,12 +132,13 @@ def _holders(store: Store, kind: str) -> list[tuple[str, Any]]:
 
 def _check(arguments: argparse.Namespace) -> int:
     problems: list[str] = []
-    store = Store.reading(arguments.store, problems.append)
-    records = store.records()
-    stored = artifacts(store.root)
-    whole = [one for one in stored if store.has_artifact(one.kind, one.key)]
+    store = Store.reading(arguments.store)
+    with warnings_to(lambda text: problems.append(text.removeprefix("warning: "))):
+        records = store.records()
+        stored = artifacts(store.root)
+        whole = [one for one in stored if store.has_artifact(one.kind, one.key)]
+        checked = sum(store.artifacts.read(one.kind, one.key) is not None for one in whole)
     unfinished = len(stored) - len(whole)
-    checked = sum(store.artifacts.read(one.kind, one.key) is not None for one in whole)
     warnings = checkpoint_names.told((record.names["model"], record.cell["model"]) for record in records)
     if unfinished:
         warnings.append(f"{unfinished} artifacts were not written completely; they are computed again when needed")
@@ -155,7 +157,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _prune(arguments: argparse.Namespace) -> int:
-    store = Store.reading(arguments.store, _warn) if arguments.dry_run else Store.existing(arguments.store, _warn)
+    store = Store.reading(arguments.store) if arguments.dry_run else Store.existing(arguments.store)
     kinds = tuple(kind for kind in KINDS if kind in (arguments.kind or KINDS))
     # This machine's clock will do: clocks differ by less than days.
     before = time.time() - arguments.older_than * DAY if arguments.older_than is not None else float("inf")
@@ -177,7 +179,3 @@ def _prune(arguments: argparse.Namespace) -> int:
 
 def _tell(content: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(content, indent=1) + "\n")
-
-
-def _warn(text: str) -> None:
-    sys.stderr.write(f"warning: {text}\n")

@@ -14,7 +14,7 @@ from launch.workers import pool
 from launch.workers.cancel_request import Watch
 from launch.workers.heartbeat import Journal, Several
 from launch.workers.imports import uncollected
-from mmq_sweeps.reporting.progress import Progress
+from mmq_sweeps.reporting.progress import Progress, warnings_to
 from mmq_sweeps.store.claims import Claims
 from mmq_sweeps.store.store import Store
 
@@ -29,8 +29,8 @@ def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any
     started = sweep_file.read(store.root, sweep_id)
     workers = launcher.get("workers") or 1
     if workers > 1 and len(started.batches) > 1:
-        with Foreground(SweepReader(store, sweep_id)) as shown:
-            pool.run(store, started, workers, shown.say, shown)
+        with Foreground(SweepReader(store, sweep_id)) as shown, warnings_to(shown.say):
+            pool.run(store, started, workers, shown)
     else:
         _run_here(plan, store, sweep_id, started.created, fail_alone=not launcher.get("check", True))
     return True
@@ -49,12 +49,12 @@ def _run_here(plan: Plan, store: Store, sweep_id: str, created: str, fail_alone:
     ):
         progress.skip(plan.done)
         told = Several(progress, journal)
-        # The same store; its warnings stand between the bars.
-        beside_bars = Store.of(plan.sweep.settings["store"], say=lambda text: told.say(f"warning: {text}"), label=name)
+        # The same store; its locks name this process as its journal does.
+        labelled = Store.of(plan.sweep.settings["store"], label=name)
         execute(
             plan.pending,
             plan.sweep,
-            Claims(beside_bars, plan.redo),
+            Claims(labelled, plan.redo),
             told,
             journal.keep,
             stop=watch,

@@ -8,7 +8,6 @@ queued job.
 from __future__ import annotations
 
 import os
-import sys
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from launch.slurm.options import Options
 from launch.slurm.scheduler import ClusterError, JobId
 from launch.workers.heartbeat import now
 from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.reporting.progress import to_stderr, warnings_to
 from mmq_sweeps.store.store import Store
 
 POLL_SECONDS = 0.2
@@ -50,9 +50,9 @@ def check(launcher: Mapping[str, Any]) -> None:
     if launcher.get("dry_run"):
         return
     scheduler.require()
-    if found := scheduler.patiently(lambda: scheduler.problems(options.asked), _tell):
+    if found := scheduler.patiently(lambda: scheduler.problems(options.asked)):
         raise ConfigError(found)
-    objection = scheduler.patiently(lambda: scheduler.would_take(options.flags()), _tell)
+    objection = scheduler.patiently(lambda: scheduler.would_take(options.flags()))
     # The limit on queued jobs is handled in `dispatch`, which knows the number of jobs.
     if objection and "MaxSubmitJob" not in objection:
         raise ConfigError(
@@ -67,13 +67,13 @@ def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any
     under_way = _under_way(store, sweep_id, _queued(name))
     groups = _without(plan.batches, under_way)
     if under_way:
-        _tell(f"{len(under_way)} cells are in jobs that are queued or running already")
+        to_stderr(f"{len(under_way)} cells are in jobs that are queued or running already")
     if groups:
-        limit = scheduler.patiently(lambda: scheduler.submit_limit(options.account, options.qos), _tell)
+        limit = scheduler.patiently(lambda: scheduler.submit_limit(options.account, options.qos))
         groups = _within_limit(groups, limit)
         Submission(store, sweep_id, name, options).submit(groups)
     if not options.wait:
-        _tell(f"not waiting; {_how_to_come_back(store, sweep_id)}")
+        to_stderr(f"not waiting; {_how_to_come_back(store, sweep_id)}")
         return False
     return _wait(store, sweep_id)
 
@@ -97,7 +97,7 @@ class Submission:
         """
         # Other users of the store must be able to create folders beside this.
         self._store.files.make_folder(self.folder)
-        size = scheduler.patiently(scheduler.max_array_size, _tell)
+        size = scheduler.patiently(scheduler.max_array_size)
         arrays = [groups[first : first + size] for first in range(0, len(groups), size)]
         most = self._options.parallelism
         lanes = min(most or len(arrays), len(arrays))
@@ -109,7 +109,9 @@ class Submission:
             ahead[lane] = self._submit_array(array, width, ahead[lane])
         cells = sum(len(group) for group in groups)
         arrays_told = f" in {len(arrays)} arrays" if len(arrays) > 1 else ""
-        _tell(f"submitted {_count(len(groups), 'job')}{arrays_told} for {_count(cells, 'cell')}; logs in {self.folder}")
+        to_stderr(
+            f"submitted {_count(len(groups), 'job')}{arrays_told} for {_count(cells, 'cell')}; logs in {self.folder}"
+        )
 
     def _submit_array(self, groups: Sequence[Cells], width: int, after: str | None) -> str:
         # Imported here because it is slow.
@@ -140,7 +142,7 @@ class Submission:
                 raise ClusterError(f"sbatch: {' '.join(str(error).split()) or 'failed without a word'}") from error
             return submitted
 
-        submitted = scheduler.patiently(attempt, _tell)
+        submitted = scheduler.patiently(attempt)
         for job, group in zip(submitted, groups, strict=True):
             one = Submitted(JobId.parse(job.job_id), tuple(group), now(), self.folder)
             jobs.note(self._store, self._sweep_id, one)
@@ -155,12 +157,12 @@ def _queued(name: str) -> set[JobId]:
     the store's locks keep its cells from being run twice.
     """
     until = time.monotonic() + ENDING_SECONDS
-    found = scheduler.patiently(lambda: scheduler.queued(name), _tell)
+    found = scheduler.patiently(lambda: scheduler.queued(name))
     if any(job.ending for job in found.values()):
-        _tell("waiting for jobs of this sweep that are ending")
+        to_stderr("waiting for jobs of this sweep that are ending")
     while any(job.ending for job in found.values()) and time.monotonic() < until:
         time.sleep(ENDING_POLL_SECONDS)
-        found = scheduler.patiently(lambda: scheduler.queued(name), _tell)
+        found = scheduler.patiently(lambda: scheduler.queued(name))
     return {job.job for job in found.values() if not job.ending}
 
 
@@ -184,7 +186,7 @@ def _within_limit(groups: list[Cells], limit: int | None) -> list[Cells]:
             "allow; wait for some to end, or choose another hydra.launcher.account or hydra.launcher.qos."
         )
     bounds = [round(index * len(groups) / limit) for index in range(limit + 1)]
-    _tell(f"the cluster takes {limit} more jobs of yours: {len(groups)} groups of cells are joined into as many")
+    to_stderr(f"the cluster takes {limit} more jobs of yours: {len(groups)} groups of cells are joined into as many")
     return [[cell for group in groups[low:high] for cell in group] for low, high in pairwise(bounds)]
 
 
@@ -193,7 +195,7 @@ def _wait(store: Store, sweep_id: str) -> bool:
     gone, said = 0.0, ""
     told: set[JobId] = set()
     try:
-        with Foreground(SweepReader(store, sweep_id)) as shown:
+        with Foreground(SweepReader(store, sweep_id)) as shown, warnings_to(shown.say):
             while not shown.now.ended and not (gone and time.monotonic() - gone >= SETTLE_SECONDS):
                 shown()
                 at_work = shown.now.jobs
@@ -204,7 +206,7 @@ def _wait(store: Store, sweep_id: str) -> bool:
                 time.sleep(POLL_SECONDS)
             _tell_failed(shown, told, settled=True)
     except KeyboardInterrupt:
-        _tell(f"detached, the jobs go on; {_how_to_come_back(store, sweep_id)}")
+        to_stderr(f"detached, the jobs go on; {_how_to_come_back(store, sweep_id)}")
         return False
     return True
 
@@ -247,7 +249,3 @@ def _outside_any_job() -> Iterator[None]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _tell(text: str) -> None:
-    sys.stderr.write(f"{text}\n")

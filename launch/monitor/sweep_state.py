@@ -13,6 +13,7 @@ from launch.slurm.jobs import Jobs, Queue
 from launch.sweep_file import SweepFile
 from mmq_sweeps.identity.assignment import bits_label, part_order
 from mmq_sweeps.identity.cell import Cell
+from mmq_sweeps.reporting.compare import distinct_titles
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 
@@ -102,7 +103,7 @@ class StaticSweep:
         return StaticSweep(
             written,
             cells,
-            {cell_id: cell.title() for cell_id, cell in cells.items()},
+            distinct_titles(written.sweep.cells),
             tuple((_in_common([cells[one] for one in group]), group) for group in groups),
         )
 

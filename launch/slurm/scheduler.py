@@ -6,6 +6,7 @@ Uses the commands of a login node only; imports neither Submitit, torch nor Hydr
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from typing import TypeVar
 
 from mmq_sweeps.errors import ConfigError, unknown
 
+logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 COMMAND_SECONDS = 60
@@ -138,9 +140,7 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def patiently(
-    attempt: Callable[[], Result], say: Callable[[str], None], waits: Iterable[float] = BACKOFF_SECONDS
-) -> Result:
+def patiently(attempt: Callable[[], Result], waits: Iterable[float] = BACKOFF_SECONDS) -> Result:
     """Call ``attempt``, retrying after each of ``waits`` seconds while the cluster is busy or away.
 
     Raises permanent rejections at once, and the error of the last attempt.
@@ -151,7 +151,7 @@ def patiently(
         except ClusterError as error:
             if refused(str(error)):
                 raise
-            say(f"{error}; trying again in {wait:.0f} s")
+            logger.warning("%s; trying again in %.0f s", error, wait)
             time.sleep(wait)
     return attempt()
 

@@ -7,6 +7,7 @@ module only starts, watches and stops processes.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from launch.sweep_file import SweepFile
 from launch.workers import worker
 from launch.workers.heartbeat import log_path, now, state_name
 from mmq_sweeps.store.store import Store
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
 # Deaths of a slot's workers in a row, without an ended cell, after which they are not replaced. More than the attempts
@@ -47,17 +50,16 @@ def run(
     store: Store,
     started: SweepFile,
     workers: int,
-    say: Callable[[str], None],
     look: Callable[[], None] = lambda: None,
-) -> None:
-    """Run the groups of a sweep in at most ``workers`` processes; return when all have ended.
+) -> str:
+    """Run the groups of a sweep in at most ``workers`` processes; when all have ended, return how the last one died.
 
-    ``say`` receives messages on dead workers; ``look`` is called at every poll. On Ctrl-C the workers stop after the
-    current cell, on a second Ctrl-C they are killed; ``KeyboardInterrupt`` is raised in the end.
+    The result is empty if none died. ``look`` is called at every poll. On Ctrl-C the workers stop after the current cell,
+    on a second Ctrl-C they are killed; ``KeyboardInterrupt`` is raised in the end.
     """
     slots = dealt(started.batches, workers)
     threads = max(1, _cores() // len(slots))
-    pool = Pool(store, started, threads, shares(_gpus(), len(slots)), say)
+    pool = Pool(store, started, threads, shares(_gpus(), len(slots)))
     with pool.ended_with_this(slots):
         for slot in slots:
             pool.start(slot)
@@ -66,6 +68,7 @@ def run(
                 pool.attend(slot)
             look()
             time.sleep(POLL_SECONDS)
+    return pool.deaths[-1] if pool.deaths else ""
 
 
 def dealt(groups: Sequence[Sequence[str]], workers: int) -> list[Slot]:
@@ -87,14 +90,14 @@ class Pool:
     """Settings and operations of the workers of a sweep.
 
     ``threads`` is the number of threads of each worker. ``gpus`` holds the ``CUDA_VISIBLE_DEVICES`` of each slot; empty
-    without GPUs.
+    without GPUs. ``deaths`` collects a sentence on each worker that died.
     """
 
     store: Store
     started: SweepFile
     threads: int
     gpus: list[str]
-    say: Callable[[str], None]
+    deaths: list[str] = field(default_factory=list)
 
     def start(self, slot: Slot) -> None:
         slot.started += 1
@@ -139,15 +142,19 @@ class Pool:
         ended = self._bury(slot, status)
         how = _told(status)
         if status == worker.BAD_INPUT:
-            self.say(f"worker {slot.name} could not run: {self._last_words(slot)}")
+            self._died(f"worker {slot.name} could not run: {self._last_words(slot)}")
             return
         slot.fruitless = 0 if ended else slot.fruitless + 1
         if slot.fruitless >= FRUITLESS_DEATHS:
             deaths = f"{slot.fruitless} workers in its place ended no cell"
-            self.say(f"worker {slot.name} died ({how}); {deaths}, so it is not replaced: {self._last_words(slot)}")
+            self._died(f"worker {slot.name} died ({how}); {deaths}, so it is not replaced: {self._last_words(slot)}")
             return
-        self.say(f"worker {slot.name} died ({how}); another takes its place")
+        self._died(f"worker {slot.name} died ({how}); another takes its place")
         self.start(slot)
+
+    def _died(self, text: str) -> None:
+        self.deaths.append(text)
+        logger.warning("%s", text)
 
     @contextmanager
     def ended_with_this(self, slots: Sequence[Slot]) -> Iterator[None]:
@@ -156,7 +163,7 @@ class Pool:
             yield
         except KeyboardInterrupt:
             _signal(slots, signal.SIGTERM)
-            self.say("stopping after the cells at hand; Ctrl-C again ends them at once")
+            logger.info("stopping after the cells at hand; Ctrl-C again ends them at once")
             self._wait(slots)
             raise
         finally:

@@ -27,6 +27,7 @@ from launch.slurm.scheduler import ClusterError, JobId
 from launch.workers import pool
 from launch.workers.stop import Stop
 from launch.workers.worker import FINISHED, STOPPED
+from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.store.claims import missing
 from mmq_sweeps.store.store import Store
 
@@ -71,7 +72,7 @@ class Job:
         """
         os.environ.setdefault("OMP_NUM_THREADS", str(self.threads))
         stop = Stop()
-        with stop.on(*SIGNALS):
+        with stop.on(*SIGNALS), warnings_to(_say):
             supervisor = Supervisor(self, stop)
             with supervisor.timed():
                 supervisor.work()
@@ -93,9 +94,9 @@ class Supervisor:
         self._id = here
         self._restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         self._started = sweep_file.read(Path(job.store), job.sweep)
-        self._store = Store.of({**self._started.sweep.settings["store"], "dir": job.store}, say=_say)
+        self._store = Store.of({**self._started.sweep.settings["store"], "dir": job.store})
         self._back_to_queue: bool | None = None
-        # Last message on a worker: the likely reason if cells are left.
+        # Last message on a worker that died: the likely reason if cells are left.
         self._heard = ""
 
     def work(self) -> None:
@@ -105,7 +106,7 @@ class Supervisor:
         own = replace(self._started, batches=tuple((cell,) for cell in left))
         try:
             if left:
-                pool.run(self._store, own, self._job.workers, self._hear, self._look)
+                self._heard = pool.run(self._store, own, self._job.workers, self._look)
         except KeyboardInterrupt:
             _say(f"stopped by {self._stop.reason}")
         except OutOfTime:
@@ -185,10 +186,6 @@ class Supervisor:
             return True
         _say(f"not put back into the queue: that was done {self._restarts} times, hydra.launcher.requeues")
         return False
-
-    def _hear(self, text: str) -> None:
-        self._heard = text
-        _say(text)
 
     def _seconds_by_signal(self) -> float:
         """Return the seconds before SLURM kills the job, judged by the signal if SLURM does not report them."""

@@ -20,6 +20,7 @@ from launch.workers.heartbeat import Journal
 from launch.workers.imports import uncollected
 from launch.workers.stop import SIGNALS, Stop
 from mmq_sweeps.errors import ConfigError, StoreError
+from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.store.claims import Claims
 from mmq_sweeps.store.store import Store
 
@@ -48,7 +49,7 @@ def run(
     root = Path(store_root).absolute()
     started = sweep_file.read(root, sweep_id)
     settings = {**started.sweep.settings["store"], "dir": root}
-    store = Store.of(settings, say=lambda text: journal.say(f"warning: {text}"), label=name)
+    store = Store.of(settings, label=name)
     claims = Claims(store, started.redo)
     watch = Watch(store, sweep_id, name, started.created)
 
@@ -59,7 +60,11 @@ def run(
             stop.ask("whoever started it is gone")
         return stop.reason is not None
 
-    with Journal(store, sweep_id, name, len(cell_ids), job()) as journal, stop.on(*SIGNALS):
+    with (
+        Journal(store, sweep_id, name, len(cell_ids), job()) as journal,
+        warnings_to(journal.say),
+        stop.on(*SIGNALS),
+    ):
         # Imported after the journal starts, since loading torch takes seconds without any sign of life.
         with uncollected("mmq_sweeps.execution.executor"):
             from mmq_sweeps.execution.executor import execute

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -19,6 +19,7 @@ from mmq_sweeps.execution.session import Session, Sessions
 from mmq_sweeps.identity.cell import Cell, digest
 from mmq_sweeps.quantization.requests import Request
 from mmq_sweeps.reporting.background import Background
+from mmq_sweeps.reporting.compare import distinct_titles
 from mmq_sweeps.reporting.progress import Reporter, warnings_to
 from mmq_sweeps.reporting.trackers import Log, Tracker
 from mmq_sweeps.store.atomic_files import share as share_path
@@ -60,7 +61,8 @@ def execute(
         logging_to = tracker.start(sweep.id, claims.store.root / "wandb", progress.say)
         _share_wandb(claims.store)
         with Background(logging_to, progress.say) as log, suppress(Stopped):
-            executor = Executor(sessions, checks, claims, progress, tracker, log, keep, stop, fail_alone)
+            titles = distinct_titles(sweep.cells)
+            executor = Executor(sessions, checks, claims, progress, titles, tracker, log, keep, stop, fail_alone)
             deferred = [cell for cells in groups for cell in executor.run_group(cells)]
             deferred += [cell for cells in _by_model_and_task(help) for cell in executor.help_with(cells)]
             for cell in deferred:
@@ -79,6 +81,7 @@ class Executor:
     checks: Checks
     claims: Claims
     progress: Reporter
+    titles: Mapping[str, str]
     tracker: Tracker
     log: Log
     keep: Callable[[Record], None]
@@ -113,7 +116,7 @@ class Executor:
         missing = [cell for cell in cells if self.claims.missing(cell)]
         if missing and (found := self.checks.problems(missing)):
             for problem in found:
-                logger.warning("%s is left alone: %s", missing[0].title(), problem)
+                logger.warning("%s is left alone: %s", self.titles[missing[0].id], problem)
             return []
         return self.run_group(missing)
 
@@ -135,9 +138,9 @@ class Executor:
         with lock:
             # Another process may have ended it just before it was locked.
             if self.claims.missing(cell):
-                self.progress.begin(cell.title(), cell.id)
+                self.progress.begin(self.titles[cell.id], cell.id)
                 record, items = record_cell(cell, session, self.progress)
-                self.progress.finish(cell.title(), outcome(record), cell.id)
+                self.progress.finish(self.titles[cell.id], outcome(record), cell.id)
                 self.log(record, items, session.task.samples(self.tracker.samples))
                 self.keep(record)
         return True
@@ -150,9 +153,9 @@ class Executor:
             if cell.id not in unfit or (lock := self.claims.wait(cell, self.stop)) is None:
                 continue
             with lock:
-                self.progress.begin(cell.title(), cell.id)
+                self.progress.begin(self.titles[cell.id], cell.id)
                 record = self.claims.store.save(failed_record(cell, unfit[cell.id]))
-                self.progress.finish(cell.title(), outcome(record), cell.id)
+                self.progress.finish(self.titles[cell.id], outcome(record), cell.id)
                 self.log(record, [], [])
                 self.keep(record)
         return [cell for cell in cells if cell.id not in unfit]

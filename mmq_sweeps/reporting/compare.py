@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmq_sweeps.identity.assignment import method_name, part_order, rules_in
+from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.metrics import MetricResult, paired_difference
 from mmq_sweeps.store.record import Record
 
@@ -164,6 +165,30 @@ def told_apart(several: Sequence[Mapping[str, Any]]) -> list[str]:
     if len(set(texts)) < len(texts):
         texts = [f"{text} #{number}".strip() for number, text in enumerate(texts, 1)]
     return texts
+
+
+def distinct_titles(cells: Sequence[Cell]) -> dict[str, str]:
+    """Map each cell's id to its title for progress lines, with whatever else tells the ``cells`` of a sweep apart.
+
+    As in ``gptq vision 3 language 3, method.group_size=64``; model and task are named if several give one title.
+    """
+    titles = {cell.id: cell.title() for cell in cells}
+    for name in ("model", "task"):
+        for alike in _alike(cells, titles):
+            if len({cell.names[name] for cell in alike}) > 1:
+                titles |= {cell.id: f"{titles[cell.id]}, {cell.names[name]}" for cell in alike}
+    for alike in _alike(cells, titles):
+        told = told_apart([variant(cell.effective) | settings(cell.effective, {}) for cell in alike])
+        titles |= {cell.id: f"{titles[cell.id]}, {text}" for cell, text in zip(alike, told, strict=True) if text}
+    return titles
+
+
+def _alike(cells: Sequence[Cell], titles: Mapping[str, str]) -> list[list[Cell]]:
+    """Return the cells that share their title with another cell, in groups."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(titles[cell.id], []).append(cell)
+    return [alike for alike in found.values() if len(alike) > 1]
 
 
 def _shown(key: str, value: Any) -> str:

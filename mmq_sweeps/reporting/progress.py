@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
+
+# Top-level packages whose log is shown.
+PACKAGES = ("mmq_sweeps", "launch")
 
 
 class Reporter(Protocol):
@@ -82,19 +86,33 @@ class Progress:
 
 class _Lines(logging.Handler):
     def __init__(self, say: Callable[[str], None]) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._say(f"{record.levelname.lower()}: {record.getMessage()}")
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        self._say(f"{level}{record.getMessage()}")
+
+
+def to_stderr(text: str) -> None:
+    """Write a line to standard error."""
+    sys.stderr.write(f"{text}\n")
 
 
 @contextmanager
-def warnings_to(say: Callable[[str], None]) -> Iterator[None]:
-    """Hand this package's log warnings to ``say`` while the context is open, so that they stand between its bars."""
-    logger, lines = logging.getLogger("mmq_sweeps"), _Lines(say)
-    logger.addHandler(lines)
-    try:
+def warnings_to(say: Callable[[str], None] = to_stderr) -> Iterator[None]:
+    """Hand what our packages log, from INFO on, to ``say`` while the context is open; the innermost context gets it.
+
+    So a command shows warnings on standard error, and between its bars while there are any.
+    """
+    lines = _Lines(say)
+    with ExitStack() as undo:
+        for logger in map(logging.getLogger, PACKAGES):
+            for outer in [handler for handler in logger.handlers if isinstance(handler, _Lines)]:
+                logger.removeHandler(outer)
+                undo.callback(logger.addHandler, outer)
+            logger.addHandler(lines)
+            undo.callback(logger.removeHandler, lines)
+            undo.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.INFO)
         yield
-    finally:
-        logger.removeHandler(lines)

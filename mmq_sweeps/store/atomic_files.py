@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from mmq_sweeps.errors import StoreError
+
+logger = logging.getLogger(__name__)
 
 STALE_SECONDS = 24 * 3600
 # Errors of file systems without hard links: FAT, some FUSE mounts and object stores.
@@ -21,10 +24,9 @@ NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EM
 
 @dataclass(frozen=True)
 class Files:
-    """Files under ``root``. Unless ``writable``, nothing is created, moved or touched. ``say`` receives messages."""
+    """Files under ``root``. Unless ``writable``, nothing is created, moved or touched."""
 
     root: Path
-    say: Callable[[str], None] = field(compare=False)
     writable: bool = True
 
     def prepare(self) -> None:
@@ -79,10 +81,10 @@ class Files:
             temporary.unlink(missing_ok=True)
 
     def move_aside(self, path: Path, reason: str | None) -> None:
-        """Move a corrupt file or folder to ``corrupt/`` and report ``reason``; in a read-only store only report it."""
+        """Move a corrupt file or folder to ``corrupt/`` and log ``reason``; in a read-only store only log it."""
         if not self.writable:
             if reason:
-                self.say(f"{reason}: left out, and left where it is.")
+                logger.warning("%s: left out, and left where it is.", reason)
             return
         target = self.root / "corrupt" / f"{path.name}.{uuid.uuid4().hex[:8]}"
         with explained(target):
@@ -92,7 +94,7 @@ class Files:
             except FileNotFoundError:  # Another process moved it.
                 return
         if reason:
-            self.say(f"{reason}: moved to {target}; it will be computed again.")
+            logger.warning("%s: moved to %s; it will be computed again.", reason, target)
 
     def make_folder(self, path: Path) -> None:
         """Create a folder and its parents, with the permissions of the store's root (see ``share``)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
@@ -11,6 +12,8 @@ from pathlib import Path
 from mmq_sweeps.store.atomic_files import Files, explained
 from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.locks import Artifact, Locks
+
+logger = logging.getLogger(__name__)
 
 KINDS = tuple(ArtifactKind)
 GB = 10**9
@@ -96,9 +99,13 @@ class Eviction:
         self._usage.size_bytes = evicted.left_bytes
         if self.max_bytes is not None and evicted.left_bytes > self.max_bytes and not self._usage.told:
             self._usage.told = True
-            self.files.say(
-                f"the artifacts in {self.files.root} take {evicted.left_bytes / GB:.2f} GB, more than store.max_gb="
-                f"{self.max_bytes / GB:g}: running jobs need {evicted.pinned_bytes / GB:.2f} GB of them, and the rest is gone"
+            logger.warning(
+                "the artifacts in %s take %.2f GB, more than store.max_gb=%g: running jobs need %.2f GB of them, and the rest "
+                "is gone",
+                self.files.root,
+                evicted.left_bytes / GB,
+                self.max_bytes / GB,
+                evicted.pinned_bytes / GB,
             )
         return evicted
 

@@ -46,10 +46,9 @@ SCHEMA = 2
 
 @dataclass(frozen=True)
 class Store:
-    """Store at ``root``. ``say`` receives a sentence for each problem that was found and repaired."""
+    """Store at ``root``. It logs a warning for each problem that it finds and repairs."""
 
     root: Path
-    say: Callable[[str], None] = field(compare=False)
     files: Files = field(compare=False, repr=False)
     locks: Locks = field(compare=False, repr=False)
     artifacts: Artifacts = field(compare=False, repr=False)
@@ -57,7 +56,6 @@ class Store:
     @staticmethod
     def open(
         root: str | Path,
-        say: Callable[[str], None] = lambda text: None,
         *,
         max_gb: float | None = None,
         lease_seconds: float = LEASE_SECONDS,
@@ -73,7 +71,7 @@ class Store:
         Raises:
             StoreError: the store cannot be written, or has another schema.
         """
-        store = Store._assembled(Path(root), say, True, max_gb, lease_seconds, label)
+        store = Store._assembled(Path(root), True, max_gb, lease_seconds, label)
         with explained(store.root):
             schema = _schema_of(store.root)
             _refuse_other(schema, store.root)
@@ -83,21 +81,21 @@ class Store:
         return store
 
     @staticmethod
-    def of(settings: Mapping[str, Any], say: Callable[[str], None] = lambda text: None, label: str = "") -> Store:
+    def of(settings: Mapping[str, Any], label: str = "") -> Store:
         """Open the store described by the ``store`` section of a configuration."""
         lease_seconds = settings.get("lease_seconds", LEASE_SECONDS)
-        return Store.open(settings["dir"], say, max_gb=settings.get("max_gb"), lease_seconds=lease_seconds, label=label)
+        return Store.open(settings["dir"], max_gb=settings.get("max_gb"), lease_seconds=lease_seconds, label=label)
 
     @staticmethod
-    def existing(root: str | Path, say: Callable[[str], None] = lambda text: None) -> Store:
+    def existing(root: str | Path) -> Store:
         """Open a store that exists for writing; a ``StoreError`` if there is none, where ``open`` would make one."""
         Store.reading(root)
-        return Store.open(root, say)
+        return Store.open(root)
 
     @staticmethod
-    def reading(root: str | Path, say: Callable[[str], None] = lambda text: None) -> Store:
+    def reading(root: str | Path) -> Store:
         """Open a store read-only. Nothing in it changes, so write permission is not needed."""
-        store = Store._assembled(Path(root), say, writable=False)
+        store = Store._assembled(Path(root), writable=False)
         if not (store.root / "cells").is_dir():
             raise StoreError(f"{store.root}: is no store (it has no folder 'cells'); run a sweep first")
         _refuse_other(_schema_of(store.root), store.root)
@@ -106,17 +104,16 @@ class Store:
     @staticmethod
     def _assembled(
         root: Path,
-        say: Callable[[str], None],
         writable: bool,
         max_gb: float | None = None,
         lease_seconds: float = LEASE_SECONDS,
         label: str = "",
     ) -> Store:
         """Put a store together without checking the folder or its schema; use ``open`` or ``reading``."""
-        files = Files(root.absolute(), say, writable)
+        files = Files(root.absolute(), writable)
         locks = Locks(files, lease_seconds, label)
         eviction = Eviction(files, locks, None if max_gb is None else int(max_gb * GB))
-        return Store(files.root, say, files, locks, Artifacts(files, eviction))
+        return Store(files.root, files, locks, Artifacts(files, eviction))
 
     def record(self, cell_id: str) -> Record | None:
         """Load the record of a cell; None if absent. A corrupt record is moved aside and counts as absent."""

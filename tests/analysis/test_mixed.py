@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
-from analysis.audit.checks import effective
+from analysis.audit.settings import effective
 from analysis.cells import assignment, whole
 from analysis.load import load
 from analysis.measures.importance import fine_features, numbered

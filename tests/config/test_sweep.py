@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import pty
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +20,8 @@ from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.reporting.progress import Progress
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
-from tests.conftest import SMALL, command_environment
+from tests.conftest import SMALL
+from tests.terminal import on_a_terminal
 
 Composed = Callable[..., DictConfig]
 
@@ -114,24 +111,8 @@ def test_a_batch_size_changes_no_caption(composed: Composed, tmp_path: Path) -> 
 
 def test_a_terminal_gets_bars_and_colours(tmp_path: Path) -> None:
     """The command on a real terminal: bars over cells and stages, colours in the table."""
-    parent, child = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mmq_sweeps", "method=rtn", "bits=3", *SMALL, "task.limit=300"],
-        cwd=tmp_path, env=command_environment(TERM="xterm-256color", COLUMNS="150"), stdout=child, stderr=child,
-    )  # fmt: skip
-    os.close(child)
-    shown = b""
-    while True:
-        try:
-            data = os.read(parent, 65536)
-        except OSError:  # Linux: the other end is closed
-            break
-        if not data:
-            break
-        shown += data
-    os.close(parent)
-    assert process.wait() == 0, shown.decode()
-    text = shown.decode()
+    arguments = ["-m", "mmq_sweeps", "method=rtn", "bits=3", *SMALL, "task.limit=300"]
+    text = on_a_terminal(arguments, tmp_path)
     for expected in ("cells · full precision", "cells · rtn vision 3", "evaluate", "━", "\x1b["):
         assert expected in text, expected
     for unwanted in ("Warning", "warning", "Loading weights", "Traceback"):

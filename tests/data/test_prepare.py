@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import io
 import json
 import re
 import shlex
@@ -13,103 +11,17 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from mmq_sweeps.data import __main__ as command
-from mmq_sweeps.data.catalog import SETS, Archive, DataSet
+from mmq_sweeps.data.catalog import SETS
 from mmq_sweeps.data.coco import CocoCaptions
 from mmq_sweeps.data.manifest import read_manifest
 from tests.conftest import command_environment
-from tests.data.layouts import write_coco, write_coco_karpathy, write_flickr30k, write_gqa, write_json, write_vqav2
+from tests.data.preparing import NAMES, check, prepare, tree, zipped
 from tests.data.server import Site, serve
-
-IDS = (37, 9, 139, 25, 71)
-TRAINING = range(1000, 1040)
-NAMES = ("coco_caption", "coco_karpathy", "flickr30k", "vqav2", "gqa")
-
-
-def zipped(folder: Path, members: Sequence[Path]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for member in sorted(members):
-            archive.write(member, member.relative_to(folder).as_posix())
-    return buffer.getvalue()
-
-
-def official(folder: Path) -> dict[str, bytes]:
-    """Every archive and single image that the catalogue names, small, from sets written to ``folder``."""
-    write_coco(folder, "val2017", IDS)
-    write_coco(folder, "train2017", TRAINING)
-    write_json(folder / "annotations" / "instances_val2017.json", {"images": []})
-    write_vqav2(folder, "val2014")
-    write_vqav2(folder, "train2014", range(500, 540))
-    write_coco_karpathy(folder, ["test", "train"] * 20)
-    write_flickr30k(folder, test=5, train=40)
-    write_gqa(folder)
-    write_gqa(folder, "train_balanced", [str(number) for number in range(2300000, 2300040)])
-    files = {
-        "annotations_trainval2017.zip": zipped(folder, list((folder / "annotations").iterdir())),
-        "caption_datasets.zip": zipped(folder, list(folder.glob("dataset_*.json"))),
-        "questions1.2.zip": zipped(folder, list(folder.glob("*_balanced_questions.json"))),
-        "images.zip": zipped(folder, list((folder / "images").iterdir())),
-    }
-    for split in ("val2017", "train2017", "val2014", "train2014"):
-        files[f"{split}.zip"] = zipped(folder, list((folder / split).iterdir()))
-        files |= {f"{split}/{path.name}": path.read_bytes() for path in (folder / split).iterdir()}
-    for part, split in (("Val", "val2014"), ("Train", "train2014")):
-        files[f"v2_Questions_{part}_mscoco.zip"] = zipped(folder, list(folder.glob(f"v2_Open*_{split}_*.json")))
-        files[f"v2_Annotations_{part}_mscoco.zip"] = zipped(folder, list(folder.glob(f"v2_mscoco_{split}_*.json")))
-    return files
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
-    folder = tmp_path_factory.mktemp("official")
-    return folder, official(folder)
-
-
-def measured(archive: Archive, files: dict[str, bytes]) -> Archive:
-    """The archive with the size, and where one is recorded the digest, of what the test serves."""
-    content = files[archive.file]
-    digest = hashlib.sha256(content).hexdigest() if archive.sha256 else None
-    return dataclasses.replace(archive, size=len(content), sha256=digest)
-
-
-def small(one: DataSet, files: dict[str, bytes]) -> DataSet:
-    return dataclasses.replace(
-        one,
-        archives=tuple(measured(archive, files) for archive in one.archives),
-        training=tuple(measured(archive, files) for archive in one.training),
-    )
-
-
-@pytest.fixture
-def site(served: tuple[Path, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    for name in NAMES:
-        monkeypatch.setitem(SETS, name, small(SETS[name], served[1]))  # type: ignore[arg-type]
-    with serve(Site(dict(served[1]))) as running:
-        yield running
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "my data, größer"
-
-
-def prepare(site: Site, root: Path, name: str = "coco_caption", *more: str) -> int:
-    return command.main(["prepare", name, "--root", str(root), "--mirror", site.url, "--calibration", "8", *more])
-
-
-def check(root: Path, name: str = "coco_caption", *more: str) -> int:
-    return command.main(["check", name, "--root", str(root), "--calibration", "8", *more])
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_set_is_downloaded_unpacked_and_verified(
@@ -298,114 +210,6 @@ def test_a_file_of_the_right_size_and_a_wrong_content(
     assert check(root, "coco_caption", "--decode") == 1
     assert capsys.readouterr().out.endswith("--calibration 8 --seed 0 --decode\n")
     assert prepare(site, root, "coco_caption", "--decode") == 0
-
-
-def test_flickr30k_without_its_images(
-    site: Site, root: Path, served: tuple[Path, dict[str, bytes]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert prepare(site, root, "flickr30k") == 1
-    told = capsys.readouterr().out
-    assert "those who ask for them with the form at https://forms.illinois.edu/sec/229675" in told
-    assert "test: 5 images, 25 texts: 5 of 5 images cannot be used (5 missing)" in told
-    assert prepare(site, root, "flickr30k", "--images", str(root / "absent")) == 1
-    assert "absent: there is no such folder or archive" in capsys.readouterr().err
-    assert prepare(site, root, "flickr30k", "--images", str(served[0] / "val2017")) == 1
-    assert "has no 1000092795.jpg, the first image of flickr30k's test split" in capsys.readouterr().err
-    # The folder may lie deeper, and the link is made anew.
-    assert prepare(site, root, "flickr30k", "--images", str(served[0])) == 0
-    assert (root / "flickr30k-images").resolve() == (served[0] / "flickr30k-images").resolve()
-    assert prepare(site, root, "flickr30k") == 0
-
-
-def test_flickr30k_from_an_archive(
-    site: Site,
-    root: Path,
-    tmp_path: Path,
-    served: tuple[Path, dict[str, bytes]],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    archive = shutil.make_archive(str(tmp_path / "flickr30k-images"), "gztar", served[0], "flickr30k-images")
-    assert prepare(site, root, "flickr30k", "--images", archive) == 0
-    assert check(root, "flickr30k", "--decode") == 0
-    assert len(list((root / "flickr30k-images").iterdir())) == 45
-    # As after an unpacking that was interrupted.
-    next((root / "flickr30k-images").iterdir()).unlink()
-    assert prepare(site, root, "flickr30k", "--images", archive) == 0
-    assert len(list((root / "flickr30k-images").iterdir())) == 45
-    # A folder of one's own is never replaced by a link.
-    assert prepare(site, root, "flickr30k", "--images", str(served[0] / "flickr30k-images")) == 1
-    assert not (root / "flickr30k-images").is_symlink()
-    assert "has files of its own; remove it to use" in capsys.readouterr().err
-
-
-def test_an_archive_is_not_unpacked_through_a_link_into_the_users_folder(
-    site: Site,
-    root: Path,
-    tmp_path: Path,
-    served: tuple[Path, dict[str, bytes]],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    archive = shutil.make_archive(str(tmp_path / "flickr30k-images"), "gztar", served[0], "flickr30k-images")
-    own = tmp_path / "my own"
-    shutil.copytree(served[0] / "flickr30k-images", own)
-    next(own.iterdir()).write_bytes(b"edited by the user")
-    before = tree(own)
-    assert prepare(site, root, "flickr30k", "--images", str(own)) == 0
-    capsys.readouterr()
-    link = root / "flickr30k-images"
-    for _ in range(2):
-        assert prepare(site, root, "flickr30k", "--images", archive) == 1
-        assert (
-            f"{link} leads to {own}, where nothing is unpacked; remove that link to use --images {archive} in its"
-            in (capsys.readouterr().err)
-        )
-        assert tree(own) == before
-    shutil.move(own, tmp_path / "moved")  # the link then leads nowhere
-    assert prepare(site, root, "flickr30k", "--images", archive) == 1
-    assert "where nothing is unpacked; remove that link" in capsys.readouterr().err
-    link.unlink()
-    assert prepare(site, root, "flickr30k", "--images", archive) == 0
-    assert tree(link) == tree(served[0] / "flickr30k-images")
-    assert tree(tmp_path / "moved") == before
-    shutil.rmtree(link)
-    assert prepare(site, root, "flickr30k", "--images", str(tmp_path / "moved")) == 0
-    assert check(root, "flickr30k") == 0, "the archive's sizes are not those of the user's own images"
-
-
-def test_the_images_that_are_there_may_be_named_again(
-    site: Site, root: Path, tmp_path: Path, served: tuple[Path, dict[str, bytes]]
-) -> None:
-    own, link = tmp_path / "my own", root / "flickr30k-images"
-    shutil.copytree(served[0] / "flickr30k-images", own)
-    for images in (own, link, own):
-        assert prepare(site, root, "flickr30k", "--images", str(images)) == 0
-        assert link.readlink() == own
-    link.unlink()
-    shutil.copytree(own, link)
-    assert prepare(site, root, "flickr30k", "--images", str(link)) == 0
-    assert tree(link) == tree(own)
-    shutil.rmtree(link)
-    link.write_text("a file of the user")
-    assert prepare(site, root, "flickr30k", "--images", str(own)) == 1
-    assert link.read_text() == "a file of the user"
-
-
-def test_an_archive_of_images_is_told_apart_from_others_of_its_name(
-    site: Site, root: Path, tmp_path: Path, served: tuple[Path, dict[str, bytes]]
-) -> None:
-    assert prepare(site, root, "gqa") == 0
-    archive = shutil.make_archive(str(tmp_path / "images"), "zip", served[0], "flickr30k-images")
-    assert prepare(site, root, "flickr30k", "--images", archive) == 0
-    assert tree(root / "flickr30k-images") == tree(served[0] / "flickr30k-images")
-    shutil.rmtree(root / "images")
-    assert prepare(site, root, "gqa") == 0
-    changed = tmp_path / "changed"
-    shutil.copytree(served[0] / "flickr30k-images", changed / "flickr30k-images")
-    picture = next((changed / "flickr30k-images").iterdir())
-    picture.write_bytes(picture.read_bytes() + b"more")
-    archive = shutil.make_archive(str(tmp_path / "images"), "zip", changed, "flickr30k-images")
-    assert prepare(site, root, "flickr30k", "--images", archive) == 0
-    assert tree(root / "flickr30k-images") == tree(changed / "flickr30k-images")
 
 
 def test_a_disk_without_room(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,19 @@ def run(cells: Any, sweep: Sweep, store: Store, redo: Any = None, **more: Any) -
     with Progress(len(sweep.cells)) as progress:
         execute(cells, sweep, Claims(store, redo or {}), progress, lambda record: ran.append(record.id), **more)
     return ran
+
+
+def test_progress_tells_cells_that_differ_in_a_setting_apart(
+    composed: Composed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = [
+        composed(*TINY, "method=rtn", "component=connector", "bits=3", f"method.group_size={size}") for size in (16, 32)
+    ]
+    sweep = plan(grid)
+    run(sweep.cells, sweep, Store.open(tmp_path))
+    told = capsys.readouterr().err
+    for size in (16, 32):
+        assert f": rtn connector 3, method.group_size={size}: " in told
 
 
 def test_what_is_recorded_is_left_and_what_is_to_be_replaced_is_run(composed: Composed, tmp_path: Path) -> None:
@@ -98,10 +113,10 @@ def test_a_cell_that_another_is_at_is_put_off_and_waited_for(composed: Composed,
 def run_every(step: int, sweep: dict[str, Any], root: Path, ran: Path) -> None:
     """In a process of its own: run every ``step``-th cell, and note which were run."""
     whole = Sweep.from_json(sweep)
-    said: list[str] = []
-    store = Store.open(root, say=said.append)
-    ids = run(whole.cells[::step], whole, store)
-    ran.write_text(json.dumps({"ran": ids, "said": said}))
+    warned = BufferingHandler(1000)
+    logging.getLogger("mmq_sweeps").addHandler(warned)
+    ids = run(whole.cells[::step], whole, Store.open(root))
+    ran.write_text(json.dumps({"ran": ids, "said": [one.getMessage() for one in warned.buffer]}))
 
 
 def test_two_processes_on_one_store_run_no_cell_twice(composed: Composed, tmp_path: Path) -> None:

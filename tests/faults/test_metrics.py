@@ -25,7 +25,7 @@ from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.models.logits import watching_logits
 from mmq_sweeps.store.store import Store
 from mmq_sweeps.tasks import score
-from mmq_sweeps.tasks.retrieval import Captions, _predictions
+from mmq_sweeps.tasks.ranking import Captions, predictions_of
 
 Composed = Callable[..., DictConfig]
 IDS = [str(place) for place in range(100)]
@@ -169,7 +169,7 @@ def test_a_matching_logit_that_is_not_finite_is_never_right(wrong: float) -> Non
     captions = Captions(["a/0", "b/0"], np.array([0, 1]), ["x", "y"], np.array([0, 1]))
     similarity = np.array([[0.9, 0.1], [0.1, 0.9]])
     matching = np.array([[wrong, 0.2], [0.1, 0.9]])
-    found = _predictions(["a", "b"], captions, matching, similarity, 2)
+    found = predictions_of(["a", "b"], captions, matching, similarity, 2)
     assert found["a"] == '{"rank": null, "first": ["b/0"]}'
     assert found["b"] == '{"rank": 0, "first": ["b/0", "a/0"]}'
     assert found.not_finite == {"a", "a/0"}
@@ -275,10 +275,10 @@ def test_a_retriever_that_scores_every_pair_alike_is_told(composed: Composed, tm
     task = build("task", next(iter(plan([config]).configs.values()))["task"])
     captions, images = task._captions, [example.id for example in task.images]
     alike = np.ones((4, len(captions.distinct)))
-    collapsed = task.score(_predictions(images, captions, alike, alike, 4), tmp_path)["text_recall_at_1"]
+    collapsed = task.score(predictions_of(images, captions, alike, alike, 4), tmp_path)["text_recall_at_1"]
     assert collapsed.value == 0.0
     assert collapsed.warnings == ("3 of 4 images find the same text first", "20 of 20 texts find the same image first")
     right = captions.owner[np.array([captions.wording.tolist().index(place) for place in range(alike.shape[1])])]
     perfect = (np.arange(4)[:, None] == right).astype(float)
-    found = task.score(_predictions(images, captions, perfect, perfect, 4), tmp_path)["text_recall_at_1"]
+    found = task.score(predictions_of(images, captions, perfect, perfect, 4), tmp_path)["text_recall_at_1"]
     assert (found.value, found.warnings) == (1.0, ())

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from mmq_sweeps.reporting.compare import conflict, variant, with_variants
+from mmq_sweeps.identity.cell import Cell
+from mmq_sweeps.reporting.compare import conflict, distinct_titles, variant, with_variants
 from mmq_sweeps.store.record import Record
+from tests.launch import cells as made
 
 CELL = Record(id="c", status="done", cell={}, names={}, metrics={}, size={}, seconds={})
 
@@ -56,3 +58,34 @@ def test_two_methods_of_one_name_are_both_told() -> None:
     ]
     told = variant({"method": None, "parts": {"language": {"rules": rules}}})
     assert told == {"method": {}, "gptq.damping": 1, "gptq#2.damping": 2, "calibration": {}}
+
+
+def grouped(one: Cell, group_size: int, samples: int = 4) -> Cell:
+    return replace(one, method={**(one.method or {}), "group_size": group_size}, calibration={"samples": samples})
+
+
+def test_titles_of_a_sweep_s_cells_differ_by_what_the_cells_differ_in() -> None:
+    one, other = made.cell(3, 3, 3, method="gptq"), made.cell(2, 3, 3, method="gptq")
+    cells = [
+        made.cell(16, 16, 16),
+        made.cell(16, 16, 16, task="questions"),
+        grouped(one, 64),
+        grouped(one, 128),
+        grouped(one, 128, samples=8),
+        other,
+        replace(other, task={**other.task, "limit": 8}),
+    ]
+    assert list(distinct_titles(cells).values()) == [
+        "full precision, captions",
+        "full precision, questions",
+        "gptq vision 3 connector 3 language 3, method.group_size=64, calibration.samples=4",
+        "gptq vision 3 connector 3 language 3, method.group_size=128, calibration.samples=4",
+        "gptq vision 3 connector 3 language 3, method.group_size=128, calibration.samples=8",
+        "gptq vision 2 connector 3 language 3",
+        "gptq vision 2 connector 3 language 3, task.limit=8",
+    ]
+
+
+def test_titles_that_differ_anyway_stay_as_they_are() -> None:
+    cells = made.grid(2, 3)
+    assert distinct_titles(cells) == {cell.id: cell.title() for cell in cells}

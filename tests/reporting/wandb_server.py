@@ -13,7 +13,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,8 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from tests.serving import running
 
 KEY = "0123456789abcdef" * 2 + "01234567"
 ENTITY = "me"
@@ -379,15 +380,8 @@ def serve(site: Site) -> Iterator[Site]:
                 site.broken.append(traceback.format_exc())
 
     server = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    site.url = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
+    with running(server) as site.url:
         yield site
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def environment(site: Site, folder: Path) -> dict[str, str]:

@@ -16,14 +16,8 @@ from tests.conftest import command_environment
 KB = 1000
 
 
-@pytest.fixture
-def said() -> list[str]:
-    return []
-
-
-def opened(root: Path, said: list[str] | None = None, max_kb: float | None = None) -> Store:
-    say = (lambda _: None) if said is None else said.append
-    return Store.open(root, say, max_gb=None if max_kb is None else max_kb / 1e6)
+def opened(root: Path, max_kb: float | None = None) -> Store:
+    return Store.open(root, max_gb=None if max_kb is None else max_kb / 1e6)
 
 
 def put(store: Store, kind: str, key: str, used: float | None = None, kb: float = 1.0) -> None:
@@ -64,7 +58,7 @@ def test_reading_counts_as_use(tmp_path: Path) -> None:
 
 
 def test_a_store_stays_within_its_bound_as_it_is_written(tmp_path: Path, said: list[str]) -> None:
-    store = opened(tmp_path, said, max_kb=20)
+    store = opened(tmp_path, max_kb=20)
     for number in range(60):
         put(store, "quantized", f"k{number:02}")
         assert sum(one.size_bytes for one in artifacts(tmp_path)) <= 20 * KB
@@ -111,7 +105,7 @@ def test_what_others_wrote_since_the_last_look_counts_where_room_is_asked_for(
 
 
 def test_pinned_artifacts_stay_and_alone_beyond_the_bound_it_is_said_once(tmp_path: Path, said: list[str]) -> None:
-    store = opened(tmp_path, said, max_kb=4)
+    store = opened(tmp_path, max_kb=4)
     wanted = [("quantized", f"k{number}") for number in range(6)]
     with opened(tmp_path).needed(wanted):
         for kind, key in wanted:
@@ -182,11 +176,14 @@ def test_a_dry_run_removes_nothing(tmp_path: Path) -> None:
 WORKER = """
 import sys
 import torch
+from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.store.store import Store
 
 root, number, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 said = []
-store = Store.open(root, said.append, max_gb=30e-6)
+shown = warnings_to(said.append)
+shown.__enter__()
+store = Store.open(root, max_gb=30e-6)
 computed = 0
 for turn in range(rounds):
     key = (turn * 7 + number * 3) % 40

@@ -42,7 +42,7 @@ made: list[Locks] = []
 
 def locks(root: Path, machine: str | None = None, lease: float = LEASE) -> Locks:
     """Locks of a process on ``machine``; None: this one."""
-    files = Files(root, say=lambda _: None)
+    files = Files(root)
     files.prepare()
     made.append(Locks(files, lease, "me", machine))
     return made[-1]

@@ -39,7 +39,7 @@ try:
     Store.open(sys.argv[1])
 except StoreError as error:
     print(error.strerror)
-reading = Store.reading(sys.argv[1], print)
+reading = Store.reading(sys.argv[1])
 print([record.id for record in reading.records()], reading.holder("cells", "c"), reading.locks.pins())
 print(reading.artifacts.read("quantized", "k")[1])
 """

@@ -13,13 +13,14 @@ from tests.conftest import command_environment
 
 # Each cell is "run" under its lock: two runs of one cell would leave two lines. ``begun`` is there while a cell is run.
 RUNS_CELLS = """
-import os, sys
+import logging, os, sys
 from pathlib import Path
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 
 root, cells = sys.argv[1], int(sys.argv[2])
-store = Store.open(root, lambda text: print("said", text))
+logging.basicConfig(stream=sys.stdout)
+store = Store.open(root)
 for number in range(cells):
     cell = f"{number:012x}"
     with store.needed([("quantized", f"part{number // 10}")]):
@@ -50,7 +51,7 @@ def test_no_cell_runs_twice_in_many_processes(tmp_path: Path) -> None:
     assert len(Store.open(tmp_path).records()) == 60
 
 
-def test_killed_writers_lose_at_most_the_cell_they_were_in(tmp_path: Path) -> None:
+def test_killed_writers_lose_at_most_the_cell_they_were_in(tmp_path: Path, said: list[str]) -> None:
     (tmp_path / "log").mkdir()
     dice = random.Random(0)
     kills = 0
@@ -67,8 +68,7 @@ def test_killed_writers_lose_at_most_the_cell_they_were_in(tmp_path: Path) -> No
         out, errors = process.communicate(timeout=240)
         assert out == "all done\n", errors
     assert kills
-    said: list[str] = []
-    store = Store.open(tmp_path, said.append)
+    store = Store.open(tmp_path)
     assert len(store.records()) == 150
     assert all(store.artifacts.read(one.kind, one.key) is not None for one in artifacts(tmp_path))
     assert len(artifacts(tmp_path)) == 15

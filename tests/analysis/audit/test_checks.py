@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.audit.checks import audit, never_applied
+from analysis.audit.checks import audit
+from analysis.audit.settings import never_applied
 from analysis.load import load
 from tests.analysis.grids import PARTS, stored
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,10 +11,11 @@ import pytest
 from launch import sweep_file as recorded
 from launch.workers import cancel_request
 from mmq_sweeps.store.store import Store
-from tests.conftest import command_environment
 from tests.launch import cells as made
 from tests.launch.processes import HELD, POOL, Process, Sweeps, alive
 from tests.launch.stores import launched, worker
+from tests.own_method import write_method
+from tests.terminal import on_a_terminal
 
 CELLS = made.grid(2, 3)
 
@@ -72,22 +69,11 @@ def test_cancel_reaches_a_worker_that_cannot_be_signalled(sweeps: Sweeps) -> Non
 
 def failing_method(folder: Path) -> str:
     """A method outside the package that fails at three bits until the file ``mended`` is beside it."""
-    (folder / "fragile.py").write_text(
-        "from dataclasses import dataclass\n"
-        "from pathlib import Path\n"
-        "from mmq_sweeps.methods.rtn import RoundToNearest\n\n"
-        "@dataclass(frozen=True)\n"
-        "class Fragile(RoundToNearest):\n"
-        "    def quantize(self, weights, stats, format):\n"
-        "        if format.bits == 3 and not Path(__file__).with_name('mended').exists():\n"
-        "            raise RuntimeError('three is too many')\n"
-        "        return super().quantize(weights, stats, format)\n"
+    return write_method(
+        folder,
+        "fragile",
+        "if not Path(__file__).with_name('mended').exists(): raise RuntimeError('three is too many')",
     )
-    (folder / "own" / "method").mkdir(parents=True)
-    (folder / "own" / "method" / "fragile.yaml").write_text(
-        "_target_: fragile.Fragile\ngroup_size: channel\nsymmetric: false\n"
-    )
-    return f"hydra.searchpath=['file://{folder}/own']"
 
 
 def test_a_failed_cell_is_told_by_status_and_logs_and_run_again_by_retry(
@@ -173,28 +159,6 @@ def test_watching_ends_with_the_sweep(sweeps: Sweeps, recorded_sweep: str) -> No
     assert "ended" in shown
 
 
-def on_a_terminal(sweeps: Sweeps, *arguments: str) -> str:
-    """What Python with these arguments writes to a terminal of 150 columns."""
-    parent, child = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=sweeps.folder, env=command_environment(TERM="xterm-256color", COLUMNS="150"), stdout=child, stderr=child,
-    )  # fmt: skip
-    os.close(child)
-    shown = b""
-    while True:
-        try:
-            data = os.read(parent, 65536)
-        except OSError:  # Linux: the other end is closed
-            break
-        if not data:
-            break
-        shown += data
-    os.close(parent)
-    assert process.wait() == 0, shown.decode()
-    return shown.decode()
-
-
 def test_a_terminal_is_shown_the_table_in_place_while_other_processes_run(sweeps: Sweeps, recorded_sweep: str) -> None:
     program = (
         "import sys\n"
@@ -209,12 +173,12 @@ def test_a_terminal_is_shown_the_table_in_place_while_other_processes_run(sweeps
         "        store.save(made.record(cell))\n"
         "    shown()\n"
     )
-    shown = on_a_terminal(sweeps, "-c", program, recorded_sweep)
+    shown = on_a_terminal(["-c", program, recorded_sweep], sweeps.folder)
     assert "8 cells: 4 queued, 1 running, 3 done, 0 failed" in shown
     assert "a worker died" in shown
     assert "8 cells: 0 queued, 0 running, 8 done, 0 failed" in shown
     assert "\x1b[" in shown
-    assert "8 cells: 0 queued, 0 running, 8 done" in on_a_terminal(sweeps, "-m", "launch", "status", "--watch")
+    assert "8 cells: 0 queued, 0 running, 8 done" in on_a_terminal(["-m", "launch", "status", "--watch"], sweeps.folder)
 
 
 def test_ctrl_c_ends_watching_and_nothing_else(sweeps: Sweeps, recorded_sweep: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 from launch.slurm import scheduler as commands
 from launch.slurm.scheduler import ClusterError, Job, JobId
 from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.reporting.progress import warnings_to
 from tests.launch.slurm.cluster import ACCOUNT, INSTALL, OTHER_ACCOUNT, QOS, SMALL_QOS, Cluster
 
 
@@ -146,15 +147,19 @@ def test_a_busy_cluster_is_asked_again_and_a_refusal_is_not() -> None:
             raise answer
         return answer
 
-    assert commands.patiently(attempt, told.append, [0, 0, 0]) == "42"
-    assert [text.split(";")[0] for text in told] == ["sbatch: Socket timed out", "sbatch: Zero Bytes were transmitted"]
+    with warnings_to(told.append):
+        assert commands.patiently(attempt, [0, 0, 0]) == "42"
+    assert [text.split(";")[0] for text in told] == [
+        "warning: sbatch: Socket timed out",
+        "warning: sbatch: Zero Bytes were transmitted",
+    ]
     for message in ("Invalid qos specification", "Job violates accounting/QOS policy (job submit limit)"):
         answers = iter([ClusterError(message), "too late"])
         with pytest.raises(ClusterError, match=re.escape(message)):
-            commands.patiently(attempt, told.append, [0])
+            commands.patiently(attempt, [0])
     answers = iter([ClusterError("Unable to contact slurm controller")] * 3)
     with pytest.raises(ClusterError, match="Unable to contact"):
-        commands.patiently(attempt, told.append, [0, 0])
+        commands.patiently(attempt, [0, 0])
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,12 @@ import pytest
 from launch import sweep_file as recorded
 from launch.workers import pool
 from launch.workers.pool import dealt, shares
+from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.store.store import Store
 from tests.launch import cells as made
 from tests.launch.processes import HELD, POOL, Process, Sweeps, alive, kill, wait_for
 from tests.launch.stores import launched
+from tests.own_method import write_method
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,10 @@ def told_by_a_pool(folder: Path, tracker: str) -> list[str]:
     settings = {"dir": str(store.root), "max_gb": None, "lease_seconds": 60.0}
     sweep = made.sweep(made.grid(2), store=settings, tracker={"_target_": tracker})
     told: list[str] = []
-    pool.run(store, recorded.read(store.root, launched(store, sweep, groups=1)), 1, told.append)
+    with warnings_to(told.append):
+        last = pool.run(store, recorded.read(store.root, launched(store, sweep, groups=1)), 1)
+    told = [text.removeprefix("warning: ") for text in told]
+    assert last == (told[-1] if told else "")
     return told
 
 
@@ -142,22 +147,7 @@ def test_a_killed_worker_loses_only_its_cell_and_is_replaced(sweeps: Sweeps) -> 
 
 def killing_method(folder: Path) -> str:
     """A method outside the package that kills its process at three bits."""
-    (folder / "deadly.py").write_text(
-        "import os, signal\n"
-        "from dataclasses import dataclass\n"
-        "from mmq_sweeps.methods.rtn import RoundToNearest\n\n"
-        "@dataclass(frozen=True)\n"
-        "class Deadly(RoundToNearest):\n"
-        "    def quantize(self, weights, stats, format):\n"
-        "        if format.bits == 3:\n"
-        "            os.kill(os.getpid(), signal.SIGKILL)\n"
-        "        return super().quantize(weights, stats, format)\n"
-    )
-    (folder / "own" / "method").mkdir(parents=True)
-    (folder / "own" / "method" / "deadly.yaml").write_text(
-        "_target_: deadly.Deadly\ngroup_size: channel\nsymmetric: false\n"
-    )
-    return f"hydra.searchpath=['file://{folder}/own']"
+    return write_method(folder, "deadly", "os.kill(os.getpid(), signal.SIGKILL)")
 
 
 def test_a_cell_that_kills_its_workers_is_recorded_and_the_others_run(sweeps: Sweeps) -> None:

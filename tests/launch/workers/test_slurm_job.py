@@ -9,7 +9,7 @@ import pytest
 
 from launch.slurm import scheduler
 from launch.slurm.scheduler import JobId
-from launch.workers import slurm_job
+from launch.workers import pool, slurm_job
 from launch.workers.slurm_job import Job, Supervisor, Unfinished
 from launch.workers.stop import Stop
 from launch.workers.worker import FINISHED, STOPPED
@@ -102,9 +102,12 @@ def test_cells_that_are_left_without_a_reason_are_a_failure(ended: Callable[...,
         ended(signal=None).conclude()
 
 
-def test_what_was_said_of_the_last_worker_is_why_cells_are_left(ended: Callable[..., Ended]) -> None:
+def test_what_was_said_of_the_last_worker_is_why_cells_are_left(
+    ended: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = ended(signal=None)
-    one.supervisor._hear("worker a could not run: error: no such disk")
+    monkeypatch.setattr(pool, "run", lambda *_: "worker a could not run: error: no such disk")
+    one.supervisor.work()
     with pytest.raises(
         Unfinished, match=r"cells are left \(worker a could not run: error: no such disk\); the same command"
     ):

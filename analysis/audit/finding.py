@@ -1,0 +1,38 @@
+"""A finding of the audit, and how a finding lists what it names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+# Cells that a finding lists by name.
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A defect: its kind, a sentence, and the number of ``cells`` affected out of ``of``."""
+
+    family: str
+    defect: str
+    sentence: str
+    cells: int
+    of: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# A finding without its family: ``(defect, sentence, cells, of)``.
+Told = tuple[str, str, int, int]
+
+
+def joined(names: Sequence[str]) -> str:
+    """Return ``cider, bleu and wer``."""
+    return " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def listed(told: Sequence[str]) -> str:
+    """Return the first few of ``told``, and how many there are besides."""
+    return "; ".join(told[:SHOWN]) + (f"; and {len(told) - SHOWN} more" if len(told) > SHOWN else "")

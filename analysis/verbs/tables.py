@@ -1,0 +1,199 @@
+"""What the verbs show of frontiers, importances, sensitivities and recommendations: tables, sentences, JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+from rich.text import Text
+
+from analysis.cells import WARNINGS, assignment
+from analysis.measures import frontier as frontiers
+from analysis.measures import importance as importances
+from analysis.measures import recommend as recommending
+from analysis.measures import sensitivity as sensitivities
+from mmq_sweeps.reporting.table import METRIC_LABELS, SIGNIFICANT, WARNED, plain_table
+
+
+def recommendation_lines(one: recommending.Recommendation) -> Iterable[str]:
+    """Yield what is measured best, what is as good, and what may be better."""
+    yield f"best measured: {_figure(one.best, one)}"
+    if one.again:
+        yield f"its command: {one.again}"
+    for _, row in one.as_good.iterrows():
+        yield f"not significantly worse: {_figure(row, one)}"
+    for candidate in one.candidates:
+        yield (
+            f"expected better, not measured: {candidate['expected']:.4f} (error of the fitted model {candidate['error']:.4f}) "
+            f"at {candidate['bpw_paper']:.3f} bits: {candidate['command']}"
+        )
+
+
+def _figure(row: pd.Series, one: recommending.Recommendation) -> str:
+    figure = row[one.quality.column]
+    low, high = row.get(f"low.{one.metric}"), row.get(f"high.{one.metric}")
+    interval = "" if low is None or pd.isna(low) else f" ({low:.4f} .. {high:.4f})"
+    against = one.quality.against(figure, one.full)
+    told = "".join(f"; {WARNED} {text}" for text in _told_warnings(row, one.metric))
+    return (
+        f"{assignment(row)}: {one.metric} {figure:.4f}{WARNED if told else ''}{interval}{f', {against}' if against else ''}, "
+        f"{row['bpw_paper']:.3f} bits per weight{told}"
+    )
+
+
+def _told_warnings(row: pd.Series, metric: str) -> list[str]:
+    told = row.get(f"{WARNINGS}{metric}")
+    return told.split("\n") if isinstance(told, str) else []
+
+
+def warning_lines(rows: pd.DataFrame, metric: str) -> Iterable[str]:
+    """Yield the warnings behind a table's marks."""
+    for _, row in rows.iterrows():
+        yield from (f"{WARNED} {assignment(row)}: {text}" for text in _told_warnings(row, metric))
+
+
+def recommendation_json(one: recommending.Recommendation) -> dict[str, Any]:
+    """Return a recommendation as plain values."""
+    return {
+        "title": one.title,
+        "metric": one.metric,
+        "higher_is_better": one.quality.higher,
+        "budget": one.budget,
+        "full": one.full,
+        "best": _plain(one.best),
+        **({"again": one.again} if one.again else {}),
+        "as_good": [_plain(row) for _, row in one.as_good.iterrows()],
+        "candidates": one.candidates,
+        "notes": list(one.notes),
+    }
+
+
+def sensitivity_json(one: sensitivities.Sensitivity) -> dict[str, Any]:
+    """Return a sensitivity as plain values."""
+    tables = {"alone": one.alone, "pairs": one.pairs, "methods": one.methods}
+    return {
+        "title": one.title,
+        "metric": one.metric,
+        "higher_is_better": one.quality.higher,
+        "full": one.full,
+        **{name: rows.to_dict("records") for name, rows in tables.items()},
+        "notes": list(one.notes),
+    }
+
+
+def rows_table(rows: pd.DataFrame) -> Table:
+    """Build a table of ``rows`` without empty text columns."""
+    table, shown = plain_table(), []
+    for name in rows:
+        words = rows[name].dtype == object or rows[name].dtype == "str"
+        if not (words and (rows[name] == "").all()):
+            # Names may wrap; numbers may not, since a broken number is unreadable.
+            table.add_column(Text(str(name)), justify="left" if words else "right", no_wrap=not words, overflow="fold")
+            shown.append(name)
+    for _, row in rows[shown].iterrows():
+        table.add_row(*(Text(f"{value:.4f}" if isinstance(value, float) else str(value)) for value in row))
+    return table
+
+
+def frontier_table(one: frontiers.Frontier) -> Table:
+    """Build a table of the cells on the frontier."""
+    table = plain_table()
+    uncertain, compared = "probability" in one.cells, "difference" in one.cells
+    table.add_column("bpw", justify="right", no_wrap=True)
+    table.add_column(Text(METRIC_LABELS.get(one.metric, one.metric)), justify="right", no_wrap=True)
+    if uncertain:
+        table.add_column("95% interval", justify="right", no_wrap=True)
+    if compared:
+        table.add_column("vs full", justify="right", no_wrap=True)
+    if uncertain:
+        table.add_column("on frontier", justify="right", no_wrap=True)
+    table.add_column("cell", overflow="fold")
+    for _, row in one.rows.iterrows():
+        mark = WARNED if _told_warnings(row, one.metric) else ""
+        shown = [f"{row[one.bpw]:.3f}", f"{row[one.quality.column]:.4f}{mark}"]
+        if uncertain:
+            shown.append(f"{row['low']:.4f} .. {row['high']:.4f}")
+        if compared:
+            shown.append(f"{row['difference']:+.4f}{SIGNIFICANT if row['significant'] else ' '}")
+        if uncertain:
+            shown.append(f"{row['probability']:.0%}")
+        table.add_row(*shown, Text(row["assignment"]))
+    return table
+
+
+def frontier_lines(one: frontiers.Frontier, keep: float) -> Iterable[str]:
+    """Yield sentences on the frontier: its area, and the smallest cell that keeps a share ``keep`` of the quality."""
+    area = one.hypervolume()
+    told = "lower is better" if area is None else f"hypervolume {area:.4f}"
+    yield f"{len(one.rows)} of {len(one.cells)} cells are on the frontier; {told}"
+    if "significant" in one.cells and one.rows["significant"].any():
+        yield f"{SIGNIFICANT} differs from full precision (paired bootstrap over items, false discovery rate 5%)"
+    limit = None if one.full is None else one.quality.limit(one.full, keep)
+    if limit is None:
+        return
+    kept = f"keep {keep:.0%} of full precision ({one.full:.4f})"
+    if not one.quality.higher:
+        kept = f"have at most {limit:.4f}, full precision's {one.full:.4f} / {keep:g}"
+    smallest = one.smallest_within(keep)
+    if smallest is None:
+        yield f"no cell does {kept}" if not one.quality.higher else f"no cell keeps {kept.removeprefix('keep ')}"
+        return
+    mark = "".join(f"; {WARNED} {text}" for text in _told_warnings(smallest, one.metric))
+    yield f"fewest bits that {kept}: {smallest[one.bpw]:.3f} ({smallest['assignment']}){mark}"
+
+
+def frontier_json(one: frontiers.Frontier, keep: float) -> dict[str, Any]:
+    """Return a frontier as plain values."""
+    smallest = one.smallest_within(keep)
+    return {
+        "title": one.title,
+        "metric": one.metric,
+        "higher_is_better": one.quality.higher,
+        "bpw": one.bpw,
+        "full": one.full,
+        "cells": len(one.cells),
+        "hypervolume": one.hypervolume(),
+        "keep": keep,
+        "smallest": None if smallest is None else _plain(smallest),
+        "frontier": [_plain(row) for _, row in one.rows.iterrows()],
+        "notes": list(one.notes),
+    }
+
+
+def importance_table(one: importances.Importance) -> Table:
+    """Build a table of the importance of each part."""
+    table = plain_table()
+    table.add_column("part", overflow="fold")
+    for name in (*importances.MEASURES, "mean", "95% interval", "per bit saved"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for feature, row in one.table.iterrows():
+        measures = [f"{row[name]:.1f}" for name in (*importances.MEASURES, "mean")]
+        interval = "" if pd.isna(row["low"]) else f"{row['low']:.1f} .. {row['high']:.1f}"
+        per_bit = "" if pd.isna(row["per_bit"]) else f"{row['per_bit']:.1f}"
+        table.add_row(Text(str(feature)), *measures, interval, per_bit)
+    return table
+
+
+def importance_json(one: importances.Importance) -> dict[str, Any]:
+    """Return an importance as plain values."""
+    return {
+        "title": one.title,
+        "metric": one.metric,
+        "cells": one.count,
+        "fit": one.fit,
+        "importance": {str(feature): _plain(row) for feature, row in one.table.iterrows()},
+        "checks": one.checks,
+        "warnings": list(one.warnings),
+    }
+
+
+def _plain(row: pd.Series) -> dict[str, Any]:
+    """Convert a row for JSON: without missing values, warnings as a list."""
+    told = {
+        str(name): getattr(value, "item", lambda value=value: value)()
+        for name, value in row.items()
+        if not pd.isna(value)
+    }
+    return {name: value.split("\n") if name.startswith(WARNINGS) else value for name, value in told.items()}
