@@ -10,7 +10,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
@@ -283,6 +283,9 @@ def _take_units(
                 patterns[name] = pattern
             elif before != name:
                 raise ConfigError(f"{key}: units: {before} and {pattern} both name {name}; give each unit one setting.")
+    plain = {
+        part: {"blocks": own.blocks, "units": [list(unit) for unit in own.units]} for part, own in structures.items()
+    }
     settings = {pattern: _unit(value, f"{key}: units.{pattern}") for pattern, value in units.items()}
     for name, pattern in patterns.items():
         part, _, inner = name.partition(".")
@@ -291,7 +294,7 @@ def _take_units(
             selection |= {name: value for name, value in settings[pattern].items() if value is not None}
         else:
             selection.setdefault("units", {})[inner] = dict(settings[pattern])
-            selection["structure"] = asdict(structures[part])
+            selection["structure"] = plain[part]
 
 
 def matches(pattern: str, name: str) -> bool:

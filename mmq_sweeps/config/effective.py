@@ -115,9 +115,14 @@ class _Methods:
         self.node: dict[str, dict[str, Any]] = {}
         self.calibration: dict[str, Mapping[str, Any] | None] = {}
         self.place: dict[str, str] = {}
+        # Most units of an assignment have one method. By identity: nodes live as long as the configuration.
+        self._known: dict[tuple[int, Any], tuple[str, Any]] = {}
 
     def key(self, at: str, node: Mapping[str, Any], group_size: Any) -> tuple[str, Any]:
         """Register ``node``, at ``at`` of the configuration; return its key and the group size that it has no field for."""
+        asked = (id(node), group_size)
+        if asked in self._known:
+            return self._known[asked]
         own = dict(node)
         calibration = own.pop("calibration", None)
         counting = self._classes.counting(at, own, LABEL)
@@ -125,6 +130,7 @@ class _Methods:
             counting["group_size"], group_size = group_size, None
         key = digest(counting)
         self.node[key], self.calibration[key], self.place[key] = counting, calibration, own["_target_"]
+        self._known[asked] = key, group_size
         return key, group_size
 
     def common(self, used: Sequence[str]) -> dict[str, Any]:
