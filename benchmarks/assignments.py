@@ -20,12 +20,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(CHECKOUT))
+
+from benchmarks.sections import Section, parser_of, report, said  # noqa: E402
+
 # At fewer bits captions are longer, and more so the more units have them.
 WIDTHS = (4, 5, 6, 7, 8)
 BLOCKS = {"vision": 6, "connector": 2, "language": 6}
@@ -144,32 +148,14 @@ def plan_lines(found: Mapping[str, Any]) -> Iterable[str]:
     yield f"plan of {found['planned']:,} assignments by unit: processor time {found['seconds']:.1f} s, {each:.1f} ms a cell"
 
 
-SECTIONS: dict[
-    str, tuple[Callable[[argparse.Namespace], dict[str, Any]], Callable[[Mapping[str, Any]], Iterable[str]]]
-] = {"cells": (cells, cells_lines), "plan": (plan, plan_lines)}
-
-
-def said(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+SECTIONS: dict[str, Section] = {"cells": (cells, cells_lines), "plan": (plan, plan_lines)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), metavar="SECTION")
+    parser = parser_of(SECTIONS, __doc__)
     parser.add_argument("--cells", type=int, default=200, help="cells of each kind (default: 200)")
     parser.add_argument("--planned", type=int, default=10_000, help="cells that are planned (default: 10000)")
-    options = parser.parse_args()
-    found = {}
-    for name in options.only:
-        measure, lines = SECTIONS[name]
-        found[name] = measure(options)
-        if not options.json:
-            sys.stdout.write("\n".join([name, *(f"  {line}" for line in lines(found[name])), ""]))
-            sys.stdout.flush()
-    if options.json:
-        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    report(SECTIONS, parser.parse_args())
 
 
 if __name__ == "__main__":

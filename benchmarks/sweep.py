@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))
 
+from benchmarks.sections import Section, parser_of, report, said  # noqa: E402
 from mmq_sweeps.config.sweep import Sweep  # noqa: E402
 from mmq_sweeps.identity.cell import Cell  # noqa: E402
 from mmq_sweeps.store.store import Store  # noqa: E402
@@ -277,9 +278,7 @@ def submit_lines(found: Mapping[str, Any]) -> Iterable[str]:
     yield f"{found['cells']:,} cells submitted as {found['jobs']} jobs in {found['seconds']:.1f} s (1,000 to be under 30 s)"
 
 
-SECTIONS: dict[
-    str, tuple[Callable[[argparse.Namespace], dict[str, Any]], Callable[[Mapping[str, Any]], Iterable[str]]]
-] = {
+SECTIONS: dict[str, Section] = {
     "fixed": (fixed, fixed_lines),
     "records": (records, records_lines),
     "submit": (submit, submit_lines),
@@ -287,29 +286,11 @@ SECTIONS: dict[
 }
 
 
-def said(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), metavar="SECTION",
-                        help=f"of {', '.join(SECTIONS)}")  # fmt: skip
+    parser = parser_of(SECTIONS, __doc__)
     parser.add_argument("--sample", type=int, default=12, help="cells that are also run alone (default: 12)")
     parser.add_argument("--levels", default=LEVELS, help=f"bit-widths of every part in the grid (default: {LEVELS})")
-    options = parser.parse_args()
-    found = {}
-    for name in options.only:
-        measure, lines = SECTIONS[name]
-        said(name)
-        found[name] = measure(options)
-        if not options.json:
-            sys.stdout.write("\n".join([name, *(f"  {line}" for line in lines(found[name])), ""]))
-            sys.stdout.flush()
-    if options.json:
-        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    report(SECTIONS, parser.parse_args())
 
 
 if __name__ == "__main__":
