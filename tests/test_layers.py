@@ -36,6 +36,13 @@ MAY_IMPORT = {
         "config", "errors", "identity", "memory", "methods", "metrics", "models", "quantization", "reporting", "store",
         "tasks",
     ),
+    "mmq_sweeps.export.formats": ("errors", "methods"),
+    "mmq_sweeps.export": (
+        "config", "errors", "execution", "identity", "memory", "methods", "metrics", "models", "quantization", "reporting",
+        "store", "tasks",
+    ),
+    # Launch drives a search, batch by batch.
+    "mmq_sweeps.search": ("config", "errors", "identity", "memory", "methods", "metrics", "quantization", "store"),
     # A command looks at whatever it shows.
     "mmq_sweeps.models.__main__": ("config", "errors", "identity", "methods", "quantization", "reporting"),
     "mmq_sweeps.data.__main__": ("config", "errors"),

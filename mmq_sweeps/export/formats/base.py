@@ -1,0 +1,52 @@
+"""The interface of a checkpoint format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from mmq_sweeps.methods.affine import Format, QuantizedWeight
+
+
+@dataclass(frozen=True)
+class LinearSpec:
+    """What is known of a quantized linear ``[O, I]`` before its weight is read.
+
+    ``input_scaled`` is true if columns carry a scale of their own beside the codes (AWQ that is not fused).
+    """
+
+    format: Format
+    shape: tuple[int, int]
+    input_scaled: bool = False
+
+
+# Dtype and shape of a tensor in the file.
+TensorSpec = tuple[torch.dtype, tuple[int, ...]]
+
+
+class CheckpointFormat(Protocol):
+    """Writes quantized linears as tensors of a checkpoint, and the ``quantization_config`` that tells a loader of them.
+
+    Linears are named as modules of the model's class. ``dtype`` is that of the exported model.
+    """
+
+    name: ClassVar[str]
+
+    def problem(self, linears: Mapping[str, LinearSpec], dtype: torch.dtype) -> str | None:
+        """Return why the format cannot hold ``linears`` exactly, naming one and a format that can; None if it can."""
+
+    def layout(self, spec: LinearSpec, dtype: torch.dtype) -> dict[str, TensorSpec]:
+        """Return the tensors that replace ``NAME.weight`` by their ending, such as ``weight_packed``."""
+
+    def tensors(self, weight: QuantizedWeight, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Return the tensors of ``layout`` for ``weight``; a ValueError if a value is not exact in them."""
+
+    def read(self, tensors: Mapping[str, Tensor], spec: LinearSpec) -> Tensor:
+        """Return the codes ``[O, I]`` uint8, as in ``QuantizedWeight``, that ``tensors`` hold: the inverse of ``tensors``."""
+
+    def settings(self, linears: Mapping[str, LinearSpec], dense: tuple[str, ...]) -> dict[str, Any] | None:
+        """Return ``quantization_config`` for ``linears``, all other linears of the model being ``dense``; None if dense."""
