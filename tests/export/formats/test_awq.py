@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -28,10 +30,12 @@ def test_tensors_hold_their_weight_and_no_other(format: Format, rows: int, colum
     )
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the library says that it is deprecated
 @pytest.mark.parametrize("group_size", ["channel", 32])
 def test_autoawq_packs_the_same_words(group_size: int | str) -> None:
-    gemm = pytest.importorskip("awq.modules.linear.gemm", reason="pip install -e '.[autoawq]'", exc_type=ImportError)
+    with warnings.catch_warnings(record=True):  # the library says that it is deprecated
+        gemm = pytest.importorskip(
+            "awq.modules.linear.gemm", reason="pip install -e '.[autoawq]'", exc_type=ImportError
+        )
     weight = quantized(Format(4, group_size), (64, 96), 1, torch.float16)
     linear = torch.nn.Linear(96, 64, bias=False)
     linear.weight.data = weight.dequantize()
