@@ -56,8 +56,8 @@ class CheckpointFormat(Protocol):
     def tensors(self, weight: QuantizedWeight, dtype: torch.dtype) -> dict[str, Tensor]:
         """Return the tensors of ``layout`` for ``weight``; a ValueError if a value is not exact in them."""
 
-    def read(self, tensors: Mapping[str, Tensor], spec: LinearSpec) -> Tensor:
-        """Return the codes ``[O, I]`` uint8, as in ``QuantizedWeight``, that ``tensors`` hold: the inverse of ``tensors``."""
+    def holds(self, tensors: Mapping[str, Tensor], weight: QuantizedWeight) -> bool:
+        """Return whether ``tensors``, as read from a file, decode to ``weight``'s codes, zeros and scales exactly."""
 
     def settings(self, linears: Mapping[str, LinearSpec], dense: tuple[str, ...]) -> dict[str, Any] | None:
         """Return ``quantization_config`` for ``linears``, all other linears of the model being ``dense``; None if dense."""
