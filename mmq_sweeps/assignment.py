@@ -60,11 +60,7 @@ def _method(method: Mapping[str, Any], calibrated: bool) -> dict[str, Any]:
 
 def write(record: Record, file: Path) -> None:
     """Write the assignment of ``record`` to ``file``, as YAML or, if it is so named, JSON."""
-    if file.suffix == ".json":
-        text = json.dumps(assignment(record), indent=1) + "\n"
-    else:
-        text = text_of(record)
-    file.write_text(text)
+    file.write_text(text_of(record) if file.suffix != ".json" else json.dumps(assignment(record), indent=1) + "\n")
 
 
 def text_of(record: Record) -> str:

@@ -52,7 +52,9 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("cell", nargs="?", help="the cell's id, or its unique beginning")
     parser.add_argument("--best", action="store_true", help="in place of CELL: what python -m analysis recommend names")
     parser.add_argument("--max-bpw", type=float, metavar="BITS", help="of --best: bits per weight at most")
-    parser.add_argument("--min-quality", type=float, metavar="SHARE", help="of --best: share of full precision at least")
+    parser.add_argument(
+        "--min-quality", type=float, metavar="SHARE", help="of --best: share of full precision at least"
+    )
     parser.add_argument("--metric", help="of --best: default the task's first")
     parser.add_argument("--source", type=Path, default=Path("runs"), metavar="STORE", help="the store; default: runs")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder that does not exist")
@@ -66,9 +68,12 @@ def _run(options: argparse.Namespace, command: str) -> int:
     with warnings_to():
         record = find(_cell(options), options.source)
         if record.baseline:
-            raise ConfigError(f"{record.id}: is at full precision, which its checkpoint already is; choose a quantized cell")
+            raise ConfigError(
+                f"{record.id}: is at full precision, which its checkpoint already is; choose a quantized cell"
+            )
+        # Imported here because it loads torch, which bad input need not wait for.
         from mmq_sweeps.export.choice import DTYPES, FORMATS, Asked
-        from mmq_sweeps.export.export import Order, check_target, export
+        from mmq_sweeps.export.export import Order, export
         from mmq_sweeps.export.verify import VerificationError
 
         for option, choices in (("format", FORMATS), ("dtype", DTYPES)):
@@ -76,8 +81,9 @@ def _run(options: argparse.Namespace, command: str) -> int:
                 raise ConfigError(f"--{option} {value}: {one_of(choices)}")
         own_dtype = record.cell["model"].get("dtype")
         if options.evaluate and options.dtype not in (None, own_dtype):
-            raise ConfigError(f"--evaluate: metrics are comparable in the cell's own dtype only; leave out --dtype {options.dtype}")
-        check_target(options.out)
+            raise ConfigError(
+                f"--evaluate: metrics are comparable in the cell's own dtype only; leave out --dtype {options.dtype}"
+            )
         source = _source(record, options.source)
     order = Order(options.out, Asked(options.format, options.dtype), options.evaluate, command)
     try:
@@ -100,7 +106,9 @@ def _cell(options: argparse.Namespace) -> str:
     if not options.best:
         for name in ("max_bpw", "min_quality", "metric"):
             if getattr(options, name) is not None:
-                raise ConfigError(f"--{name.replace('_', '-')}: belongs to --best, which chooses a cell; leave it out or add --best")
+                raise ConfigError(
+                    f"--{name.replace('_', '-')}: belongs to --best, which chooses a cell; leave it out or add --best"
+                )
         return str(options.cell)
     return _best(options)
 
@@ -111,7 +119,9 @@ def _best(options: argparse.Namespace) -> str:
         from analysis.load import load
         from analysis.measures.recommend import recommend
     except ModuleNotFoundError as error:
-        raise ConfigError(f"--best: needs the analysis extra: pip install 'mmq-sweeps[analysis]' (there is no {error.name})") from error
+        raise ConfigError(
+            f"--best: needs the analysis extra: pip install 'mmq-sweeps[analysis]' (there is no {error.name})"
+        ) from error
     try:
         found = recommend(load([str(options.source)]), options.max_bpw, options.min_quality, options.metric)
     except ValueError as error:

@@ -38,7 +38,7 @@ def choose(
 ) -> Choice:
     """Return the format for ``linears`` of a model in ``own_dtype``; ConfigError if it cannot hold them exactly."""
     dtype = DTYPES[asked.dtype or own_dtype]
-    name = asked.format or PREFERRED
+    name = asked.format or (PREFERRED if PREFERRED in FORMATS else PLAIN)
     problem = _of_dtype(asked, own_dtype) or FORMATS[name].problem(linears, dtype, dense, main_input)
     if problem is None or name == PLAIN:
         return Choice(FORMATS[name], dtype)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ from mmq_sweeps.execution.session import Session, Sessions
 from mmq_sweeps.export import card
 from mmq_sweeps.export.checkpoint_files import copy_files, write_config
 from mmq_sweeps.export.choice import Asked, Choice, choose
+from mmq_sweeps.export.folder import check_target, folder_at
 from mmq_sweeps.export.source import Source
 from mmq_sweeps.export.tensors import ExportedTensors
 from mmq_sweeps.export.verify import Verified, verify
@@ -39,7 +36,7 @@ class Order:
     """What to write: ``out`` is the folder, ``command`` the line that asked for it, for the card."""
 
     out: Path
-    asked: Asked = Asked()
+    asked: Asked = field(default_factory=Asked)
     evaluate: bool = False
     command: str = ""
     shard_bytes: int = SHARD_BYTES
@@ -66,7 +63,7 @@ def export(source: Source, order: Order, progress: Reporter) -> Exported:
         weights = CellWeights(session, source.cell, progress)
         with source.store.needed((ArtifactKind.QUANTIZED, one.key) for one in weights.requests):
             choice, tensors = _chosen(session, weights, order)
-            with _folder_at(order.out) as folder:
+            with folder_at(order.out) as folder:
                 size = _write(source, order, tensors, choice, folder, progress)
                 del session, weights, tensors  # Frees the model before the other process loads it.
                 measured = {name: metric["value"] for name, metric in source.record.metrics.items()}
@@ -75,14 +72,6 @@ def export(source: Source, order: Order, progress: Reporter) -> Exported:
                     str(choice.dtype).removeprefix("torch."), measured if order.evaluate else None,
                 )  # fmt: skip
     return Exported(order.out, choice, size, verified)
-
-
-def check_target(out: Path) -> None:
-    """Raise a ConfigError unless ``out`` is the name of a folder that can be made."""
-    if out.exists() or out.is_symlink():
-        raise ConfigError(f"--out {out}: exists; name a folder that does not, or remove it first")
-    if not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or choose another one")
 
 
 def _chosen(session: Session, weights: CellWeights, order: Order) -> tuple[Choice, ExportedTensors]:
@@ -106,36 +95,6 @@ def _chosen(session: Session, weights: CellWeights, order: Order) -> tuple[Choic
     return choice, tensors
 
 
-@contextmanager
-def _folder_at(out: Path) -> Iterator[Path]:
-    """Yield a folder beside ``out`` that becomes ``out`` at the end, or is removed."""
-    for left in out.parent.glob(f".{out.name}.exporting-*"):
-        logger.warning("%s was left by an export that was killed; remove it unless one is running", left)
-    folder = out.parent / f".{out.name}.exporting-{os.uname().nodename}-{os.getpid()}"
-    folder.mkdir()
-    try:
-        yield folder
-        _sync(folder)
-        if out.exists():
-            raise ConfigError(f"--out {out}: came to be meanwhile; name another folder")
-        folder.rename(out)
-        _sync(out.parent)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise ConfigError(f"--out {out}: the disk is full; make room, or choose a folder on another disk") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _write(
     source: Source, order: Order, tensors: ExportedTensors, choice: Choice, folder: Path, progress: Reporter
 ) -> int:
@@ -153,7 +112,9 @@ def _write(
     checkpoint = checkpoint_folder(source.model)
     assert checkpoint is not None
     copy_files(checkpoint, folder)
-    write_config(checkpoint, folder, tensors.loaded.model, tensors, choice.format.settings(tensors.packed, tensors.dense))
+    write_config(
+        checkpoint, folder, tensors.loaded.model, tensors, choice.format.settings(tensors.packed, tensors.dense)
+    )
     stored = card.Stored(choice.format.name, str(choice.dtype).removeprefix("torch."), choice.why, files.bytes, tensors)
     write_bytes(folder / card.NAME, card.card(source, stored, order.command).encode())
     write_json(folder / MANIFEST, _manifest(source, order, stored, tensors, folder))

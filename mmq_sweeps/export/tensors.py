@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.export import stored_names
-from mmq_sweeps.export.formats.base import CheckpointFormat, LinearSpec, TensorSpec
+from mmq_sweeps.export.formats.base import CheckpointFormat, TensorSpec
 from mmq_sweeps.export.weights import CellWeights
 from mmq_sweeps.models import experts
 from mmq_sweeps.models.device_map import onloaded
@@ -25,9 +25,7 @@ class ExportedTensors:
     ``dtype`` is that of dense tensors which have the model's dtype; others keep their own.
     """
 
-    def __init__(
-        self, loaded: LoadedModel, weights: CellWeights, format: CheckpointFormat, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, weights: CellWeights, format: CheckpointFormat, dtype: torch.dtype) -> None:
         self.loaded, self.weights, self.format = loaded, weights, format
         self.model_dtype = getattr(torch, loaded.config["dtype"])
         self.dtype = dtype

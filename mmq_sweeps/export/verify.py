@@ -135,10 +135,9 @@ class _Quiet:
 def _check_codes(folder: Path, tensors: ExportedTensors, weights: CellWeights) -> int:
     """Compare the codes in the file with those in the store, linear by linear; return how many there are."""
     stored = _Stored(folder)
-    for name, spec in tensors.packed.items():
-        codes = tensors.format.read(stored.under(tensors.prefixes[name]), spec)
-        if not torch.equal(codes, weights[name].codes):
-            raise VerificationError(f"{name}: the codes in the file are not those that were measured")
+    for name in tensors.packed:
+        if not tensors.format.holds(stored.under(tensors.prefixes[name]), weights[name]):
+            raise VerificationError(f"{name}: codes, zeros or scales in the file are not those that were measured")
     return len(tensors.packed)
 
 

@@ -93,12 +93,16 @@ class WeightFiles:
             raise ValueError(f"{name} is written twice")
         place, spec = file.left[name]
         if spec != (tensor.dtype, tuple(tensor.shape)):
-            raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}, and the header says {spec[0]} {list(spec[1])}")
+            raise ValueError(
+                f"{name} is {tensor.dtype} {list(tensor.shape)}, and the header says {spec[0]} {list(spec[1])}"
+            )
         octets = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
         _write_all(file.descriptor, octets.numpy().data, place)
         del file.left[name]
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for file in self._files:
             if error is None and file.left:
                 raise ValueError(f"{file.path.name} lacks {len(file.left)} tensors, such as {next(iter(file.left))}")
