@@ -72,8 +72,9 @@ def _run(options: argparse.Namespace, command: str) -> int:
                 f"{record.id}: is at full precision, which its checkpoint already is; choose a quantized cell"
             )
         # Imported here because it loads torch, which bad input need not wait for.
-        from mmq_sweeps.export.choice import DTYPES, FORMATS, Asked
+        from mmq_sweeps.export.choice import DTYPES, Asked
         from mmq_sweeps.export.export import Order, export
+        from mmq_sweeps.export.formats.names import FORMATS
         from mmq_sweeps.export.verify import VerificationError
 
         for option, choices in (("format", FORMATS), ("dtype", DTYPES)):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
+from packaging.version import Version
 
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.export.formats.base import CheckpointFormat, LinearSpec
-from mmq_sweeps.export.formats.dequantized import Dequantized
+from mmq_sweeps.export.formats.names import format_named
 
-FORMATS: dict[str, CheckpointFormat] = {one.name: one for one in (Dequantized(),)}
 PREFERRED, PLAIN = "compressed-tensors", "dequantized"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# What reloads each format, with the first release that reads it as it is written here.
+READERS = {PREFERRED: ("compressed-tensors", "0.18"), "gptq": ("gptqmodel", "7"), "awq": ("gptqmodel", "7")}
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,20 @@ def choose(
 ) -> Choice:
     """Return the format for ``linears`` of a model in ``own_dtype``; ConfigError if it cannot hold them exactly."""
     dtype = DTYPES[asked.dtype or own_dtype]
-    name = asked.format or (PREFERRED if PREFERRED in FORMATS else PLAIN)
-    problem = _of_dtype(asked, own_dtype) or FORMATS[name].problem(linears, dtype, dense, main_input)
-    if problem is None or name == PLAIN:
-        return Choice(FORMATS[name], dtype)
+    format = format_named(asked.format or PREFERRED)
+    if format.name == PLAIN:
+        return Choice(format, dtype)
+    problem = (
+        _of_dtype(asked, own_dtype)
+        or _of_nothing(linears, format.name)
+        or format.problem(linears, dtype, dense, main_input)
+    )
+    if problem is None:
+        _check_reader(format.name)
+        return Choice(format, dtype)
     if asked.format is not None:
-        raise ConfigError(f"--format {name}: {problem}")
-    return Choice(FORMATS[PLAIN], dtype, problem)
+        raise ConfigError(problem)
+    return Choice(format_named(PLAIN), dtype, problem)
 
 
 def _of_dtype(asked: Asked, own_dtype: str) -> str | None:
@@ -54,3 +64,25 @@ def _of_dtype(asked: Asked, own_dtype: str) -> str | None:
         f"--dtype {asked.dtype}: loaders multiply codes and scales in the dtype of the file, and the cell was measured in "
         f"{own_dtype}; leave --dtype out, choose --format {PLAIN}, or measure the cell with model.dtype={asked.dtype}"
     )
+
+
+def _of_nothing(linears: Mapping[str, LinearSpec], name: str) -> str | None:
+    if linears:
+        return None
+    return (
+        f"--format {name}: the cell quantizes embeddings or experts only, which are loaded dense; use --format {PLAIN}"
+    )
+
+
+def _check_reader(format: str) -> None:
+    package, least = READERS[format]
+    try:
+        found = version(package)
+    except PackageNotFoundError:
+        found = "absent"
+    if found == "absent" or Version(found) < Version(least):
+        extra = "'mmq-sweeps[export]'" if format == PREFERRED else f"'{package}>={least}'"
+        raise ConfigError(
+            f"--format {format}: is reloaded to verify it, which needs {package} {least} or later, and here it is {found}; "
+            f"install it with pip install {extra}, or choose --format {PLAIN}"
+        )

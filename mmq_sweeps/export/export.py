@@ -14,10 +14,11 @@ from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.execution.session import Session, Sessions
 from mmq_sweeps.export import card
 from mmq_sweeps.export.checkpoint_files import copy_files, write_config
-from mmq_sweeps.export.choice import Asked, Choice, choose
-from mmq_sweeps.export.folder import check_target, folder_at
+from mmq_sweeps.export.choice import PLAIN, Asked, Choice, choose
+from mmq_sweeps.export.folder import check_target, empty, folder_at
+from mmq_sweeps.export.formats.names import format_named
 from mmq_sweeps.export.source import Source
-from mmq_sweeps.export.tensors import ExportedTensors
+from mmq_sweeps.export.tensors import ExportedTensors, InexactError
 from mmq_sweeps.export.verify import Verified, verify
 from mmq_sweeps.export.weights import CellWeights
 from mmq_sweeps.export.writer import SHARD_BYTES, WeightFiles, sha256, write_bytes, write_json
@@ -64,7 +65,12 @@ def export(source: Source, order: Order, progress: Reporter) -> Exported:
         with source.store.needed((ArtifactKind.QUANTIZED, one.key) for one in weights.requests):
             choice, tensors = _chosen(session, weights, order)
             with folder_at(order.out) as folder:
-                size = _write(source, order, tensors, choice, folder, progress)
+                try:
+                    size = _write(source, order, tensors, choice, folder, progress)
+                except InexactError as error:
+                    choice, tensors = _instead(order, choice, tensors, error)
+                    empty(folder)
+                    size = _write(source, order, tensors, choice, folder, progress)
                 del session, weights, tensors  # Frees the model before the other process loads it.
                 measured = {name: metric["value"] for name, metric in source.record.metrics.items()}
                 verified = verify(
@@ -93,6 +99,17 @@ def _chosen(session: Session, weights: CellWeights, order: Order) -> tuple[Choic
     if choice.why:
         logger.info("exported as %s: %s", choice.format.name, choice.why)
     return choice, tensors
+
+
+def _instead(
+    order: Order, choice: Choice, tensors: ExportedTensors, error: InexactError
+) -> tuple[Choice, ExportedTensors]:
+    """Return the dequantized format in place of one that turned out not to be exact, unless that was asked for."""
+    if order.asked.format is not None:
+        raise ConfigError(f"--format {choice.format.name}: {error}; use --format {PLAIN}") from error
+    logger.info("exported as %s: %s", PLAIN, error)
+    choice = Choice(format_named(PLAIN), choice.dtype, str(error))
+    return choice, ExportedTensors(tensors.loaded, tensors.weights, choice.format, choice.dtype)
 
 
 def _write(

@@ -13,6 +13,8 @@ from pathlib import Path
 from mmq_sweeps.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+# Errors of a disk, a quota or a limit that leaves no room.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_target(out: Path) -> None:
@@ -29,7 +31,10 @@ def folder_at(out: Path) -> Iterator[Path]:
     for left in out.parent.glob(f".{out.name}.exporting-*"):
         logger.warning("%s was left by an export that was killed; remove it unless one is running", left)
     folder = out.parent / f".{out.name}.exporting-{os.uname().nodename}-{os.getpid()}"
-    folder.mkdir()
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot make a folder there: {error.strerror}; choose another one") from error
     try:
         yield folder
         _sync(folder)
@@ -38,9 +43,11 @@ def folder_at(out: Path) -> Iterator[Path]:
         folder.rename(out)
         _sync(out.parent)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
-        raise ConfigError(f"--out {out}: the disk is full; make room, or choose a folder on another disk") from error
+        raise ConfigError(
+            f"--out {out}: no room is left ({error.strerror}); make room, or choose a folder on another disk"
+        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -51,3 +58,12 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def empty(folder: Path) -> None:
+    """Remove everything in ``folder``."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

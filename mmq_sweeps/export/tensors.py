@@ -18,6 +18,10 @@ from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization.stored_units import Dequantized
 
 
+class InexactError(ValueError):
+    """A weight that a format cannot hold exactly."""
+
+
 class ExportedTensors:
     """What a checkpoint in ``format`` holds of ``loaded`` with ``weights`` in place; at most one layer is in memory.
 
@@ -64,8 +68,14 @@ class ExportedTensors:
             yield from stored_names.as_stored(self.loaded.model, own).items()
             del own
             for linear in self._packed_in(names):
-                tensors = self.format.tensors(self.weights[linear], self._dtype_of(linear))
+                tensors = self._encoded(linear)
                 yield from ((f"{self.prefixes[linear]}.{ending}", tensor) for ending, tensor in tensors.items())
+
+    def _encoded(self, linear: str) -> dict[str, Tensor]:
+        try:
+            return self.format.tensors(self.weights[linear], self._dtype_of(linear))
+        except ValueError as error:
+            raise InexactError(f"{linear}: {error}") from error
 
     def dense_bytes(self, kind: str) -> int:
         """Return what the quantized weights of ``kind`` weigh that are stored dense."""

@@ -7,7 +7,6 @@ imports the exported weights with nothing but transformers.
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +22,8 @@ from torch import Tensor
 from mmq_sweeps.config.sweep import Sweep
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.execution.session import Session, Sessions
-from mmq_sweeps.export.choice import DTYPES, FORMATS
+from mmq_sweeps.export.choice import DTYPES
+from mmq_sweeps.export.formats.names import format_named
 from mmq_sweeps.export.tensors import ExportedTensors
 from mmq_sweeps.export.weights import CellWeights
 from mmq_sweeps.export.writer import INDEX, SINGLE
@@ -35,7 +35,6 @@ from mmq_sweeps.quantization.stored_units import Dequantized
 from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.store.store import Store
 
-logger = logging.getLogger(__name__)
 # Inputs on which logits are compared: samples in all, in a batch, and batches.
 SAMPLES, BATCH_SIZE, BATCHES = 4, 2, 2
 SHOWN = 3
@@ -87,13 +86,17 @@ def verify(
 
 def main() -> None:
     """Verify what standard input says."""
-    asked = json.load(sys.stdin)
     with quiet_libraries(), warnings_to():
-        try:
-            told: dict[str, Any] = vars(_verified(asked))
-        except VerificationError as error:
-            told = {"problem": str(error)}
+        told = answer(json.load(sys.stdin))
     json.dump(told, sys.stdout)
+
+
+def answer(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Verify what ``asked`` says; return the fields of ``Verified``, or the problem."""
+    try:
+        return vars(_verified(asked))
+    except VerificationError as error:
+        return {"problem": str(error)}
 
 
 def _verified(asked: Mapping[str, Any]) -> Verified:
@@ -104,7 +107,7 @@ def _verified(asked: Mapping[str, Any]) -> Verified:
     sessions = Sessions(sweep, Store.existing(asked["store"]))
     session = sessions.open(sweep.cells[0])
     weights = CellWeights(session, sweep.cells[0], _Quiet())
-    tensors = ExportedTensors(session.loaded, weights, FORMATS[asked["format"]], DTYPES[asked["dtype"]])
+    tensors = ExportedTensors(session.loaded, weights, format_named(asked["format"]), DTYPES[asked["dtype"]])
     linears = _check_codes(folder, tensors, weights)
     inputs = list(_inputs(session))
     expected = _measured(session, weights, inputs, measured_in)
@@ -210,7 +213,10 @@ def _reloaded(folder: Path, config: Mapping[str, Any], packed: tuple[str, ...]) 
     """Load ``folder`` as anyone would; VerificationError if transformers misses or drops a tensor."""
     device = choose_device(config["device"])
     placing = {} if device.type == "cpu" else {"device_map": {"": device}}
-    model, info = find_class(config).from_pretrained(folder, output_loading_info=True, **placing)
+    try:
+        model, info = find_class(config).from_pretrained(folder, output_loading_info=True, **placing)
+    except (ImportError, ValueError, RuntimeError, AttributeError) as error:
+        raise VerificationError(f"transformers does not load it: {type(error).__name__}: {error}") from error
     wrong = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
     if wrong:
         shown = "; ".join(f"{name}: {', '.join(keys[:SHOWN])}" for name, keys in wrong.items())
