@@ -194,7 +194,7 @@ def _measured(
         with torch.no_grad():
             for parameter in session.loaded.model.parameters():
                 parameter.copy_(parameter.to(dtype))
-    with session.loaded.weights_replaced(_Rounded(weights, dtype)):
+    with session.loaded.weights_replaced(_Rounded(weights, dtype), weights.dense):
         return [_outputs(session.loaded, one) for one in inputs]
 
 

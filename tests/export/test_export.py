@@ -131,11 +131,27 @@ def test_llava_is_stored_by_its_checkpoints_names(tmp_path: Path, monkeypatch: p
 def test_what_no_packed_format_holds_is_dequantized_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = measured(tmp_path / "runs", "method=awq", "component=vision", "component.vision.bits=4")
+    bits = ("component=vision", "component.vision.bits=4")
+    source = measured(tmp_path / "runs", "method=awq", "method.fuse=false", *bits)
     done = exported(source, tmp_path / "out", monkeypatch, evaluate=True)
     assert done.choice.format.name == "dequantized"
     assert "input scales" in done.choice.why
     assert done.choice.why in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_folded_input_scales_are_exported_in_norms_and_biases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    bits = ("component=vision_language", "component.vision.bits=4", "component.language.bits=3")
+    source = measured(tmp_path / "runs", "method=awq", *bits, f"model.dtype={dtype}")
+    done = exported(source, tmp_path / "out", monkeypatch, evaluate=True)
+    assert done.choice.format.name == "compressed-tensors"
+    checkpoint = checkpoint_path(source.model["checkpoint"])
+    assert isinstance(checkpoint, Path)
+    original, stored = (load_file(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "out"))
+    norm = "vision_model.encoder.layers.0.layer_norm1.weight"
+    assert not torch.equal(original[norm].to(stored[norm].dtype), stored[norm])
 
 
 def test_a_wider_dtype_is_exact_dequantized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
