@@ -37,7 +37,7 @@ from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.store.store import Store
 
 logger = logging.getLogger(__name__)
-# Inputs on which logits are compared: samples in all, in a batch, and batches.
+# Inputs on which outputs are compared: samples in all, in a batch, and batches.
 SAMPLES, BATCH_SIZE, BATCHES = 4, 2, 2
 SHOWN = 3
 
@@ -48,10 +48,10 @@ class VerificationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found: how many linears' codes and logits are equal, and with an evaluation every metric's value."""
+    """What was found: how many linears' codes and values of outputs are equal, and with an evaluation every metric."""
 
     linears: int
-    logits: int
+    outputs: int
     metrics: dict[str, float]
 
 
@@ -127,14 +127,14 @@ def _verified(asked: Mapping[str, Any]) -> Verified:
     packed = tuple(tensors.packed)
     del session, sessions, tensors, weights  # Frees the original before the other is loaded.
     loaded = _reloaded(folder, config, packed)
-    logits = _check_logits(expected, (_outputs(loaded, one) for one in inputs))
+    outputs = _check_outputs(expected, (_outputs(loaded, one) for one in inputs))
     metrics = {}
     if asked["metrics"] is not None:
         task.check([], references)
         scored = task.score(task.predict(loaded, lambda done, total: None), references)
         metrics = {name: result.value for name, result in scored.items()}
         _check_metrics(asked["metrics"], metrics)
-    return Verified(linears, logits, metrics)
+    return Verified(linears, outputs, metrics)
 
 
 class _Quiet:
@@ -243,14 +243,14 @@ def _reloaded(folder: Path, config: Mapping[str, Any], packed: tuple[str, ...]) 
     return prepared(model, load_processor(folder, {}), config)
 
 
-def _check_logits(expected: Iterable[list[Tensor]], found: Iterable[list[Tensor]]) -> int:
+def _check_outputs(expected: Iterable[list[Tensor]], found: Iterable[list[Tensor]]) -> int:
     """Compare outputs bit for bit; return how many values are equal."""
     count = 0
     for own, other in zip(expected, found, strict=True):
         for one, two in zip(own, other, strict=True):
             if not torch.equal(one, two):
                 apart = (one.double() - two.double()).abs().max() if one.shape == two.shape else "their shapes"
-                raise VerificationError(f"its logits are not those of the measured model: they differ by {apart}")
+                raise VerificationError(f"its outputs are not those of the measured model: they differ by {apart}")
             count += one.numel()
     return count
 
