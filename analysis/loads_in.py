@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from mmq_sweeps.identity.loads_in import CHOICES, DEQUANTIZED, NAMES
+from mmq_sweeps.identity.loads_in import CHOICES, DEQUANTIZED
 
 
 def add_argument(verb: argparse.ArgumentParser) -> None:
@@ -35,12 +35,10 @@ def kept(loader: str, finished: Sequence[bool], loaders: Sequence[Sequence[str] 
     judged = [own for done, own in zip(finished, loaders, strict=True) if done]
     stays = sum(loader in own for own in judged if own)
     unknown = sum(not own for own in judged)
-    told = f"{unknown} left out without knowing: they are of an earlier version or of other software" if unknown else ""
+    told = f"; unknown for {unknown} (of an earlier version or other software), left out" if unknown else ""
     if judged and not stays:
         counts = Counter(name for own in judged for name in own or ())
-        others = "".join(f"; {count} load in {NAMES.get(name, name)}" for name, count in counts.most_common())
-        raise ValueError(
-            f"--loads-in {loader}: fits none of {len(judged)} quantized cells{others}" + f"; {told}" * bool(told)
-        )
+        others = f" ({', '.join(f'{counts[name]} {name}' for name in CHOICES if counts[name])})" if counts else ""
+        raise ValueError(f"--loads-in {loader}: fits none of {len(judged)} quantized cells{others}{told}")
     mask = [not done or loader in (own or ()) for done, own in zip(finished, loaders, strict=True)]
-    return mask, f"--loads-in {loader}: {stays} of {len(judged)} quantized cells" + f"; {told}" * bool(told)
+    return mask, f"--loads-in {loader}: {stays} of {len(judged)} quantized cells{told}"
