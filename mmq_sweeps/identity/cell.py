@@ -24,7 +24,7 @@ from mmq_sweeps.identity.hashing import digest
 
 __all__ = ["BLOCK_GROUPS", "FULL_PRECISION_BITS", "LAYER_KINDS", "Cell", "MethodRule", "bits_label", "digest"]
 # Part of every id. Raise it when the same configuration starts to mean a different computation.
-SEMANTICS = 5
+SEMANTICS = 6
 
 
 @dataclass(frozen=True)
