@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmq_sweeps.export.formats.base import LinearSpec
+from mmq_sweeps.export.formats.compressed_tensors import CompressedTensors, Scheme
 from mmq_sweeps.identity.loads_in import ExportedLinear, joined, loads_in, parsed, shown
 from mmq_sweeps.methods.affine import Format
 
 BOTH, TRANSFORMERS, NONE = ["transformers", "vllm"], ["transformers"], ["dequantized"]
-FORMATS = st.builds(
-    Format, st.integers(2, 8), st.sampled_from(["tensor", "channel", 32, 128]), st.booleans(), st.just(value=False)
+SIZES = st.sampled_from(["tensor", "channel", 32, 128])
+FORMATS = st.one_of(
+    st.builds(Format, st.integers(2, 8), SIZES, st.booleans()),
+    st.builds(Format, st.integers(2, 8), SIZES, st.just(value=False), st.just(value=True)),
 )
 PARTS = ("vision", "connector", "embeddings", "language", "head")
 LINEARS = st.builds(ExportedLinear, st.sampled_from(PARTS), FORMATS, st.booleans(), st.booleans())
@@ -62,6 +67,18 @@ def test_a_loader_takes_a_cell_if_it_takes_each_linear(linears: list[ExportedLin
 def test_one_more_linear_that_loads_nowhere_leaves_nothing(format: Format) -> None:
     linear = ExportedLinear("language", format)
     assert loads_in([linear, replace(linear, input_scaled=True)]) == NONE
+
+
+@given(FORMATS, st.booleans(), st.sampled_from(["linear", "expert"]))
+def test_transformers_takes_what_compressed_tensors_holds(format: Format, input_scaled: bool, kind: str) -> None:
+    spec = LinearSpec(format, (256, 256), input_scaled, kind)
+    found = loads_in([ExportedLinear("language", format, input_scaled, kind == "expert")])
+    held = CompressedTensors().problem({"a": spec}, torch.float32) is None
+    assert held == ("transformers" in found)
+    if held:
+        scheme = Scheme.of(format)
+        packed = scheme.symmetric and scheme.bits == 4 and scheme.strategy in ("channel", "group")
+        assert packed == ("vllm" in found)
 
 
 def test_names_are_those_of_the_projects() -> None:
