@@ -17,7 +17,7 @@ from mmq_sweeps.execution.session import Session
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.memory import asked_bytes, format_bytes, peak_memory, ran_out_of_memory
 from mmq_sweeps.metrics import MetricResult
-from mmq_sweeps.quantization import size
+from mmq_sweeps.quantization import elsewhere, size
 from mmq_sweeps.quantization.stored_units import QuantizedWeights
 from mmq_sweeps.reporting.progress import Reporter
 from mmq_sweeps.store.record import Record
@@ -37,7 +37,11 @@ def run_cell(cell: Cell, session: Session, progress: Reporter) -> tuple[Record, 
         logger.warning("%s", _unchanged(cell, quantized))
     if quantized.experts_without_tokens:
         logger.warning("%s", _without_tokens(cell, quantized))
-    measured_size = size.measure(session.loaded.model, session.parts.values(), quantized.weights)
+    stored = session.loaded.stored
+    if stored is None:
+        measured_size = size.measure(session.loaded.model, session.parts.values(), quantized.weights)
+    else:
+        measured_size = elsewhere.measure_elsewhere(stored, session.parts.values())
     seconds = dict(quantized.seconds) if cell.parts else {}
 
     started = time.perf_counter()
@@ -56,7 +60,9 @@ def run_cell(cell: Cell, session: Session, progress: Reporter) -> tuple[Record, 
         metrics={name: _summary(result.warned(*_unchecked(session))) for name, result in metrics.items()},
         size=measured_size,
         seconds=seconds,
-        notes=session.task.notes() | _solver_notes(quantized),
+        notes=session.task.notes()
+        | _solver_notes(quantized)
+        | ({"stored": elsewhere.notes(stored, session.parts)} if stored is not None else {}),
     )
     return record, _items(predictions, metrics)
 
