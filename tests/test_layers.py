@@ -51,7 +51,8 @@ MAY_IMPORT = {
     "mmq_sweeps.assignment": ("config.paths", "errors", "identity", "store"),
     "launch": ("mmq_sweeps",),
     "analysis": (
-        "config.paths", "errors", "identity.assignment", "identity.cell", "identity.end_parts", "reporting", "store",
+        "config.paths", "errors", "identity.assignment", "identity.cell", "identity.end_parts", "identity.loads_in",
+        "reporting", "store",
     ),
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mmq_sweeps.identity.loads_in import DEQUANTIZED
 from mmq_sweeps.models.quantized.layouts import QuantizedLinear
 from mmq_sweeps.models.quantized.loaders import verdicts
 from mmq_sweeps.models.quantized.names import FittedCheckpoint
@@ -91,6 +92,11 @@ def notes(fitted: FittedCheckpoint, parts: Mapping[str, Part]) -> dict[str, Any]
         "bits": {name: _words(part, own) for name, own in storage(fitted, parts).items() for part in [parts.get(name)]},
         "loads_in": {verdict.loader: verdict.told() for verdict in verdicts(fitted)},
     }
+
+
+def loads_in(fitted: FittedCheckpoint) -> list[str]:
+    """Return the loaders that take the checkpoint as it is, or only ``DEQUANTIZED``, as records have them."""
+    return [verdict.loader for verdict in verdicts(fitted) if verdict.loads] or [DEQUANTIZED]
 
 
 def _words(part: Part | None, own: list[dict[str, Any]]) -> str:

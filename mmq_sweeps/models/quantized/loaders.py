@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import transformers
-
+from mmq_sweeps.identity.loads_in import TRANSFORMERS, VLLM
 from mmq_sweeps.models.quantized.configuration import BITSANDBYTES, COMPRESSED_TENSORS
 from mmq_sweeps.models.quantized.layouts import FLOATS, INTEGERS, PACKED, QuantizedLinear
 from mmq_sweeps.models.quantized.names import FittedCheckpoint
@@ -37,9 +36,9 @@ FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether ``loader`` takes a checkpoint: True, False, or None if that was not tried. ``reasons`` are sentences.
+    """Whether ``loader`` (of ``LOADERS``) takes a checkpoint: True, False, or None if that was not tried.
 
-    ``needs`` are the packages that it takes beside the loader, as for pip.
+    ``reasons`` are sentences on what is in the way. ``needs`` are the packages that it takes beside the loader, as for pip.
     """
 
     loader: str
@@ -48,10 +47,10 @@ class Verdict:
     needs: tuple[str, ...] = ()
 
     def told(self) -> str:
-        """Return the verdict as a sentence."""
+        """Return the verdict as a sentence, without its loader."""
         answer = {True: "yes", False: "no", None: "not tried"}[self.loads]
         needs = f", with {' and '.join(self.needs)}" if self.needs and self.loads is not False else ""
-        return f"{self.loader}: {answer}{needs}{': ' if self.reasons else ''}{'; '.join(self.reasons)}"
+        return f"{answer}{needs}{': ' if self.reasons else ''}{'; '.join(self.reasons)}"
 
 
 def verdicts(fitted: FittedCheckpoint) -> list[Verdict]:
@@ -61,11 +60,10 @@ def verdicts(fitted: FittedCheckpoint) -> list[Verdict]:
 
 def of_transformers(fitted: FittedCheckpoint) -> Verdict:
     """Tell whether the installed transformers loads every weight as it is stored."""
-    loader = f"transformers {transformers.__version__}"
     reasons = list(faults(fitted))
     configuration = fitted.checkpoint.configuration
     if configuration is None:
-        return Verdict(loader, not reasons, tuple(reasons))
+        return Verdict(TRANSFORMERS, not reasons, tuple(reasons))
     if not configuration.read_by_transformers:
         reasons.append(f"reads no quantization in {configuration.source}, only quantization_config in config.json")
     known = configuration.method in PACKAGES
@@ -73,7 +71,7 @@ def of_transformers(fitted: FittedCheckpoint) -> Verdict:
         reasons.append(f"quant_method {configuration.method} is not known here")
     reasons += _of_method(fitted)
     needs = tuple(_needs(configuration.method, fitted.linears.values()))
-    return Verdict(loader, (not reasons) if known or not reasons else None, tuple(reasons), needs)
+    return Verdict(TRANSFORMERS, (not reasons) if known or not reasons else None, tuple(reasons), needs)
 
 
 def faults(fitted: FittedCheckpoint) -> Iterator[str]:
@@ -163,15 +161,15 @@ def versions(method: str) -> dict[str, str]:
 
 def of_vllm(fitted: FittedCheckpoint) -> Verdict:
     """Tell whether vLLM on a CPU (0.32) takes it, by what was found to run there."""
-    loader, configuration = "vLLM on a CPU", fitted.checkpoint.configuration
+    configuration = fitted.checkpoint.configuration
     if configuration is None or configuration.method != COMPRESSED_TENSORS:
         wrong = tuple(faults(fitted))
-        return Verdict(loader, False if wrong else None, wrong)
+        return Verdict(VLLM, False if wrong else None, wrong)
     wrong = tuple(faults(fitted))
     if any(scheme.activations or scheme.kind != "int" for scheme in configuration.schemes):
-        return Verdict(loader, False if wrong else None, wrong)
+        return Verdict(VLLM, False if wrong else None, wrong)
     reasons = (*wrong, *_vllm_rules(fitted.linears))
-    return Verdict(loader, not reasons, reasons)
+    return Verdict(VLLM, not reasons, reasons)
 
 
 def _vllm_rules(linears: Mapping[str, QuantizedLinear]) -> Iterator[str]:

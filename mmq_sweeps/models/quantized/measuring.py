@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import transformers
+
 from mmq_sweeps.identity.checkpoint import checkpoint_path
 from mmq_sweeps.models.quantized.checkpoint import StoredCheckpoint, read_checkpoint
 from mmq_sweeps.models.quantized.loaders import absent_packages, of_transformers
@@ -33,7 +35,7 @@ def problem(config: Mapping[str, Any], fitted: FittedCheckpoint) -> str | None:
     key = f"model.checkpoint={config['checkpoint']}: is quantized already, by {configuration.method}"
     verdict = of_transformers(fitted)
     if verdict.loads is False:
-        return f"{key}, and {verdict.loader} does not load it: {'; '.join(verdict.reasons)}"
+        return f"{key}, and transformers {transformers.__version__} does not load it: {'; '.join(verdict.reasons)}"
     if packages := absent_packages(configuration.method):
         return f"{key}, which takes packages that are not installed: pip install {' '.join(packages)}"
     if config.get("device_map") is not None:
