@@ -35,7 +35,7 @@ __all__ = [
     "is_quantized_elsewhere",
 ]
 # Part of every id. Raise it when the same configuration starts to mean a different computation.
-SEMANTICS = 5
+SEMANTICS = 6
 # The method of a cell whose checkpoint is quantized already, for a person.
 QUANTIZED_ELSEWHERE = "quantized elsewhere"
 # The field of a planned model that names the method of such a checkpoint; full-precision models have none.

@@ -5,9 +5,11 @@ A weight ``W`` ``[O, I]`` (output x input features) is stored as integer codes `
 whole matrix (``tensor``). AWQ (arXiv 2306.00978) stores ``W * s`` with an input scale ``s`` per column, so that ``W ~
 scale * (q - zero) / s``.
 
-Scales of rows and groups have the 11 significant bits of a half, at any exponent of float32, so multiplying a weight by
-a power of two does not change its codes. They are stored as halves times powers of two; the powers are omitted if the
-halves alone can hold a weight's scales.
+Scales are values of the dtype in which the model computes, so that a loader that multiplies codes and scales in that
+dtype gets the weight that was measured, bit for bit. In bfloat16 and float32 multiplying a weight by a power of two does
+not change its codes. For a model in float32, scales of rows and groups have the 11 significant bits of a half at any
+exponent: they are stored as halves times powers of two, and the powers are omitted if the halves alone can hold a
+weight's scales.
 """
 
 from __future__ import annotations
@@ -22,11 +24,14 @@ MIN_BITS, MAX_BITS = 2, 8
 # Normal halves lie from 2**-14 to below 2**16.
 SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65504.0
 LARGEST_EXPONENT, SMALLEST_EXPONENT = 15, -14
+# The least half is subnormal: below normal halves, scales have fewer digits.
+LEAST_HALF = 2.0**-24
 # Any scale represents a group of zeros.
 SCALE_OF_ZEROS = SMALLEST_HALF
 EXPONENT_BITS = 16
 # Bounds on real zeros, in grid steps. Storing a zero changes it by at most 2**-11 (float32: 2**-24) of itself.
 LARGEST_ZERO = {torch.float16: 2.0**15, torch.float32: 2.0**23}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -34,13 +39,15 @@ class Format:
     """Storage format of a weight matrix, e.g. ``Format(bits=3, group_size="channel")`` or ``Format(4, 128, symmetric=True)``.
 
     ``real_zero`` stores the zero as a float instead of an integer code, so that the grid spans the group's minimum to
-    maximum exactly, as min/max quantization without an integer zero point does.
+    maximum, as min/max quantization without an integer zero point does. ``dtype`` is the one in which the model computes,
+    of which scales are values.
     """
 
     bits: int
     group_size: int | str = "channel"
     symmetric: bool = False
     real_zero: bool = False
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not MIN_BITS <= self.bits <= MAX_BITS:
@@ -48,6 +55,8 @@ class Format:
         check_group_size(self.group_size)
         if self.symmetric and self.real_zero:
             raise ValueError("symmetric=True and real_zero=True exclude each other: a symmetric grid stores no zero")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r}: choose {', '.join(DTYPES)}")
 
     @property
     def max_code(self) -> int:
@@ -70,7 +79,17 @@ class Format:
 
     @property
     def scale_dtype(self) -> torch.dtype:
-        """Storage dtype of scales: float32 for a single scale per tensor, whose cost is negligible; otherwise float16."""
+        """Storage dtype of scales: the model's, but float16 for the many scales of rows and groups of a model in float32."""
+        return torch.float16 if self.has_exponents else DTYPES[self.dtype]
+
+    @property
+    def has_exponents(self) -> bool:
+        """True if powers of two may be stored beside the scales."""
+        return self.dtype == "float32" and self.group_size != "tensor"
+
+    @property
+    def zero_dtype(self) -> torch.dtype:
+        """Storage dtype of real zeros: float32 for a single one per tensor, whose cost is negligible; otherwise float16."""
         return torch.float32 if self.group_size == "tensor" else torch.float16
 
     def stored_bits(self, shape: tuple[int, int], input_scaled: bool = False, exponents: int = 0) -> int:
@@ -81,10 +100,9 @@ class Format:
         rows, columns = shape
         group_rows, group_columns = self.groups(shape)
         count = group_rows * group_columns
-        scale_bits = 32 if self.scale_dtype is torch.float32 else 16
-        bits = 8 * packed_size(rows * columns, self.bits) + scale_bits * count
+        bits = 8 * packed_size(rows * columns, self.bits) + 8 * self.scale_dtype.itemsize * count
         if self.real_zero:
-            bits += scale_bits * count
+            bits += 8 * self.zero_dtype.itemsize * count
         elif not self.symmetric:
             bits += 8 * packed_size(count, self.bits)
         return bits + (16 * columns if input_scaled else 0) + EXPONENT_BITS * exponents
@@ -118,6 +136,12 @@ class Grid:
         repeats = columns // self.scale.shape[1]
         return self.scale.repeat_interleave(repeats, dim=1), self.zero.repeat_interleave(repeats, dim=1)
 
+    def times_power_of_two(self, exponent: int) -> Grid:
+        """Return the grid with steps ``2**exponent`` times as large."""
+        # In two steps, because 2**exponent itself may exceed float32.
+        scale = self.scale * 2.0 ** (exponent // 2) * 2.0 ** (exponent - exponent // 2)
+        return Grid(scale, self.zero, self.format)
+
 
 def fit_grid(weight: Tensor, format: Format, shrink: Tensor | float = 1.0) -> Grid:
     """Fit a min/max grid to each group of ``weight`` ``[O, I]``, its range times ``shrink`` (``[O, G]`` or a number).
@@ -142,9 +166,9 @@ def grid_over(low: Tensor, high: Tensor, format: Format) -> Grid:
         return Grid(scale, torch.full_like(scale, (format.max_code + 1) // 2), format)
     if format.real_zero:
         # Widen the step of a narrow range far from zero, whose zero would exceed LARGEST_ZERO.
-        smallest = low.abs() / LARGEST_ZERO[format.scale_dtype]
+        smallest = low.abs() / LARGEST_ZERO[format.zero_dtype]
         scale = storable_scale(torch.maximum((high - low) / format.max_code, smallest), format)
-        return Grid(scale, _round_to(-low / scale, format.scale_dtype), format)
+        return Grid(scale, _round_to(-low / scale, format.zero_dtype), format)
     low, high = low.clamp(max=0), high.clamp(min=0)
     scale = storable_scale((high - low) / format.max_code, format)
     return Grid(scale, torch.round(-low / scale).clamp(0, format.max_code), format)
@@ -153,14 +177,19 @@ def grid_over(low: Tensor, high: Tensor, format: Format) -> Grid:
 def storable_scale(scale: Tensor, format: Format) -> Tensor:
     """Round ``scale`` to the precision that ``format`` stores; scales of zero or less become a small positive number.
 
-    Raises ValueError if float32 cannot hold a scale.
+    Scales beyond half precision become the least or the largest half: weights of a model in float16 have none, so only a
+    candidate is the worse for it. Raises ValueError if float32 cannot hold a scale.
     """
     if not torch.isfinite(scale).all():
         raise ValueError("a scale is beyond what float32 holds; the weights are too large")
     smallest = torch.finfo(torch.float32).tiny
     if format.scale_dtype is torch.float32:
         return _round_to(scale.clamp(min=smallest), torch.float32)
-    return _round_to_half_digits(torch.where(scale > 0, scale.clamp(min=smallest), SCALE_OF_ZEROS))
+    if format.has_exponents:
+        return _round_to_half_digits(torch.where(scale > 0, scale.clamp(min=smallest), SCALE_OF_ZEROS))
+    dtype = format.scale_dtype
+    least = LEAST_HALF if dtype is torch.float16 else smallest
+    return _round_to(torch.where(scale > 0, scale.clamp(least, torch.finfo(dtype).max), SCALE_OF_ZEROS), dtype)
 
 
 def _round_to_half_digits(value: Tensor) -> Tensor:
@@ -214,14 +243,15 @@ class QuantizedWeight:
     @property
     def exponents(self) -> int:
         """Number of powers of two stored beside the scales."""
-        found = scale_exponents(self.grid.scale) if self.format.scale_dtype is torch.float16 else None
+        found = self._exponents()
         return 0 if found is None else found.numel()
+
+    def _exponents(self) -> Tensor | None:
+        return scale_exponents(self.grid.scale) if self.format.has_exponents else None
 
     def times_power_of_two(self, exponent: int) -> QuantizedWeight:
         """Return the same codes on a grid with steps ``2**exponent`` times as large."""
-        # In two steps, because 2**exponent itself may exceed float32.
-        scale = self.grid.scale * 2.0 ** (exponent // 2) * 2.0 ** (exponent - exponent // 2)
-        return QuantizedWeight(self.codes, Grid(scale, self.grid.zero, self.format), self.input_scale)
+        return QuantizedWeight(self.codes, self.grid.times_power_of_two(exponent), self.input_scale)
 
     def dequantize(self) -> Tensor:
         """Return the weight ``[O, I]`` that the codes represent, in the grid's working precision."""
@@ -233,14 +263,14 @@ class QuantizedWeight:
     def pack(self) -> dict[str, Tensor]:
         """Return the tensors to store, ``format.stored_bits(shape, ...)`` bits in total."""
         scale = self.grid.scale
-        exponents = scale_exponents(scale) if self.format.scale_dtype is torch.float16 else None
+        exponents = self._exponents()
         stored = {"codes": pack_codes(self.codes, self.format.bits)}
         if exponents is not None:
             stored["exponent"] = exponents
             scale = _times_power_of_two(scale, -exponents)
         stored["scale"] = scale.to(self.format.scale_dtype)
         if self.format.real_zero:
-            stored["zero"] = self.grid.zero.to(self.format.scale_dtype)
+            stored["zero"] = self.grid.zero.to(self.format.zero_dtype)
         elif not self.format.symmetric:
             stored["zero"] = pack_codes(self.grid.zero.to(torch.uint8), self.format.bits)
         if self.input_scale is not None:

@@ -146,7 +146,7 @@ class AutoGPTQ:
             layer, 2 * stats.gram, format, self.damping, self.act_order, self.static_groups, self.block_size
         )
         grid = Grid(scale[:group_rows], zero[:group_rows], format)
-        return QuantizedWeight(codes_of(restored, grid), stored(grid)).times_power_of_two(exponent)
+        return QuantizedWeight(codes_of(restored, grid), stored(grid.times_power_of_two(exponent)))
 
 
 def codes_of(restored: Tensor, grid: Grid) -> Tensor:

@@ -21,9 +21,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mmq_sweeps.methods.affine import Format, Grid, QuantizedWeight, check_group_size
+from mmq_sweeps.methods.affine import Format, Grid, QuantizedWeight, check_group_size, storable_scale
 from mmq_sweeps.methods.base import LayerStats, Solution, check_installed
-from mmq_sweeps.methods.magnitude import divided, exponent_of, loss_weights, multiplied
+from mmq_sweeps.methods.magnitude import divided, exponent_of, loss_weights
 
 # The library's clip search takes rows in batches of 256 if that divides them, otherwise of 64, which must.
 ROW_BATCH = 64
@@ -73,7 +73,7 @@ class AutoAWQ:
             _rounded(solver, weight[: len(original)], format, input_scale)
             for weight, original in zip(scaled, weights, strict=True)
         ]
-        return multiplied(Solution(rounded, {}), exponents)
+        return Solution([_stored(weight, e) for weight, e in zip(rounded, exponents, strict=True)], {})
 
 
 class SharedInput(nn.Module):
@@ -124,6 +124,13 @@ def _clamp(weight: Tensor, clip: Tensor) -> Tensor:
     """Clip ``weight`` ``[O, I]`` to its groups' bounds ``clip`` ``[O, G, 1]``, as the library's ``apply_clip`` does."""
     clip = clip.to(weight.device)
     return torch.clamp(weight.reshape(*clip.shape[:2], -1), -clip, clip).reshape(weight.shape)
+
+
+def _stored(quantized: QuantizedWeight, exponent: int) -> QuantizedWeight:
+    """Return ``quantized`` for the weight itself instead of that over ``2**exponent``, its scales as they are stored."""
+    grid = quantized.grid.times_power_of_two(exponent)
+    scale = storable_scale(grid.scale, grid.format)
+    return QuantizedWeight(quantized.codes, Grid(scale, grid.zero, grid.format), quantized.input_scale)
 
 
 def _rounded(solver: Any, weight: Tensor, format: Format, input_scale: Tensor) -> QuantizedWeight:

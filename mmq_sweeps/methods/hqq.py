@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmq_sweeps.methods.affine import Format, Grid, QuantizedWeight, check_group_size, fit_grid, round_to_grid
 from mmq_sweeps.methods.base import LayerStats, Solution
-from mmq_sweeps.methods.magnitude import divided, exponent_of, multiplied
+from mmq_sweeps.methods.magnitude import divided, exponent_of
 
 
 def shrink(error: Tensor, beta: float, lp_norm: float) -> Tensor:
@@ -42,20 +42,26 @@ def lp_error(weight: Tensor, grid: Grid, lp_norm: float) -> Tensor:
 
 
 def solve(
-    weight: Tensor, format: Format, lp_norm: float = 0.7, beta: float = 10.0, kappa: float = 1.01, iterations: int = 20
+    weight: Tensor,
+    format: Format,
+    lp_norm: float = 0.7,
+    beta: float = 10.0,
+    kappa: float = 1.01,
+    iterations: int = 20,
+    grid: Grid | None = None,
 ) -> QuantizedWeight:
-    """Quantize ``weight`` ``[O, I]`` to a ``format`` with real zeros.
+    """Quantize ``weight`` ``[O, I]`` to a ``format`` with real zeros, starting from the ``grid`` of its groups' ranges.
 
     The penalty ``beta`` grows by ``kappa`` per step. Over all steps and the range's own grid, each group takes the zero
     with the least lp error as stored; the published code stops all groups together once their mean error grows.
     """
-    best = fit_grid(weight, format)
+    best = grid or fit_grid(weight, format)
     least = lp_error(weight, best, lp_norm)
     grouped = weight.reshape(*best.scale.shape, -1)
     zero = best.zero
     for _ in range(iterations):
         zero = update_zero(grouped, best.scale, zero, format.max_code, beta, lp_norm)
-        candidate = Grid(best.scale, zero.to(format.scale_dtype).to(zero.dtype), format)
+        candidate = Grid(best.scale, zero.to(format.zero_dtype).to(zero.dtype), format)
         error = lp_error(weight, candidate, lp_norm)
         better = error < least
         least = torch.where(better, error, least)
@@ -95,7 +101,12 @@ class HQQ:
         return Format(bits, self.group_size, real_zero=True)
 
     def quantize(self, weights: Sequence[Tensor], stats: LayerStats | None, format: Format) -> Solution:  # noqa: ARG002
-        fields = (self.lp_norm, self.beta, self.kappa, self.iterations)
-        exponents = [exponent_of(weight) for weight in weights]
-        units = [divided(weight, exponent) for weight, exponent in zip(weights, exponents, strict=True)]
-        return multiplied(Solution([solve(weight, format, *fields) for weight in units], {}), exponents)
+        return Solution([self._solve(weight, format) for weight in weights], {})
+
+    def _solve(self, weight: Tensor, format: Format) -> QuantizedWeight:
+        exponent = exponent_of(weight)
+        # Of the weight itself: how many digits a half has may depend on its magnitude.
+        grid = fit_grid(weight.float(), format).times_power_of_two(-exponent)
+        unit = divided(weight, exponent)
+        quantized = solve(unit, format, self.lp_norm, self.beta, self.kappa, self.iterations, grid)
+        return quantized.times_power_of_two(exponent)

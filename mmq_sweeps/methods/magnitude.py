@@ -52,8 +52,12 @@ def loss_weights(weights: Sequence[Tensor]) -> list[float]:
 def solve_relative(
     method: Method, weights: Sequence[Tensor], stats: LayerStats | None, formats: Sequence[Format]
 ) -> list[Solution]:
-    """Solve with ``method``, dividing weights whose squares would leave float32 by powers of two first."""
+    """Solve with ``method``, dividing weights whose squares would leave float32 by powers of two first.
+
+    Not for half precision, which holds no such weights, and in which scales times a power of two may lose digits.
+    """
     exponents = [exponent_of(weight) for weight in weights]
-    exponents = [0 if abs(exponent) <= ORDINARY_EXPONENTS else exponent for exponent in exponents]
+    half = any(format.dtype == "float16" for format in formats)
+    exponents = [0 if half or abs(exponent) <= ORDINARY_EXPONENTS else exponent for exponent in exponents]
     weights = [divided(weight, e) if e else weight for weight, e in zip(weights, exponents, strict=True)]
     return [multiplied(solution, exponents) for solution in quantize_many(method, weights, stats, formats)]

@@ -255,6 +255,16 @@ def load_model(config: Mapping[str, Any]) -> LoadedModel:
         if options.get("local_files_only") and error.errno is None:  # not an error of the system
             raise ValueError(absent(config["checkpoint"], config["revision"])) from error
         raise
+    return prepared(model, processor, config, stored)
+
+
+def prepared(
+    model: transformers.PreTrainedModel,
+    processor: Any,
+    config: Mapping[str, Any],
+    stored: FittedCheckpoint | None = None,
+) -> LoadedModel:
+    """Return a model that transformers has loaded as tasks take it, with the generation settings that ``config`` allows."""
     if not config.get("inherit_generation"):
         _forget_generation(model)
     return LoadedModel(model.eval().requires_grad_(False), processor, config, stored)
@@ -278,6 +288,12 @@ def _quantized(config: Mapping[str, Any], checkpoint: Path | str) -> FittedCheck
     if (found := problem(config, fitted)) is not None:
         raise ValueError(found)
     return fitted
+
+
+def checkpoint_folder(config: Mapping[str, Any]) -> Path | None:
+    """Return the folder with the checkpoint's files; for the hub, that of its cache."""
+    checkpoint, options = _source(config)
+    return _folder(checkpoint, options)
 
 
 def _source(config: Mapping[str, Any]) -> tuple[Path | str, dict[str, Any]]:
@@ -349,9 +365,7 @@ def _check_family(config: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         )
 
 
-def _check_weights(
-    config: Mapping[str, Any], values: Mapping[str, Any], info: Mapping[str, Any], strict: bool
-) -> None:
+def _check_weights(config: Mapping[str, Any], values: Mapping[str, Any], info: Mapping[str, Any], strict: bool) -> None:
     """Raise a ValueError if weights do not fit: transformers would draw missing ones at random and drop others.
 
     transformers itself only warns. ``strict`` refuses every unused weight.

@@ -48,7 +48,7 @@ def measure_elsewhere(fitted: FittedCheckpoint, parts: Iterable[Part]) -> dict[s
     """
     stored = {name: StoredElsewhere(linear) for name, linear in fitted.linears.items()}
     size = measure_stored(fitted.model, parts, stored)
-    return {**size, "total": {**size["total"], "stored_bytes": fitted.checkpoint.bytes}}
+    return {**size, "total": {**size["total"], "stored_bytes": fitted.checkpoint.size}}
 
 
 def storage(fitted: FittedCheckpoint, parts: Mapping[str, Part]) -> dict[str, list[dict[str, Any]]]:

@@ -75,6 +75,7 @@ def _of_rule(cell: Cell, rule: MethodRule, build: Build, part: Part) -> Iterator
         format = method.format(rule.bits)
         if rule.group_size is not None:
             format = replace(format, group_size=rule.group_size)
+        format = replace(format, dtype=cell.model["dtype"])
     except ValueError as error:
         if key == METHOD_GROUP_SIZE:
             raise

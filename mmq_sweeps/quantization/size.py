@@ -102,9 +102,7 @@ def _carrier(parts: Iterable[Part], stored: Mapping[str, Stored]) -> str:
     return quantized[0] if quantized else EMBEDDINGS
 
 
-def _part_size(
-    model: nn.Module, part: Part, stored: Mapping[str, Stored], same: Mapping[str, str]
-) -> dict[str, Any]:
+def _part_size(model: nn.Module, part: Part, stored: Mapping[str, Stored], same: Mapping[str, str]) -> dict[str, Any]:
     own = [stored[name] for unit in part.units for name in unit.linears if name in stored]
     return _size(_parameters(model.get_submodule(part.module), f"{part.module}.", same), own)
 

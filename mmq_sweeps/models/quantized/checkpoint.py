@@ -29,10 +29,10 @@ class StoredCheckpoint:
         return named[0]
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Bytes of all tensors in the files."""
         quantized = sum(linear.bits // 8 for linear in self.linears.values())
-        return quantized + sum(tensor.bytes for tensor in self.dense.values())
+        return quantized + sum(tensor.size for tensor in self.dense.values())
 
     @property
     def layouts(self) -> list[str]:

@@ -61,7 +61,7 @@ class QuantizedLinear:
     @property
     def bits(self) -> int:
         """Stored bits: codes, scales, zeros and all else beside the bias."""
-        return 8 * sum(tensor.bytes for tensor in self.tensors.values())
+        return 8 * sum(tensor.size for tensor in self.tensors.values())
 
 
 def find_linears(tensors: Tensors) -> dict[str, QuantizedLinear]:

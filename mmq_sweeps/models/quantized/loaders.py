@@ -85,7 +85,10 @@ def faults(fitted: FittedCheckpoint) -> Iterator[str]:
         (fitted.missing, "weights are missing, which a loader draws at random"),
         (fitted.unexpected, "tensors have no place in the model"),
         (fitted.unread, "linears are stored quantized, and no target names them, so their weights are drawn at random"),
-        (fitted.unstored, "linears are named by the configuration and not stored so, so their weights are drawn at random"),
+        (
+            fitted.unstored,
+            "linears are named by the configuration and not stored so, so their weights are drawn at random",
+        ),
         (fitted.tied, "quantized linears are tied to another module, which cannot be loaded so: untie them"),
         (fitted.embeddings, "embeddings are quantized, which cannot be loaded"),
     ):

@@ -57,9 +57,7 @@ def fit(checkpoint: StoredCheckpoint, model: transformers.PreTrainedModel) -> Fi
     unexpected = [name for name, own in places.items() if not any(place in parameters for place in own)]
     lacking = [f"{linear.name}.{suffix}" for linear in checkpoint.linears.values() for suffix in linear.lacks]
     modules = dict(model.named_modules())
-    at = {
-        _module(places[f"{name}.weight"], modules) or name: linear for name, linear in checkpoint.linears.items()
-    }
+    at = {_module(places[f"{name}.weight"], modules) or name: linear for name, linear in checkpoint.linears.items()}
     schemes, unread, unstored = _by_configuration(checkpoint.configuration, modules, at)
     resolved, contradictions = _resolved(checkpoint.configuration, at, schemes)
     shared = _shared(model)
@@ -135,7 +133,7 @@ def _by_configuration(
 def _left_dense(
     configuration: Configuration, modules: Mapping[str, nn.Module], stored: Mapping[str, QuantizedLinear]
 ) -> list[str]:
-    """Return linears that an AWQ loader would convert and that the files hold dense; other methods convert by their own rules."""
+    """Return linears that an AWQ loader converts and that the files hold dense; other methods have rules of their own."""
     if configuration.method != "awq":
         return []
     kept = configuration.values.get("modules_to_not_convert") or []
@@ -171,9 +169,7 @@ def _resolved(
         elif linear.layout in (GPTQ, AWQ) and configuration is not None:
             said = _said(configuration, name)
             if linear.widths and said is not None and said not in linear.widths:
-                problems.append(
-                    f"{name}: is stored in {linear.widths[0]} bits, and {configuration.source} says {said}"
-                )
+                problems.append(f"{name}: is stored in {linear.widths[0]} bits, and {configuration.source} says {said}")
             linear = replace(linear, symmetric=_symmetric(configuration))
         found[name] = replace(linear, widths=linear.widths[:1])
     return found, problems

@@ -31,7 +31,7 @@ class StoredTensor:
     end: int
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Number of bytes in the file."""
         return self.end - self.start
 
@@ -44,7 +44,7 @@ class StoredTensor:
         """Read the values. Use it for small tensors only."""
         with self.path.open("rb") as file:
             file.seek(self.start)
-            return file.read(self.bytes)
+            return file.read(self.size)
 
 
 def read_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -88,8 +88,8 @@ def _tensors_of(path: Path) -> dict[str, StoredTensor]:
 def _tensor(name: str, about: Mapping[str, Any], path: Path, data: int) -> StoredTensor:
     start, end = about["data_offsets"]
     tensor = StoredTensor(name, about["dtype"], tuple(about["shape"]), path, data + start, data + end)
-    if tensor.dtype in WIDTHS and tensor.bytes != math.ceil(tensor.count * WIDTHS[tensor.dtype] / 8):
-        raise ValueError(f"{name}: {tensor.bytes} bytes do not hold {tensor.shape} of {tensor.dtype}")
+    if tensor.dtype in WIDTHS and tensor.size != math.ceil(tensor.count * WIDTHS[tensor.dtype] / 8):
+        raise ValueError(f"{name}: {tensor.size} bytes do not hold {tensor.shape} of {tensor.dtype}")
     return tensor
 
 
