@@ -7,6 +7,7 @@ imports the exported weights with nothing but transformers.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -68,20 +69,27 @@ def verify(
         "dtype": dtype,
         "metrics": None if metrics is None else dict(metrics),
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "mmq_sweeps.export.verify"],
-        input=json.dumps(asked), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    try:
-        told = json.loads(done.stdout)
-    except ValueError:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise VerificationError(f"the process that reloads it ended with status {done.returncode}: {last}") from None
-    for line in done.stderr.splitlines():
-        logger.info("%s", line)
+    told = in_new_process(asked)
     if "problem" in told:
         raise VerificationError(told["problem"])
     return Verified(**told)
+
+
+def in_new_process(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``answer(asked)`` of a process that has loaded nothing yet."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mmq_sweeps.export.verify"],
+        input=json.dumps(asked),
+        env={**os.environ, "TQDM_DISABLE": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    try:
+        told: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        raise VerificationError(f"the process that reloads it ended with status {done.returncode}") from None
+    return told
 
 
 def main() -> None:
