@@ -7,8 +7,9 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers.utils import cached_file
 
 from mmq_sweeps.identity.checkpoint import (
@@ -242,9 +244,10 @@ def load_model(config: Mapping[str, Any]) -> LoadedModel:
         stored = _quantized(config, checkpoint)
         # Before the weights, which take long: a package that it needs may be absent.
         processor = load_processor(checkpoint, options)
-        model = _read_weights(config, checkpoint, options, values, device)
-        if stored is not None:
-            decompress(model)
+        with silent_bars() if stored is not None else nullcontext():
+            model = _read_weights(config, checkpoint, options, values, device)
+            if stored is not None:
+                decompress(model)
     except SafetensorError as error:
         raise ValueError(f"model.checkpoint={config['checkpoint']}: cannot read its weights: {error}") from error
     except ImportError as error:
@@ -275,6 +278,17 @@ def decompress(model: transformers.PreTrainedModel) -> None:
     compressor = getattr(getattr(model, "hf_quantizer", None), "compressor", None)
     if compressor is not None:
         compressor.decompress_model(model)
+
+
+@contextmanager
+def silent_bars() -> Iterator[None]:
+    """Show no progress bars of libraries that have no switch for them, as compressed-tensors."""
+    original = tqdm.__init__
+    tqdm.__init__ = partialmethod(original, disable=True)
+    try:
+        yield
+    finally:
+        tqdm.__init__ = original
 
 
 def _quantized(config: Mapping[str, Any], checkpoint: Path | str) -> FittedCheckpoint | None:

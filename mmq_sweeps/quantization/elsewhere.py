@@ -9,13 +9,13 @@ from typing import Any
 
 from mmq_sweeps.identity.loads_in import DEQUANTIZED
 from mmq_sweeps.models.quantized.layouts import QuantizedLinear
-from mmq_sweeps.models.quantized.loaders import verdicts
+from mmq_sweeps.models.quantized.loaders import faults, verdicts
 from mmq_sweeps.models.quantized.names import FittedCheckpoint
 from mmq_sweeps.quantization.size import measure_stored
 from mmq_sweeps.quantization.targets import Part
 
 # Quantized linears that lie in no part: projectors, and those of a model whose parts are not known.
-NO_PART = "other"
+NO_PART = "outside"
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,26 @@ def notes(fitted: FittedCheckpoint, parts: Mapping[str, Part]) -> dict[str, Any]
         "method": configuration.method if configuration is not None else None,
         "bits": {name: _words(part, own) for name, own in storage(fitted, parts).items() for part in [parts.get(name)]},
         "loads_in": {verdict.loader: verdict.told() for verdict in verdicts(fitted)},
+    }
+
+
+def describe(fitted: FittedCheckpoint, parts: Mapping[str, Part]) -> dict[str, Any]:
+    """Return everything that the files say of a checkpoint: sizes and storage of each part, and the verdicts of loaders."""
+    size, stored = measure_elsewhere(fitted, parts.values()), storage(fitted, parts)
+    configuration = fitted.checkpoint.configuration
+    return {
+        "checkpoint": str(fitted.checkpoint.folder),
+        "class": type(fitted.model).__name__,
+        "method": configuration.method if configuration is not None else None,
+        "said_by": configuration.source if configuration is not None else None,
+        "parts": {name: {**size["parts"][name], "stored": stored.get(name, [])} for name in parts},
+        "outside": stored.get(NO_PART, []),
+        "total": size["total"],
+        "loads_in": {
+            verdict.loader: {"loads": verdict.loads, "needs": list(verdict.needs), "reasons": list(verdict.reasons)}
+            for verdict in verdicts(fitted)
+        },
+        "faults": list(faults(fitted)),
     }
 
 
