@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 PROGRAM = "python -m mmq_sweeps.export"
-# A first argument that is no cell, and the module with its ``main(arguments)``.
+# First arguments that are no cells, and the modules whose ``main(arguments)`` runs them.
 SUBCOMMANDS: dict[str, str] = {}
 
 
@@ -36,6 +37,9 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Exit status: 0 exported, 1 what was written is not what was measured, 2 bad input, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in SUBCOMMANDS:
+        importlib.import_module(SUBCOMMANDS[given[0]]).main(given[1:])
+        return
     parser = _arguments()
     options = parser.parse_args(given)
     try:

@@ -89,7 +89,7 @@ def _sizes(source: Source, stored: Stored) -> Iterator[str]:
     )
     yield f"- In this folder: {stored.bytes:,} bytes of weights, format {stored.format}, all else in {stored.dtype}."
     if stored.why:
-        yield f"- Not in compressed-tensors, because {stored.why}"
+        yield f"- Why not packed: {stored.why}"
     yield from _remarks(stored)
 
 

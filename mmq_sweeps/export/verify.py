@@ -7,7 +7,7 @@ imports the exported weights with nothing but transformers.
 from __future__ import annotations
 
 import json
-import os
+import logging
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,6 +36,7 @@ from mmq_sweeps.quantization.stored_units import Dequantized
 from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.store.store import Store
 
+logger = logging.getLogger(__name__)
 # Inputs on which logits are compared: samples in all, in a batch, and batches.
 SAMPLES, BATCH_SIZE, BATCHES = 4, 2, 2
 SHOWN = 3
@@ -80,23 +81,26 @@ def in_new_process(asked: Mapping[str, Any]) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "mmq_sweeps.export.verify"],
         input=json.dumps(asked),
-        env={**os.environ, "TQDM_DISABLE": "1"},
-        stdout=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
     )
     try:
         told: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
-        raise VerificationError(f"the process that reloads it ended with status {done.returncode}") from None
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise VerificationError(f"the process that reloads it ended with status {done.returncode}: {last}") from None
+    for warning in told.pop("warnings"):
+        logger.warning("%s", warning)
     return told
 
 
 def main() -> None:
     """Verify what standard input says."""
-    with quiet_libraries(), warnings_to():
+    warnings: list[str] = []
+    with quiet_libraries(), warnings_to(warnings.append):
         told = answer(json.load(sys.stdin))
-    json.dump(told, sys.stdout)
+    json.dump({**told, "warnings": warnings}, sys.stdout)
 
 
 def answer(asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,10 +74,10 @@ def _pieces(rows: int, columns: int) -> Iterator[slice]:
 
 def _packed(codes: Tensor, bits: int) -> Tensor:
     """Pack rows of uint8 codes, each padded with zeros to a multiple of 32 codes."""
-    padded = torch.nn.functional.pad(codes, (0, -codes.shape[1] % WORD)).contiguous()
+    padded = torch.nn.functional.pad(codes, (0, -codes.shape[1] % WORD))
     if bits == 8:
-        return padded.view(torch.int32)
-    eights = padded.view(torch.int64)
+        return padded.reshape(-1).view(torch.int32).reshape(len(padded), padded.shape[1] // 4)
+    eights = padded.reshape(-1).view(torch.int64).reshape(len(padded), padded.shape[1] // 8)
     for size in (1, 2, 4):
         low, high, shift = _halves(size, bits)
         eights = (eights & low).bitwise_or_((eights >> shift).bitwise_and_(high >> shift))
