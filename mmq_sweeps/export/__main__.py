@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 PROGRAM = "python -m mmq_sweeps.export"
 # First arguments that are no cells, and the modules whose ``main(arguments)`` runs them.
-SUBCOMMANDS: dict[str, str] = {}
+SUBCOMMANDS = {"check": "mmq_sweeps.export.check"}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -227,12 +227,12 @@ def draw_folder(told: Mapping[str, Any], labels: Mapping[str, str]) -> Table:
             table.add_row(name, label, "" if part["stored"] else "16", *[""] * 5, *sizes)
             _add_stored(table, part["stored"])
     if told["outside"]:
-        table.add_row("outside", *[""] * 10)
+        table.add_row("outside" if told["parts"] else "linears", *[""] * 10)
         _add_stored(table, told["outside"])
     table.add_section()
     total = told["total"]
     sizes = [f"{total['bpw_paper']:.4f}", f"{total['bpw_exact']:.4f}", f"{total['size_bytes'] / 1e6:,.1f}"]
-    table.add_row("all", told["class"], *[""] * 5, f"{total['quantized_weights']:,}", *sizes)
+    table.add_row("all", "", *[""] * 5, f"{total['quantized_weights']:,}", *sizes)
     return table
 
 
@@ -251,11 +251,13 @@ def _stored_cells(entry: Mapping[str, Any]) -> list[str]:
 def folder_lines(told: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is said below the table of a folder: its bytes, and which loaders take it."""
     by = f"by {told['method']} ({told['said_by']})" if told["method"] else "at full precision"
-    yield f"{told['checkpoint']}: {by}; its files hold {told['total']['stored_bytes']:,} bytes of weights"
+    yield f"{told['checkpoint']}: a {told['class']} {by}; its files hold {told['total']['stored_bytes']:,} bytes of weights"
     names = {TRANSFORMERS: f"transformers {transformers.__version__}", VLLM: "vLLM on a CPU"}
     for loader, verdict in told["loads_in"].items():
         said = Verdict(loader, verdict["loads"], tuple(verdict["reasons"]), tuple(verdict["needs"])).told()
-        yield f"loads in {names[loader]}: {said}"
+        here = [f"{name} {version or 'not'} installed" for name, version in told["packages"].items()]
+        shown = f" ({', '.join(here)})" if here and loader == TRANSFORMERS and verdict["loads"] else ""
+        yield f"loads in {names[loader]}: {said}{shown}"
     if told["method"] and not told["faults"] and not any(own["loads"] for own in told["loads_in"].values()):
         yield "otherwise dequantized only"
 

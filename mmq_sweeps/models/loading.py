@@ -9,7 +9,6 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -284,7 +283,11 @@ def decompress(model: transformers.PreTrainedModel) -> None:
 def silent_bars() -> Iterator[None]:
     """Show no progress bars of libraries that have no switch for them, as compressed-tensors."""
     original = tqdm.__init__
-    tqdm.__init__ = partialmethod(original, disable=True)
+
+    def silent(bar: tqdm, *values: Any, **options: Any) -> None:
+        original(bar, *values, **{**options, "disable": True})
+
+    tqdm.__init__ = silent
     try:
         yield
     finally:

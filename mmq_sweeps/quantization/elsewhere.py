@@ -9,7 +9,7 @@ from typing import Any
 
 from mmq_sweeps.identity.loads_in import DEQUANTIZED
 from mmq_sweeps.models.quantized.layouts import QuantizedLinear
-from mmq_sweeps.models.quantized.loaders import faults, verdicts
+from mmq_sweeps.models.quantized.loaders import faults, packages, verdicts
 from mmq_sweeps.models.quantized.names import FittedCheckpoint
 from mmq_sweeps.quantization.size import measure_stored
 from mmq_sweeps.quantization.targets import Part
@@ -110,6 +110,7 @@ def describe(fitted: FittedCheckpoint, parts: Mapping[str, Part]) -> dict[str, A
             verdict.loader: {"loads": verdict.loads, "needs": list(verdict.needs), "reasons": list(verdict.reasons)}
             for verdict in verdicts(fitted)
         },
+        "packages": packages(configuration.method) if configuration is not None else {},
         "faults": list(faults(fitted)),
     }
 

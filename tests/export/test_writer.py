@@ -16,7 +16,9 @@ from mmq_sweeps.export.writer import DTYPES, INDEX, SINGLE, WeightFiles
 from tests.export.cells import header
 
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
-SPECS = st.dictionaries(st.text("ab.é_1", min_size=1, max_size=6), st.tuples(st.sampled_from([*DTYPES]), SHAPES), min_size=1)
+SPECS = st.dictionaries(
+    st.text("ab.é_1", min_size=1, max_size=6), st.tuples(st.sampled_from([*DTYPES]), SHAPES), min_size=1
+)
 
 
 def filled(spec: tuple[torch.dtype, tuple[int, ...]]) -> torch.Tensor:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from packaging.requirements import Requirement
+
 from mmq_sweeps.identity.loads_in import TRANSFORMERS, VLLM
 from mmq_sweeps.models.quantized.configuration import BITSANDBYTES, COMPRESSED_TENSORS
 from mmq_sweeps.models.quantized.layouts import FLOATS, INTEGERS, PACKED, QuantizedLinear
@@ -139,9 +141,18 @@ def _needs(method: str, linears: Iterable[QuantizedLinear]) -> Iterator[str]:
             yield package
 
 
-def absent_packages(method: str) -> list[str]:
-    """Return the packages that loading ``method`` takes and that are not installed, as for pip."""
-    return [package for package, module in PACKAGES.get(method, {}).items() if not _installed(module)]
+def lacking_packages(fitted: FittedCheckpoint) -> list[str]:
+    """Return what transformers takes beside itself and is not installed, or is older, as for pip."""
+    configuration = fitted.checkpoint.configuration
+    if configuration is None:
+        return []
+    installed = packages(configuration.method)
+    needs = [Requirement(need) for need in _needs(configuration.method, fitted.linears.values())]
+    return [
+        str(need)
+        for need in needs
+        if (version := installed[need.name]) is None or not need.specifier.contains(version, prereleases=True)
+    ]
 
 
 def _installed(module: str) -> bool:
@@ -151,25 +162,23 @@ def _installed(module: str) -> bool:
         return False
 
 
-def versions(method: str) -> dict[str, str]:
-    """Return the installed versions of the packages that loading ``method`` takes."""
-    found = {}
-    for package in PACKAGES.get(method, ()):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+def packages(method: str) -> dict[str, str | None]:
+    """Return the packages that loading ``method`` takes, as for pip, with the installed version; None for those absent."""
+    found: dict[str, str | None] = {}
+    for package, module in PACKAGES.get(method, {}).items():
+        found[package] = importlib.metadata.version(package) if _installed(module) else None
     return found
 
 
 def of_vllm(fitted: FittedCheckpoint) -> Verdict:
     """Tell whether vLLM on a CPU (0.32) takes it, by what was found to run there."""
     configuration = fitted.checkpoint.configuration
-    if configuration is None or configuration.method != COMPRESSED_TENSORS:
-        wrong = tuple(faults(fitted))
-        return Verdict(VLLM, False if wrong else None, wrong)
     wrong = tuple(faults(fitted))
-    if any(scheme.activations or scheme.kind != "int" for scheme in configuration.schemes):
+    if configuration is None:
+        return Verdict(VLLM, not wrong, wrong)
+    if configuration.method != COMPRESSED_TENSORS or any(
+        scheme.activations or scheme.kind != "int" for scheme in configuration.schemes
+    ):
         return Verdict(VLLM, False if wrong else None, wrong)
     reasons = (*wrong, *_vllm_rules(fitted.linears))
     return Verdict(VLLM, not reasons, reasons)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import transformers
 
 from mmq_sweeps.identity.checkpoint import checkpoint_path
 from mmq_sweeps.models.quantized.checkpoint import StoredCheckpoint, read_checkpoint
-from mmq_sweeps.models.quantized.loaders import absent_packages, of_transformers
+from mmq_sweeps.models.quantized.loaders import lacking_packages, of_transformers
 from mmq_sweeps.models.quantized.names import FittedCheckpoint, fit
 from mmq_sweeps.models.shapes import Shape, build_on_meta
 
@@ -36,8 +37,13 @@ def problem(config: Mapping[str, Any], fitted: FittedCheckpoint) -> str | None:
     verdict = of_transformers(fitted)
     if verdict.loads is False:
         return f"{key}, and transformers {transformers.__version__} does not load it: {'; '.join(verdict.reasons)}"
-    if packages := absent_packages(configuration.method):
-        return f"{key}, which takes packages that are not installed: pip install {' '.join(packages)}"
+    if packages := lacking_packages(fitted):
+        return f"{key}, which takes packages that are not installed: {pip(packages)}"
     if config.get("device_map") is not None:
         return f"{key}: model.device_map={config['device_map']} is for full precision; leave it null"
     return None
+
+
+def pip(packages: list[str]) -> str:
+    """Return the command that installs ``packages``, quoted for a shell."""
+    return shlex.join(["pip", "install", *packages])
