@@ -43,7 +43,7 @@ def run_cell(cell: Cell, session: Session, progress: Reporter) -> tuple[Record, 
 
     started = time.perf_counter()
     with _memory_explained("evaluating", "task.batch_size", getattr(session.task, "batch_size", None)):
-        predictions = session.predict(cell, quantized.weights, progress)
+        predictions = session.predict(cell, quantized, progress)
     seconds["evaluate"] = time.perf_counter() - started
 
     started = time.perf_counter()

@@ -109,7 +109,7 @@ class Session:
             raise StoreError(f"the store lost {missing[0].unit.name} right after it was written")
         return found
 
-    def predict(self, cell: Cell, weights: Mapping[str, QuantizedWeight], progress: Reporter) -> dict[str, str]:
+    def predict(self, cell: Cell, quantized: QuantizedWeights, progress: Reporter) -> dict[str, str]:
         """Return the answers of the model, quantized as ``cell`` says, by item."""
 
         def predict() -> dict[str, str]:
@@ -117,7 +117,7 @@ class Session:
 
         players: list[Player] = []
         try:
-            with self.evaluating(cell, weights) as players:
+            with self.evaluating(cell, quantized) as players:
                 return predict()
         except Exception as error:
             # A cached output holds only the fields that the model read when it was recorded. A model that reads more
@@ -126,22 +126,21 @@ class Session:
                 raise
         for player in players:
             self.outputs.refuse(player.key)
-        with self.evaluating(cell, weights, replay=False):
+        with self.evaluating(cell, quantized, replay=False):
             return predict()
 
     @contextmanager
-    def evaluating(
-        self, cell: Cell, weights: Mapping[str, QuantizedWeight], replay: bool = True
-    ) -> Iterator[list[Player]]:
-        """Put ``weights`` in place, or cached outputs in place of a part that need not run; yields their players."""
-        players = []
+    def evaluating(self, cell: Cell, quantized: QuantizedWeights, replay: bool = True) -> Iterator[list[Player]]:
+        """Put the weights in place, or cached outputs in place of a part that need not run; yields their players."""
+        players, weights = [], quantized.weights
         with ExitStack() as stack:
             self._take_out_tied(weights)
             for part in self.parts.values():
                 linears = [name for unit in part.units for name in unit.linears]
                 own = {name: weights[name] for name in linears if name in weights}
                 key = cell.part_key(part.name)
-                put = partial(self.weights.put, part.name, key, own)
+                dense = {name: value for name, value in quantized.dense.items() if part.holds(name)}
+                put = partial(self.weights.put, part.name, key, own, dense)
                 player = self._player(cell, part, put) if replay else None
                 if player is not None:
                     stack.enter_context(standing_in(self.loaded.model.get_submodule(part.module), player))
@@ -149,7 +148,8 @@ class Session:
                 if player is None or not player.begun:
                     put()
                 elif not self.weights.holds(part.name, key, own):
-                    stack.enter_context(put_when_called(self.loaded, linears, put))
+                    changed = [*linears, *(name.rpartition(".")[0] for name in dense)]
+                    stack.enter_context(put_when_called(self.loaded, changed, put))
             yield players
         for player in players:
             player.finish()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 from typing import Any
+
+from torch import Tensor
 
 from mmq_sweeps.methods.affine import QuantizedWeight
 from mmq_sweeps.models.experts import module_of
@@ -19,14 +22,23 @@ class WeightSwap:
         self._loaded = loaded
         self._placed: dict[str, tuple[str, ExitStack]] = {}
 
-    def put(self, part: str, key: str, weights: Mapping[str, QuantizedWeight]) -> None:
-        """Swap in ``weights`` by linear, everything quantized in ``part``; ``key`` names them."""
+    def put(
+        self,
+        part: str,
+        key: str,
+        weights: Mapping[str, QuantizedWeight],
+        dense: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
+        """Swap in ``weights`` by linear, everything quantized in ``part``; ``key`` names them.
+
+        ``dense`` has the part's parameters, by name, that take other values with them.
+        """
         if self.holds(part, key, weights):
             return
         self.take_out(part)
         if weights:
             placed = ExitStack()
-            placed.enter_context(self._loaded.weights_replaced(Dequantized(weights)))
+            placed.enter_context(self._loaded.weights_replaced(Dequantized(weights), dense))
             self._placed[part] = (key, placed)
 
     def holds(self, part: str, key: str, weights: Mapping[str, QuantizedWeight]) -> bool:
@@ -45,13 +57,13 @@ class WeightSwap:
 
 
 @contextmanager
-def put_when_called(loaded: LoadedModel, linears: Iterable[str], put: Callable[[], None]) -> Iterator[None]:
-    """Call ``put`` before one of ``linears`` runs, however it is reached."""
+def put_when_called(loaded: LoadedModel, names: Iterable[str], put: Callable[[], None]) -> Iterator[None]:
+    """Call ``put`` before a linear, experts or another module of ``names`` runs, however it is reached."""
 
     def before(*_: Any) -> None:
         put()
 
     with ExitStack() as hooks:
-        for path in dict.fromkeys(map(module_of, linears)):
+        for path in dict.fromkeys(map(module_of, names)):
             hooks.callback(loaded.model.get_submodule(path).register_forward_pre_hook(before).remove)
         yield

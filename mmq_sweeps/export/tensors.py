@@ -35,6 +35,7 @@ class ExportedTensors:
         self.dtype = dtype
         self.quantized = weights.specs
         self.dense = weights.dense_linears
+        self._folded = weights.dense
         packs = format.settings(weights.linears, self.dense) is not None
         self.packed = {name: spec for name, spec in self.quantized.items() if spec.kind == "linear"} if packs else {}
 
@@ -123,6 +124,8 @@ class ExportedTensors:
 
     def _value(self, name: str) -> Tensor:
         """Return a tensor of the model as it was measured, in the model's dtype."""
+        if name in self._folded:
+            return self._folded[name]
         path, _, own = name.rpartition(".")
         module = self.loaded.model.get_submodule(path)
         quantized = next((other for other in self.loaded.sharing(path) if other in self.weights), None)

@@ -189,7 +189,12 @@ def _measured(
     session: Session, weights: CellWeights, inputs: Iterable[Mapping[str, Any]], dtype: torch.dtype
 ) -> list[list[Tensor]]:
     """Return the outputs of the original with the weights in place that were measured, in ``dtype``."""
-    with session.loaded.weights_replaced(_Rounded(weights, dtype)):
+    if session.loaded.config["dtype"] != str(dtype).removeprefix("torch."):
+        # Loaded in the folder's dtype, so that it computes in that; its weights are those that ``dtype`` holds.
+        with torch.no_grad():
+            for parameter in session.loaded.model.parameters():
+                parameter.copy_(parameter.to(dtype))
+    with session.loaded.weights_replaced(_Rounded(weights, dtype), weights.dense):
         return [_outputs(session.loaded, one) for one in inputs]
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.execution.session import Session
@@ -15,13 +15,29 @@ from mmq_sweeps.identity.end_parts import EMBEDDINGS
 from mmq_sweeps.methods.affine import QuantizedWeight
 from mmq_sweeps.models import experts
 from mmq_sweeps.quantization.requests import Request
-from mmq_sweeps.quantization.stored_units import StoredUnit, read_unit
+from mmq_sweeps.quantization.stored_units import DENSE, StoredUnit, read_unit
 from mmq_sweeps.reporting.progress import Reporter
 from mmq_sweeps.store.kinds import ArtifactKind
 
 logger = logging.getLogger(__name__)
 # A layer has two units, whose tensors alternate in some models.
 HELD = 2
+
+
+class _Folded(Mapping[str, Tensor]):
+    """Parameters that input scales are folded into, each in the unit of a request."""
+
+    def __init__(self, request_of: Mapping[str, Request], unit: Callable[[Request], StoredUnit]) -> None:
+        self._request_of, self._unit = request_of, unit
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._request_of)
+
+    def __len__(self) -> int:
+        return len(self._request_of)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._unit(self._request_of[name]).dense[name]
 
 
 class CellWeights(Mapping[str, QuantizedWeight]):
@@ -44,7 +60,16 @@ class CellWeights(Mapping[str, QuantizedWeight]):
         return len(self._request_of)
 
     def __getitem__(self, name: str) -> QuantizedWeight:
-        return self._unit(self._request_of[name])[0][name]
+        return self._unit(self._request_of[name]).weights[name]
+
+    @property
+    def dense(self) -> Mapping[str, Tensor]:
+        """Other parameters of the model that take other values, by name, read when one is asked for."""
+        return _Folded({name: request for request in self.requests for name in self._folded_into(request)}, self._unit)
+
+    def _folded_into(self, request: Request) -> Iterator[str]:
+        names = self._session.store.artifact_names(ArtifactKind.QUANTIZED, request.key) or ()
+        return (name.removesuffix(DENSE) for name in names if name.endswith(DENSE))
 
     @property
     def specs(self) -> dict[str, LinearSpec]:

@@ -219,4 +219,4 @@ class Cell:
 
 def is_quantized_elsewhere(effective: Mapping[str, Any]) -> bool:
     """Return True if the effective configuration of a cell has a checkpoint that is quantized already."""
-    return bool(effective["model"].get(QUANTIZED))
+    return bool(effective.get("model", {}).get(QUANTIZED))

@@ -301,6 +301,16 @@ def round_to_grid(weight: Tensor, grid: Grid) -> Tensor:
     return codes.to(torch.uint8).reshape(weight.shape)
 
 
+def divided_rows(quantized: QuantizedWeight, weight: Tensor, divisor: Tensor) -> QuantizedWeight:
+    """Return ``quantized`` for its ``weight`` ``[O, I]`` with each row divided by ``divisor`` ``[O]``.
+
+    The grids are divided, and the divided weight is rounded to them: scales may lose digits. Not for ``tensor`` grids.
+    """
+    own = quantized.grid
+    grid = Grid(storable_scale(own.scale / divisor[:, None], own.format), own.zero, own.format)
+    return QuantizedWeight(round_to_grid(weight / divisor[:, None], grid), grid, quantized.input_scale)
+
+
 def round_nearest(weight: Tensor, format: Format) -> QuantizedWeight:
     """Round ``weight`` ``[O, I]`` to the nearest point of each group's min/max grid."""
     weight = weight.float()

@@ -2,9 +2,10 @@
 
 Both searches minimise the layer's squared output error over all calibration tokens, a quadratic form in the Gram matrix
 ``G`` ``[I, I]`` of its inputs: ``sum_o e_o G e_o^T`` for the weight error ``e`` ``[O, I]``. No tokens are rerun.
-Linears that share an input share the scale with the least sum of their errors, each relative to its weight's size. The
-scale is stored beside the codes (``Q(W s) / s``) instead of being fused into an earlier layer, so it works for a linear
-anywhere in a model. Rows are processed in chunks: nothing of the weight's size is allocated but its codes.
+Linears that share an input share the scale with the least sum of their errors, each relative to its weight's size. With
+``fuse`` only scales are searched that the caller can fold into the layer before. Without, the scale is stored beside the
+codes (``Q(W s) / s``), so it works for a linear anywhere in a model, but no format that others load holds it. Rows are
+processed in chunks: nothing of the weight's size is allocated but its codes.
 """
 
 from __future__ import annotations
@@ -474,7 +475,8 @@ def _chunks(weight: Tensor) -> Iterator[slice]:
 class AWQ:
     """Scale search over ``n_grid`` exponents, then a clip search over ``clip_steps`` ranges (0: no clipping).
 
-    Ranges are clipped by less than the share ``max_shrink``.
+    Ranges are clipped by less than the share ``max_shrink``. With ``fuse``, weights whose input scale cannot be folded into
+    the layer before (``LayerStats.foldable``) get none, and the caller folds those of the others.
     """
 
     group_size: int | str = "channel"
@@ -483,6 +485,7 @@ class AWQ:
     duo_scaling: bool = True
     clip_steps: int = 10
     max_shrink: float = 0.5
+    fuse: bool = False  # Off for a caller that folds nothing; conf/method/awq.yaml turns it on.
 
     known_as: ClassVar[str] = "awq"
     needs_statistics: ClassVar[bool] = True
@@ -516,11 +519,15 @@ class AWQ:
         for alike in _alike(formats):
             for format, scales in zip(alike, self.scales(weights, stats, alike), strict=True):
                 scale, quantized = best_clipped(weights, scales, stats.gram, format, self.cuts())
+                if self.fuse and not stats.foldable:
+                    quantized = [replace(weight, input_scale=None) for weight in quantized]
                 solutions[format] = Solution(quantized, {"scale_exponent": scale.exponent})
         return [solutions[format] for format in formats]
 
     def scales(self, weights: Sequence[Tensor], stats: LayerStats, alike: Sequence[Format]) -> list[list[Scale]]:
         """Return for each format the scales to clip; without clipping, only the best."""
+        if self.fuse and not stats.foldable:
+            return [[Scale(torch.ones_like(stats.mean_abs), 0.0)] for _ in alike]
         if self.clip_steps:
             return search_scales(weights, stats, alike, self.n_grid, self.duo_scaling)
         return [[scale] for scale in search_scale(weights, stats, alike, self.n_grid, self.duo_scaling)]

@@ -27,7 +27,8 @@ class LayerStats:
 
     ``gram`` ``[I, I]`` is the mean of ``x x^T``, ``mean_abs`` ``[I]`` the mean of ``|x|``, both float32 over ``count``
     tokens without padding. ``inputs`` ``[count, I]`` are the tokens themselves, present only for methods with
-    ``needs_inputs = True``. ``shared`` caches results that serve every bit-width and method on this input, such as a
+    ``needs_inputs = True``. ``foldable`` is true if a scale of the input's features can be folded into the layer before, for
+    methods with ``fuse = True``. ``shared`` caches results that serve every bit-width and method on this input, such as a
     factorization.
     """
 
@@ -35,6 +36,7 @@ class LayerStats:
     mean_abs: Tensor
     count: int
     inputs: Tensor | None = None
+    foldable: bool = False
     shared: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
@@ -52,7 +54,8 @@ class Method(Protocol):
 
     Optional members: ``quantize_many(weights, stats, formats) -> list[Solution]``, if many formats are cheaper to solve
     together; ``needs_inputs = True``, if the method needs the calibration tokens themselves; ``factor_key``, see
-    ``expect``.
+    ``expect``; ``fuse = True``, if the caller is to fold input scales into the layer before, where ``LayerStats.foldable``
+    says that it can. Each code of such a method is the nearest on its grid.
     """
 
     needs_statistics: ClassVar[bool]

@@ -107,7 +107,15 @@ def size_of(counted: Counted, assigned: Assigned, group_size: int | str) -> dict
 
     Raises ConfigError if a group size does not divide the columns of a linear, and for tied parts that are both quantized.
     """
-    cell = Cell({"parts": {}}, {}, assigned.parts, assigned.method, None, {}, places=assigned.places)
+    cell = Cell(
+        {"parts": {}, "dtype": counted.config["dtype"]},
+        {},
+        assigned.parts,
+        assigned.method,
+        None,
+        {},
+        places=assigned.places,
+    )
     found = requests(cell, build, counted.parts)
     problems = tied_problems(counted.parts, assigned.parts, counted.name)
     problems += format_problems(replace(request, group_size_key="--group-size") for request in found)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -133,9 +134,12 @@ class LoadedModel:
         }
 
     @contextmanager
-    def weights_replaced(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    def weights_replaced(
+        self, weights: Mapping[str, Tensor], dense: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> Iterator[None]:
         """Run with ``weights`` ``{linear: [O, I]}`` in place; on exit restore the full-precision ones, bit for bit.
 
+        ``dense`` are other parameters by full name, such as norms and biases, of modules that share them with no other.
         ``weights`` may compute values on access: they are requested singly, those of offloaded linears whenever the
         linear is brought to the computing device. A tied weight is replaced wherever it is used; a ValueError if it is
         given twice.
@@ -155,13 +159,19 @@ class LoadedModel:
                     undo.enter_context(_read_instead(module, _replaced_slices(module, names, weights)))
                 else:
                     resident += [(name, experts.view(self.model, name).detach()) for name in names]
+            for path in dict.fromkeys(name.rpartition(".")[0] for name in dense):
+                if offloading_hooks(module := self.model.get_submodule(path)):
+                    undo.enter_context(_read_instead(module, _replaced_parameters(path, dense)))
+                else:
+                    own = [name for name in dense if name.rpartition(".")[0] == path]
+                    resident += [(name, self.model.get_parameter(name).detach()) for name in own]
             size = sum(weight.nbytes for _, weight in resident)
             aside = undo.enter_context(room_aside(size, self.config.get("offload_dir")))
             for place, (name, weight) in enumerate(resident):
                 aside.keep(str(place), weight)
                 undo.callback(aside.put_back, str(place), weight)
                 with torch.no_grad():
-                    weight.copy_(weights[name])
+                    weight.copy_(dense[name] if name in dense else weights[name])
             yield
 
     def _holders(self, names: Iterable[str]) -> dict[str, list[nn.Linear | nn.Embedding]]:
@@ -194,6 +204,10 @@ Replacement = Callable[[str, Callable[[], Tensor]], Tensor]
 
 def _replaced_by(weights: Mapping[str, Tensor], name: str) -> Replacement:
     return lambda key, own: weights[name] if key == "weight" else own()
+
+
+def _replaced_parameters(path: str, dense: Mapping[str, Tensor]) -> Replacement:
+    return lambda key, own: dense[name] if (name := f"{path}.{key}") in dense else own()
 
 
 def _replaced_slices(module: nn.Module, names: Collection[str], weights: Mapping[str, Tensor]) -> Replacement:

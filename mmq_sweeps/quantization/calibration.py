@@ -15,9 +15,10 @@ hidden states, and its output, a value for every word of the vocabulary, would t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from mmq_sweeps.models import experts
 from mmq_sweeps.models.decoding import with_decoder_inputs
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.padding import cross_mask, is_another_sequence, key_mask, names_others, own_mask
+from mmq_sweeps.quantization.folding import Call, Fold, find_folds
 from mmq_sweeps.quantization.targets import Part
 
 # Tokens summed in single precision before being added to the double-precision sums: TOKENS_AT_ONCE, or as many as fit
@@ -43,11 +45,15 @@ Slot = int | str
 
 @dataclass(frozen=True)
 class SharedStats:
-    """Statistics of an input, the full names of the linears that it feeds, and its number of tokens that are not finite."""
+    """Statistics of an input, the full names of the linears that it feeds, and its number of tokens that are not finite.
+
+    ``fold`` says where a scale of the input can go; None if there is no such place, and behind quantized units.
+    """
 
     linears: tuple[str, ...]
     stats: LayerStats
     not_finite: int = 0
+    fold: Fold | None = None
 
 
 @dataclass(frozen=True)
@@ -120,15 +126,16 @@ def block_statistics(
 ) -> Iterator[tuple[int, list[SharedStats]]]:
     """Yield each block's index and the statistics, at full-precision inputs, of the linears ``wanted`` in it.
 
-    Blocks without such linears are skipped.
+    They say where input scales of a unit's linears fold. Blocks without such linears are skipped.
     """
     replay = BlockRunner(loaded, part, passes)
     by_block = [_inside(path, wanted) for path in part.blocks]
     last = max((index for index, names in enumerate(by_block) if names), default=-1)
     for index, names in enumerate(by_block[: last + 1]):
+        folds = replay.folds([unit.linears for unit in part.units if unit.block == index]) if names else {}
         found = replay.advance(names, keep_inputs)
         if names:
-            yield index, found
+            yield index, [replace(shared, fold=folds.get(frozenset(shared.linears))) for shared in found]
 
 
 def _inside(path: str, names: Collection[str]) -> list[str]:
@@ -177,6 +184,35 @@ class BlockRunner:
         self._join()
         return collector.statistics()
 
+    def folds(self, units: Sequence[Collection[str]]) -> dict[frozenset[str], Fold]:
+        """Return where the input scales of ``units`` of the current block fold, by the linears that share the input.
+
+        It is proved on a pass of each kind: of what the block is called with, and whether it is given more tokens than one
+        of its numbers says (a Q-Former's queries).
+        """
+        path = self._part.blocks[self.block]
+        if isinstance(self._loaded.model.get_submodule(path), nn.Linear):
+            return {}
+        kinds: dict[Hashable, int] = {}
+        for place, one in enumerate(self._passes):
+            kinds.setdefault(_kind(one.calls[self.block], self.hidden[place]), place)
+        calls: list[Call] = [partial(self._arguments, place) for place in kinds.values()]
+        with self._loaded.onloaded(path):
+            found = find_folds(self._loaded.model, path, calls, units)
+        return {frozenset(fold.linears): fold for fold in found}
+
+    def _arguments(self, place: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        _, _, args, kwargs = self._copied(place)
+        return args, kwargs
+
+    def _copied(self, place: int) -> tuple[Tensor, Tensor | None, tuple[Any, ...], dict[str, Any]]:
+        """Return a pass's hidden state, its mask, and the arguments of the current block with the hidden state among them."""
+        call = self._passes[place].calls[self.block]
+        inputs: Any = (self.hidden[place], call.mask, call.args, call.kwargs)
+        # Copied, because a block may change its input in place, and runs several times.
+        hidden, mask, args, kwargs = Copies(self._loaded.device if self._away else None).of(inputs)
+        return hidden, mask, *call.arguments(hidden, args, kwargs)
+
     def _collector(self, linears: Collection[str], keep_inputs: bool) -> Collector:
         # Unless the yaml says otherwise, the masks are those that blocks are called with.
         masked = self._part.masked_linears if self._part.masked else dict.fromkeys(linears, False)
@@ -195,10 +231,7 @@ class BlockRunner:
         with self._loaded.onloaded(path), collector.listening(self._loaded.model):
             for place, one in enumerate(self._passes):
                 call = one.calls[self.block]
-                inputs: Any = (self.hidden[place], call.mask, call.args, call.kwargs)
-                # Copied, because a block may change its input in place, and runs once for each unit and once to advance.
-                hidden, mask, args, kwargs = Copies(self._loaded.device if self._away else None).of(inputs)
-                args, kwargs = call.arguments(hidden, args, kwargs)
+                hidden, mask, args, kwargs = self._copied(place)
                 others = [(None if slot is None else _argument(slot, args, kwargs), own) for slot, own in call.others]
                 if mask is None and any(other is not None for _, other in others):
                     mask = torch.ones(hidden.shape[:-1], dtype=torch.bool)  # Marks its tokens, not the others'.
@@ -209,6 +242,19 @@ class BlockRunner:
                     continue
                 output = _first(block(*args, **kwargs))
                 yield output.cpu() if self._away else output
+
+
+def _kind(call: BlockCall, hidden: Tensor) -> Hashable:
+    """Return what a call is of, apart from the number of its tokens."""
+
+    def of(value: Any) -> Hashable:
+        if isinstance(value, Tensor):
+            return value.dim()
+        if isinstance(value, int):
+            return value, hidden.shape[-2] > value
+        return type(value).__name__
+
+    return tuple((slot, of(value)) for slot, value in _slots(call.args, call.kwargs)), hidden.dim()
 
 
 def _argument(slot: Slot, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

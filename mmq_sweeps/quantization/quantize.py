@@ -12,6 +12,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.methods.affine import QuantizedWeight
@@ -21,7 +23,7 @@ from mmq_sweeps.quantization import statistics
 from mmq_sweeps.quantization.calibration import BlockRunner, Pass, SharedStats, block_statistics, capture
 from mmq_sweeps.quantization.requests import Request
 from mmq_sweeps.quantization.solve import PackedUnit, solve_unit
-from mmq_sweeps.quantization.stored_units import Dequantized, read_unit
+from mmq_sweeps.quantization.stored_units import Dequantized, StoredUnit, read_unit
 from mmq_sweeps.quantization.targets import Part
 from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.store import Store
@@ -128,16 +130,16 @@ class Calibration:
         """
         loaded, missing = self.solver.loaded, {request.key: request for request in requests}
         runner = BlockRunner(loaded, part, passes)
-        before: dict[str, QuantizedWeight] = {}
+        before, before_dense = dict[str, QuantizedWeight](), dict[str, Tensor]()
         for block in range(max(request.unit.block for request in requests) + 1):
             if runner.joined:
-                with loaded.weights_replaced(Dequantized(before)):
+                with loaded.weights_replaced(Dequantized(before), before_dense):
                     runner = BlockRunner(loaded, part, self._capture([part], block)[part.name], block)
             with ExitStack() as replaced:
                 for key, request in _of_block(requests[0].chain, block):
                     unit = request.unit
-                    weights = None if key in missing else self.solver.read(request)
-                    if weights is None:
+                    stored = None if key in missing else self.solver.read(request)
+                    if stored is None:
                         started = time.perf_counter()
                         stats = runner.statistics(unit.linears, request.needs_inputs)
                         self.solver.solve([request], stats, capture_seconds + time.perf_counter() - started)
@@ -145,11 +147,12 @@ class Calibration:
                             reason = f"{unit.name}, which is quantized before it, failed: {error}"
                             self.solver.fail_unsolved(requests, reason)
                             return
-                        weights = self.solver.read(request)
-                    if weights is None:
+                        stored = self.solver.read(request)
+                    if stored is None:
                         raise StoreError(f"the store lost {unit.name} right after it was written")
-                    replaced.enter_context(loaded.weights_replaced(Dequantized(weights)))
-                    before |= weights
+                    replaced.enter_context(loaded.weights_replaced(Dequantized(stored.weights), stored.dense))
+                    before |= stored.weights
+                    before_dense |= stored.dense
                 runner.advance()
 
 
@@ -187,10 +190,9 @@ class UnitSolver:
                 else:
                     self._store(request, solved.packed[place], taken)
 
-    def read(self, request: Request) -> dict[str, QuantizedWeight] | None:
-        """Return the stored weights of a unit by linear; None if there are none."""
-        unit = read_unit(request, self.store)
-        return None if unit is None else unit[0]
+    def read(self, request: Request) -> StoredUnit | None:
+        """Return what is stored of a unit; None if there is nothing."""
+        return read_unit(request, self.store)
 
     def store_statistics(self, requests: Sequence[Request], stats: Sequence[SharedStats]) -> None:
         """Store the statistics of the unit of ``requests`` for later methods and bit-widths, if there is room."""
@@ -214,7 +216,7 @@ class UnitSolver:
         description: dict[str, Any] = {"unit": request.unit.name, "seconds": seconds}
         description |= {"notes": unit.notes, "unchanged": unit.unchanged}
         description |= {"experts_without_tokens": unit.without_tokens} if unit.without_tokens else {}
-        self.store.save_artifact(ArtifactKind.QUANTIZED, request.key, unit.tensors, description)
+        self.store.save_artifact(ArtifactKind.QUANTIZED, request.key, unit.stored(), description)
         self._count()
 
     def _count(self) -> None:

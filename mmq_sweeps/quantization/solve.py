@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from mmq_sweeps.methods.rtn import RoundToNearest
 from mmq_sweeps.models.experts import module_of, parse
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization.calibration import SharedStats
+from mmq_sweeps.quantization.folding import Fold, FoldedScales
+from mmq_sweeps.quantization.stored_units import DENSE
 from mmq_sweeps.quantization.targets import Unit
 
 
@@ -25,22 +27,58 @@ from mmq_sweeps.quantization.targets import Unit
 class PackedUnit:
     """The packed tensors of a unit in one format, the solver's notes, and the linears that quantization left unchanged.
 
+    ``scales`` folds input scales and has the parameters beside quantized weights that take other values for it.
     ``without_tokens`` counts the experts that no calibration token reached, which are rounded to nearest, and all experts.
     """
 
+    scales: FoldedScales
     tensors: dict[str, Tensor] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     unchanged: list[str] = field(default_factory=list)
     without_tokens: tuple[int, int] | None = None
 
-    def add(self, names: Sequence[str], originals: Sequence[Tensor], solution: Solution) -> None:
-        """Pack the solution of the linears ``names``, whose full-precision weights are ``originals`` ``[O, I]``."""
+    def add(self, names: Sequence[str], originals: Sequence[Tensor], solution: Solution, fold: Fold | None) -> None:
+        """Pack the solution of the linears ``names``, whose full-precision weights are ``originals`` ``[O, I]``.
+
+        ``fold`` is where their input scale goes, if anywhere.
+        """
+        solution, restored = self.scales.folded(names, originals, solution, fold)
         if solution.notes:
             self.notes |= dict.fromkeys(names, solution.notes)
-        for name, original, quantized in zip(names, originals, solution.weights, strict=True):
+        for name, original, quantized, own in zip(names, originals, solution.weights, restored, strict=True):
             self.tensors |= {f"{name}:{key}": tensor for key, tensor in quantized.pack().items()}
-            if torch.equal(quantized.dequantize().to(original.device, original.dtype), original):
+            if torch.equal(own.to(original.device, original.dtype), original):
                 self.unchanged.append(name)
+
+    def stored(self) -> dict[str, Tensor]:
+        """Return the tensors of the unit's artifact."""
+        return self.tensors | {f"{name}{DENSE}": tensor for name, tensor in self.scales.dense.items()}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Linears of a unit that share an input, and its statistics; None for methods that need none."""
+
+    names: list[str]
+    shared: SharedStats | None = None
+
+    @property
+    def stats(self) -> LayerStats | None:
+        """The statistics of the input."""
+        return None if self.shared is None else self.shared.stats
+
+    def fold(self, unit: Unit, formats: Iterable[Format]) -> Fold | None:
+        """Return where a scale of the input goes; None if it cannot go there.
+
+        Rows of a linear are quantized with the unit, and a single scale for a whole weight does not divide by rows.
+        """
+        found = None if self.shared is None else self.shared.fold
+        if found is None or set(found.linears) != set(self.names):
+            return None
+        if found.start is None:
+            return found
+        whole = any(format.group_size == "tensor" for format in formats)
+        return found if found.source in unit.linears and not whole else None
 
 
 @dataclass
@@ -60,7 +98,7 @@ def solve_unit(
     unit: Unit, method: Method, formats: Sequence[Format], loaded: LoadedModel, stats: Sequence[SharedStats] | None
 ) -> Solved:
     """Quantize ``unit`` in each of ``formats``; a format that fails leaves the others."""
-    solved = Solved({place: PackedUnit() for place in range(len(formats))})
+    solved = Solved({place: PackedUnit(FoldedScales(loaded)) for place in range(len(formats))})
     try:
         originals = _weights(unit, loaded)
         # Before the statistics: a weight that is not finite spoils them, and they are not to blame.
@@ -69,15 +107,21 @@ def solve_unit(
         unreached = _experts_without_tokens(unit, stats)
         for packed in solved.packed.values():
             packed.without_tokens = _counted(unit, unreached) if unreached else None
-        for names, shared in [*_by_input(unit, stats, unreached), *(([name], None) for name in unreached)]:
+        groups = [*_by_input(unit, stats, unreached), *(Group([name]) for name in unreached)]
+        if fuse := getattr(method, "fuse", False):
+            # Inputs come in the order in which linears run, and what a scale is folded into runs before.
+            groups.reverse()
+        for group in groups:
+            names, fold = group.names, group.fold(unit, formats) if fuse else None
             going = dict.fromkeys(solved.packed)
             solver = RoundToNearest() if names[0] in unreached else method
             weights = [originals[name].float() for name in names]
+            shared = replace(group.stats, foldable=fold is not None) if group.stats is not None else None
             solutions, errors = _solve_each(solver, weights, shared, formats, list(going))
             for place, error in errors.items():
                 solved.fail(place, _named(error, names))
             for place, solution in solutions.items():
-                solved.packed[place].add(names, [originals[name] for name in names], solution)
+                solved.packed[place].add(names, [originals[name] for name in names], solution, fold)
     except (ValueError, RuntimeError) as error:
         for place in list(solved.packed):
             solved.fail(place, error)
@@ -152,20 +196,18 @@ def _counted(unit: Unit, slices: Iterable[str]) -> tuple[int, int]:
     return len(found[0]), len(found[1])
 
 
-def _by_input(
-    unit: Unit, stats: Sequence[SharedStats] | None, without: Collection[str] = ()
-) -> list[tuple[list[str], LayerStats | None]]:
+def _by_input(unit: Unit, stats: Sequence[SharedStats] | None, without: Collection[str] = ()) -> list[Group]:
     """Group the unit's linears by the input they share; a ValueError if one, not in ``without``, has no usable statistics."""
     if stats is None:
-        return [([name], None) for name in unit.linears]
-    groups = [([name for name in shared.linears if name in unit.linears], shared) for shared in stats]
-    reached = {name for names, _ in groups for name in names}
+        return [Group([name]) for name in unit.linears]
+    groups = [Group([name for name in shared.linears if name in unit.linears], shared) for shared in stats]
+    reached = {name for group in groups for name in group.names}
     if unreached := [name for name in unit.linears if name not in reached and name not in without]:
         raise ValueError(f"{', '.join(unreached)}: no calibration token reached it")
-    for names, shared in groups:
-        if names and shared.not_finite:
+    for group, shared in zip(groups, stats, strict=True):
+        if group.names and shared.not_finite:
             raise ValueError(
-                f"{', '.join(names)}: {shared.not_finite} of {shared.stats.count} calibration tokens that reach it are "
+                f"{', '.join(group.names)}: {shared.not_finite} of {shared.stats.count} calibration tokens that reach it are "
                 "not finite"
             )
-    return [(names, shared.stats) for names, shared in groups if names]
+    return [group for group in groups if group.names]

@@ -7,12 +7,14 @@ themselves, nor behind quantized units.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
 
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.quantization.calibration import SharedStats
+from mmq_sweeps.quantization.folding import Fold
 from mmq_sweeps.quantization.targets import Unit
 from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.store import Store
@@ -28,7 +30,10 @@ def write(store: Store, key: str, unit: Unit, stats: Sequence[SharedStats]) -> N
             continue
         tensors[f"{len(described)}.gram"] = shared.stats.gram
         tensors[f"{len(described)}.mean_abs"] = shared.stats.mean_abs
-        described.append({"linears": linears, "count": shared.stats.count, "not_finite": shared.not_finite})
+        fold = asdict(shared.fold) if shared.fold is not None and set(shared.fold.linears) == set(linears) else None
+        described.append(
+            {"linears": linears, "count": shared.stats.count, "not_finite": shared.not_finite, "fold": fold}
+        )
     store.save_artifact(ArtifactKind.STATISTICS, key, tensors, {"unit": unit.name, "inputs": described})
 
 
@@ -43,6 +48,7 @@ def read(store: Store, key: str) -> list[SharedStats] | None:
             tuple(one["linears"]),
             LayerStats(tensors[f"{place}.gram"], tensors[f"{place}.mean_abs"], one["count"]),
             one["not_finite"],
+            one["fold"] and Fold(tuple(one["fold"]["linears"]), one["fold"]["source"], one["fold"]["start"]),
         )
         for place, one in enumerate(described["inputs"])
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -14,8 +14,19 @@ from mmq_sweeps.quantization.requests import Request
 from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.store import Store
 
-# A unit's weights by linear, and the description that was stored with them.
-StoredUnit = tuple[dict[str, QuantizedWeight], dict[str, Any]]
+# Ends the name of a stored tensor that replaces a parameter of the model, after the parameter's own name.
+DENSE = ":dense"
+
+
+class StoredUnit(NamedTuple):
+    """A unit's weights by linear, the description that was stored with them, and other parameters that it replaces.
+
+    ``dense`` holds by name what input scales were folded into: weights of norms, biases.
+    """
+
+    weights: dict[str, QuantizedWeight]
+    description: dict[str, Any]
+    dense: dict[str, Tensor]
 
 
 class Dequantized(Mapping[str, Tensor]):
@@ -38,12 +49,14 @@ class Dequantized(Mapping[str, Tensor]):
 class QuantizedWeights:
     """Quantized weights by linear, the solvers' notes, and the seconds that calibrating and quantizing them took.
 
+    ``dense`` has the parameters, by name, that the model takes other values of because input scales are folded into them.
     ``unchanged`` names the linears whose codes stand for the full-precision weight itself in every element: it is all
     zero, or lies on such a grid since training. ``experts_without_tokens`` counts, by unit, the experts that no calibration
     token reached, which are rounded to nearest, and all experts.
     """
 
     weights: dict[str, QuantizedWeight] = field(default_factory=dict)
+    dense: dict[str, Tensor] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"calibrate": 0.0, "quantize": 0.0})
     unchanged: list[str] = field(default_factory=list)
@@ -67,8 +80,9 @@ def load(
                 continue
             if cached is not None:
                 keep(cached, request.key, unit)
-        weights, description = unit
-        found.weights.update(weights)
+        description = unit.description
+        found.weights.update(unit.weights)
+        found.dense.update(unit.dense)
         found.notes.update(description["notes"])
         for stage in found.seconds:
             found.seconds[stage] += description["seconds"][stage]
@@ -89,9 +103,10 @@ def read_unit(request: Request, store: Store) -> StoredUnit | None:
     for name, shape in request.unit.linears.items():
         stored = {key[len(name) + 1 :]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}:")}
         weights[name] = QuantizedWeight.unpack(stored, shape, request.format)
-    return weights, description
+    dense = {name.removesuffix(DENSE): tensor for name, tensor in tensors.items() if name.endswith(DENSE)}
+    return StoredUnit(weights, description, dense)
 
 
 def unit_bytes(unit: StoredUnit) -> int:
     """Return the memory that the codes of a unit take."""
-    return sum(weight.codes.nbytes for weight in unit[0].values())
+    return sum(weight.codes.nbytes for weight in unit.weights.values())

@@ -77,6 +77,10 @@ class Part:
         """True for token embeddings and head, which have neither blocks nor layer kinds."""
         return self.name in END_PARTS
 
+    def holds(self, name: str) -> bool:
+        """Return whether the parameter or module ``name`` lies in one of the blocks."""
+        return any(name.startswith(f"{block}.") for block in self.blocks)
+
     @cached_property
     def masked_linears(self) -> dict[str, bool]:
         """Full names of the linears that ``masked`` selects; true if they may receive only the last of the mask's tokens."""

@@ -27,7 +27,7 @@ class Rounded(dict[str, QuantizedWeight]):
     def __init__(self, loaded: LoadedModel, names: list[str]) -> None:
         super().__init__({name: round_nearest(loaded.weight(name), Format(4)) for name in names})
         self.specs = {name: LinearSpec(weight.format, weight.shape) for name, weight in self.items()}
-        self.linears, self.dense_linears = self.specs, ()
+        self.linears, self.dense_linears, self.dense = self.specs, (), {}
 
 
 def everything(loaded: LoadedModel) -> list[str]:

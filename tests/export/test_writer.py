@@ -62,17 +62,18 @@ def test_safetensors_reads_what_was_written(
 
 def test_a_tensor_that_is_not_as_announced_is_refused(tmp_path: Path) -> None:
     specs = {"a": (torch.float32, (2,)), "b": (torch.int32, (1,))}
-    with pytest.raises(ValueError, match="the header says torch.float32"), WeightFiles(tmp_path, specs) as files:
+    with pytest.raises(ValueError, match=r"the header says torch\.float32"), WeightFiles(tmp_path, specs) as files:
         files.write("a", torch.zeros(3))
 
 
 def test_a_tensor_that_was_never_written_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"lacks 1 tensors, such as a"):
-        with WeightFiles(tmp_path, {"a": (torch.float32, (2,))}):
-            pass
+    files = WeightFiles(tmp_path, {"a": (torch.float32, (2,))})
+    with pytest.raises(ValueError, match="lacks 1 tensors, such as a"), files:
+        pass
 
 
 def test_a_tensor_is_written_once(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a is written twice"), WeightFiles(tmp_path, {"a": (torch.bool, ())}) as files:
+    with WeightFiles(tmp_path, {"a": (torch.bool, ())}) as files:
         files.write("a", torch.tensor(True))
-        files.write("a", torch.tensor(True))
+        with pytest.raises(ValueError, match="a is written twice"):
+            files.write("a", torch.tensor(True))

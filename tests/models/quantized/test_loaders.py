@@ -139,7 +139,7 @@ def test_packed_zeros_do_not_load(tmp_path: Path) -> None:
         assert not loads(folder)
 
 
-def test_a_group_that_does_not_divide_a_row_is_told_since_loading_it_passes(tmp_path: Path, copy: Path) -> None:
+def test_a_group_that_does_not_divide_a_row_is_told_since_loading_it_passes(copy: Path) -> None:
     configured(lambda own: own["config_groups"]["group_0"]["weights"].update(group_size=48))(copy)
     assert any("groups of 48, which do not divide its 64 columns" in reason for reason in verdict(copy).reasons)
 
