@@ -69,7 +69,7 @@ SIZES = {
     "uniform_captioning": (3 * 7 * 4 * 3 * 6, 79 * 3 * 5 + 1, 3 * 7 * 3 * 5, 7 * 3 * 5 + 1, None, None),
     "gptq_captioning": (448, 448, 7 + 7 + 6, 8, 64, 448),
     "awq_captioning": (343, 343, 3 * 6, 7, 49, 343),
-    "deployable": (250, 249, 2 * 3 * 4, 2 * 4 + 1, 2 * (5 * 5 - 1) + 1, 249),
+    "deployable": (375, 373, 3 * 3 * 4, 3 * 4 + 1, 3 * (5 * 5 - 1) + 1, 373),
     "retrieval": (98, 97, 2 * 2 * 6, 2 * 6 + 1, 97, None),
     "vqav2": (686 + 98, 685 + 97, 2 * (3 * 6) + 2 * (2 * 6), 2 * (2 * 6 + 1), 97, 685 + 97),
     "gqa": (686 + 98, 685 + 97, 2 * (3 * 6) + 2 * (2 * 6), 2 * (2 * 6 + 1), 97, 685 + 97),
@@ -160,7 +160,8 @@ def planned_loaders(sweep: Sweep) -> list[list[str]]:
         loaders(
             parts.values(),
             {
-                name: StoredLinear(one.format, shape)
+                # AWQ that is not to fold its scales stores them.
+                name: StoredLinear(one.format, shape, getattr(one.method, "fuse", True) is False)
                 for one in (requests(cell, build, parts) if cell.parts else ())
                 for name, shape in one.unit.linears.items()
             },
