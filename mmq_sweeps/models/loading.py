@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import tempfile
@@ -50,6 +51,7 @@ from mmq_sweeps.models.weight_backup import room_aside
 if TYPE_CHECKING:
     from mmq_sweeps.models.quantized.names import FittedCheckpoint
 
+logger = logging.getLogger(__name__)
 SHOWN = 3
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 # Names the base and the layers of an adapter of peft.
@@ -318,6 +320,12 @@ def _quantized(config: Mapping[str, Any], checkpoint: Path | str) -> FittedCheck
     fitted = fit_checkpoint(config)
     if (found := problem(config, fitted)) is not None:
         raise ValueError(found)
+    own = fitted.checkpoint.values.get("dtype") or fitted.checkpoint.values.get("torch_dtype")
+    if own is not None and own != config["dtype"]:
+        logger.warning(
+            "model.checkpoint=%s: is stored in %s and measured in %s; model.dtype=%s measures it as it is",
+            config["checkpoint"], own, config["dtype"], own,
+        )  # fmt: skip
     return fitted
 
 
