@@ -219,6 +219,8 @@ def report(arguments: argparse.Namespace) -> None:
 
 def _cells(arguments: argparse.Namespace) -> Cells:
     cells = load(arguments.source)
+    if getattr(arguments, "loads_in", None):
+        cells = cells.loading_in(arguments.loads_in)
     for note in cells.notes:
         sys.stderr.write(f"note: {note}\n")
     if arguments.verb not in WITHOUT_FIGURES and not (cells.frame["status"] == "done").any():

@@ -15,9 +15,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mmq_sweeps.identity import loads_in
 from mmq_sweeps.identity.assignment import bits_label, part_order
-from mmq_sweeps.identity.cell import digest
-from mmq_sweeps.reporting.compare import Items, differences, settings, told_apart, variant, with_variants
+from mmq_sweeps.identity.cell import QUANTIZED_ELSEWHERE, is_quantized_elsewhere
+from mmq_sweeps.identity.end_parts import EMBEDDINGS, END_PARTS
+from mmq_sweeps.reporting.compare import (
+    Items,
+    differences,
+    families_of,
+    settings,
+    told_apart,
+    variant,
+    with_variants,
+)
 from mmq_sweeps.store.record import Record
 
 # Without a terminal, rich would assume 80 columns.
@@ -55,6 +65,7 @@ def rows(records: Iterable[Record], items: Callable[[str], Items]) -> list[dict[
       same family are comparable.
     * ``bits``: by quantized part, for people; ``parts``: the selections themselves.
     * ``label``: method, plus the fields in which cells of that method differ.
+    * ``loads_in``: the loaders that take the cell's export quantized, if they are known.
     * ``metrics``: value, interval, ``higher_is_better``, and ``definition`` and ``warnings`` if there are any; plus
       ``difference`` from full precision, with a paired interval, if ``records`` include the family's baseline.
 
@@ -77,10 +88,10 @@ def rows(records: Iterable[Record], items: Callable[[str], Items]) -> list[dict[
 
 def _families(records: Sequence[Record]) -> dict[str, str]:
     """Map each record's id to the title of its family."""
-    keys = {record.id: digest([record.cell["model"], record.cell["task"]]) for record in records}
-    # Represented by a finished cell if possible: a failed cell has no metrics.
+    keys = families_of({record.id: record.cell for record in records})
+    # Represented by a finished cell if possible, since a failed one has no metrics, and not by another's checkpoint.
     of_key: dict[str, Record] = {}
-    for record in sorted(records, key=lambda record: not record.done):
+    for record in sorted(records, key=lambda record: (is_quantized_elsewhere(record.cell), not record.done)):
         of_key.setdefault(keys[record.id], record)
     named: dict[tuple[str, str], list[str]] = {}
     for key, record in sorted(of_key.items(), key=lambda item: item[1].created):
@@ -114,7 +125,7 @@ def _row(record: Record, baseline: Record | None, items: Callable[[str], Items])
         "id": record.id,
         "status": record.status,
         **record.names,
-        "bits": {part: bits_label(parts[part]) for part in sorted(parts, key=part_order)},
+        "bits": _bits(record),
         "parts": parts,
     }
     if not record.done:
@@ -139,8 +150,19 @@ def _row(record: Record, baseline: Record | None, items: Callable[[str], Items])
         "bpw_paper": total["bpw_paper"],
         "bpw_exact": total["bpw_exact"],
         "size_bytes": total["size_bytes"],
+        **({"loads_in": record.loads_in} if record.loads_in else {}),
         "seconds": sum(record.seconds.values()),
     }
+
+
+def _bits(record: Record) -> dict[str, str]:
+    """Return the bits of each quantized part for people; of what is quantized elsewhere, as its files hold them."""
+    parts = record.cell["parts"]
+    labels = {part: bits_label(selection) for part, selection in parts.items()}
+    if is_quantized_elsewhere(record.cell):
+        stored = (record.notes.get("stored") or {}).get("bits", {})
+        labels = {part: text for part, text in stored.items() if part in (*record.cell["model"]["parts"], *END_PARTS)}
+    return {part: labels[part] for part in sorted(labels, key=part_order)}
 
 
 def _order(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -179,6 +201,11 @@ def notes(family: Sequence[dict[str, Any]]) -> Iterator[str]:
     for name in dict.fromkeys(name for _, name, _ in metrics):
         yield from definition_note(name, [metric.get("definition") for _, other, metric in metrics if other == name])
     yield from warning_notes(metrics)
+    if any(
+        EMBEDDINGS in row["bits"] and loads_in.DEQUANTIZED not in row.get("loads_in", loads_in.CHOICES)
+        for row in family
+    ):
+        yield f"loads in: {loads_in.DENSE_EMBEDDINGS}"
     for row, _, metric in metrics:
         if "not_compared" in metric:
             yield f"{title(row)} is not compared with full precision: {metric['not_compared']}"
@@ -215,6 +242,8 @@ def definition_note(metric: str, definitions: Iterable[str | None]) -> Iterator[
 def title(row: dict[str, Any]) -> str:
     """Return the title of a row, as in ``gptq vision 3 language 4``."""
     bits = " ".join(f"{part} {width}" for part, width in row["bits"].items())
+    if not bits and row["method"] == QUANTIZED_ELSEWHERE:
+        return str(row["label"])
     return f"{row['label']} {bits}" if bits else "full precision"
 
 
@@ -288,7 +317,7 @@ def _drawn(columns: Sequence[_Column]) -> Table:
 
 
 def _columns(family: Sequence[dict[str, Any]]) -> list[_Column]:
-    """Return the columns of a table: method, bits per quantized part, metrics, bits per weight, size and time.
+    """Return the columns of a table: method, bits per quantized part, metrics, bits per weight, size, time and loaders.
 
     Method, bits, the first metric and the paper's bits per weight always stay (rank 0).
     """
@@ -309,6 +338,9 @@ def _columns(family: Sequence[dict[str, Any]]) -> list[_Column]:
         _Column("size", "size\nMB", [f"{row['size_bytes'] / 1e6:.2f}" for row in family], last + 1),
         _Column("time", "time\ns", [f"{row['seconds']:.1f}" for row in family], last + 2),
     ]
+    if any("loads_in" in row for row in family):
+        loaders = [loads_in.shown(row.get("loads_in", ())) for row in family]
+        columns.append(_Column("loads in", "loads in", loaders, last + 3, "left"))
     return columns
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from mmq_sweeps.errors import one_of
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, bits_label, mean_bits, part_order
+from mmq_sweeps.identity.loads_in import joined
 from mmq_sweeps.store.record import Record
 
 OFFLINE, ONLINE, DISABLED = MODES = ("offline", "online", "disabled")
@@ -234,6 +235,8 @@ def summary(record: Record) -> dict[str, Any]:
         flat |= {f"{name}/{kind}": value for kind, value in metric.get("by_type", {}).items()}
         if warnings := metric.get("warnings"):
             flat[f"{name}/warnings"] = "; ".join(warnings)
+    if record.loads_in:
+        flat["loads_in"] = joined(record.loads_in)
     # A count, to filter runs by.
     flat["warnings"] = sum(len(metric.get("warnings", ())) for metric in record.metrics.values())
     if record.size:

@@ -72,6 +72,11 @@ def test_an_offline_run_holds_the_cell(tmp_path: Path) -> None:
     assert [_size(path) for path in staged.rglob("*") if _is_png(path)] == [(8, 8)]
 
 
+def test_the_summary_says_what_the_cell_loads_in() -> None:
+    assert "loads_in" not in summary(RECORD)
+    assert summary(replace(RECORD, loads_in=["transformers", "vllm"]))["loads_in"] == "transformers+vllm"
+
+
 def test_the_summary_is_flat() -> None:
     flat = summary(RECORD)
     assert flat["cider"] == 0.5
