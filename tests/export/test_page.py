@@ -18,7 +18,9 @@ from tests.conftest import command_environment
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text()
 SCRIPTS = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, flags=re.DOTALL))
-COMMANDS = [shlex.split(line) for block in re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()]
+COMMANDS = [
+    shlex.split(line) for block in re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()
+]
 # The figure of each folder that the page shows.
 (SHOWN,) = re.findall(r"```text\n(.*?)```", PAGE, flags=re.DOTALL)
 FIGURES = {line.split(": ")[0]: line.split(": ")[1].split() for line in SHOWN.splitlines()}
@@ -30,7 +32,9 @@ def run(arguments: list[str], folder: Path) -> str:
     """Run ``python ...`` as the page says; return what it prints."""
     assert arguments[0] == "python"
     if arguments[1] == "-m":
-        told = run_forked(arguments[2], [*arguments[3:], *(["tracker=none"] * (arguments[2] == "mmq_sweeps"))], folder, os.environ)
+        told = run_forked(
+            arguments[2], [*arguments[3:], *(["tracker=none"] * (arguments[2] == "mmq_sweeps"))], folder, os.environ
+        )
     else:
         told = subprocess.run(
             [sys.executable, *arguments[1:]],
