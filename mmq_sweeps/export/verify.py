@@ -11,6 +11,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,7 +29,8 @@ from mmq_sweeps.export.formats.names import format_named
 from mmq_sweeps.export.tensors import ExportedTensors
 from mmq_sweeps.export.weights import CellWeights
 from mmq_sweeps.export.writer import INDEX, SINGLE
-from mmq_sweeps.models.device_map import choose_device
+from mmq_sweeps.models import experts
+from mmq_sweeps.models.device_map import choose_device, offloading_hooks
 from mmq_sweeps.models.loading import LoadedModel, prepared
 from mmq_sweeps.models.processors import load_processor
 from mmq_sweeps.models.shapes import find_class
@@ -194,8 +196,25 @@ def _measured(
         with torch.no_grad():
             for parameter in session.loaded.model.parameters():
                 parameter.copy_(parameter.to(dtype))
-    with session.loaded.weights_replaced(_Rounded(weights, dtype), weights.dense):
+    with _placed(session.loaded, _Rounded(weights, dtype), weights.dense):
         return [_outputs(session.loaded, one) for one in inputs]
+
+
+@contextmanager
+def _placed(loaded: LoadedModel, weights: Mapping[str, Tensor], dense: Mapping[str, Tensor]) -> Iterator[None]:
+    """Run with the weights in place, over those of the original, which are not kept unless they lie elsewhere anyway."""
+    if any(offloading_hooks(module) for module in loaded.model.modules()):
+        with loaded.weights_replaced(weights, dense):
+            yield
+        return
+    with torch.no_grad():
+        for name, value in weights.items():
+            sliced = experts.parse(name) is not None
+            own = experts.view(loaded.model, name) if sliced else loaded.model.get_parameter(f"{name}.weight")
+            own.copy_(value)
+        for name, value in dense.items():
+            loaded.model.get_parameter(name).copy_(value)
+    yield
 
 
 class _Rounded(Dequantized):
