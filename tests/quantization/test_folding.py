@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -397,9 +398,10 @@ def test_units_are_calibrated_behind_folded_scales(
     composed: Composed, loaded: LoadedModel, parts: dict[str, Part], tmp_path: Path
 ) -> None:
     """The MLP of a block, by sequential GPTQ, sees the norm that the attention's scale is folded into."""
-    file = tmp_path / "mixed.yaml"
-    file.write_text("parts: {vision: 3}\nunits: {'vision.*.mlp': {bits: 3, method: {name: gptq, sequential: true}}}\n")
-    sweep = plan([composed(*SMALL, "method=awq", f"assignment={file}")])
+    chained = {"bits": 3, "layers": ["mlp"], "method": {"name": "gptq", "sequential": True}}
+    file = tmp_path / "mixed.json"
+    file.write_text(json.dumps({"parts": {"vision": [{"bits": 3, "layers": ["attention"], "method": "awq"}, chained]}}))
+    sweep = plan([composed(*SMALL, f"assignment={file}")])
     cell = sweep.cells[-1]
     task = build("task", sweep.configs[cell.id]["task"])
     own = Session(loaded, parts, task, 8, Store.open(tmp_path / "store"))
