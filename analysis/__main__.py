@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from analysis import loads_in
 from analysis.output import json_text
 from analysis.pivot import markdown
 from mmq_sweeps.errors import StoreError
@@ -56,6 +57,9 @@ def _warn(text: str) -> None:
 def table(arguments: argparse.Namespace) -> None:
     """Print every cell of the sources: the same tables that a sweep ends with."""
     table_rows = load_rows([Path(source) for source in arguments.source])
+    if arguments.loads_in:
+        table_rows, told = loads_in.kept_rows(table_rows, arguments.loads_in)
+        sys.stderr.write(f"note: {told}\n")
     console = output_console()
     if arguments.json:
         console.out(json_text(table_rows), highlight=False)
@@ -97,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     one = verb("table", "all cells of one or several stores, as a table", table)
+    loads_in.add_argument(one)
     shape = one.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="rows for a program")
     shape.add_argument("--markdown", action="store_true", help="one table a metric: method and parts against bits")
@@ -110,6 +115,7 @@ def parser() -> argparse.ArgumentParser:
     one = verb("frontier", "the cells that no other beats in both bits per weight and quality", _verb("frontier"))
     one.add_argument("--metric", help="default: each task's first")
     one.add_argument("--bpw", choices=("paper", "exact"), default="paper", help="which bits per weight")
+    loads_in.add_argument(one)
     one.add_argument("--by-method", action="store_true", help="a frontier for each method")
     one.add_argument("--keep", type=float, default=0.98, help="the share of full precision to keep; default: 0.98")
     one.add_argument("--json", action="store_true")
@@ -127,6 +133,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--json", action="store_true")
 
     one = verb("recommend", "the assignment to take under a budget of bits or of quality", _verb("recommend"))
+    loads_in.add_argument(one)
     budget = one.add_mutually_exclusive_group(required=True)
     budget.add_argument("--max-bpw", type=float, help="the most bits per weight, by the paper's formula")
     budget.add_argument("--min-quality", type=float, help="the least share of full precision, such as 0.98")
@@ -149,6 +156,7 @@ def parser() -> argparse.ArgumentParser:
 
     one = verb("report", "one page with all of this, that opens without network", _verb("report"))
     one.add_argument("--out", type=Path, default=Path("report.html"), help="the file to write; default: report.html")
+    loads_in.add_argument(one)
     one.add_argument("--metric", help="default: each task's first")
     one.add_argument(
         "--images", type=Path, help="the folder of a published set, whose images are shown with predictions"

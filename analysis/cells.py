@@ -13,6 +13,7 @@
 | ``group.PART`` | the part's own group size; empty if it uses the method's |
 | ``weights.PART`` | number of quantized weights in the part |
 | ``bpw_paper``, ``bpw_exact`` | bits per weight; exact only if known |
+| ``loads_in`` | the loaders that take its export quantized, as ``transformers+vllm``, or ``dequantized``; missing if unknown |
 | ``metric.NAME``, ``low.NAME``, ``high.NAME`` | the metric and its 95% interval over items, if there is one |
 | ``definition.NAME`` | the published script that the metric equals, if several share its name |
 | ``count.NAME``, ``warnings.NAME`` | the metric's number of items, and warnings about it, a line each |
@@ -35,13 +36,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.loads_in import kept
 from mmq_sweeps.identity.assignment import (
     BLOCK_GROUPS,
     FULL_PRECISION_BITS,
@@ -51,11 +53,12 @@ from mmq_sweeps.identity.assignment import (
     rules_in,
 )
 from mmq_sweeps.identity.end_parts import END_PARTS
+from mmq_sweeps.identity.loads_in import parsed, shown
 from mmq_sweeps.reporting.compare import ROUNDING, conflict_sentence, told_apart, with_variants
 from mmq_sweeps.reporting.table import definition_note
 
 BITS, METRIC, WARNINGS, DEFINITION = "bits.", "metric.", "warnings.", "definition."
-SELECTION = "selection."
+SELECTION, LOADS_IN = "selection.", "loads_in"
 MAIN = "main"
 WHOLE = {"blocks": "front+middle+end", "layers": "attention+mlp"}
 # Cells that agree in these columns and in ``setting``, which some sources lack, are comparable.
@@ -114,6 +117,15 @@ class Cells:
     def of(self, rows: pd.DataFrame) -> Cells:
         """Return the same cells restricted to ``rows``, without columns that are now empty."""
         return replace(self, frame=rows.dropna(axis=1, how="all").reset_index(drop=True))
+
+    def loading_in(self, loader: str) -> Cells:
+        """Return the cells that ``loader`` takes quantized, with a note on the others; see ``analysis/loads_in.py``."""
+        finished = (self.frame["status"] == "done") & (self.frame["method"] != "none")
+        known = [loaders_of(row) for row in self.frame.reindex(columns=[LOADS_IN]).to_dict("records")]
+        mask, told = kept(loader, finished.tolist(), known)
+        ids = self.frame["id"][mask]
+        copies = self.copies if self.copies.empty else self.copies[self.copies["id"].isin(ids)]
+        return replace(self.of(self.frame[mask]), notes=(*self.notes, told), copies=copies)
 
     def families(self) -> list[tuple[str, Cells]]:
         """Return ``(title, cells)`` per group of comparable cells.
@@ -202,6 +214,17 @@ def assignment(row: pd.Series) -> str:
             choice(part, int(bits), *(_text(row.get(f"{what}.{part}")) for what in ("blocks", "layers", "group")))
         )
     return f"{row['method']} {' '.join(told)}" if told else "full precision"
+
+
+def loaders_of(row: Mapping[str, Any] | pd.Series) -> list[str] | None:
+    """Return the loaders of a cell; None if they are not known."""
+    text = _text(row.get(LOADS_IN))
+    return parsed(text) if text else None
+
+
+def loaders_shown(row: Mapping[str, Any] | pd.Series) -> str:
+    """Format the loaders of a cell for a table; empty if they are not known."""
+    return shown(loaders_of(row) or ())
 
 
 def choice(part: str, bits: float, blocks: str, layers: str, group: str = "") -> str:

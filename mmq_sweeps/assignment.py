@@ -60,14 +60,14 @@ def _method(method: Mapping[str, Any], calibrated: bool) -> dict[str, Any]:
 
 def write(record: Record, file: Path) -> None:
     """Write the assignment of ``record`` to ``file``, as YAML or, if it is so named, JSON."""
-    content = assignment(record)
-    if file.suffix == ".json":
-        text = json.dumps(content, indent=1) + "\n"
-    else:
-        names = record.names
-        title = f"# Assignment of cell {record.id}: {names['method']} on {names['model']}, measured by {names['task']}."
-        text = "\n".join([title, *_text(content), ""])
-    file.write_text(text)
+    file.write_text(text_of(record) if file.suffix != ".json" else json.dumps(assignment(record), indent=1) + "\n")
+
+
+def text_of(record: Record) -> str:
+    """Return the assignment of ``record`` as YAML."""
+    names = record.names
+    title = f"# Assignment of cell {record.id}: {names['method']} on {names['model']}, measured by {names['task']}."
+    return "\n".join([title, *_text(assignment(record)), ""])
 
 
 def _text(content: Mapping[str, Any]) -> Iterator[str]:

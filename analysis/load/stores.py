@@ -13,11 +13,23 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import BITS, DEFINITION, MAIN, METRIC, SELECTION, VARIANT, WARNINGS, Cells, History, Items
+from analysis.cells import (
+    BITS,
+    DEFINITION,
+    LOADS_IN,
+    MAIN,
+    METRIC,
+    SELECTION,
+    VARIANT,
+    WARNINGS,
+    Cells,
+    History,
+    Items,
+)
 from analysis.load import cache
 from analysis.load import overrides as commands
 from analysis.load.overrides import assigned, overrides
-from mmq_sweeps.identity import assignment
+from mmq_sweeps.identity import assignment, loads_in
 from mmq_sweeps.identity import cell as cells
 from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, is_mixed, mean_bits
 from mmq_sweeps.identity.cell import digest
@@ -27,7 +39,7 @@ from mmq_sweeps.store.record import CorruptRecordError, Record
 from mmq_sweeps.store.store import Store
 
 # The source files that determine a row's contents: a change to any of them invalidates the cache.
-READERS = (Path(__file__), *(Path(str(module.__file__)) for module in (commands, assignment, cells, compare)))
+READERS = (Path(__file__), *(Path(str(module.__file__)) for module in (commands, assignment, cells, compare, loads_in)))
 # Libraries whose version can change a cell's outputs.
 RESULTS_DEPEND_ON = ("mmq_sweeps", "torch", "transformers", "tokenizers", "pillow")
 # Columns of long texts with few distinct values.
@@ -91,6 +103,7 @@ def row_of(record: Record, where: str) -> dict[str, Any]:
             row[f"{WARNINGS}{name}"] = "\n".join(metric["warnings"])
     for name in ("bpw_paper", "bpw_exact", "size_bytes"):
         row[name] = record.size.get("total", {}).get(name)
+    row[LOADS_IN] = loads_in.joined(record.loads_in) if record.loads_in else None
     return row
 
 

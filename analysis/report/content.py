@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.audit import checks as auditing
 from analysis.audit.finding import Finding
-from analysis.cells import BITS, METRIC, WARNINGS, Cells, assignment, defined
+from analysis.cells import BITS, LOADS_IN, METRIC, WARNINGS, Cells, assignment, defined, loaders_shown
 from analysis.figures import catalog
 from analysis.measures.family import Family, families
 from analysis.measures.frontier import Frontier, frontiers
@@ -121,11 +121,18 @@ def _frontier_table(family: Family, one: Frontier) -> Table:
         f"{METRIC}{one.metric}",
         [name for name in ("low", "high", "difference", "probability") if name in one.rows],
     )
+    loading = LOADS_IN in one.rows
     columns = [Column("cell"), Column("bits per weight", 3), Column(one.quality.label, 4)]
     titles = {"low": "low", "high": "high", "difference": "vs full", "probability": "on frontier"}
-    columns += [Column(titles[name], 4) for name in extra]
+    columns += [*(Column(titles[name], 4) for name in extra), *([Column("loads in")] if loading else [])]
     rows = [
-        [row["assignment"], plain(row[one.bpw]), plain(row[figure]), *(plain(row[name]) for name in extra)]
+        [
+            row["assignment"],
+            plain(row[one.bpw]),
+            plain(row[figure]),
+            *(plain(row[name]) for name in extra),
+            *([loaders_shown(row)] if loading else []),
+        ]
         for _, row in one.rows.iterrows()
     ]
     marks = {
@@ -201,7 +208,8 @@ def _cells_table(cells: Cells, overall: Sequence[Frontier]) -> Table:
     columns = [Column("cell"), *(Column(name) for name in several), Column("method")]
     columns += [Column(f"{part} bits", _bits_digits(frame[f"{BITS}{part}"])) for part in sorted(parts, key=part_order)]
     columns += [Column("bits per weight", 3), Column("exact", 3), *(Column(words.label(name), 4) for name in names)]
-    columns += [Column("warnings"), Column("on frontier"), Column("status"), Column("id"), Column("W&B", link="run")]
+    columns += [Column(name) for name in ("warnings", "loads in", "on frontier", "status", "id")]
+    columns.append(Column("W&B", link="run"))
     first = columns.index(Column("exact", 3)) + 1
     rows: list[list[Any]] = []
     warned: dict[tuple[int, int], str] = {}
@@ -216,13 +224,14 @@ def _cells_table(cells: Cells, overall: Sequence[Frontier]) -> Table:
                 *(plain(row[f"{BITS}{part}"]) for part in parts), plain(row.get("bpw_paper")), plain(row.get("bpw_exact")),
                 *(plain(row[f"{METRIC}{name}"]) for name in names),
                 "; ".join(f"{words.label(name)}: {told}" for name in names if (told := _warning(row, name))),
-                "yes" if (row["id"], row["where"]) in on_frontier else "", row["status"], row["id"], plain(row.get("url")),
+                loaders_shown(row), "yes" if (row["id"], row["where"]) in on_frontier else "", row["status"], row["id"],
+                plain(row.get("url")),
             ]
         )  # fmt: skip
     kept = [index for index, column in enumerate(columns) if any(line[index] not in (None, "") for line in rows)]
     shown = [[line[index] for index in kept] for line in rows]
     labels = {columns[index].label for index in kept}
-    filters = [name for name in (*several, "method", "status", "on frontier") if name in labels]
+    filters = [name for name in (*several, "method", "loads in", "status", "on frontier") if name in labels]
     marks = {(row, kept.index(column)): told for (row, column), told in warned.items()}
     return Table("All cells", [columns[index] for index in kept], shown, filters, marks)
 

@@ -9,11 +9,14 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from analysis.cells import WARNINGS, assignment
+from analysis.cells import BITS, LOADS_IN, WARNINGS, assignment, loaders_of, loaders_shown
 from analysis.measures import frontier as frontiers
 from analysis.measures import importance as importances
 from analysis.measures import recommend as recommending
 from analysis.measures import sensitivity as sensitivities
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS
+from mmq_sweeps.identity.end_parts import EMBEDDINGS
+from mmq_sweeps.identity.loads_in import DENSE_EMBEDDINGS, DEQUANTIZED
 from mmq_sweeps.reporting.table import METRIC_LABELS, SIGNIFICANT, WARNED, plain_table
 
 
@@ -39,8 +42,15 @@ def _figure(row: pd.Series, one: recommending.Recommendation) -> str:
     told = "".join(f"; {WARNED} {text}" for text in _told_warnings(row, one.metric))
     return (
         f"{assignment(row)}: {one.metric} {figure:.4f}{WARNED if told else ''}{interval}{f', {against}' if against else ''}, "
-        f"{row['bpw_paper']:.3f} bits per weight{told}"
+        f"{row['bpw_paper']:.3f} bits per weight{_loading(row)}{told}"
     )
+
+
+def _loading(row: pd.Series) -> str:
+    loaders = loaders_of(row)
+    if not loaders:
+        return ""
+    return ", loads only dequantized" if loaders == [DEQUANTIZED] else f", loads in {loaders_shown(row)}"
 
 
 def _told_warnings(row: pd.Series, metric: str) -> list[str]:
@@ -52,6 +62,15 @@ def warning_lines(rows: pd.DataFrame, metric: str) -> Iterable[str]:
     """Yield the warnings behind a table's marks."""
     for _, row in rows.iterrows():
         yield from (f"{WARNED} {assignment(row)}: {text}" for text in _told_warnings(row, metric))
+
+
+def loading_lines(rows: pd.DataFrame) -> Iterable[str]:
+    """Yield what to know of the loaders shown: parts of these cells that an export stores dense."""
+    dense = [
+        row for _, row in rows.iterrows() if row.get(f"{BITS}{EMBEDDINGS}", FULL_PRECISION_BITS) < FULL_PRECISION_BITS
+    ]
+    if any(DEQUANTIZED not in (loaders_of(row) or (DEQUANTIZED,)) for row in dense):
+        yield f"loads in: {DENSE_EMBEDDINGS}"
 
 
 def recommendation_json(one: recommending.Recommendation) -> dict[str, Any]:
@@ -109,6 +128,9 @@ def frontier_table(one: frontiers.Frontier) -> Table:
         table.add_column("vs full", justify="right", no_wrap=True)
     if uncertain:
         table.add_column("on frontier", justify="right", no_wrap=True)
+    loading = LOADS_IN in one.rows
+    if loading:
+        table.add_column("loads in", no_wrap=True)
     table.add_column("cell", overflow="fold")
     for _, row in one.rows.iterrows():
         mark = WARNED if _told_warnings(row, one.metric) else ""
@@ -119,6 +141,8 @@ def frontier_table(one: frontiers.Frontier) -> Table:
             shown.append(f"{row['difference']:+.4f}{SIGNIFICANT if row['significant'] else ' '}")
         if uncertain:
             shown.append(f"{row['probability']:.0%}")
+        if loading:
+            shown.append(loaders_shown(row))
         table.add_row(*shown, Text(row["assignment"]))
     return table
 
@@ -190,10 +214,11 @@ def importance_json(one: importances.Importance) -> dict[str, Any]:
 
 
 def _plain(row: pd.Series) -> dict[str, Any]:
-    """Convert a row for JSON: without missing values, warnings as a list."""
+    """Convert a row for JSON: without missing values, warnings and loaders as lists."""
     told = {
         str(name): getattr(value, "item", lambda value=value: value)()
         for name, value in row.items()
         if not pd.isna(value)
     }
+    told |= {LOADS_IN: loaders} if (loaders := loaders_of(row)) else {}
     return {name: value.split("\n") if name.startswith(WARNINGS) else value for name, value in told.items()}

@@ -18,6 +18,7 @@ from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.memory import asked_bytes, format_bytes, peak_memory, ran_out_of_memory
 from mmq_sweeps.metrics import MetricResult
 from mmq_sweeps.quantization import size
+from mmq_sweeps.quantization.loaders import loaders
 from mmq_sweeps.quantization.stored_units import QuantizedWeights
 from mmq_sweeps.reporting.progress import Reporter
 from mmq_sweeps.store.record import Record
@@ -37,7 +38,8 @@ def run_cell(cell: Cell, session: Session, progress: Reporter) -> tuple[Record, 
         logger.warning("%s", _unchanged(cell, quantized))
     if quantized.experts_without_tokens:
         logger.warning("%s", _without_tokens(cell, quantized))
-    measured_size = size.measure(session.loaded.model, session.parts.values(), quantized.weights)
+    stored = size.stored_linears(quantized.weights)
+    measured_size = size.measure_stored(session.loaded.model, session.parts.values(), stored)
     seconds = dict(quantized.seconds) if cell.parts else {}
 
     started = time.perf_counter()
@@ -55,6 +57,7 @@ def run_cell(cell: Cell, session: Session, progress: Reporter) -> tuple[Record, 
         status="done",
         metrics={name: _summary(result.warned(*_unchecked(session))) for name, result in metrics.items()},
         size=measured_size,
+        loads_in=loaders(session.parts.values(), stored),
         seconds=seconds,
         notes=session.task.notes() | _solver_notes(quantized),
     )

@@ -253,9 +253,20 @@ def load_model(config: Mapping[str, Any]) -> LoadedModel:
         if options.get("local_files_only") and error.errno is None:  # not an error of the system
             raise ValueError(absent(config["checkpoint"], config["revision"])) from error
         raise
+    return prepared(model, processor, config)
+
+
+def prepared(model: transformers.PreTrainedModel, processor: Any, config: Mapping[str, Any]) -> LoadedModel:
+    """Return a model that transformers has loaded as tasks take it, with the generation settings that ``config`` allows."""
     if not config.get("inherit_generation"):
         _forget_generation(model)
     return LoadedModel(model.eval().requires_grad_(False), processor, config)
+
+
+def checkpoint_folder(config: Mapping[str, Any]) -> Path | None:
+    """Return the folder with the checkpoint's files; for the hub, that of its cache."""
+    checkpoint, options = _source(config)
+    return _folder(checkpoint, options)
 
 
 def _source(config: Mapping[str, Any]) -> tuple[Path | str, dict[str, Any]]:

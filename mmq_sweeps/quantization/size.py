@@ -49,11 +49,15 @@ def measure(model: nn.Module, parts: Iterable[Part], quantized: Mapping[str, Qua
     Tied embeddings and head are one weight, counted at the one that is quantized, else at the embeddings; the other has no
     parameters of its own and says what it is ``tied_to``.
     """
-    stored = {
+    return measure_stored(model, parts, stored_linears(quantized))
+
+
+def stored_linears(quantized: Mapping[str, QuantizedWeight]) -> dict[str, StoredLinear]:
+    """Return the storage of every quantized weight."""
+    return {
         name: StoredLinear(weight.format, weight.shape, weight.input_scale is not None, weight.exponents)
         for name, weight in quantized.items()
     }
-    return measure_stored(model, parts, stored)
 
 
 def measure_stored(model: nn.Module, parts: Iterable[Part], stored: Mapping[str, StoredLinear]) -> dict[str, Any]:

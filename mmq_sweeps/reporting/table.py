@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mmq_sweeps.identity import loads_in
 from mmq_sweeps.identity.assignment import bits_label, part_order
 from mmq_sweeps.identity.cell import digest
+from mmq_sweeps.identity.end_parts import EMBEDDINGS
 from mmq_sweeps.reporting.compare import Items, differences, settings, told_apart, variant, with_variants
 from mmq_sweeps.store.record import Record
 
@@ -55,6 +57,7 @@ def rows(records: Iterable[Record], items: Callable[[str], Items]) -> list[dict[
       same family are comparable.
     * ``bits``: by quantized part, for people; ``parts``: the selections themselves.
     * ``label``: method, plus the fields in which cells of that method differ.
+    * ``loads_in``: the loaders that take the cell's export quantized, if they are known.
     * ``metrics``: value, interval, ``higher_is_better``, and ``definition`` and ``warnings`` if there are any; plus
       ``difference`` from full precision, with a paired interval, if ``records`` include the family's baseline.
 
@@ -139,6 +142,7 @@ def _row(record: Record, baseline: Record | None, items: Callable[[str], Items])
         "bpw_paper": total["bpw_paper"],
         "bpw_exact": total["bpw_exact"],
         "size_bytes": total["size_bytes"],
+        **({"loads_in": record.loads_in} if record.loads_in else {}),
         "seconds": sum(record.seconds.values()),
     }
 
@@ -179,6 +183,11 @@ def notes(family: Sequence[dict[str, Any]]) -> Iterator[str]:
     for name in dict.fromkeys(name for _, name, _ in metrics):
         yield from definition_note(name, [metric.get("definition") for _, other, metric in metrics if other == name])
     yield from warning_notes(metrics)
+    if any(
+        EMBEDDINGS in row["bits"] and loads_in.DEQUANTIZED not in row.get("loads_in", loads_in.CHOICES)
+        for row in family
+    ):
+        yield f"loads in: {loads_in.DENSE_EMBEDDINGS}"
     for row, _, metric in metrics:
         if "not_compared" in metric:
             yield f"{title(row)} is not compared with full precision: {metric['not_compared']}"
@@ -288,7 +297,7 @@ def _drawn(columns: Sequence[_Column]) -> Table:
 
 
 def _columns(family: Sequence[dict[str, Any]]) -> list[_Column]:
-    """Return the columns of a table: method, bits per quantized part, metrics, bits per weight, size and time.
+    """Return the columns of a table: method, bits per quantized part, metrics, bits per weight, size, time and loaders.
 
     Method, bits, the first metric and the paper's bits per weight always stay (rank 0).
     """
@@ -309,6 +318,9 @@ def _columns(family: Sequence[dict[str, Any]]) -> list[_Column]:
         _Column("size", "size\nMB", [f"{row['size_bytes'] / 1e6:.2f}" for row in family], last + 1),
         _Column("time", "time\ns", [f"{row['seconds']:.1f}" for row in family], last + 2),
     ]
+    if any("loads_in" in row for row in family):
+        loaders = [loads_in.shown(row.get("loads_in", ())) for row in family]
+        columns.append(_Column("loads in", "loads in", loaders, last + 3, "left"))
     return columns
 
 

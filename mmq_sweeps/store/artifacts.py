@@ -76,6 +76,17 @@ class Artifacts:
         """Return True if both files of an artifact exist. ``load`` checks the digest."""
         return all(path.is_file() for path in self._paths(kind, key))
 
+    def names(self, kind: str, key: str) -> set[str] | None:
+        """Return the names of an artifact's tensors, of which only the header is read; None if absent."""
+        if not self.has(kind, key):
+            return None
+        try:
+            with self._paths(kind, key)[1].open("rb") as file:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        except FileNotFoundError:
+            return None
+        return set(header) - {"__metadata__"}
+
     def save(self, kind: str, key: str, tensors: Mapping[str, Tensor], description: dict[str, Any]) -> None:
         """Write an artifact unless it exists, then evict others if the store exceeds its bound."""
         from safetensors.torch import save

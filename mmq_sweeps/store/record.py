@@ -22,6 +22,8 @@ class Record:
     * ``metrics``: name -> ``{"value", "interval", "higher_is_better", "count"}``; plus ``"by_type"`` if items have types,
       ``"definition"`` if several scripts share the metric's name, and ``"warnings"``, sentences that qualify the value.
     * ``size``: as computed by ``quantization/size.py``.
+    * ``loads_in``: the loaders that take the cell's export quantized (``identity/loads_in.py``); None if it is not known, as
+      of failed cells and of records from before there were exports.
     * ``seconds``: stage -> duration.
     * ``error``: None, or ``{"class", "message", "traceback"}``; plus ``"asked_bytes"`` if memory was refused.
     * ``attempts``: ``{"count", "reasons"}``, the number of tries and the reason for each retry.
@@ -43,6 +45,7 @@ class Record:
     items_sha256: str | None = None
     created: str = ""
     attempts: dict[str, Any] = field(default_factory=dict)
+    loads_in: list[str] | None = None
 
     @property
     def done(self) -> bool:

@@ -195,6 +195,10 @@ class Store:
         """Return True if an artifact was written completely. Its digest is checked when it is loaded."""
         return self.artifacts.has(kind, key)
 
+    def artifact_names(self, kind: str, key: str) -> set[str] | None:
+        """Return the names of an artifact's tensors without reading these; None if absent."""
+        return self.artifacts.names(kind, key)
+
     def save_artifact(self, kind: str, key: str, tensors: Mapping[str, Tensor], description: dict[str, Any]) -> None:
         """Write an artifact unless it exists, then evict others if the store exceeds its bound."""
         self.artifacts.save(kind, key, tensors, description)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -97,14 +98,26 @@ def test_a_tied_head_is_counted_once(capsys: pytest.CaptureFixture[str]) -> None
 def test_the_tables_of_the_documentation_are_the_command_s(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The page lists some of the models, and shows all that the command says of an assignment."""
     monkeypatch.setattr(
         "mmq_sweeps.models.__main__.model_names", lambda: sorted(path.stem for path in CONFIGS.glob("*"))
     )
-    main([])
-    main([*CHOICES])
     page = (ROOT / "docs" / "models.md").read_text()
-    for line in capsys.readouterr().out.splitlines():
-        assert line.rstrip() in page
+    listed, sized = (text.splitlines() for text in re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL))
+    main([])
+    told = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    models = [line.split()[0] for line in listed[3:] if not line.startswith(" ")]
+    assert len(models) == 3
+    assert listed == [*told[:3], *(line for name in models for line in block(told, name))]
+    assert all(f"`{path.stem}`" in page or path.stem in models for path in CONFIGS.glob("*"))
+    main([*CHOICES])
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == sized
+
+
+def block(lines: list[str], name: str) -> list[str]:
+    """The line of a model and those of its parts below it."""
+    start = next(number for number, line in enumerate(lines) if line.startswith(name))
+    return [lines[start], *itertools.takewhile(lambda line: line.startswith(" "), lines[start + 1 :])]
 
 
 def test_in_an_empty_folder(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:

@@ -130,6 +130,36 @@ def test_a_warning_that_cells_share_is_said_once() -> None:
     assert lines[1] == "! gptq vision 2, CIDEr: all answers are empty"
 
 
+def loading(one: Record, *loaders: str) -> Record:
+    return Record(**{**one.__dict__, "loads_in": [*loaders] or None})
+
+
+def test_the_loaders_have_a_column_if_they_are_known_and_fit() -> None:
+    cells = [
+        loading(record(16.0, 1.0, "none"), "transformers", "vllm"),
+        loading(record(4.0, 0.5, vision=4), "dequantized"),
+        record(3.0, 0.4, vision=3),
+    ]
+    shown = [drawn(cells, width) for width in (100, 70)]
+    assert "loads in" in shown[0]
+    assert [line.split()[-1] for line in shown[0].splitlines()[3:5]] == ["vLLM", "dequantized"]
+    assert "no room here for loads in: widen" in shown[1]
+    assert "loads in" not in drawn(cells[2:], 100)
+
+
+def test_dense_embeddings_are_said_below() -> None:
+    cell = loading(record(4.0, 0.5, embeddings=4), "transformers")
+    assert "loads in: an export stores quantized embeddings dense" in drawn([cell], 100)
+    assert "stores" not in drawn([loading(cell, "dequantized")], 100)
+    assert "stores" not in drawn([loading(cell)], 100)
+
+
+def drawn(cells: list[Record], width: int) -> str:
+    out = StringIO()
+    show(rows(cells, lambda _: items(cells[0])), Console(file=out, width=width))
+    return out.getvalue()
+
+
 def mixed() -> Record:
     groups = {"front": 4, "middle": 3, "end": 2}
     rules = [{"bits": bits, "blocks": [group], "layers": ["attention", "mlp"]} for group, bits in groups.items()]

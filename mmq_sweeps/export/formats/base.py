@@ -16,12 +16,14 @@ from mmq_sweeps.methods.affine import Format, QuantizedWeight
 class LinearSpec:
     """What is known of a quantized linear ``[O, I]`` before its weight is read.
 
-    ``input_scaled`` is true if columns carry a scale of their own beside the codes (AWQ that is not fused).
+    ``input_scaled`` is true if columns carry a scale of their own beside the codes (AWQ that is not fused). ``kind`` is
+    ``linear`` for a module of that class, ``embeddings`` for token embeddings, ``expert`` for a slice of a tensor of experts.
     """
 
     format: Format
     shape: tuple[int, int]
     input_scaled: bool = False
+    kind: str = "linear"
 
 
 # Dtype and shape of a tensor in the file.
@@ -36,8 +38,17 @@ class CheckpointFormat(Protocol):
 
     name: ClassVar[str]
 
-    def problem(self, linears: Mapping[str, LinearSpec], dtype: torch.dtype) -> str | None:
-        """Return why the format cannot hold ``linears`` exactly, naming one and a format that can; None if it can."""
+    def problem(
+        self,
+        linears: Mapping[str, LinearSpec],
+        dtype: torch.dtype,
+        dense: tuple[str, ...] = (),
+        main_input: str = "input_ids",
+    ) -> str | None:
+        """Return why the format cannot hold ``linears`` exactly, naming one and a format that can; None if it can.
+
+        ``dense`` are all other linears of the model, ``main_input`` is the ``main_input_name`` of its class.
+        """
 
     def layout(self, spec: LinearSpec, dtype: torch.dtype) -> dict[str, TensorSpec]:
         """Return the tensors that replace ``NAME.weight`` by their ending, such as ``weight_packed``."""
@@ -45,8 +56,8 @@ class CheckpointFormat(Protocol):
     def tensors(self, weight: QuantizedWeight, dtype: torch.dtype) -> dict[str, Tensor]:
         """Return the tensors of ``layout`` for ``weight``; a ValueError if a value is not exact in them."""
 
-    def read(self, tensors: Mapping[str, Tensor], spec: LinearSpec) -> Tensor:
-        """Return the codes ``[O, I]`` uint8, as in ``QuantizedWeight``, that ``tensors`` hold: the inverse of ``tensors``."""
+    def holds(self, tensors: Mapping[str, Tensor], weight: QuantizedWeight) -> bool:
+        """Return whether ``tensors``, as read from a file, decode to ``weight``'s codes, zeros and scales exactly."""
 
     def settings(self, linears: Mapping[str, LinearSpec], dense: tuple[str, ...]) -> dict[str, Any] | None:
         """Return ``quantization_config`` for ``linears``, all other linears of the model being ``dense``; None if dense."""

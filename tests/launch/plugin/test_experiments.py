@@ -15,9 +15,15 @@ import pytest
 from launch.planning.plan import passes, quantizations
 from launch.planning.preflight import look
 from launch.start import run_sweep
+from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.config.sweep import Sweep, plan
-from mmq_sweeps.identity.cell import Cell
+from mmq_sweeps.identity.cell import Cell, digest
+from mmq_sweeps.models.shapes import build_on_meta, find_shape
+from mmq_sweeps.quantization.loaders import loaders
+from mmq_sweeps.quantization.requests import requests
+from mmq_sweeps.quantization.size import StoredLinear
+from mmq_sweeps.quantization.targets import find_parts
 from mmq_sweeps.store.store import Store
 from tests.conftest import SMALL, command_environment
 from tests.data import layouts
@@ -63,6 +69,7 @@ SIZES = {
     "uniform_captioning": (3 * 7 * 4 * 3 * 6, 79 * 3 * 5 + 1, 3 * 7 * 3 * 5, 7 * 3 * 5 + 1, None, None),
     "gptq_captioning": (448, 448, 7 + 7 + 6, 8, 64, 448),
     "awq_captioning": (343, 343, 3 * 6, 7, 49, 343),
+    "deployable": (375, 373, 3 * 3 * 4, 3 * 4 + 1, 3 * (5 * 5 - 1) + 1, 373),
     "retrieval": (98, 97, 2 * 2 * 6, 2 * 6 + 1, 97, None),
     "vqav2": (686 + 98, 685 + 97, 2 * (3 * 6) + 2 * (2 * 6), 2 * (2 * 6 + 1), 97, 685 + 97),
     "gqa": (686 + 98, 685 + 97, 2 * (3 * 6) + 2 * (2 * 6), 2 * (2 * 6 + 1), 97, 685 + 97),
@@ -141,6 +148,26 @@ def test_the_command_for_the_embedded_siblings_passes_every_check(name: str, tmp
     asked, sweep = planned(*commands(name)[1])
     assert 1 < len(sweep.cells) <= asked + len({cell.names["model"] for cell in sweep.cells})
     assert look(sweep, tmp_path) == {"problems": [], "unchecked": []}
+    if name == "deployable":
+        assert all("transformers" in loaders for loaders in planned_loaders(sweep))
+
+
+def planned_loaders(sweep: Sweep) -> list[list[str]]:
+    """What takes each cell of a model quantized, by the formats that its methods say before they run."""
+    (config,) = {digest(config["model"]): config["model"] for config in sweep.configs.values()}.values()
+    parts = find_parts(build_on_meta(config, find_shape(config)), config)
+    return [
+        loaders(
+            parts.values(),
+            {
+                # AWQ that is not to fold its scales stores them.
+                name: StoredLinear(one.format, shape, getattr(one.method, "fuse", True) is False)
+                for one in (requests(cell, build, parts) if cell.parts else ())
+                for name, shape in one.unit.linears.items()
+            },
+        )
+        for cell in sweep.cells
+    ]
 
 
 # What of the small commands is thinned further, to a few cells.
@@ -150,7 +177,7 @@ THINNED = {
         "component.vision.blocks=[front]", "component.language.blocks=[front]",
     ],
     "gptq_captioning": [], "awq_captioning": [], "retrieval": ["task.limit=12"], "vqav2": ["component.language.bits=16"],
-    "gqa": ["component.language.bits=16", "component.connector.bits=16"],
+    "deployable": ["component.language.bits=16"], "gqa": ["component.language.bits=16", "component.connector.bits=16"],
 }  # fmt: skip
 
 
@@ -170,6 +197,9 @@ def test_an_experiment_runs_thinned_on_the_embedded_siblings(name: str, tmp_path
     assert len(records) > 1
     assert all(record.names["model"].startswith("tiny") for record in records)
     assert all(record.done for record in records)
+    if name == "deployable":
+        assert all("transformers" in record.loads_in for record in records)
+        assert any("vllm" not in record.loads_in for record in records)
 
 
 def test_planning_a_whole_grid_imports_no_torch(tmp_path: Path) -> None:

@@ -1,0 +1,156 @@
+"""Write a finished cell as a folder that ``from_pretrained`` takes, verified, or nothing at all."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.execution import environment
+from mmq_sweeps.execution.executor import quiet_libraries
+from mmq_sweeps.execution.session import Session, Sessions
+from mmq_sweeps.export import card
+from mmq_sweeps.export.checkpoint_files import copy_files, write_config
+from mmq_sweeps.export.choice import PLAIN, Asked, Choice, choose
+from mmq_sweeps.export.folder import check_target, empty, folder_at
+from mmq_sweeps.export.formats.names import format_named
+from mmq_sweeps.export.source import Source
+from mmq_sweeps.export.tensors import ExportedTensors, InexactError
+from mmq_sweeps.export.verify import Verified, verify
+from mmq_sweeps.export.weights import CellWeights
+from mmq_sweeps.export.writer import SHARD_BYTES, WeightFiles, sha256, write_bytes, write_json
+from mmq_sweeps.models.loading import checkpoint_folder
+from mmq_sweeps.reporting.progress import Reporter
+from mmq_sweeps.store.kinds import ArtifactKind
+
+logger = logging.getLogger(__name__)
+MANIFEST = "mmq_sweeps.json"
+# What the files beside the weights take at most, for the question whether a disk has room.
+BESIDE = 100 * 10**6
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to write: ``out`` is the folder, ``command`` the line that asked for it, for the card."""
+
+    out: Path
+    asked: Asked = field(default_factory=Asked)
+    evaluate: bool = False
+    command: str = ""
+    shard_bytes: int = SHARD_BYTES
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished export: its format, why it is not the preferred one, and what was verified."""
+
+    folder: Path
+    choice: Choice
+    bytes: int
+    verified: Verified
+
+
+def export(source: Source, order: Order, progress: Reporter) -> Exported:
+    """Export the cell of ``source``; ConfigError, before anything is written, if it cannot be as ``order`` says.
+
+    Raises ``VerificationError`` if what was written is not what was measured; then the folder does not come to be.
+    """
+    check_target(order.out)
+    with quiet_libraries():
+        session = Sessions(source.sweep, source.store).open(source.cell)
+        weights = CellWeights(session, source.cell, progress)
+        with source.store.needed((ArtifactKind.QUANTIZED, one.key) for one in weights.requests):
+            choice, tensors = _chosen(session, weights, order)
+            with folder_at(order.out) as folder:
+                try:
+                    size = _write(source, order, tensors, choice, folder, progress)
+                except InexactError as error:
+                    choice, tensors = _instead(order, choice, tensors, error)
+                    empty(folder)
+                    size = _write(source, order, tensors, choice, folder, progress)
+                del session, weights, tensors  # Frees the model before the other process loads it.
+                measured = {name: metric["value"] for name, metric in source.record.metrics.items()}
+                verified = verify(
+                    folder, source.sweep, source.store, choice.format.name,
+                    str(choice.dtype).removeprefix("torch."), measured if order.evaluate else None,
+                )  # fmt: skip
+    return Exported(order.out, choice, size, verified)
+
+
+def _chosen(session: Session, weights: CellWeights, order: Order) -> tuple[Choice, ExportedTensors]:
+    loaded = session.loaded
+    main_input, own_dtype = loaded.model.main_input_name, loaded.config["dtype"]
+
+    def chosen() -> Choice:
+        return choose(order.asked, weights.linears, weights.dense_linears, main_input, own_dtype)
+
+    chosen()  # Before what was evicted is computed again, which takes long.
+    weights.compute_missing()
+    choice = chosen()
+    tensors = ExportedTensors(loaded, weights, choice.format, choice.dtype)
+    if (name := tensors.inexact()) is not None:
+        raise ConfigError(
+            f"--dtype {order.asked.dtype}: {name} is not exact in it, as it was measured in {own_dtype}; leave --dtype out, or "
+            f"measure the cell with model.dtype={order.asked.dtype}"
+        )
+    if choice.why:
+        logger.info("exported as %s: %s", choice.format.name, choice.why)
+    return choice, tensors
+
+
+def _instead(
+    order: Order, choice: Choice, tensors: ExportedTensors, error: InexactError
+) -> tuple[Choice, ExportedTensors]:
+    """Return the dequantized format in place of one that turned out not to be exact, unless that was asked for."""
+    if order.asked.format is not None:
+        raise ConfigError(f"--format {choice.format.name}: {error}; use --format {PLAIN}") from error
+    logger.info("exported as %s: %s", PLAIN, error)
+    choice = Choice(format_named(PLAIN), choice.dtype, str(error))
+    return choice, ExportedTensors(tensors.loaded, tensors.weights, choice.format, choice.dtype)
+
+
+def _write(
+    source: Source, order: Order, tensors: ExportedTensors, choice: Choice, folder: Path, progress: Reporter
+) -> int:
+    """Write all files; return the bytes of those with weights."""
+    files = WeightFiles(folder, tensors.specs, order.shard_bytes)
+    if (free := shutil.disk_usage(folder).free) < files.bytes + BESIDE:
+        raise ConfigError(
+            f"--out {order.out}: needs {files.bytes / 1e9:.2f} GB, and its disk has {free / 1e9:.2f} GB free; make room, or "
+            "choose a folder on another disk"
+        )
+    with files:
+        for count, (name, tensor) in enumerate(tensors, 1):
+            files.write(name, tensor)
+            progress.stage("export", count, len(tensors.specs))
+    checkpoint = checkpoint_folder(source.model)
+    assert checkpoint is not None
+    copy_files(checkpoint, folder)
+    write_config(
+        checkpoint, folder, tensors.loaded.model, tensors, choice.format.settings(tensors.packed, tensors.dense)
+    )
+    stored = card.Stored(choice.format.name, str(choice.dtype).removeprefix("torch."), choice.why, files.bytes, tensors)
+    write_bytes(folder / card.NAME, card.card(source, stored, order.command).encode())
+    write_json(folder / MANIFEST, _manifest(source, order, stored, tensors, folder))
+    return files.bytes
+
+
+def _manifest(
+    source: Source, order: Order, stored: card.Stored, tensors: ExportedTensors, folder: Path
+) -> dict[str, Any]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        "schema": 1,
+        "format": stored.format,
+        "dtype": stored.dtype,
+        "weight_bytes": stored.bytes,
+        "quantized_again": tensors.weights.recomputed,
+        "command": order.command,
+        "commands": dict(source.commands),
+        "versions": environment.versions(),
+        "record": asdict(source.record),
+        "sha256": {str(path.relative_to(folder)): sha256(path) for path in paths},
+    }

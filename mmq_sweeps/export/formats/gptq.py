@@ -1,0 +1,120 @@
+"""GPTQ checkpoints: one width, for the blocks of a text model.
+
+Version 1 (``gptq``) stores zeros less one, and loaders add the one to whole words, so a zero of 0 would carry into its
+neighbour. It is therefore written for symmetric codes only, which every loader of GPTQ reads; asymmetric ones are written in
+version 2 (``gptq_v2``), which stores zeros as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mmq_sweeps.export.formats.base import LinearSpec, TensorSpec
+from mmq_sweeps.export.formats.bitstream import WORD, pack_rows, unpack_rows
+from mmq_sweeps.export.formats.exact import equal_scale, exact_scale, first_problem, refusal, steps, whole_zero
+from mmq_sweeps.export.formats.single import BETTER, HALVES, group_size, only_format, problem_of_mix
+from mmq_sweeps.methods.affine import Format, QuantizedWeight
+
+WIDTHS = (2, 3, 4, 8)
+GROUP_SIZES = (16, 32, 64, 128, 256, 512, 1024)
+BLOCKS = re.compile(r"(?P<path>.+?)\.\d+\..+")
+
+
+class GPTQ:
+    """Holds codes of one width of 2, 3, 4 or 8 bits, of linears in one list of blocks."""
+
+    name: ClassVar[str] = "gptq"
+
+    def problem(
+        self,
+        linears: Mapping[str, LinearSpec],
+        dtype: torch.dtype,
+        dense: tuple[str, ...] = (),  # noqa: ARG002
+        main_input: str = "input_ids",
+    ) -> str | None:
+        if main_input != "input_ids":
+            return (
+                f"--format {self.name} is loaded for text models only, and this one's first input is {main_input} "
+                f"(as BLIP-2's); use --format {BETTER}"
+            )
+        if found := first_problem(self.name, linears, dtype, HALVES):
+            return found
+        return problem_of_mix(self.name, linears, WIDTHS, GROUP_SIZES) or self._problem_of_places(linears)
+
+    def _problem_of_places(self, linears: Mapping[str, LinearSpec]) -> str | None:
+        first = None
+        for name, spec in linears.items():
+            path = _blocks(name)
+            if path is None:
+                return refusal(self.name, name, "is outside the blocks, where loaders take dense linears", BETTER)
+            first = first or (name, path)
+            if path != first[1]:
+                return refusal(self.name, name, f"is not in {first[1]} as {first[0]} is; a file has one list", BETTER)
+            if spec.shape[0] % WORD or spec.shape[1] % WORD:
+                reason = f"is {spec.shape[0]} x {spec.shape[1]}, and loaders take multiples of {WORD}"
+                return refusal(self.name, name, reason, BETTER)
+        return None
+
+    def layout(self, spec: LinearSpec, dtype: torch.dtype) -> dict[str, TensorSpec]:
+        (rows, columns), bits = spec.shape, spec.format.bits
+        groups = spec.format.groups(spec.shape)[1]
+        return {
+            "qweight": (torch.int32, (columns * bits // WORD, rows)),
+            "qzeros": (torch.int32, (groups, rows * bits // WORD)),
+            "scales": (dtype, (groups, rows)),
+            "g_idx": (torch.int32, (columns,)),
+        }
+
+    def tensors(self, weight: QuantizedWeight, dtype: torch.dtype) -> dict[str, Tensor]:
+        bits, columns = weight.format.bits, weight.shape[1]
+        scale = exact_scale(weight, dtype)
+        zero = whole_zero(weight).sub_(_subtracted(weight.format)).remainder_(2**bits)
+        return {
+            "qweight": pack_rows(weight.codes, bits).T.contiguous(),
+            "qzeros": pack_rows(zero.T, bits),
+            "scales": scale.T.contiguous(),
+            "g_idx": torch.arange(columns, dtype=torch.int32).div_(columns // scale.shape[1], rounding_mode="floor"),
+        }
+
+    def holds(self, tensors: Mapping[str, Tensor], weight: QuantizedWeight) -> bool:
+        (rows, columns), bits = weight.shape, weight.format.bits
+        codes = unpack_rows(tensors["qweight"].T.contiguous(), columns, bits).to(torch.int16)
+        zero = unpack_rows(tensors["qzeros"], rows, bits).to(torch.int16).add_(_subtracted(weight.format))
+        zero = zero.remainder_(2**bits).T[:, tensors["g_idx"].long()]
+        return equal_scale(tensors["scales"].T, weight) and torch.equal(codes - zero, steps(weight))
+
+    def settings(self, linears: Mapping[str, LinearSpec], dense: tuple[str, ...]) -> dict[str, Any]:
+        format = only_format(linears)
+        version = "gptq" if format.symmetric else "gptq_v2"
+        blocks = _blocks(next(iter(linears)))
+        found: dict[str, Any] = {
+            "quant_method": "gptq",
+            "bits": format.bits,
+            "group_size": group_size(format),
+            "sym": format.symmetric,
+            "desc_act": False,
+            "format": version,
+            "checkpoint_format": version,
+            "block_name_to_quantize": blocks,
+        }
+        within = [name for name in dense if name.startswith(f"{blocks}.")]
+        if within:
+            # transformers reads the first, which it compares with the ends of names; GPTQModel reads the second.
+            found["modules_in_block_to_quantize"] = [list(linears)]
+            found["dynamic"] = {f"-:^{re.escape(name)}$": {} for name in within}
+        return found
+
+
+def _blocks(name: str) -> str | None:
+    """Return the path of the list of blocks that linear ``name`` is in; None if it is in none."""
+    found = BLOCKS.fullmatch(name)
+    return found["path"] if found else None
+
+
+def _subtracted(format: Format) -> int:
+    return 1 if format.symmetric else 0

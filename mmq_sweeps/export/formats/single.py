@@ -1,0 +1,58 @@
+"""What GPTQ's and AWQ's checkpoints share: one width, group size and symmetry a file, and tensors with inputs first."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+
+from mmq_sweeps.export.formats.base import LinearSpec
+from mmq_sweeps.export.formats.exact import refusal
+from mmq_sweeps.methods.affine import Format
+
+# Loaders compute in these.
+HALVES = (torch.float16, torch.bfloat16)
+BETTER = "compressed-tensors"
+
+
+def problem_of_mix(
+    format: str, linears: Mapping[str, LinearSpec], widths: Collection[int], group_sizes: Collection[int]
+) -> str | None:
+    """Return why a file of one scheme cannot hold ``linears``, naming the first that differs; None if it can."""
+    first: tuple[str, Format] | None = None
+    for name, spec in linears.items():
+        found = spec.format
+        if found.bits not in widths:
+            return refusal(format, name, f"has {found.bits} bits, and loaders take {_listed(widths)}", BETTER)
+        if found.group_size != "channel" and found.group_size not in group_sizes:
+            return refusal(
+                format, name,
+                f"has group_size={found.group_size}, and loaders take channel, {_listed(group_sizes)}", BETTER,
+            )  # fmt: skip
+        if first is None:
+            first = name, found
+        elif found != first[1]:
+            return refusal(
+                format, name, f"has {_said(found)} where {first[0]} has {_said(first[1])}, and a file has one of each",
+                BETTER,
+            )  # fmt: skip
+    return None
+
+
+def only_format(linears: Mapping[str, LinearSpec]) -> Format:
+    """Return the format that all ``linears`` have."""
+    (found,) = {spec.format for spec in linears.values()}
+    return found
+
+
+def group_size(format: Format) -> int:
+    """Return the group size as these files say it: -1 for a whole row."""
+    return format.group_size if isinstance(format.group_size, int) else -1
+
+
+def _listed(numbers: Collection[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _said(format: Format) -> str:
+    return f"{format.bits} bits, group_size={format.group_size}, symmetric={format.symmetric}".lower()

@@ -1,0 +1,265 @@
+"""Verify an exported folder in a process of its own: reloaded by transformers, it must be the model that was measured.
+
+``python -m mmq_sweeps.export.verify`` reads what to verify as JSON from standard input and writes what it found as JSON. It
+imports the exported weights with nothing but transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from mmq_sweeps.config.sweep import Sweep
+from mmq_sweeps.execution.executor import quiet_libraries
+from mmq_sweeps.execution.session import Session, Sessions
+from mmq_sweeps.export.choice import DTYPES
+from mmq_sweeps.export.formats.names import format_named
+from mmq_sweeps.export.tensors import ExportedTensors
+from mmq_sweeps.export.weights import CellWeights
+from mmq_sweeps.export.writer import INDEX, SINGLE
+from mmq_sweeps.models.device_map import choose_device
+from mmq_sweeps.models.loading import LoadedModel, prepared
+from mmq_sweeps.models.processors import load_processor
+from mmq_sweeps.models.shapes import find_class
+from mmq_sweeps.quantization.stored_units import Dequantized
+from mmq_sweeps.reporting.progress import warnings_to
+from mmq_sweeps.store.store import Store
+
+logger = logging.getLogger(__name__)
+# Inputs on which logits are compared: samples in all, in a batch, and batches.
+SAMPLES, BATCH_SIZE, BATCHES = 4, 2, 2
+SHOWN = 3
+
+
+class VerificationError(RuntimeError):
+    """An exported folder is not the model that was measured."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found: how many linears' codes and logits are equal, and with an evaluation every metric's value."""
+
+    linears: int
+    logits: int
+    metrics: dict[str, float]
+
+
+def verify(
+    folder: Path, sweep: Sweep, store: Store, format: str, dtype: str, metrics: Mapping[str, float] | None
+) -> Verified:
+    """Verify ``folder`` in a new process; VerificationError says what differs.
+
+    With ``metrics``, those of the record, the task is evaluated and must give the same values.
+    """
+    asked = {
+        "folder": str(folder),
+        "sweep": sweep.to_json(),
+        "store": str(store.root),
+        "format": format,
+        "dtype": dtype,
+        "metrics": None if metrics is None else dict(metrics),
+    }
+    told = in_new_process(asked)
+    if "problem" in told:
+        raise VerificationError(told["problem"])
+    return Verified(**told)
+
+
+def in_new_process(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``answer(asked)`` of a process that has loaded nothing yet."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mmq_sweeps.export.verify"],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    try:
+        told: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise VerificationError(f"the process that reloads it ended with status {done.returncode}: {last}") from None
+    for warning in told.pop("warnings"):
+        logger.warning("%s", warning)
+    return told
+
+
+def main() -> None:
+    """Verify what standard input says."""
+    warnings: list[str] = []
+    with quiet_libraries(), warnings_to(warnings.append):
+        told = answer(json.load(sys.stdin))
+    json.dump({**told, "warnings": warnings}, sys.stdout)
+
+
+def answer(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Verify what ``asked`` says; return the fields of ``Verified``, or the problem."""
+    try:
+        return vars(_verified(asked))
+    except VerificationError as error:
+        return {"problem": str(error)}
+
+
+def _verified(asked: Mapping[str, Any]) -> Verified:
+    folder, sweep = Path(asked["folder"]), Sweep.from_json(asked["sweep"])
+    model = sweep.configs[sweep.cells[0].id]["model"]
+    measured_in = DTYPES[model["dtype"]]
+    model["dtype"] = asked["dtype"]
+    sessions = Sessions(sweep, Store.existing(asked["store"]))
+    session = sessions.open(sweep.cells[0])
+    weights = CellWeights(session, sweep.cells[0], _Quiet())
+    tensors = ExportedTensors(session.loaded, weights, format_named(asked["format"]), DTYPES[asked["dtype"]])
+    linears = _check_codes(folder, tensors, weights)
+    inputs = list(_inputs(session))
+    expected = _measured(session, weights, inputs, measured_in)
+    task, references, config = session.task, session.references, session.loaded.config
+    packed = tuple(tensors.packed)
+    del session, sessions, tensors, weights  # Frees the original before the other is loaded.
+    loaded = _reloaded(folder, config, packed)
+    logits = _check_logits(expected, (_outputs(loaded, one) for one in inputs))
+    metrics = {}
+    if asked["metrics"] is not None:
+        task.check([], references)
+        scored = task.score(task.predict(loaded, lambda done, total: None), references)
+        metrics = {name: result.value for name, result in scored.items()}
+        _check_metrics(asked["metrics"], metrics)
+    return Verified(linears, logits, metrics)
+
+
+class _Quiet:
+    def begin(self, title: str, cell: str = "") -> None: ...
+
+    def stage(self, name: str, done: int, total: int) -> None: ...
+
+    def finish(self, title: str, outcome: str, cell: str = "") -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+
+def _check_codes(folder: Path, tensors: ExportedTensors, weights: CellWeights) -> int:
+    """Compare the codes in the file with those in the store, linear by linear; return how many there are."""
+    stored = _Stored(folder)
+    for name in tensors.packed:
+        if not tensors.format.holds(stored.under(tensors.prefixes[name]), weights[name]):
+            raise VerificationError(f"{name}: codes, zeros or scales in the file are not those that were measured")
+    return len(tensors.packed)
+
+
+class _Stored:
+    """The tensors of a folder's files, read when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        index = folder / INDEX
+        if index.is_file():
+            held: dict[str, str] = json.loads(index.read_text())["weight_map"]
+        else:
+            with safe_open(folder / SINGLE, "pt") as file:
+                held = dict.fromkeys(file.keys(), SINGLE)
+        self._by_module: dict[str, list[tuple[str, Path]]] = {}
+        for name, file_name in held.items():
+            module, _, ending = name.rpartition(".")
+            self._by_module.setdefault(module, []).append((ending, folder / file_name))
+
+    def under(self, module: str) -> dict[str, Tensor]:
+        found = {}
+        for ending, path in self._by_module.get(module, ()):
+            with safe_open(path, "pt") as file:
+                found[ending] = file.get_tensor(f"{module}.{ending}")
+        return found
+
+
+def _inputs(session: Session) -> Iterator[dict[str, Any]]:
+    """Yield prepared inputs of the task: a few samples of its calibration split."""
+    calibration = {"samples": SAMPLES, "seed": 0, "batch_size": BATCH_SIZE}
+    yield from islice(session.task.calibration_batches(session.loaded, calibration), BATCHES)
+
+
+def _measured(
+    session: Session, weights: CellWeights, inputs: Iterable[Mapping[str, Any]], dtype: torch.dtype
+) -> list[list[Tensor]]:
+    """Return the outputs of the original with the weights in place that were measured, in ``dtype``."""
+    if session.loaded.config["dtype"] != str(dtype).removeprefix("torch."):
+        # Loaded in the folder's dtype, so that it computes in that; its weights are those that ``dtype`` holds.
+        with torch.no_grad():
+            for parameter in session.loaded.model.parameters():
+                parameter.copy_(parameter.to(dtype))
+    with session.loaded.weights_replaced(_Rounded(weights, dtype), weights.dense):
+        return [_outputs(session.loaded, one) for one in inputs]
+
+
+class _Rounded(Dequantized):
+    """Dequantized weights as a cell puts them into a model of ``dtype``, whichever dtype the model at hand has."""
+
+    def __init__(self, quantized: CellWeights, dtype: torch.dtype) -> None:
+        super().__init__(quantized)
+        self._dtype = dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        return super().__getitem__(name).to(self._dtype)
+
+
+@torch.no_grad()
+def _outputs(loaded: LoadedModel, inputs: Mapping[str, Any]) -> list[Tensor]:
+    """Return every tensor in the output of a forward pass, logits among them, on the CPU."""
+    return [tensor.cpu() for tensor in _tensors(loaded.model(**loaded.to_device(inputs)))]
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, (tuple, list)):
+        for value in output:
+            yield from _tensors(value)
+
+
+def _reloaded(folder: Path, config: Mapping[str, Any], packed: tuple[str, ...]) -> LoadedModel:
+    """Load ``folder`` as anyone would; VerificationError if transformers misses or drops a tensor."""
+    device = choose_device(config["device"])
+    placing = {} if device.type == "cpu" else {"device_map": {"": device}}
+    try:
+        model, info = find_class(config).from_pretrained(folder, output_loading_info=True, **placing)
+    except (ImportError, ValueError, RuntimeError, AttributeError) as error:
+        raise VerificationError(f"transformers does not load it: {type(error).__name__}: {error}") from error
+    wrong = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
+    if wrong:
+        shown = "; ".join(f"{name}: {', '.join(keys[:SHOWN])}" for name, keys in wrong.items())
+        raise VerificationError(f"transformers does not load all of it ({shown})")
+    if packed and hasattr(model.hf_quantizer, "compressor"):
+        model.hf_quantizer.compressor.decompress_model(model)
+    return prepared(model, load_processor(folder, {}), config)
+
+
+def _check_logits(expected: Iterable[list[Tensor]], found: Iterable[list[Tensor]]) -> int:
+    """Compare outputs bit for bit; return how many values are equal."""
+    count = 0
+    for own, other in zip(expected, found, strict=True):
+        for one, two in zip(own, other, strict=True):
+            if not torch.equal(one, two):
+                apart = (one.double() - two.double()).abs().max() if one.shape == two.shape else "their shapes"
+                raise VerificationError(f"its logits are not those of the measured model: they differ by {apart}")
+            count += one.numel()
+    return count
+
+
+def _check_metrics(expected: Mapping[str, float], found: Mapping[str, float]) -> None:
+    for name, value in expected.items():
+        if found.get(name) != value:
+            raise VerificationError(f"its {name} is {found.get(name)}, and the record says {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The quantized weights of a finished cell, read from the store one unit at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from torch import Tensor, nn
+
+from mmq_sweeps.errors import StoreError
+from mmq_sweeps.execution.session import Session
+from mmq_sweeps.export.formats.base import LinearSpec
+from mmq_sweeps.identity.cell import Cell
+from mmq_sweeps.identity.end_parts import EMBEDDINGS
+from mmq_sweeps.methods.affine import QuantizedWeight
+from mmq_sweeps.models import experts
+from mmq_sweeps.quantization.requests import Request
+from mmq_sweeps.quantization.stored_units import DENSE, StoredUnit, read_unit
+from mmq_sweeps.reporting.progress import Reporter
+from mmq_sweeps.store.kinds import ArtifactKind
+
+logger = logging.getLogger(__name__)
+# A layer has two units, whose tensors alternate in some models.
+HELD = 2
+
+
+class _Folded(Mapping[str, Tensor]):
+    """Parameters that input scales are folded into, each in the unit of a request."""
+
+    def __init__(self, request_of: Mapping[str, Request], unit: Callable[[Request], StoredUnit]) -> None:
+        self._request_of, self._unit = request_of, unit
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._request_of)
+
+    def __len__(self) -> int:
+        return len(self._request_of)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._unit(self._request_of[name]).dense[name]
+
+
+class CellWeights(Mapping[str, QuantizedWeight]):
+    """The quantized weights of ``cell`` by linear, in the order of the model; those of ``HELD`` units are in memory.
+
+    Units that were evicted are computed again when the first of them is asked for, and ``recomputed`` counts them.
+    """
+
+    def __init__(self, session: Session, cell: Cell, progress: Reporter) -> None:
+        self._session, self._progress = session, progress
+        self.requests: Sequence[Request] = session.requests(cell)
+        self.recomputed = 0
+        self._request_of = {name: request for request in self.requests for name in request.unit.linears}
+        self._held: dict[str, StoredUnit] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._request_of)
+
+    def __len__(self) -> int:
+        return len(self._request_of)
+
+    def __getitem__(self, name: str) -> QuantizedWeight:
+        return self._unit(self._request_of[name]).weights[name]
+
+    @property
+    def dense(self) -> Mapping[str, Tensor]:
+        """Other parameters of the model that take other values, by name, read when one is asked for."""
+        return _Folded({name: request for request in self.requests for name in self._folded_into(request)}, self._unit)
+
+    def _folded_into(self, request: Request) -> Iterator[str]:
+        names = self._session.store.artifact_names(ArtifactKind.QUANTIZED, request.key) or ()
+        return (name.removesuffix(DENSE) for name in names if name.endswith(DENSE))
+
+    @property
+    def specs(self) -> dict[str, LinearSpec]:
+        """What is known of each linear; of what the store no longer has, that its columns have no scales of their own."""
+        found = {}
+        for request in self.requests:
+            stored = self._session.store.artifact_names(ArtifactKind.QUANTIZED, request.key) or set()
+            for name, shape in request.unit.linears.items():
+                kind = "embeddings" if request.unit.part == EMBEDDINGS else "linear"
+                kind = "expert" if experts.parse(name) is not None else kind
+                found[name] = LinearSpec(request.format, shape, f"{name}:input_scale" in stored, kind)
+        return found
+
+    @property
+    def linears(self) -> dict[str, LinearSpec]:
+        """Those of ``specs`` that are modules of their own, and no embeddings."""
+        return {name: spec for name, spec in self.specs.items() if spec.kind == "linear"}
+
+    @property
+    def dense_linears(self) -> tuple[str, ...]:
+        """Names of the model's linears that stay as they are."""
+        quantized = self.linears
+        every = self._session.loaded.model.named_modules()
+        return tuple(name for name, module in every if isinstance(module, nn.Linear) and name not in quantized)
+
+    def compute_missing(self) -> None:
+        """Quantize again what the store no longer has, and say so."""
+        store = self._session.store
+        missing = [one for one in self.requests if not store.has_artifact(ArtifactKind.QUANTIZED, one.key)]
+        if missing:
+            self._compute(missing)
+
+    def _unit(self, request: Request) -> StoredUnit:
+        if request.key in self._held:
+            return self._held[request.key]
+        unit = read_unit(request, self._session.store)
+        if unit is None:
+            # Lost to corruption, which the store has told.
+            self._compute([request])
+            unit = read_unit(request, self._session.store)
+        if unit is None:
+            raise StoreError(f"the store lost {request.unit.name} right after it was written")
+        while len(self._held) >= HELD:
+            del self._held[next(iter(self._held))]
+        self._held[request.key] = unit
+        return unit
+
+    def _compute(self, missing: Sequence[Request]) -> None:
+        named = ", ".join(request.unit.name for request in missing[:3]) + (", ..." if len(missing) > 3 else "")
+        logger.warning(
+            "%d of %d quantized units are no longer in the store (%s) and are computed again",
+            len(missing), len(self.requests), named,
+        )  # fmt: skip
+        self.recomputed += len(missing)
+        if failures := self._session.compute(missing, self._progress):
+            raise next(iter(failures.values()))

@@ -1,0 +1,63 @@
+"""Finished cells to export, measured in this process, and exports that are verified in it."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from mmq_sweeps.config import schema
+from mmq_sweeps.config.paths import conf_dir
+from mmq_sweeps.config.sweep import plan
+from mmq_sweeps.execution.executor import quiet_libraries
+from mmq_sweeps.execution.failure_policy import record_cell
+from mmq_sweeps.execution.session import Sessions
+from mmq_sweeps.export import verify
+from mmq_sweeps.export.export import Exported, Order, export
+from mmq_sweeps.export.source import Source, only
+from mmq_sweeps.reporting.progress import Progress
+from mmq_sweeps.store.store import Store
+
+# Few items: what is asked is whether two models are the same, not how good they are.
+FEW = ("task.limit=4", "calibration.samples=4", "calibration.batch_size=4", "tracker=none")
+# A mix of widths and formats in one cell that compressed-tensors holds.
+MIXED = (
+    "method=rtn", "method.symmetric=true", "component.vision.bits=4", "component.vision.group_size=16",
+    "component.connector.bits=8", "component.language.bits={front: 3, middle: 5, end: 2}",
+)  # fmt: skip
+
+
+def measured(store: Path, *overrides: str) -> Source:
+    """Measure one cell into ``store`` and return it as the source of an export."""
+    schema.register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("config", overrides=[*FEW, *overrides, f"store.dir={store}"])
+    sweep = plan([config])
+    opened = Store.open(store)
+    with quiet_libraries(), Progress(1) as progress:
+        record, _ = record_cell(sweep.cells[-1], Sessions(sweep, opened).open(sweep.cells[-1]), progress)
+    assert record.done, record.error
+    return Source(opened, record, only(sweep, record), {"the sweep": "python -m mmq_sweeps"})
+
+
+def exported(source: Source, out: Path, monkeypatch: pytest.MonkeyPatch, **more: Any) -> Exported:
+    """Export and verify in this process, which costs no imports; other tests have a new one verify."""
+    monkeypatch.setattr(verify, "in_new_process", lambda asked: verify.answer(json.loads(json.dumps(asked))))
+    with Progress(1) as progress:
+        return export(source, Order(out, **more), progress)
+
+
+def header(path: Path) -> Mapping[str, Any]:
+    """The header of a safetensors file."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    found = json.loads(content[8 : 8 + length])
+    found.pop("__metadata__")
+    return found

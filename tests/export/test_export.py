@@ -1,0 +1,324 @@
+"""An exported folder is the cell that was measured, or does not come to be."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.export import export as exporting
+from mmq_sweeps.export import verify
+from mmq_sweeps.export.choice import Asked
+from mmq_sweeps.export.formats.compressed_tensors import CompressedTensors
+from mmq_sweeps.export.source import Source
+from mmq_sweeps.export.verify import VerificationError
+from mmq_sweeps.export.writer import INDEX, WeightFiles, sha256
+from mmq_sweeps.identity.checkpoint import checkpoint_path
+from tests.commands import PROGRAM, Forked
+from tests.conftest import command_environment
+from tests.export.cells import MIXED, exported, header, measured
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return measured(tmp_path_factory.mktemp("mixed") / "runs", *MIXED)
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name != "runs"]
+
+
+def test_a_mix_of_widths_is_packed_and_verified(mixed: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    done = exported(mixed, out, monkeypatch, evaluate=True, shard_bytes=10**5)
+    assert (done.choice.format.name, done.choice.why) == ("compressed-tensors", "")
+    assert done.verified.metrics == {name: metric["value"] for name, metric in mixed.record.metrics.items()}
+    index = json.loads((out / INDEX).read_text())["weight_map"]
+    assert len(set(index.values())) > 1
+    assert sum((out / name).stat().st_size for name in set(index.values())) == done.bytes
+    assert "language_model.model.decoder.layers.0.fc1.weight_packed" in index
+    assert leftovers(tmp_path) == ["out"]
+
+
+def test_files_beside_the_weights_are_the_checkpoints(
+    mixed: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    exported(mixed, out, monkeypatch)
+    checkpoint = checkpoint_path(mixed.model["checkpoint"])
+    assert isinstance(checkpoint, Path)
+    for path in checkpoint.iterdir():
+        if path.name not in ("config.json", "model.safetensors"):
+            assert (out / path.name).read_bytes() == path.read_bytes()
+    own, new = (json.loads((folder / "config.json").read_text()) for folder in (checkpoint, out))
+    del new["quantization_config"]
+    assert new == own
+    manifest = json.loads((out / "mmq_sweeps.json").read_text())
+    assert manifest["record"]["id"] == mixed.record.id
+    files = {path.name for path in out.iterdir()} - {"mmq_sweeps.json"}
+    assert manifest["sha256"] == {name: sha256(out / name) for name in files}
+
+
+def test_the_card_tells_what_was_measured(mixed: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    exported(mixed, out, monkeypatch, command="python -m mmq_sweeps.export X --out out")
+    card = (out / "README.md").read_text()
+    (name, metric), total = next(iter(mixed.record.metrics.items())), mixed.record.size["total"]
+    low, high = metric["interval"]
+    for said in (
+        f"| {name} | {metric['value']:.4f} | {low:.4f} to {high:.4f} | {metric['count']} |",
+        "| vision | 4 g16 |",
+        f"{total['bpw_exact']:.4f}",
+        f"{total['size_bytes']:,} bytes",
+        "    python -m mmq_sweeps.export X --out out",
+        "decompress_model(model)",
+        "compressed-tensors 0.18 or later",
+    ):
+        assert said in card, said
+
+
+def test_asymmetric_codes_take_a_bit_more_which_the_card_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = measured(tmp_path / "runs", "method=rtn", "component=language", "component.language.bits=3")
+    done = exported(source, tmp_path / "out", monkeypatch, evaluate=True)
+    assert done.choice.format.name == "compressed-tensors"
+    extra = source.record.size["total"]["quantized_weights"] // 8
+    assert f"{extra:,} bytes more than the exact size" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_tied_head_is_parted_from_its_embeddings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = measured(
+        tmp_path / "runs", "method=rtn", "component=head", "component.head.bits=4", "model.dtype=bfloat16"
+    )
+    exported(source, tmp_path / "out", monkeypatch, evaluate=True)
+    names = header(tmp_path / "out" / "model.safetensors")
+    assert "language_model.lm_head.weight_packed" in names
+    assert names["language_model.model.decoder.embed_tokens.weight"]["dtype"] == "BF16"
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert not config["tie_word_embeddings"]
+    assert not config["text_config"]["tie_word_embeddings"]
+    assert "The head was tied" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_embeddings_are_dense_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bits = ("component=language", "component.language.bits=4", "component.embeddings.bits=3")
+    source = measured(tmp_path / "runs", "model=tiny_llava", "task=scenes_vqa", "method=rtn", *bits)
+    done = exported(source, tmp_path / "out", monkeypatch, evaluate=True)
+    assert done.choice.format.name == "compressed-tensors"
+    assert "The token embeddings (1 tensors) are stored dense" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_llava_is_stored_by_its_checkpoints_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = measured(tmp_path / "runs", "model=tiny_llava", "task=scenes_vqa", *MIXED[:3], "component=vision")
+    exported(source, tmp_path / "out", monkeypatch, evaluate=True)
+    checkpoint = checkpoint_path(source.model["checkpoint"])
+    assert isinstance(checkpoint, Path)
+    original, stored = (header(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "out"))
+    packed = {name.removesuffix("_packed") for name in stored if name.endswith(".weight_packed")}
+    dense = {name for name in stored if ".weight_" not in name}
+    assert packed
+    assert packed | dense == original.keys()
+
+
+def test_what_no_packed_format_holds_is_dequantized_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bits = ("component=vision", "component.vision.bits=4")
+    source = measured(tmp_path / "runs", "method=awq", "method.fuse=false", *bits)
+    done = exported(source, tmp_path / "out", monkeypatch, evaluate=True)
+    assert done.choice.format.name == "dequantized"
+    assert "input scales" in done.choice.why
+    assert done.choice.why in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_folded_input_scales_are_exported_in_norms_and_biases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    bits = ("component=vision_language", "component.vision.bits=4", "component.language.bits=3")
+    source = measured(tmp_path / "runs", "method=awq", *bits, f"model.dtype={dtype}")
+    done = exported(source, tmp_path / "out", monkeypatch, evaluate=True)
+    assert done.choice.format.name == "compressed-tensors"
+    checkpoint = checkpoint_path(source.model["checkpoint"])
+    assert isinstance(checkpoint, Path)
+    original, stored = (load_file(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "out"))
+    norm = "vision_model.encoder.layers.0.layer_norm1.weight"
+    assert not torch.equal(original[norm].to(stored[norm].dtype), stored[norm])
+
+
+def test_a_wider_dtype_is_exact_dequantized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = measured(tmp_path / "runs", *MIXED, "model.dtype=bfloat16")
+    done = exported(source, tmp_path / "out", monkeypatch, asked=Asked(dtype="float32"))
+    assert done.choice.format.name == "dequantized"
+    assert {about["dtype"] for about in header(tmp_path / "out" / "model.safetensors").values()} == {"F32"}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("format", [None, "compressed-tensors"])
+def test_a_dtype_that_is_not_exact_is_refused(
+    mixed: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str | None
+) -> None:
+    with pytest.raises(ConfigError, match=r"--dtype bfloat16: .*measure the cell with model\.dtype=bfloat16"):
+        exported(mixed, tmp_path / "out", monkeypatch, asked=Asked(format, "bfloat16"))
+    assert leftovers(tmp_path) == []
+
+
+def test_gptq_refuses_blip2(mixed: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"--format gptq .*use --format compressed-tensors"):
+        exported(mixed, tmp_path / "out", monkeypatch, asked=Asked("gptq"))
+    assert leftovers(tmp_path) == []
+
+
+def test_evicted_units_are_computed_again_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = measured(tmp_path / "runs", "method=gptq", "component=language", "component.language.bits=3")
+    artifacts = sorted((tmp_path / "runs" / "artifacts" / "quantized").glob("*"))
+    exported(source, tmp_path / "before", monkeypatch)
+    for path in artifacts:
+        path.unlink()
+    with caplog.at_level(logging.WARNING):
+        exported(source, tmp_path / "after", monkeypatch, evaluate=True)
+    assert "12 of 12 quantized units are no longer in the store" in caplog.text
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("before", "after"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert json.loads((tmp_path / "after" / "mmq_sweeps.json").read_text())["quantized_again"] == 12
+
+
+def test_a_full_disk_leaves_nothing(mixed: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = WeightFiles.write
+
+    def full(self: WeightFiles, name: str, tensor: torch.Tensor) -> None:
+        if name.endswith("layers.3.fc1.bias"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written(self, name, tensor)
+
+    monkeypatch.setattr(WeightFiles, "write", full)
+    with pytest.raises(ConfigError, match=r"no room is left \(No space left on device\); make room"):
+        exported(mixed, tmp_path / "out", monkeypatch)
+    assert leftovers(tmp_path) == []
+
+
+def test_a_disk_that_is_too_small_is_told_first(mixed: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "BESIDE", 1 << 60)
+    with pytest.raises(ConfigError, match=r"needs 0\.00 GB, and its disk has .* GB free"):
+        exported(mixed, tmp_path / "out", monkeypatch)
+    assert leftovers(tmp_path) == []
+
+
+def flip_a_code(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["language_model.model.decoder.layers.0.fc1.weight_packed"][0, 0] ^= 1
+    save_file(tensors, path, {"format": "pt"})
+
+
+def change_a_bias(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["vision_model.encoder.layers.0.mlp.fc1.bias"] += 1
+    save_file(tensors, path, {"format": "pt"})
+
+
+def drop_a_bias(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["vision_model.encoder.layers.0.mlp.fc1.bias"]
+    save_file(tensors, path, {"format": "pt"})
+
+
+def forget_a_group(folder: Path) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["quantization_config"]["config_groups"]["group_0"]
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (flip_a_code, "are not those that were measured"),
+        (change_a_bias, "its logits are not those of the measured model: they differ by"),
+        (drop_a_bias, "transformers does not load all of it"),
+        (forget_a_group, "transformers does not load"),
+    ],
+)
+def test_what_differs_is_found_and_leaves_nothing(
+    mixed: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: object, told: str
+) -> None:
+    copied = exporting.write_config
+
+    def write_config(checkpoint: Path, folder: Path, *more: object) -> None:
+        copied(checkpoint, folder, *more)  # type: ignore[arg-type]
+        damage(folder)  # type: ignore[operator]
+
+    monkeypatch.setattr(exporting, "write_config", write_config)
+    with pytest.raises(VerificationError, match=told):
+        exported(mixed, tmp_path / "out", monkeypatch)
+    assert leftovers(tmp_path) == []
+
+
+def test_another_metric_than_the_records_is_found(
+    mixed: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = verify._check_metrics
+    monkeypatch.setattr(verify, "_check_metrics", lambda expected, found: checked(dict.fromkeys(expected, 1.5), found))
+    with pytest.raises(VerificationError, match=r"its cider is .*, and the record says 1\.5"):
+        exported(mixed, tmp_path / "out", monkeypatch, evaluate=True)
+
+
+def test_scales_that_a_format_does_not_hold_end_in_plain_weights(
+    mixed: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tensors(*_: object) -> dict[str, torch.Tensor]:
+        raise ValueError("a scale is not exact")
+
+    monkeypatch.setattr(CompressedTensors, "tensors", tensors)
+    done = exported(mixed, tmp_path / "out", monkeypatch)
+    assert done.choice.format.name == "dequantized"
+    assert done.choice.why.endswith("a scale is not exact")
+    with pytest.raises(ConfigError, match=r"--format compressed-tensors: .* not exact; use --format dequantized"):
+        exported(mixed, tmp_path / "other", monkeypatch, asked=Asked("compressed-tensors"))
+
+
+HELD_UP = """
+import sys, time
+from pathlib import Path
+from mmq_sweeps.export import __main__ as command
+from mmq_sweeps.export.writer import WeightFiles
+
+def write(self, name, tensor):
+    Path("writing").touch()
+    time.sleep(60)
+
+WeightFiles.write = write
+command.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_export_leaves_no_folder_under_the_name(mixed: Source, tmp_path: Path) -> None:
+    from launch import sweep_file
+    from launch.planning.plan import make_plan
+
+    store = mixed.store
+    sweep_file.write(
+        store, make_plan(mixed.sweep, lambda _: None, lambda _: None, {}, None), "python -m mmq_sweeps", {}
+    )
+    given = [mixed.record.id, "--source", str(store.root), "--out", str(tmp_path / "out")]
+    process = Forked(PROGRAM, [HELD_UP, *given], tmp_path, command_environment())
+    while not (tmp_path / "writing").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    left = [name for name in leftovers(tmp_path) if name != "writing"]
+    assert len(left) == 1
+    assert left[0].startswith(".out.exporting-")
