@@ -21,7 +21,7 @@ from mmq_sweeps.identity.assignment import (
     rules_of_slots,
     rules_of_units,
 )
-from mmq_sweeps.identity.cell import Cell
+from mmq_sweeps.identity.cell import QUANTIZED, QUANTIZED_ELSEWHERE, Cell
 from mmq_sweeps.identity.declared import Declared, declared, declared_by
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.identity.hashing import digest
@@ -53,7 +53,8 @@ def cell_of(config: Mapping[str, Any], files: DataFiles | None = None, read: Rea
         task["metrics"] = sorted(set(task["metrics"]))
     if files is not None:
         task["files"] = files.evaluation
-    names = {"model": config["model"]["name"], "task": config["task"]["name"], "method": assigned.methods}
+    methods = QUANTIZED_ELSEWHERE if model.get(QUANTIZED) and not assigned.parts else assigned.methods
+    names = {"model": config["model"]["name"], "task": config["task"]["name"], "method": methods}
     if assigned.method is None:
         return Cell(model, task, {}, None, None, names)
     calibration = inputs = None
