@@ -10,7 +10,7 @@ from mmq_sweeps.config.assignment import parts_of, slots_of
 from mmq_sweeps.config.data_files import DataFiles
 from mmq_sweeps.config.instantiate import declaration
 from mmq_sweeps.config.schema import CalibrationConfig, ModelConfig, PartConfig
-from mmq_sweeps.config.subset import normal
+from mmq_sweeps.config.sample import normal
 from mmq_sweeps.config.widths import widths
 from mmq_sweeps.identity.assignment import (
     FULL_PRECISION_BITS,
@@ -51,9 +51,9 @@ def cell_of(config: Mapping[str, Any], files: DataFiles | None = None, read: Rea
     if isinstance(data := config["task"].get("data"), Mapping) and "_target_" in data:
         task["data"] = classes.counting("task.data", data, LABEL)
     # A field without a value is no other task than one without the field.
-    subset = task.pop("subset", None)
-    if subset is not None:
-        task["subset"] = normal(subset)
+    sample = task.pop("sample", None)
+    if sample is not None:
+        task["sample"] = normal(sample)
     if "metrics" in task:
         task["metrics"] = sorted(set(task["metrics"]))
     if files is not None:

@@ -25,7 +25,8 @@ from mmq_sweeps.quantization.targets import Unit
 class PackedUnit:
     """The packed tensors of a unit in one format, the solver's notes, and the linears that quantization left unchanged.
 
-    ``errors`` has a row ``(weights, weight error, output error)`` for each linear. ``without_tokens`` counts the experts that no calibration token reached, which are rounded to nearest, and all experts.
+    ``errors`` has a row ``(weights, weight error, output error)`` for each linear. ``without_tokens`` counts the experts that
+    no calibration token reached, which are rounded to nearest, and all experts.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)

@@ -34,7 +34,7 @@ from mmq_sweeps.tasks.base import Predictions, Progress
 from mmq_sweeps.tasks.examples import Examples, Prepared, decoded, split_up
 from mmq_sweeps.tasks.items import bad_texts, check_ids, describe_bad, left_out_for, problem_of_references
 from mmq_sweeps.tasks.ranking import Captions, Floats, predictions_of, shortlisted
-from mmq_sweeps.tasks.subset import drawn
+from mmq_sweeps.tasks.sample import drawn
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +42,8 @@ class RetrievalTask:
     """Retrieval over the first ``limit`` images of ``split`` (null: all) and all their texts.
 
     The reader is as for captions. ``dropped_marks`` become blanks before a text is tokenized and cut to ``text_length``
-    tokens. ``shortlist`` is the number of texts reranked per image, and of images per text. ``subset``
-    (``config/subset.py``) chooses the images that are asked, with their texts; answers are chosen from all.
+    tokens. ``shortlist`` is the number of texts reranked per image, and of images per text. ``sample``
+    (``config/sample.py``) chooses the images that are asked, with their texts; answers are chosen from all.
     """
 
     name: str = field(metadata=LABEL)
@@ -60,7 +60,7 @@ class RetrievalTask:
     pair_batch_size: int = field(metadata=LABEL)
     model_classes: list[str] = field(metadata=LABEL)
     allow_missing: bool = field(default=False, metadata=EVALUATION)
-    subset: dict[str, Any] | None = field(default=None, metadata=EVALUATION)
+    sample: dict[str, Any] | None = field(default=None, metadata=EVALUATION)
 
     known_as: ClassVar[str] = "retrieval"
 
@@ -85,8 +85,8 @@ class RetrievalTask:
 
     @property
     def queries(self) -> list[Any]:
-        """Evaluated examples that are asked, with their texts; with a ``subset``, some of them."""
-        chosen = {id(example) for example in drawn(self._asked, self.subset, self.split)}
+        """Evaluated examples that are asked, with their texts; with a ``sample``, some of them."""
+        chosen = {id(example) for example in drawn(self._asked, self.sample, self.split)}
         return [example for example in self.images if id(example) in chosen]
 
     def check(self, calibrations: Sequence[Mapping[str, Any]], cache: Path) -> None:
@@ -184,7 +184,7 @@ class RetrievalTask:
         )
         seen, similarity = self._encoded(retriever, images, features, told)
         wanted = shortlisted(similarity, self.shortlist) | shortlisted(similarity.T, self.shortlist).T
-        if self.subset is not None:
+        if self.sample is not None:
             wanted &= self._asked_pairs(images, captions)
         matching = np.full_like(similarity, -np.inf)
         for image, vision in enumerate(seen):
@@ -194,7 +194,7 @@ class RetrievalTask:
         found = predictions_of(
             [example.id for example in images], captions, matching + similarity, similarity, self.shortlist
         )
-        return found if self.subset is None else self._of_subset(found)
+        return found if self.sample is None else self._of_sample(found)
 
     def score(self, predictions: Mapping[str, str], cache: Path) -> dict[str, MetricResult]:  # noqa: ARG002
         """Return every metric of the ranks in ``predictions``.
@@ -224,7 +224,7 @@ class RetrievalTask:
 
     @cached_property
     def _asked(self) -> list[Any]:
-        found = list(self.examples.first(self.limit, (self.subset or {}).get("apart_from")))
+        found = list(self.examples.first(self.limit, (self.sample or {}).get("apart_from")))
         if self.limit is not None and len(found) < self.limit:
             raise ValueError(f"task.limit={self.limit}: {self.split} has {len(found)} images to evaluate")
         asked = found[: self.limit]
@@ -294,14 +294,14 @@ class RetrievalTask:
         return " ".join(text.translate(self._blanks).split())
 
     def _asked_pairs(self, images: Sequence[Any], captions: Captions) -> NDArray[np.bool_]:
-        """Return which pairs of image and wording ``[I, M]`` answer an image or a text of the subset."""
+        """Return which pairs of image and wording ``[I, M]`` answer an image or a text of the sample."""
         asked = {example.id for example in self.queries}
         rows = np.array([example.id in asked for example in images])
         columns = np.zeros(len(captions.distinct), dtype=bool)
         columns[captions.wording[rows[captions.owner]]] = True
         return rows[:, None] | columns[None, :]
 
-    def _of_subset(self, predictions: Predictions) -> Predictions:
+    def _of_sample(self, predictions: Predictions) -> Predictions:
         asked = [one for example in self.queries for one in (example.id, *_text_ids(example))]
         found = Predictions({one: predictions[one] for one in asked})
         found.not_finite = predictions.not_finite & set(asked)
