@@ -9,8 +9,8 @@ from typing import Any
 from mmq_sweeps.config.assignment import parts_of, slots_of
 from mmq_sweeps.config.data_files import DataFiles
 from mmq_sweeps.config.instantiate import declaration
-from mmq_sweeps.config.schema import CalibrationConfig, ModelConfig, PartConfig
 from mmq_sweeps.config.sample import normal
+from mmq_sweeps.config.schema import CalibrationConfig, ModelConfig, PartConfig
 from mmq_sweeps.config.widths import widths
 from mmq_sweeps.identity.assignment import (
     FULL_PRECISION_BITS,
