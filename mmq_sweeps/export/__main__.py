@@ -101,10 +101,10 @@ def _run(options: argparse.Namespace, command: str) -> int:
     except VerificationError as error:
         sys.stderr.write(f"error: --out {options.out}: not exported, because {error}\n")
         return FAILED
-    metrics = "".join(f", {name} {value:.4f} as in the record" for name, value in done.verified.metrics.items())
+    found = ", ".join(f"{name} {value:.4f}" for name, value in done.verified.metrics.items())
     sys.stdout.write(
         f"{done.folder}: {done.choice.format.name}, {done.bytes:,} bytes of weights; reloaded, "
-        f"{done.verified.logits:,} outputs equal{metrics}\n"
+        f"{done.verified.outputs:,} outputs equal{f'; {found}, equal to the record' if found else ''}\n"
     )
     return 0
 

@@ -3,7 +3,8 @@
 AWQ multiplies the columns of linears by a scale. If what computes their input is divided by it, nothing else of the model
 changes, and no scale is stored. Where that holds is not known by names: candidates are proposed from a run of the block,
 and each is proved on it. Powers of two commute with rounding, so random ones, folded into the candidate and out of the
-linears, must leave the block's output as it is, bit for bit. A norm whose output has another reader fails.
+linears, must leave the outputs of these and of the block as they are, bit for bit. A norm whose output has another reader
+fails.
 """
 
 from __future__ import annotations
@@ -68,10 +69,11 @@ def find_folds(model: nn.Module, path: str, calls: Sequence[Call], units: Sequen
 
 @dataclass
 class _Run:
-    """A call of a block: its output, each linear's input, each norm's output, and the linears in the order they ran."""
+    """A call of a block: its output, and inputs and outputs by linear, in the order in which they ran, and by norm."""
 
     output: list[Tensor] = field(default_factory=list)
     inputs: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
     norms: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -86,7 +88,7 @@ class _Block:
             if tensor.dtype is torch.float16  # Halves become subnormal.
         }
         self._repeated = _repeated(model)
-        self._runs = [self._listened(call) for call in calls]
+        self._runs = [self._run(call, self._own) for call in calls]
 
     def sharing_input(self, unit: Collection[str]) -> list[list[str]]:
         """Group those linears of ``unit`` that ran by the input that they share."""
@@ -128,7 +130,10 @@ class _Block:
                 yield Fold((name,), source, start)
 
     def holds(self, fold: Fold) -> bool:
-        """Return whether random powers of two in ``fold`` leave the output of every call as it is."""
+        """Return whether random powers of two in ``fold`` leave the outputs of every call as they are.
+
+        Those of the linears too: beside a residual, what a linear adds may vanish.
+        """
         if fold.source in self._repeated:
             return False
         width = self._linear(fold.linears[0]).in_features
@@ -143,21 +148,23 @@ class _Block:
         changed |= {name: _divided(tensor, powers, fold.start) for name, tensor in source.items()}
         inside = self._own | {self._inner(name): tensor for name, tensor in changed.items()}
         for call, run in zip(self._calls, self._runs, strict=True):
-            output = self._called(call, inside)
-            if len(output) != len(run.output) or not all(map(torch.equal, output, run.output)):
+            folded = self._run(call, inside)
+            ran = [name for name in fold.linears if name in run.outputs]
+            before, after = ([*own.output, *(own.outputs[name] for name in ran)] for own in (run, folded))
+            if len(before) != len(after) or not all(map(torch.equal, before, after)):
                 return False
         return True
 
-    def _listened(self, call: Call) -> _Run:
+    def _run(self, call: Call, parameters: Mapping[str, Tensor]) -> _Run:
         run = _Run()
         with ExitStack() as hooks:
             for inner, module in self._block.named_modules():
                 name = f"{self._path}.{inner}"
                 if isinstance(module, nn.Linear):
-                    hooks.callback(module.register_forward_hook(_input_kept(run, name), with_kwargs=True).remove)
+                    hooks.callback(module.register_forward_hook(_kept(run, name), with_kwargs=True).remove)
                 elif inner and _is_norm(module):
                     hooks.callback(module.register_forward_hook(_output_kept(run, name)).remove)
-            run.output = self._called(call, self._own)
+            run.output = self._called(call, parameters)
         return run
 
     def _called(self, call: Call, parameters: Mapping[str, Tensor]) -> list[Tensor]:
@@ -201,9 +208,10 @@ def _is_norm(module: nn.Module) -> bool:
     return own is not None and own.dim() == 1
 
 
-def _input_kept(run: _Run, name: str) -> Callable[..., None]:
-    def keep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
+def _kept(run: _Run, name: str) -> Callable[..., None]:
+    def keep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         run.inputs[name] = args[0] if args else next(iter(kwargs.values()))
+        run.outputs[name] = output
 
     return keep
 
@@ -248,12 +256,12 @@ class FoldedScales:
     """The input scales of one unit in one format, as they are folded.
 
     Linears must come before their sources. ``dense`` collects, by name, the parameters beside quantized weights that take
-    other values.
+    other values; ``rows`` what the rows of a linear's own weight are to be divided by.
     """
 
     loaded: LoadedModel
     dense: dict[str, Tensor] = field(default_factory=dict)
-    _rows: dict[str, Tensor] = field(default_factory=dict)
+    rows: dict[str, Tensor] = field(default_factory=dict)
 
     def folded(
         self, names: Sequence[str], originals: Sequence[Tensor], solution: Solution, fold: Fold | None
@@ -266,31 +274,32 @@ class FoldedScales:
         for name, original, quantized in zip(names, originals, solution.weights, strict=True):
             solved = self._with_rows(name, original, quantized)
             stands_for = solved.dequantize()
-            if name in self._rows:
-                stands_for *= self._rows[name][:, None]
+            if name in self.rows:
+                stands_for *= self.rows[name][:, None]
             restored.append(stands_for)
             weights.append(solved if fold is None else replace(solved, input_scale=None))
         scale = None if fold is None else solution.weights[0].input_scale
         if fold is None or scale is None or bool((scale == 1).all()):
             return Solution(weights, solution.notes), restored
-        self._fold(fold, scale.float())
+        self.fold(fold, scale.float())
         return Solution(weights, {**solution.notes, "folded_into": fold.source}), restored
 
     def _with_rows(self, name: str, original: Tensor, quantized: QuantizedWeight) -> QuantizedWeight:
         """Return ``quantized`` with the rows divided whose outputs have a scale folded into them."""
-        if name not in self._rows:
+        if name not in self.rows:
             return quantized
         weight = original.float()
         if quantized.input_scale is not None:
             weight = weight * quantized.input_scale.float()
-        return divided_rows(quantized, weight, self._rows[name])
+        return divided_rows(quantized, weight, self.rows[name])
 
-    def _fold(self, fold: Fold, scale: Tensor) -> None:
+    def fold(self, fold: Fold, scale: Tensor) -> None:
+        """Divide the source of ``fold`` by ``scale``."""
         with self.loaded.onloaded(fold.source):
             module = self.loaded.model.get_submodule(fold.source)
             names = _parameters(module, fold.source)
             if fold.start is not None:
-                divisor = self._rows.setdefault(fold.source, scale.new_ones(module.out_features))
+                divisor = self.rows.setdefault(fold.source, scale.new_ones(module.out_features))
                 divisor[fold.start : fold.start + len(scale)] = scale
                 names = [name for name in names if name.endswith(".bias")]
             for name in names:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from mmq_sweeps.methods.affine import (
     Format,
     QuantizedWeight,
+    divided_rows,
     fit_grid,
     pack_codes,
     packed_size,
@@ -221,3 +222,28 @@ def test_scales_that_no_half_holds_are_stored_with_powers_of_two_that_count(
         assert form.stored_bits((2, 16), exponents=stored) == bits == form.stored_bits((2, 16)) + 16 * stored
         assert torch.isfinite(packed["scale"]).all()
         assert torch.equal(QuantizedWeight.unpack(packed, (2, 16), form).dequantize(), quantized.dequantize())
+
+
+@settings(deadline=None)
+@given(
+    st.integers(2, 8),
+    st.sampled_from(["channel", 4]),
+    st.booleans(),
+    st.sampled_from(["float32", "float16", "bfloat16"]),
+    st.integers(0, 30),
+)
+def test_a_weight_with_divided_rows_is_rounded_on_divided_grids(
+    bits: int, size: int | str, symmetric: bool, dtype: str, seed: int
+) -> None:
+    form, weight = Format(bits, size, symmetric, dtype=dtype), random_weight(seed)
+    quantized = round_nearest(weight, form)
+    exact = divided_rows(quantized, weight, 2.0 ** torch.arange(-3, 3))
+    assert torch.equal(exact.codes, quantized.codes)
+    assert torch.equal(exact.dequantize() * 2.0 ** torch.arange(-3, 3)[:, None], quantized.dequantize())
+    divisor = torch.rand(6, generator=torch.Generator().manual_seed(seed)) + 0.5
+    solved, whole = divided_rows(quantized, weight, divisor), torch.ones(6)
+    assert torch.equal(solved.grid.scale.to(getattr(torch, dtype)).float(), solved.grid.scale)
+    inside = (solved.codes > 0) & (solved.codes < form.max_code)
+    scale, _ = solved.grid.expand(16)
+    assert ((weight / divisor[:, None] - solved.dequantize()).abs() <= 0.5001 * scale)[inside].all()
+    assert torch.equal(divided_rows(quantized, weight, whole).codes, quantized.codes)

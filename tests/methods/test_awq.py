@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -266,3 +268,18 @@ def test_fields_that_cannot_be_are_errors(fields: dict, message: str) -> None:
 def test_without_statistics_it_says_so() -> None:
     with pytest.raises(ValueError, match="AWQ needs the statistics"):
         AWQ().quantize([torch.ones(2, 4)], None, Format(4))
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=str)
+def test_fused_scales_are_searched_only_where_they_fold(form: Format) -> None:
+    weight, stats, _ = salient_layer(4)
+    fused, plain = (AWQ(form.group_size, form.symmetric, fuse=fuse) for fuse in (True, False))
+    (folding,) = fused.quantize([weight], replace(stats, foldable=True), form).weights
+    (beside,) = plain.quantize([weight], stats, form).weights
+    assert torch.equal(folding.codes, beside.codes)
+    assert torch.equal(folding.input_scale, beside.input_scale)
+    solution = fused.quantize([weight], stats, form)
+    assert solution.weights[0].input_scale is None
+    assert solution.notes["scale_exponent"] == 0
+    clipped, rounded = error(weight, solution.weights[0], stats), error(weight, round_nearest(weight, form), stats)
+    assert error(weight, beside, stats) < clipped <= rounded * (1 + 1e-5)

@@ -200,7 +200,7 @@ def write_checkpoint(name: str, folder: Path) -> None:
     with quiet_libraries():
         model_class = getattr(transformers, read_model(name)["class_name"])
         model = model_class(model_class.config_class.from_dict(toy))
-        save(_awake(model), tokenizer, RECIPES[family], folder)
+        save(awake(model), tokenizer, RECIPES[family], folder)
 
 
 def write_other_checkpoint(name: str, folder: Path) -> None:
@@ -209,10 +209,10 @@ def write_other_checkpoint(name: str, folder: Path) -> None:
     image_token = tokenizer.convert_tokens_to_ids("<image>")
     torch.manual_seed(0)
     with quiet_libraries():
-        save(_awake(other_toys.CHECKPOINTS[name](image_token)), tokenizer, RECIPES[name], folder)
+        save(awake(other_toys.CHECKPOINTS[name](image_token)), tokenizer, RECIPES[name], folder)
 
 
-def _awake(model: Any) -> Any:
+def awake(model: Any) -> Any:
     """``model`` with weights so large that what it answers depends on what it sees, as the check of a model asks."""
     with torch.no_grad():
         for parameter in model.parameters():

@@ -432,9 +432,9 @@ def test_swapping_between_tied_parts_leaves_the_right_weight(composed: Composed,
     name = session.parts["head"].module
     full = session.loaded.weight(name).clone()
     for cell in (*cells, *reversed(cells), *cells):
-        weights = session.quantize(cell, Progress(1)).weights
-        expected = next(iter(weights.values())).dequantize()
-        with session.evaluating(cell, weights):
+        quantized = session.quantize(cell, Progress(1))
+        expected = next(iter(quantized.weights.values())).dequantize()
+        with session.evaluating(cell, quantized):
             assert torch.equal(session.loaded.weight(name), expected)
     session.weights.restore()
     assert torch.equal(session.loaded.weight(name), full)

@@ -1,18 +1,21 @@
 """Rows of codes as little-endian bit streams in 32-bit words: low bits first, codes that straddle words, no gaps.
 
-Each row begins a new word. Eight codes are handled as the bytes of one 64-bit number, which three shifts by halves bring
-together (the fields of 8, 16 and 32 bits), so a weight costs a few passes over an eighth of its codes.
+Each row begins a new word. Eight codes are handled as the bytes of one 64-bit number, which three shifts bring together: codes
+to pairs, pairs to fours, fours to eights. So a weight costs a few passes over an eighth as many numbers as it has codes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-WORD = 32
-# Rows are worked on in pieces of about this many codes, which stay in a processor's cache.
+WORD, BYTE = 32, 8
+# Rows are worked on in pieces of about this many codes, which stay in a processor's cache. torch does not split operations
+# on an eighth as many numbers among threads, which would wait for each other a dozen times a piece.
 PIECE = 2**18
 # Position in an AWQ word of four-bit codes -> column among its eight.
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -30,10 +33,18 @@ def pack_rows(codes: Tensor, bits: int) -> Tensor:
     """
     _check(codes, bits)
     rows, columns = codes.shape
-    packed = torch.empty(rows, words(columns, bits), dtype=torch.int32, device=codes.device)
+    eights = _eights(columns)
+    if bits == BYTE:
+        return _narrowed(pad(codes.to(torch.uint8), (0, BYTE * eights - columns)), words(columns, bits))
+    octets = torch.empty(rows, eights, bits, dtype=torch.uint8, device=codes.device)
     for piece in _pieces(rows, columns):
-        packed[piece] = _packed(codes[piece].to(torch.uint8), bits)[:, : packed.shape[1]]
-    return packed
+        padded = codes[piece].to(torch.uint8)
+        if columns < BYTE * eights:
+            padded = pad(padded, (0, BYTE * eights - columns))
+        folded = _folded(padded.reshape(-1).view(torch.int64), bits).view(torch.uint8).reshape(-1, eights, BYTE)
+        for octet, stored in enumerate(octets[piece].unbind(2)):
+            stored.copy_(folded.select(2, octet))
+    return _narrowed(octets, words(columns, bits))
 
 
 def unpack_rows(packed: Tensor, columns: int, bits: int) -> Tensor:
@@ -43,10 +54,18 @@ def unpack_rows(packed: Tensor, columns: int, bits: int) -> Tensor:
             f"{columns} codes of {bits} bits a row are int32 [rows, {words(columns, bits)}], not "
             f"{str(packed.dtype).removeprefix('torch.')} {list(packed.shape)}"
         )
-    codes = torch.empty(len(packed), columns, dtype=torch.uint8, device=packed.device)
-    for piece in _pieces(len(packed), columns):
-        codes[piece] = _unpacked(packed[piece], bits)[:, :columns]
-    return codes
+    rows, eights = len(packed), _eights(columns)
+    padded = pad(packed, (0, eights * bits // 4 - packed.shape[1])).reshape(-1).view(torch.uint8)
+    if bits == BYTE:
+        return padded.reshape(rows, BYTE * eights)[:, :columns].contiguous()
+    octets = padded.reshape(rows, eights, bits)
+    codes = torch.zeros(rows, eights, BYTE, dtype=torch.uint8, device=packed.device)
+    for piece in _pieces(rows, columns):
+        for octet in range(bits):
+            codes[piece, :, octet] = octets[piece, :, octet]
+        numbers = codes[piece].view(torch.int64)
+        numbers.copy_(_unfolded(numbers, bits))
+    return codes.reshape(rows, BYTE * eights)[:, :columns].contiguous()
 
 
 def in_awq_order(codes: Tensor) -> Tensor:
@@ -67,46 +86,45 @@ def _check(codes: Tensor, bits: int) -> None:
             raise ValueError(f"a code of {low if low < 0 else high} does not fit into {bits} bits")
 
 
+def _eights(columns: int) -> int:
+    """Return the groups of eight codes of a row that is padded to a multiple of 32, which fill whole words."""
+    return 4 * -(-columns // WORD)
+
+
+def _narrowed(octets: Tensor, count: int) -> Tensor:
+    """Return the first ``count`` words of each row of bytes."""
+    rows, *others = octets.shape
+    return octets.reshape(-1).view(torch.int32).reshape(rows, math.prod(others) // 4)[:, :count].contiguous()
+
+
 def _pieces(rows: int, columns: int) -> Iterator[slice]:
     step = max(1, PIECE // max(columns, 1))
     return (slice(start, start + step) for start in range(0, rows, step))
 
 
-def _packed(codes: Tensor, bits: int) -> Tensor:
-    """Pack rows of uint8 codes, each padded with zeros to a multiple of 32 codes."""
-    padded = torch.nn.functional.pad(codes, (0, -codes.shape[1] % WORD))
-    if bits == 8:
-        return padded.reshape(-1).view(torch.int32).reshape(len(padded), padded.shape[1] // 4)
-    eights = padded.reshape(-1).view(torch.int64).reshape(len(padded), padded.shape[1] // 8)
+def _folded(numbers: Tensor, bits: int) -> Tensor:
+    """Bring the codes in the eight bytes of each number together in its low ``8 * bits`` bits; the others are undefined."""
     for size in (1, 2, 4):
         low, high, shift = _halves(size, bits)
-        eights = (eights & low).bitwise_or_((eights >> shift).bitwise_and_(high >> shift))
-    # Four numbers of 8 * bits bits fill ``bits`` words.
-    fours = eights.unflatten(1, (-1, 4))
-    packed = torch.empty(*fours.shape[:2], bits, dtype=torch.int32, device=codes.device)
-    for word in range(bits):
-        value: Tensor | int = 0
-        for part, shift in _parts(word, bits):
-            value = value | (fours[:, :, part] << shift if shift >= 0 else fours[:, :, part] >> -shift)
-        packed[:, :, word] = value  # its low 32 bits
-    return packed.flatten(1)
+        moved = numbers >> shift
+        if shift >= size * bits:  # One mask serves both: what is moved falls between what is not.
+            numbers = moved.bitwise_or_(numbers)
+            numbers = numbers.bitwise_and_(low | high >> shift) if size < 4 else numbers
+        else:
+            numbers = moved.bitwise_and_(high >> shift).bitwise_or_(numbers & low)
+    return numbers
 
 
-def _unpacked(packed: Tensor, bits: int) -> Tensor:
-    """Unpack rows of int32 words to uint8 codes, of which those behind the row's last are zeros."""
-    if bits == 8:
-        return packed.contiguous().view(torch.uint8)
-    padded = torch.nn.functional.pad(packed, (0, -packed.shape[1] % bits)).unflatten(1, (-1, bits)).long()
-    padded &= 2**WORD - 1
-    fours = torch.zeros(*padded.shape[:2], 4, dtype=torch.int64, device=packed.device)
-    for word in range(bits):
-        for part, shift in _parts(word, bits):
-            fours[:, :, part] |= padded[:, :, word] >> shift if shift >= 0 else padded[:, :, word] << -shift
-    eights = fours.bitwise_and_(2 ** (8 * bits) - 1).flatten(1)
+def _unfolded(numbers: Tensor, bits: int) -> Tensor:
+    """Undo ``_folded``."""
     for size in (4, 2, 1):
         low, high, shift = _halves(size, bits)
-        eights = (eights & low).bitwise_or_((eights << shift).bitwise_and_(high))
-    return eights.view(torch.uint8)
+        moved = numbers << shift
+        if shift >= size * bits:
+            numbers = moved.bitwise_or_(numbers).bitwise_and_(low | high)
+        else:
+            numbers = moved.bitwise_and_(high).bitwise_or_(numbers & low)
+    return numbers
 
 
 def _halves(size: int, bits: int) -> tuple[int, int, int]:
@@ -121,9 +139,3 @@ def _halves(size: int, bits: int) -> tuple[int, int, int]:
 def _fields(ones: int, width: int) -> int:
     """Return a 64-bit mask with the low ``ones`` bits set in each field of ``width`` bits."""
     return sum((2**ones - 1) << start for start in range(0, 64, width))
-
-
-def _parts(word: int, bits: int) -> list[tuple[int, int]]:
-    """List ``(number, left shift)`` for each of four numbers of ``8 * bits`` bits in a row that ``word`` overlaps."""
-    shifts = [(part, 8 * bits * part - WORD * word) for part in range(4)]
-    return [(part, shift) for part, shift in shifts if -8 * bits < shift < WORD]
