@@ -6,6 +6,7 @@ imports the exported weights with nothing but transformers.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import subprocess
@@ -127,7 +128,9 @@ def _verified(asked: Mapping[str, Any]) -> Verified:
     expected = _measured(session, weights, inputs, measured_in)
     task, references, config = session.task, session.references, session.loaded.config
     packed = tuple(tensors.packed)
-    del session, sessions, tensors, weights  # Frees the original before the other is loaded.
+    # Frees the original, whose modules refer to each other, before the other is loaded.
+    del session, sessions, tensors, weights
+    gc.collect()
     loaded = _reloaded(folder, config, packed)
     outputs = _check_outputs(expected, (_outputs(loaded, one) for one in inputs))
     metrics = {}
