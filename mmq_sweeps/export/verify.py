@@ -280,7 +280,10 @@ def _check_outputs(expected: Iterable[list[Tensor]], found: Iterable[list[Tensor
 def _check_metrics(expected: Mapping[str, float], found: Mapping[str, float]) -> None:
     for name, value in expected.items():
         if found.get(name) != value:
-            raise VerificationError(f"its {name} is {found.get(name)}, and the record says {value}")
+            raise VerificationError(
+                f"its {name} is {found.get(name)}, and the record says {value}; another processor or release than the "
+                "record's may answer otherwise"
+            )
 
 
 if __name__ == "__main__":
