@@ -338,7 +338,10 @@ def left_out(rows: pd.DataFrame, parts: Sequence[str]) -> Iterator[str]:
     several = pd.Series(data=False, index=rows.index)
     for part in parts:
         several |= mixed(rows, part)
-    number = int((~whole(rows, parts) & ~several).sum())
+    elsewhere = quantized_elsewhere(rows)
+    number = int((~whole(rows, parts) & ~several & ~elsewhere).sum())
+    if elsewhere.any():
+        yield f"{int(elsewhere.sum())} of {len(rows)} cells were quantized elsewhere and are left out here"
     if number:
         yield (
             f"{number} of {len(rows)} cells quantize only some blocks or layers of a part, or give a part a group size of "

@@ -28,6 +28,7 @@ from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.quantization.targets import Part, find_parts
+from mmq_sweeps.reporting.progress import warnings_to
 from tests.commands import run_forked
 from tests.reporting.wandb_server import Site, serve, settings
 
@@ -90,6 +91,14 @@ def composed() -> Iterator[Callable[..., DictConfig]]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         yield lambda *overrides: compose("config", overrides=list(overrides))
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """Every message and warning that is logged during the test, as a command shows it."""
+    lines: list[str] = []
+    with warnings_to(lines.append):
+        yield lines
 
 
 @pytest.fixture(scope="session")

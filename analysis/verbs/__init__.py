@@ -29,6 +29,7 @@ from analysis.verbs.tables import (
     frontier_table,
     importance_json,
     importance_table,
+    loading_lines,
     recommendation_json,
     recommendation_lines,
     rows_table,
@@ -66,7 +67,8 @@ def frontier(arguments: argparse.Namespace) -> None:
     for one in found:
         _heading(console, one.title)
         console.print(frontier_table(one), crop=False)
-        _lines(console, [*frontier_lines(one, arguments.keep), *one.notes, *warning_lines(one.rows, one.metric)])
+        notes = [*one.notes, *loading_lines(one.rows), *warning_lines(one.rows, one.metric)]
+        _lines(console, [*frontier_lines(one, arguments.keep), *notes])
 
 
 def importance(arguments: argparse.Namespace) -> None:
@@ -174,7 +176,7 @@ def recommend(arguments: argparse.Namespace) -> None:
     console = output_console()
     for one in found:
         _heading(console, f"{one.title}, {one.budget}")
-        _lines(console, [*recommendation_lines(one), *one.notes])
+        _lines(console, [*recommendation_lines(one), *one.notes, *loading_lines(one.best.to_frame().T)])
 
 
 def figures(arguments: argparse.Namespace) -> None:

@@ -9,12 +9,14 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from analysis.cells import LOADS_IN, WARNINGS, assignment, loaders_of, loaders_shown
+from analysis.cells import BITS, LOADS_IN, WARNINGS, assignment, loaders_of, loaders_shown
 from analysis.measures import frontier as frontiers
 from analysis.measures import importance as importances
 from analysis.measures import recommend as recommending
 from analysis.measures import sensitivity as sensitivities
-from mmq_sweeps.identity.loads_in import DEQUANTIZED
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS
+from mmq_sweeps.identity.end_parts import EMBEDDINGS
+from mmq_sweeps.identity.loads_in import DENSE_EMBEDDINGS, DEQUANTIZED
 from mmq_sweeps.reporting.table import METRIC_LABELS, SIGNIFICANT, WARNED, plain_table
 
 
@@ -60,6 +62,15 @@ def warning_lines(rows: pd.DataFrame, metric: str) -> Iterable[str]:
     """Yield the warnings behind a table's marks."""
     for _, row in rows.iterrows():
         yield from (f"{WARNED} {assignment(row)}: {text}" for text in _told_warnings(row, metric))
+
+
+def loading_lines(rows: pd.DataFrame) -> Iterable[str]:
+    """Yield what to know of the loaders shown: parts of these cells that an export stores dense."""
+    dense = [
+        row for _, row in rows.iterrows() if row.get(f"{BITS}{EMBEDDINGS}", FULL_PRECISION_BITS) < FULL_PRECISION_BITS
+    ]
+    if any(DEQUANTIZED not in (loaders_of(row) or (DEQUANTIZED,)) for row in dense):
+        yield f"loads in: {DENSE_EMBEDDINGS}"
 
 
 def recommendation_json(one: recommending.Recommendation) -> dict[str, Any]:

@@ -58,9 +58,9 @@ def execute(
         groups = _by_model_and_task(pending)
         if not fail_alone and (found := [problem for cells in groups for problem in checks.problems(cells)]):
             raise ConfigError(found)
-        logging_to = tracker.start(sweep.id, claims.store.root / "wandb", progress.say)
+        logging_to = tracker.start(sweep.id, claims.store.root / "wandb")
         _share_wandb(claims.store)
-        with Background(logging_to, progress.say) as log, suppress(Stopped):
+        with Background(logging_to) as log, suppress(Stopped):
             titles = distinct_titles(sweep.cells)
             executor = Executor(sessions, checks, claims, progress, titles, tracker, log, keep, stop, fail_alone)
             deferred = [cell for cells in groups for cell in executor.run_group(cells)]

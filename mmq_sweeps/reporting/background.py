@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from queue import Queue
 from threading import Thread
 from types import TracebackType
@@ -11,6 +11,7 @@ from typing import Any, Self
 from mmq_sweeps.reporting.trackers import Log, Samples
 from mmq_sweeps.store.record import Record
 
+logger = logging.getLogger(__name__)
 # Size of the queue. A tracker slower than the cells then blocks them instead of filling the memory.
 WAITING = 32
 Entry = tuple[Record, list[dict[str, Any]], Samples]
@@ -19,8 +20,8 @@ Entry = tuple[Record, list[dict[str, Any]], Samples]
 class Background:
     """A ``Log`` that returns at once, unless its queue is full. Leaving the context, even by an exception, drains the queue."""
 
-    def __init__(self, log: Log, say: Callable[[str], None]) -> None:
-        self._log, self._say = log, say
+    def __init__(self, log: Log) -> None:
+        self._log = log
         self._entries: Queue[Entry | None] = Queue(WAITING)
         self._thread = Thread(target=self._work, name="tracker", daemon=True)
 
@@ -42,4 +43,4 @@ class Background:
             try:
                 self._log(*entry)
             except Exception as error:  # noqa: BLE001 - a tracker that fails costs a warning, never a cell
-                self._say(f"warning: the tracker did not take cell {entry[0].id}: {type(error).__name__}: {error}")
+                logger.warning("the tracker did not take cell %s: %s: %s", entry[0].id, type(error).__name__, error)

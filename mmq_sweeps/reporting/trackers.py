@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ ASSIGNED = "assigned"
 RUN_SETTINGS = (
     "sweep_id", "sweep_param_path", "launch", "run_id", "run_name", "run_group", "resume", "resume_from", "fork_from",
 )  # fmt: skip
+logger = logging.getLogger(__name__)
 # File in the tracker's folder: project -> URL.
 ADDRESSES = "projects.json"
 
@@ -42,8 +44,8 @@ class Tracker(Protocol):
 
     samples: int
 
-    def start(self, sweep: str, folder: Path, say: Callable[[str], None]) -> Log:
-        """Start logging a sweep. ``folder`` is the tracker's folder inside the store, ``say`` receives warnings."""
+    def start(self, sweep: str, folder: Path) -> Log:
+        """Start logging a sweep. ``folder`` is the tracker's folder inside the store."""
         ...
 
 
@@ -53,7 +55,7 @@ class NoTracker:
 
     samples: int = 0
 
-    def start(self, sweep: str, folder: Path, say: Callable[[str], None]) -> Log:  # noqa: ARG002
+    def start(self, sweep: str, folder: Path) -> Log:  # noqa: ARG002
         return lambda record, items, samples: None
 
 
@@ -76,18 +78,18 @@ class WandbTracker:
         if self.samples < 0:
             raise ValueError(f"samples={self.samples!r}: choose 0 or more")
 
-    def start(self, sweep: str, folder: Path, say: Callable[[str], None]) -> Log:
+    def start(self, sweep: str, folder: Path) -> Log:
         if self.mode == DISABLED:
             return lambda record, items, samples: None
         try:
             import wandb
         except ImportError as error:
-            say(
-                f"warning: wandb cannot be imported ({error}); cells are recorded in the store only. "
-                "pip install wandb, or tracker=none"
+            logger.warning(
+                "wandb cannot be imported (%s); cells are recorded in the store only. pip install wandb, or tracker=none",
+                error,
             )
             return lambda record, items, samples: None
-        return WandbSession(wandb, self, sweep, folder, say).log
+        return WandbSession(wandb, self, sweep, folder).log
 
 
 class InitError(Exception):
@@ -97,25 +99,19 @@ class InitError(Exception):
 class WandbSession:
     """Connection of a sweep to W&B."""
 
-    def __init__(
-        self,
-        wandb: Any,
-        tracker: WandbTracker,
-        sweep: str,
-        folder: Path,
-        say: Callable[[str], None] = lambda text: None,
-    ) -> None:
-        self._wandb, self._tracker, self._sweep, self._folder, self._say = wandb, tracker, sweep, folder, say
+    def __init__(self, wandb: Any, tracker: WandbTracker, sweep: str, folder: Path) -> None:
+        self._wandb, self._tracker, self._sweep, self._folder = wandb, tracker, sweep, folder
         self._mode = FORMER_MODES.get(tracker.mode, tracker.mode)
         self._files = Path(tracker.dir).absolute() if tracker.dir else folder
         for place in {folder, self._files}:
             place.mkdir(parents=True, exist_ok=True)
         # Stages the images of tables for `wandb sync`; wandb's default is the home directory.
         os.environ.setdefault("WANDB_DATA_DIR", str(self._files))
-        self._shown = False
+        # URL of the runs, once one is online.
+        self._address: str | None = None
         if any(os.environ.get(name) for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID")):
-            say(
-                "warning: WANDB_SWEEP_ID and WANDB_RUN_ID are not used: a cell's run has the cell's id, its group is the sweep"
+            logger.warning(
+                "WANDB_SWEEP_ID and WANDB_RUN_ID are not used: a cell's run has the cell's id, its group is the sweep"
             )
         self._set_up()
 
@@ -129,6 +125,7 @@ class WandbSession:
 
         If an online run cannot start, this cell and all later cells are logged offline.
         """
+        known = self._address
         try:
             try:
                 self.send(record, items, samples)
@@ -140,14 +137,19 @@ class WandbSession:
                 # wandb's process still holds the id of the run that failed to start.
                 self._wandb.teardown()
                 self._set_up()
-                self._say(
-                    f"warning: W&B cannot be logged to ({error}); cells are kept offline from {record.id} on. Send what it "
-                    f"lacks with: python -m analysis wandb-push --source {shlex.quote(str(self._folder.parent))}"
+                logger.warning(
+                    "W&B cannot be logged to (%s); cells are kept offline from %s on. Send what it lacks with: "
+                    "python -m analysis wandb-push --source %s",
+                    error,
+                    record.id,
+                    shlex.quote(str(self._folder.parent)),
                 )
                 self.send(record, items, samples)
+            if self._address != known:
+                logger.info("W&B: %s (group %s)", self._address, self._sweep)
         except Exception as error:  # noqa: BLE001 - a mirror that breaks must not break the cell
             told = str(error) if isinstance(error, InitError) else _told(error)
-            self._say(f"warning: W&B did not take cell {record.id} ({told}); its record is in the store")
+            logger.warning("W&B did not take cell %s (%s); its record is in the store", record.id, told)
 
     def send(self, record: Record, items: list[dict[str, Any]], samples: Samples) -> None:
         """Log a cell as a run, replacing any run with its id; raise InitError if W&B cannot start the run.
@@ -157,8 +159,9 @@ class WandbSession:
         run = self._begin(record)
         exit_code = 0 if record.done else 1
         try:
-            if self._mode == ONLINE and not self._shown and run.project_url:
-                self._show(run.project_url)
+            if self._mode == ONLINE and self._address is None and run.project_url:
+                self._address = run.project_url
+                self._store_address()
             run.summary.update(summary(record))
             if samples and items:
                 run.log({"samples": self._table(record, items, samples)})
@@ -190,13 +193,11 @@ class WandbSession:
         except Exception as error:
             raise InitError(_told(error)) from error
 
-    def _show(self, url: str) -> None:
-        """Report the URL of the runs, and store it for ``address``."""
-        self._shown = True
-        self._say(f"W&B: {url} (group {self._sweep})")
+    def _store_address(self) -> None:
+        """Store the URL of the runs for ``address``."""
         path = self._folder / ADDRESSES
         with suppress(OSError):  # Only displayed.
-            path.write_text(json.dumps({**_addresses(path), self._tracker.project: url}, indent=1))
+            path.write_text(json.dumps({**_addresses(path), self._tracker.project: self._address}, indent=1))
 
     def _table(self, record: Record, items: list[dict[str, Any]], samples: Samples) -> Any:
         metrics = list(record.metrics)

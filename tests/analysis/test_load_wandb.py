@@ -225,7 +225,7 @@ def test_a_sweep_logged_at_once_and_a_run_synced_later_come_back_as_the_store(
     assert set(wandb_site.projects["me", "p"]) == {record.id for record in store.records()}
     last = store.records()[-1]
     del wandb_site.projects["me", "p"][last.id]
-    WandbTracker(project="p").start("s", tmp_path / "offline", print)(last, [], [])
+    WandbTracker(project="p").start("s", tmp_path / "offline")(last, [], [])
     wandb.teardown()
     sync(tmp_path / "offline", wandb_site, tmp_path)
     pulled, kept = load(["wandb:me/p"]), load([str(store.root)])

@@ -115,6 +115,21 @@ def test_the_table_of_what_a_loader_takes(
     assert "transformers + vLLM" in out.out
 
 
+@pytest.mark.parametrize("verb", [["frontier"], ["recommend", "--max-bpw", "9"]])
+@pytest.mark.parametrize(("loaders", "said"), [(TRANSFORMERS, True), (NONE, False), (None, False)])
+def test_quantized_embeddings_are_said_to_be_dense(
+    verb: list[str],
+    loaders: list[str] | None,
+    said: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = save(tmp_path, [CELLS[0], (record("rtn", {"vision": 4, "embeddings": 4}, 8.0, 0.9), loaders)])
+    run(monkeypatch, *verb, "--source", source)
+    assert ("loads in: an export stores quantized embeddings dense" in capsys.readouterr().out) == said
+
+
 @pytest.mark.parametrize("verb", [["frontier"], ["table"], ["recommend", "--max-bpw", "9"], ["report"]])
 def test_another_loader_is_an_error_that_names_the_choices(
     verb: list[str], store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

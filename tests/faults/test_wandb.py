@@ -15,6 +15,7 @@ import wandb
 
 from analysis.__main__ import main
 from mmq_sweeps.reporting import trackers
+from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.reporting.trackers import WandbTracker, summary
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
@@ -35,9 +36,10 @@ OTHER = replace(RECORD, id="ba9876543210")
 def log(tmp_path: Path, *records: Record, **fields: Any) -> list[str]:
     """Log ``records`` as one sweep; what was said."""
     said: list[str] = []
-    to = WandbTracker(**{"mode": "online", **fields}).start("a-sweep", tmp_path / "runs" / "wandb", said.append)
-    for record in records:
-        to(record, ITEMS, [])
+    with warnings_to(said.append):
+        to = WandbTracker(**{"mode": "online", **fields}).start("a-sweep", tmp_path / "runs" / "wandb")
+        for record in records:
+            to(record, ITEMS, [])
     wandb.teardown()
     return said
 

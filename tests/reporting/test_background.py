@@ -23,7 +23,7 @@ def test_logging_waits_for_nothing_and_leaving_for_everything() -> None:
         free.wait()
         logged.append(one.id)
 
-    with Background(log, logged.append) as background:
+    with Background(log) as background:
         for number in range(WAITING):
             background(record(number), [], [])
         assert logged == []
@@ -35,7 +35,7 @@ def test_an_error_beside_it_waits_as_well() -> None:
     logged: list[str] = []
 
     def interrupted() -> None:
-        with Background(lambda one, *_: logged.append(one.id), logged.append) as background:
+        with Background(lambda one, *_: logged.append(one.id)) as background:
             background(record(1), [], [])
             raise KeyboardInterrupt
 
@@ -44,8 +44,7 @@ def test_an_error_beside_it_waits_as_well() -> None:
     assert logged == ["1"]
 
 
-def test_a_tracker_that_fails_costs_a_warning() -> None:
-    said: list[str] = []
+def test_a_tracker_that_fails_costs_a_warning(said: list[str]) -> None:
     logged: list[str] = []
 
     def log(one: Record, items: Any, samples: Any) -> None:  # noqa: ARG001
@@ -53,7 +52,7 @@ def test_a_tracker_that_fails_costs_a_warning() -> None:
             raise RuntimeError("no such project")
         logged.append(one.id)
 
-    with Background(log, said.append) as background:
+    with Background(log) as background:
         for number in range(3):
             background(record(number), [], [])
     assert logged == ["0", "2"]

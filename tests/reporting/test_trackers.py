@@ -53,9 +53,8 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("offline")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_an_offline_run_holds_the_cell(tmp_path: Path) -> None:
-    said: list[str] = []
-    log = WandbTracker(project="p").start("a-sweep", tmp_path / "wandb", said.append)
+def test_an_offline_run_holds_the_cell(tmp_path: Path, said: list[str]) -> None:
+    log = WandbTracker(project="p").start("a-sweep", tmp_path / "wandb")
     log(RECORD, ITEMS, samples())
     assert not said
     # W&B's own process writes the file; ending it waits until all is written, as leaving the command does.
@@ -90,23 +89,25 @@ def test_the_summary_is_flat() -> None:
     assert flat["seconds/evaluate"] == 1.5
 
 
-def test_without_wandb_there_is_a_warning_and_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_wandb_there_is_a_warning_and_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    said: list[str] = []
-    WandbTracker().start("s", tmp_path, said.append)(RECORD, ITEMS, samples())
+    WandbTracker().start("s", tmp_path)(RECORD, ITEMS, samples())
     assert len(said) == 1
     assert "pip install wandb, or tracker=none" in said[0]
-    NoTracker().start("s", tmp_path, said.append)(RECORD, ITEMS, samples())
+    NoTracker().start("s", tmp_path)(RECORD, ITEMS, samples())
     assert len(said) == 1
 
 
 @pytest.mark.usefixtures("offline")
-def test_a_server_that_cannot_be_reached_costs_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_cannot_be_reached_costs_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr("mmq_sweeps.reporting.trackers.INIT_TIMEOUT_SECONDS", 5)
-    said: list[str] = []
-    log = WandbTracker(mode="online").start("s", tmp_path / "wandb", said.append)
+    log = WandbTracker(mode="online").start("s", tmp_path / "wandb")
     log(RECORD, ITEMS, samples())
     assert "cells are kept offline from 0123456789ab on" in said[0]
     log(Record(**{**RECORD.__dict__, "id": "ba9876543210"}), ITEMS, samples())
@@ -115,13 +116,14 @@ def test_a_server_that_cannot_be_reached_costs_a_warning(tmp_path: Path, monkeyp
     assert list((tmp_path / "wandb" / "wandb").glob("offline-run-*ba9876543210"))
 
 
-def test_a_tracker_that_breaks_in_the_middle_costs_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_breaks_in_the_middle_costs_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
     def broken(**_options: object) -> None:
         raise ValueError("no such entity\nand much more")
 
     monkeypatch.setattr(wandb, "init", broken)
-    said: list[str] = []
-    WandbTracker().start("s", tmp_path, said.append)(RECORD, ITEMS, samples())
+    WandbTracker().start("s", tmp_path)(RECORD, ITEMS, samples())
     assert said == [
         "warning: W&B did not take cell 0123456789ab (ValueError: no such entity); its record is in the store"
     ]

@@ -30,9 +30,8 @@ def logged(site: Site) -> dict[str, Record]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_online_runs_hold_the_records_and_the_samples(wandb_site: Site, tmp_path: Path) -> None:
-    said: list[str] = []
-    log = WandbTracker(mode="online").start("a-sweep", tmp_path / "wandb", said.append)
+def test_online_runs_hold_the_records_and_the_samples(wandb_site: Site, tmp_path: Path, said: list[str]) -> None:
+    log = WandbTracker(mode="online").start("a-sweep", tmp_path / "wandb")
     log(RECORD, ITEMS, samples())
     log(FAILED, [], [])
     wandb.teardown()
@@ -55,7 +54,7 @@ def test_offline_runs_are_the_same_after_sync_and_a_second_attempt_replaces_the_
 ) -> None:
     again = replace(RECORD, id=FAILED.id)
     for number, record in enumerate((RECORD, FAILED, again)):
-        log = WandbTracker().start("a-sweep", tmp_path / str(number), print)
+        log = WandbTracker().start("a-sweep", tmp_path / str(number))
         log(record, ITEMS, samples() if record is RECORD else [])
     wandb.teardown()
     assert not wandb_site.log
