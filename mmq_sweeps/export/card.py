@@ -36,14 +36,24 @@ def card(source: Source, stored: Stored, command: str) -> str:
     return "\n".join([
         "---", "library_name: transformers", *_license(source), "---", "",
         f"# {title}", "",
-        f"A cell of mmq-sweeps ({source.record.id}), exported and verified: reloaded by transformers it computes the logits "
-        "that were measured, bit for bit.", "",
+        f"A cell of mmq-sweeps ({source.record.id}), exported and verified: reloaded by transformers "
+        f"{_equal(source, stored)}.", "",
         "## What is quantized", "", *_assignment(source), "",
         "## What was measured", "", *_metrics(source), "",
         "## Size", "", *_sizes(source, stored), "",
         "## Load it", "", *_loading(source, stored), "",
         "## Make it again", "", *_commands(source, command), "",
     ])  # fmt: skip
+
+
+def _equal(source: Source, stored: Stored) -> str:
+    measured_in = source.model["dtype"]
+    if stored.dtype == measured_in:
+        return "it computes the logits that were measured, bit for bit"
+    return (
+        f"it has the weights that were measured in {measured_in}, bit for bit; it computes in {stored.dtype}, so its logits "
+        "and metrics are not those that were measured"
+    )
 
 
 def _license(source: Source) -> list[str]:

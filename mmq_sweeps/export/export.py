@@ -72,11 +72,12 @@ def export(source: Source, order: Order, progress: Reporter) -> Exported:
                     choice, tensors = _instead(order, choice, tensors, error)
                     empty(folder)
                     size = _write(source, order, tensors, choice, folder, progress)
+                kept = tensors.kept_in_float32
                 del session, weights, tensors  # Frees the model before the other process loads it.
                 measured = {name: metric["value"] for name, metric in source.record.metrics.items()}
                 verified = verify(
                     folder, source.sweep, source.store, choice.format.name,
-                    str(choice.dtype).removeprefix("torch."), measured if order.evaluate else None,
+                    str(choice.dtype).removeprefix("torch."), kept, measured if order.evaluate else None,
                 )  # fmt: skip
     return Exported(order.out, choice, size, verified)
 

@@ -93,6 +93,14 @@ class ExportedTensors:
                 return name
         return None
 
+    @property
+    def kept_in_float32(self) -> list[str]:
+        """Names of parameters that transformers keeps in float32 in a model of a smaller dtype."""
+        if self.model_dtype == torch.float32:
+            return []
+        parameters = self.loaded.model.named_parameters(remove_duplicate=False)
+        return [name for name, parameter in parameters if parameter.dtype == torch.float32]
+
     @cached_property
     def _state(self) -> dict[str, TensorSpec]:
         return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in self.loaded.model.state_dict().items()}

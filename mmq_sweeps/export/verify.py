@@ -11,7 +11,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -59,11 +59,18 @@ class Verified:
 
 
 def verify(
-    folder: Path, sweep: Sweep, store: Store, format: str, dtype: str, metrics: Mapping[str, float] | None
+    folder: Path,
+    sweep: Sweep,
+    store: Store,
+    format: str,
+    dtype: str,
+    kept: Collection[str],
+    metrics: Mapping[str, float] | None,
 ) -> Verified:
     """Verify ``folder`` in a new process; VerificationError says what differs.
 
-    With ``metrics``, those of the record, the task is evaluated and must give the same values.
+    ``kept`` names parameters that the measured model had in float32 whatever its dtype. With ``metrics``, those of the
+    record, the task is evaluated and must give the same values.
     """
     asked = {
         "folder": str(folder),
@@ -71,6 +78,7 @@ def verify(
         "store": str(store.root),
         "format": format,
         "dtype": dtype,
+        "kept": list(kept),
         "metrics": None if metrics is None else dict(metrics),
     }
     told = in_new_process(asked)
@@ -125,7 +133,7 @@ def _verified(asked: Mapping[str, Any]) -> Verified:
     tensors = ExportedTensors(session.loaded, weights, format_named(asked["format"]), DTYPES[asked["dtype"]])
     linears = _check_codes(folder, tensors, weights)
     inputs = list(_inputs(session))
-    expected = _measured(session, weights, inputs, measured_in)
+    expected = _measured(session, weights, inputs, measured_in, set(asked["kept"]))
     task, references, config = session.task, session.references, session.loaded.config
     packed = tuple(tensors.packed)
     # Frees the original, whose modules refer to each other, before the other is loaded.
@@ -191,15 +199,20 @@ def _inputs(session: Session) -> Iterator[dict[str, Any]]:
 
 
 def _measured(
-    session: Session, weights: CellWeights, inputs: Iterable[Mapping[str, Any]], dtype: torch.dtype
+    session: Session,
+    weights: CellWeights,
+    inputs: Iterable[Mapping[str, Any]],
+    dtype: torch.dtype,
+    kept: Collection[str] = (),
 ) -> list[list[Tensor]]:
-    """Return the outputs of the original with the weights in place that were measured, in ``dtype``."""
+    """Return the outputs of the original with the weights in place that were measured, in ``dtype`` but for ``kept``."""
     if session.loaded.config["dtype"] != str(dtype).removeprefix("torch."):
         # Loaded in the folder's dtype, so that it computes in that; its weights are those that ``dtype`` holds.
         with torch.no_grad():
-            for parameter in session.loaded.model.parameters():
-                parameter.copy_(parameter.to(dtype))
-    with _placed(session.loaded, _Rounded(weights, dtype), weights.dense):
+            for name, parameter in session.loaded.model.named_parameters():
+                if name not in kept:
+                    parameter.copy_(parameter.to(dtype))
+    with _placed(session.loaded, _Rounded(weights, dtype, kept), weights.dense):
         return [_outputs(session.loaded, one) for one in inputs]
 
 
@@ -223,12 +236,13 @@ def _placed(loaded: LoadedModel, weights: Mapping[str, Tensor], dense: Mapping[s
 class _Rounded(Dequantized):
     """Dequantized weights as a cell puts them into a model of ``dtype``, whichever dtype the model at hand has."""
 
-    def __init__(self, quantized: CellWeights, dtype: torch.dtype) -> None:
+    def __init__(self, quantized: CellWeights, dtype: torch.dtype, kept: Collection[str]) -> None:
         super().__init__(quantized)
-        self._dtype = dtype
+        self._dtype, self._kept = dtype, kept
 
     def __getitem__(self, name: str) -> Tensor:
-        return super().__getitem__(name).to(self._dtype)
+        weight = super().__getitem__(name)
+        return weight if f"{name}.weight" in self._kept else weight.to(self._dtype)
 
 
 @torch.no_grad()

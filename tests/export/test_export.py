@@ -172,6 +172,20 @@ def test_a_wider_dtype_is_exact_dequantized(tmp_path: Path, monkeypatch: pytest.
     assert done.choice.format.name == "dequantized"
     assert {about["dtype"] for about in header(tmp_path / "out" / "model.safetensors").values()} == {"F32"}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "computes in float32, so its logits and metrics are not those that were measured" in card
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_what_transformers_keeps_in_float32_is_exact_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str | None
+) -> None:
+    bits = ("component=connector", "component.connector.bits=3")  # BLIP-2's Q-Former, in a model in halves.
+    source = measured(tmp_path / "runs", "method=rtn", *bits, "model.dtype=float16")
+    exported(source, tmp_path / "out", monkeypatch, asked=Asked(dtype=dtype), evaluate=dtype is None)
+    names = header(tmp_path / "out" / "model.safetensors")
+    stored = {about["dtype"] for name, about in names.items() if name.startswith("qformer") and "packed" not in name}
+    assert "F32" in stored
 
 
 @pytest.mark.parametrize("format", [None, "compressed-tensors"])
