@@ -3,7 +3,8 @@
 | column | meaning |
 |---|---|
 | ``id``, ``source`` | the cell and its source |
-| ``model``, ``task``, ``method`` | names; ``method`` is ``none`` at full precision |
+| ``model``, ``task``, ``method`` | names; ``method`` is ``none`` at full precision, ``quantized elsewhere`` for a |
+|  | checkpoint that was quantized before |
 | ``bits.PART`` | bits of the part's quantized linears: 16 if none is quantized, missing if the model has no such part; |
 |  | their mean, weighted by their weights, if they have several |
 | ``selection.PART`` | as JSON what bits, block groups and layer kinds do not describe: several bit-widths or methods in a |
@@ -21,6 +22,7 @@
 | ``main`` | the first metric that the cell was asked for; missing means the first of the source's columns |
 | ``created``, ``where`` | time of measurement, and the file or URL of the record |
 | ``setting`` | hash of the full model and task configuration; cells that differ in it are not compared |
+| ``beside`` | hash of the same without the checkpoint: what is quantized elsewhere is compared with its full precision |
 | ``settings`` | that configuration as JSON, by command-line names |
 | ``overrides`` | the command line that measures the cell, without the bits of its parts |
 | ``assigned`` | the rest of that command line: the bits of its parts, or a file for units by number |
@@ -52,13 +54,14 @@ from mmq_sweeps.identity.assignment import (
     part_order,
     rules_in,
 )
+from mmq_sweeps.identity.cell import QUANTIZED_ELSEWHERE
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.identity.loads_in import parsed, shown
 from mmq_sweeps.reporting.compare import ROUNDING, conflict_sentence, told_apart, with_variants
 from mmq_sweeps.reporting.table import definition_note
 
 BITS, METRIC, WARNINGS, DEFINITION = "bits.", "metric.", "warnings.", "definition."
-SELECTION, LOADS_IN = "selection.", "loads_in"
+SELECTION, LOADS_IN, BESIDE = "selection.", "loads_in", "beside"
 MAIN = "main"
 WHOLE = {"blocks": "front+middle+end", "layers": "attention+mlp"}
 # Cells that agree in these columns and in ``setting``, which some sources lack, are comparable.
@@ -133,7 +136,7 @@ class Cells:
         The title names model and task; the source if there are several; the settings that differ if groups would share it.
         """
         several = self.frame["source"].nunique() > 1
-        settings = self.frame.get("setting", pd.Series("", self.frame.index)).fillna("")
+        settings = _joining(self.frame)
         found = []
         for (source, model, task), rows in self.frame.groupby(list(FAMILY), sort=True):
             title = f"{model}, {task}" + (f" ({source})" if several else "")
@@ -189,8 +192,29 @@ class Cells:
         return pd.DataFrame(rows)
 
 
+def quantized_elsewhere(rows: pd.DataFrame) -> pd.Series:
+    """Return a mask of the cells whose checkpoint was quantized before."""
+    return rows["method"].str.startswith(QUANTIZED_ELSEWHERE)
+
+
+def _joining(frame: pd.DataFrame) -> pd.Series:
+    """Return each row's ``setting``; what is quantized elsewhere has that of the one full-precision model beside it."""
+    settings = frame.get("setting", pd.Series("", frame.index)).fillna("")
+    elsewhere = quantized_elsewhere(frame)
+    if BESIDE not in frame or not elsewhere.any():
+        return settings
+    own = settings[~elsewhere].groupby([frame.loc[~elsewhere, name] for name in (*FAMILY, BESIDE)])
+    only = {key: found.iloc[0] for key, found in own if found.nunique() == 1}
+    keys = frame.loc[elsewhere, [*FAMILY, BESIDE]].itertuples(index=False, name=None)
+    settings = settings.copy()
+    settings.loc[elsewhere] = [only.get(key, setting) for key, setting in zip(keys, settings[elsewhere], strict=True)]
+    return settings
+
+
 def _settings(rows: pd.DataFrame) -> dict[str, Any]:
     """Return the settings that all ``rows`` share; empty if their source does not report them."""
+    if not (elsewhere := quantized_elsewhere(rows)).all():
+        rows = rows[~elsewhere]  # Those have another checkpoint.
     told = rows["settings"].dropna() if "settings" in rows else pd.Series(dtype=object)
     return {} if told.empty else dict(json.loads(told.iloc[0]))
 
@@ -211,9 +235,16 @@ def assignment(row: pd.Series) -> str:
         if pd.isna(bits) or bits == FULL_PRECISION_BITS:
             continue
         told.append(
-            choice(part, int(bits), *(_text(row.get(f"{what}.{part}")) for what in ("blocks", "layers", "group")))
+            choice(part, _plain(bits), *(_text(row.get(f"{what}.{part}")) for what in ("blocks", "layers", "group")))
         )
+    if not told and str(row["method"]).startswith(QUANTIZED_ELSEWHERE):
+        return str(row["method"])
     return f"{row['method']} {' '.join(told)}" if told else "full precision"
+
+
+def _plain(bits: float) -> float:
+    """Return whole bits as an int, and the mean of several widths with two digits."""
+    return int(bits) if bits == int(bits) else round(bits, 2)
 
 
 def loaders_of(row: Mapping[str, Any] | pd.Series) -> list[str] | None:
@@ -307,7 +338,10 @@ def left_out(rows: pd.DataFrame, parts: Sequence[str]) -> Iterator[str]:
     several = pd.Series(data=False, index=rows.index)
     for part in parts:
         several |= mixed(rows, part)
-    number = int((~whole(rows, parts) & ~several).sum())
+    elsewhere = quantized_elsewhere(rows)
+    number = int((~whole(rows, parts) & ~several & ~elsewhere).sum())
+    if elsewhere.any():
+        yield f"{int(elsewhere.sum())} of {len(rows)} cells were quantized elsewhere and are left out here"
     if number:
         yield (
             f"{number} of {len(rows)} cells quantize only some blocks or layers of a part, or give a part a group size of "

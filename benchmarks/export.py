@@ -3,8 +3,10 @@
     OMP_NUM_THREADS=2 python benchmarks/export.py [--json] [--only SECTION ...] [--pairs 5]
 
     packing  codes of a weight as words, over compressed-tensors' own packer, and back
+    export   BLIP-2 OPT-2.7b with a third of its blocks: memory, size, and time over llm-compressor's save of the same, for
+             which --llm-compressor names an interpreter that has it (pip install llmcompressor in an environment of its own)
 
-Ratios are medians over pairs of runs, ours and theirs back to back in alternating order.
+Ratios of packing are medians over pairs of runs, ours and theirs back to back in alternating order.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ sys.path.insert(0, str(CHECKOUT))
 import torch  # noqa: E402
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32, unpack_from_int32  # noqa: E402
 
+from benchmarks.export_model import add_options, export_lines, measure_export  # noqa: E402
 from benchmarks.sections import Section, parser_of, report  # noqa: E402
 from benchmarks.timing import in_pairs  # noqa: E402
 from mmq_sweeps.export.formats.bitstream import pack_rows, unpack_rows  # noqa: E402
@@ -63,12 +66,13 @@ def packing_lines(found: Mapping[str, Any]) -> Iterable[str]:
         yield f"{row['shape'][0]} x {row['shape'][1]}, {row['bits']} bits: {';  '.join(ways)}"
 
 
-SECTIONS: dict[str, Section] = {"packing": (measure_packing, packing_lines)}
+SECTIONS: dict[str, Section] = {"packing": (measure_packing, packing_lines), "export": (measure_export, export_lines)}
 
 
 def main() -> None:
     parser = parser_of(SECTIONS, __doc__)
     parser.add_argument("--pairs", type=int, default=5, help="pairs of timings for every ratio (default: 5)")
+    add_options(parser)
     report(SECTIONS, parser.parse_args())
 
 

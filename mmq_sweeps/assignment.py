@@ -20,6 +20,7 @@ import yaml
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.errors import ConfigError, StoreError, unknown
 from mmq_sweeps.identity.assignment import BLOCK_GROUPS, LAYER_KINDS, covers_part, rules_in
+from mmq_sweeps.identity.cell import is_quantized_elsewhere
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 
@@ -27,9 +28,12 @@ BAD_INPUT = 2
 
 
 def assignment(record: Record) -> dict[str, Any]:
-    """Return the content of a file with the assignment of ``record``; ConfigError if it is at full precision."""
+    """Return the content of a file with the assignment of ``record``; ConfigError if nothing was quantized here."""
     if record.baseline:
         raise ConfigError(f"{record.id}: is at full precision, so it assigns nothing; choose a quantized cell.")
+    if is_quantized_elsewhere(record.cell):
+        checkpoint = record.cell["model"]["checkpoint"]
+        raise ConfigError(f"{record.id}: was quantized elsewhere, as {checkpoint}, so it assigns nothing here.")
     cell = record.cell
     calibrated = cell["calibration"] is not None
     method = _method(cell["method"], calibrated)

@@ -43,7 +43,9 @@ MAY_IMPORT = {
         "reporting", "store", "tasks",
     ),
     # A command: the cell may be the one that the analysis recommends, and its configuration lies in the sweep's file.
-    "mmq_sweeps.export.__main__": ("analysis", "assignment", "errors", "launch.sweep_file", "reporting", "store"),
+    "mmq_sweeps.export.__main__": (
+        "analysis", "assignment", "errors", "identity.cell", "launch.sweep_file", "reporting", "store",
+    ),
     # Launch drives a search, batch by batch.
     "mmq_sweeps.search": ("config", "errors", "identity", "memory", "methods", "metrics", "quantization", "store"),
     # A command looks at whatever it shows.
@@ -134,6 +136,7 @@ LIGHT = [
     "launch.start", "launch.commands.store", "launch.sweep_file", "launch.commands.cancel", "launch.commands.logs",
     "launch.workers.pool", "launch.commands.retry", "launch.commands.status", "launch.workers.slurm_job",
     "launch.dispatch.slurm", "analysis.report.content", "mmq_sweeps.data.scenes", "mmq_sweeps.data.coco",
+    "mmq_sweeps.models.quantized.checkpoint", "mmq_sweeps.export.check",
 ]  # fmt: skip
 # Each module is imported in a fork of an interpreter that has imported nothing of ours, only what most of ours do.
 IMPORT_EACH = """

@@ -27,6 +27,7 @@ from mmq_sweeps.identity.assignment import (
     method_name,
     rules_in,
 )
+from mmq_sweeps.identity.cell import is_quantized_elsewhere
 
 # Defaults of fields that a model's yaml may omit.
 MODEL_FIELDS = {"model.dtype": "float32", "model.revision": None, "model.inherit_generation": False}
@@ -45,6 +46,7 @@ def overrides(cell: Mapping[str, Any], names: Mapping[str, str]) -> str:
     model = _model_option(names["model"], json.dumps(_of_model(cell["model"]), sort_keys=True))
     # The name of several methods is no option; the parts that have another one say so themselves.
     method = _option(cell.get("method")) if "), " in names["method"] else names["method"]
+    method = "none" if is_quantized_elsewhere(cell) else method
     defaults = _defaults(model, names["task"], method)
     told = [f"model={model}"]
     told += [f"model.name={value_text(names['model'])}"] if model != names["model"] else []

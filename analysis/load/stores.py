@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.cells import (
+    BESIDE,
     BITS,
     DEFINITION,
     LOADS_IN,
@@ -31,10 +32,17 @@ from analysis.load import overrides as commands
 from analysis.load.overrides import assigned, overrides
 from mmq_sweeps.identity import assignment, loads_in
 from mmq_sweeps.identity import cell as cells
-from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, is_mixed, mean_bits
-from mmq_sweeps.identity.cell import digest
+from mmq_sweeps.identity.assignment import (
+    BLOCK_GROUPS,
+    FULL_PRECISION_BITS,
+    LAYER_KINDS,
+    is_mixed,
+    mean_bits,
+    mean_width,
+)
+from mmq_sweeps.identity.cell import digest, is_quantized_elsewhere
 from mmq_sweeps.reporting import compare
-from mmq_sweeps.reporting.compare import settings, variant
+from mmq_sweeps.reporting.compare import beside_of, settings, variant
 from mmq_sweeps.store.record import CorruptRecordError, Record
 from mmq_sweeps.store.store import Store
 
@@ -76,6 +84,7 @@ def row_of(record: Record, where: str) -> dict[str, Any]:
         "status": record.status,
         **record.names,
         "setting": _setting(record),
+        BESIDE: beside_of(record.cell)[:8],
         "settings": json.dumps(settings(record.cell, record.metrics), sort_keys=True),
         VARIANT: json.dumps(variant(record.cell), sort_keys=True),
         "overrides": overrides(record.cell, record.names),
@@ -92,6 +101,8 @@ def row_of(record: Record, where: str) -> dict[str, Any]:
     sizes = record.size.get("parts", {})
     for part in dict.fromkeys([*record.cell["model"]["parts"], *record.cell["parts"]]):
         row |= _of_part(part, record.cell["parts"].get(part), sizes.get(part))
+        if is_quantized_elsewhere(record.cell) and (width := mean_width(sizes.get(part))) is not None:
+            row[f"{BITS}{part}"] = width
     for name, metric in record.metrics.items():
         row[f"{METRIC}{name}"] = metric["value"]
         row[f"low.{name}"], row[f"high.{name}"] = metric["interval"]

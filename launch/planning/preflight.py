@@ -52,19 +52,25 @@ def look(sweep: Sweep, cache: Path) -> dict[str, list[str]]:
 
 
 def _of_checkpoints(sweep: Sweep) -> Iterator[str]:
-    """Yield a problem for each checkpoint that is quantized already; only local folders are checked."""
-    from mmq_sweeps.identity.checkpoint import checkpoint_path, quantized_already
+    """Yield a problem for each checkpoint that is quantized and cannot be measured so; only local folders are checked."""
+    from mmq_sweeps.identity.checkpoint import checkpoint_path, quantization_method, quantized_already
+    from mmq_sweeps.models.quantized.measuring import fit_checkpoint, problem
     from mmq_sweeps.models.shapes import find_shape
 
     models = {digest(cell.model): sweep.configs[cell.id]["model"] for cell in sweep.cells}
     for config in models.values():
         folder = checkpoint_path(config["checkpoint"])
-        if (
-            isinstance(folder, Path)
-            and (folder / "config.json").is_file()
-            and (problem := quantized_already(config["checkpoint"], find_shape(config).values, folder))
-        ):
-            yield problem
+        if not isinstance(folder, Path) or not (folder / "config.json").is_file():
+            continue
+        if refused := quantized_already(config["checkpoint"], find_shape(config).values, folder):
+            yield refused
+        elif quantization_method(folder) is not None:
+            try:
+                found = problem(config, fit_checkpoint(config))
+            except (OSError, ValueError) as error:
+                found = str(error)
+            if found is not None:
+                yield found
 
 
 def _of_methods(sweep: Sweep, unchecked: list[str]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from mmq_sweeps.config.assignment import parts_of, slots_of
 from mmq_sweeps.config.data_files import DataFiles
 from mmq_sweeps.config.instantiate import declaration
+from mmq_sweeps.config.sample import normal
 from mmq_sweeps.config.schema import CalibrationConfig, ModelConfig, PartConfig
 from mmq_sweeps.config.widths import widths
 from mmq_sweeps.identity.assignment import (
@@ -21,7 +22,7 @@ from mmq_sweeps.identity.assignment import (
     rules_of_slots,
     rules_of_units,
 )
-from mmq_sweeps.identity.cell import Cell
+from mmq_sweeps.identity.cell import QUANTIZED, QUANTIZED_ELSEWHERE, Cell
 from mmq_sweeps.identity.declared import Declared, declared, declared_by
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.identity.hashing import digest
@@ -49,11 +50,18 @@ def cell_of(config: Mapping[str, Any], files: DataFiles | None = None, read: Rea
     task = classes.counting("task", config["task"], LABEL)
     if isinstance(data := config["task"].get("data"), Mapping) and "_target_" in data:
         task["data"] = classes.counting("task.data", data, LABEL)
+    # A field that changes nothing is no other task than one without the field.
+    if not task.get("teacher_forced"):
+        task.pop("teacher_forced", None)
+    sample = task.pop("sample", None)
+    if sample is not None:
+        task["sample"] = normal(sample)
     if "metrics" in task:
         task["metrics"] = sorted(set(task["metrics"]))
     if files is not None:
         task["files"] = files.evaluation
-    names = {"model": config["model"]["name"], "task": config["task"]["name"], "method": assigned.methods}
+    methods = QUANTIZED_ELSEWHERE if model.get(QUANTIZED) and not assigned.parts else assigned.methods
+    names = {"model": config["model"]["name"], "task": config["task"]["name"], "method": methods}
     if assigned.method is None:
         return Cell(model, task, {}, None, None, names)
     calibration = inputs = None

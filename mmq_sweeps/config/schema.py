@@ -19,6 +19,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from mmq_sweeps.config import widths
 from mmq_sweeps.config.assignment import parts_of
 from mmq_sweeps.config.paths import conf_dir
+from mmq_sweeps.config.sample import sample_problems
 from mmq_sweeps.config.widths import BITS_CHOICES, is_width
 from mmq_sweeps.errors import one_of, unknown
 from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS
@@ -152,6 +153,7 @@ def problems(config: Mapping[str, Any]) -> list[str]:
         *_count_problems(config),
         *_store_problems(config["store"]),
         *_metric_problems(config["task"]),
+        *sample_problems(config["task"]),
         *_class_problems(config["task"], config["model"]),
     ]
     model, parts = config["model"], config["model"]["parts"]
@@ -293,6 +295,8 @@ def _metric_problems(task: Mapping[str, Any]) -> list[str]:
 
 def _metrics_of(task: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the metrics that fit the task; all metrics for a user's own task."""
+    if task.get("teacher_forced"):
+        return metric_names("likelihoods")
     return metric_names(SCORED.get(task["_target_"].rpartition(".")[2]))
 
 

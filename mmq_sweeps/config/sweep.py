@@ -20,8 +20,8 @@ from mmq_sweeps.config.ordering import in_order
 from mmq_sweeps.config.schema import late_problems, problems, unasked, unresolved, without_value
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.assignment import PART_ORDER
-from mmq_sweeps.identity.cell import Cell, digest
-from mmq_sweeps.identity.checkpoint import files_digest, pinned_revision
+from mmq_sweeps.identity.cell import QUANTIZED, Cell, digest
+from mmq_sweeps.identity.checkpoint import checkpoint_path, files_digest, pinned_revision, quantization_method
 from mmq_sweeps.identity.declared import declared
 
 # Settings of the sweep as a whole; they cannot be swept over.
@@ -91,14 +91,28 @@ def plan(configs: Iterable[DictConfig | dict[str, Any]], source: Source | None =
     by_id: dict[str, dict[str, Any]] = {}
     for config, own in zip(plain, files, strict=True):
         cell = cell_of(config, own, read)
+        if cell.parts and cell.quantized_elsewhere:
+            found.append(_quantized_twice(config["model"]))
         for kind, one in ((baselines, cell.baseline()), (asked, cell)):
             kind.setdefault(one.id, one)
             by_id.setdefault(one.id, config)
+    if found:
+        raise ConfigError(dict.fromkeys(found))
     return Sweep(tuple(placed.cell for placed in in_order((baselines | asked).values())), by_id, settings)
 
 
+def _quantized_twice(model: Mapping[str, Any]) -> str:
+    return (
+        f"model.checkpoint={model['checkpoint']}: is quantized already, by {model[QUANTIZED]}; quantizing it further would "
+        "measure neither, so give the checkpoint that this one was made from, or method=none to measure this one as it is"
+    )
+
+
 def _with_checkpoints(configs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Set ``revision`` and ``files`` of each model to digests of its checkpoint; each checkpoint is read once."""
+    """Set ``revision`` and ``files`` of each model to digests of its checkpoint; each checkpoint is read once.
+
+    A model whose checkpoint is quantized already gets its method as ``quantized``.
+    """
     known: dict[tuple[str, str | None], dict[str, str | None]] = {}
     # By identity, because configurations share models; each model is kept, so that no other takes its place in memory.
     named: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
@@ -109,6 +123,8 @@ def _with_checkpoints(configs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]
             key = (model["checkpoint"], model["revision"])
             if key not in known:
                 known[key] = {"revision": pinned_revision(model), "files": files_digest(model)}
+                if (method := quantization_method(checkpoint_path(model["checkpoint"]))) is not None:
+                    known[key][QUANTIZED] = method
             named[id(model)] = model, model | known[key]
         found.append(config | {"model": named[id(model)][1]})
     return found

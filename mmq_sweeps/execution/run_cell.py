@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ from mmq_sweeps.execution.session import Session
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.memory import asked_bytes, format_bytes, peak_memory, ran_out_of_memory
 from mmq_sweeps.metrics import MetricResult
-from mmq_sweeps.quantization import size
+from mmq_sweeps.quantization import elsewhere, size
 from mmq_sweeps.quantization.loaders import loaders
 from mmq_sweeps.quantization.stored_units import QuantizedWeights
 from mmq_sweeps.reporting.progress import Reporter
@@ -38,8 +38,7 @@ def run_cell(cell: Cell, session: Session, progress: Reporter) -> tuple[Record, 
         logger.warning("%s", _unchanged(cell, quantized))
     if quantized.experts_without_tokens:
         logger.warning("%s", _without_tokens(cell, quantized))
-    stored = size.stored_linears(quantized.weights)
-    measured_size = size.measure_stored(session.loaded.model, session.parts.values(), stored)
+    storage = _storage(session, quantized)
     seconds = dict(quantized.seconds) if cell.parts else {}
 
     started = time.perf_counter()
@@ -56,12 +55,30 @@ def run_cell(cell: Cell, session: Session, progress: Reporter) -> tuple[Record, 
         new_record(cell),
         status="done",
         metrics={name: _summary(result.warned(*_unchecked(session))) for name, result in metrics.items()},
-        size=measured_size,
-        loads_in=loaders(session.parts.values(), stored),
+        size=storage.size,
+        loads_in=storage.loads_in,
         seconds=seconds,
-        notes=session.task.notes() | _solver_notes(quantized),
+        notes=session.task.notes() | _solver_notes(quantized) | storage.notes,
     )
     return record, _items(predictions, metrics)
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """What a record says of the model's weights as they would lie on a disk, or do."""
+
+    size: dict[str, Any]
+    loads_in: list[str]
+    notes: dict[str, Any]
+
+
+def _storage(session: Session, quantized: QuantizedWeights) -> _Storage:
+    parts = session.parts.values()
+    if (fitted := session.loaded.stored) is not None:
+        notes = {"stored": elsewhere.notes(fitted, session.parts)}
+        return _Storage(elsewhere.measure_elsewhere(fitted, parts), elsewhere.loads_in(fitted), notes)
+    stored = size.stored_linears(quantized.weights)
+    return _Storage(size.measure_stored(session.loaded.model, parts, stored), loaders(parts, stored), {})
 
 
 def _unchecked(session: Session) -> tuple[str, ...]:

@@ -255,7 +255,7 @@ class Sessions:
 def _load(config: dict[str, Any]) -> tuple[LoadedModel, dict[str, Part]]:
     try:
         loaded = load_model(config)
-        return loaded, find_parts(loaded.model, config)
+        return loaded, find_parts(loaded.shape, config)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except (MemoryError, RuntimeError, OSError) as error:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from launch import sweep_file
 from mmq_sweeps.assignment import find
 from mmq_sweeps.errors import ConfigError, StoreError, one_of
+from mmq_sweeps.identity.cell import is_quantized_elsewhere
 from mmq_sweeps.reporting.progress import Progress, warnings_to
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 PROGRAM = "python -m mmq_sweeps.export"
 # First arguments that are no cells, and the modules whose ``main(arguments)`` runs them.
-SUBCOMMANDS: dict[str, str] = {}
+SUBCOMMANDS = {"check": "mmq_sweeps.export.check"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,6 +76,9 @@ def _run(options: argparse.Namespace, command: str) -> int:
             raise ConfigError(
                 f"{record.id}: is at full precision, which its checkpoint already is; choose a quantized cell"
             )
+        if is_quantized_elsewhere(record.cell):
+            checkpoint = record.cell["model"]["checkpoint"]
+            raise ConfigError(f"{record.id}: was quantized elsewhere; its checkpoint {checkpoint} is what others load")
         # Imported here because it loads torch, which bad input need not wait for.
         from mmq_sweeps.export.choice import DTYPES, Asked
         from mmq_sweeps.export.export import Order, export
@@ -97,10 +101,10 @@ def _run(options: argparse.Namespace, command: str) -> int:
     except VerificationError as error:
         sys.stderr.write(f"error: --out {options.out}: not exported, because {error}\n")
         return FAILED
-    metrics = "".join(f", {name} {value:.4f} as in the record" for name, value in done.verified.metrics.items())
+    found = ", ".join(f"{name} {value:.4f}" for name, value in done.verified.metrics.items())
     sys.stdout.write(
         f"{done.folder}: {done.choice.format.name}, {done.bytes:,} bytes of weights; reloaded, "
-        f"{done.verified.logits:,} outputs equal{metrics}\n"
+        f"{done.verified.outputs:,} outputs equal{f'; {found}, equal to the record' if found else ''}\n"
     )
     return 0
 

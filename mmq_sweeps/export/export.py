@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmq_sweeps.config.sweep import changed_files
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.execution import environment
 from mmq_sweeps.execution.executor import quiet_libraries
@@ -63,7 +64,7 @@ def export(source: Source, order: Order, progress: Reporter) -> Exported:
         session = Sessions(source.sweep, source.store).open(source.cell)
         weights = CellWeights(session, source.cell, progress)
         with source.store.needed((ArtifactKind.QUANTIZED, one.key) for one in weights.requests):
-            choice, tensors = _chosen(session, weights, order)
+            choice, tensors = _chosen(source, session, weights, order)
             with folder_at(order.out) as folder:
                 try:
                     size = _write(source, order, tensors, choice, folder, progress)
@@ -81,7 +82,7 @@ def export(source: Source, order: Order, progress: Reporter) -> Exported:
     return Exported(order.out, choice, size, verified)
 
 
-def _chosen(session: Session, weights: CellWeights, order: Order) -> tuple[Choice, ExportedTensors]:
+def _chosen(source: Source, session: Session, weights: CellWeights, order: Order) -> tuple[Choice, ExportedTensors]:
     loaded = session.loaded
     main_input, own_dtype = loaded.model.main_input_name, loaded.config["dtype"]
 
@@ -89,6 +90,8 @@ def _chosen(session: Session, weights: CellWeights, order: Order) -> tuple[Choic
         return choose(order.asked, weights.linears, weights.dense_linears, main_input, own_dtype)
 
     chosen()  # Before what was evicted is computed again, which takes long.
+    if weights.missing and (changed := changed_files(source.sweep, [source.cell])):
+        raise ConfigError(changed)
     weights.compute_missing()
     choice = chosen()
     tensors = ExportedTensors(loaded, weights, choice.format, choice.dtype)

@@ -6,11 +6,13 @@ imports the exported weights with nothing but transformers.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import subprocess
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,7 +30,8 @@ from mmq_sweeps.export.formats.names import format_named
 from mmq_sweeps.export.tensors import ExportedTensors
 from mmq_sweeps.export.weights import CellWeights
 from mmq_sweeps.export.writer import INDEX, SINGLE
-from mmq_sweeps.models.device_map import choose_device
+from mmq_sweeps.models import experts
+from mmq_sweeps.models.device_map import choose_device, offloading_hooks
 from mmq_sweeps.models.loading import LoadedModel, prepared
 from mmq_sweeps.models.processors import load_processor
 from mmq_sweeps.models.shapes import find_class
@@ -37,7 +40,7 @@ from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.store.store import Store
 
 logger = logging.getLogger(__name__)
-# Inputs on which logits are compared: samples in all, in a batch, and batches.
+# Inputs on which outputs are compared: samples in all, in a batch, and batches.
 SAMPLES, BATCH_SIZE, BATCHES = 4, 2, 2
 SHOWN = 3
 
@@ -48,10 +51,10 @@ class VerificationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found: how many linears' codes and logits are equal, and with an evaluation every metric's value."""
+    """What was found: how many linears' codes and values of outputs are equal, and with an evaluation every metric."""
 
     linears: int
-    logits: int
+    outputs: int
     metrics: dict[str, float]
 
 
@@ -133,16 +136,18 @@ def _verified(asked: Mapping[str, Any]) -> Verified:
     expected = _measured(session, weights, inputs, measured_in, set(asked["kept"]))
     task, references, config = session.task, session.references, session.loaded.config
     packed = tuple(tensors.packed)
-    del session, sessions, tensors, weights  # Frees the original before the other is loaded.
+    # Frees the original, whose modules refer to each other, before the other is loaded.
+    del session, sessions, tensors, weights
+    gc.collect()
     loaded = _reloaded(folder, config, packed)
-    logits = _check_logits(expected, (_outputs(loaded, one) for one in inputs))
+    outputs = _check_outputs(expected, (_outputs(loaded, one) for one in inputs))
     metrics = {}
     if asked["metrics"] is not None:
         task.check([], references)
         scored = task.score(task.predict(loaded, lambda done, total: None), references)
         metrics = {name: result.value for name, result in scored.items()}
         _check_metrics(asked["metrics"], metrics)
-    return Verified(linears, logits, metrics)
+    return Verified(linears, outputs, metrics)
 
 
 class _Quiet:
@@ -209,8 +214,25 @@ def _measured(
                 if name not in kept:
                     parameter.copy_(parameter.to(dtype))
         replaced = _Rounded(weights, dtype, kept)
-    with session.loaded.weights_replaced(replaced, weights.dense):
+    with _placed(session.loaded, replaced, weights.dense):
         return [_outputs(session.loaded, one) for one in inputs]
+
+
+@contextmanager
+def _placed(loaded: LoadedModel, weights: Mapping[str, Tensor], dense: Mapping[str, Tensor]) -> Iterator[None]:
+    """Run with the weights in place, over those of the original, which are not kept unless they lie elsewhere anyway."""
+    if any(offloading_hooks(module) for module in loaded.model.modules()):
+        with loaded.weights_replaced(weights, dense):
+            yield
+        return
+    with torch.no_grad():
+        for name, value in weights.items():
+            sliced = experts.parse(name) is not None
+            own = experts.view(loaded.model, name) if sliced else loaded.model.get_parameter(f"{name}.weight")
+            own.copy_(value)
+        for name, value in dense.items():
+            loaded.model.get_parameter(name).copy_(value)
+    yield
 
 
 class _Rounded(Dequantized):
@@ -259,14 +281,14 @@ def _reloaded(folder: Path, config: Mapping[str, Any], packed: tuple[str, ...]) 
     return prepared(model, load_processor(folder, {}), config)
 
 
-def _check_logits(expected: Iterable[list[Tensor]], found: Iterable[list[Tensor]]) -> int:
+def _check_outputs(expected: Iterable[list[Tensor]], found: Iterable[list[Tensor]]) -> int:
     """Compare outputs bit for bit; return how many values are equal."""
     count = 0
     for own, other in zip(expected, found, strict=True):
         for one, two in zip(own, other, strict=True):
             if not torch.equal(one, two):
                 apart = (one.double() - two.double()).abs().max() if one.shape == two.shape else "their shapes"
-                raise VerificationError(f"its logits are not those of the measured model: they differ by {apart}")
+                raise VerificationError(f"its outputs are not those of the measured model: they differ by {apart}")
             count += one.numel()
     return count
 
@@ -274,7 +296,10 @@ def _check_logits(expected: Iterable[list[Tensor]], found: Iterable[list[Tensor]
 def _check_metrics(expected: Mapping[str, float], found: Mapping[str, float]) -> None:
     for name, value in expected.items():
         if found.get(name) != value:
-            raise VerificationError(f"its {name} is {found.get(name)}, and the record says {value}")
+            raise VerificationError(
+                f"its {name} is {found.get(name)}, and the record says {value}; another processor or release than the "
+                "record's may answer otherwise"
+            )
 
 
 if __name__ == "__main__":

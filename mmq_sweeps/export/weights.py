@@ -95,11 +95,15 @@ class CellWeights(Mapping[str, QuantizedWeight]):
         every = self._session.loaded.model.named_modules()
         return tuple(name for name, module in every if isinstance(module, nn.Linear) and name not in quantized)
 
+    @property
+    def missing(self) -> list[Request]:
+        """Units that the store no longer has."""
+        store = self._session.store
+        return [one for one in self.requests if not store.has_artifact(ArtifactKind.QUANTIZED, one.key)]
+
     def compute_missing(self) -> None:
         """Quantize again what the store no longer has, and say so."""
-        store = self._session.store
-        missing = [one for one in self.requests if not store.has_artifact(ArtifactKind.QUANTIZED, one.key)]
-        if missing:
+        if missing := self.missing:
             self._compute(missing)
 
     def _unit(self, request: Request) -> StoredUnit:

@@ -182,6 +182,11 @@ def mean_bits(selection: Mapping[str, Any], size: Mapping[str, Any] | None) -> f
     widths = bits_in(selection)
     if len(widths) == 1:
         return next(iter(widths))
+    return mean_width(size)
+
+
+def mean_width(size: Mapping[str, Any] | None) -> float | None:
+    """Return the mean bits of a part's quantized weights from its size in a record; None if it has none."""
     if not size or not size["quantized_weights"]:
         return None
     weights, every = size["quantized_weights"], size["parameters"]

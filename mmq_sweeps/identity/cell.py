@@ -22,9 +22,24 @@ from mmq_sweeps.identity.assignment import (
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.identity.hashing import digest
 
-__all__ = ["BLOCK_GROUPS", "FULL_PRECISION_BITS", "LAYER_KINDS", "Cell", "MethodRule", "bits_label", "digest"]
+__all__ = [
+    "BLOCK_GROUPS",
+    "FULL_PRECISION_BITS",
+    "LAYER_KINDS",
+    "QUANTIZED",
+    "QUANTIZED_ELSEWHERE",
+    "Cell",
+    "MethodRule",
+    "bits_label",
+    "digest",
+    "is_quantized_elsewhere",
+]
 # Part of every id. Raise it when the same configuration starts to mean a different computation.
 SEMANTICS = 6
+# The method of a cell whose checkpoint is quantized already, for a person.
+QUANTIZED_ELSEWHERE = "quantized elsewhere"
+# The field of a planned model that names the method of such a checkpoint; full-precision models have none.
+QUANTIZED = "quantized"
 
 
 @dataclass(frozen=True)
@@ -85,8 +100,14 @@ class Cell:
     own_sizes: list[str] = field(default_factory=list)
 
     def baseline(self) -> Cell:
-        """Return the cell of the same model and task at full precision."""
-        return Cell(self.model, self.task, {}, None, None, {**self.names, "method": "none"})
+        """Return the cell of the same model and task of which nothing is quantized here."""
+        method = QUANTIZED_ELSEWHERE if self.quantized_elsewhere else "none"
+        return Cell(self.model, self.task, {}, None, None, {**self.names, "method": method})
+
+    @property
+    def quantized_elsewhere(self) -> bool:
+        """True if the model's checkpoint is quantized already; its cell has no parts of its own."""
+        return is_quantized_elsewhere(self.effective)
 
     @property
     def effective(self) -> dict[str, Any]:
@@ -191,4 +212,11 @@ class Cell:
     def title(self) -> str:
         """Return a title for progress lines, as in ``gptq vision 3 connector 3 language 3``."""
         bits = " ".join(f"{part} {bits_label(self.parts[part])}" for part in sorted(self.parts, key=part_order))
+        if self.quantized_elsewhere:
+            return QUANTIZED_ELSEWHERE
         return f"{self.names['method']} {bits}" if bits else "full precision"
+
+
+def is_quantized_elsewhere(effective: Mapping[str, Any]) -> bool:
+    """Return True if the effective configuration of a cell has a checkpoint that is quantized already."""
+    return bool(effective.get("model", {}).get(QUANTIZED))

@@ -98,12 +98,41 @@ def commit_of(name: str, revision: str | None) -> str | None:
     return cached_commit(name, revision) or current_commit(name, revision)
 
 
+def quantization_method(folder: Path | str) -> str | None:
+    """Return the method by which a folder's weights are quantized, as transformers reads it from config.json; else None.
+
+    None as well for a checkpoint of the hub, and for one whose weights are not in safetensors.
+    """
+    if not isinstance(folder, Path) or not (folder / "config.json").is_file():
+        return None
+    if any(path.suffix != ".safetensors" for path in weight_files(folder)):
+        return None
+    try:
+        values = json.loads((folder / "config.json").read_text())
+    except ValueError:
+        return None  # Loading it reports the error.
+    return method_of(values.get(QUANTIZATION_KEYS[0]) if isinstance(values, Mapping) else None)
+
+
+def method_of(values: Any) -> str | None:
+    """Return the method that the value of a ``quantization_config`` names, in small letters; None if it names none."""
+    if not isinstance(values, Mapping) or not values:
+        return None
+    if any(values.get(key) for key in ("load_in_8bit", "load_in_4bit")):
+        return "bitsandbytes"
+    named = values.get("quant_method")
+    return str(named).lower() if named else None
+
+
 def quantized_already(name: str, values: Mapping[str, Any], folder: Path | None) -> str | None:
-    """Return an error message if the checkpoint ``name`` is already quantized, else None.
+    """Return an error message if the checkpoint ``name`` is quantized in a way that is not measured as it is, else None.
 
     Checks ``values``, the content of its config.json, and the files in ``folder``. Without the check, transformers would
-    dequantize some such checkpoints silently (huggingface/transformers#47145) and fail on others.
+    dequantize some such checkpoints silently (huggingface/transformers#47145) and fail on others. A folder that has a
+    ``quantization_method`` is measured as it is; ``folder`` may also be the cache of a checkpoint of the hub, which is not.
     """
+    if quantization_method(checkpoint_path(name)) is not None:
+        return None
     said = _quantization(values, "")
     if said is None and folder is not None:
         said = next(filter(None, (_quantization_file(folder / file) for file in QUANTIZATION_FILES)), None)
@@ -111,8 +140,8 @@ def quantized_already(name: str, values: Mapping[str, Any], folder: Path | None)
     if said is None:
         return None
     return (
-        f"model.checkpoint={name}: is quantized already, {said}; cells measure what quantizing costs from full precision, so "
-        "give the checkpoint that this one was made from"
+        f"model.checkpoint={name}: is quantized already, {said}; only a folder whose config.json says so in "
+        "quantization_config is measured as it is, so give the checkpoint that this one was made from"
     )
 
 

@@ -1,5 +1,6 @@
 """``python -m mmq_sweeps.models [MODEL] [--bits PART=BITS ...] [--json]``: show quantizable parts and quantized sizes.
 
+``python -m mmq_sweeps.models DIR`` shows how the checkpoint in a folder is stored, whoever quantized it, and what loads it.
 Models are built without weights, so this needs neither a download nor an accelerator.
 """
 
@@ -7,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 import transformers
@@ -28,13 +31,19 @@ from mmq_sweeps.errors import ConfigError, one_of, unknown
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, bits_label
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.identity.end_parts import END_PARTS
+from mmq_sweeps.identity.loads_in import TRANSFORMERS, VLLM
 from mmq_sweeps.methods.affine import check_group_size
+from mmq_sweeps.models.quantized.checkpoint import read_checkpoint
+from mmq_sweeps.models.quantized.loaders import Verdict
+from mmq_sweeps.models.quantized.measuring import fit_class
+from mmq_sweeps.models.quantized.names import FittedCheckpoint
 from mmq_sweeps.models.shapes import build_on_meta, find_shape
+from mmq_sweeps.quantization import elsewhere
 from mmq_sweeps.quantization.requests import problems as format_problems
 from mmq_sweeps.quantization.requests import requests
 from mmq_sweeps.quantization.size import StoredLinear, measure_stored
 from mmq_sweeps.quantization.targets import Part, find_parts, tied_problems
-from mmq_sweeps.reporting.table import output_console
+from mmq_sweeps.reporting.table import line, output_console
 
 BAD_INPUT = 2
 
@@ -98,7 +107,15 @@ def size_of(counted: Counted, assigned: Assigned, group_size: int | str) -> dict
 
     Raises ConfigError if a group size does not divide the columns of a linear, and for tied parts that are both quantized.
     """
-    cell = Cell({"parts": {}}, {}, assigned.parts, assigned.method, None, {}, places=assigned.places)
+    cell = Cell(
+        {"parts": {}, "dtype": counted.config["dtype"]},
+        {},
+        assigned.parts,
+        assigned.method,
+        None,
+        {},
+        places=assigned.places,
+    )
     found = requests(cell, build, counted.parts)
     problems = tied_problems(counted.parts, assigned.parts, counted.name)
     problems += format_problems(replace(request, group_size_key="--group-size") for request in found)
@@ -184,6 +201,75 @@ def read_group_size(argument: str) -> int | str:
     return group_size
 
 
+def read_folder(folder: Path) -> tuple[FittedCheckpoint, dict[str, Part], dict[str, str]]:
+    """Read the checkpoint in ``folder``; return it with its parts and their labels, which are empty if no yaml fits it.
+
+    ValueError or OSError if it cannot be read, or if transformers has no class for it.
+    """
+    checkpoint = read_checkpoint(folder)
+    if checkpoint.class_name is None:
+        raise ValueError(f"{folder}: its config.json names no class in architectures")
+    fitted = fit_class(checkpoint, {"class_name": checkpoint.class_name})
+    for name in model_names():
+        config = read_model(name)
+        if config["class_name"] == checkpoint.class_name:
+            try:
+                parts = find_parts(fitted.model, config)
+            except ValueError:
+                continue  # The model of another yaml of this class.
+            return fitted, parts, {part: where["label"] for part, where in config["parts"].items()}
+    return fitted, {}, {}
+
+
+def draw_folder(told: Mapping[str, Any], labels: Mapping[str, str]) -> Table:
+    table = _table(
+        "part", "", ">bits", ">group", "zeros", "format", ">linears", ">quantized\nweights", ">bpw\npaper", ">bpw\nexact",
+        ">size\nMB",
+    )  # fmt: skip
+    for name, part in told["parts"].items():
+        label = "tied" if "tied_to" in part else labels.get(name, "")
+        sizes = [f"{part['bpw_paper']:.4f}", f"{part['bpw_exact']:.4f}", f"{part['size_bytes'] / 1e6:,.1f}"]
+        if len(part["stored"]) == 1:
+            table.add_row(name, label, *_stored_cells(part["stored"][0]), *sizes)
+        else:
+            table.add_row(name, label, "" if part["stored"] else "16", *[""] * 5, *sizes)
+            _add_stored(table, part["stored"])
+    if told["outside"]:
+        table.add_row("outside" if told["parts"] else "linears", *[""] * 10)
+        _add_stored(table, told["outside"])
+    table.add_section()
+    total = told["total"]
+    sizes = [f"{total['bpw_paper']:.4f}", f"{total['bpw_exact']:.4f}", f"{total['size_bytes'] / 1e6:,.1f}"]
+    table.add_row("all", "", *[""] * 5, f"{total['quantized_weights']:,}", *sizes)
+    return table
+
+
+def _add_stored(table: Table, entries: Iterable[Mapping[str, Any]]) -> None:
+    for entry in entries:
+        own = [f"{entry['bpw_exact']:.4f}", f"{entry['bytes'] / 1e6:,.1f}"]
+        table.add_row("", "", *_stored_cells(entry), str(entry["bits"] or "?"), *own)
+
+
+def _stored_cells(entry: Mapping[str, Any]) -> list[str]:
+    zeros = "no" if entry["symmetric"] else "yes"
+    cells = [str(entry["bits"] or "?"), str(entry["group_size"]), zeros, entry["format"]]
+    return [*cells, f"{entry['linears']:,}", f"{entry['weights']:,}"]
+
+
+def folder_lines(told: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is said below the table of a folder: its bytes, and which loaders take it."""
+    by = f"by {told['method']} ({told['said_by']})" if told["method"] else "at full precision"
+    yield f"{told['checkpoint']}: a {told['class']} {by}; its files hold {told['total']['stored_bytes']:,} bytes of weights"
+    names = {TRANSFORMERS: f"transformers {transformers.__version__}", VLLM: "vLLM on a CPU"}
+    for loader, verdict in told["loads_in"].items():
+        said = Verdict(loader, verdict["loads"], tuple(verdict["reasons"]), tuple(verdict["needs"])).told()
+        here = [f"{name} {version or 'not'} installed" for name, version in told["packages"].items()]
+        shown = f" ({', '.join(here)})" if here and loader == TRANSFORMERS and verdict["loads"] else ""
+        yield f"loads in {names[loader]}: {said}{shown}"
+    if told["method"] and not told["faults"] and not any(own["loads"] for own in told["loads_in"].values()):
+        yield "otherwise dequantized only"
+
+
 def draw_models(models: Iterable[Mapping[str, Any]]) -> Table:
     # A model and its parts share a column, so that the table fits 80 characters.
     table = _table("model", "", ">blocks", ">linears", ">quantizable\nweights", ">all\nparameters")
@@ -236,7 +322,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m mmq_sweeps.models", description="What of each model can be quantized, and to what size."
     )
-    parser.add_argument("model", nargs="?", help="a name of conf/model, or the path of a yaml; default: all models")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        help="a name of conf/model, the path of a yaml, or a checkpoint's folder; default: all models",
+    )
     parser.add_argument(
         "--bits",
         nargs="+",
@@ -251,18 +341,39 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parsed = parser.parse_args(arguments)
     if parsed.bits and parsed.assignment:
         parser.error("--bits and --assignment: give one of them")
+    if (parsed.bits or parsed.assignment) and _is_folder(parsed.model):
+        option = "--bits" if parsed.bits else "--assignment"
+        parser.error(f"{option}: {parsed.model} is a checkpoint, which is shown as it is stored; leave {option} out")
     if (parsed.bits or parsed.assignment) and not parsed.model:
         parser.error(f"{'--bits' if parsed.bits else '--assignment'} needs a model. {one_of(model_names())}")
     return parsed
 
 
+def _is_folder(model: str | None) -> bool:
+    """Return True for a checkpoint's folder, or a path that should be one, rather than a model's name or yaml."""
+    if not model or model.endswith(".yaml") or model in model_names():
+        return False
+    return os.sep in model or Path(model).is_dir()
+
+
 def run(arguments: argparse.Namespace) -> None:
     console = output_console()
+    told: Any
+    if _is_folder(arguments.model):
+        fitted, parts, labels = read_folder(Path(arguments.model))
+        told = elsewhere.describe(fitted, parts)
+        if arguments.json:
+            console.out(json.dumps(told, indent=1), highlight=False)
+            return
+        console.print(draw_folder(told, labels), crop=False)
+        for text in folder_lines(told):
+            line(console, text)
+        return
     group_size = read_group_size(arguments.group_size)
     if not (arguments.bits or arguments.assignment):
         names = [arguments.model] if arguments.model else model_names()
         models = [describe(count(name)) for name in names]
-        told: Any = models[0] if arguments.model else models
+        told = models[0] if arguments.model else models
         table = draw_models(models)
     else:
         counted = count(arguments.model)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers.utils import cached_file
 
 from mmq_sweeps.identity.checkpoint import (
@@ -25,6 +27,7 @@ from mmq_sweeps.identity.checkpoint import (
     WEIGHT_FILES,
     checkpoint_path,
     files_digest,
+    quantization_method,
     quantized_already,
     weight_files,
     weights_digest,
@@ -45,6 +48,10 @@ from mmq_sweeps.models.processors import load_processor, missing_package
 from mmq_sweeps.models.shapes import Shape, build_on_meta, find_class
 from mmq_sweeps.models.weight_backup import room_aside
 
+if TYPE_CHECKING:
+    from mmq_sweeps.models.quantized.names import FittedCheckpoint
+
+logger = logging.getLogger(__name__)
 SHOWN = 3
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 # Names the base and the layers of an adapter of peft.
@@ -56,11 +63,20 @@ NUMBERED = re.compile(r"\.\d+\.")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode, the processor of its inputs, and its configuration."""
+    """A model in evaluation mode, the processor of its inputs, and its configuration.
+
+    ``stored`` says how a checkpoint that is quantized already is stored; None at full precision.
+    """
 
     model: transformers.PreTrainedModel
     processor: Any
     config: Mapping[str, Any]
+    stored: FittedCheckpoint | None = None
+
+    @property
+    def shape(self) -> transformers.PreTrainedModel:
+        """A model of the same modules whose linears are plain: to find parts and to count; it may have no weights."""
+        return self.model if self.stored is None else self.stored.model
 
     @property
     def device(self) -> torch.device:
@@ -240,9 +256,13 @@ def load_model(config: Mapping[str, Any]) -> LoadedModel:
         if problem := quantized_already(config["checkpoint"], values, _folder(checkpoint, options)):
             raise ValueError(problem)
         _check_family(config, values)
+        stored = _quantized(config, checkpoint)
         # Before the weights, which take long: a package that it needs may be absent.
         processor = load_processor(checkpoint, options)
-        model = _read_weights(config, checkpoint, options, values, device)
+        with silent_bars() if stored is not None else nullcontext():
+            model = _read_weights(config, checkpoint, options, values, device)
+            if stored is not None:
+                decompress(model)
     except SafetensorError as error:
         raise ValueError(f"model.checkpoint={config['checkpoint']}: cannot read its weights: {error}") from error
     except ImportError as error:
@@ -253,14 +273,60 @@ def load_model(config: Mapping[str, Any]) -> LoadedModel:
         if options.get("local_files_only") and error.errno is None:  # not an error of the system
             raise ValueError(absent(config["checkpoint"], config["revision"])) from error
         raise
-    return prepared(model, processor, config)
+    return prepared(model, processor, config, stored)
 
 
-def prepared(model: transformers.PreTrainedModel, processor: Any, config: Mapping[str, Any]) -> LoadedModel:
+def prepared(
+    model: transformers.PreTrainedModel,
+    processor: Any,
+    config: Mapping[str, Any],
+    stored: FittedCheckpoint | None = None,
+) -> LoadedModel:
     """Return a model that transformers has loaded as tasks take it, with the generation settings that ``config`` allows."""
     if not config.get("inherit_generation"):
         _forget_generation(model)
-    return LoadedModel(model.eval().requires_grad_(False), processor, config)
+    return LoadedModel(model.eval().requires_grad_(False), processor, config, stored)
+
+
+def decompress(model: transformers.PreTrainedModel) -> None:
+    """Turn linears of compressed-tensors into dense ones; otherwise ``generate`` of BLIP-2 and LLaVA fails on the first."""
+    compressor = getattr(getattr(model, "hf_quantizer", None), "compressor", None)
+    if compressor is not None:
+        compressor.decompress_model(model)
+
+
+@contextmanager
+def silent_bars() -> Iterator[None]:
+    """Show no progress bars of libraries that have no switch for them, as compressed-tensors."""
+    original = tqdm.__init__
+
+    def silent(bar: tqdm, *values: Any, **options: Any) -> None:
+        original(bar, *values, **{**options, "disable": True})
+
+    tqdm.__init__ = silent
+    try:
+        yield
+    finally:
+        tqdm.__init__ = original
+
+
+def _quantized(config: Mapping[str, Any], checkpoint: Path | str) -> FittedCheckpoint | None:
+    """Return how a folder that is quantized already is stored; a ValueError if it cannot be measured as it is."""
+    if quantization_method(checkpoint) is None:
+        return None
+    # Slow imports, needed only for such a checkpoint.
+    from mmq_sweeps.models.quantized.measuring import fit_checkpoint, problem
+
+    fitted = fit_checkpoint(config)
+    if (found := problem(config, fitted)) is not None:
+        raise ValueError(found)
+    own = fitted.checkpoint.values.get("dtype") or fitted.checkpoint.values.get("torch_dtype")
+    if own is not None and own != config["dtype"]:
+        logger.warning(
+            "model.checkpoint=%s: is stored in %s and measured in %s; model.dtype=%s measures it as it is",
+            config["checkpoint"], own, config["dtype"], own,
+        )  # fmt: skip
+    return fitted
 
 
 def checkpoint_folder(config: Mapping[str, Any]) -> Path | None:
@@ -324,7 +390,7 @@ def _read_weights(
             **placing,
             **options,
         )
-        _check_weights(config, values, info)
+        _check_weights(config, values, info, strict=quantization_method(checkpoint) is not None)
         weakref.finalize(model, cleaning.pop_all().close)
     return model
 
@@ -338,14 +404,14 @@ def _check_family(config: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         )
 
 
-def _check_weights(config: Mapping[str, Any], values: Mapping[str, Any], info: Mapping[str, Any]) -> None:
+def _check_weights(config: Mapping[str, Any], values: Mapping[str, Any], info: Mapping[str, Any], strict: bool) -> None:
     """Raise a ValueError if weights do not fit: transformers would draw missing ones at random and drop others.
 
-    transformers itself only warns.
+    transformers itself only warns. ``strict`` refuses every unused weight.
     """
     missing, mismatched = sorted(info["missing_keys"]), sorted(key for key, *_ in info["mismatched_keys"])
     unexpected = sorted(key for key in info["unexpected_keys"] if not key.endswith(OLD_BUFFERS))
-    if config["class_name"] in (values.get("architectures") or []):
+    if not strict and config["class_name"] in (values.get("architectures") or []):
         # Outside of its numbered layers, trust transformers on unused weights in a class's own checkpoints.
         unexpected = [key for key in unexpected if NUMBERED.search(key)]
     problems = [

@@ -15,6 +15,7 @@ hidden states, and its output, a value for every word of the vocabulary, would t
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from mmq_sweeps.memory import ran_out_of_memory
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.models import experts
 from mmq_sweeps.models.decoding import with_decoder_inputs
@@ -34,6 +36,7 @@ from mmq_sweeps.models.padding import cross_mask, is_another_sequence, key_mask,
 from mmq_sweeps.quantization.folding import Call, Fold, find_folds
 from mmq_sweeps.quantization.targets import Part
 
+logger = logging.getLogger(__name__)
 # Tokens summed in single precision before being added to the double-precision sums: TOKENS_AT_ONCE, or as many as fit
 # into WAITING_BYTES, but at least LEAST_TOKENS, so that adding does not take as long as multiplying.
 TOKENS_AT_ONCE, WAITING_BYTES, LEAST_TOKENS = 4096, 2**23, 512
@@ -187,8 +190,8 @@ class BlockRunner:
     def folds(self, units: Sequence[Collection[str]]) -> dict[frozenset[str], Fold]:
         """Return where the input scales of ``units`` of the current block fold, by the linears that share the input.
 
-        It is proved on a pass of each kind: of what the block is called with, and whether it is given more tokens than one
-        of its numbers says (a Q-Former's queries).
+        It is proved on an item of a pass of each kind: of what the block is called with, and whether it is given more tokens
+        than one of its numbers says (a Q-Former's queries).
         """
         path = self._part.blocks[self.block]
         if isinstance(self._loaded.model.get_submodule(path), nn.Linear):
@@ -196,19 +199,35 @@ class BlockRunner:
         kinds: dict[Hashable, int] = {}
         for place, one in enumerate(self._passes):
             kinds.setdefault(_kind(one.calls[self.block], self.hidden[place]), place)
-        calls: list[Call] = [partial(self._arguments, place) for place in kinds.values()]
-        with self._loaded.onloaded(path):
-            found = find_folds(self._loaded.model, path, calls, units)
-        return {frozenset(fold.linears): fold for fold in found}
+        why: Exception | None = None
+        for items in (1, None):
+            calls: list[Call] = [partial(self._arguments, place, items) for place in kinds.values()]
+            try:
+                with self._loaded.onloaded(path):
+                    found = find_folds(self._loaded.model, path, calls, units)
+                return {frozenset(fold.linears): fold for fold in found}
+            except (RuntimeError, TypeError, ValueError, IndexError) as error:
+                if ran_out_of_memory(error):
+                    raise
+                why = error  # Of an item perhaps because what looks like a batch is none.
+        logger.warning("%s: cannot be run again to fold input scales, so its linears get none: %s", path, why)
+        return {}
 
-    def _arguments(self, place: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        _, _, args, kwargs = self._copied(place)
+    def _arguments(self, place: int, items: int | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        _, _, args, kwargs = self._copied(place, items)
         return args, kwargs
 
-    def _copied(self, place: int) -> tuple[Tensor, Tensor | None, tuple[Any, ...], dict[str, Any]]:
-        """Return a pass's hidden state, its mask, and the arguments of the current block with the hidden state among them."""
+    def _copied(
+        self, place: int, items: int | None = None
+    ) -> tuple[Tensor, Tensor | None, tuple[Any, ...], dict[str, Any]]:
+        """Return a pass's hidden state, its mask, and the arguments of the current block with the hidden state among them.
+
+        With ``items``, only so many of the batch, if it is one.
+        """
         call = self._passes[place].calls[self.block]
         inputs: Any = (self.hidden[place], call.mask, call.args, call.kwargs)
+        if items is not None and self.hidden[place].dim() == 3:
+            inputs = recursively_apply(partial(_first_items, items, len(self.hidden[place])), inputs)
         # Copied, because a block may change its input in place, and runs several times.
         hidden, mask, args, kwargs = Copies(self._loaded.device if self._away else None).of(inputs)
         return hidden, mask, *call.arguments(hidden, args, kwargs)
@@ -242,6 +261,11 @@ class BlockRunner:
                     continue
                 output = _first(block(*args, **kwargs))
                 yield output.cpu() if self._away else output
+
+
+def _first_items(items: int, batch: int, value: Tensor) -> Tensor:
+    """Return the first ``items`` of a tensor for each of a ``batch``; other tensors as they are."""
+    return value[:items] if value.dim() > 1 and len(value) == batch else value
 
 
 def _kind(call: BlockCall, hidden: Tensor) -> Hashable:

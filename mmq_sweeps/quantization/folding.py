@@ -9,7 +9,6 @@ fails.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -20,12 +19,10 @@ from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mmq_sweeps.memory import ran_out_of_memory
 from mmq_sweeps.methods.affine import QuantizedWeight, divided_rows
 from mmq_sweeps.methods.base import Solution
 from mmq_sweeps.models.loading import LoadedModel
 
-logger = logging.getLogger(__name__)
 # How many linears before another are tried as its source, and into how many parts the rows of a source may fall (query,
 # key and value in one linear).
 SOURCES, MOST_PARTS = 3, 3
@@ -54,17 +51,11 @@ def find_folds(model: nn.Module, path: str, calls: Sequence[Call], units: Sequen
     Args:
         units: full names of linears, quantized together; a scale does not leave them but into a norm.
     """
-    try:
-        block = _Block(model, path, calls)
-        proposed = [list(block.candidates(linears)) for unit in units for linears in block.sharing_input(unit)]
-        block.forget_activations()
-        first = (next(filter(block.holds, candidates), None) for candidates in proposed)
-        return [fold for fold in first if fold is not None]
-    except (RuntimeError, TypeError, ValueError) as error:
-        if ran_out_of_memory(error):
-            raise
-        logger.warning("%s: cannot be run again to fold input scales, so its linears get none: %s", path, error)
-        return []
+    block = _Block(model, path, calls)
+    proposed = [list(block.candidates(linears)) for unit in units for linears in block.sharing_input(unit)]
+    block.forget_activations()
+    first = (next(filter(block.holds, candidates), None) for candidates in proposed)
+    return [fold for fold in first if fold is not None]
 
 
 @dataclass

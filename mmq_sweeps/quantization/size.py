@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -19,6 +19,19 @@ from mmq_sweeps.identity.cell import FULL_PRECISION_BITS
 from mmq_sweeps.identity.end_parts import EMBEDDINGS, END_PARTS, HEAD
 from mmq_sweeps.methods.affine import Format, QuantizedWeight
 from mmq_sweeps.quantization.targets import Part
+
+
+class Stored(Protocol):
+    """A stored weight: its number of weights, their bit-width, and all bits that it takes with scales and zeros."""
+
+    @property
+    def weights(self) -> int: ...
+
+    @property
+    def width(self) -> float: ...
+
+    @property
+    def bits(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,10 @@ class StoredLinear:
     @property
     def weights(self) -> int:
         return self.shape[0] * self.shape[1]
+
+    @property
+    def width(self) -> float:
+        return self.format.bits
 
     @property
     def bits(self) -> int:
@@ -60,7 +77,7 @@ def stored_linears(quantized: Mapping[str, QuantizedWeight]) -> dict[str, Stored
     }
 
 
-def measure_stored(model: nn.Module, parts: Iterable[Part], stored: Mapping[str, StoredLinear]) -> dict[str, Any]:
+def measure_stored(model: nn.Module, parts: Iterable[Part], stored: Mapping[str, Stored]) -> dict[str, Any]:
     """Return the sizes of ``measure`` for linears stored as in ``stored``; ``model`` may lie on the meta device."""
     parts = list(parts)
     same = _tied_weights(parts)
@@ -79,15 +96,13 @@ def _tied_weights(parts: Iterable[Part]) -> dict[str, str]:
     return {f"{modules[HEAD]}.weight": f"{modules[EMBEDDINGS]}.weight"} if len(modules) == len(END_PARTS) else {}
 
 
-def _carrier(parts: Iterable[Part], stored: Mapping[str, StoredLinear]) -> str:
+def _carrier(parts: Iterable[Part], stored: Mapping[str, Stored]) -> str:
     """Return which of the tied parts their weight is counted at."""
     quantized = [own.name for own in parts if own.tied_to is not None and own.module in stored]
     return quantized[0] if quantized else EMBEDDINGS
 
 
-def _part_size(
-    model: nn.Module, part: Part, stored: Mapping[str, StoredLinear], same: Mapping[str, str]
-) -> dict[str, Any]:
+def _part_size(model: nn.Module, part: Part, stored: Mapping[str, Stored], same: Mapping[str, str]) -> dict[str, Any]:
     own = [stored[name] for unit in part.units for name in unit.linears if name in stored]
     return _size(_parameters(model.get_submodule(part.module), f"{part.module}.", same), own)
 
@@ -102,11 +117,11 @@ def _parameters(module: nn.Module, prefix: str, same: Mapping[str, str]) -> int:
     return sum({same.get(name, name): size for name, size in sizes.items()}.values())
 
 
-def _size(parameters: int, stored: Iterable[StoredLinear]) -> dict[str, Any]:
+def _size(parameters: int, stored: Iterable[Stored]) -> dict[str, Any]:
     inside = list(stored)
     weights = sum(linear.weights for linear in inside)
     rest = FULL_PRECISION_BITS * (parameters - weights)
-    paper_bits = rest + sum(linear.format.bits * linear.weights for linear in inside)
+    paper_bits = rest + sum(linear.width * linear.weights for linear in inside)
     exact_bits = rest + sum(linear.bits for linear in inside)
     return {
         "parameters": parameters,

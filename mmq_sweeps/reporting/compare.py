@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmq_sweeps.identity.assignment import method_name, part_order, rules_in
-from mmq_sweeps.identity.cell import Cell
+from mmq_sweeps.identity.cell import QUANTIZED, Cell, digest, is_quantized_elsewhere
 from mmq_sweeps.metrics import MetricResult, paired_difference
 from mmq_sweeps.store.record import Record
 
@@ -21,6 +21,37 @@ Items = Sequence[dict[str, Any]]
 ROUNDING = 1e-9
 # Limits on settings in a title: fields, and characters per field.
 MOST_FIELDS, LONGEST_VALUE = 4, 40
+# The fields of a planned model that say which checkpoint it is.
+OF_CHECKPOINT = ("checkpoint", "revision", "files", QUANTIZED)
+
+
+def family_of(cell: Mapping[str, Any]) -> str:
+    """Return the digest that comparable cells share: of their model and task."""
+    return digest([cell["model"], cell["task"]])
+
+
+def families_of(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the family of each cell by id, given the effective configurations.
+
+    A checkpoint that is quantized elsewhere is in the family of the full-precision model that it differs from in nothing but
+    the checkpoint, if ``cells`` have exactly one.
+    """
+    found = {cell_id: family_of(cell) for cell_id, cell in cells.items()}
+    beside: dict[str, set[str]] = {}
+    for cell_id, cell in cells.items():
+        if not is_quantized_elsewhere(cell):
+            beside.setdefault(beside_of(cell), set()).add(found[cell_id])
+    for cell_id, cell in cells.items():
+        families = beside.get(beside_of(cell), set())
+        if is_quantized_elsewhere(cell) and len(families) == 1:
+            found[cell_id] = next(iter(families))
+    return found
+
+
+def beside_of(cell: Mapping[str, Any]) -> str:
+    """Return a digest of model and task without the checkpoint."""
+    model = {name: value for name, value in cell["model"].items() if name not in OF_CHECKPOINT}
+    return digest([model, cell["task"]])
 
 
 def differences(baseline: Record, baseline_items: Items, record: Record, items: Items) -> dict[str, dict[str, Any]]:
@@ -28,7 +59,7 @@ def differences(baseline: Record, baseline_items: Items, record: Record, items: 
 
     Only metrics of both records are compared. A metric over different items gets ``{"not_compared": reason}`` instead.
     """
-    ours, theirs = _results(record, items), _results(baseline, baseline_items)
+    ours, theirs = results_of(record, items), results_of(baseline, baseline_items)
     found: dict[str, dict[str, Any]] = {}
     for name in sorted(ours.keys() & theirs.keys()):
         try:
@@ -44,7 +75,8 @@ def differences(baseline: Record, baseline_items: Items, record: Record, items: 
     return found
 
 
-def _results(record: Record, items: Items) -> dict[str, MetricResult]:
+def results_of(record: Record, items: Items) -> dict[str, MetricResult]:
+    """Return the metrics of a finished record with the scores of its ``items``, by name."""
     return {
         name: MetricResult(
             name=name,
@@ -113,8 +145,11 @@ def settings(cell: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) 
 def variant(cell: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten a cell's method and calibration to command-line keys: ``{"method.group_size": 64}``.
 
-    The fields of a method that only some units have stand under its name: ``{"gptq.group_size": 64}``.
+    The fields of a method that only some units have stand under its name: ``{"gptq.group_size": 64}``. What is quantized
+    elsewhere has its checkpoint.
     """
+    if is_quantized_elsewhere(cell):
+        return {"model.checkpoint": cell["model"]["checkpoint"]}
     found = _fields("method", cell.get("method") or {})
     for key, method in _own_methods(cell):
         found |= _fields(key, method)

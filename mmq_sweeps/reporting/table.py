@@ -17,9 +17,17 @@ from rich.text import Text
 
 from mmq_sweeps.identity import loads_in
 from mmq_sweeps.identity.assignment import bits_label, part_order
-from mmq_sweeps.identity.cell import digest
-from mmq_sweeps.identity.end_parts import EMBEDDINGS
-from mmq_sweeps.reporting.compare import Items, differences, settings, told_apart, variant, with_variants
+from mmq_sweeps.identity.cell import QUANTIZED_ELSEWHERE, is_quantized_elsewhere
+from mmq_sweeps.identity.end_parts import EMBEDDINGS, END_PARTS
+from mmq_sweeps.reporting.compare import (
+    Items,
+    differences,
+    families_of,
+    settings,
+    told_apart,
+    variant,
+    with_variants,
+)
 from mmq_sweeps.store.record import Record
 
 # Without a terminal, rich would assume 80 columns.
@@ -80,10 +88,10 @@ def rows(records: Iterable[Record], items: Callable[[str], Items]) -> list[dict[
 
 def _families(records: Sequence[Record]) -> dict[str, str]:
     """Map each record's id to the title of its family."""
-    keys = {record.id: digest([record.cell["model"], record.cell["task"]]) for record in records}
-    # Represented by a finished cell if possible: a failed cell has no metrics.
+    keys = families_of({record.id: record.cell for record in records})
+    # Represented by a finished cell if possible, since a failed one has no metrics, and not by another's checkpoint.
     of_key: dict[str, Record] = {}
-    for record in sorted(records, key=lambda record: not record.done):
+    for record in sorted(records, key=lambda record: (is_quantized_elsewhere(record.cell), not record.done)):
         of_key.setdefault(keys[record.id], record)
     named: dict[tuple[str, str], list[str]] = {}
     for key, record in sorted(of_key.items(), key=lambda item: item[1].created):
@@ -117,7 +125,7 @@ def _row(record: Record, baseline: Record | None, items: Callable[[str], Items])
         "id": record.id,
         "status": record.status,
         **record.names,
-        "bits": {part: bits_label(parts[part]) for part in sorted(parts, key=part_order)},
+        "bits": _bits(record),
         "parts": parts,
     }
     if not record.done:
@@ -145,6 +153,16 @@ def _row(record: Record, baseline: Record | None, items: Callable[[str], Items])
         **({"loads_in": record.loads_in} if record.loads_in else {}),
         "seconds": sum(record.seconds.values()),
     }
+
+
+def _bits(record: Record) -> dict[str, str]:
+    """Return the bits of each quantized part for people; of what is quantized elsewhere, as its files hold them."""
+    parts = record.cell["parts"]
+    labels = {part: bits_label(selection) for part, selection in parts.items()}
+    if is_quantized_elsewhere(record.cell):
+        stored = (record.notes.get("stored") or {}).get("bits", {})
+        labels = {part: text for part, text in stored.items() if part in (*record.cell["model"]["parts"], *END_PARTS)}
+    return {part: labels[part] for part in sorted(labels, key=part_order)}
 
 
 def _order(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -224,6 +242,8 @@ def definition_note(metric: str, definitions: Iterable[str | None]) -> Iterator[
 def title(row: dict[str, Any]) -> str:
     """Return the title of a row, as in ``gptq vision 3 language 4``."""
     bits = " ".join(f"{part} {width}" for part, width in row["bits"].items())
+    if not bits and row["method"] == QUANTIZED_ELSEWHERE:
+        return str(row["label"])
     return f"{row['label']} {bits}" if bits else "full precision"
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from mmq_sweeps.identity.cell import digest
+from mmq_sweeps.identity.cell import digest, is_quantized_elsewhere
 
 SCHEMA = 1
 
@@ -54,8 +54,8 @@ class Record:
 
     @property
     def baseline(self) -> bool:
-        """True at full precision: no part is quantized."""
-        return not self.cell["parts"]
+        """True at full precision: no part is quantized, here or elsewhere."""
+        return not self.cell["parts"] and not is_quantized_elsewhere(self.cell)
 
     def to_json(self) -> str:
         """Serialize the record as JSON, with schema and digest."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
 from mmq_sweeps.metrics import MetricResult
 from mmq_sweeps.metrics.degenerate import of_left_out, of_logits
+from mmq_sweeps.metrics.likelihood import LikelihoodScorer
 from mmq_sweeps.models import model_check
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.logits import watching_logits
@@ -33,6 +34,8 @@ from mmq_sweeps.tasks.items import (
     naming_the_item,
     problem_of_references,
 )
+from mmq_sweeps.tasks.likelihood import likelihoods
+from mmq_sweeps.tasks.sample import drawn
 from mmq_sweeps.tasks.teaching import teacher_forced
 from mmq_sweeps.tasks.window import model_window
 
@@ -74,7 +77,9 @@ class GenerationTask(ABC):
     """Generation over the first ``limit`` items of ``split`` (null: all), calibrated on ``calibration_split``.
 
     ``data`` is a reader (see ``Examples``). ``generation`` goes to the model's ``generate``. With ``allow_missing``,
-    items with unusable images or texts are left out and the record says so; otherwise they are an error.
+    items with unusable images or texts are left out and the record says so; otherwise they are an error. ``sample`` chooses
+    some of the items (``config/sample.py``); calibration samples that it is apart from do not count for ``limit``. With
+    ``teacher_forced`` the model is not asked to write, but how likely it finds the first right text of each item.
     """
 
     name: str = field(metadata=LABEL)
@@ -88,6 +93,8 @@ class GenerationTask(ABC):
     metrics: list[str] = field(metadata=EVALUATION)
     batch_size: int = field(metadata=LABEL)
     allow_missing: bool = field(default=False, metadata=EVALUATION)
+    sample: dict[str, Any] | None = field(default=None, metadata=EVALUATION)
+    teacher_forced: bool = field(default=False, metadata=EVALUATION)
 
     @abstractmethod
     def items_of(self, example: Any) -> list[Item]:
@@ -195,6 +202,8 @@ class GenerationTask(ABC):
 
     @torch.no_grad()
     def predict(self, loaded: LoadedModel, progress: Progress) -> Predictions:
+        if self.teacher_forced:
+            return self._likelihoods(loaded, progress)
         # A fast tokenizer fails if one thread encodes while another decodes.
         tokenizing = Lock()
 
@@ -240,6 +249,18 @@ class GenerationTask(ABC):
 
         return naming_the_item(generate)(batch)
 
+    def _likelihoods(self, loaded: LoadedModel, progress: Progress) -> Predictions:
+        items, predictions = self.items, Predictions()
+        for batch in split_up(items, self.batch_size):
+            shown = decoded([item.example for item in batch])
+            prompts = [item.prompt_for(loaded.processor) for item in batch]
+            answers = [plain_text(item.references[0], loaded.processor) for item in batch]
+            texts, wrong = likelihoods(loaded, shown, prompts, answers)
+            predictions.update({item.id: text for item, text in zip(batch, texts, strict=True)})
+            predictions.not_finite |= {item.id for item, flag in zip(batch, wrong, strict=True) if flag}
+            progress(len(predictions), len(items))
+        return predictions
+
     def _draws(self, loaded: LoadedModel) -> bool:
         """Return whether decoding samples; then items run one by one, so that samples do not depend on the batch size."""
         inherited = (getattr(module, "generation_config", None) for module in loaded.model.modules())
@@ -265,18 +286,21 @@ class GenerationTask(ABC):
 
     @lru_cache(maxsize=1)  # noqa: B019 - a task lives as long as its process
     def _scorer(self, cache: Path, *left_out: str) -> Scorer:  # noqa: ARG002 - cache key
+        if self.teacher_forced:
+            return LikelihoodScorer([item.id for item in self.items], self.metrics)
         return self.make_scorer(self.items, cache)
 
     @cached_property
     def _asked(self) -> list[Item]:
         """Requested items, whether or not their images are usable."""
         # An example has at least one item, so ``limit`` examples are enough.
-        every = (item for example in self.examples.first(self.limit) for item in self.items_of(example))
+        examples = self.examples.first(self.limit, (self.sample or {}).get("apart_from"))
+        every = (item for example in examples for item in self.items_of(example))
         found = list(islice(every, self.limit))
         if not found or (self.limit is not None and len(found) < self.limit):
             raise ValueError(f"task.limit={self.limit}: {self.split} has {len(found)} items to evaluate")
         check_ids(self.split, [(item.id, item.example) for item in found])
-        return found
+        return drawn(found, self.sample, self.split)
 
     @cached_property
     def _bad(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,17 @@ def test_folded_input_scales_are_exported_in_norms_and_biases(
     assert not torch.equal(original[norm].to(stored[norm].dtype), stored[norm])
 
 
+def test_a_model_on_disk_gives_the_same_file(mixed: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported(mixed, tmp_path / "memory", monkeypatch)
+    config = mixed.sweep.configs[mixed.cell.id]
+    sweep = replace(
+        mixed.sweep, configs={mixed.cell.id: {**config, "model": {**config["model"], "device_map": "disk"}}}
+    )
+    exported(replace(mixed, sweep=sweep), tmp_path / "disk", monkeypatch)
+    name = "model.safetensors"
+    assert sha256(tmp_path / "disk" / name) == sha256(tmp_path / "memory" / name)
+
+
 def test_a_wider_dtype_is_exact_dequantized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = measured(tmp_path / "runs", *MIXED, "model.dtype=bfloat16")
     done = exported(source, tmp_path / "out", monkeypatch, asked=Asked(dtype="float32"))
@@ -261,7 +273,7 @@ def forget_a_group(folder: Path) -> None:
     ("damage", "told"),
     [
         (flip_a_code, "are not those that were measured"),
-        (change_a_bias, "its logits are not those of the measured model: they differ by"),
+        (change_a_bias, "its outputs are not those of the measured model: they differ by"),
         (drop_a_bias, "transformers does not load all of it"),
         (forget_a_group, "transformers does not load"),
     ],

@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.export import stored_names
+from mmq_sweeps.export.checkpoint_files import exported_config
 from mmq_sweeps.export.formats.base import LinearSpec
+from mmq_sweeps.export.formats.compressed_tensors import CompressedTensors
 from mmq_sweeps.export.formats.dequantized import Dequantized
 from mmq_sweeps.export.tensors import ExportedTensors
+from mmq_sweeps.export.writer import WeightFiles, write_json
 from mmq_sweeps.methods.affine import Format, QuantizedWeight, round_nearest
 from mmq_sweeps.models import experts
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization.targets import find_parts
-from tests.models.toys import FAMILIES, toy_model
+from tests.models.toys import FAMILIES, toy_batch, toy_model
+
+WIDTHS = (4, 3, 8, 5)
 
 
 class Rounded(dict[str, QuantizedWeight]):
-    """Weights of a model rounded to 4 bits: what an export asks of ``CellWeights``."""
+    """Weights of a model rounded to a mix of widths: what an export asks of ``CellWeights``."""
 
     def __init__(self, loaded: LoadedModel, names: list[str]) -> None:
-        super().__init__({name: round_nearest(loaded.weight(name), Format(4)) for name in names})
-        self.specs = {name: LinearSpec(weight.format, weight.shape) for name, weight in self.items()}
-        self.linears, self.dense_linears, self.dense = self.specs, (), {}
+        formats = (Format(bits, symmetric=True) for bits in itertools.cycle(WIDTHS))
+        super().__init__(
+            {name: round_nearest(loaded.weight(name), format) for name, format in zip(names, formats, strict=False)}
+        )
+        self.specs = {
+            name: LinearSpec(weight.format, weight.shape, kind="expert" if experts.parse(name) else "linear")
+            for name, weight in self.items()
+        }
+        self.linears = {name: spec for name, spec in self.specs.items() if spec.kind == "linear"}
+        every = loaded.model.named_modules()
+        self.dense_linears = tuple(name for name, one in every if isinstance(one, nn.Linear) and name not in self)
+        self.dense: dict[str, torch.Tensor] = {}
 
 
 def everything(loaded: LoadedModel) -> list[str]:
@@ -49,6 +65,30 @@ def test_tensors_are_those_of_save_pretrained(name: str, tmp_path: Path) -> None
     assert saved.keys() == written.keys()
     for key, tensor in saved.items():
         assert torch.equal(tensor, written[key]), key
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_transformers_loads_a_mix_of_packed_linears(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    loaded = toy_model(name)
+    weights: Any = Rounded(loaded, everything(loaded))
+    tensors = ExportedTensors(loaded, weights, CompressedTensors(), torch.float32)
+    with WeightFiles(tmp_path, tensors.specs) as files:
+        for key, tensor in tensors:
+            files.write(key, tensor)
+    settings = CompressedTensors().settings(tensors.packed, tensors.dense)
+    write_json(
+        tmp_path / "config.json", exported_config(loaded.model.config.to_dict(), loaded.model, tensors, settings)
+    )
+    with quiet_libraries():
+        model, info = type(loaded.model).from_pretrained(tmp_path, output_loading_info=True)
+        assert not any(info.values()), info
+        model.hf_quantizer.compressor.decompress_model(model)
+    with torch.no_grad():
+        found = model.eval()(**toy_batch(name))
+        with loaded.weights_replaced({key: weight.dequantize() for key, weight in weights.items()}):
+            expected = loaded.model(**toy_batch(name))
+    assert torch.equal(found[0], expected[0])
 
 
 @pytest.mark.parametrize("name", FAMILIES)

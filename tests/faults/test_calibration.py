@@ -129,7 +129,9 @@ def test_a_chain_has_its_own_input_in_passes_with_and_without_a_step_between_blo
     solver = UnitSolver(loaded, store, 0, lambda done, total: None)
     with torch.no_grad():
         for request in requests:
-            for name, quantized in (solver.read(request) or {}).items():
+            stored = solver.read(request)
+            assert stored is not None
+            for name, quantized in stored.weights.items():
                 loaded.model.get_submodule(name).weight.copy_(quantized.dequantize())
     for gram, expected in zip(found, grams_of(loaded, part, batches), strict=True):
         torch.testing.assert_close(gram, expected, rtol=1e-4, atol=1e-5)

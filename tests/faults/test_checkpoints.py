@@ -1,4 +1,4 @@
-"""A checkpoint is at full precision, whole, and without an adapter, or is refused before its weights are read."""
+"""A checkpoint is whole, without an adapter, and quantized in a way that can be read or not at all, or it is refused."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from launch.planning import preflight as launch_check
 from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.execution.executor import quiet_libraries
+from mmq_sweeps.identity.checkpoint import quantized_already
 from mmq_sweeps.models.loading import load_model
 from tests.faults.checkpoints import Composed, copied, edit, found, rewrite, settings
 
@@ -27,6 +29,7 @@ def quiet() -> Iterator[None]:
 
 # Checkpoints that are quantized already
 
+ELSEWHERE = "give the checkpoint that this one was made from"
 QUANTIZED = {
     "fp8": {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]},
     "compressed-tensors": {"quant_method": "compressed-tensors", "format": "pack-quantized"},
@@ -36,15 +39,30 @@ QUANTIZED = {
 }
 
 
-@pytest.mark.parametrize("place", ["", "text_config", "vision_config"])
 @pytest.mark.parametrize("method", QUANTIZED)
-def test_a_checkpoint_that_is_quantized_already_is_refused(
+def test_a_checkpoint_that_says_it_is_quantized_and_is_not_is_refused(
+    composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """A loader would look for its scales, and draw every weight at random."""
+    folder = copied("tiny_blip2", tmp_path)
+    edit(folder / "config.json", lambda content: content.update(quantization_config=QUANTIZED[method]))
+    said = (
+        f"is quantized already, by {method.split()[0]}, and transformers {transformers.__version__} does not load it: "
+    )
+    assert_refused(composed, folder, monkeypatch, said)
+    with pytest.raises(ValueError, match="its files hold no quantized weights"):
+        load_model(settings(composed, folder)["model"])
+
+
+@pytest.mark.parametrize("place", ["text_config", "vision_config"])
+@pytest.mark.parametrize("method", QUANTIZED)
+def test_a_quantization_that_transformers_does_not_read_is_refused(
     composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, place: str
 ) -> None:
     folder = copied("tiny_blip2", tmp_path)
     values = {"quantization_config": QUANTIZED[method]}
-    edit(folder / "config.json", lambda content: (content[place] if place else content).update(values))
-    assert_refused(composed, folder, monkeypatch, f"is quantized already, by {method} (")
+    edit(folder / "config.json", lambda content: content[place].update(values))
+    assert_refused(composed, folder, monkeypatch, f"is quantized already, by {method} (", ELSEWHERE)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +78,9 @@ def test_a_file_beside_the_configuration_says_so_as_well(
 ) -> None:
     folder = copied("tiny_llava", tmp_path)
     (folder / name).write_text(json.dumps(content))
-    assert_refused(composed, folder, monkeypatch, f"is quantized already, by {method} ({name} beside its config.json)")
+    assert_refused(
+        composed, folder, monkeypatch, f"is quantized already, by {method} ({name} beside its config.json)", ELSEWHERE
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
@@ -70,7 +90,9 @@ def test_weights_that_are_stored_in_eight_bits_need_no_configuration(
     folder = copied("tiny_blip2", tmp_path)
     name = "vision_model.encoder.layers.0.mlp.fc1.weight"
     rewrite(folder, lambda weights: {**weights, name: weights[name].to(dtype)})
-    assert_refused(composed, folder, monkeypatch, f"is quantized already, since model.safetensors stores {name} as ")
+    assert_refused(
+        composed, folder, monkeypatch, f"is quantized already, since model.safetensors stores {name} as ", ELSEWHERE
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
@@ -84,7 +106,7 @@ def test_eight_bits_count_under_any_name_and_in_pickled_files(
     if file == "pytorch_model.bin":
         torch.save(load_file(folder / "model.safetensors"), folder / file)
         (folder / "model.safetensors").unlink()
-    assert_refused(composed, folder, monkeypatch, f"is quantized already, since {file} stores {name} as ")
+    assert_refused(composed, folder, monkeypatch, f"is quantized already, since {file} stores {name} as ", ELSEWHERE)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -96,6 +118,18 @@ def test_pickled_weights_of_full_precision_are_taken(composed: Composed, tmp_pat
     assert found(composed, folder) == []
 
 
+def test_a_quantized_checkpoint_of_the_hub_is_refused(tmp_path: Path) -> None:
+    """Its identity is a commit, found without its files; a folder of it is measured."""
+    folder = copied("tiny_blip2", tmp_path)
+    values = {"quantization_config": QUANTIZED["gptq with 4 bits"]}
+    edit(folder / "config.json", lambda content: content.update(values))
+    refused = quantized_already("someone/model", values, folder)
+    assert refused is not None
+    assert "model.checkpoint=someone/model: is quantized already, by gptq with 4 bits" in refused
+    assert "only a folder whose config.json says so in quantization_config is measured as it is" in refused
+    assert quantized_already(str(folder), values, folder) is None
+
+
 def test_an_adapter_is_refused(composed: Composed, tmp_path: Path) -> None:
     """With peft installed it would be loaded, without peft be left out, and the cells have one id."""
     folder = copied("tiny_blip2", tmp_path)
@@ -104,7 +138,7 @@ def test_an_adapter_is_refused(composed: Composed, tmp_path: Path) -> None:
         load_model(settings(composed, folder)["model"])
 
 
-def assert_refused(composed: Composed, folder: Path, monkeypatch: pytest.MonkeyPatch, message: str) -> None:
+def assert_refused(composed: Composed, folder: Path, monkeypatch: pytest.MonkeyPatch, *messages: str) -> None:
     """Before a job is submitted, and when a model is loaded before its weights are read."""
     config = settings(composed, folder)
 
@@ -114,8 +148,7 @@ def assert_refused(composed: Composed, folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("mmq_sweeps.models.loading._read_weights", read)
     with pytest.raises(ValueError, match=f"^model.checkpoint={folder}: ") as error:
         load_model(config["model"])
-    assert message in str(error.value)
-    assert "give the checkpoint that this one was made from" in str(error.value)
+    assert all(message in str(error.value) for message in messages)
     sweep = plan([OmegaConf.create(config)])
     assert launch_check.look(sweep, folder.parent)["problems"] == [str(error.value)]
 

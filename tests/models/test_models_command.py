@@ -14,9 +14,12 @@ import pytest
 
 from mmq_sweeps.config.model_catalog import model_names
 from mmq_sweeps.config.paths import conf_dir
+from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.models.__main__ import main
+from mmq_sweeps.models.loading import silent_bars
 from mmq_sweeps.models.shapes import CONFIGS
+from tests.models.quantized.folders import EMBEDDED, LANGUAGE, VISION, as_gptq, compress, scheme, small_llama
 from tests.models.test_shapes import BY_HAND
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +106,7 @@ def test_the_tables_of_the_documentation_are_the_command_s(
         "mmq_sweeps.models.__main__.model_names", lambda: sorted(path.stem for path in CONFIGS.glob("*"))
     )
     page = (ROOT / "docs" / "models.md").read_text()
-    listed, sized = (text.splitlines() for text in re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL))
+    listed, sized, _ = (text.splitlines() for text in re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL))
     main([])
     told = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     models = [line.split()[0] for line in listed[3:] if not line.startswith(" ")]
@@ -112,6 +115,95 @@ def test_the_tables_of_the_documentation_are_the_command_s(
     assert all(f"`{path.stem}`" in page or path.stem in models for path in CONFIGS.glob("*"))
     main([*CHOICES])
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == sized
+
+
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("models") / "compressed"
+    with quiet_libraries(), silent_bars():
+        return compress(EMBEDDED / "tiny_blip2", out, scheme(VISION, 4, 32), scheme(LANGUAGE, 3))
+
+
+def test_a_folder_is_shown_as_the_documentation_shows_it(capsys: pytest.CaptureFixture[str], compressed: Path) -> None:
+    page = (ROOT / "docs" / "models.md").read_text()
+    shown = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)[2].splitlines()
+    main([str(compressed)])
+    told = [line.rstrip().replace(str(compressed), "DIR") for line in capsys.readouterr().out.splitlines()]
+    assert told == shown
+
+
+def test_a_folder_for_a_program(capsys: pytest.CaptureFixture[str], compressed: Path) -> None:
+    main([str(compressed), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert {name: [(own["bits"], own["group_size"], own["linears"]) for own in part["stored"]]
+            for name, part in told["parts"].items()} == {
+        "vision": [(4, 32, 24)], "connector": [], "language": [(3, "channel", 36)], "embeddings": [], "head": [],
+    }  # fmt: skip
+    assert told["faults"] == []
+    assert told["loads_in"]["transformers"] == {"loads": True, "needs": ["compressed-tensors>=0.18"], "reasons": []}
+    assert told["loads_in"]["vllm"]["loads"] is False
+    weights = 2 * 294_912
+    assert told["total"]["quantized_weights"] == weights
+    assert (
+        told["total"]["bpw_paper"]
+        == (3.5 * weights + 16 * (told["total"]["parameters"] - weights)) / (told["total"]["parameters"])
+    )
+
+
+def test_a_part_of_several_widths_has_a_row_for_each(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with quiet_libraries(), silent_bars():
+        own = [
+            scheme("re:.*vision.*fc1$", 4, 32),
+            scheme("re:.*vision.*fc2$", 8),
+            scheme("re:^language_projection$", 5),
+        ]
+        folder = compress(EMBEDDED / "tiny_blip2", tmp_path / "it", *own)
+    main([str(folder)])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    start = next(number for number, line in enumerate(lines) if line[:2] == ["vision", "ViT"])
+    assert [line[:3] for line in lines[start + 1 : start + 3]] == [["4", "32", "no"], ["8", "channel", "no"]]
+    outside = next(number for number, line in enumerate(lines) if line == ["outside"])
+    assert lines[outside + 1][:5] == ["5", "channel", "no", "pack-quantized", "1"]
+
+
+def test_a_model_that_no_yaml_has_is_shown_as_a_whole(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = as_gptq(small_llama(tmp_path / "llama"), tmp_path / "it", lambda name: None if "head" in name else 4)
+    main([str(folder)])
+    shown = capsys.readouterr().out
+    assert re.search(r"linears *\n +4 +32 +no +gptq +14 ", shown)
+    assert "a LlamaForCausalLM by gptq (quantization_config in config.json)" in shown
+    assert "yes, with optimum and gptqmodel (optimum not installed, gptqmodel not installed)" in shown
+
+
+def test_a_folder_at_full_precision_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(EMBEDDED / "tiny_llava")])
+    assert "a LlavaForConditionalGeneration at full precision; its files hold 2," in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["./absent"], "absent: is not a folder"),
+        (["."], "holds no config.json, so it is no checkpoint"),
+        (
+            [str(EMBEDDED / "tiny_llava"), "--bits", "vision=3"],
+            "--bits: .* is a checkpoint, which is shown as it is stored",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_shown_is_a_line(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(f"^error: .*{message}", line)
 
 
 def block(lines: list[str], name: str) -> list[str]:

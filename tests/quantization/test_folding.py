@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.sweep import plan
@@ -21,8 +23,10 @@ from mmq_sweeps.execution.session import Session, Sessions
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.methods.affine import Format
 from mmq_sweeps.methods.awq import AWQ
+from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.methods.gptq import GPTQ
 from mmq_sweeps.models.loading import LoadedModel, load_model
-from mmq_sweeps.quantization import quantize
+from mmq_sweeps.quantization import folding, quantize
 from mmq_sweeps.quantization.calibration import block_statistics, capture
 from mmq_sweeps.quantization.folding import Fold, FoldedScales, find_folds
 from mmq_sweeps.quantization.size import StoredLinear, measure, measure_stored
@@ -210,13 +214,36 @@ def test_half_precision_is_no_obstacle() -> None:
     assert [fold.source for fold in found] == ["block.norm"]
 
 
-def test_a_block_that_cannot_run_again_gets_no_scale_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    def call() -> Any:
-        return (torch.randn(5, 7),), {}
+def test_a_block_that_cannot_run_again_gets_no_scale_and_says_so(
+    toys: dict[str, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, batch = toys["llava_1_5_7b"]
 
+    def refused(*_: Any) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(folding, "functional_call", refused)
     with caplog.at_level(logging.WARNING):
-        assert find_folds(Tower(Block(False)), "block", [call], [["block.one", "block.two"]]) == []
-    assert "block: cannot be run again to fold input scales, so its linears get none" in caplog.text
+        found = found_folds(loaded, find_parts(loaded.model, loaded.config)["language"], batch)
+    assert found.keys() == {"nowhere"}
+    assert "layers.0: cannot be run again to fold input scales, so its linears get none: shapes differ" in caplog.text
+
+
+def test_tokens_that_look_like_a_batch_are_taken_whole(toys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an item alone cannot run, the whole batch does."""
+    loaded, batch = toys["llava_1_5_7b"]
+    part = find_parts(loaded.model, loaded.config)["language"]
+    expected, ran = found_folds(loaded, part, batch), []
+
+    def of_batches_only(block: nn.Module, parameters: Any, args: Any, kwargs: Any) -> Any:
+        ran.append(len(args[0]))
+        if ran[-1] == 1:
+            raise RuntimeError("shapes differ")
+        return functional_call(block, parameters, args, kwargs)
+
+    monkeypatch.setattr(folding, "functional_call", of_batches_only)
+    assert found_folds(loaded, part, batch) == expected
+    assert ran[:2] == [1, 2]
 
 
 def test_a_fold_beyond_the_dtype_is_an_error_that_names_the_norm() -> None:
@@ -233,10 +260,12 @@ def test_a_scale_for_a_whole_weight_folds_into_norms_only(toys: dict[str, Any]) 
     unit = next(unit for unit in part.units if unit.kind == "mlp" and unit.block == 0)
     ((_, stats),) = block_statistics(loaded, part, passes, list(unit.linears))
     for size, folded in (("tensor", {"final_layer_norm"}), ("channel", {"final_layer_norm", "fc1"})):
-        packed = solve_unit(unit, AWQ(size, fuse=True), [Format(3, size)], loaded, stats).packed[0]
-        assert {
-            notes["folded_into"].rpartition(".")[2] for notes in packed.notes.values() if "folded_into" in notes
-        } == folded
+        packed = solve_unit(unit, AWQ(size, fuse=True), [Format(4, size)], loaded, stats).packed[0]
+        notes = [note["folded_into"] for note in packed.notes.values() if "folded_into" in note]
+        assert {source.rpartition(".")[2] for source in notes} == folded
+        # Of what the codes stand for in the model, not of weights with other columns and rows.
+        assert 0 < packed.error["weight_error"] < 0.05
+        assert 0 < packed.error["output_error"] < 0.02
 
 
 # In cells
@@ -318,6 +347,7 @@ def test_norms_and_biases_are_swapped_with_the_codes_and_back(
 
     before = values()
     found = own.quantize(cell, Progress(1))
+    assert found.dense
     with own.evaluating(cell, found, replay=False):
         inside = values()
     for name, value in found.dense.items():
@@ -364,3 +394,31 @@ def test_half_precision_folds_and_answers(composed: Composed, model_config: dict
     with loaded.weights_replaced(vision, dense):
         error = (seen() - full).norm() / full.norm()
     assert 0 < error < 0.15
+
+
+def test_units_are_calibrated_behind_folded_scales(
+    composed: Composed, loaded: LoadedModel, parts: dict[str, Part], tmp_path: Path
+) -> None:
+    """The MLP of a block, by sequential GPTQ, sees the norm that the attention's scale is folded into."""
+    chained = {"bits": 3, "layers": ["mlp"], "method": {"name": "gptq", "sequential": True}}
+    file = tmp_path / "mixed.json"
+    file.write_text(json.dumps({"parts": {"vision": [{"bits": 3, "layers": ["attention"], "method": "awq"}, chained]}}))
+    sweep = plan([composed(*SMALL, f"assignment={file}")])
+    cell = sweep.cells[-1]
+    task = build("task", sweep.configs[cell.id]["task"])
+    own = Session(loaded, parts, task, 8, Store.open(tmp_path / "store"))
+    found = own.quantize(cell, Progress(1))
+    first = {name: weight.dequantize() for name, weight in found.weights.items() if ".layers.0.self_attn." in name}
+    dense = {name: value for name, value in found.dense.items() if ".layers.0." in name}
+    assert any(name.endswith("layer_norm1.weight") for name in dense)
+    name = next(name for name in found.weights if name.endswith("layers.0.mlp.fc1"))
+    seen: list[Tensor] = []
+    with loaded.weights_replaced(first, dense), torch.no_grad():
+        handle = loaded.linear(name).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        for batch in task.calibration_batches(loaded, {**(cell.calibration or {}), "batch_size": 8}):
+            loaded.model(**loaded.to_device(batch), use_cache=False)
+        handle.remove()
+    x = torch.cat([one.reshape(-1, one.shape[-1]) for one in seen]).double()
+    stats = LayerStats((x.T @ x / len(x)).float(), x.abs().mean(dim=0).float(), len(x))
+    expected = GPTQ().quantize([loaded.weight(name)], stats, Format(3)).weights[0].dequantize()
+    assert ((expected - found.weights[name].dequantize()).abs() < 1e-6).float().mean() > 0.999

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mmq_sweeps.export.formats.base import LinearSpec, TensorSpec
 from mmq_sweeps.export.formats.bitstream import WORD, from_awq_order, in_awq_order, pack_rows, unpack_rows
-from mmq_sweeps.export.formats.exact import equal_scale, exact_scale, first_problem, refusal, steps, whole_zero
-from mmq_sweeps.export.formats.single import BETTER, HALVES, group_size, only_format, problem_of_mix
+from mmq_sweeps.export.formats.exact import equal_scale, first_problem, refusal, steps, whole_zero
+from mmq_sweeps.export.formats.single import BETTER, HALVES, group_size, half_scale, only_format, problem_of_mix
 from mmq_sweeps.methods.affine import QuantizedWeight
 
 WIDTHS = (2, 4, 8)
@@ -42,17 +42,17 @@ class AWQ:
                 return refusal(self.name, name, reason, BETTER)
         return None
 
-    def layout(self, spec: LinearSpec, dtype: torch.dtype) -> dict[str, TensorSpec]:
+    def layout(self, spec: LinearSpec, dtype: torch.dtype) -> dict[str, TensorSpec]:  # noqa: ARG002
         rows, columns = spec.shape
         groups, packed = spec.format.groups(spec.shape)[1], rows * spec.format.bits // WORD
         return {
             "qweight": (torch.int32, (columns, packed)),
             "qzeros": (torch.int32, (groups, packed)),
-            "scales": (dtype, (groups, rows)),
+            "scales": (HALVES[0], (groups, rows)),
         }
 
     def tensors(self, weight: QuantizedWeight, dtype: torch.dtype) -> dict[str, Tensor]:
-        scale = exact_scale(weight, dtype)
+        scale = half_scale(weight, dtype)
         return {
             "qweight": _packed(weight.codes, weight.format.bits),
             "qzeros": _packed(whole_zero(weight), weight.format.bits),

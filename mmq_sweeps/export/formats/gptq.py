@@ -16,8 +16,8 @@ from torch import Tensor
 
 from mmq_sweeps.export.formats.base import LinearSpec, TensorSpec
 from mmq_sweeps.export.formats.bitstream import WORD, pack_rows, unpack_rows
-from mmq_sweeps.export.formats.exact import equal_scale, exact_scale, first_problem, refusal, steps, whole_zero
-from mmq_sweeps.export.formats.single import BETTER, HALVES, group_size, only_format, problem_of_mix
+from mmq_sweeps.export.formats.exact import equal_scale, first_problem, refusal, steps, whole_zero
+from mmq_sweeps.export.formats.single import BETTER, HALVES, group_size, half_scale, only_format, problem_of_mix
 from mmq_sweeps.methods.affine import Format, QuantizedWeight
 
 WIDTHS = (2, 3, 4, 8)
@@ -44,7 +44,22 @@ class GPTQ:
             )
         if found := first_problem(self.name, linears, dtype, HALVES):
             return found
-        return problem_of_mix(self.name, linears, WIDTHS, GROUP_SIZES) or self._problem_of_places(linears)
+        if found := problem_of_mix(self.name, linears, WIDTHS, GROUP_SIZES):
+            return found
+        return self._problem_of_places(linears) or self._problem_of_products(linears, dtype)
+
+    def _problem_of_products(self, linears: Mapping[str, LinearSpec], dtype: torch.dtype) -> str | None:
+        """Return why products, which the loader rounds to float16 before ``dtype``, are rounded twice; None if they are not.
+
+        A scale of bfloat16 has 8 digits and a product of it 11 in float16, which leaves 3 for steps.
+        """
+        for name, spec in linears.items():
+            if dtype is torch.bfloat16 and spec.format.bits > (4 if spec.format.symmetric else 3):
+                return (
+                    f"--format {self.name} in bfloat16 is not exact for {name}, which has {spec.format.bits} bits: its loader "
+                    f"multiplies in float16; use --dtype float16 or --format {BETTER}"
+                )
+        return None
 
     def _problem_of_places(self, linears: Mapping[str, LinearSpec]) -> str | None:
         first = None
@@ -60,19 +75,19 @@ class GPTQ:
                 return refusal(self.name, name, reason, BETTER)
         return None
 
-    def layout(self, spec: LinearSpec, dtype: torch.dtype) -> dict[str, TensorSpec]:
+    def layout(self, spec: LinearSpec, dtype: torch.dtype) -> dict[str, TensorSpec]:  # noqa: ARG002
         (rows, columns), bits = spec.shape, spec.format.bits
         groups = spec.format.groups(spec.shape)[1]
         return {
             "qweight": (torch.int32, (columns * bits // WORD, rows)),
             "qzeros": (torch.int32, (groups, rows * bits // WORD)),
-            "scales": (dtype, (groups, rows)),
+            "scales": (HALVES[0], (groups, rows)),
             "g_idx": (torch.int32, (columns,)),
         }
 
     def tensors(self, weight: QuantizedWeight, dtype: torch.dtype) -> dict[str, Tensor]:
         bits, columns = weight.format.bits, weight.shape[1]
-        scale = exact_scale(weight, dtype)
+        scale = half_scale(weight, dtype)
         zero = whole_zero(weight).sub_(_subtracted(weight.format)).remainder_(2**bits)
         return {
             "qweight": pack_rows(weight.codes, bits).T.contiguous(),
@@ -101,6 +116,8 @@ class GPTQ:
             "format": version,
             "checkpoint_format": version,
             "block_name_to_quantize": blocks,
+            # The kernel that multiplies as the dequantized model does.
+            "backend": "gptq_torch",
         }
         within = [name for name in dense if name.startswith(f"{blocks}.")]
         if within:

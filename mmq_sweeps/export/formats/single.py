@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import torch
+from torch import Tensor
 
 from mmq_sweeps.export.formats.base import LinearSpec
-from mmq_sweeps.export.formats.exact import refusal
-from mmq_sweeps.methods.affine import Format
+from mmq_sweeps.export.formats.exact import exact_scale, refusal
+from mmq_sweeps.methods.affine import Format, QuantizedWeight
 
-# Loaders compute in these.
+# Loaders compute in these, and keep scales in the first.
 HALVES = (torch.float16, torch.bfloat16)
 BETTER = "compressed-tensors"
 
@@ -37,6 +38,12 @@ def problem_of_mix(
                 BETTER,
             )  # fmt: skip
     return None
+
+
+def half_scale(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
+    """Return the scales ``[O, G]`` in float16; a ValueError if one is not exact in it or in ``dtype``."""
+    exact_scale(weight, dtype)
+    return exact_scale(weight, HALVES[0])
 
 
 def only_format(linears: Mapping[str, LinearSpec]) -> Format:

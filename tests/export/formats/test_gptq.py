@@ -60,6 +60,7 @@ def test_auto_gptq_packs_the_same_words(bits: int, group_size: int | str) -> Non
     ours = FORMAT.tensors(weight, torch.float16)
     for name in ("qweight", "qzeros", "g_idx"):
         assert torch.equal(ours[name], getattr(theirs, name)), name
+    assert ours["scales"].dtype == torch.float16
     assert torch.equal(ours["scales"].float(), theirs.scales)
 
 
@@ -75,6 +76,7 @@ def test_settings_of_whole_blocks() -> None:
     assert found == {
         "quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True, "desc_act": False, "format": "gptq",
         "checkpoint_format": "gptq", "block_name_to_quantize": "model.layers",
+        "backend": "gptq_torch",
     }  # fmt: skip
 
 
@@ -137,3 +139,29 @@ def test_float32_is_refused() -> None:
     found = FORMAT.problem(specs(block_linears(Format(4, 32, True))), torch.float32)
     assert found is not None
     assert "choose --dtype float16 or bfloat16" in found
+
+
+@pytest.mark.parametrize(("format", "held"), [
+    (Format(4, 32, True), True), (Format(3, 32), True), (Format(2, "channel"), True),
+    (Format(8, 32, True), False), (Format(4, 32), False), (Format(8, 32), False),
+])  # fmt: skip
+def test_bfloat16_is_held_if_float16_products_are_exact(format: Format, held: bool) -> None:
+    found = FORMAT.problem(specs(block_linears(format)), torch.bfloat16)
+    assert FORMAT.problem(specs(block_linears(format)), torch.float16) is None
+    if held:
+        # As the loader multiplies: in float16, then rounded to the dtype.
+        weight = quantized(format, (32, 64))
+        steps = (
+            weight.codes.to(torch.float16).reshape(*weight.grid.scale.shape, -1) - weight.grid.zero.half()[:, :, None]
+        )
+        product = (steps * weight.grid.scale.half()[:, :, None]).to(torch.bfloat16).reshape(weight.shape)
+        assert torch.equal(product, weight.dequantize().to(torch.bfloat16))
+        assert found is None
+    else:
+        assert "its loader multiplies in float16; use --dtype float16" in str(found)
+
+
+def test_scales_beyond_float16_are_an_error() -> None:
+    weight = quantized(Format(4, "channel", True), (32, 32)).times_power_of_two(-20)
+    with pytest.raises(ValueError, match="32 of 32 scales are not exact in float16"):
+        FORMAT.tensors(weight, torch.bfloat16)

@@ -1,0 +1,72 @@
+"""What docs/export.md shows is run from the page: three models exported at mixed widths, and a script that reloads them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmq_sweeps.export.formats.names import FORMATS
+from mmq_sweeps.store.store import Store
+from tests.commands import run_forked
+from tests.conftest import command_environment
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text()
+SCRIPTS = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, flags=re.DOTALL))
+COMMANDS = [
+    shlex.split(line) for block in re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()
+]
+# The figure of each folder that the page shows.
+(SHOWN,) = re.findall(r"```text\n(.*?)```", PAGE, flags=re.DOTALL)
+FIGURES = {line.split(": ")[0]: line.split(": ")[1].split() for line in SHOWN.splitlines()}
+# Between processors the last digits of a matrix product may differ, and with them a word of an answer.
+NEAR = 0.5
+
+
+def run(arguments: list[str], folder: Path) -> str:
+    """Run ``python ...`` as the page says; return what it prints."""
+    assert arguments[0] == "python"
+    if arguments[1] == "-m":
+        told = run_forked(
+            arguments[2], [*arguments[3:], *(["tracker=none"] * (arguments[2] == "mmq_sweeps"))], folder, os.environ
+        )
+    else:
+        told = subprocess.run(
+            [sys.executable, *arguments[1:]],
+            cwd=folder, env=command_environment(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    return told.stdout
+
+
+@pytest.mark.parametrize("out", FIGURES)
+def test_a_model_is_exported_reloaded_and_evaluated_without_our_code(out: str, tmp_path: Path) -> None:
+    for name, text in SCRIPTS.items():
+        (tmp_path / name).write_text(text)
+    (exporting,) = [command for command in COMMANDS if command[-1] == out and "--out" in command]
+    store = exporting[exporting.index("--source") + 1]
+    (measuring,) = [command for command in COMMANDS if f"store.dir={store}" in command]
+    (reloading,) = [command for command in COMMANDS if command[1:] == ["reload.py", out]]
+    for command in (["python", "draw.py"], measuring, exporting):
+        run(command, tmp_path)
+    name, shown = FIGURES[out]
+    record = next(one for one in Store.reading(tmp_path / store).records() if not one.baseline)
+    widths = {rule["bits"] for part in record.cell["parts"].values() for rule in part.get("rules", [part])}
+    assert len(widths) > 1
+    assert run(reloading, tmp_path) == f"{out}: {name} {record.metrics[name]['value']:.4f}\n"
+    assert abs(record.metrics[name]["value"] - float(shown)) < NEAR
+
+
+def test_the_script_that_reloads_has_none_of_our_code() -> None:
+    assert "mmq_sweeps" not in SCRIPTS["reload.py"]
+    assert "from_pretrained" in SCRIPTS["reload.py"]
+
+
+def test_every_format_has_a_line() -> None:
+    for name in FORMATS:
+        assert f"| `{name}` |" in PAGE
