@@ -43,12 +43,16 @@ class Storage(Protocol):
 
 @dataclass(frozen=True)
 class ExportedLinear:
-    """A quantized linear of ``part``. ``expert`` is true of an expert's slice in a tensor of many."""
+    """A quantized linear of ``part``.
+
+    ``dense_only`` is true of one that no loader takes packed: an expert's slice in a tensor of many, or a linear that
+    transformers initializes by its dense weight (Siglip).
+    """
 
     part: str
     format: Storage
     input_scaled: bool = False
-    expert: bool = False
+    dense_only: bool = False
 
 
 def loads_in(linears: Iterable[ExportedLinear]) -> list[str]:
@@ -60,7 +64,7 @@ def loads_in(linears: Iterable[ExportedLinear]) -> list[str]:
 
 
 def _in_transformers(linear: ExportedLinear) -> bool:
-    return not (linear.format.real_zero or linear.input_scaled or linear.expert)
+    return not (linear.format.real_zero or linear.input_scaled or linear.dense_only)
 
 
 def _in_vllm(linear: ExportedLinear) -> bool:
