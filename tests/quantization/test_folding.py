@@ -260,12 +260,12 @@ def test_a_scale_for_a_whole_weight_folds_into_norms_only(toys: dict[str, Any]) 
     unit = next(unit for unit in part.units if unit.kind == "mlp" and unit.block == 0)
     ((_, stats),) = block_statistics(loaded, part, passes, list(unit.linears))
     for size, folded in (("tensor", {"final_layer_norm"}), ("channel", {"final_layer_norm", "fc1"})):
-        packed = solve_unit(unit, AWQ(size, fuse=True), [Format(4, size)], loaded, stats).packed[0]
+        packed = solve_unit(unit, AWQ(size, fuse=True), [Format(3, size)], loaded, stats).packed[0]
         notes = [note["folded_into"] for note in packed.notes.values() if "folded_into" in note]
         assert {source.rpartition(".")[2] for source in notes} == folded
         # Of what the codes stand for in the model, not of weights with other columns and rows.
-        assert 0 < packed.error["weight_error"] < 0.05
-        assert 0 < packed.error["output_error"] < 0.02
+        assert 0 < packed.error["weight_error"] < 0.15
+        assert 0 < packed.error["output_error"] < 0.15
 
 
 # In cells
