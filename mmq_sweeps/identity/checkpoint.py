@@ -129,9 +129,9 @@ def quantized_already(name: str, values: Mapping[str, Any], folder: Path | None)
 
     Checks ``values``, the content of its config.json, and the files in ``folder``. Without the check, transformers would
     dequantize some such checkpoints silently (huggingface/transformers#47145) and fail on others. A folder that has a
-    ``quantization_method`` is measured as it is.
+    ``quantization_method`` is measured as it is; ``folder`` may also be the cache of a checkpoint of the hub, which is not.
     """
-    if folder is not None and quantization_method(folder) is not None:
+    if quantization_method(checkpoint_path(name)) is not None:
         return None
     said = _quantization(values, "")
     if said is None and folder is not None:

@@ -4,6 +4,10 @@ import json
 import subprocess
 from pathlib import Path
 
+import pandas as pd
+import pytest
+
+from analysis.cells import Cells
 from analysis.pivot import markdown
 from mmq_sweeps.store.store import Store
 from tests.commands import run_forked
@@ -58,3 +62,26 @@ def test_markdown_places_methods_and_parts_against_bits() -> None:
             "1 cells of mixed bit-widths are not shown.",
         ]
     )
+
+
+@pytest.mark.parametrize(("settings", "families"), [(["f"], 1), (["f", "g"], 3)])
+def test_what_was_quantized_elsewhere_joins_the_one_full_precision_beside_it(
+    settings: list[str], families: int
+) -> None:
+    """Which of several it was made from is not known."""
+    full = [("none", setting) for setting in settings]
+    rows = [
+        {
+            "source": "store",
+            "model": "m",
+            "task": "t",
+            "method": method,
+            "setting": setting,
+            "beside": "b",
+            "status": "done",
+        }
+        for method, setting in [*full, ("quantized elsewhere", "e"), ("quantized elsewhere", "e")]
+    ]
+    found = Cells(pd.DataFrame(rows)).families()
+    assert len(found) == families
+    assert sorted(len(own.frame) for _, own in found) == ([3] if families == 1 else [1, 1, 2])

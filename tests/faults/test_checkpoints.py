@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from launch.planning import preflight as launch_check
 from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.execution.executor import quiet_libraries
+from mmq_sweeps.identity.checkpoint import quantized_already
 from mmq_sweeps.models.loading import load_model
 from tests.faults.checkpoints import Composed, copied, edit, found, rewrite, settings
 
@@ -115,6 +116,18 @@ def test_pickled_weights_of_full_precision_are_taken(composed: Composed, tmp_pat
     torch.save(weights, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
     (folder / "model.safetensors").unlink()
     assert found(composed, folder) == []
+
+
+def test_a_quantized_checkpoint_of_the_hub_is_refused(tmp_path: Path) -> None:
+    """Its identity is a commit, found without its files; a folder of it is measured."""
+    folder = copied("tiny_blip2", tmp_path)
+    values = {"quantization_config": QUANTIZED["gptq with 4 bits"]}
+    edit(folder / "config.json", lambda content: content.update(values))
+    refused = quantized_already("someone/model", values, folder)
+    assert refused is not None
+    assert "model.checkpoint=someone/model: is quantized already, by gptq with 4 bits" in refused
+    assert "only a folder whose config.json says so in quantization_config is measured as it is" in refused
+    assert quantized_already(str(folder), values, folder) is None
 
 
 def test_an_adapter_is_refused(composed: Composed, tmp_path: Path) -> None:

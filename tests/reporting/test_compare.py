@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mmq_sweeps.identity.cell import Cell
-from mmq_sweeps.reporting.compare import conflict, distinct_titles, variant, with_variants
+from mmq_sweeps.reporting.compare import conflict, distinct_titles, families_of, variant, with_variants
 from mmq_sweeps.store.record import Record
 from tests.launch import cells as made
 
@@ -89,3 +89,34 @@ def test_titles_of_a_sweep_s_cells_differ_by_what_the_cells_differ_in() -> None:
 def test_titles_that_differ_anyway_stay_as_they_are() -> None:
     cells = made.grid(2, 3)
     assert distinct_titles(cells) == {cell.id: cell.title() for cell in cells}
+
+
+def cells_of_checkpoints(**models: dict[str, object]) -> dict[str, dict[str, object]]:
+    return {name: {"model": {"class_name": "A", "dtype": "float32", **own}, "task": {}} for name, own in models.items()}
+
+
+def test_a_checkpoint_quantized_elsewhere_is_in_the_family_of_its_full_precision() -> None:
+    cells = cells_of_checkpoints(
+        full={"checkpoint": "a", "files": "1"},
+        gptq={"checkpoint": "b", "files": "2", "quantized": "gptq"},
+        awq={"checkpoint": "c", "revision": "sha256:0", "quantized": "awq"},
+        half={"checkpoint": "d", "dtype": "float16", "quantized": "awq"},
+    )
+    found = families_of(cells)
+    assert found["gptq"] == found["awq"] == found["full"]
+    assert found["half"] != found["full"]
+
+
+def test_beside_two_full_precision_models_it_is_a_family_of_its_own() -> None:
+    """Which of them it was made from is not known."""
+    cells = cells_of_checkpoints(
+        one={"checkpoint": "a"}, two={"checkpoint": "b"}, gptq={"checkpoint": "c", "quantized": "gptq"}
+    )
+    assert len(set(families_of(cells).values())) == 3
+
+
+def test_two_checkpoints_quantized_elsewhere_differ_in_their_folders() -> None:
+    cells = cells_of_checkpoints(
+        one={"checkpoint": "a", "quantized": "gptq"}, two={"checkpoint": "b", "quantized": "awq"}
+    )
+    assert [variant(cell) for cell in cells.values()] == [{"model.checkpoint": "a"}, {"model.checkpoint": "b"}]
