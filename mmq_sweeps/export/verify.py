@@ -271,7 +271,8 @@ def _reloaded(folder: Path, config: Mapping[str, Any], packed: tuple[str, ...]) 
     try:
         model, info = find_class(config).from_pretrained(folder, output_loading_info=True, **placing)
     except (ImportError, ValueError, RuntimeError, AttributeError) as error:
-        raise VerificationError(f"transformers does not load it: {type(error).__name__}: {error}") from error
+        otherwise = "; choose --format dequantized" if packed else ""
+        raise VerificationError(f"transformers does not load it: {type(error).__name__}: {error}{otherwise}") from error
     wrong = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
     if wrong:
         shown = "; ".join(f"{name}: {', '.join(keys[:SHOWN])}" for name, keys in wrong.items())
