@@ -6,8 +6,8 @@
 | ``vllm`` | of these: 4 bits on disk, a scale a row or group, in vision and language; all other parts dense |
 
 An export stores integer zeros as an extra bit of the codes: an asymmetric grid of 3 bits has 4 on disk. Real zeros, input
-scales that are not fused, slices of experts and linears of Siglip must be dequantized. Embeddings are always stored dense, so they keep no loader
-from taking the rest.
+scales that are not fused, slices of experts and linears of Siglip must be dequantized. Embeddings are always
+stored dense, so they keep no loader from taking the rest.
 """
 
 from __future__ import annotations
