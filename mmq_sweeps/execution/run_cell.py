@@ -78,7 +78,9 @@ def _storage(session: Session, quantized: QuantizedWeights) -> _Storage:
         notes = {"stored": elsewhere.notes(fitted, session.parts)}
         return _Storage(elsewhere.measure_elsewhere(fitted, parts), elsewhere.loads_in(fitted), notes)
     stored = size.stored_linears(quantized.weights)
-    return _Storage(size.measure_stored(session.loaded.model, parts, stored), loaders(parts, stored), {})
+    return _Storage(
+        size.measure_stored(session.loaded.model, parts, stored), loaders(session.loaded.model, parts, stored), {}
+    )
 
 
 def _unchecked(session: Session) -> tuple[str, ...]:

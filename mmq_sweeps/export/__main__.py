@@ -72,6 +72,11 @@ def _arguments() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace, command: str) -> int:
     with warnings_to():
         record = find(_cell(options), options.source)
+        if record.baseline and options.best:
+            raise ConfigError(
+                f"--best: no quantized cell keeps that share; what does is full precision ({record.id}), which its checkpoint "
+                "already is; lower --min-quality, or raise --max-bpw"
+            )
         if record.baseline:
             raise ConfigError(
                 f"{record.id}: is at full precision, which its checkpoint already is; choose a quantized cell"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import logging
 import os
 import shutil
@@ -28,7 +29,7 @@ def check_target(out: Path) -> None:
 @contextmanager
 def folder_at(out: Path) -> Iterator[Path]:
     """Yield a folder beside ``out`` that becomes ``out`` at the end, or is removed."""
-    for left in out.parent.glob(f".{out.name}.exporting-*"):
+    for left in out.parent.glob(f".{glob.escape(out.name)}.exporting-*"):
         logger.warning("%s was left by an export that was killed; remove it unless one is running", left)
     folder = out.parent / f".{out.name}.exporting-{os.uname().nodename}-{os.getpid()}"
     try:

@@ -14,6 +14,7 @@ from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.identity.end_parts import EMBEDDINGS
 from mmq_sweeps.methods.affine import QuantizedWeight
 from mmq_sweeps.models import experts
+from mmq_sweeps.models.initializing import loads_packed
 from mmq_sweeps.quantization.requests import Request
 from mmq_sweeps.quantization.stored_units import DENSE, StoredUnit, read_unit
 from mmq_sweeps.reporting.progress import Reporter
@@ -80,7 +81,8 @@ class CellWeights(Mapping[str, QuantizedWeight]):
             for name, shape in request.unit.linears.items():
                 kind = "embeddings" if request.unit.part == EMBEDDINGS else "linear"
                 kind = "expert" if experts.parse(name) is not None else kind
-                found[name] = LinearSpec(request.format, shape, f"{name}:input_scale" in stored, kind)
+                packed = kind != "linear" or loads_packed(self._session.loaded.model, name)
+                found[name] = LinearSpec(request.format, shape, f"{name}:input_scale" in stored, kind, packed)
         return found
 
     @property

@@ -6,8 +6,8 @@
 | ``vllm`` | of these: 4 bits on disk, a scale a row or group, in vision and language; all other parts dense |
 
 An export stores integer zeros as an extra bit of the codes: an asymmetric grid of 3 bits has 4 on disk. Real zeros, input
-scales that are not fused and slices of experts must be dequantized. Embeddings are always stored dense, so they keep no loader
-from taking the rest.
+scales that are not fused, slices of experts and linears of Siglip must be dequantized. Embeddings are always
+stored dense, so they keep no loader from taking the rest.
 """
 
 from __future__ import annotations
@@ -43,12 +43,16 @@ class Storage(Protocol):
 
 @dataclass(frozen=True)
 class ExportedLinear:
-    """A quantized linear of ``part``. ``expert`` is true of an expert's slice in a tensor of many."""
+    """A quantized linear of ``part``.
+
+    ``dense_only`` is true of one that no loader takes packed: an expert's slice in a tensor of many, or a linear that
+    transformers initializes by its dense weight (Siglip).
+    """
 
     part: str
     format: Storage
     input_scaled: bool = False
-    expert: bool = False
+    dense_only: bool = False
 
 
 def loads_in(linears: Iterable[ExportedLinear]) -> list[str]:
@@ -60,7 +64,7 @@ def loads_in(linears: Iterable[ExportedLinear]) -> list[str]:
 
 
 def _in_transformers(linear: ExportedLinear) -> bool:
-    return not (linear.format.real_zero or linear.input_scaled or linear.expert)
+    return not (linear.format.real_zero or linear.input_scaled or linear.dense_only)
 
 
 def _in_vllm(linear: ExportedLinear) -> bool:

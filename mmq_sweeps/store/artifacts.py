@@ -87,13 +87,18 @@ class Artifacts:
         return all(path.is_file() for path in self._paths(kind, key))
 
     def names(self, kind: str, key: str) -> set[str] | None:
-        """Return the names of an artifact's tensors, of which only the header is read; None if absent."""
+        """Return the names of an artifact's tensors, of which only the header is read; None if absent or damaged."""
         if not self.has(kind, key):
             return None
+        marker, tensors = self._paths(kind, key)
         try:
-            with self._paths(kind, key)[1].open("rb") as file:
+            with tensors.open("rb") as file:
                 header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         except FileNotFoundError:
+            return None
+        except ValueError as error:
+            self.files.move_aside(marker, f"{tensors} {error}")
+            self.files.move_aside(tensors, None)
             return None
         return set(header) - {"__metadata__"}
 

@@ -62,6 +62,7 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["{quantized}", "--max-bpw", "4"], "--max-bpw: belongs to --best"),
         (["--best"], "--best: give one of --max-bpw and --min-quality"),
         (["--best", "--max-bpw", "1"], "--best: "),
+        (["--best", "--min-quality", "1"], "what does is full precision ({full})"),
         (["{quantized}", "--format", "gguf"], "--format gguf: Choose compressed-tensors, dequantized, gptq or awq."),
         (["{quantized}", "--format", "gptq"], "use --format compressed-tensors"),
         (["{quantized}", "--format", "awq"], "--format awq"),

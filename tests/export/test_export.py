@@ -19,6 +19,7 @@ from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.export import export as exporting
 from mmq_sweeps.export import verify
 from mmq_sweeps.export.choice import Asked
+from mmq_sweeps.export.folder import folder_at
 from mmq_sweeps.export.formats.compressed_tensors import CompressedTensors
 from mmq_sweeps.export.source import Source
 from mmq_sweeps.export.verify import VerificationError
@@ -27,6 +28,7 @@ from mmq_sweeps.identity.checkpoint import checkpoint_path
 from tests.commands import PROGRAM, Forked
 from tests.conftest import command_environment
 from tests.export.cells import MIXED, exported, header, measured
+from tests.models.toys import write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -348,3 +350,39 @@ def test_a_killed_export_leaves_no_folder_under_the_name(mixed: Source, tmp_path
     left = [name for name in leftovers(tmp_path) if name != "writing"]
     assert len(left) == 1
     assert left[0].startswith(".out.exporting-")
+
+
+@pytest.mark.parametrize("name", ["**", "[a-"])
+def test_any_name_of_a_folder_serves(tmp_path: Path, name: str) -> None:
+    with folder_at(tmp_path / name) as folder:
+        (folder / "file").touch()
+    assert [path.name for path in (tmp_path / name).iterdir()] == ["file"]
+
+
+def test_a_damaged_unit_is_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bits = ("component=vision", "component.vision.bits=4")
+    source = measured(tmp_path / "runs", "method=awq", *bits)
+    for path in (tmp_path / "runs" / "artifacts" / "quantized").glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:100])
+    exported(source, tmp_path / "out", monkeypatch, evaluate=True)
+
+
+def test_siglip_is_exported_dequantized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_checkpoint("paligemma2_3b", tmp_path / "paligemma")
+    model = ("model=paligemma2_3b", f"model.checkpoint={tmp_path / 'paligemma'}", "model.revision=null")
+    source = measured(tmp_path / "runs", *model, "task=scenes_vqa", "method=rtn", "bits=4")
+    done = exported(source, tmp_path / "out", monkeypatch)
+    assert done.choice.format.name == "dequantized"
+    assert "(Siglip), so it cannot be packed" in done.choice.why
+    assert source.record.loads_in == ["dequantized"]
+
+
+def test_numbers_are_compared_beside_nan() -> None:
+    nan = float("nan")
+    one = [torch.tensor([1.0, nan])]
+    assert verify._check_outputs([one], [[torch.tensor([1.0, nan])]]) == 1
+    for other in ([2.0, nan], [1.0, 1.0], [nan, nan], [1.0]):
+        with pytest.raises(VerificationError, match="not those of the measured model"):
+            verify._check_outputs([one], [[torch.tensor(other)]])
+    with pytest.raises(VerificationError, match=r"no output .* is a number"):
+        verify._check_outputs([[torch.tensor([nan])]], [[torch.tensor([nan])]])

@@ -39,7 +39,7 @@ LINEARS = st.builds(ExportedLinear, st.sampled_from(PARTS), FORMATS, st.booleans
         (ExportedLinear("head", Format(4, symmetric=True)), TRANSFORMERS),
         (ExportedLinear("language", Format(4, "tensor", real_zero=True)), NONE),
         (ExportedLinear("language", Format(4, symmetric=True), input_scaled=True), NONE),
-        (ExportedLinear("language", Format(4, symmetric=True), expert=True), NONE),
+        (ExportedLinear("language", Format(4, symmetric=True), dense_only=True), NONE),
         # Stored dense, in whatever format.
         (ExportedLinear("embeddings", Format(3, "tensor", real_zero=True)), BOTH),
     ],

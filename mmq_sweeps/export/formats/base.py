@@ -18,12 +18,14 @@ class LinearSpec:
 
     ``input_scaled`` is true if columns carry a scale of their own beside the codes (AWQ that is not fused). ``kind`` is
     ``linear`` for a module of that class, ``embeddings`` for token embeddings, ``expert`` for a slice of a tensor of experts.
+    ``loads_packed`` is false if transformers fails on the linear unless it has a dense weight.
     """
 
     format: Format
     shape: tuple[int, int]
     input_scaled: bool = False
     kind: str = "linear"
+    loads_packed: bool = True
 
 
 # Dtype and shape of a tensor in the file.

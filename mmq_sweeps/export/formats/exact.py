@@ -24,6 +24,10 @@ def reason_against(spec: LinearSpec) -> str | None:
         return "is a slice of a tensor of experts, which is loaded whole and dense"
     if spec.kind == "embeddings":
         return "is a table of token embeddings, which is loaded dense"
+    if not spec.loads_packed:
+        return (
+            "transformers initializes by its dense weight when it loads a checkpoint (Siglip), so it cannot be packed"
+        )
     if spec.input_scaled:
         return "has input scales that are not folded into the layer before (fuse: true would)"
     if spec.format.real_zero:

@@ -1,0 +1,28 @@
+"""What transformers does with modules that lack a weight while it loads a checkpoint."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, initialization
+
+
+def loads_packed(model: nn.Module, name: str) -> bool:
+    """Return whether the linear ``name`` may lack ``weight`` when transformers loads a checkpoint.
+
+    A packed linear has its codes instead. transformers still calls ``_init_weights`` of the innermost model around it (5.23),
+    and Siglip's reads the weight.
+    """
+    components = name.split(".")
+    paths = [".".join(components[:count]) for count in range(len(components))]
+    owner = [module for path in paths if isinstance(module := model.get_submodule(path), PreTrainedModel)][-1:]
+    if not owner:
+        return True
+    bare = nn.Linear(1, 1, bias=False, device="meta")
+    del bare.weight
+    try:
+        with torch.no_grad(), initialization.guard_torch_init_functions():
+            owner[0]._init_weights(bare)
+    except AttributeError:
+        return False
+    return True
