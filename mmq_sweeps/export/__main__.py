@@ -17,6 +17,7 @@ from launch import sweep_file
 from mmq_sweeps.assignment import find
 from mmq_sweeps.errors import ConfigError, StoreError, one_of
 from mmq_sweeps.identity.cell import is_quantized_elsewhere
+from mmq_sweeps.identity.loads_in import CHOICES
 from mmq_sweeps.reporting.progress import Progress, warnings_to
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
@@ -61,6 +62,7 @@ def _arguments() -> argparse.ArgumentParser:
         "--min-quality", type=float, metavar="SHARE", help="of --best: share of full precision at least"
     )
     parser.add_argument("--metric", help="of --best: default the task's first")
+    parser.add_argument("--loads-in", choices=CHOICES, help="of --best: only cells that it loads, still quantized")
     parser.add_argument("--source", type=Path, default=Path("runs"), metavar="STORE", help="the store; default: runs")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder that does not exist")
     parser.add_argument("--format", help="default: compressed-tensors if it can hold the cell, else dequantized")
@@ -118,7 +120,7 @@ def _cell(options: argparse.Namespace) -> str:
     if options.best == (options.cell is not None):
         raise ConfigError("CELL: give a cell's id, or --best with --max-bpw or --min-quality; not both")
     if not options.best:
-        for name in ("max_bpw", "min_quality", "metric"):
+        for name in ("max_bpw", "min_quality", "metric", "loads_in"):
             if getattr(options, name) is not None:
                 raise ConfigError(
                     f"--{name.replace('_', '-')}: belongs to --best, which chooses a cell; leave it out or add --best"
@@ -137,7 +139,9 @@ def _best(options: argparse.Namespace) -> str:
             f"--best: needs the analysis extra: pip install 'mmq-sweeps[analysis]' (there is no {error.name})"
         ) from error
     try:
-        found = recommend(load([str(options.source)]), options.max_bpw, options.min_quality, options.metric)
+        cells = load([str(options.source)])
+        cells = cells if options.loads_in is None else cells.loading_in(options.loads_in)
+        found = recommend(cells, options.max_bpw, options.min_quality, options.metric)
     except ValueError as error:
         raise ConfigError(f"--best: {error}") from error
     quantized = {str(one.best["id"]): one.title for one in found}

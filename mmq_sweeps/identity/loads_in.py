@@ -56,9 +56,13 @@ class ExportedLinear:
 
 
 def loads_in(linears: Iterable[ExportedLinear]) -> list[str]:
-    """Return the ``LOADERS`` that take ``linears`` quantized and everything else dense, or only ``DEQUANTIZED``."""
-    stored = {linear for linear in linears if linear.part != EMBEDDINGS}
-    if not all(map(_in_transformers, stored)):
+    """Return the ``LOADERS`` that take ``linears`` quantized and everything else dense, or only ``DEQUANTIZED``.
+
+    Without any linear, at full precision, that is all of them; with embeddings alone, nothing is left to load quantized.
+    """
+    given = set(linears)
+    stored = {linear for linear in given if linear.part != EMBEDDINGS}
+    if (given and not stored) or not all(map(_in_transformers, stored)):
         return [DEQUANTIZED]
     return [TRANSFORMERS, VLLM] if all(map(_in_vllm, stored)) else [TRANSFORMERS]
 

@@ -22,23 +22,23 @@ def quantized(loaded: LoadedModel, part: Part, format: Format) -> dict[str, Quan
 
 def test_the_stored_weights_decide(loaded: LoadedModel, parts: dict[str, Part]) -> None:
     language = quantized(loaded, parts["language"], FOUR)
-    assert loaders(parts.values(), {}) == ["transformers", "vllm"]
-    assert loaders(parts.values(), stored_linears(language)) == ["transformers", "vllm"]
+    assert loaders(loaded.model, parts.values(), {}) == ["transformers", "vllm"]
+    assert loaders(loaded.model, parts.values(), stored_linears(language)) == ["transformers", "vllm"]
     connector = quantized(loaded, parts["connector"], FOUR)
-    assert loaders(parts.values(), stored_linears(language | connector)) == ["transformers"]
+    assert loaders(loaded.model, parts.values(), stored_linears(language | connector)) == ["transformers"]
 
 
 def test_an_input_scale_beside_one_weight_must_be_dequantized(loaded: LoadedModel, parts: dict[str, Part]) -> None:
     language = quantized(loaded, parts["language"], FOUR)
     name, weight = next(iter(language.items()))
     scaled = replace(weight, input_scale=torch.ones(weight.shape[1], dtype=torch.float16))
-    assert loaders(parts.values(), stored_linears({**language, name: scaled})) == ["dequantized"]
+    assert loaders(loaded.model, parts.values(), stored_linears({**language, name: scaled})) == ["dequantized"]
 
 
 def test_embeddings_keep_no_loader_away(loaded: LoadedModel, parts: dict[str, Part]) -> None:
     stored = stored_linears(quantized(loaded, parts["embeddings"], Format(3, "tensor", real_zero=True)))
     stored |= stored_linears(quantized(loaded, parts["language"], FOUR))
-    assert loaders(parts.values(), stored) == ["transformers", "vllm"]
+    assert loaders(loaded.model, parts.values(), stored) == ["transformers", "vllm"]
 
 
 def test_slices_of_experts_must_be_dequantized() -> None:
@@ -46,7 +46,7 @@ def test_slices_of_experts_must_be_dequantized() -> None:
     parts = find_parts(toy.loaded.model, {"parts": toy.parts})
     linears = {name: shape for unit in parts["language"].units for name, shape in unit.linears.items()}
     apart = {name: StoredLinear(FOUR, shape) for name, shape in linears.items() if experts.parse(name) is None}
-    assert loaders(parts.values(), apart) == ["transformers", "vllm"]
-    assert loaders(parts.values(), {name: StoredLinear(FOUR, shape) for name, shape in linears.items()}) == [
-        "dequantized"
-    ]
+    assert loaders(toy.loaded.model, parts.values(), apart) == ["transformers", "vllm"]
+    assert loaders(
+        toy.loaded.model, parts.values(), {name: StoredLinear(FOUR, shape) for name, shape in linears.items()}
+    ) == ["dequantized"]
