@@ -189,7 +189,7 @@ class RetrievalTask:
         matching = np.full_like(similarity, -np.inf)
         for image, vision in enumerate(seen):
             columns = np.flatnonzero(wanted[image])
-            # Of a sample, few images are on the shortlist of a text that is asked.
+            # With a sample, an image may be asked nothing.
             if len(columns):
                 matching[image, columns] = self._matched(retriever, vision.to(loaded.device), texts, columns)
             told(None, 1)
