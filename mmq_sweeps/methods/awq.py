@@ -499,6 +499,11 @@ class AWQ:
                 f"clip_steps={self.clip_steps!r} must be 0 or more, max_shrink={self.max_shrink!r} in [0, 1)"
             )
 
+    @property
+    def input_scaled(self) -> bool:
+        """True if scales of input columns are stored beside the codes."""
+        return not self.fuse
+
     def format(self, bits: int) -> Format:
         return Format(bits, self.group_size, self.symmetric)
 

@@ -53,9 +53,10 @@ class Method(Protocol):
     """A way to choose codes and grids.
 
     Optional members: ``quantize_many(weights, stats, formats) -> list[Solution]``, if many formats are cheaper to solve
-    together; ``needs_inputs = True``, if the method needs the calibration tokens themselves; ``factor_key``, see
-    ``expect``; ``fuse = True``, if the caller is to fold input scales into the layer before, where ``LayerStats.foldable``
-    says that it can. Each code of such a method is the nearest on its grid.
+    together; ``needs_inputs = True``, if the method needs the calibration tokens themselves; ``input_scaled = True``, if a
+    scale for each input column is stored beside the codes; ``factor_key``, see ``expect``; ``fuse = True``, if the caller
+    is to fold input scales into the layer before, where ``LayerStats.foldable`` says that it can. Each code of such a
+    method is the nearest on its grid.
     """
 
     needs_statistics: ClassVar[bool]
