@@ -75,6 +75,10 @@ class GenerationTask(ABC):
 
     ``data`` is a reader (see ``Examples``). ``generation`` goes to the model's ``generate``. With ``allow_missing``,
     items with unusable images or texts are left out and the record says so; otherwise they are an error.
+
+    ``sample``, ``{seed, apart_from}``, evaluates the items in an order that the seed draws, so that a smaller ``limit`` is a
+    random subset of a larger one; ``apart_from``, the ``{samples, seed}`` of a calibration, leaves out what that draws. Null
+    evaluates the items in the reader's order.
     """
 
     name: str = field(metadata=LABEL)
@@ -88,6 +92,7 @@ class GenerationTask(ABC):
     metrics: list[str] = field(metadata=EVALUATION)
     batch_size: int = field(metadata=LABEL)
     allow_missing: bool = field(default=False, metadata=EVALUATION)
+    sample: dict[str, Any] | None = field(default=None, metadata=EVALUATION)
 
     @abstractmethod
     def items_of(self, example: Any) -> list[Item]:
@@ -107,7 +112,7 @@ class GenerationTask(ABC):
 
     @cached_property
     def examples(self) -> Examples:
-        return Examples(self.data, self.split, self.calibration_split, self.allow_missing)
+        return Examples(self.data, self.split, self.calibration_split, self.allow_missing, self.sample)
 
     @cached_property
     def _prepared(self) -> Prepared[dict[str, Any]]:

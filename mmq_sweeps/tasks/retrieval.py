@@ -41,7 +41,7 @@ class RetrievalTask:
     """Retrieval over the first ``limit`` images of ``split`` (null: all) and all their texts.
 
     The reader is as for captions. ``dropped_marks`` become blanks before a text is tokenized and cut to ``text_length``
-    tokens. ``shortlist`` is the number of texts reranked per image, and of images per text.
+    tokens. ``shortlist`` is the number of texts reranked per image, and of images per text. ``sample`` is as for captions.
     """
 
     name: str = field(metadata=LABEL)
@@ -58,6 +58,7 @@ class RetrievalTask:
     pair_batch_size: int = field(metadata=LABEL)
     model_classes: list[str] = field(metadata=LABEL)
     allow_missing: bool = field(default=False, metadata=EVALUATION)
+    sample: dict[str, Any] | None = field(default=None, metadata=EVALUATION)
 
     known_as: ClassVar[str] = "retrieval"
 
@@ -68,7 +69,7 @@ class RetrievalTask:
 
     @cached_property
     def examples(self) -> Examples:
-        return Examples(self.data, self.split, self.calibration_split, self.allow_missing)
+        return Examples(self.data, self.split, self.calibration_split, self.allow_missing, self.sample)
 
     @cached_property
     def _prepared(self) -> Prepared[Tensor]:
