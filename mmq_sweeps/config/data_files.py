@@ -83,8 +83,10 @@ def _order(task: Mapping[str, Any]) -> dict[str, Any]:
 def _evaluated(task: Mapping[str, Any]) -> _Choice:
     limit = task.get("limit")
     if _order(task) and isinstance(limit, int):
-        # As many examples as may be left out for a calibration come on top.
-        return _Choice(limit + int((task["sample"].get("apart_from") or {}).get("samples") or 0))
+        sample = task["sample"]
+        # What may be left out for a calibration comes on top.
+        left_out = (sample.get("apart_from") or {}).get("samples") or 0
+        return _Choice((sample.get("start") or 0) + limit + left_out)
     asking = isinstance(limit, int) and declaration("task._target_", task["_target_"]).known_as in ASKING
     return _Choice(limit if isinstance(limit, int) else None, asking)
 

@@ -24,7 +24,7 @@ from mmq_sweeps.memory import available_bytes
 SHOWN = 3
 # Most examples read of an endless reader: all are drawn and checked, by every process, before the first cell runs.
 MOST_DRAWN = 100_000
-SAMPLE_KEYS = ("seed", "apart_from")
+SAMPLE_KEYS = ("seed", "start", "apart_from")
 # The prepared inputs of a task may take this fraction (1 in 8) of the free memory.
 SHARE_OF_MEMORY = 8
 Batch = TypeVar("Batch")
@@ -77,6 +77,12 @@ class Examples:
             yield from self._read(self.split, count if self._endless else None)
         else:
             yield from self._sampled(self.sample, count)
+
+    @property
+    def start(self) -> int:
+        """The place of the first evaluated item in the order of ``first``."""
+        start: int = (self.sample or {}).get("start") or 0
+        return start
 
     def _sampled(self, sample: Mapping[str, Any], count: int | None) -> Iterator[Any]:
         """Yield the examples of ``split`` in the order of the seed, without those of the calibration ``apart_from``."""

@@ -76,9 +76,9 @@ class GenerationTask(ABC):
     ``data`` is a reader (see ``Examples``). ``generation`` goes to the model's ``generate``. With ``allow_missing``,
     items with unusable images or texts are left out and the record says so; otherwise they are an error.
 
-    ``sample``, ``{seed, apart_from}``, evaluates the items in an order that the seed draws, so that a smaller ``limit`` is a
-    random subset of a larger one; ``apart_from``, the ``{samples, seed}`` of a calibration, leaves out what that draws. Null
-    evaluates the items in the reader's order.
+    ``sample``, ``{seed, start, apart_from}``, evaluates ``limit`` items from the place ``start`` of an order that the seed
+    draws, so that several limits are random subsets; ``apart_from``, the ``{samples, seed}`` of a calibration, leaves out what
+    that draws. Null evaluates the items in the reader's order.
     """
 
     name: str = field(metadata=LABEL)
@@ -276,8 +276,10 @@ class GenerationTask(ABC):
     def _asked(self) -> list[Item]:
         """Requested items, whether or not their images are usable."""
         # An example has at least one item, so ``limit`` examples are enough.
-        every = (item for example in self.examples.first(self.limit) for item in self.items_of(example))
-        found = list(islice(every, self.limit))
+        start = self.examples.start
+        stop = None if self.limit is None else start + self.limit
+        every = (item for example in self.examples.first(stop) for item in self.items_of(example))
+        found = list(islice(every, start, stop))
         if not found or (self.limit is not None and len(found) < self.limit):
             raise ValueError(f"task.limit={self.limit}: {self.split} has {len(found)} items to evaluate")
         check_ids(self.split, [(item.id, item.example) for item in found])

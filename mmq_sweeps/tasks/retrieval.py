@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -213,10 +214,11 @@ class RetrievalTask:
 
     @cached_property
     def _asked(self) -> list[Any]:
-        found = list(self.examples.first(self.limit))
-        if self.limit is not None and len(found) < self.limit:
-            raise ValueError(f"task.limit={self.limit}: {self.split} has {len(found)} images to evaluate")
-        asked = found[: self.limit]
+        start = self.examples.start
+        stop = None if self.limit is None else start + self.limit
+        asked = list(islice(self.examples.first(stop), start, stop))
+        if self.limit is not None and len(asked) < self.limit:
+            raise ValueError(f"task.limit={self.limit}: {self.split} has {len(asked)} images to evaluate")
         check_ids(self.split, [(one, example) for example in asked for one in (example.id, *_text_ids(example))])
         return asked
 
