@@ -28,7 +28,7 @@ def differences(baseline: Record, baseline_items: Items, record: Record, items: 
 
     Only metrics of both records are compared. A metric over different items gets ``{"not_compared": reason}`` instead.
     """
-    ours, theirs = _results(record, items), _results(baseline, baseline_items)
+    ours, theirs = results_of(record, items), results_of(baseline, baseline_items)
     found: dict[str, dict[str, Any]] = {}
     for name in sorted(ours.keys() & theirs.keys()):
         try:
@@ -44,7 +44,8 @@ def differences(baseline: Record, baseline_items: Items, record: Record, items: 
     return found
 
 
-def _results(record: Record, items: Items) -> dict[str, MetricResult]:
+def results_of(record: Record, items: Items) -> dict[str, MetricResult]:
+    """Return the metrics of a finished record with the scores of its ``items``, by name."""
     return {
         name: MetricResult(
             name=name,

@@ -1,0 +1,132 @@
+"""Turn what a search asks for into cells, and their records into what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from launch.search.choices import Chosen, labels
+from launch.search.settings import HERE, Settings
+from mmq_sweeps.config.assignment import Source, assigned
+from mmq_sweeps.config.instantiate import build, declaration
+from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS
+from mmq_sweeps.identity.hashing import digest
+from mmq_sweeps.models.shapes import build_on_meta, find_shape
+from mmq_sweeps.quantization.targets import find_parts
+from mmq_sweeps.reporting.compare import results_of
+from mmq_sweeps.search.loop import Items, Measurement, Outcome
+from mmq_sweeps.search.sizing import Candidate, space_of
+from mmq_sweeps.search.space import Option, Space
+from mmq_sweeps.store.record import Record
+from mmq_sweeps.store.store import Store
+
+EVALUATION = "evaluation"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a search is asked: the plain configuration ``base``, the settings, and the options of each part."""
+
+    base: Mapping[str, Any]
+    settings: Settings
+    options: Mapping[str, list[Chosen]]
+    source: Source
+    metric: str
+
+    @property
+    def id(self) -> str:
+        """Digest of everything that the course of the search depends on, twelve hexadecimal digits."""
+        settings = vars(self.settings) | {"metric": self.metric}
+        base = {key: self.base[key] for key in ("model", "task", "calibration")}
+        return digest([base, settings, {part: [vars(one) for one in own] for part, own in self.options.items()}])[:12]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model of a question, without weights: its parts and the space of its assignments."""
+
+    question: Question
+    parts: Mapping[str, Any]
+    space: Space
+    source: Source = field(repr=False)
+
+    @staticmethod
+    def of(question: Question) -> Subject:
+        """Build the model on the meta device; a ``ConfigError`` if its shape is not known or no option fits a part."""
+        model = question.base["model"]
+        try:
+            built = build_on_meta(model, find_shape(model))
+            parts = find_parts(built, model)
+            candidates = {part: _candidates(own) for part, own in question.options.items()}
+            space = space_of(model["name"], built, parts, list(candidates), candidates, question.settings.granularity)
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        structures = {name: part.structure for name, part in parts.items()}
+        return Subject(question, parts, space, Source(question.source.folders, lambda _: structures))
+
+    def config(self, measurement: Measurement) -> dict[str, Any]:
+        """Return the plain configuration of a measurement, to be planned."""
+        if measurement.point is None:
+            content: dict[str, Any] = {"parts": dict.fromkeys(self.question.options, FULL_PRECISION_BITS)}
+        else:
+            content = self.space.content(measurement.point)
+        return assigned({**self.question.base, "task": self.task(measurement.items)}, content, self.source)
+
+    def task(self, items: Items) -> dict[str, Any]:
+        """Return the task over ``items``: its own, or a range of a drawn order of the search's split."""
+        task = dict(self.question.base["task"])
+        if items.split == EVALUATION:
+            return task
+        settings = self.question.settings
+        sample: dict[str, Any] = {"seed": settings.seed, "start": items.start}
+        if settings.split != EVALUATION:
+            task["split"] = task["calibration_split"]
+            if drawn := self.calibration:
+                sample["apart_from"] = {"samples": drawn["samples"], "seed": drawn["seed"]}
+        return task | {"limit": items.count, "sample": sample, "metrics": [self.question.metric]}
+
+    @property
+    def calibration(self) -> Mapping[str, Any] | None:
+        """The calibration that methods of the search draw; None if none does."""
+        methods = [one.method for own in self.question.options.values() for one in own if one.method is not None]
+        nodes = [method for method in methods if method.get("calibration")]
+        return nodes[0]["calibration"] if nodes else None
+
+
+def outcome_of(measurement: Measurement, record: Record, store: Store, metric: str) -> Outcome:
+    """Return what ``record`` gave for the measurement; its result is None if the cell failed."""
+    seconds = sum(record.seconds.values())
+    if not record.done:
+        return Outcome(measurement, None, None, seconds, record.id)
+    total = record.size["total"]
+    result = results_of(record, store.items(record.id))[metric]
+    return Outcome(measurement, result, round(total["bpw_exact"] * total["parameters"]), seconds, record.id)
+
+
+def check_task(task: Mapping[str, Any], settings: Settings) -> None:
+    """Raise a ``ConfigError`` if the class of the task cannot evaluate a range of a drawn order."""
+    roles = declaration("task._target_", task["_target_"]).roles
+    if missing := [name for name in ("sample", "limit", "split", "calibration_split") if name not in roles]:
+        raise ConfigError(
+            f"task={task['name']}: its class has no field {missing[0]}, by which {HERE}.split={settings.split} draws items; "
+            "add it (docs/search.md), or search by a task of this package."
+        )
+    if task.get("sample"):
+        raise ConfigError("task.sample: a search draws its items itself; leave it out, and give hydra.sweeper.seed.")
+
+
+def _candidates(options: list[Chosen]) -> list[Candidate]:
+    methods = [None if one.method is None else build("method", one.method) for one in options]
+    names = {
+        one.method["_target_"]: declaration("method._target_", one.method["_target_"]).known_as.rpartition(".")[2]
+        for one in options
+        if one.method is not None
+    }
+    return [
+        Candidate(Option(one.bits, one.method, one.group_size, label), method)
+        for one, method, label in zip(options, methods, labels(options, names), strict=True)
+    ]
