@@ -1,0 +1,128 @@
+"""A race: candidates are measured on the same growing set of items, and dropped when a paired test says so.
+
+Rounds are disjoint ranges of one random order of the items, so no candidate meets an item twice. After a round each candidate
+is compared with every other that ran the same rounds, by the mean of their paired differences. The best candidate is
+dropped with a probability of at most ``error`` in the whole race: a one-sided t-test of each of the other ``most`` - 1
+candidates against it, at each of the ``rounds`` looks, gets its share of ``error`` (Bonferroni over pairs and looks; later
+looks get larger shares, an alpha-spending plan as in Lan and DeMets, Biometrika 70, 1983). Races of this kind: Maron and
+Moore, Hoeffding Races, 1994; Birattari et al., F-Race, 2002.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Round:
+    """A range of the order of items that the candidates ``names`` are to be measured on."""
+
+    number: int
+    start: int
+    stop: int
+    names: tuple[str, ...]
+
+
+@dataclass
+class Race:
+    """Candidates by name, highest mean score wins. ``next`` asks for scores and ``tell`` takes them.
+
+    Args:
+        ends: where each round stops in the order of items; the first starts at 0.
+        error: bound on the probability that the best candidate is dropped.
+        most: bound on how many candidates ever run.
+        least: rounds go on until at most so many candidates are left.
+    """
+
+    ends: Sequence[int]
+    error: float = 0.05
+    most: int = 8
+    least: int = 1
+    _scores: dict[str, dict[int, Floats]] = field(default_factory=dict, repr=False)
+    _joined: dict[str, int] = field(default_factory=dict, repr=False)
+    _dropped: dict[str, int] = field(default_factory=dict, repr=False)
+    _round: int = 0
+
+    def add(self, name: str) -> None:
+        """Let a candidate run from the next round on; a ValueError if ``most`` run already."""
+        if name in self._joined:
+            return
+        if len(self._joined) >= self.most:
+            raise ValueError(f"a race of at most {self.most} candidates has no place for {name}")
+        self._joined[name] = self._round
+        self._scores[name] = {}
+
+    @property
+    def running(self) -> list[str]:
+        """The candidates that are not dropped, in the order in which they joined."""
+        return [name for name in self._joined if name not in self._dropped]
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """The round after which each dropped candidate was."""
+        return dict(self._dropped)
+
+    def next(self) -> Round | None:
+        """Return the round to measure; None if few enough are left or the items have run out."""
+        if self._round == len(self.ends) or len(self.running) <= self.least:
+            return None
+        start = self.ends[self._round - 1] if self._round else 0
+        return Round(self._round, start, self.ends[self._round], tuple(self.running))
+
+    def tell(self, scores: Mapping[str, Sequence[float]]) -> None:
+        """Take the scores of every running candidate on the items of ``next``, in their order, and drop the worse ones."""
+        asked = self.next()
+        if asked is None:
+            raise ValueError("the race has ended")
+        for name in asked.names:
+            own = np.asarray(scores[name], dtype=np.float64)
+            if len(own) != asked.stop - asked.start:
+                raise ValueError(f"{name}: {len(own)} scores for {asked.stop - asked.start} items")
+            self._scores[name][asked.number] = own
+        self._drop(asked.number)
+        self._round += 1
+
+    def _drop(self, number: int) -> None:
+        share = spent(number, len(self.ends), self.error) / max(1, self.most - 1)
+        names = self.running
+        worse = [name for name in names if any(self._beaten(name, other, share) for other in names if other != name)]
+        self._dropped |= dict.fromkeys(worse, number)
+
+    def _beaten(self, name: str, other: str, share: float) -> bool:
+        difference = self.difference(other, name)
+        return len(difference) > 1 and p_value(difference) < share
+
+    def difference(self, first: str, second: str) -> Floats:
+        """Return scores of ``first`` minus those of ``second`` on the items of the rounds that both ran."""
+        both = [number for number in self._scores[first] if number in self._scores[second]]
+        if not both:
+            return np.empty(0)
+        return np.concatenate([self._scores[first][number] - self._scores[second][number] for number in both])
+
+    def items(self) -> int:
+        """Return how many items have been evaluated, one candidate at a time."""
+        return sum(len(scores) for own in self._scores.values() for scores in own.values())
+
+
+def spent(number: int, rounds: int, error: float) -> float:
+    """Return the share of ``error`` for the look after round ``number``; the shares of all looks sum to ``error``."""
+    return error * 2 * (number + 1) / (rounds * (rounds + 1))
+
+
+def p_value(difference: Floats) -> float:
+    """Return the one-sided p-value of the hypothesis that the mean of ``difference`` is at most zero, by Student's t.
+
+    Differences that are all alike say nothing about their spread; their p-value is that of a sign test.
+    """
+    count, mean = len(difference), float(difference.mean())
+    spread = float(difference.std(ddof=1))
+    if spread <= 1e-12 * max(1.0, abs(mean)):
+        return 1.0 if mean <= 0 else 0.5**count
+    return float(student.sf(mean / (spread / np.sqrt(count)), count - 1))
