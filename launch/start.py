@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,16 @@ def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
         console.print(f"store: {store.root}", soft_wrap=True, highlight=False, markup=False, emoji=False)
         if page:
             console.print(f"W&B: {page} (group {sweep.id})", soft_wrap=True, highlight=False, markup=False, emoji=False)
+    _tell_failed(failed, len(table_rows), store)
+
+
+def show_failed(outcome: Outcome) -> None:
+    """Print the failed cells of a sweep to standard error."""
+    table_rows = rows(outcome.records.values(), outcome.store.items)
+    _tell_failed([row for row in table_rows if row["status"] != "done"], len(table_rows), outcome.store)
+
+
+def _tell_failed(failed: Sequence[Mapping[str, Any]], count: int, store: Store) -> None:
     errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
     for row in failed:
         title = " ".join([row["label"], *(f"{part} {bits}" for part, bits in row["bits"].items())])
@@ -174,7 +184,7 @@ def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
         where = store.record_path(row["id"])
         errors.print(f"{message} (traceback in {where})", soft_wrap=True)
     if failed:
-        errors.print(f"{len(failed)} of {len(table_rows)} cells failed")
+        errors.print(f"{len(failed)} of {count} cells failed")
 
 
 def _shortened(message: str) -> str:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from launch.planning.structures import assignment_source
 from launch.plugin.sweeper import axes_of, check_once_each, combinations, parser_of, settings_of
 from launch.search import choices
-from launch.search.settings import Settings
+from launch.search.settings import Settings, metric_of
 from launch.sweep_file import typed
 from mmq_sweeps.config.overrides import as_written
 from mmq_sweeps.config.sweep import plan, resolved
@@ -35,33 +35,38 @@ class BudgetSweeper(Sweeper):
         """Ignore ``settings``; ``sweep`` reads them from the configuration."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.context, self.config = hydra_context, config
+        self.context, self.master = hydra_context, config
         self.cells_launcher: Any = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        given = settings_of(self.config)
+        given = settings_of(self.master)
         settings = Settings.of(given)
-        parser = parser_of(self.context.config_loader, self.config)
+        parser = parser_of(self.context.config_loader, self.master)
         check_once_each(parser.parse_overrides(arguments))
         overrides = parser.parse_overrides([*axes_of(given.get("params") or {}), *arguments])
         choices.check_axes(_axes(overrides))
         launcher = self.cells_launcher.settings()
         self.cells_launcher.grids = [given]
-        source = assignment_source(self.config.hydra)
+        source = assignment_source(self.master.hydra)
         (base,) = self.cells_launcher.composed(combinations(_fixed(overrides, parser)))
         base = dict(base) if isinstance(base, dict) else resolved(base)
         # Finds what is wrong with the configuration apart from its choices.
         plan([base], source)
+        metric = metric_of(settings, base["task"])
         options = {
-            part: choices.read(part, self.cells_launcher.composed(combinations(_fixed(overrides, parser, part))), source)
+            part: choices.read(
+                part, self.cells_launcher.composed(combinations(_fixed(overrides, parser, part))), source
+            )
             for part in choices.searched_parts(base)
         }
         # Imported here because it loads torch, which composing does without.
-        from launch.search.driver import Task, search
+        from launch.search.cells import Question
+        from launch.search.driver import search
 
-        if status := search(Task(base, settings, options, source), launcher, typed(sys.argv)):
+        question = Question(base, settings, options, source, metric)
+        if status := search(question, launcher, typed(sys.argv)):
             # As after a sweep, all that is to be said has been said.
             raise SystemExit(status)
         return []

@@ -16,6 +16,7 @@ from mmq_sweeps.identity.hashing import digest
 from mmq_sweeps.models.shapes import build_on_meta, find_shape
 from mmq_sweeps.quantization.targets import find_parts
 from mmq_sweeps.reporting.compare import results_of
+from mmq_sweeps.search import loop
 from mmq_sweeps.search.loop import Items, Measurement, Outcome
 from mmq_sweeps.search.sizing import Candidate, space_of
 from mmq_sweeps.search.space import Option, Space
@@ -90,6 +91,18 @@ class Subject:
         return task | {"limit": items.count, "sample": sample, "metrics": [self.question.metric]}
 
     @property
+    def settings(self) -> loop.Settings:
+        """The settings that the course of the search depends on."""
+        asked = self.question.settings
+        return loop.Settings(self.question.metric, asked.seed, asked.items, asked.error, asked.candidates)
+
+    @property
+    def methods(self) -> list[str]:
+        """The names of the methods among the options."""
+        options = (one for own in self.question.options.values() for one in own)
+        return list(dict.fromkeys(_name(one.method) for one in options if one.method is not None))
+
+    @property
     def calibration(self) -> Mapping[str, Any] | None:
         """The calibration that methods of the search draw; None if none does."""
         methods = [one.method for own in self.question.options.values() for one in own if one.method is not None]
@@ -99,7 +112,8 @@ class Subject:
 
 def outcome_of(measurement: Measurement, record: Record, store: Store, metric: str) -> Outcome:
     """Return what ``record`` gave for the measurement; its result is None if the cell failed."""
-    seconds = sum(record.seconds.values())
+    # Quantization is shared by all cells of a search.
+    seconds = sum(record.seconds.get(stage, 0.0) for stage in ("evaluate", "score"))
     if not record.done:
         return Outcome(measurement, None, None, seconds, record.id)
     total = record.size["total"]
@@ -120,13 +134,17 @@ def check_task(task: Mapping[str, Any], settings: Settings) -> None:
 
 
 def _candidates(options: list[Chosen]) -> list[Candidate]:
-    methods = [None if one.method is None else build("method", one.method) for one in options]
-    names = {
-        one.method["_target_"]: declaration("method._target_", one.method["_target_"]).known_as.rpartition(".")[2]
-        for one in options
-        if one.method is not None
-    }
+    methods = [None if one.method is None else _built(one.method) for one in options]
+    names = {one.method["_target_"]: _name(one.method) for one in options if one.method is not None}
     return [
         Candidate(Option(one.bits, one.method, one.group_size, label), method)
         for one, method, label in zip(options, methods, labels(options, names), strict=True)
     ]
+
+
+def _built(node: Mapping[str, Any]) -> Any:
+    return build("method", {name: value for name, value in node.items() if name != "calibration"})
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    return declaration("method._target_", node["_target_"]).known_as.rpartition(".")[2]

@@ -59,7 +59,9 @@ def check_axes(axes: Iterable[tuple[str, str]]) -> None:
             for line in wrong
         )
     if not axes:
-        raise ConfigError(f"hydra/sweeper=budget: has nothing to choose from; give bits=2,3,4,8. {usable.capitalize()}.")
+        raise ConfigError(
+            f"hydra/sweeper=budget: has nothing to choose from; give bits=2,3,4,8. {usable[0].upper()}{usable[1:]}."
+        )
 
 
 def searched_parts(config: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,8 @@ from mmq_sweeps.errors import ConfigError, one_of, unknown
 BUDGETS = ("max_bpw", "max_gb", "min_quality")
 GRANULARITIES = ("part", "kind", "group", "unit")
 SPLITS = ("calibration", "evaluation")
-KEYS = (*BUDGETS, "granularity", "metric", "split", "seed", "params")
+OTHERS = ("granularity", "metric", "split", "seed", "items", "candidates", "error")
+KEYS = (*BUDGETS, *OTHERS, "params")
 HERE = "hydra.sweeper"
 UNITS = {"max_bpw": "bpw", "max_gb": "GB", "min_quality": ""}
 
@@ -27,6 +28,9 @@ class Settings:
     metric: str | None = None
     split: str = "calibration"
     seed: int = 0
+    items: int = 256
+    candidates: int = 8
+    error: float = 0.05
 
     @staticmethod
     def of(given: Mapping[str, Any]) -> Settings:
@@ -35,7 +39,7 @@ class Settings:
         if found:
             raise ConfigError(found)
         kind = next(kind for kind in BUDGETS if given.get(kind) is not None)
-        rest = {key: given[key] for key in ("granularity", "metric", "split", "seed") if key in given}
+        rest = {key: given[key] for key in OTHERS if key in given}
         return Settings(kind, tuple(sorted(map(float, set(_several(given[kind]))))), **rest)
 
     def named(self, budget: float) -> str:
@@ -59,9 +63,13 @@ def _problems(given: Mapping[str, Any]) -> Iterator[str]:
     for key, choices in (("granularity", GRANULARITIES), ("split", SPLITS)):
         if key in given and given[key] not in choices:
             yield f"{HERE}.{key}={given[key]}: {unknown('choice', given[key], choices)}"
-    seed = given.get("seed", 0)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        yield f"{HERE}.seed={seed}: choose a whole number from 0."
+    for key, least in (("seed", 0), ("items", 2), ("candidates", 2)):
+        value = given.get(key, least)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            yield f"{HERE}.{key}={value}: choose a whole number from {least}."
+    error = given.get("error", 0.05)
+    if isinstance(error, bool) or not isinstance(error, int | float) or not 0 < error < 1:
+        yield f"{HERE}.error={error}: choose a probability between 0 and 1."
     if not isinstance(given.get("metric"), str | None):
         yield f"{HERE}.metric={given['metric']}: give the name of one of task.metrics, or null for the first."
     if not isinstance(given.get("params") or {}, Mapping):
@@ -94,8 +102,6 @@ def metric_of(settings: Settings, task: Mapping[str, Any]) -> str:
         raise ConfigError(f"{HERE}.metric={name}: is none of task.metrics. {one_of(metrics)}")
     if not getattr(load_metric(name), "higher_is_better", True):
         others = [one for one in metrics if one != name and load_metric(one).higher_is_better]
-        choose = f"choose {HERE}.metric={others[0]}" if others else "add one to task.metrics and name it as hydra.sweeper.metric"
-        raise ConfigError(
-            f"{HERE}.metric={name}: less of it is better, and a search maximises its metric; {choose}."
-        )
+        choose = f"choose {HERE}.metric={others[0]}" if others else "add one to task.metrics"
+        raise ConfigError(f"{HERE}.metric={name}: less of it is better, and a search maximises its metric; {choose}.")
     return name

@@ -114,7 +114,9 @@ class _Data:
     def examples(self, choice: _Choice) -> list[Any]:
         """Read the examples; return none if their images are not files, judged by the first example."""
         given = {**self.given, **self.draw}
-        if "count" not in self.draw and not any(own.name == "count" and own.default is None for own in fields(self.reader)):
+        if "count" not in self.draw and not any(
+            own.name == "count" and own.default is None for own in fields(self.reader)
+        ):
             if choice.items is None:
                 return []
             given["count"] = choice.items

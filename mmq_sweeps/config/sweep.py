@@ -75,9 +75,7 @@ def plan(configs: Iterable[DictConfig | dict[str, Any]], source: Source | None =
     return plan_each(configs, source)[0]
 
 
-def plan_each(
-    configs: Iterable[DictConfig | dict[str, Any]], source: Source | None = None
-) -> tuple[Sweep, list[Cell]]:
+def plan_each(configs: Iterable[DictConfig | dict[str, Any]], source: Source | None = None) -> tuple[Sweep, list[Cell]]:
     """Return the ``plan`` of ``configs``, and the cell of each of them in their order."""
     plain = _with_checkpoints([dict(config) if isinstance(config, dict) else resolved(config) for config in configs])
     source = source or Source()
