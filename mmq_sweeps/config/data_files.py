@@ -43,7 +43,7 @@ def data_files(config: Mapping[str, Any]) -> DataFiles | None:
         return None
     reader = find_class("task.data._target_", data["_target_"])
     given = {name: value for name, value in data.items() if name != "_target_"}
-    evaluation = _digest(_Data(reader, {**given, "split": task["split"]}, _order(task)), _evaluated(task))
+    evaluation = _digest(_Data(reader, {**given, "split": task["split"]}), _evaluated(task))
     calibration = None
     drawn = calibration_of(config)
     if drawn is not None and "calibration_split" in task:
@@ -74,26 +74,15 @@ class _Choice:
                 return
 
 
-def _order(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the seed that draws the order of the evaluated items; empty for the reader's own order."""
-    sample = task.get("sample")
-    return {"seed": sample["seed"]} if isinstance(sample, Mapping) and "seed" in sample else {}
-
-
 def _evaluated(task: Mapping[str, Any]) -> _Choice:
     limit = task.get("limit")
-    if _order(task) and isinstance(limit, int):
-        sample = task["sample"]
-        # What may be left out for a calibration comes on top.
-        left_out = (sample.get("apart_from") or {}).get("samples") or 0
-        return _Choice((sample.get("start") or 0) + limit + left_out)
     asking = isinstance(limit, int) and declaration("task._target_", task["_target_"]).known_as in ASKING
     return _Choice(limit if isinstance(limit, int) else None, asking)
 
 
 @dataclass(frozen=True)
 class _Data:
-    """Reader class, its fields, and the fields (seed, and count for a calibration) with which it draws at random."""
+    """Reader class, its fields, and the fields (count and seed) with which it draws a random sample."""
 
     reader: Any
     given: Mapping[str, Any]
@@ -114,9 +103,7 @@ class _Data:
     def examples(self, choice: _Choice) -> list[Any]:
         """Read the examples; return none if their images are not files, judged by the first example."""
         given = {**self.given, **self.draw}
-        if "count" not in self.draw and not any(
-            own.name == "count" and own.default is None for own in fields(self.reader)
-        ):
+        if not self.draw and not any(own.name == "count" and own.default is None for own in fields(self.reader)):
             if choice.items is None:
                 return []
             given["count"] = choice.items

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from mmq_sweeps.config.instantiate import find_class
 from mmq_sweeps.data import images
-from mmq_sweeps.errors import unknown
 from mmq_sweeps.identity.contents import content_digests
 from mmq_sweeps.memory import available_bytes
 
@@ -24,7 +23,6 @@ from mmq_sweeps.memory import available_bytes
 SHOWN = 3
 # Most examples read of an endless reader: all are drawn and checked, by every process, before the first cell runs.
 MOST_DRAWN = 100_000
-SAMPLE_KEYS = ("seed", "start", "apart_from")
 # The prepared inputs of a task may take this fraction (1 in 8) of the free memory.
 SHARE_OF_MEMORY = 8
 Batch = TypeVar("Batch")
@@ -44,8 +42,6 @@ class Examples:
     split: str
     calibration_split: str
     allow_missing: bool
-    # See ``GenerationTask``.
-    sample: Mapping[str, Any] | None = None
 
     @cached_property
     def _unusable(self) -> dict[Path, str]:
@@ -69,37 +65,11 @@ class Examples:
         )
 
     def first(self, count: int | None) -> Iterator[Any]:
-        """Yield the examples of ``split`` in order, or as ``sample`` draws them, at most ``count`` if the reader is endless."""
+        """Yield the examples of ``split`` in order, at most ``count`` if the reader is endless."""
         if self._endless and count is None:
             raise ValueError(f"task.limit=null: {self._reader.__name__} has no end; choose a number")
         self._check_drawable("task.limit", count)
-        if self.sample is None:
-            yield from self._read(self.split, count if self._endless else None)
-        else:
-            yield from self._sampled(self.sample, count)
-
-    @property
-    def start(self) -> int:
-        """The place of the first evaluated item in the order of ``first``."""
-        start: int = (self.sample or {}).get("start") or 0
-        return start
-
-    def _sampled(self, sample: Mapping[str, Any], count: int | None) -> Iterator[Any]:
-        """Yield the examples of ``split`` in the order of the seed, without those of the calibration ``apart_from``."""
-        if wrong := sorted(set(sample) - set(SAMPLE_KEYS)):
-            raise ValueError(f"task.sample.{wrong[0]}: {unknown('key', wrong[0], SAMPLE_KEYS)}")
-        if "seed" not in sample:
-            raise ValueError("task.sample: has no seed; give task.sample={seed: 0}, or null for the first items")
-        apart = sample.get("apart_from")
-        left_out = self.drawn(apart) if apart is not None else []
-        ids = {example.id for example in left_out if _path(example) is not None}
-        pixels = {_pixels(example.image) for example in left_out if _path(example) is None}
-        found = self._read(self.split, (count or 0) + len(left_out) if self._endless else None, sample["seed"])
-        for example in found:
-            # Files by id, so that none is opened; drawn images have another id for each seed.
-            apart_by = ids if _path(example) is not None else pixels
-            if not apart_by or (example.id if apart_by is ids else _pixels(example.image)) not in apart_by:
-                yield example
+        yield from self._read(self.split, count if self._endless else None)
 
     def drawn(self, calibration: Mapping[str, Any]) -> list[Any]:
         """Return the calibration's ``samples`` examples, drawn with its seed; raises ValueError if there are fewer."""

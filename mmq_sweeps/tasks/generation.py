@@ -75,10 +75,6 @@ class GenerationTask(ABC):
 
     ``data`` is a reader (see ``Examples``). ``generation`` goes to the model's ``generate``. With ``allow_missing``,
     items with unusable images or texts are left out and the record says so; otherwise they are an error.
-
-    ``sample``, ``{seed, start, apart_from}``, evaluates ``limit`` items from the place ``start`` of an order that the seed
-    draws, so that several limits are random subsets; ``apart_from``, the ``{samples, seed}`` of a calibration, leaves out what
-    that draws. Null evaluates the items in the reader's order.
     """
 
     name: str = field(metadata=LABEL)
@@ -92,7 +88,6 @@ class GenerationTask(ABC):
     metrics: list[str] = field(metadata=EVALUATION)
     batch_size: int = field(metadata=LABEL)
     allow_missing: bool = field(default=False, metadata=EVALUATION)
-    sample: dict[str, Any] | None = field(default=None, metadata=EVALUATION)
 
     @abstractmethod
     def items_of(self, example: Any) -> list[Item]:
@@ -112,7 +107,7 @@ class GenerationTask(ABC):
 
     @cached_property
     def examples(self) -> Examples:
-        return Examples(self.data, self.split, self.calibration_split, self.allow_missing, self.sample)
+        return Examples(self.data, self.split, self.calibration_split, self.allow_missing)
 
     @cached_property
     def _prepared(self) -> Prepared[dict[str, Any]]:
@@ -276,10 +271,8 @@ class GenerationTask(ABC):
     def _asked(self) -> list[Item]:
         """Requested items, whether or not their images are usable."""
         # An example has at least one item, so ``limit`` examples are enough.
-        start = self.examples.start
-        stop = None if self.limit is None else start + self.limit
-        every = (item for example in self.examples.first(stop) for item in self.items_of(example))
-        found = list(islice(every, start, stop))
+        every = (item for example in self.examples.first(self.limit) for item in self.items_of(example))
+        found = list(islice(every, self.limit))
         if not found or (self.limit is not None and len(found) < self.limit):
             raise ValueError(f"task.limit={self.limit}: {self.split} has {len(found)} items to evaluate")
         check_ids(self.split, [(item.id, item.example) for item in found])

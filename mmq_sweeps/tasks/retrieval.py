@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,7 +41,7 @@ class RetrievalTask:
     """Retrieval over the first ``limit`` images of ``split`` (null: all) and all their texts.
 
     The reader is as for captions. ``dropped_marks`` become blanks before a text is tokenized and cut to ``text_length``
-    tokens. ``shortlist`` is the number of texts reranked per image, and of images per text. ``sample`` is as for captions.
+    tokens. ``shortlist`` is the number of texts reranked per image, and of images per text.
     """
 
     name: str = field(metadata=LABEL)
@@ -59,7 +58,6 @@ class RetrievalTask:
     pair_batch_size: int = field(metadata=LABEL)
     model_classes: list[str] = field(metadata=LABEL)
     allow_missing: bool = field(default=False, metadata=EVALUATION)
-    sample: dict[str, Any] | None = field(default=None, metadata=EVALUATION)
 
     known_as: ClassVar[str] = "retrieval"
 
@@ -70,7 +68,7 @@ class RetrievalTask:
 
     @cached_property
     def examples(self) -> Examples:
-        return Examples(self.data, self.split, self.calibration_split, self.allow_missing, self.sample)
+        return Examples(self.data, self.split, self.calibration_split, self.allow_missing)
 
     @cached_property
     def _prepared(self) -> Prepared[Tensor]:
@@ -214,11 +212,10 @@ class RetrievalTask:
 
     @cached_property
     def _asked(self) -> list[Any]:
-        start = self.examples.start
-        stop = None if self.limit is None else start + self.limit
-        asked = list(islice(self.examples.first(stop), start, stop))
-        if self.limit is not None and len(asked) < self.limit:
-            raise ValueError(f"task.limit={self.limit}: {self.split} has {len(asked)} images to evaluate")
+        found = list(self.examples.first(self.limit))
+        if self.limit is not None and len(found) < self.limit:
+            raise ValueError(f"task.limit={self.limit}: {self.split} has {len(found)} images to evaluate")
+        asked = found[: self.limit]
         check_ids(self.split, [(one, example) for example in asked for one in (example.id, *_text_ids(example))])
         return asked
 
