@@ -19,6 +19,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from mmq_sweeps.config import widths
 from mmq_sweeps.config.assignment import parts_of
 from mmq_sweeps.config.paths import conf_dir
+from mmq_sweeps.config.sample import sample_problems
 from mmq_sweeps.config.widths import BITS_CHOICES, is_width
 from mmq_sweeps.errors import one_of, unknown
 from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS
@@ -152,6 +153,7 @@ def problems(config: Mapping[str, Any]) -> list[str]:
         *_count_problems(config),
         *_store_problems(config["store"]),
         *_metric_problems(config["task"]),
+        *sample_problems(config["task"]),
         *_class_problems(config["task"], config["model"]),
     ]
     model, parts = config["model"], config["model"]["parts"]

@@ -78,7 +78,8 @@ class RetrievalScorer:
         if not texts or len(set(self.text_ids)) != len(self.text_ids):
             raise ValueError("Retrieval needs images, and every text id once")
         self._prepared: dict[str, Any] = {metric.name: metric.prepare(texts) for metric in self.metrics}
-        self._owner = np.repeat(np.arange(len(texts)), [len(ids) for ids in texts.values()])
+        # The index of each text's image.
+        self.owner = np.repeat(np.arange(len(texts)), [len(ids) for ids in texts.values()])
 
     def score(self, scores: ArrayLike) -> dict[str, MetricResult]:
         """Return every metric of ``scores`` ``[images, texts]``, in the order of ``image_ids`` and ``text_ids``.
@@ -91,7 +92,7 @@ class RetrievalScorer:
             raise ValueError(f"Scores are {matrix.shape}; {expected[0]} images and {expected[1]} texts need {expected}")
         wrong = ~_scored(matrix)
         warnings = degenerate.of_scores([bool(row.any()) for row in wrong], [bool(column.any()) for column in wrong.T])
-        found = self.score_ranks(Ranks.of(matrix, self._owner))
+        found = self.score_ranks(Ranks.of(matrix, self.owner))
         return {name: result.warned(*warnings) for name, result in found.items()}
 
     def score_ranks(self, ranks: Ranks) -> dict[str, MetricResult]:

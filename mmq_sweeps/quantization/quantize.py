@@ -212,7 +212,7 @@ class UnitSolver:
 
     def _store(self, request: Request, unit: PackedUnit, seconds: Mapping[str, float]) -> None:
         description: dict[str, Any] = {"unit": request.unit.name, "seconds": seconds}
-        description |= {"notes": unit.notes, "unchanged": unit.unchanged}
+        description |= {"notes": unit.notes, "unchanged": unit.unchanged} | unit.error
         description |= {"experts_without_tokens": unit.without_tokens} if unit.without_tokens else {}
         self.store.save_artifact(ArtifactKind.QUANTIZED, request.key, unit.tensors, description)
         self._count()

@@ -25,22 +25,47 @@ from mmq_sweeps.quantization.targets import Unit
 class PackedUnit:
     """The packed tensors of a unit in one format, the solver's notes, and the linears that quantization left unchanged.
 
-    ``without_tokens`` counts the experts that no calibration token reached, which are rounded to nearest, and all experts.
+    ``errors`` has a row ``(weights, weight error, output error)`` for each linear. ``without_tokens`` counts the experts that
+    no calibration token reached, which are rounded to nearest, and all experts.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     unchanged: list[str] = field(default_factory=list)
     without_tokens: tuple[int, int] | None = None
+    errors: list[tuple[int, float, float | None]] = field(default_factory=list, repr=False)
 
-    def add(self, names: Sequence[str], originals: Sequence[Tensor], solution: Solution) -> None:
+    @property
+    def error(self) -> dict[str, float | None]:
+        """The mean of the linears' errors by their number of weights.
+
+        A linear's ``weight_error`` is ``|E|^2 / |W|^2`` for the change ``E`` of its weight ``W``; its ``output_error`` the same
+        of its outputs, ``tr(E G E^T) / tr(W G W^T)`` with the Gram matrix ``G`` of its inputs; None without statistics.
+        """
+        weights = sum(count for count, _, _ in self.errors)
+
+        def mean(values: Iterable[float]) -> float:
+            return sum(row[0] * value for row, value in zip(self.errors, values, strict=True)) / max(weights, 1)
+
+        outputs = [output for _, _, output in self.errors if output is not None]
+        return {
+            "weight_error": mean(error for _, error, _ in self.errors),
+            "output_error": mean(outputs) if len(outputs) == len(self.errors) > 0 else None,
+        }
+
+    def add(
+        self, names: Sequence[str], originals: Sequence[Tensor], solution: Solution, stats: LayerStats | None = None
+    ) -> None:
         """Pack the solution of the linears ``names``, whose full-precision weights are ``originals`` ``[O, I]``."""
         if solution.notes:
             self.notes |= dict.fromkeys(names, solution.notes)
         for name, original, quantized in zip(names, originals, solution.weights, strict=True):
             self.tensors |= {f"{name}:{key}": tensor for key, tensor in quantized.pack().items()}
-            if torch.equal(quantized.dequantize().to(original.device, original.dtype), original):
+            restored = quantized.dequantize().to(original.device, original.dtype)
+            if torch.equal(restored, original):
                 self.unchanged.append(name)
+            output = None if stats is None else relative_error(restored, original, stats.gram)
+            self.errors.append((original.numel(), relative_error(restored, original), output))
 
 
 @dataclass
@@ -77,11 +102,21 @@ def solve_unit(
             for place, error in errors.items():
                 solved.fail(place, _named(error, names))
             for place, solution in solutions.items():
-                solved.packed[place].add(names, [originals[name] for name in names], solution)
+                solved.packed[place].add(names, [originals[name] for name in names], solution, shared)
     except (ValueError, RuntimeError) as error:
         for place in list(solved.packed):
             solved.fail(place, error)
     return solved
+
+
+def relative_error(restored: Tensor, original: Tensor, gram: Tensor | None = None) -> float:
+    """Return the share of the square of the output that ``restored`` ``[O, I]`` changes; of the weight without ``gram``."""
+    weight = original.float()
+    change = restored.float() - weight
+    seen = [matrix if gram is None else matrix @ gram.to(matrix) for matrix in (weight, change)]
+    whole, changed = (float((own * matrix).sum()) for own, matrix in zip(seen, (weight, change), strict=True))
+    # Rounding can make the square of next to nothing negative.
+    return max(0.0, changed / whole) if whole > 0 else 0.0
 
 
 def _solve_each(

@@ -53,7 +53,7 @@ def frontier(damages: Sequence[Floats], sizes: Sequence[Ints], base_bits: int = 
         costs = (sums[:, None] + damage[None, :]).ravel()
         kept = _undominated(every, costs)
         if len(kept) > pairs:
-            kept, exact = _thinned(kept, every, costs, pairs), False
+            kept, exact = _thinned(kept, every, pairs), False
         steps.append((kept // len(size), kept % len(size)))
         bits, sums = every[kept], costs[kept]
     places = np.arange(len(bits))
@@ -75,7 +75,7 @@ def _undominated(bits: Ints, costs: Floats) -> Ints:
     return found
 
 
-def _thinned(kept: Ints, bits: Ints, costs: Floats, pairs: int) -> Ints:
+def _thinned(kept: Ints, bits: Ints, pairs: int) -> Ints:
     """Return of each of ``pairs`` equal ranges of size the pair with the least damage, which is the largest."""
     own = bits[kept]
     bucket = (own - own[0]) * pairs // (own[-1] - own[0] + 1)

@@ -26,7 +26,7 @@ class Items:
     """The items of a measurement.
 
     ``split`` is ``search`` or ``evaluation``. On ``search``, those from ``start`` to before ``stop`` of the order that the
-    search's seed draws: the field ``items`` of the task (``{seed, start, stop}``). On ``evaluation``, all of the task's own.
+    search's seed draws: the field ``sample`` of the task (``{seed, start, stop}``). On ``evaluation``, all of the task's own.
     """
 
     split: str = "evaluation"

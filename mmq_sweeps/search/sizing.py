@@ -86,13 +86,13 @@ def _axes(part: Part, candidates: Sequence[Candidate], granularity: str) -> Iter
 
 # How an axis is named after one of its units, and the rule that selects it.
 NAMING: Mapping[str, tuple[Callable[[Unit], str], Callable[[Unit], Mapping[str, Sequence[str]]]]] = {
-    "part": (lambda unit: unit.part, lambda unit: {}),  # noqa: ARG005
+    "part": (lambda unit: unit.part, lambda unit: {}),
     "kind": (lambda unit: f"{unit.part}.{unit.kind}", lambda unit: {"layers": [unit.kind]}),
     "group": (
         lambda unit: f"{unit.part}.{unit.group}.{unit.kind}",
         lambda unit: {"blocks": [unit.group], "layers": [unit.kind]},
     ),
-    "unit": (lambda unit: unit.name, lambda unit: {}),  # noqa: ARG005
+    "unit": (lambda unit: unit.name, lambda unit: {}),
 }
 
 

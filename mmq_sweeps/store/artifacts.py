@@ -72,6 +72,16 @@ class Artifacts:
         self.files.move_aside(tensors, None)
         return None
 
+    def description(self, kind: str, key: str) -> dict[str, Any] | None:
+        """Return the description of an artifact without reading its tensors; None if it is absent or no JSON."""
+        if not self.has(kind, key):
+            return None
+        try:
+            described: dict[str, Any] = json.loads(self._paths(kind, key)[0].read_text())
+        except (OSError, ValueError):
+            return None
+        return described
+
     def has(self, kind: str, key: str) -> bool:
         """Return True if both files of an artifact exist. ``load`` checks the digest."""
         return all(path.is_file() for path in self._paths(kind, key))

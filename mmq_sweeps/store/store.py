@@ -191,6 +191,10 @@ class Store:
         """Load the tensors and description of an artifact; None if absent. A corrupt artifact is moved aside."""
         return self.artifacts.load(kind, key)
 
+    def description(self, kind: str, key: str) -> dict[str, Any] | None:
+        """Load the description of an artifact alone, which needs no torch; None if absent."""
+        return self.artifacts.description(kind, key)
+
     def has_artifact(self, kind: str, key: str) -> bool:
         """Return True if an artifact was written completely. Its digest is checked when it is loaded."""
         return self.artifacts.has(kind, key)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -64,12 +65,21 @@ class Examples:
             for remark, count in counts.items()
         )
 
-    def first(self, count: int | None) -> Iterator[Any]:
-        """Yield the examples of ``split`` in order, at most ``count`` if the reader is endless."""
+    def first(self, count: int | None, apart_from: Mapping[str, Any] | None = None) -> Iterator[Any]:
+        """Yield the examples of ``split`` in order, at most ``count`` if the reader is endless.
+
+        ``apart_from``, the ``samples`` and ``seed`` of a calibration, leaves out examples with the image of a sample.
+        """
         if self._endless and count is None:
             raise ValueError(f"task.limit=null: {self._reader.__name__} has no end; choose a number")
         self._check_drawable("task.limit", count)
-        yield from self._read(self.split, count if self._endless else None)
+        if apart_from is None:
+            yield from self._read(self.split, count if self._endless else None)
+            return
+        samples = _SameImage(self.drawn(apart_from))
+        most = None if count is None or not self._endless else count + apart_from["samples"]
+        others = (example for example in self._read(self.split, most) if example not in samples)
+        yield from islice(others, most and count)
 
     def drawn(self, calibration: Mapping[str, Any]) -> list[Any]:
         """Return the calibration's ``samples`` examples, drawn with its seed; raises ValueError if there are fewer."""

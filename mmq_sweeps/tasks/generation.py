@@ -33,6 +33,7 @@ from mmq_sweeps.tasks.items import (
     naming_the_item,
     problem_of_references,
 )
+from mmq_sweeps.tasks.sample import drawn
 from mmq_sweeps.tasks.teaching import teacher_forced
 from mmq_sweeps.tasks.window import model_window
 
@@ -74,7 +75,8 @@ class GenerationTask(ABC):
     """Generation over the first ``limit`` items of ``split`` (null: all), calibrated on ``calibration_split``.
 
     ``data`` is a reader (see ``Examples``). ``generation`` goes to the model's ``generate``. With ``allow_missing``,
-    items with unusable images or texts are left out and the record says so; otherwise they are an error.
+    items with unusable images or texts are left out and the record says so; otherwise they are an error. ``sample`` chooses
+    some of the items (``config/sample.py``); calibration samples that it is apart from do not count for ``limit``.
     """
 
     name: str = field(metadata=LABEL)
@@ -88,6 +90,7 @@ class GenerationTask(ABC):
     metrics: list[str] = field(metadata=EVALUATION)
     batch_size: int = field(metadata=LABEL)
     allow_missing: bool = field(default=False, metadata=EVALUATION)
+    sample: dict[str, Any] | None = field(default=None, metadata=EVALUATION)
 
     @abstractmethod
     def items_of(self, example: Any) -> list[Item]:
@@ -271,12 +274,13 @@ class GenerationTask(ABC):
     def _asked(self) -> list[Item]:
         """Requested items, whether or not their images are usable."""
         # An example has at least one item, so ``limit`` examples are enough.
-        every = (item for example in self.examples.first(self.limit) for item in self.items_of(example))
+        examples = self.examples.first(self.limit, (self.sample or {}).get("apart_from"))
+        every = (item for example in examples for item in self.items_of(example))
         found = list(islice(every, self.limit))
         if not found or (self.limit is not None and len(found) < self.limit):
             raise ValueError(f"task.limit={self.limit}: {self.split} has {len(found)} items to evaluate")
         check_ids(self.split, [(item.id, item.example) for item in found])
-        return found
+        return drawn(found, self.sample, self.split)
 
     @cached_property
     def _bad(self) -> dict[str, str]:

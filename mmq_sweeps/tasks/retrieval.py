@@ -34,6 +34,7 @@ from mmq_sweeps.tasks.base import Predictions, Progress
 from mmq_sweeps.tasks.examples import Examples, Prepared, decoded, split_up
 from mmq_sweeps.tasks.items import bad_texts, check_ids, describe_bad, left_out_for, problem_of_references
 from mmq_sweeps.tasks.ranking import Captions, Floats, predictions_of, shortlisted
+from mmq_sweeps.tasks.sample import drawn
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,8 @@ class RetrievalTask:
     """Retrieval over the first ``limit`` images of ``split`` (null: all) and all their texts.
 
     The reader is as for captions. ``dropped_marks`` become blanks before a text is tokenized and cut to ``text_length``
-    tokens. ``shortlist`` is the number of texts reranked per image, and of images per text.
+    tokens. ``shortlist`` is the number of texts reranked per image, and of images per text. ``sample``
+    (``config/sample.py``) chooses the images that are asked, with their texts; answers are chosen from all.
     """
 
     name: str = field(metadata=LABEL)
@@ -58,6 +60,7 @@ class RetrievalTask:
     pair_batch_size: int = field(metadata=LABEL)
     model_classes: list[str] = field(metadata=LABEL)
     allow_missing: bool = field(default=False, metadata=EVALUATION)
+    sample: dict[str, Any] | None = field(default=None, metadata=EVALUATION)
 
     known_as: ClassVar[str] = "retrieval"
 
@@ -80,6 +83,12 @@ class RetrievalTask:
         bad = self._bad
         return [example for example in self.examples.usable(self._asked) if example.id not in bad]
 
+    @property
+    def queries(self) -> list[Any]:
+        """Evaluated examples that are asked, with their texts; with a ``sample``, some of them."""
+        chosen = {id(example) for example in drawn(self._asked, self.sample, self.split)}
+        return [example for example in self.images if id(example) in chosen]
+
     def check(self, calibrations: Sequence[Mapping[str, Any]], cache: Path) -> None:
         if self._bad:
             told = f"task.split={self.split}: {describe_bad(self._bad, len(self._asked))}"
@@ -97,7 +106,7 @@ class RetrievalTask:
                 f"choose 1 to {len(self._asked)}"
             )
         self.examples.check(self._asked, calibrations, cache, self._check_samples)
-        if not self.images:
+        if not self.queries:
             raise ValueError(f"task.split={self.split}: no image is left that can be used together with its texts")
 
     def check_model(self, loaded: LoadedModel) -> Iterator[str]:
@@ -175,21 +184,24 @@ class RetrievalTask:
         )
         seen, similarity = self._encoded(retriever, images, features, told)
         wanted = shortlisted(similarity, self.shortlist) | shortlisted(similarity.T, self.shortlist).T
+        if self.sample is not None:
+            wanted &= self._asked_pairs(images, captions)
         matching = np.full_like(similarity, -np.inf)
         for image, vision in enumerate(seen):
             columns = np.flatnonzero(wanted[image])
             matching[image, columns] = self._matched(retriever, vision.to(loaded.device), texts, columns)
             told(None, 1)
-        return predictions_of(
+        found = predictions_of(
             [example.id for example in images], captions, matching + similarity, similarity, self.shortlist
         )
+        return found if self.sample is None else self._of_sample(found)
 
     def score(self, predictions: Mapping[str, str], cache: Path) -> dict[str, MetricResult]:  # noqa: ARG002
         """Return every metric of the ranks in ``predictions``.
 
         Raises ValueError if ranks are missing or belong to other images or texts.
         """
-        scorer = self._scorer(tuple(example.id for example in self.images))
+        scorer = self._scorer(tuple(example.id for example in self.queries))
         check_items((*scorer.image_ids, *scorer.text_ids), predictions, "rank")
 
         def ranks(ids: Sequence[str]) -> NDArray[np.int64]:
@@ -204,7 +216,7 @@ class RetrievalTask:
             *self._alike(scorer, predictions),
             *self.examples.remarks(self.images),
         )
-        found = scorer.score_ranks(Ranks(ranks(scorer.image_ids), ranks(scorer.text_ids), self._captions.owner))
+        found = scorer.score_ranks(Ranks(ranks(scorer.image_ids), ranks(scorer.text_ids), scorer.owner))
         return {name: result.warned(*warnings) for name, result in found.items()}
 
     def samples(self, count: int) -> list[tuple[str, Any, list[str]]]:
@@ -212,7 +224,7 @@ class RetrievalTask:
 
     @cached_property
     def _asked(self) -> list[Any]:
-        found = list(self.examples.first(self.limit))
+        found = list(self.examples.first(self.limit, (self.sample or {}).get("apart_from")))
         if self.limit is not None and len(found) < self.limit:
             raise ValueError(f"task.limit={self.limit}: {self.split} has {len(found)} images to evaluate")
         asked = found[: self.limit]
@@ -234,7 +246,7 @@ class RetrievalTask:
         def first(ids: Sequence[str]) -> list[str]:
             return [next(iter(json.loads(predictions[one]).get("first", ())), "") for one in ids]
 
-        owners = [scorer.image_ids[place] for place in self._captions.owner]
+        owners = [scorer.image_ids[place] for place in scorer.owner]
         return (
             *of_first("images", "text", first(scorer.image_ids), scorer.image_ids),
             *of_first("texts", "image", first(scorer.text_ids), owners),
@@ -280,6 +292,20 @@ class RetrievalTask:
 
     def _cleaned(self, text: str) -> str:
         return " ".join(text.translate(self._blanks).split())
+
+    def _asked_pairs(self, images: Sequence[Any], captions: Captions) -> NDArray[np.bool_]:
+        """Return which pairs of image and wording ``[I, M]`` answer an image or a text of the sample."""
+        asked = {example.id for example in self.queries}
+        rows = np.array([example.id in asked for example in images])
+        columns = np.zeros(len(captions.distinct), dtype=bool)
+        columns[captions.wording[rows[captions.owner]]] = True
+        return rows[:, None] | columns[None, :]
+
+    def _of_sample(self, predictions: Predictions) -> Predictions:
+        asked = [one for example in self.queries for one in (example.id, *_text_ids(example))]
+        found = Predictions({one: predictions[one] for one in asked})
+        found.not_finite = predictions.not_finite & set(asked)
+        return found
 
     def _encoded(
         self, retriever: Retriever, images: Sequence[Any], features: Tensor, told: _Steps
