@@ -83,12 +83,14 @@ class Subject:
         if items.split == EVALUATION:
             return task
         settings = self.question.settings
-        sample: dict[str, Any] = {"seed": settings.seed, "start": items.start}
+        sample: dict[str, Any] = {"seed": settings.seed, "start": items.start, "stop": items.stop}
         if settings.split != EVALUATION:
+            # Drawn from so many items; in retrieval answers are chosen from all of them.
+            task["limit"] = max(settings.items, task["limit"] or 0)
             task["split"] = task["calibration_split"]
             if drawn := self.calibration:
                 sample["apart_from"] = {"samples": drawn["samples"], "seed": drawn["seed"]}
-        return task | {"limit": items.count, "sample": sample, "metrics": [self.question.metric]}
+        return task | {"sample": sample, "metrics": [self.question.metric]}
 
     @property
     def settings(self) -> loop.Settings:

@@ -47,8 +47,12 @@ def search(question: Question, launcher: Mapping[str, Any], command: str = "") -
         forecast.show(subject, budgets)
         return 0
     run = Run(subject, launcher, command, Store.of(question.base["store"]))
+    # Imported here because it loads torch's models, which a dry run does without.
+    from mmq_sweeps.execution.executor import models_kept
+
     try:
-        found = run.to_the_end(budgets)
+        with models_kept():
+            found = run.to_the_end(budgets)
     except Halted as halted:
         run.note("halted", reason=str(halted))
         start.tell(str(halted))
