@@ -187,7 +187,7 @@ def told_count(count: int) -> str:
 
 
 def _answers(found: Found, content: Mapping[str, Any]) -> Table:
-    metric = METRIC_LABELS.get(found.subject.question.metric, found.subject.question.metric)
+    metric = METRIC_LABELS.get(found.subject.question.scored, found.subject.question.scored)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in ("budget", "assignment"):
         table.add_column(heading)

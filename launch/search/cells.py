@@ -37,6 +37,14 @@ class Question:
     metric: str
 
     @property
+    def scored(self) -> str:
+        """The name of the metric in records, which that of a class of a user's own has for itself."""
+        # Imported here because metrics load slowly.
+        from mmq_sweeps.metrics.names import load_metric
+
+        return load_metric(self.metric).name
+
+    @property
     def id(self) -> str:
         """Digest of everything that the course of the search depends on, twelve hexadecimal digits."""
         settings = vars(self.settings) | {"metric": self.metric}
@@ -95,8 +103,9 @@ class Subject:
     @property
     def settings(self) -> loop.Settings:
         """The settings that the course of the search depends on."""
-        asked = self.question.settings
-        return loop.Settings(self.question.metric, asked.seed, asked.items, asked.error, asked.candidates)
+        asked, limit = self.question.settings, self.question.base["task"]["limit"]
+        items = asked.items if asked.split != EVALUATION or limit is None else min(asked.items, limit)
+        return loop.Settings(self.question.scored, asked.seed, items, asked.error, asked.candidates)
 
     @property
     def methods(self) -> list[str]:

@@ -120,13 +120,13 @@ class Run:
         spent = journal.processor_seconds() - before
         self._check(outcome, sweep)
         found = [
-            outcome_of(one, outcome.records[cell.id], self.store, self.question.metric)
+            outcome_of(one, outcome.records[cell.id], self.store, self.question.scored)
             for one, cell in zip(batch, cells, strict=True)
         ]
         self.outcomes += found
         self.batches.append(journal.Batch.of(batch, found, len(ids), there, spent, time.time() - started))
         self.note("running")
-        _check_zero(found, self.question.metric)
+        _check_zero(found, self.question.scored)
         return found
 
     def note(self, state: str, **more: Any) -> None:

@@ -105,6 +105,6 @@ def _made_up(measurement: Measurement, subject: Subject) -> Outcome:
     scores = np.clip(0.5 + NOISE * np.random.default_rng(seed).standard_normal(count), 0.01, 1)
     named = {f"{items.split}-{items.start + number}": float(score) for number, score in enumerate(scores)}
     value = float(scores.mean())
-    result = MetricResult(subject.question.metric, value, named, (value, value), True)
+    result = MetricResult(subject.question.scored, value, named, (value, value), True)
     bits = subject.space.full_bits if point is None else subject.space.bits(point)
     return Outcome(measurement, result, bits, 0.0, "")
