@@ -103,7 +103,6 @@ class Found:
             "from_full": _paired(answer.from_full),
             "reached": answer.reached,
             "optimistic": answer.optimistic,
-            "notes": list(answer.notes),
             "export": export_command(cell, self.store.root),
         }
 
@@ -224,7 +223,6 @@ def _lines(found: Found, content: Mapping[str, Any]) -> list[str]:
             )
         else:
             lines.append(f"{answer['budget']}: no uniform assignment is so small")
-        lines += [f"{answer['budget']}: {note}" for note in answer["notes"]]
         lines += [f"{WARNED} {answer['budget']}: {OPTIMISTIC}"] if answer["optimistic"] else []
         lines.append(f"{answer['budget']}: {answer['export']}")
     cost = content["cost"]

@@ -12,8 +12,10 @@ from mmq_sweeps.config.assignment import Source, assigned
 from mmq_sweeps.config.instantiate import build, declaration
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS
+from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.identity.hashing import digest
 from mmq_sweeps.models.shapes import build_on_meta, find_shape
+from mmq_sweeps.quantization.requests import requests
 from mmq_sweeps.quantization.targets import find_parts
 from mmq_sweeps.reporting.compare import results_of
 from mmq_sweeps.search import loop
@@ -98,14 +100,28 @@ class Subject:
             task["split"] = task["calibration_split"]
             if drawn := self.calibration:
                 sample["apart_from"] = {"samples": drawn["samples"], "seed": drawn["seed"]}
+        if items.teacher_forced:
+            return task | {"sample": sample, "metrics": [loop.LIKELIHOOD], "teacher_forced": True}
         return task | {"sample": sample, "metrics": [self.question.metric]}
+
+    def unit_keys(self, cell: Cell) -> dict[str, str]:
+        """Return the artifact of each unit that ``cell`` quantizes, by the unit's name."""
+        return {request.unit.name: request.key for request in requests(cell, build, self.parts)} if cell.method else {}
 
     @property
     def settings(self) -> loop.Settings:
         """The settings that the course of the search depends on."""
         asked, limit = self.question.settings, self.question.base["task"]["limit"]
-        items = asked.items if asked.split != EVALUATION or limit is None else min(asked.items, limit)
-        return loop.Settings(self.question.scored, asked.seed, items, asked.error, asked.candidates)
+        optimistic = asked.split == EVALUATION
+        items = asked.items if not optimistic or limit is None else min(asked.items, limit)
+        return loop.Settings(
+            self.question.scored,
+            asked.seed,
+            **_shared_out(items),
+            error=asked.error,
+            candidates=asked.candidates,
+            optimistic=optimistic,
+        )
 
     @property
     def methods(self) -> list[str]:
@@ -127,9 +143,12 @@ def outcome_of(measurement: Measurement, record: Record, store: Store, metric: s
     seconds = sum(record.seconds.get(stage, 0.0) for stage in ("evaluate", "score"))
     if not record.done:
         return Outcome(measurement, None, None, seconds, record.id)
-    total = record.size["total"]
-    result = results_of(record, store.items(record.id))[metric]
-    return Outcome(measurement, result, round(total["bpw_exact"] * total["parameters"]), seconds, record.id)
+    total, items = record.size["total"], store.items(record.id)
+    forced = measurement.items.teacher_forced
+    result = results_of(record, items)[loop.LIKELIHOOD if forced else metric]
+    bits = round(total["bpw_exact"] * total["parameters"])
+    predictions = {item["id"]: item["prediction"] for item in items} if forced else {}
+    return Outcome(measurement, result, bits, seconds, record.id, predictions)
 
 
 def check_task(task: Mapping[str, Any], settings: Settings) -> None:
@@ -142,6 +161,17 @@ def check_task(task: Mapping[str, Any], settings: Settings) -> None:
         )
     if task.get("sample"):
         raise ConfigError("task.sample: a search draws its items itself; leave it out, and give hydra.sweeper.seed.")
+
+
+def _shared_out(items: int) -> dict[str, Any]:
+    """Return how many of so many items each stage has, in proportion to those of ``loop.Settings``."""
+    usual = loop.Settings("")
+
+    def share(count: int) -> int:
+        return max(1, count * items // usual.items)
+
+    first, rounds = share(usual.first), tuple(map(share, usual.rounds))
+    return {"first": first, "rounds": rounds, "last": max(0, items - first - sum(rounds)), "forced": share(usual.forced)}
 
 
 def _candidates(options: list[Chosen]) -> list[Candidate]:

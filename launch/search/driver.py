@@ -14,13 +14,13 @@ from typing import Any
 
 from launch import start, sweep_file
 from launch.search import answer, forecast, journal
-from launch.search.cells import EVALUATION, Question, Subject, check_task, outcome_of
-from launch.search.settings import HERE
+from launch.search.cells import Question, Subject, check_task, outcome_of
 from mmq_sweeps.config.sweep import Sweep, plan_each
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.search import loop
 from mmq_sweeps.search.loop import Measurement, Outcome
-from mmq_sweeps.search.space import Budget
+from mmq_sweeps.search.sensitivity import read_errors
+from mmq_sweeps.search.space import Budget, Point
 from mmq_sweeps.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -57,10 +57,18 @@ def search(question: Question, launcher: Mapping[str, Any], command: str = "") -
         run.note("halted", reason=str(halted))
         start.tell(str(halted))
         return halted.status
+    except ConfigError as error:
+        run.note("halted", reason=str(error))
+        raise
+    except KeyboardInterrupt:
+        run.note("halted", reason="interrupted")
+        raise
     found.mark_optimistic()
     run.note("done", **found.content)
     answer.show(found, question.base["output"])
-    return 0
+    if run.failed:
+        start.tell(f"{_count(run.failed, 'cell')} failed and were left out of the search; the same command tries again")
+    return 1 if run.failed else 0
 
 
 def budgets_of(subject: Subject) -> list[Budget]:
@@ -88,6 +96,9 @@ class Run:
     store: Store
     batches: list[journal.Batch] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
+    failed: int = 0
+    # The artifact of each unit, by name, of the points that were measured.
+    keys: dict[Point, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.before = journal.read(self.store.root, self.question.id)
@@ -100,14 +111,14 @@ class Run:
 
     def to_the_end(self, budgets: Sequence[Budget]) -> answer.Found:
         """Measure batch by batch and return the answers."""
-        course = loop.Search(self.subject.space, budgets, self.subject.settings)
+        course = loop.Search(self.subject.space, budgets, self.subject.settings, self.errors)
         while batch := course.ask():
             course.tell(self.measure(batch))
         batches = journal.joined(self.batches, self.before)
         return answer.Found(self.subject, course.answers(), self.outcomes, batches, self.store)
 
     def measure(self, batch: Sequence[Measurement]) -> list[Outcome]:
-        """Measure a batch by the launcher; its outcomes in the same order. ``Halted`` unless all of its cells are done."""
+        """Measure a batch by the launcher; its outcomes in the same order. ``Halted`` if it cannot go on from them."""
         sweep, cells = plan_each(map(self.subject.config, batch), self.subject.source)
         ids = {cell.id for cell in cells}
         # Full precision on these items only if the search asks for it.
@@ -119,6 +130,9 @@ class Run:
         outcome = start.measure(sweep, self.launcher, self.command, len(batch))
         spent = journal.processor_seconds() - before
         self._check(outcome, sweep)
+        for one, cell in zip(batch, cells, strict=True):
+            if one.point is not None and one.point not in self.keys:
+                self.keys[one.point] = self.subject.unit_keys(cell)
         found = [
             outcome_of(one, outcome.records[cell.id], self.store, self.question.scored)
             for one, cell in zip(batch, cells, strict=True)
@@ -126,15 +140,18 @@ class Run:
         self.outcomes += found
         self.batches.append(journal.Batch.of(batch, found, len(ids), there, spent, time.time() - started))
         self.note("running")
-        _check_zero(found, self.question.scored)
         return found
+
+    def errors(self) -> Any:
+        """Return what the store knows of the errors of the units that were measured."""
+        return read_errors(self.subject.space, self.store, self.keys)
 
     def note(self, state: str, **more: Any) -> None:
         """Write ``search.json``, from which another process can tell how far the search has come."""
         journal.write(self.store, self.question, self.command, state, self.batches, self.before, more)
 
     def _check(self, outcome: start.Outcome, sweep: Sweep) -> None:
-        """Raise ``Halted`` if cells of a batch are missing or failed."""
+        """Raise ``Halted`` if cells of a batch are missing, or all failed; show those that did."""
         where = sweep_file.command("status", self.store.root, sweep.id)
         if outcome.left:
             raise Halted(
@@ -146,27 +163,9 @@ class Run:
             raise Halted(f"{_count(outcome.missing, 'cell')} of the search are missing; {AGAIN}")
         if failed := outcome.failed:
             start.show_failed(outcome)
-            raise Halted(
-                f"{len(failed)} of {len(sweep.cells)} cells of this batch failed, and a search compares them all; mend the "
-                f"cause and {AGAIN}, or leave out the choice that fails"
-            )
-
-
-def _check_zero(outcomes: Sequence[Outcome], metric: str) -> None:
-    """Raise ``Halted`` if every quantized candidate of a race scores zero on every item, which leaves nothing to compare."""
-    race = [one for one in outcomes if one.measurement.point is not None and one.measurement.items.split != EVALUATION]
-    if len(race) < 2 or any(any(one.result.per_item.values()) for one in race if one.result is not None):
-        return
-    full = [one for one in outcomes if one.measurement.point is None and one.result is not None]
-    if full and full[0].result is not None and not full[0].result.value:
-        raise Halted(
-            f"{metric} is 0 at full precision, too, on the {full[0].result.count} items of the race, so it tells nothing "
-            f"apart; look at the task's prompt, or choose another {HERE}.metric"
-        )
-    raise Halted(
-        f"every one of {len(race)} candidates scores 0 of {metric} on every item of the race, so none is better than another; "
-        "give a larger budget or higher bits, or another hydra.sweeper.metric"
-    )
+            self.failed += len(failed)
+            if len(failed) == len(sweep.cells):
+                raise Halted(f"every cell of this batch failed; mend the cause and {AGAIN}, or leave out the choice that fails")
 
 
 def _count(number: int, noun: str) -> str:

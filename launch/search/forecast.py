@@ -107,4 +107,4 @@ def _made_up(measurement: Measurement, subject: Subject) -> Outcome:
     value = float(scores.mean())
     result = MetricResult(subject.question.scored, value, named, (value, value), True)
     bits = subject.space.full_bits if point is None else subject.space.bits(point)
-    return Outcome(measurement, result, bits, 0.0, "")
+    return Outcome(measurement, result, bits)

@@ -29,7 +29,7 @@ class Settings:
     split: str = "calibration"
     seed: int = 0
     items: int = 256
-    candidates: int = 8
+    candidates: int = 6
     error: float = 0.05
 
     @staticmethod
@@ -63,7 +63,7 @@ def _problems(given: Mapping[str, Any]) -> Iterator[str]:
     for key, choices in (("granularity", GRANULARITIES), ("split", SPLITS)):
         if key in given and given[key] not in choices:
             yield f"{HERE}.{key}={given[key]}: {unknown('choice', given[key], choices)}"
-    for key, least in (("seed", 0), ("items", 2), ("candidates", 2)):
+    for key, least in (("seed", 0), ("items", 8), ("candidates", 1)):
         value = given.get(key, least)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             yield f"{HERE}.{key}={value}: choose a whole number from {least}."

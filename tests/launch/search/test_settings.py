@@ -35,7 +35,7 @@ def test_budgets_are_sorted_and_each_is_one() -> None:
         ({"max_bpw": 3, "granularity": "units"}, r"granularity=units: Unknown choice 'units'\. Did you mean unit\?"),
         ({"max_bpw": 3, "split": "test"}, r"split=test: Unknown choice 'test'\. Choose calibration or evaluation"),
         ({"max_bpw": 3, "seed": -1}, r"seed=-1: choose a whole number from 0"),
-        ({"max_bpw": 3, "items": 1}, r"items=1: choose a whole number from 2"),
+        ({"max_bpw": 3, "items": 1}, r"items=1: choose a whole number from 8"),
         ({"max_bpw": 3, "error": 1}, r"error=1: choose a probability between 0 and 1"),
         ({"max_bpw": 3, "max_bits": 3}, r"hydra\.sweeper\.max_bits: Unknown key 'max_bits'\. Did you mean"),
     ],
@@ -47,7 +47,7 @@ def test_what_is_wrong_is_told(given: dict[str, Any], told: str) -> None:
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
     with pytest.raises(ConfigError) as error:
-        Settings.of({"max_bpw": 0, "split": "all", "candidates": 1})
+        Settings.of({"max_bpw": 0, "split": "all", "candidates": 0})
     assert len(error.value.problems) == 3
 
 
