@@ -7,18 +7,37 @@ measurements, which the store then has. A driver runs::
     while batch := search.ask():
         search.tell([measure(one) for one in batch])     # cells of the store, in any order, in parallel if it likes
     answers = search.answers()
+
+The first batch measures full precision, the uniform points, and every part at its lowest option alone, on few items; all units
+are solved then, so ``errors`` is called after it. If axes are finer than parts, single units at their lowest options are asked
+for the likelihood of right texts as well, which says how far each takes the model from full precision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.metrics.intervals import PairedDifference, paired_difference
 from mmq_sweeps.metrics.result import MetricResult
+from mmq_sweeps.search import sensitivity
+from mmq_sweeps.search.allocation import Frontier, frontier, ranked
+from mmq_sweeps.search.model import DamageModel, Observation
+from mmq_sweeps.search.race import Race, Round
 from mmq_sweeps.search.space import Budget, Point, Space
 
 STAGES = ("sensitivity", "race", "all items", "final")
+SEARCH, EVALUATION = "search", "evaluation"
+LIKELIHOOD = "log_likelihood"
+Floats = NDArray[np.float64]
+# What ``sensitivity.read_errors`` returns.
+Errors = Sequence[Sequence[Mapping[str, float | None] | None]]
 
 
 @dataclass(frozen=True)
@@ -27,11 +46,14 @@ class Items:
 
     ``split`` is ``search`` or ``evaluation``. On ``search``, those from ``start`` to before ``stop`` of the order that the
     search's seed draws: the field ``sample`` of the task (``{seed, start, stop}``). On ``evaluation``, all of the task's own.
+    With ``teacher_forced`` they are asked for the likelihood of their right texts (``task.teacher_forced=true
+    task.metrics=[log_likelihood]``).
     """
 
-    split: str = "evaluation"
+    split: str = EVALUATION
     start: int = 0
     stop: int | None = None
+    teacher_forced: bool = False
 
     @property
     def count(self) -> int | None:
@@ -52,7 +74,8 @@ class Measurement:
 class Outcome:
     """What a measured cell gave. ``cell`` is its id; ``bits`` its exact size, None if unknown; ``seconds`` its processor time.
 
-    ``result`` is the search's metric on the measurement's items, None if the cell failed.
+    ``result`` is the search's metric on the measurement's items, None if the cell failed. ``predictions`` by item are needed
+    of teacher-forced measurements only.
     """
 
     measurement: Measurement
@@ -60,6 +83,7 @@ class Outcome:
     bits: int | None = None
     seconds: float = 0.0
     cell: str = ""
+    predictions: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -69,25 +93,50 @@ class Settings:
     Args:
         metric: name of the metric that is kept high.
         seed: draws the order of the search's items.
-        items: how many items of the search split there are at most.
+        first: how many items the first batch is measured on.
+        rounds: how many further items each round of a race adds.
+        last: how many further items the last ones are measured on.
+        forced: how many items single units are asked for likelihoods of; 0 leaves these passes out.
         error: bound on the probability that a race drops its best candidate.
-        candidates: how many candidates of each budget race.
+        candidates: how many predicted candidates of each budget race, besides uniform points.
+        newcomers: how many candidates join a race between two rounds.
+        tolerance: a share of full precision's score. A race ends when nobody is expected to gain more over the leader, and a
+            candidate that is expected to gain less over the predicted best does not begin.
+        final: split of the final figures.
+        optimistic: whether the search's items are those of the final figures.
     """
 
     metric: str
     seed: int = 0
-    items: int = 256
+    first: int = 32
+    rounds: tuple[int, ...] = (24, 48, 96)
+    last: int = 56
+    forced: int = 64
     error: float = 0.05
-    candidates: int = 8
+    candidates: int = 6
+    newcomers: int = 1
+    tolerance: float = 0.001
+    final: str = EVALUATION
+    optimistic: bool = False
+
+    @property
+    def ends(self) -> list[int]:
+        """Where each round stops in the order of items."""
+        return [int(end) for end in self.first + np.cumsum(self.rounds)]
+
+    @property
+    def items(self) -> int:
+        """How many items of the search split there must be."""
+        return self.first + sum(self.rounds) + self.last
 
 
 @dataclass(frozen=True)
 class Answer:
     """The answer to one budget.
 
-    ``quality`` is the metric on the final items; ``from_uniform`` and ``from_full`` are paired differences from the best
-    uniform point within the budget (None if there is none) and from full precision. ``reached`` is False if no measured
-    point keeps a ``min_quality``.
+    ``quality`` is the metric on the final items; ``from_uniform`` and ``from_full`` are paired differences of ``quality`` from
+    the best uniform point within the budget (None if there is none) and from full precision. ``predicted`` is the share of
+    full precision that the search expected of the point. ``reached`` is False if no point keeps a ``min_quality``.
     """
 
     budget: Budget
@@ -96,12 +145,34 @@ class Answer:
     bpw: float
     quality: MetricResult
     uniform: Point | None
-    from_uniform: Any
-    from_full: Any
+    from_uniform: PairedDifference | None
+    from_full: PairedDifference
     predicted: float
     optimistic: bool
-    reached: bool
-    notes: tuple[str, ...] = ()
+    reached: bool = True
+
+
+@dataclass
+class _Contest:
+    """The race of one budget."""
+
+    budget: Budget
+    race: Race
+    points: dict[str, Point] = field(default_factory=dict)
+
+    def add(self, point: Point) -> None:
+        name = "-".join(map(str, point))
+        if name not in self.points and len(self.points) < self.race.most:
+            self.points[name] = point
+            self.race.add(name)
+
+    @property
+    def running(self) -> list[Point]:
+        return [self.points[name] for name in self.race.running]
+
+
+Batch = list[Measurement]
+Told = dict[Measurement, Outcome]
 
 
 class Search:
@@ -112,22 +183,306 @@ class Search:
         space: Space,
         budgets: Sequence[Budget],
         settings: Settings,
-        errors: Sequence[Sequence[float]] | None = None,
+        errors: Callable[[], Errors | None] = lambda: None,
     ) -> None:
-        """``errors`` has the output error of every axis and option, as ``sensitivity.output_errors`` reads it."""
+        """``errors`` returns what ``sensitivity.read_errors`` reads of the units that the store has by then."""
+        self.space, self.budgets, self.settings = space, list(budgets), settings
+        self.outcomes: Told = {}
+        self.model: DamageModel | None = None
+        self._errors = errors
+        self._bits: dict[Point, int] = {}
+        self._failed: set[Point] = set()
+        self._found: list[tuple[Budget, Point, Point | None]] = []
+        self._run = self._stages()
+        self._batch: Batch = next(self._run)
 
     def ask(self) -> list[Measurement]:
         """Return the next batch, whose measurements do not depend on each other; empty when the search has ended."""
-        raise NotImplementedError
+        return list(self._batch)
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        """Take the outcomes of the last batch."""
-        raise NotImplementedError
+        """Take the outcomes of the last batch, in any order; a ValueError if one is missing."""
+        told = {outcome.measurement: outcome for outcome in outcomes}
+        if missing := [one for one in self._batch if one not in told]:
+            raise ValueError(f"{len(missing)} of {len(self._batch)} outcomes are missing, such as that of {missing[0]}")
+        self.outcomes |= told
+        for outcome in outcomes:
+            point = outcome.measurement.point
+            if point is not None and outcome.bits is not None:
+                self._bits[point] = outcome.bits
+            if point is not None and outcome.result is None:
+                self._failed.add(point)
+        try:
+            self._batch = self._run.send(None)
+        except StopIteration:
+            self._batch = []
+
+    def bits(self, point: Point) -> int:
+        """Return the exact bits of a point: measured ones if there are."""
+        return self._bits.get(point, self.space.bits(point))
+
+    def predicted(self) -> Frontier:
+        """Return the predicted frontier, whose damages are sums of the model's tables."""
+        return frontier(self._fitted.tables(), self.space.sizes, self.space.base_bits)
 
     def answers(self) -> list[Answer]:
-        """Return the answer to every budget, after the last batch."""
-        raise NotImplementedError
+        """Return the answer to every budget, after the last batch. ConfigError if a final cell failed."""
+        return [self._answer(*found) for found in self._found]
 
-    def costs(self) -> Mapping[str, Any]:
-        """Return cells, items and processor seconds by stage, beside what the grid would have cost in items."""
-        raise NotImplementedError
+    def costs(self) -> dict[str, Any]:
+        """Return cells, items and processor seconds, in all and by stage, beside the cells of the grid."""
+        stages = {stage: self._cost(stage) for stage in STAGES}
+        total = {key: sum(own[key] for own in stages.values()) for key in ("cells", "items", "seconds")}
+        return {**total, "stages": stages, "grid_cells": self.space.count}
+
+    def _cost(self, stage: str) -> dict[str, Any]:
+        own = [outcome for one, outcome in self.outcomes.items() if one.stage == stage]
+        items = sum(outcome.result.count for outcome in own if outcome.result is not None)
+        return {"cells": len(own), "items": items, "seconds": sum(outcome.seconds for outcome in own)}
+
+    @property
+    def _fitted(self) -> DamageModel:
+        if self.model is None:
+            raise ValueError("the search has not measured its first batch")
+        return self.model
+
+    def _stages(self) -> Generator[Batch, None, None]:
+        first = self._first_batch()
+        yield first
+        self._refuse_nothing(first)
+        table = sensitivity.error_table(self.space, self._errors())
+        parts = list(dict.fromkeys(axis.part for axis in self.space.axes))
+        numbers = [parts.index(axis.part) for axis in self.space.axes]
+        exponent = 1.2
+        lowered = self._divergences()
+        if lowered:
+            table, exponent = sensitivity.with_divergences(table, lowered), 1.1
+        self.model = DamageModel(table, numbers, exponent)
+        self._refit()
+        contests = [self._contest(budget) for budget in self.budgets]
+        for number in range(len(self.settings.rounds)):
+            asked = [(own, None if self._decided(own) else own.race.next()) for own in contests]
+            batch = self._round_batch([(own, ask) for own, ask in asked if ask is not None])
+            if not batch:
+                break
+            yield batch
+            for own, ask in asked:
+                if ask is not None:
+                    self._tell_race(own, ask)
+            self._refit()
+            if number + 1 < len(self.settings.rounds):
+                for own in contests:
+                    self._join(own)
+        last = self._last_batch(contests)
+        if last:
+            yield last
+            self._refit()
+        self._found = [self._choice(own) for own in contests]
+        yield self._final_batch()
+
+    # First batch
+
+    def _first_batch(self) -> Batch:
+        items = Items(SEARCH, 0, self.settings.first)
+        points = [None, *self._uniform(), *self._lowered_parts()]
+        batch = [Measurement(point, items, STAGES[0]) for point in dict.fromkeys(points)]
+        if self._finer and self.settings.forced:
+            forced = Items(SEARCH, 0, self.settings.forced, teacher_forced=True)
+            batch += [Measurement(point, forced, STAGES[0]) for point in (None, *self._lowered_axes())]
+        return batch
+
+    @property
+    def _finer(self) -> bool:
+        return len({axis.part for axis in self.space.axes}) < len(self.space.axes)
+
+    def _uniform(self) -> list[Point]:
+        return [point for point in self.space.uniform() if point != self._full]
+
+    @property
+    def _full(self) -> Point | None:
+        return sensitivity.full_precision(self.space)
+
+    def _lowered_parts(self) -> list[Point]:
+        best, least = self.space.best_options, self.space.smallest
+        parts = dict.fromkeys(axis.part for axis in self.space.axes)
+        return [
+            tuple(least[n] if axis.part == part else best[n] for n, axis in enumerate(self.space.axes))
+            for part in parts
+        ]
+
+    def _lowered_axes(self) -> list[Point]:
+        best, least = self.space.best_options, self.space.smallest
+        return [(*best[:n], least[n], *best[n + 1 :]) for n in range(len(self.space.axes))]
+
+    def _refuse_nothing(self, batch: Batch) -> None:
+        """Raise a ConfigError if full precision failed or scores nothing, or every quantized point scores nothing."""
+        full = self.outcomes[batch[0]].result
+        name = self.settings.metric
+        if full is None:
+            raise ConfigError("the search: full precision could not be measured; its record has the error.")
+        if full.value <= 0:
+            raise ConfigError(
+                f"hydra.sweeper.metric={name}: full precision has {full.value:g} on {full.count} items, so nothing can be "
+                "lost; choose another metric or task."
+            )
+        plain = [self.outcomes[one].result for one in batch[1:] if not one.items.teacher_forced]
+        if not any(result is not None and result.value > 0 for result in plain):
+            raise ConfigError(
+                f"hydra.sweeper.metric={name}: every quantized candidate scores nothing on {full.count} items; add higher "
+                "bit-widths or a calibrated method."
+            )
+
+    def _divergences(self) -> dict[int, tuple[int, float]]:
+        """Return the option and the divergence of every axis that was lowered alone; empty if that was not measured."""
+        forced = [one for one in self.outcomes if one.items.teacher_forced]
+        full = next((self.outcomes[one].predictions for one in forced if one.point is None), {})
+        found = {}
+        for number, point in enumerate(self._lowered_axes() if full else []):
+            outcome = next((self.outcomes[one] for one in forced if one.point == point), None)
+            if outcome is not None and outcome.result is not None:
+                found[number] = point[number], sensitivity.divergence(full, outcome.predictions)
+        return found
+
+    # Model
+
+    def _refit(self) -> None:
+        self._fitted.fit(self._observations())
+
+    def _observations(self) -> list[Observation]:
+        """Return the mean of every cell of the search's items; its variance is that of differences from one reference."""
+        sets: dict[Items, dict[Point | None, MetricResult]] = {}
+        for one, outcome in self.outcomes.items():
+            if one.items.split == SEARCH and not one.items.teacher_forced and outcome.result is not None:
+                sets.setdefault(one.items, {})[one.point] = outcome.result
+        found = []
+        for number, own in enumerate(sets.values()):
+            reference = own[None] if None in own else max(own.values(), key=lambda result: result.value)
+            for point, result in own.items():
+                difference = _scores(result, reference) - _scores(reference, reference)
+                spread = float(difference.var(ddof=1)) / len(difference) if len(difference) > 1 else result.value**2
+                found.append(Observation(point, number, float(_scores(result, reference).mean()), spread))
+        return found
+
+    # Races
+
+    def _contest(self, budget: Budget) -> _Contest:
+        most = self.settings.candidates + 1 + self.settings.newcomers * (len(self.settings.rounds) - 1)
+        contest = _Contest(budget, Race(self.settings.ends, self.settings.error, most, start=self.settings.first))
+        candidates = self._candidates(budget, self.settings.candidates)
+        for point in candidates:
+            if point == candidates[0] or self._fitted.gain(point, candidates[0]) >= self.settings.tolerance:
+                contest.add(point)
+        if (uniform := self._best_uniform(budget)) is not None:
+            contest.add(uniform)
+        return contest
+
+    def _decided(self, contest: _Contest) -> bool:
+        """Return True if no running candidate is expected to gain more over the leader than the tolerance."""
+        running = contest.running
+        leader = max(running, key=self._fitted.estimate, default=None)
+        others = [point for point in running if point != leader]
+        return leader is None or all(self._fitted.gain(point, leader) < self.settings.tolerance for point in others)
+
+    def _candidates(self, budget: Budget, count: int) -> list[Point]:
+        """Return the points within the budget of least predicted damage; they differ in several axes if there are many."""
+        distance = max(1, len(self.space.axes) // 12)
+        room = budget.bits - self.space.base_bits
+        found = ranked(self._fitted.tables(), self.space.sizes, room, count, distance)
+        return [point for point, _ in found if self._fits(point, budget)]
+
+    def _fits(self, point: Point, budget: Budget) -> bool:
+        return point not in self._failed and self.bits(point) <= budget.bits
+
+    def _best_uniform(self, budget: Budget) -> Point | None:
+        inside = [point for point in self._uniform() if self._fits(point, budget)]
+        return max(inside, key=self._fitted.estimate, default=None)
+
+    def _round_batch(self, asked: Sequence[tuple[_Contest, Round]]) -> Batch:
+        found: dict[Measurement, None] = {}
+        for contest, ask in asked:
+            items = Items(SEARCH, ask.start, ask.stop)
+            found |= dict.fromkeys(Measurement(contest.points[name], items, STAGES[1]) for name in ask.names)
+        return list(found)
+
+    def _tell_race(self, contest: _Contest, ask: Round) -> None:
+        items = Items(SEARCH, ask.start, ask.stop)
+        results = {name: self.outcomes[Measurement(contest.points[name], items, "")].result for name in ask.names}
+        order = next((result for result in results.values() if result is not None), None)
+        for name, result in results.items():
+            if result is None:
+                contest.race.withdraw(name)
+        if order is not None:
+            contest.race.tell({name: _scores(result, order) for name, result in results.items() if result is not None})
+
+    def _join(self, contest: _Contest) -> None:
+        """Let the points that the refitted model prefers, and the leader's neighbours, run if it expects more of them."""
+        if not contest.running:
+            return
+        leader = max(contest.running, key=self._fitted.estimate)
+        pool = [*self._candidates(contest.budget, self.settings.candidates), *self.space.neighbours(leader)]
+        known = set(contest.points.values())
+        fresh = [point for point in dict.fromkeys(pool) if point not in known and self._fits(point, contest.budget)]
+        expected = sorted(fresh, key=self._fitted.relative, reverse=True)[: self.settings.newcomers]
+        for point in expected:
+            if self._fitted.gain(point, leader) >= self.settings.tolerance:
+                contest.add(point)
+
+    def _last_batch(self, contests: Sequence[_Contest]) -> Batch:
+        """Ask for the two best of every race that is not decided, on the items that are left."""
+        start = self.settings.ends[-1]
+        if not self.settings.last:
+            return []
+        items = Items(SEARCH, start, start + self.settings.last)
+        found: dict[Measurement, None] = {}
+        for contest in contests:
+            best = sorted(contest.running, key=self._fitted.estimate, reverse=True)[:2]
+            if len(best) > 1 and not self._decided(contest):
+                found |= dict.fromkeys(Measurement(point, items, STAGES[2]) for point in best)
+        return list(found)
+
+    # Answers
+
+    def _choice(self, contest: _Contest) -> tuple[Budget, Point, Point | None]:
+        running = [point for point in contest.running if self._fits(point, contest.budget)]
+        if not running:
+            raise ConfigError(
+                f"hydra.sweeper.{contest.budget.text}: every candidate failed; their records have the errors."
+            )
+        best = max(running, key=self._fitted.estimate)
+        return contest.budget, best, self._best_uniform(contest.budget)
+
+    def _final_batch(self) -> Batch:
+        points: list[Point | None] = [None]
+        for _, point, uniform in self._found:
+            points += [point] if uniform is None else [point, uniform]
+        return [Measurement(point, Items(self.settings.final), STAGES[3]) for point in dict.fromkeys(points)]
+
+    def _answer(self, budget: Budget, point: Point, uniform: Point | None) -> Answer:
+        full, quality = self._final(None), self._final(point)
+        return Answer(
+            budget,
+            point,
+            self.bits(point),
+            self.bits(point) / self.space.parameters,
+            quality,
+            uniform,
+            None if uniform is None else paired_difference(self._final(uniform), quality),
+            paired_difference(full, quality),
+            self._fitted.estimate(point),
+            self.settings.optimistic,
+        )
+
+    def _final(self, point: Point | None) -> MetricResult:
+        outcome = self.outcomes[Measurement(point, Items(self.settings.final), "")]
+        if outcome.result is None:
+            raise ConfigError(f"the search: the final cell {outcome.cell} failed; its record has the error.")
+        return outcome.result
+
+
+def _scores(result: MetricResult, order: MetricResult) -> Floats:
+    return np.array([result.per_item[item] for item in order.per_item], dtype=np.float64)
+
+
+def kinds_of(batch: Sequence[Measurement]) -> Mapping[str, int]:
+    """Count the measurements of a batch by stage, for a line of progress."""
+    return Counter(one.stage for one in batch)

@@ -35,7 +35,7 @@ class Race:
     """Candidates by name, highest mean score wins. ``next`` asks for scores and ``tell`` takes them.
 
     Args:
-        ends: where each round stops in the order of items; the first starts at 0.
+        ends: where each round stops in the order of items; the first starts at ``start``.
         error: bound on the probability that the best candidate is dropped.
         most: bound on how many candidates ever run.
         least: rounds go on until at most so many candidates are left.
@@ -45,6 +45,7 @@ class Race:
     error: float = 0.05
     most: int = 8
     least: int = 1
+    start: int = 0
     _scores: dict[str, dict[int, Floats]] = field(default_factory=dict, repr=False)
     _joined: dict[str, int] = field(default_factory=dict, repr=False)
     _dropped: dict[str, int] = field(default_factory=dict, repr=False)
@@ -58,6 +59,10 @@ class Race:
             raise ValueError(f"a race of at most {self.most} candidates has no place for {name}")
         self._joined[name] = self._round
         self._scores[name] = {}
+
+    def withdraw(self, name: str) -> None:
+        """Drop a candidate that cannot be measured."""
+        self._dropped[name] = self._round
 
     @property
     def running(self) -> list[str]:
@@ -73,14 +78,17 @@ class Race:
         """Return the round to measure; None if few enough are left or the items have run out."""
         if self._round == len(self.ends) or len(self.running) <= self.least:
             return None
-        start = self.ends[self._round - 1] if self._round else 0
+        return self._asked()
+
+    def _asked(self) -> Round:
+        start = self.ends[self._round - 1] if self._round else self.start
         return Round(self._round, start, self.ends[self._round], tuple(self.running))
 
-    def tell(self, scores: Mapping[str, Sequence[float]]) -> None:
+    def tell(self, scores: Mapping[str, Sequence[float] | Floats]) -> None:
         """Take the scores of every running candidate on the items of ``next``, in their order, and drop the worse ones."""
-        asked = self.next()
-        if asked is None:
+        if self._round == len(self.ends):
             raise ValueError("the race has ended")
+        asked = self._asked()
         for name in asked.names:
             own = np.asarray(scores[name], dtype=np.float64)
             if len(own) != asked.stop - asked.start:
