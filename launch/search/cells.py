@@ -117,11 +117,17 @@ class Subject:
         return loop.Settings(
             self.question.scored,
             asked.seed,
-            **_shared_out(items),
+            **_shared_out(items) | ({} if self._likely else {"forced": 0}),
             error=asked.error,
             candidates=asked.candidates,
             optimistic=optimistic,
         )
+
+    @property
+    def _likely(self) -> bool:
+        """True if the task can be asked for the likelihood of right texts."""
+        target = self.question.base["task"]["_target_"]
+        return "teacher_forced" in declaration("task._target_", target).roles
 
     @property
     def methods(self) -> list[str]:
@@ -171,7 +177,12 @@ def _shared_out(items: int) -> dict[str, Any]:
         return max(1, count * items // usual.items)
 
     first, rounds = share(usual.first), tuple(map(share, usual.rounds))
-    return {"first": first, "rounds": rounds, "last": max(0, items - first - sum(rounds)), "forced": share(usual.forced)}
+    return {
+        "first": first,
+        "rounds": rounds,
+        "last": max(0, items - first - sum(rounds)),
+        "forced": share(usual.forced),
+    }
 
 
 def _candidates(options: list[Chosen]) -> list[Candidate]:

@@ -165,7 +165,9 @@ class Run:
             start.show_failed(outcome)
             self.failed += len(failed)
             if len(failed) == len(sweep.cells):
-                raise Halted(f"every cell of this batch failed; mend the cause and {AGAIN}, or leave out the choice that fails")
+                raise Halted(
+                    f"every cell of this batch failed; mend the cause and {AGAIN}, or leave out the choice that fails"
+                )
 
 
 def _count(number: int, noun: str) -> str:

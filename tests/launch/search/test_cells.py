@@ -31,8 +31,8 @@ def point_of(subject: Subject, **bits: int) -> Point:
     )
 
 
-def cell(subject: Subject, point: Point | None, items: Items = Items()) -> Cell:
-    _, (found,) = plan_each([subject.config(Measurement(point, items, "race"))], subject.source)
+def cell(subject: Subject, point: Point | None, items: Items | None = None) -> Cell:
+    _, (found,) = plan_each([subject.config(Measurement(point, items or Items(), "race"))], subject.source)
     return found
 
 

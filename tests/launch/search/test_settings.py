@@ -30,7 +30,10 @@ def test_budgets_are_sorted_and_each_is_one() -> None:
         ({}, r"hydra\.sweeper: names no budget; give hydra\.sweeper\.max_bpw=NUMBER or"),
         ({"max_bpw": 3, "max_gb": 1}, r"hydra\.sweeper\.max_bpw and hydra\.sweeper\.max_gb: are two kinds of budget"),
         ({"max_bpw": []}, r"hydra\.sweeper\.max_bpw=\[\]: names no budget"),
-        ({"max_bpw": "4bit"}, r"hydra\.sweeper\.max_bpw=4bit: give a number, or several as hydra\.sweeper\.max_bpw=\[3,4\]"),
+        (
+            {"max_bpw": "4bit"},
+            r"hydra\.sweeper\.max_bpw=4bit: give a number, or several as hydra\.sweeper\.max_bpw=\[3,4\]",
+        ),
         ({"max_gb": [1, -2]}, r"hydra\.sweeper\.max_gb=-2: choose a number above 0"),
         ({"max_bpw": 3, "granularity": "units"}, r"granularity=units: Unknown choice 'units'\. Did you mean unit\?"),
         ({"max_bpw": 3, "split": "test"}, r"split=test: Unknown choice 'test'\. Choose calibration or evaluation"),
