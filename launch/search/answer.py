@@ -20,9 +20,11 @@ from launch.search.cells import EVALUATION, Subject
 from launch.search.journal import Batch
 from mmq_sweeps.reporting.table import METRIC_LABELS, SIGNIFICANT, WARNED, output_console
 from mmq_sweeps.search.loop import Answer, Outcome
-from mmq_sweeps.search.space import Point
+from mmq_sweeps.search.space import Option, Point, Space
 from mmq_sweeps.store.store import Store
 
+# Beyond a year a grid is no alternative, and its time no figure.
+LONGEST_SECONDS = 365 * 86_400
 OPTIMISTIC = "chosen on the split that it is measured on, so the figure is optimistic (hydra.sweeper.split=evaluation)"
 
 
@@ -82,14 +84,14 @@ class Found:
         if answer.uniform is not None:
             uniform = {
                 "cell": self.cells.get(answer.uniform),
-                "assignment": self.subject.space.label(answer.uniform),
+                "label": told_point(self.subject.space, answer.uniform),
                 "bpw": self.subject.space.bpw(answer.uniform),
             }
         return {
             "budget": answer.budget.text,
             "cell": cell,
             "assignment": self.subject.space.content(answer.point),
-            "label": self.subject.space.label(answer.point),
+            "label": told_point(self.subject.space, answer.point),
             "widths": self._widths(answer.point),
             "bpw": answer.bpw,
             "size_bytes": answer.bits // 8,
@@ -180,6 +182,24 @@ def title(subject: Subject) -> str:
     return f"{names}: {', '.join(subject.methods)}; {told_count(subject.space.count)} assignments, {counted}"
 
 
+def told_point(space: Space, point: Point) -> str:
+    """Format a point by part: ``vision 4, language gptq 2 to 4``, the span of bits where a part's units differ."""
+    parts: dict[str, list[Option]] = {}
+    for axis, place in zip(space.axes, point, strict=True):
+        parts.setdefault(axis.part, []).append(axis.options[place])
+    return ", ".join(f"{part} {_span(options)}" for part, options in parts.items())
+
+
+def _span(options: Sequence[Option]) -> str:
+    labels = list(dict.fromkeys(option.label for option in options))
+    if len(labels) == 1:
+        return labels[0]
+    widths = sorted({option.bits for option in options})
+    methods = sorted({label.rpartition(" ")[0] for label in labels if " " in label})
+    span = f"{widths[0]} to {widths[-1]}" if len(widths) > 1 else str(widths[0])
+    return " ".join(["+".join(methods), span]).strip()
+
+
 def told_count(count: int) -> str:
     """Format a number of assignments, as a power of ten if it is long."""
     return f"{count:,}" if count < 10**9 else f"10^{len(str(count)) - 1}"
@@ -218,7 +238,7 @@ def _lines(found: Found, content: Mapping[str, Any]) -> list[str]:
     for answer in content["answers"]:
         if answer["uniform"] is not None:
             lines.append(
-                f"{answer['budget']}: best uniform within it: {answer['uniform']['assignment']}, "
+                f"{answer['budget']}: best uniform within it: {answer['uniform']['label']}, "
                 f"{answer['uniform']['bpw']:.4f} bpw, cell {answer['uniform']['cell']}"
             )
         else:
@@ -232,10 +252,13 @@ def _lines(found: Found, content: Mapping[str, Any]) -> list[str]:
     )
     grid = cost["grid"]
     if grid["items"]:
-        lines.append(f"the grid: {grid['cells']:,} cells, {grid['items']:,} items{_told_duration(grid['seconds'])}")
+        counts = f"{told_count(grid['cells'])} cells, {told_count(grid['items'])} items"
+        lines.append(f"the grid: {counts}{_told_duration(grid['seconds'])}")
     lines.append(f"search: {found.store.root / 'sweeps' / found.subject.question.id / 'search.json'}")
     return lines
 
 
 def _told_duration(seconds: float | None) -> str:
-    return f", about {duration(seconds)} of evaluation at the pace of these cells" if seconds is not None else ""
+    if seconds is None or seconds > LONGEST_SECONDS:
+        return ""
+    return f", about {duration(seconds)} of evaluation at the pace of these cells"
