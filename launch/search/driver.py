@@ -67,7 +67,8 @@ def search(question: Question, launcher: Mapping[str, Any], command: str = "") -
     run.note("done", **found.content)
     answer.show(found, question.base["output"])
     if run.failed:
-        start.tell(f"{_count(run.failed, 'cell')} failed and were left out of the search; the same command tries again")
+        were = "was" if run.failed == 1 else "were"
+        start.tell(f"{_count(run.failed, 'cell')} failed and {were} left out of the search; the same command tries again")
     return 1 if run.failed else 0
 
 
