@@ -50,7 +50,9 @@ def cell_of(config: Mapping[str, Any], files: DataFiles | None = None, read: Rea
     task = classes.counting("task", config["task"], LABEL)
     if isinstance(data := config["task"].get("data"), Mapping) and "_target_" in data:
         task["data"] = classes.counting("task.data", data, LABEL)
-    # A field without a value is no other task than one without the field.
+    # A field that changes nothing is no other task than one without the field.
+    if not task.get("teacher_forced"):
+        task.pop("teacher_forced", None)
     sample = task.pop("sample", None)
     if sample is not None:
         task["sample"] = normal(sample)

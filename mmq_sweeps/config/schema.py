@@ -295,6 +295,8 @@ def _metric_problems(task: Mapping[str, Any]) -> list[str]:
 
 def _metrics_of(task: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the metrics that fit the task; all metrics for a user's own task."""
+    if task.get("teacher_forced"):
+        return metric_names("likelihoods")
     return metric_names(SCORED.get(task["_target_"].rpartition(".")[2]))
 
 

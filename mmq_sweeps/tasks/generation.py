@@ -18,6 +18,7 @@ from torch import Tensor
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
 from mmq_sweeps.metrics import MetricResult
 from mmq_sweeps.metrics.degenerate import of_left_out, of_logits
+from mmq_sweeps.metrics.likelihood import LikelihoodScorer
 from mmq_sweeps.models import model_check
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.logits import watching_logits
@@ -33,6 +34,7 @@ from mmq_sweeps.tasks.items import (
     naming_the_item,
     problem_of_references,
 )
+from mmq_sweeps.tasks.likelihood import likelihoods
 from mmq_sweeps.tasks.sample import drawn
 from mmq_sweeps.tasks.teaching import teacher_forced
 from mmq_sweeps.tasks.window import model_window
@@ -76,7 +78,8 @@ class GenerationTask(ABC):
 
     ``data`` is a reader (see ``Examples``). ``generation`` goes to the model's ``generate``. With ``allow_missing``,
     items with unusable images or texts are left out and the record says so; otherwise they are an error. ``sample`` chooses
-    some of the items (``config/sample.py``); calibration samples that it is apart from do not count for ``limit``.
+    some of the items (``config/sample.py``); calibration samples that it is apart from do not count for ``limit``. With
+    ``teacher_forced`` the model is not asked to write, but how likely it finds the first right text of each item.
     """
 
     name: str = field(metadata=LABEL)
@@ -91,6 +94,7 @@ class GenerationTask(ABC):
     batch_size: int = field(metadata=LABEL)
     allow_missing: bool = field(default=False, metadata=EVALUATION)
     sample: dict[str, Any] | None = field(default=None, metadata=EVALUATION)
+    teacher_forced: bool = field(default=False, metadata=EVALUATION)
 
     @abstractmethod
     def items_of(self, example: Any) -> list[Item]:
@@ -198,6 +202,8 @@ class GenerationTask(ABC):
 
     @torch.no_grad()
     def predict(self, loaded: LoadedModel, progress: Progress) -> Predictions:
+        if self.teacher_forced:
+            return self._likelihoods(loaded, progress)
         # A fast tokenizer fails if one thread encodes while another decodes.
         tokenizing = Lock()
 
@@ -243,6 +249,18 @@ class GenerationTask(ABC):
 
         return naming_the_item(generate)(batch)
 
+    def _likelihoods(self, loaded: LoadedModel, progress: Progress) -> Predictions:
+        items, predictions = self.items, Predictions()
+        for batch in split_up(items, self.batch_size):
+            shown = decoded([item.example for item in batch])
+            prompts = [item.prompt_for(loaded.processor) for item in batch]
+            answers = [plain_text(item.references[0], loaded.processor) for item in batch]
+            texts, wrong = likelihoods(loaded, shown, prompts, answers)
+            predictions.update({item.id: text for item, text in zip(batch, texts, strict=True)})
+            predictions.not_finite |= {item.id for item, flag in zip(batch, wrong, strict=True) if flag}
+            progress(len(predictions), len(items))
+        return predictions
+
     def _draws(self, loaded: LoadedModel) -> bool:
         """Return whether decoding samples; then items run one by one, so that samples do not depend on the batch size."""
         inherited = (getattr(module, "generation_config", None) for module in loaded.model.modules())
@@ -268,6 +286,8 @@ class GenerationTask(ABC):
 
     @lru_cache(maxsize=1)  # noqa: B019 - a task lives as long as its process
     def _scorer(self, cache: Path, *left_out: str) -> Scorer:  # noqa: ARG002 - cache key
+        if self.teacher_forced:
+            return LikelihoodScorer([item.id for item in self.items], self.metrics)
         return self.make_scorer(self.items, cache)
 
     @cached_property
