@@ -7,8 +7,11 @@ are read from their records.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -68,7 +71,9 @@ def search(question: Question, launcher: Mapping[str, Any], command: str = "") -
     answer.show(found, question.base["output"])
     if run.failed:
         were = "was" if run.failed == 1 else "were"
-        start.tell(f"{_count(run.failed, 'cell')} failed and {were} left out of the search; the same command tries again")
+        start.tell(
+            f"{_count(run.failed, 'cell')} failed and {were} left out of the search; the same command tries again"
+        )
     return 1 if run.failed else 0
 
 
@@ -114,7 +119,9 @@ class Run:
         """Measure batch by batch and return the answers."""
         course = loop.Search(self.subject.space, budgets, self.subject.settings, self.errors)
         while batch := course.ask():
-            course.tell(self.measure(batch))
+            outcomes = self.measure(batch)
+            with _silent_output():
+                course.tell(outcomes)
         batches = journal.joined(self.batches, self.before)
         return answer.Found(self.subject, course.answers(), self.outcomes, batches, self.store)
 
@@ -169,6 +176,20 @@ class Run:
                 raise Halted(
                     f"every cell of this batch failed; mend the cause and {AGAIN}, or leave out the choice that fails"
                 )
+
+
+@contextmanager
+def _silent_output() -> Iterator[None]:
+    """Discard what is written to the process's standard output: HiGHS prints lines there that no option of SciPy stops."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,4 +1,4 @@
-"""What a search would measure at most, told without measuring: it is driven with scores that tell no candidates apart."""
+"""What a search would measure at most, told without measuring."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -14,26 +13,18 @@ from rich.text import Text
 from launch.planning.plan_table import told_size
 from launch.search.answer import title, told_count
 from launch.search.cells import EVALUATION, Subject
-from mmq_sweeps.metrics.result import MetricResult
 from mmq_sweeps.reporting.table import output_console
 from mmq_sweeps.search import loop
-from mmq_sweeps.search.loop import Items, Measurement, Outcome
+from mmq_sweeps.search.loop import Items
 from mmq_sweeps.search.space import Budget
-
-SEED = 0
-# Spread of the made-up differences between candidates, of scores between 0 and 1.
-NOISE = 0.2
 
 
 def predicted(subject: Subject, budgets: Sequence[Budget]) -> dict[str, Any]:
-    """Return the number of cells and items of each stage of the search if no candidate is dropped early, and its sizes."""
-    course = loop.Search(subject.space, budgets, subject.settings)
-    stages: dict[str, dict[str, int]] = {}
-    while batch := course.ask():
-        counted = stages.setdefault(batch[0].stage, {"cells": 0, "items": 0})
-        counted["cells"] += len(batch)
-        counted["items"] += sum(_count(one.items, subject) for one in batch)
-        course.tell([_made_up(one, subject) for one in batch])
+    """Return the most cells and items that each stage of the search can have, and its sizes."""
+    stages = {
+        stage: {"cells": sum(cells for cells, _ in batches), "items": sum(cells * items for cells, items in batches)}
+        for stage, batches in _stages_of(subject, budgets).items()
+    }
     space = subject.space
     every = space.count * _count(Items(EVALUATION), subject)
     return {
@@ -97,14 +88,22 @@ def _count(items: Items, subject: Subject) -> int:
     return items.count if items.count is not None else subject.question.base["task"].get("limit") or 0
 
 
-def _made_up(measurement: Measurement, subject: Subject) -> Outcome:
-    """Return an outcome whose scores differ by noise alone, so that a test drops no candidate but by chance."""
-    count = _count(measurement.items, subject) or 100
-    point, items = measurement.point, measurement.items
-    seed = [SEED, items.start, *(point or (len(subject.space.axes) + 1,))]
-    scores = np.clip(0.5 + NOISE * np.random.default_rng(seed).standard_normal(count), 0.01, 1)
-    named = {f"{items.split}-{items.start + number}": float(score) for number, score in enumerate(scores)}
-    value = float(scores.mean())
-    result = MetricResult(subject.question.scored, value, named, (value, value), True)
-    bits = subject.space.full_bits if point is None else subject.space.bits(point)
-    return Outcome(measurement, result, bits)
+def _stages_of(subject: Subject, budgets: Sequence[Budget]) -> dict[str, list[tuple[int, int]]]:
+    """Return the batches of every stage as pairs of cells and items of each, if every race runs to its end.
+
+    Only the first batch is known before anything is measured; later ones are as large as the settings of the loop let them.
+    """
+    settings, count = subject.settings, subject.space.count
+    first = loop.Search(subject.space, budgets, settings).ask()
+
+    def running(number: int) -> int:
+        return len(budgets) * min(count, settings.candidates + 1 + settings.newcomers * number)
+
+    sensitivity, race, last, final = loop.STAGES
+    evaluated = _count(Items(), subject)
+    return {
+        sensitivity: [(1, _count(one.items, subject)) for one in first],
+        race: [(running(number), items) for number, items in enumerate(settings.rounds)],
+        last: [(2 * len(budgets), settings.last)],
+        final: [(1 + 2 * len(budgets), evaluated)],
+    }

@@ -1,7 +1,10 @@
-"""Questions as the command line asks them, up to where the search would begin."""
+"""Searches as the command line asks for them: to their end, or up to where they would begin."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,21 @@ from launch.search.cells import Question
 from mmq_sweeps.config import schema
 from mmq_sweeps.config.overrides import kept_apart
 from mmq_sweeps.config.paths import conf_dir
+from tests.commands import run_forked
+from tests.conftest import SMALL, command_environment
+
+# Of a method that needs no calibration, on few items: how well it searches is asked of benchmarks/search.py.
+SEARCH = ("hydra/sweeper=budget", "hydra.sweeper.max_bpw=[5,7]", "hydra.sweeper.items=32", "method=rtn", "bits=3,4,8")
+
+
+def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return run_forked("mmq_sweeps", ["-m", *SMALL, *arguments], folder, command_environment(**environment))
+
+
+def found(folder: Path, *arguments: str) -> dict[str, Any]:
+    done = run(folder, *SEARCH, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def question(*arguments: str, budget: str = "hydra.sweeper.max_bpw=6") -> Question:

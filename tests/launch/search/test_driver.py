@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +18,13 @@ from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.search.loop import Items, Measurement
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
-from tests.commands import run_forked
-from tests.conftest import SMALL, command_environment
 from tests.launch.processes import POOL, Sweeps
-from tests.launch.search.asking import question
+from tests.launch.search.asking import SEARCH, found, question, run
 from tests.own_method import write_method
-
-# Of a method that needs no calibration, on few items: how well it searches is asked of benchmarks/search.py.
-SEARCH = ("hydra/sweeper=budget", "hydra.sweeper.max_bpw=[5,7]", "hydra.sweeper.items=32", "method=rtn", "bits=3,4,8")
-
-
-def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return run_forked("mmq_sweeps", ["-m", *SMALL, *arguments], folder, command_environment(**environment))
-
-
-def found(folder: Path, *arguments: str) -> dict[str, Any]:
-    done = run(folder, *SEARCH, *arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def records(folder: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("runs/cells/*/record.json")}
-
-
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A folder with a search that has ended, and what it printed."""
-    folder = tmp_path_factory.mktemp("searched")
-    return folder, found(folder)
 
 
 def test_the_answers_are_ordinary_cells_within_their_budgets(searched: tuple[Path, dict[str, Any]]) -> None:
