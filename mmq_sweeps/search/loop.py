@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -128,6 +128,18 @@ class Settings:
     def items(self) -> int:
         """How many items of the search split there must be."""
         return self.first + sum(self.rounds) + self.last
+
+    def within(self, items: int) -> Settings:
+        """Return the settings for a split of ``items``: if they are too few, every stage gets its share of them."""
+        if items >= self.items:
+            return replace(self, forced=min(self.forced, items))
+        share = items / self.items
+        rounds = tuple(max(2, int(count * share)) for count in self.rounds)
+        first = max(2, int(self.first * share))
+        last = max(0, items - first - sum(rounds))
+        if first + sum(rounds) > items:
+            raise ConfigError(f"the search: {items} items are too few to compare candidates on; raise task.limit.")
+        return replace(self, first=first, rounds=rounds, last=last, forced=min(self.forced, items))
 
 
 @dataclass(frozen=True)
