@@ -11,18 +11,21 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from numpy import linspace
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from launch.planning.plan_table import duration, told_size
+from launch.planning.plan_table import told_size
 from launch.search.cells import EVALUATION, Subject
 from launch.search.journal import Batch
 from mmq_sweeps.reporting.table import METRIC_LABELS, SIGNIFICANT, WARNED, output_console
-from mmq_sweeps.search.loop import Answer, Outcome
+from mmq_sweeps.search.loop import Answer, Outcome, Search
 from mmq_sweeps.search.space import Option, Point, Space
 from mmq_sweeps.store.store import Store
 
+# Points of a predicted frontier that are kept.
+SHOWN = 100
 # Beyond a year a grid is no alternative, and its time no figure.
 LONGEST_SECONDS = 365 * 86_400
 OPTIMISTIC = "chosen on the split that it is measured on, so the figure is optimistic (hydra.sweeper.split=evaluation)"
@@ -37,6 +40,9 @@ class Found:
     outcomes: Sequence[Outcome]
     batches: Sequence[Batch]
     store: Store
+    frontier: Sequence[Mapping[str, float]] = ()
+    # What ``Batch.processor_seconds`` counts, in words.
+    timed: str = "processor seconds"
 
     @cached_property
     def cells(self) -> dict[Point | None, str]:
@@ -54,6 +60,7 @@ class Found:
             "points": space.count,
             "answers": [self._answer(one) for one in self.answers],
             "full_precision": self.cells.get(None),
+            "predicted_frontier": list(self.frontier),
             "cost": self.cost,
             "measured": [_measured(one, self.subject) for one in self.outcomes],
         }
@@ -61,9 +68,6 @@ class Found:
     @property
     def cost(self) -> dict[str, Any]:
         """What the search took, beside what measuring every point on the evaluation items would."""
-        seconds = [
-            one.seconds / one.result.count for one in self.outcomes if one.result is not None and one.result.count
-        ]
         items = max((one.result.count for one in self.outcomes if one.result is not None and _final(one)), default=0)
         count = self.subject.space.count
         return {
@@ -71,12 +75,13 @@ class Found:
             "cells_there_before": sum(batch.there for batch in self.batches),
             "items": sum(batch.items for batch in self.batches),
             "processor_seconds": round(sum(batch.processor_seconds for batch in self.batches), 1),
-            "grid": {
-                "cells": count,
-                "items": count * items,
-                "seconds": count * items * median(seconds) if seconds else None,
-            },
+            "grid": {"cells": count, "items": count * items, "processor_seconds": self._grid_seconds(count * items)},
         }
+
+    def _grid_seconds(self, items: int) -> float | None:
+        """Return what evaluating ``items`` would take at the pace of the batches after the first, which quantizes, too."""
+        paces = [batch.processor_seconds / batch.items for batch in self.batches[1:] if batch.items and not batch.there]
+        return round(items * median(paces), 1) if paces else None
 
     def _answer(self, answer: Answer) -> dict[str, Any]:
         cell = self.cells[answer.point]
@@ -171,6 +176,18 @@ def show(found: Found, output: str) -> None:
         console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
+def frontier_of(course: Search, space: Space) -> list[dict[str, float]]:
+    """Return the predicted frontier: bits per weight and the share of full precision's score, at most ``SHOWN`` points."""
+    found = course.predicted()
+    if course.model is None or not found.points:
+        return []
+    places = dict.fromkeys(round(place) for place in linspace(0, len(found.points) - 1, SHOWN))
+    return [
+        {"bpw": int(found.bits[place]) / space.parameters, "share": float(course.model.relative(found.points[place]))}
+        for place in places
+    ]
+
+
 def title(subject: Subject) -> str:
     """Say what is searched: ``tiny_blip2 on scenes_caption, gptq, 343 assignments of 3 parts``."""
     question = subject.question
@@ -248,17 +265,17 @@ def _lines(found: Found, content: Mapping[str, Any]) -> list[str]:
     cost = content["cost"]
     there = f", {cost['cells_there_before']:,} of them in the store before" if cost["cells_there_before"] else ""
     lines.append(
-        f"cost: {cost['cells']:,} cells{there}, {cost['items']:,} items, {cost['processor_seconds']:,.0f} processor seconds"
+        f"cost: {cost['cells']:,} cells{there}, {cost['items']:,} items, {cost['processor_seconds']:,.0f} {found.timed}"
     )
     grid = cost["grid"]
     if grid["items"]:
         counts = f"{told_count(grid['cells'])} cells, {told_count(grid['items'])} items"
-        lines.append(f"the grid: {counts}{_told_duration(grid['seconds'])}")
+        lines.append(f"the grid: {counts}{_told_seconds(grid['processor_seconds'], found.timed)}")
     lines.append(f"search: {found.store.root / 'sweeps' / found.subject.question.id / 'search.json'}")
     return lines
 
 
-def _told_duration(seconds: float | None) -> str:
+def _told_seconds(seconds: float | None, timed: str) -> str:
     if seconds is None or seconds > LONGEST_SECONDS:
         return ""
-    return f", about {duration(seconds)} of evaluation at the pace of these cells"
+    return f", about {seconds:,.0f} {timed} at the pace of this search's evaluations"

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,6 +24,7 @@ from mmq_sweeps.search import loop
 from mmq_sweeps.search.loop import Measurement, Outcome
 from mmq_sweeps.search.sensitivity import read_errors
 from mmq_sweeps.search.space import Budget, Point
+from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -103,6 +104,8 @@ class Run:
     batches: list[journal.Batch] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     failed: int = 0
+    # Processor seconds that are in ``batches`` already.
+    counted: float = 0.0
     # The artifact of each unit, by name, of the points that were measured.
     keys: dict[Point, dict[str, str]] = field(default_factory=dict)
 
@@ -123,7 +126,9 @@ class Run:
             with _silent_output():
                 course.tell(outcomes)
         batches = journal.joined(self.batches, self.before)
-        return answer.Found(self.subject, course.answers(), self.outcomes, batches, self.store)
+        frontier = answer.frontier_of(course, self.subject.space)
+        timed = "seconds of jobs" if self.elsewhere else "processor seconds"
+        return answer.Found(self.subject, course.answers(), self.outcomes, batches, self.store, frontier, timed)
 
     def measure(self, batch: Sequence[Measurement]) -> list[Outcome]:
         """Measure a batch by the launcher; its outcomes in the same order. ``Halted`` if it cannot go on from them."""
@@ -131,13 +136,16 @@ class Run:
         ids = {cell.id for cell in cells}
         # Full precision on these items only if the search asks for it.
         sweep = replace(sweep, cells=tuple(cell for cell in sweep.cells if cell.id in ids))
-        there = sum(self.store.record_path(cell).exists() for cell in ids)
+        known = {cell for cell in ids if self.store.record_path(cell).exists()}
+        there = len(known)
         logger.info("search %s: %s", self.question.id, journal.told(batch, len(ids), there))
-        before = journal.processor_seconds()
         started = time.time()
         outcome = start.measure(sweep, self.launcher, self.command, len(batch))
-        spent = journal.processor_seconds() - before
         self._check(outcome, sweep)
+        # Planning and choosing since the last batch are part of what a search costs, and its start of the first.
+        spent, self.counted = journal.processor_seconds() - self.counted, journal.processor_seconds()
+        if self.elsewhere:
+            spent = self._seconds_of_jobs(batch, [outcome.records[cell.id] for cell in cells], known)
         for one, cell in zip(batch, cells, strict=True):
             if one.point is not None and one.point not in self.keys:
                 self.keys[one.point] = self.subject.unit_keys(cell)
@@ -148,6 +156,27 @@ class Run:
         self.outcomes += found
         self.batches.append(journal.Batch.of(batch, found, len(ids), there, spent, time.time() - started))
         self.note("running")
+        return found
+
+    @property
+    def elsewhere(self) -> bool:
+        """True if cells run on other machines, whose processor time is not known here."""
+        return str(self.launcher["_target_"]).endswith("SlurmLauncher")
+
+    def _seconds_of_jobs(
+        self, batch: Sequence[Measurement], records: Sequence[Record], known: Collection[str]
+    ) -> float:
+        """Return the seconds that the new cells of a batch took.
+
+        Each unit is quantized once for all cells, and by every option in the uniform ones.
+        """
+        uniform = set(self.subject.space.uniform())
+        found = 0.0
+        for one, record in zip(batch, records, strict=True):
+            if record.id not in known:
+                first = one.point in uniform and not self.batches
+                stages = ("evaluate", "score", *(("calibrate", "quantize") if first else ()))
+                found += sum(record.seconds.get(stage, 0.0) for stage in stages)
         return found
 
     def errors(self) -> Any:
