@@ -193,7 +193,7 @@ class Workshop:
         return cell, session, session.requests(cell)
 
     def measure(self, space: Space, seed: int, one: Measurement) -> Outcome:
-        """Measure as ``mmq_sweeps`` does, and save the record."""
+        """Measure as ``mmq_sweeps`` does, and save the record; one that the store has is read."""
         from mmq_sweeps.execution.executor import quiet_libraries
         from mmq_sweeps.execution.run_cell import run_cell
         from mmq_sweeps.reporting.compare import results_of
@@ -204,9 +204,12 @@ class Workshop:
         cell, session, needed = self.requests(content, self._task(seed, one))
         if one.point is not None:
             self._keys[one.point] = {request.unit.name: request.key for request in needed}
-        with quiet_libraries(), Progress(1) as progress:
-            record, items = run_cell(cell, session, progress)
-        self.store.save(record, items)
+        record = self.store.record(cell.id)
+        if record is None:
+            with quiet_libraries(), Progress(1) as progress:
+                record, items = run_cell(cell, session, progress)
+            record = self.store.save(record, items)
+        items = self.store.items(cell.id)
         total = record.size["total"]
         forced = one.items.teacher_forced
         return Outcome(
@@ -454,12 +457,14 @@ def _unit_figures(workshop: Workshop) -> dict[str, dict[tuple[str, int], float]]
 
     found: dict[str, dict[tuple[str, int], float]] = {"output error": {}, "gradient x error": {}, "divergence": {}}
     loaded = workshop.session.loaded
+    workshop.session.weights.restore()
     batches = list(workshop.session.task.calibration_batches(loaded, {"samples": 64, "seed": 99, "batch_size": 16}))
     full = _log_probabilities(loaded, batches)
     gradients = _gradients(workshop, batches)
     for bits in WIDTHS[:-1]:
         cell, session, needed = workshop.requests({"parts": dict.fromkeys(workshop.subject.parts, bits)})
         session.quantize(cell, _Silent())
+        session.weights.restore()
         for request in needed:
             unit = read_unit(request, workshop.store)
             described = workshop.store.description(ArtifactKind.QUANTIZED, request.key)

@@ -40,6 +40,7 @@ class AutoAWQ:
 
     known_as: ClassVar[str] = "autoawq"
     needs_statistics: ClassVar[bool] = True
+    input_scaled: ClassVar[bool] = True
     needs_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -486,6 +486,7 @@ class AWQ:
 
     known_as: ClassVar[str] = "awq"
     needs_statistics: ClassVar[bool] = True
+    input_scaled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_group_size(self.group_size)

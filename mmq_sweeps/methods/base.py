@@ -51,8 +51,8 @@ class Method(Protocol):
     """A way to choose codes and grids.
 
     Optional members: ``quantize_many(weights, stats, formats) -> list[Solution]``, if many formats are cheaper to solve
-    together; ``needs_inputs = True``, if the method needs the calibration tokens themselves; ``factor_key``, see
-    ``expect``.
+    together; ``needs_inputs = True``, if the method needs the calibration tokens themselves; ``input_scaled =
+    True``, if a scale for each input column is stored beside the codes; ``factor_key``, see ``expect``.
     """
 
     needs_statistics: ClassVar[bool]

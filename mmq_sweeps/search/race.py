@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtr
 
 Floats = NDArray[np.float64]
 
@@ -133,4 +133,4 @@ def p_value(difference: Floats) -> float:
     spread = float(difference.std(ddof=1))
     if spread <= 1e-12 * max(1.0, abs(mean)):
         return 1.0 if mean <= 0 else 0.5**count
-    return float(student.sf(mean / (spread / np.sqrt(count)), count - 1))
+    return float(stdtr(count - 1, -mean / (spread / np.sqrt(count))))

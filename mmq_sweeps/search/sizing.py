@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from mmq_sweeps.errors import ConfigError, one_of, unknown
-from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS
 from mmq_sweeps.methods.affine import Format
 from mmq_sweeps.methods.base import Method
 from mmq_sweeps.quantization.size import StoredLinear, measure_stored
@@ -76,24 +76,42 @@ def space_of(
 def _axes(part: Part, candidates: Sequence[Candidate], granularity: str) -> Iterable[Axis]:
     units = [unit for unit in part.units if unit.linears]
     part.select({"bits": FULL_PRECISION_BITS})
-    name, where = NAMING["part" if part.at_an_end else granularity]
+    name = NAMES["part" if part.at_an_end else granularity]
     together: dict[str, list[Unit]] = {}
     for unit in units:
         together.setdefault(name(unit), []).append(unit)
     for axis, own in together.items():
-        yield _axis(axis, part.name, own, candidates, where(own[0]))
+        where = {} if part.at_an_end else _where(own[0], units, granularity)
+        yield _axis(axis, part.name, own, candidates, where)
 
 
-# How an axis is named after one of its units, and the rule that selects it.
-NAMING: Mapping[str, tuple[Callable[[Unit], str], Callable[[Unit], Mapping[str, Sequence[str]]]]] = {
-    "part": (lambda unit: unit.part, lambda unit: {}),
-    "kind": (lambda unit: f"{unit.part}.{unit.kind}", lambda unit: {"layers": [unit.kind]}),
-    "group": (
-        lambda unit: f"{unit.part}.{unit.group}.{unit.kind}",
-        lambda unit: {"blocks": [unit.group], "layers": [unit.kind]},
-    ),
-    "unit": (lambda unit: unit.name, lambda unit: {}),
+# How an axis is named after one of its units.
+NAMES: Mapping[str, Callable[[Unit], str]] = {
+    "part": lambda unit: unit.part,
+    "kind": lambda unit: f"{unit.part}.{unit.kind}",
+    "group": lambda unit: f"{unit.part}.{unit.group}.{unit.kind}",
+    "unit": lambda unit: unit.name,
 }
+
+
+def _where(unit: Unit, units: Sequence[Unit], granularity: str) -> dict[str, list[str]]:
+    """Return the rule that selects the axis of ``unit``.
+
+    Kinds and block groups that a part has no units of follow others, as they do in a cell's id, so that an assignment has
+    one id at every granularity.
+    """
+    if granularity not in ("kind", "group"):
+        return {}
+    kinds = dict.fromkeys(own.kind for own in units)
+    layers = [kind for kind in LAYER_KINDS if kind == unit.kind or kind not in kinds]
+    if granularity == "kind":
+        return {"layers": layers}
+    held = [group for group in BLOCK_GROUPS if any(own.group == group and own.kind == unit.kind for own in units)]
+    later = {
+        group: next((own for own in held if BLOCK_GROUPS.index(own) >= place), held[-1])
+        for place, group in enumerate(BLOCK_GROUPS)
+    }
+    return {"blocks": [group for group in BLOCK_GROUPS if later[group] == unit.group], "layers": layers}
 
 
 def _axis(

@@ -1,0 +1,94 @@
+"""The optimum of a sum of damages is that of brute force, by every way to find it."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmq_sweeps.search import allocation
+from mmq_sweeps.search.allocation import frontier, ranked
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    lengths = draw(st.lists(st.integers(1, 4), min_size=1, max_size=5))
+    damages = [np.array(draw(st.lists(st.integers(0, 50), min_size=n, max_size=n)), float) for n in lengths]
+    sizes = [np.array(draw(st.lists(st.integers(1, 30), min_size=n, max_size=n)), np.int64) for n in lengths]
+    return damages, sizes
+
+
+def every(damages: list[np.ndarray], sizes: list[np.ndarray]) -> list[tuple[int, float, tuple[int, ...]]]:
+    return [
+        (
+            sum(int(own[place]) for own, place in zip(sizes, point, strict=True)),
+            sum(float(own[place]) for own, place in zip(damages, point, strict=True)),
+            point,
+        )
+        for point in itertools.product(*(range(len(own)) for own in sizes))
+    ]
+
+
+@given(problems(), st.integers(1, 150))
+@settings(max_examples=60, deadline=None)
+def test_a_frontier_has_the_optimum_of_every_budget(problem: tuple, budget: int) -> None:
+    damages, sizes = problem
+    found = frontier(damages, sizes, base_bits=7)
+    assert found.exact
+    inside = [damage for bits, damage, _ in every(damages, sizes) if bits + 7 <= budget]
+    place = found.within(budget)
+    assert (place is None) == (not inside)
+    if place is not None:
+        assert found.damages[place] == pytest.approx(min(inside))
+        told = {point: (bits + 7, damage) for bits, damage, point in every(damages, sizes)}
+        assert told[found.points[place]] == (found.bits[place], pytest.approx(found.damages[place]))
+
+
+@given(problems(), st.integers(1, 150), st.integers(1, 2))
+@settings(max_examples=25, deadline=None)
+def test_the_integer_programme_ranks_as_enumeration_does(problem: tuple, budget: int, distance: int) -> None:
+    damages, sizes = problem
+    plain = ranked(damages, sizes, budget, 4, distance)
+    solved = list(itertools.islice(allocation._solved(damages, sizes, budget, distance), 4))
+    # Points that tie may come in any order, and with a distance the first of them decides about the others.
+    compared = len(plain) if distance == 1 else min(1, len(plain))
+    assert [cost for _, cost in solved[:compared]] == pytest.approx([cost for _, cost in plain[:compared]])
+    assert len({point for point, _ in solved}) == len(solved)
+    for point, _ in solved:
+        assert sum(int(own[place]) for own, place in zip(sizes, point, strict=True)) <= budget
+    for (one, _), (other, _) in itertools.combinations(solved, 2):
+        assert sum(a != b for a, b in zip(one, other, strict=True)) >= distance
+
+
+def test_ranked_points_are_those_of_brute_force_best_first() -> None:
+    generator = np.random.default_rng(3)
+    damages = [generator.uniform(0, 5, 7) for _ in range(3)]
+    sizes = [generator.integers(10, 100, 7) for _ in range(3)]
+    inside = sorted((damage, point) for bits, damage, point in every(damages, sizes) if bits <= 150)
+    assert [point for point, _ in ranked(damages, sizes, 150, 10)] == [point for _, point in inside[:10]]
+
+
+def test_nothing_fits_a_budget_below_the_least() -> None:
+    sizes = [np.array([5, 9], np.int64)] * 2
+    damages = [np.array([1.0, 0.0])] * 2
+    assert ranked(damages, sizes, 9, 3) == []
+    assert list(allocation._solved(damages, sizes, 9, 1)) == []
+    assert frontier(damages, sizes).within(9) is None
+
+
+def test_a_thinned_frontier_keeps_its_ends_and_stays_near_the_optimum() -> None:
+    generator = np.random.default_rng(0)
+    sizes = [generator.integers(1000, 50_000, 6).astype(np.int64) for _ in range(12)]
+    damages = [generator.exponential(1.0, 6) / own for own in sizes]
+    exact, thinned = frontier(damages, sizes, pairs=10**7), frontier(damages, sizes, pairs=100)
+    assert exact.exact
+    assert not thinned.exact
+    assert thinned.bits[0] == exact.bits[0]
+    for bits in np.linspace(exact.bits[0], exact.bits[-1], 20).astype(int):
+        best, near = exact.within(int(bits)), thinned.within(int(bits))
+        assert best is not None
+        assert near is not None
+        assert exact.damages[best] <= thinned.damages[near] <= exact.damages[best] + 0.01 * exact.damages[0]
