@@ -260,6 +260,11 @@ def _lines(found: Found, content: Mapping[str, Any]) -> list[str]:
             )
         else:
             lines.append(f"{answer['budget']}: no uniform assignment is so small")
+        if not answer["reached"]:
+            lines.append(
+                f"{answer['budget']}: nothing that was measured is believed to keep it, and this comes nearest; add higher "
+                "bits, 16 among them, or a calibrated method"
+            )
         lines += [f"{WARNED} {answer['budget']}: {OPTIMISTIC}"] if answer["optimistic"] else []
         lines.append(f"{answer['budget']}: {answer['export']}")
     cost = content["cost"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from launch.search.choices import Chosen, labels
@@ -114,14 +114,11 @@ class Subject:
         asked, limit = self.question.settings, self.question.base["task"]["limit"]
         optimistic = asked.split == EVALUATION
         items = asked.items if not optimistic or limit is None else min(asked.items, limit)
-        return loop.Settings(
-            self.question.scored,
-            asked.seed,
-            **_shared_out(items) | ({} if self._likely else {"forced": 0}),
-            error=asked.error,
-            candidates=asked.candidates,
-            optimistic=optimistic,
+        settings = loop.Settings(
+            self.question.scored, asked.seed, error=asked.error, candidates=asked.candidates, optimistic=optimistic
         )
+        forced = settings.forced if self._likely else 0
+        return replace(_larger(settings, items), forced=forced).within(items)
 
     @property
     def _likely(self) -> bool:
@@ -169,20 +166,11 @@ def check_task(task: Mapping[str, Any], settings: Settings) -> None:
         raise ConfigError("task.sample: a search draws its items itself; leave it out, and give hydra.sweeper.seed.")
 
 
-def _shared_out(items: int) -> dict[str, Any]:
-    """Return how many of so many items each stage has, in proportion to those of ``loop.Settings``."""
-    usual = loop.Settings("")
-
-    def share(count: int) -> int:
-        return max(1, count * items // usual.items)
-
-    first, rounds = share(usual.first), tuple(map(share, usual.rounds))
-    return {
-        "first": first,
-        "rounds": rounds,
-        "last": max(0, items - first - sum(rounds)),
-        "forced": share(usual.forced),
-    }
+def _larger(settings: loop.Settings, items: int) -> loop.Settings:
+    """Return ``settings`` with more items in every stage if there are more than usual."""
+    share = max(1.0, items / settings.items)
+    rounds = tuple(int(count * share) for count in settings.rounds)
+    return replace(settings, first=int(settings.first * share), rounds=rounds, last=int(settings.last * share))
 
 
 def _candidates(options: list[Chosen]) -> list[Candidate]:

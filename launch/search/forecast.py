@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launch.planning.plan_table import told_size
+from launch.search import quality
 from launch.search.answer import title, told_count
 from launch.search.cells import EVALUATION, Subject
 from mmq_sweeps.reporting.table import output_console
@@ -35,8 +36,11 @@ def predicted(subject: Subject, budgets: Sequence[Budget]) -> dict[str, Any]:
         "assignments": space.count,
         "parameters": space.parameters,
         "bpw": {"least": space.least_bits / space.parameters, "full_precision": space.full_bits / space.parameters},
+        # Sizes that keep a quality are not known before anything is measured.
         "budgets": [
-            {"budget": one.text, "bpw": one.bits / space.parameters, "size_bytes": one.bits // 8} for one in budgets
+            {"budget": one.text, "bpw": one.bits / space.parameters, "size_bytes": one.bits // 8}
+            for one in budgets
+            if subject.question.settings.kind != quality.KIND
         ],
         "stages": stages,
         "cells": sum(one["cells"] for one in stages.values()),
@@ -54,7 +58,9 @@ def show(subject: Subject, budgets: Sequence[Budget]) -> None:
     lines = [title(subject), ""]
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
-    console.print(_budgets(told), "", _stages(told), sep="\n")
+    if told["budgets"]:
+        console.print(_budgets(told), "", sep="\n")
+    console.print(_stages(told))
     least, full = told["bpw"]["least"], told["bpw"]["full_precision"]
     size = told_size(round(full * told["parameters"] / 8))
     for line in (

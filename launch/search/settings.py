@@ -83,7 +83,9 @@ def _budget_problems(kind: str, given: Any) -> Iterator[str]:
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             yield f"{HERE}.{kind}={value}: give a number, or several as {HERE}.{kind}=[3,4]."
-        elif kind != "min_quality" and value <= 0:
+        elif kind == "min_quality" and not 0 < value < 1:
+            yield f"{HERE}.{kind}={value}: choose a share of full precision between 0 and 1, such as 0.98."
+        elif value <= 0:
             yield f"{HERE}.{kind}={value}: choose a number above 0."
 
 

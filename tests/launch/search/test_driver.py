@@ -133,6 +133,18 @@ def test_a_race_on_the_evaluation_split_is_marked_in_record_and_table(tmp_path: 
     assert "! max_bpw=5: chosen on the split that it is measured on" in done.stdout
 
 
+def test_a_quality_is_kept_by_the_smallest_that_does(tmp_path: Path) -> None:
+    told = found(
+        tmp_path, "hydra.sweeper.max_bpw=null", "hydra.sweeper.min_quality=[0.5,0.95]", "hydra.sweeper.items=64"
+    )
+    low, high = told["answers"]
+    assert [low["budget"], high["budget"]] == ["min_quality=0.5", "min_quality=0.95"]
+    assert low["bpw"] <= high["bpw"] < 16
+    assert low["reached"]
+    assert low["predicted"] >= 0.5
+    assert not high["reached"] or high["predicted"] >= 0.95
+
+
 def test_full_precision_without_a_score_is_told(tmp_path: Path) -> None:
     nothing = "'tests.launch.search.test_driver:Nothing'"
     done = run(tmp_path, *SEARCH, f"task.metrics=[{nothing}]")

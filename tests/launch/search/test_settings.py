@@ -35,6 +35,7 @@ def test_budgets_are_sorted_and_each_is_one() -> None:
             r"hydra\.sweeper\.max_bpw=4bit: give a number, or several as hydra\.sweeper\.max_bpw=\[3,4\]",
         ),
         ({"max_gb": [1, -2]}, r"hydra\.sweeper\.max_gb=-2: choose a number above 0"),
+        ({"min_quality": 98}, r"hydra\.sweeper\.min_quality=98: choose a share of full precision between 0 and 1"),
         ({"max_bpw": 3, "granularity": "units"}, r"granularity=units: Unknown choice 'units'\. Did you mean unit\?"),
         ({"max_bpw": 3, "split": "test"}, r"split=test: Unknown choice 'test'\. Choose calibration or evaluation"),
         ({"max_bpw": 3, "seed": -1}, r"seed=-1: choose a whole number from 0"),
