@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from launch.search.choices import Chosen, labels
@@ -96,7 +97,8 @@ class Subject:
         sample: dict[str, Any] = {"seed": settings.seed, "start": items.start, "stop": items.stop}
         if settings.split != EVALUATION:
             # Drawn from so many items; in retrieval answers are chosen from all of them.
-            task["limit"] = max(settings.items, task["limit"] or 0)
+            most = max(settings.items, task["limit"] or 0)
+            task["limit"] = most if self.available is None else min(most, self.available)
             task["split"] = task["calibration_split"]
             if drawn := self.calibration:
                 sample["apart_from"] = {"samples": drawn["samples"], "seed": drawn["seed"]}
@@ -108,12 +110,24 @@ class Subject:
         """Return the artifact of each unit that ``cell`` quantizes, by the unit's name."""
         return {request.unit.name: request.key for request in requests(cell, build, self.parts)} if cell.method else {}
 
+    @cached_property
+    def available(self) -> int | None:
+        """How many items the calibration split has beside the samples, at least; None if it has no end, or cannot be read."""
+        task = self.question.base["task"]
+        try:
+            examples = build("task", {**task, "split": task["calibration_split"]}).examples.first(None)
+            count = sum(1 for _ in examples)
+        except (ValueError, OSError, AttributeError):
+            return None  # Of data that cannot be read the checks of the first batch tell.
+        return count - (self.calibration["samples"] if self.calibration else 0)
+
     @property
     def settings(self) -> loop.Settings:
         """The settings that the course of the search depends on."""
         asked, limit = self.question.settings, self.question.base["task"]["limit"]
         optimistic = asked.split == EVALUATION
-        items = asked.items if not optimistic or limit is None else min(asked.items, limit)
+        most = limit if optimistic else self.available
+        items = asked.items if most is None else min(asked.items, most)
         settings = loop.Settings(
             self.question.scored, asked.seed, error=asked.error, candidates=asked.candidates, optimistic=optimistic
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.search.loop import Items, Measurement
 from mmq_sweeps.search.space import Point
+from tests.data import layouts
 from tests.launch.multiruns import multirun
 from tests.launch.search.asking import question
 
@@ -86,6 +88,18 @@ def test_a_race_on_the_evaluation_split_stays_within_its_items() -> None:
     task = subject.task(Items("search", 0, 8))
     assert (task["split"], task["limit"], task["sample"]["stop"]) == ("evaluation", 24, 8)
     assert "apart_from" not in task["sample"]
+
+
+def test_a_small_split_gives_each_stage_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMQ_DATA", str(tmp_path))
+    layouts.write_coco(tmp_path / "coco_caption", "val2017")
+    layouts.write_coco(tmp_path / "coco_caption", "train2017", range(1, 49))
+    asked = ("method=gptq", "bits=3,4", "task=coco_caption", "calibration.samples=8", "task.limit=4", "tracker=none")
+    subject = Subject.of(question(*asked))
+    assert subject.available == subject.settings.items == 40
+    assert subject.task(Items("search", 0, 4))["limit"] == 40
+    with pytest.raises(ConfigError, match=r"2 items are too few to compare candidates on"):
+        _ = Subject.of(question(*asked, "calibration.samples=46")).settings
 
 
 def test_the_id_of_a_search_tells_what_its_course_depends_on() -> None:
