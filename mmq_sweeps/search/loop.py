@@ -29,7 +29,7 @@ from mmq_sweeps.metrics.result import MetricResult
 from mmq_sweeps.search import sensitivity
 from mmq_sweeps.search.allocation import Frontier, frontier, ranked
 from mmq_sweeps.search.model import DamageModel, Observation
-from mmq_sweeps.search.race import Race, Round
+from mmq_sweeps.search.race import Race, Round, Threshold
 from mmq_sweeps.search.space import Budget, Point, Space
 
 STAGES = ("sensitivity", "race", "all items", "final")
@@ -170,12 +170,15 @@ class _Contest:
 
     budget: Budget
     race: Race
+    bits: Callable[[Point], int]
     points: dict[str, Point] = field(default_factory=dict)
 
     def add(self, point: Point) -> None:
         name = "-".join(map(str, point))
         if name not in self.points and len(self.points) < self.race.most:
             self.points[name] = point
+            if isinstance(self.race, Threshold):
+                self.race.sizes[name] = self.bits(point)
             self.race.add(name)
 
     @property
@@ -201,6 +204,7 @@ class Search:
         self.space, self.budgets, self.settings = space, list(budgets), settings
         self.outcomes: Told = {}
         self.model: DamageModel | None = None
+        self._errors_alone: list[Floats] = []
         self._errors = errors
         self._bits: dict[Point, int] = {}
         self._failed: set[Point] = set()
@@ -262,7 +266,7 @@ class Search:
         first = self._first_batch()
         yield first
         self._refuse_nothing(first)
-        table = sensitivity.error_table(self.space, self._errors())
+        table = self._errors_alone = sensitivity.error_table(self.space, self._errors())
         parts = list(dict.fromkeys(axis.part for axis in self.space.axes))
         numbers = [parts.index(axis.part) for axis in self.space.axes]
         exponent = 1.2
@@ -378,19 +382,49 @@ class Search:
     # Races
 
     def _contest(self, budget: Budget) -> _Contest:
-        most = self.settings.candidates + 1 + self.settings.newcomers * (len(self.settings.rounds) - 1)
-        contest = _Contest(budget, Race(self.settings.ends, self.settings.error, most, start=self.settings.first))
+        most = self.settings.candidates + 3 + self.settings.newcomers * (len(self.settings.rounds) - 1)
+        given: dict[str, Any] = {"error": self.settings.error, "most": most, "start": self.settings.first}
+        if budget.share is not None:
+            contest = _Contest(budget, Threshold(self.settings.ends, share=budget.share, **given), self.bits)
+            for point in self._levels(budget.share):
+                contest.add(point)
+            return contest
+        contest = _Contest(budget, Race(self.settings.ends, **given), self.bits)
         candidates = self._candidates(budget, self.settings.candidates)
         for point in candidates:
             if point == candidates[0] or self._fitted.gain(point, candidates[0]) >= self.settings.tolerance:
                 contest.add(point)
+        for point in self._by_priors(budget):
+            contest.add(point)
         if (uniform := self._best_uniform(budget)) is not None:
             contest.add(uniform)
         return contest
 
+    def _levels(self, share: float) -> list[Point]:
+        """Return the smallest points that are predicted to keep ``share``, somewhat less and somewhat more; smallest first."""
+        predicted = self.predicted()
+        kept = np.array([self._fitted.share(damage) for damage in predicted.damages])
+        count = self.settings.candidates
+        # From half as much lost again to half as much; the prediction may be off by that.
+        levels = 1 - (1 - share) * np.linspace(1.5, 0.5, count)
+        places = [int(np.argmax(kept >= level)) if (kept >= level).any() else len(kept) - 1 for level in levels]
+        found = dict.fromkeys(predicted.points[place] for place in places)
+        return [point for point in found if point not in self._failed]
+
+    def _by_priors(self, budget: Budget) -> list[Point]:
+        """Return what the priors alone allocate, which the model may have been misled from; only if axes are many."""
+        if not self._finer:
+            return []
+        room = budget.bits - self.space.base_bits
+        tables = (self._fitted.prior, self._errors_alone)
+        found = [point for table in tables for point, _ in ranked(table, self.space.sizes, room, 1)]
+        return [point for point in found if self._fits(point, budget)]
+
     def _decided(self, contest: _Contest) -> bool:
         """Return True if no running candidate is expected to gain more over the leader than the tolerance."""
         running = contest.running
+        if contest.budget.share is not None:
+            return not running
         leader = max(running, key=self._fitted.estimate, default=None)
         others = [point for point in running if point != leader]
         return leader is None or all(self._fitted.gain(point, leader) < self.settings.tolerance for point in others)
@@ -414,6 +448,8 @@ class Search:
         for contest, ask in asked:
             items = Items(SEARCH, ask.start, ask.stop)
             found |= dict.fromkeys(Measurement(contest.points[name], items, STAGES[1]) for name in ask.names)
+            if contest.budget.share is not None:
+                found[Measurement(None, items, STAGES[1])] = None
         return list(found)
 
     def _tell_race(self, contest: _Contest, ask: Round) -> None:
@@ -423,12 +459,19 @@ class Search:
         for name, result in results.items():
             if result is None:
                 contest.race.withdraw(name)
+        if contest.budget.share is not None:
+            results[Threshold.REFERENCE] = order = self.outcomes[Measurement(None, items, "")].result
         if order is not None:
             contest.race.tell({name: _scores(result, order) for name, result in results.items() if result is not None})
 
     def _join(self, contest: _Contest) -> None:
         """Let the points that the refitted model prefers, and the leader's neighbours, run if it expects more of them."""
         if not contest.running:
+            return
+        if contest.budget.share is not None:
+            for point in self._levels(contest.budget.share):
+                if len(contest.running) < self.settings.candidates:
+                    contest.add(point)
             return
         leader = max(contest.running, key=self._fitted.estimate)
         pool = [*self._candidates(contest.budget, self.settings.candidates), *self.space.neighbours(leader)]
@@ -447,6 +490,8 @@ class Search:
         items = Items(SEARCH, start, start + self.settings.last)
         found: dict[Measurement, None] = {}
         for contest in contests:
+            if contest.budget.share is not None:
+                continue
             best = sorted(contest.running, key=self._fitted.estimate, reverse=True)[:2]
             if len(best) > 1 and not self._decided(contest):
                 found |= dict.fromkeys(Measurement(point, items, STAGES[2]) for point in best)
@@ -460,8 +505,16 @@ class Search:
             raise ConfigError(
                 f"hydra.sweeper.{contest.budget.text}: every candidate failed; their records have the errors."
             )
-        best = max(running, key=self._fitted.estimate)
-        return contest.budget, best, self._best_uniform(contest.budget)
+        share = contest.budget.share
+        if share is None:
+            return contest.budget, max(running, key=self._fitted.estimate), self._best_uniform(contest.budget)
+        known = [*running, *self._uniform()]
+        keeping = [
+            point for point in known if self._fits(point, contest.budget) and self._fitted.estimate(point) >= share
+        ]
+        best = min(keeping, key=self.bits, default=max(known, key=self._fitted.estimate))
+        uniform = [point for point in self._uniform() if point in keeping]
+        return contest.budget, best, min(uniform, key=self.bits, default=None)
 
     def _final_batch(self) -> Batch:
         points: list[Point | None] = [None]
@@ -482,6 +535,7 @@ class Search:
             paired_difference(full, quality),
             self._fitted.estimate(point),
             self.settings.optimistic,
+            budget.share is None or self._fitted.estimate(point) >= budget.share,
         )
 
     def _final(self, point: Point | None) -> MetricResult:

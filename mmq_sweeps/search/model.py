@@ -65,6 +65,10 @@ class DamageModel:
         """Return the predicted score of ``point`` as a share of full precision's, measured points not believed."""
         return float(np.exp(-self._bent_damage(point, self._parameters)))
 
+    def share(self, damage: float) -> float:
+        """Return the share of full precision that a sum of ``tables`` keeps."""
+        return float(np.exp(-_bent(np.array(damage), self._parameters.bend)))
+
     def _bent_damage(self, point: Point, parameters: _Parameters) -> float:
         coefficients = parameters.coefficients(self.parts)
         prior = np.array([own[place] for own, place in zip(self.prior, point, strict=True)])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,7 +117,44 @@ class Race:
 
     def items(self) -> int:
         """Return how many items have been evaluated, one candidate at a time."""
-        return sum(len(scores) for own in self._scores.values() for scores in own.values())
+        return sum(len(scores) for name in self._joined for scores in self._scores[name].values())
+
+
+@dataclass
+class Threshold(Race):
+    """A race for the smallest candidate whose mean keeps ``share`` of a reference's.
+
+    A candidate is dropped when a paired test says that it keeps less, and when a smaller one is said to keep it. A candidate
+    that keeps ``share`` is dropped for less, or one that does not spared for it, with a probability of at most ``error`` in the
+    whole race.
+    """
+
+    share: float = 1.0
+    sizes: dict[str, int] = field(default_factory=dict)
+    REFERENCE: ClassVar[str] = "reference"
+
+    def tell(self, scores: Mapping[str, Sequence[float] | Floats]) -> None:
+        """Take scores as ``Race.tell`` does, and those of ``REFERENCE``."""
+        if self._round < len(self.ends):
+            own = np.asarray(scores[self.REFERENCE], dtype=np.float64)
+            self._scores.setdefault(self.REFERENCE, {})[self._round] = own
+        super().tell(scores)
+
+    def _drop(self, number: int) -> None:
+        share = spent(number, len(self.ends), self.error) / (2 * max(1, self.most))
+        kept = [name for name in self.running if p_value(self._above(name)) < share]
+        least = min((self.sizes[name] for name in kept), default=None)
+        for name in self.running:
+            larger = least is not None and self.sizes[name] > least
+            if larger or p_value(-self._above(name)) < share:
+                self._dropped[name] = number
+
+    def _above(self, name: str) -> Floats:
+        rounds = self._scores[name]
+        found: Floats = np.concatenate(
+            [own - self.share * self._scores[self.REFERENCE][number] for number, own in rounds.items()]
+        )
+        return found
 
 
 def spent(number: int, rounds: int, error: float) -> float:

@@ -201,10 +201,14 @@ class Space:
 
 @dataclass(frozen=True)
 class Budget:
-    """A limit that the answer must keep: exact bits, as ``text`` was asked for (``max_bpw=3.5``)."""
+    """A limit that the answer must keep, as ``text`` was asked for (``max_bpw=3.5``): exact bits, or a share of full precision.
+
+    With a ``share`` the smallest point that keeps it is wanted, and ``bits`` are those of full precision.
+    """
 
     text: str
     bits: int
+    share: float | None = None
 
     @staticmethod
     def of_bpw(value: float, space: Space) -> Budget:
@@ -215,6 +219,16 @@ class Budget:
     def of_gb(value: float, space: Space) -> Budget:
         """Return the budget of ``value`` times 10**9 bytes; ConfigError unless the space reaches it."""
         return Budget._checked("max_gb", value, math.floor(value * BITS_PER_GB + 1e-6), space)
+
+    @staticmethod
+    def of_quality(value: float, space: Space) -> Budget:
+        """Return the budget of at least the share ``value`` of full precision's score; ConfigError unless it is a share."""
+        if not 0 < value <= 1:
+            raise ConfigError(
+                f"hydra.sweeper.min_quality={value:g}: is the share of full precision's score that is to be kept; choose a "
+                "number above 0 and at most 1, such as 0.95."
+            )
+        return Budget(f"min_quality={value:g}", space.full_bits, value)
 
     @staticmethod
     def _checked(key: str, value: float, bits: int, space: Space) -> Budget:

@@ -185,9 +185,24 @@ def test_finer_axes_are_asked_for_likelihoods_one_by_one() -> None:
     space = space_of([100] * 4)
     axes = tuple(axis.__class__(**{**vars(axis), "part": "one"}) for axis in space.axes)
     finer = Space("made", "unit", axes, space.base_bits, space.parameters)
-    forced = [one for one in Search(finer, budgets(finer, 9), Settings(METRIC)).ask() if one.items.teacher_forced]
+    forced = [one for one in Search(finer, budgets(finer, 13), Settings(METRIC)).ask() if one.items.teacher_forced]
     assert len(forced) == 5
     assert forced[0].point is None
     assert not any(
-        one.items.teacher_forced for one in Search(finer, budgets(finer, 9), Settings(METRIC, forced=0)).ask()
+        one.items.teacher_forced for one in Search(finer, budgets(finer, 13), Settings(METRIC, forced=0)).ask()
     )
+
+
+@pytest.mark.parametrize("share", [0.8, 0.9, 0.97])
+def test_the_smallest_point_that_keeps_a_share_of_full_precision(space: Space, share: float) -> None:
+    world = World(space, COSTS)
+    (answer,) = run(Search(space, [Budget.of_quality(share, space)], Settings(METRIC)), world.measure)
+    assert answer.reached
+    assert world.share(answer.point) > share - 0.02
+    keeping = min(space.bits(point) for point in space.points() if world.share(point) >= share)
+    assert answer.bits < 1.15 * keeping
+
+
+def test_a_share_is_a_share(space: Space) -> None:
+    with pytest.raises(ConfigError, match="min_quality=5: is the share of full precision"):
+        Budget.of_quality(5, space)
