@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from launch import start, sweep_file
-from launch.search import answer, forecast, journal, quality
+from launch.search import answer, forecast, journal
 from launch.search.cells import Question, Subject, check_task, outcome_of
 from mmq_sweeps.config.sweep import Sweep, plan_each
 from mmq_sweeps.errors import ConfigError
@@ -81,9 +81,7 @@ def search(question: Question, launcher: Mapping[str, Any], command: str = "") -
 def budgets_of(subject: Subject) -> list[Budget]:
     """Return the budgets of a question, checked against what its space can weigh; a ``ConfigError`` lists all problems."""
     settings = subject.question.settings
-    if settings.kind == quality.KIND:
-        return quality.unknown_budgets(settings.budgets, subject.space)
-    make = {"max_bpw": Budget.of_bpw, "max_gb": Budget.of_gb}[settings.kind]
+    make = {"max_bpw": Budget.of_bpw, "max_gb": Budget.of_gb, "min_quality": Budget.of_quality}[settings.kind]
     found, problems = [], []
     for value in settings.budgets:
         try:
@@ -122,24 +120,15 @@ class Run:
 
     def to_the_end(self, budgets: Sequence[Budget]) -> answer.Found:
         """Measure batch by batch and return the answers."""
-        settings, shares = self.subject.settings, self.question.settings.budgets
-        by_quality = self.question.settings.kind == quality.KIND
-        course = loop.Search(self.subject.space, budgets, settings, self.errors)
-        if by_quality:
-            first = self.measure(course.ask())
-            with _silent_output():
-                course.tell(first)
-                course = loop.Search(self.subject.space, quality.budgets_of(shares, course), settings, self.errors)
-                course.tell(first)
+        course = loop.Search(self.subject.space, budgets, self.subject.settings, self.errors)
         while batch := course.ask():
             outcomes = self.measure(batch)
             with _silent_output():
                 course.tell(outcomes)
-        answers = quality.chosen(shares, course.answers()) if by_quality else course.answers()
         batches = journal.joined(self.batches, self.before)
         frontier = answer.frontier_of(course, self.subject.space)
         timed = "seconds of jobs" if self.elsewhere else "processor seconds"
-        return answer.Found(self.subject, answers, self.outcomes, batches, self.store, frontier, timed)
+        return answer.Found(self.subject, course.answers(), self.outcomes, batches, self.store, frontier, timed)
 
     def measure(self, batch: Sequence[Measurement]) -> list[Outcome]:
         """Measure a batch by the launcher; its outcomes in the same order. ``Halted`` if it cannot go on from them."""

@@ -11,13 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from launch.planning.plan_table import told_size
-from launch.search import quality
 from launch.search.answer import title, told_count
 from launch.search.cells import EVALUATION, Subject
 from mmq_sweeps.reporting.table import output_console
 from mmq_sweeps.search import loop
 from mmq_sweeps.search.loop import Items
 from mmq_sweeps.search.space import Budget
+
+# Candidates of a race that priors alone allocate.
+PRIORS = 2
 
 
 def predicted(subject: Subject, budgets: Sequence[Budget]) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def predicted(subject: Subject, budgets: Sequence[Budget]) -> dict[str, Any]:
         "budgets": [
             {"budget": one.text, "bpw": one.bits / space.parameters, "size_bytes": one.bits // 8}
             for one in budgets
-            if subject.question.settings.kind != quality.KIND
+            if one.share is None
         ],
         "stages": stages,
         "cells": sum(one["cells"] for one in stages.values()),
@@ -103,7 +105,9 @@ def _stages_of(subject: Subject, budgets: Sequence[Budget]) -> dict[str, list[tu
     first = loop.Search(subject.space, budgets, settings).ask()
 
     def running(number: int) -> int:
-        return len(budgets) * min(count, settings.candidates + 1 + settings.newcomers * number)
+        # Predicted ones, what two priors allocate and a uniform one; full precision beside them.
+        most = settings.candidates + PRIORS + 1 + settings.newcomers * number
+        return len(budgets) * min(count, most) + any(budget.share is not None for budget in budgets)
 
     sensitivity, race, last, final = loop.STAGES
     evaluated = _count(Items(), subject)

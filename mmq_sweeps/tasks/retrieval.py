@@ -189,7 +189,9 @@ class RetrievalTask:
         matching = np.full_like(similarity, -np.inf)
         for image, vision in enumerate(seen):
             columns = np.flatnonzero(wanted[image])
-            matching[image, columns] = self._matched(retriever, vision.to(loaded.device), texts, columns)
+            # With a sample, an image may be asked nothing.
+            if len(columns):
+                matching[image, columns] = self._matched(retriever, vision.to(loaded.device), texts, columns)
             told(None, 1)
         found = predictions_of(
             [example.id for example in images], captions, matching + similarity, similarity, self.shortlist
