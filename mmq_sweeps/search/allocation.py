@@ -2,7 +2,7 @@
 
 ``frontier`` merges axis by axis the pairs of size and damage that no other pair beats in both (dynamic programming over the
 sizes that occur; Kellerer, Pferschy and Pisinger, Knapsack Problems, 2004, section 11.5), which answers every budget at once.
-``ranked`` lists the best points of one budget: by enumeration if there are few points, else by SciPy's HiGHS with cuts.
+``optimum`` is exact for one budget at any size, and ``ranked`` lists the best points of one.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array, vstack
 
 from mmq_sweeps.search.space import Point
 
@@ -23,7 +21,9 @@ Ints = NDArray[np.int64]
 # Spaces up to this size are enumerated.
 ENUMERATED = 200_000
 # Pairs kept of a partial frontier; beyond, only the least damage in each of so many equal ranges of size.
-PAIRS = 20_000
+PAIRS, COARSE = 20_000, 2_000
+# By what an option's damage grows when it was chosen for a candidate before.
+DEARER = 1.1
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,17 @@ def frontier(damages: Sequence[Floats], sizes: Sequence[Ints], base_bits: int = 
             kept, exact = _thinned(kept, every, pairs), False
         steps.append((kept // len(size), kept % len(size)))
         bits, sums = every[kept], costs[kept]
-    places = np.arange(len(bits))
-    chosen = np.empty((len(bits), len(steps)), np.int64)
+    return Frontier(bits + base_bits, sums, _traced(steps, np.arange(len(bits))), exact)
+
+
+def _traced(steps: Sequence[tuple[Ints, Ints]], places: Ints) -> list[Point]:
+    """Return the points that ended at ``places``, from what each step kept: the place before it, and the option."""
+    chosen = np.empty((len(places), len(steps)), np.int64)
     for number in reversed(range(len(steps))):
         before, option = steps[number]
         chosen[:, number] = option[places]
         places = before[places]
-    return Frontier(bits + base_bits, sums, [tuple(row) for row in chosen.tolist()], exact)
+    return [tuple(row) for row in chosen.tolist()]
 
 
 def _undominated(bits: Ints, costs: Floats) -> Ints:
@@ -90,11 +94,13 @@ def ranked(
 ) -> list[tuple[Point, float]]:
     """Return up to ``count`` points within ``budget`` with the least sums of damages, best first, with their sums.
 
-    Each differs from those before it in at least ``distance`` axes.
+    Each differs from those before it in at least ``distance`` axes. In a large space the first is the optimum, and the others
+    are good, not the very next.
     """
     if np.prod([float(len(size)) for size in sizes]) <= ENUMERATED:
         return _enumerated(damages, sizes, budget, count, distance)
-    return list(itertools.islice(_solved(damages, sizes, budget, distance), count))
+    tries = itertools.islice(_alternatives(damages, sizes, budget, distance), count)
+    return sorted(tries, key=lambda found: found[1])
 
 
 def best_of(
@@ -129,37 +135,55 @@ def _spread(points: Ints, costs: Floats, count: int, distance: int) -> list[tupl
     return found
 
 
-def _solved(
+def _alternatives(
     damages: Sequence[Floats], sizes: Sequence[Ints], budget: int, distance: int
 ) -> Iterator[tuple[Point, float]]:
-    """Yield points from the best on: an integer programme each, with a cut against those before."""
-    lengths = [len(size) for size in sizes]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    columns = np.arange(starts[-1])
-    rows = np.repeat(np.arange(len(lengths)), lengths)
-    one_each = csr_array((np.ones(len(columns)), (rows, columns)))
-    costs, weights = np.concatenate(damages), np.concatenate(sizes).astype(np.float64)
-    # Sizes of billions of bits against a solver's absolute tolerance.
-    scale = float(weights.max()) / 1000
-    cuts: list[Ints] = []
-    while True:
-        constraints = [
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(csr_array(weights[None] / scale), -np.inf, budget / scale),
-        ]
-        if cuts:
-            matrix = vstack(
-                [csr_array((np.ones(len(cut)), (np.zeros(len(cut), int), cut)), (1, len(columns))) for cut in cuts]
-            )
-            constraints.append(LinearConstraint(matrix, -np.inf, len(lengths) - distance))
-        found = milp(
-            costs * (1000 / (np.abs(costs).max() or 1.0)), integrality=np.ones(len(columns)), bounds=Bounds(0, 1),
-            constraints=constraints, options={"mip_rel_gap": 0.0},
-        )  # fmt: skip
-        if found.x is None:
-            return
-        chosen = columns[found.x > 0.5]
-        cuts.append(chosen)
-        point = tuple((chosen - starts[:-1]).tolist())
-        if sum(int(size[place]) for size, place in zip(sizes, point, strict=True)) <= budget:
-            yield point, float(costs[chosen].sum())
+    """Yield the optimum, then optima of damages whose options grow dearer each time that they are chosen."""
+    found: list[Point] = []
+    dearer = [own.copy() for own in damages]
+    while (point := optimum(dearer, sizes, budget)) is not None:
+        if all(sum(a != b for a, b in zip(point, other, strict=True)) >= distance for other in found):
+            found.append(point)
+            yield point, sum(float(own[place]) for own, place in zip(damages, point, strict=True))
+        for own, place in zip(dearer, point, strict=True):
+            own[place] *= DEARER
+
+
+def optimum(damages: Sequence[Floats], sizes: Sequence[Ints], budget: int) -> Point | None:
+    """Return the point within ``budget`` with the least sum of damages; None if none is so small.
+
+    Dynamic programming as in ``frontier``, without the partial points that cannot lead to the optimum: with a price on size
+    (a Lagrange multiplier), the rest costs at least the sum of its cheapest options; a thinned frontier says what can be had.
+    """
+    known = frontier(damages, sizes, pairs=COARSE)
+    place = known.within(budget)
+    if place is None:
+        return None
+    best, point = float(known.damages[place]), known.points[place]
+    if known.exact:
+        return point
+    price = _price(damages, sizes, budget)
+    rest = [float((own + price * size).min()) for own, size in zip(damages, sizes, strict=True)]
+    bits, sums = np.zeros(1, np.int64), np.zeros(1)
+    steps: list[tuple[Ints, Ints]] = []
+    for number, (damage, size) in enumerate(zip(damages, sizes, strict=True)):
+        every = (bits[:, None] + size[None, :]).ravel()
+        costs = (sums[:, None] + damage[None, :]).ravel()
+        bound = costs + sum(rest[number + 1 :]) - price * (budget - every)
+        kept = np.flatnonzero((every <= budget) & (bound < best))
+        if not len(kept):
+            return point  # Nothing is better than what is known.
+        kept = kept[_undominated(every[kept], costs[kept])]
+        steps.append((kept // len(size), kept % len(size)))
+        bits, sums = every[kept], costs[kept]
+    return _traced(steps, np.array([int(np.argmin(sums))]))[0]
+
+
+def _price(damages: Sequence[Floats], sizes: Sequence[Ints], budget: int) -> float:
+    """Return the price of a bit at which the cheapest options just fit ``budget``, by bisection."""
+    low, high = 0.0, max(float(own.max() - own.min()) for own in damages) + 1e-300
+    for _ in range(200):
+        middle = (low + high) / 2
+        taken = sum(int(size[int(np.argmin(own + middle * size))]) for own, size in zip(damages, sizes, strict=True))
+        low, high = (middle, high) if taken > budget else (low, middle)
+    return high

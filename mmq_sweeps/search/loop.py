@@ -108,14 +108,14 @@ class Settings:
 
     metric: str
     seed: int = 0
-    first: int = 32
-    rounds: tuple[int, ...] = (24, 48, 96)
-    last: int = 56
+    first: int = 24
+    rounds: tuple[int, ...] = (24, 40, 64)
+    last: int = 40
     forced: int = 64
     error: float = 0.05
     candidates: int = 6
     newcomers: int = 1
-    tolerance: float = 0.001
+    tolerance: float = 0.002
     final: str = EVALUATION
     optimistic: bool = False
 

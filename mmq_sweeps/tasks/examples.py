@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
 from mmq_sweeps.config.instantiate import find_class
@@ -26,6 +28,8 @@ SHOWN = 3
 MOST_DRAWN = 100_000
 # The prepared inputs of a task may take this fraction (1 in 8) of the free memory.
 SHARE_OF_MEMORY = 8
+# Examples apart from a calibration, by all that they depend on. A process has few of them.
+_APART: LRUCache[str, list[Any]] = LRUCache(4)
 Batch = TypeVar("Batch")
 Inputs = TypeVar("Inputs")
 
@@ -76,10 +80,18 @@ class Examples:
         if apart_from is None:
             yield from self._read(self.split, count if self._endless else None)
             return
-        samples = _SameImage(self.drawn(apart_from))
-        most = None if count is None or not self._endless else count + apart_from["samples"]
-        others = (example for example in self._read(self.split, most) if example not in samples)
-        yield from islice(others, most and count)
+        yield from self._apart(count, apart_from["samples"], apart_from["seed"])
+
+    def _apart(self, count: int | None, samples: int, seed: int) -> list[Any]:
+        """Return examples without those of a calibration; the tasks of a search, which differ in their range, share them."""
+        asked = [self.data, self.split, self.calibration_split, count, samples, seed]
+        key = json.dumps(asked, sort_keys=True, default=str)
+        if key not in _APART:
+            drawn = _SameImage(self.drawn({"samples": samples, "seed": seed}))
+            most = None if count is None or not self._endless else count + samples
+            others = (example for example in self._read(self.split, most) if example not in drawn)
+            _APART[key] = list(islice(others, count if self._endless else None))
+        return _APART[key]
 
     def drawn(self, calibration: Mapping[str, Any]) -> list[Any]:
         """Return the calibration's ``samples`` examples, drawn with its seed; raises ValueError if there are fewer."""

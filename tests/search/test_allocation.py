@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmq_sweeps.search import allocation
-from mmq_sweeps.search.allocation import frontier, ranked
+from mmq_sweeps.search.allocation import frontier, optimum, ranked
 
 
 @st.composite
@@ -47,20 +48,34 @@ def test_a_frontier_has_the_optimum_of_every_budget(problem: tuple, budget: int)
         assert told[found.points[place]] == (found.bits[place], pytest.approx(found.damages[place]))
 
 
-@given(problems(), st.integers(1, 150), st.integers(1, 2))
-@settings(max_examples=25, deadline=None)
-def test_the_integer_programme_ranks_as_enumeration_does(problem: tuple, budget: int, distance: int) -> None:
+@given(problems(), st.integers(1, 150))
+@settings(max_examples=60, deadline=None)
+def test_the_optimum_is_that_of_brute_force(problem: tuple, budget: int) -> None:
     damages, sizes = problem
-    plain = ranked(damages, sizes, budget, 4, distance)
-    solved = list(itertools.islice(allocation._solved(damages, sizes, budget, distance), 4))
-    # Points that tie may come in any order, and with a distance the first of them decides about the others.
-    compared = len(plain) if distance == 1 else min(1, len(plain))
-    assert [cost for _, cost in solved[:compared]] == pytest.approx([cost for _, cost in plain[:compared]])
-    assert len({point for point, _ in solved}) == len(solved)
-    for point, _ in solved:
+    # A frontier of two pairs leaves the rest to bounds.
+    with patch.object(allocation, "COARSE", 2):
+        found = optimum(damages, sizes, budget)
+    inside = [damage for bits, damage, _ in every(damages, sizes) if bits <= budget]
+    assert (found is None) == (not inside)
+    if found is not None:
+        assert sum(int(own[place]) for own, place in zip(sizes, found, strict=True)) <= budget
+        assert sum(own[place] for own, place in zip(damages, found, strict=True)) == pytest.approx(min(inside))
+
+
+def test_alternatives_of_a_large_space_fit_and_differ() -> None:
+    generator = np.random.default_rng(1)
+    sizes = [np.array([2, 3, 4, 8], np.int64) * int(generator.integers(100, 2000)) for _ in range(24)]
+    damages = [generator.exponential() * np.array([1.0, 0.2, 0.05, 0.0]) for _ in sizes]
+    budget = int(sum(own[1] for own in sizes) * 1.1)
+    found = ranked(damages, sizes, budget, 5, distance=3)
+    assert len(found) == 5
+    assert found[0][0] == optimum(damages, sizes, budget)
+    assert [cost for _, cost in found] == sorted(cost for _, cost in found)
+    assert found[-1][1] < 1.5 * found[0][1]
+    for point, _ in found:
         assert sum(int(own[place]) for own, place in zip(sizes, point, strict=True)) <= budget
-    for (one, _), (other, _) in itertools.combinations(solved, 2):
-        assert sum(a != b for a, b in zip(one, other, strict=True)) >= distance
+    for (one, _), (other, _) in itertools.combinations(found, 2):
+        assert sum(a != b for a, b in zip(one, other, strict=True)) >= 3
 
 
 def test_ranked_points_are_those_of_brute_force_best_first() -> None:
@@ -75,7 +90,7 @@ def test_nothing_fits_a_budget_below_the_least() -> None:
     sizes = [np.array([5, 9], np.int64)] * 2
     damages = [np.array([1.0, 0.0])] * 2
     assert ranked(damages, sizes, 9, 3) == []
-    assert list(allocation._solved(damages, sizes, 9, 1)) == []
+    assert optimum(damages, sizes, 9) is None
     assert frontier(damages, sizes).within(9) is None
 
 
@@ -91,4 +106,4 @@ def test_a_thinned_frontier_keeps_its_ends_and_stays_near_the_optimum() -> None:
         best, near = exact.within(int(bits)), thinned.within(int(bits))
         assert best is not None
         assert near is not None
-        assert exact.damages[best] <= thinned.damages[near] <= exact.damages[best] + 0.01 * exact.damages[0]
+        assert exact.damages[best] <= thinned.damages[near] <= exact.damages[best] + 0.02 * exact.damages[0]

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from launch.search.cells import Subject
 from launch.search.driver import budgets_of
 from launch.search.forecast import predicted
 from tests.launch.search.asking import SEARCH, question
+
+ROOT = Path(__file__).resolve().parents[3]
+DOCUMENT = (ROOT / "docs" / "search.md").read_text()
 
 
 def test_qwen_is_planned_without_weights(command: Callable, tmp_path: Path) -> None:
@@ -54,3 +61,21 @@ def test_a_person_is_told_that_nothing_was_run(command: Callable, tmp_path: Path
     assert "max_gb=0.0006" in done.stdout
     assert "dry run: nothing was run, submitted or written" in done.stdout
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_plan_in_the_documents_is_what_is_printed(command: Callable) -> None:
+    shown = re.search(
+        r"<!-- search plan -->\n    python -m launch (plan .*?)\n\n```text\n(.*?)```", DOCUMENT, re.DOTALL
+    )
+    assert shown is not None
+    done = command(*shown[1].split(), module="launch")
+    assert done.returncode == 0, done.stderr
+    assert [line.rstrip() for line in done.stdout.splitlines()] == shown[2].splitlines()
+
+
+@pytest.mark.parametrize("written", re.findall(r"^    (python -m mmq_sweeps -m .*)$", DOCUMENT, flags=re.MULTILINE))
+def test_every_command_of_the_documents_plans(written: str, command: Callable) -> None:
+    done = command("plan", *shlex.split(written)[4:], "tracker=none", "--json", module="launch")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["items"] < told["grid"]["items"]
