@@ -28,7 +28,7 @@ class Settings:
     metric: str | None = None
     split: str = "calibration"
     seed: int = 0
-    items: int = 256
+    items: int = 192
     candidates: int = 6
     error: float = 0.05
 

@@ -12,6 +12,7 @@ from launch.search.settings import Settings
 from mmq_sweeps.config.sweep import plan_each
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.cell import Cell
+from mmq_sweeps.search import loop
 from mmq_sweeps.search.loop import Items, Measurement
 from mmq_sweeps.search.space import Point
 from tests.data import layouts
@@ -75,11 +76,19 @@ def test_the_race_runs_on_other_items_than_those_that_calibrate_and_evaluate() -
     raced, final = cell(subject, point, Items("search", 32, 64)), cell(subject, point)
     assert raced.task["split"] == "calibration"
     assert raced.task["sample"] == {"seed": 7, "start": 32, "stop": 64, "apart_from": {"samples": 16, "seed": 0}}
-    assert raced.task["limit"] == asked.settings.items == 256
+    assert raced.task["limit"] == asked.settings.items == 192
     assert final.task["split"] == "evaluation"
     assert "sample" not in final.task
     # What is quantized for the one serves the other.
     assert [raced.part_key(part) for part in raced.parts] == [final.part_key(part) for part in final.parts]
+
+
+def test_as_many_items_as_usual_are_shared_out_as_usual() -> None:
+    usual = loop.Settings("cider")
+    found = Subject.of(question("method=rtn", "bits=3,4", *FEW)).settings
+    assert found == usual
+    more = Subject.of(question("method=rtn", "bits=3,4", f"hydra.sweeper.items={2 * usual.items}", *FEW)).settings
+    assert (more.first, more.items) == (2 * usual.first, 2 * usual.items)
 
 
 def test_a_race_on_the_evaluation_split_stays_within_its_items() -> None:
