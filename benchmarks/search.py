@@ -561,7 +561,7 @@ def units(options: argparse.Namespace) -> dict[str, Any]:
         space = workshop.space(options.granularity)
         said(f"{name}: {len(space.axes)} axes")
         started = time.process_time()
-        settings = Settings(subject.metric, options.seed, forced=0 if name == "retriever" else 64)
+        settings = Settings(subject.metric, options.seed, forced=0 if name == "retriever" else 64).finer()
         search = workshop.run(space, subject.finer, settings.within(_limit(workshop)))
         seconds = time.process_time() - started
         tables = {} if name == "retriever" else proxy_tables(workshop, space)

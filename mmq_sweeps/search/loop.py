@@ -28,7 +28,7 @@ from mmq_sweeps.metrics.intervals import PairedDifference, paired_difference
 from mmq_sweeps.metrics.result import MetricResult
 from mmq_sweeps.search import sensitivity
 from mmq_sweeps.search.allocation import Frontier, frontier, ranked
-from mmq_sweeps.search.model import DamageModel, Observation
+from mmq_sweeps.search.model import FINER_MISFIT, MISFIT, DamageModel, Observation
 from mmq_sweeps.search.race import Race, Round, Threshold
 from mmq_sweeps.search.space import Budget, Point, Space
 
@@ -128,6 +128,10 @@ class Settings:
     def items(self) -> int:
         """How many items of the search split there must be."""
         return self.first + sum(self.rounds) + self.last
+
+    def finer(self) -> Settings:
+        """Return the settings for axes finer than parts, whose candidates are many and alike: more items."""
+        return replace(self, first=32, rounds=(32, 64, 128), last=64, tolerance=self.tolerance / 2)
 
     def within(self, items: int) -> Settings:
         """Return the settings for a split of ``items``: if they are too few, every stage gets its share of them."""
@@ -273,7 +277,7 @@ class Search:
         lowered = self._divergences()
         if lowered:
             table, exponent = sensitivity.with_divergences(table, lowered), 1.1
-        self.model = DamageModel(table, numbers, exponent)
+        self.model = DamageModel(table, numbers, exponent, FINER_MISFIT if self._finer else MISFIT)
         self._refit()
         contests = [self._contest(budget) for budget in self.budgets]
         for number in range(len(self.settings.rounds)):

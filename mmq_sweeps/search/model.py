@@ -26,8 +26,8 @@ Ints = NDArray[np.int64]
 LOWEST = 0.02
 # Spreads of the priors: of a part's coefficient, an axis's deviation, the exponent and the bend.
 PART, AXIS, EXPONENT, BEND = 3.0, 0.5, 0.2, 0.4
-# Spread of what the model misses of a point's logarithm: a constant, and a share of its damage.
-MISFIT, MISFIT_SHARE = 0.005, 0.1
+# What the fit misses of points with an axis a part; with finer axes, which are many to be known from few cells, it is more.
+MISFIT, FINER_MISFIT = (0.005, 0.1), (0.015, 0.25)
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,22 @@ class Observation:
 
 @dataclass
 class DamageModel:
-    """See the module. ``parts`` has the number of each axis's part, ``exponent`` the prior mean of ``g``."""
+    """See the module. ``parts`` has the number of each axis's part, ``exponent`` the prior mean of ``g``.
+
+    ``misfit`` is the spread of what the fit misses of a point's logarithm: a constant, and a share of its damage.
+    """
 
     prior: Sequence[Floats]
     parts: Sequence[int]
     exponent: float = 1.0
+    misfit: tuple[float, float] = MISFIT
     _observed: list[Observation] = field(default_factory=list, repr=False)
     _fitted: _Parameters | None = field(default=None, repr=False)
 
     def fit(self, observations: Sequence[Observation]) -> None:
         """Fit to ``observations``; full precision must be among those of the first set of items."""
         self._observed = list(observations)
-        self._fitted = _fit(self.prior, self.parts, self.exponent, self._observed)
+        self._fitted = _fit(self.prior, self.parts, self.exponent, self._observed, self.misfit)
 
     def tables(self) -> list[Floats]:
         """Return the damage of every axis and option, whose sums rank points as ``relative`` does."""
@@ -95,7 +99,7 @@ class DamageModel:
     def _rest(self, point: Point) -> tuple[float, float]:
         """Return what a point's own measurements say of its logarithm beyond the fit, and how well they do."""
         predicted = -self._bent_damage(point, self._parameters)
-        logs, weights = [0.0], [1 / _misfit(-predicted) ** 2]
+        logs, weights = [0.0], [1 / _misfit(-predicted, self.misfit) ** 2]
         for own in self._observed:
             if own.point == point:
                 logs.append(_log(own.mean) - self._parameters.levels[own.items] - predicted)
@@ -110,7 +114,7 @@ class DamageModel:
     @property
     def _parameters(self) -> _Parameters:
         if self._fitted is None:
-            self._fitted = _fit(self.prior, self.parts, self.exponent, [])
+            self._fitted = _fit(self.prior, self.parts, self.exponent, [], self.misfit)
         return self._fitted
 
 
@@ -147,7 +151,11 @@ class _Parameters:
 
 
 def _fit(
-    prior: Sequence[Floats], parts: Sequence[int], exponent: float, observed: Sequence[Observation]
+    prior: Sequence[Floats],
+    parts: Sequence[int],
+    exponent: float,
+    observed: Sequence[Observation],
+    misfit: tuple[float, float],
 ) -> _Parameters:
     sets = sorted({own.items for own in observed})
     count, axes = max(parts) + 1, len(parts)
@@ -161,7 +169,9 @@ def _fit(
     place = np.array([sets.index(own.items) for own in observed], dtype=np.int64)
     logs = np.array([_log(own.mean) for own in observed])
     lost = np.maximum(0.0, np.array([start_levels[number] for number in place]) - logs)
-    spread = np.sqrt([_variance(own) + _misfit(damage) ** 2 for own, damage in zip(observed, lost, strict=True)])
+    spread = np.sqrt(
+        [_variance(own) + _misfit(damage, misfit) ** 2 for own, damage in zip(observed, lost, strict=True)]
+    )
     single = np.bincount(numbers, minlength=count)[numbers] == 1
 
     def unpack(values: Floats) -> _Parameters:
@@ -196,8 +206,8 @@ def _bent(damage: Floats, bend: float) -> Floats:
     return found
 
 
-def _misfit(damage: float) -> float:
-    return MISFIT + MISFIT_SHARE * min(abs(damage), 3.0)
+def _misfit(damage: float, misfit: tuple[float, float]) -> float:
+    return misfit[0] + misfit[1] * min(abs(damage), 3.0)
 
 
 def _log(mean: float) -> float:
