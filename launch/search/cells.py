@@ -97,7 +97,7 @@ class Subject:
         sample: dict[str, Any] = {"seed": settings.seed, "start": items.start, "stop": items.stop}
         if settings.split != EVALUATION:
             # Drawn from so many items; in retrieval answers are chosen from all of them.
-            most = max(settings.items, task["limit"] or 0)
+            most = max(self.settings.items, task["limit"] or 0)
             task["limit"] = most if self.available is None else min(most, self.available)
             task["split"] = task["calibration_split"]
             if drawn := self.calibration:
@@ -126,11 +126,13 @@ class Subject:
         """The settings that the course of the search depends on."""
         asked, limit = self.question.settings, self.question.base["task"]["limit"]
         optimistic = asked.split == EVALUATION
-        most = limit if optimistic else self.available
-        items = asked.items if most is None else min(asked.items, most)
         settings = loop.Settings(
             self.question.scored, asked.seed, error=asked.error, candidates=asked.candidates, optimistic=optimistic
         )
+        settings = settings if asked.granularity == "part" else settings.finer()
+        most = limit if optimistic else self.available
+        items = asked.items or settings.items
+        items = items if most is None else min(items, most)
         forced = settings.forced if self._likely else 0
         return replace(_larger(settings, items), forced=forced).within(items)
 

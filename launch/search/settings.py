@@ -20,7 +20,11 @@ UNITS = {"max_bpw": "bpw", "max_gb": "GB", "min_quality": ""}
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a search. ``kind`` is one of ``BUDGETS``, ``budgets`` its values, in ascending order."""
+    """Settings of a search.
+
+    ``kind`` is one of ``BUDGETS``, ``budgets`` its values, in ascending order. Without ``items`` the race has as many as
+    ``mmq_sweeps.search`` takes.
+    """
 
     kind: str
     budgets: tuple[float, ...]
@@ -28,7 +32,7 @@ class Settings:
     metric: str | None = None
     split: str = "calibration"
     seed: int = 0
-    items: int = 192
+    items: int | None = None
     candidates: int = 6
     error: float = 0.05
 
@@ -65,6 +69,8 @@ def _problems(given: Mapping[str, Any]) -> Iterator[str]:
             yield f"{HERE}.{key}={given[key]}: {unknown('choice', given[key], choices)}"
     for key, least in (("seed", 0), ("items", 8), ("candidates", 1)):
         value = given.get(key, least)
+        if value is None and key == "items":
+            continue
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             yield f"{HERE}.{key}={value}: choose a whole number from {least}."
     error = given.get("error", 0.05)

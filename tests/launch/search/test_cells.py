@@ -76,7 +76,7 @@ def test_the_race_runs_on_other_items_than_those_that_calibrate_and_evaluate() -
     raced, final = cell(subject, point, Items("search", 32, 64)), cell(subject, point)
     assert raced.task["split"] == "calibration"
     assert raced.task["sample"] == {"seed": 7, "start": 32, "stop": 64, "apart_from": {"samples": 16, "seed": 0}}
-    assert raced.task["limit"] == asked.settings.items == 192
+    assert raced.task["limit"] == subject.settings.items == 192
     assert final.task["split"] == "evaluation"
     assert "sample" not in final.task
     # What is quantized for the one serves the other.
@@ -87,6 +87,8 @@ def test_as_many_items_as_usual_are_shared_out_as_usual() -> None:
     usual = loop.Settings("cider")
     found = Subject.of(question("method=rtn", "bits=3,4", *FEW)).settings
     assert found == usual
+    finer = Subject.of(question("method=rtn", "bits=3,4", "hydra.sweeper.granularity=unit", *FEW)).settings
+    assert finer == usual.finer()
     more = Subject.of(question("method=rtn", "bits=3,4", f"hydra.sweeper.items={2 * usual.items}", *FEW)).settings
     assert (more.first, more.items) == (2 * usual.first, 2 * usual.items)
 
