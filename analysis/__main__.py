@@ -140,6 +140,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--metric", help="default: each task's first")
     one.add_argument("--json", action="store_true")
 
+    one = verb("search", "what the searches of a store found, and their pictures", _verb("search"))
+    one.add_argument("--out", type=Path, help="a folder for pictures: bits by unit, predicted and measured frontier")
+    one.add_argument("--json", action="store_true")
+
     one = verb("figures", "the study's figures as PNG and PDF for a paper and as pages to point at", _verb("figures"))
     one.add_argument("--out", type=Path, default=Path("figures"), help="the folder to write to; default: figures")
     one.add_argument("--metric", help="default: each task's first")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +38,50 @@ def run_sweep(configs: Iterable[DictConfig], command: str = "", launcher: Mappin
     return start(plan(configs), launcher or HERE, command)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What has come of a sweep: the records that there are, by cell, and the number of cells that did not run.
+
+    ``left`` says that the cells were left to run elsewhere; ``stopped`` is the error of a store that could not be written.
+    """
+
+    sweep: Sweep
+    store: Store
+    records: Mapping[str, Record]
+    missing: int = 0
+    left: bool = False
+    stopped: StoreError | None = None
+
+    @property
+    def failed(self) -> list[Record]:
+        """The records of failed cells."""
+        return [record for record in self.records.values() if not record.done]
+
+
 def start(sweep: Sweep, launcher: Mapping[str, Any], command: str = "", asked: int | None = None) -> int:
-    """Run the cells of ``sweep`` missing from the store and return the exit status.
+    """Run the cells of ``sweep`` missing from the store, print the table and return the exit status.
 
     ``launcher`` holds the plain values of ``hydra.launcher``; ``asked`` is the number of configurations before merging
     equal cells. The status is 1 if cells failed or are missing; it is 0 also if the cells were left to run elsewhere.
     With ``dry_run``, only the plan is shown: nothing is run or written. Call ``check_settings`` first, and before
     composing cells.
     """
-    module = _module(launcher)
     if launcher.get("dry_run"):
         return _show_plan(sweep, launcher, asked)
+    outcome = measure(sweep, launcher, command, asked)
+    if outcome.left:
+        return 0
+    show_records(outcome.records.values(), outcome.store, sweep)
+    if outcome.stopped is not None:
+        tell(f"stopped: {outcome.stopped.strerror or outcome.stopped}; {outcome.missing} cells are missing")
+    elif outcome.missing:
+        tell(f"{outcome.missing} cells are missing; run the same command again to go on")
+    return 1 if outcome.stopped is not None or outcome.missing or outcome.failed else 0
+
+
+def measure(sweep: Sweep, launcher: Mapping[str, Any], command: str = "", asked: int | None = None) -> Outcome:
+    """Run the cells of ``sweep`` missing from the store, as ``start`` does, and print no table."""
+    module = _module(launcher)
     store = Store.of(sweep.settings["store"])
     records = {cell.id: store.record(cell.id) for cell in sweep.cells}
     made = make_plan(sweep, records.get, store.record_sha, launcher, asked)
@@ -57,24 +90,18 @@ def start(sweep: Sweep, launcher: Mapping[str, Any], command: str = "", asked: i
     for warning in store.namesakes((cell.names["model"], cell.model) for cell in sweep.cells):
         tell(f"warning: {warning}")
     sweep_id = sweep_file.write(store, made, command, launcher)
-    missing, stopped = 0, None
+    missing, stopped, left = 0, None, False
     if made.pending:
         try:
-            if not module.dispatch(made, store, sweep_id, launcher):
-                return 0
+            left = not module.dispatch(made, store, sweep_id, launcher)
         except StoreError as error:
             stopped = error
         except ConfigError as error:
             sweep_file.refuse(store, sweep_id, error.problems)
             raise
         missing = _read_again(made, store, records)
-    found = [record for record in records.values() if record is not None]
-    show_records(found, store, sweep)
-    if stopped is not None:
-        tell(f"stopped: {stopped.strerror or stopped}; {missing} cells are missing")
-    elif missing:
-        tell(f"{missing} cells are missing; run the same command again to go on")
-    return 1 if stopped is not None or missing or any(not record.done for record in found) else 0
+    found = {cell_id: record for cell_id, record in records.items() if record is not None}
+    return Outcome(sweep, store, found, missing, left, stopped)
 
 
 def check_settings(launcher: Mapping[str, Any]) -> None:
@@ -140,6 +167,16 @@ def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
         console.print(f"store: {store.root}", soft_wrap=True, highlight=False, markup=False, emoji=False)
         if page:
             console.print(f"W&B: {page} (group {sweep.id})", soft_wrap=True, highlight=False, markup=False, emoji=False)
+    _tell_failed(failed, len(table_rows), store)
+
+
+def show_failed(outcome: Outcome) -> None:
+    """Print the failed cells of a sweep to standard error."""
+    table_rows = rows(outcome.records.values(), outcome.store.items)
+    _tell_failed([row for row in table_rows if row["status"] != "done"], len(table_rows), outcome.store)
+
+
+def _tell_failed(failed: Sequence[Mapping[str, Any]], count: int, store: Store) -> None:
     errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
     for row in failed:
         title = " ".join([row["label"], *(f"{part} {bits}" for part, bits in row["bits"].items())])
@@ -147,7 +184,7 @@ def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
         where = store.record_path(row["id"])
         errors.print(f"{message} (traceback in {where})", soft_wrap=True)
     if failed:
-        errors.print(f"{len(failed)} of {len(table_rows)} cells failed")
+        errors.print(f"{len(failed)} of {count} cells failed")
 
 
 def _shortened(message: str) -> str:

@@ -17,6 +17,7 @@ from yaml import YAMLError
 
 from launch.planning.structures import assignment_source
 from launch.plugin import launchers
+from launch.plugin.budget import check_multirun
 from launch.plugin.compose import check_added, check_composed
 from launch.plugin.sweeper import check_single
 from launch.start import check_settings, start
@@ -38,6 +39,7 @@ def compose_and_run(config: DictConfig) -> None:
     """Plan and run the cell of ``config``; exit with a non-zero status if it fails or the input is bad."""
     try:
         check_composed(config, HydraConfig.get())
+        check_multirun(HydraConfig.get(), sys.argv[1:])
         check_single(HydraConfig.get(), sys.argv[1:])
         check_added(GlobalHydra.instance().config_loader(), HydraConfig.get())
         settings = launchers.settings_of(HydraConfig.get().launcher)

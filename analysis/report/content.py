@@ -15,6 +15,9 @@ from analysis.audit import checks as auditing
 from analysis.audit.finding import Finding
 from analysis.cells import BITS, LOADS_IN, METRIC, WARNINGS, Cells, assignment, defined, loaders_shown
 from analysis.figures import catalog
+from analysis.figures.searches import plots
+from analysis.load.searches import Search
+from analysis.measures import searches as searching
 from analysis.measures.family import Family, families
 from analysis.measures.frontier import Frontier, frontiers
 from analysis.report import words
@@ -35,12 +38,17 @@ Say = Callable[[str], None]
 
 
 def page(
-    cells: Cells, metric: str | None, command: str, images: Path | None = None, say: Say = lambda text: None
+    cells: Cells,
+    metric: str | None,
+    command: str,
+    images: Path | None = None,
+    say: Say = lambda text: None,
+    found_by: Sequence[Search] = (),
 ) -> Page:
     """Build the report of ``cells``. Raises ValueError if no finished cell has the metric.
 
     ``command`` is shown on the page; ``images`` is the folder of a published set. ``say`` receives the current step, since
-    thousands of cells take minutes.
+    thousands of cells take minutes. ``found_by`` are the searches of the sources.
     """
     found = families(cells, metric)
     if not found:
@@ -63,6 +71,7 @@ def page(
     sections = [
         Section("Summary", summary),
         *(section for family in found for section in _of_family(family, overall[family.title], images)),
+        *([Section("Searches", list(_searches(found_by)))] if found_by else []),
         Section("All cells", [_cells_table(cells, list(overall.values()))]),
         Section("Defects and missing cells", list(_defects(cells, defects))),
         Section("How this was made", list(_made(cells, command))),
@@ -114,6 +123,23 @@ def _of_family(family: Family, one: Frontier, images: Path | None) -> Iterator[S
     picked = {row["id"]: row for row in chosen if row is not None}
     shown, told = samples(family.cells, family.metric, list(picked.values()), images)
     yield Section("Samples", [Sentences([words.sentence(line) for line in told]), *([shown] if shown else [])], 3)
+
+
+def _searches(found: Sequence[Search]) -> Iterator[Block]:
+    columns = [
+        Column("budget"),
+        Column("assignment"),
+        *(Column(name, 4) for name in searching.COLUMNS[2:-1]),
+        Column("cell"),
+    ]
+    for search in found:
+        if not search.done:
+            yield Sentences([words.sentence(search.unfinished)], warning=True)
+            continue
+        rows = [[plain(value) for value in searching.answer_row(one)] for one in search.content["answers"]]
+        yield Table(f"Answers of the search of {search.title}", columns, rows)
+        yield Sentences([words.sentence(line) for line in searching.search_lines(search)][:1])
+        yield from plots(search)
 
 
 def _frontier_table(family: Family, one: Frontier) -> Table:

@@ -14,15 +14,18 @@ from rich.console import Console
 from analysis.audit import checks as auditing
 from analysis.cells import Cells
 from analysis.load import load
+from analysis.load.searches import Search, searches
 from analysis.measures import frontier as frontiers
 from analysis.measures import importance as importances
 from analysis.measures import recommend as recommending
 from analysis.measures import sensitivity as sensitivities
+from analysis.measures.searches import search_lines
 from analysis.output import json_text
 from analysis.progress import Progress
 from analysis.publish import dashboard as dashboards
 from analysis.publish import push as pushing
 from analysis.verbs.files import WRITERS, naming, write_table, written
+from analysis.verbs.search_tables import search_table
 from analysis.verbs.tables import (
     frontier_json,
     frontier_lines,
@@ -202,6 +205,40 @@ def figures(arguments: argparse.Namespace) -> None:
     _lines(console, [f"{len(written)} files in {arguments.out}"])
 
 
+def search(arguments: argparse.Namespace) -> None:
+    found = searches(arguments.source)
+    if not found:
+        raise ValueError(
+            f"--source {' '.join(arguments.source)}: holds no search; run one: python -m mmq_sweeps -m hydra/sweeper=budget "
+            "hydra.sweeper.max_bpw=4 method=gptq bits=2,3,4,8"
+        )
+    files = _search_figures(found, arguments.out) if arguments.out is not None else []
+    if arguments.json:
+        _told([one.content for one in found])
+        return
+    console = output_console()
+    for one in found:
+        _heading(console, f"{one.title} (search {one.id})")
+        if one.done:
+            console.print(search_table(one), crop=False)
+        _lines(console, search_lines(one))
+    if arguments.out is not None:
+        _lines(console, [f"{len(files)} files in {arguments.out}"])
+
+
+def _search_figures(found: Iterable[Search], out: Path) -> list[Path]:
+    # Drawing libraries are slow to import.
+    from analysis.figures import interactive, paper
+    from analysis.figures.searches import plots
+
+    files: list[Path] = []
+    with naming(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for plot in (plot for one in found for plot in plots(one)):
+            files += [*paper.save(plot, out), interactive.save(plot, out)]
+    return files
+
+
 def report(arguments: argparse.Namespace) -> None:
     from analysis.report import content, page
 
@@ -209,7 +246,8 @@ def report(arguments: argparse.Namespace) -> None:
     command = "python -m analysis " + shlex.join(sys.argv[1:])
     with Progress() as progress:
         progress.say("reading cells")
-        told = content.page(_cells(arguments), arguments.metric, command, arguments.images, progress.say)
+        cells, found = _cells(arguments), searches(arguments.source)
+        told = content.page(cells, arguments.metric, command, arguments.images, progress.say, found)
     text = page.render(told)
     with written(out) as temporary:
         temporary.write_text(text, encoding="utf-8")

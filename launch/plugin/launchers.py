@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from launch.planning.structures import assignment_source
+from launch.plugin.budget import BudgetSweeper
 from launch.plugin.compose import Composer
 from launch.plugin.patches import plain_all
 from launch.plugin.sweeper import GridSweeper
@@ -42,9 +43,8 @@ class SweepLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:  # noqa: ARG002
         if not job_overrides:
             raise ConfigError("the sweep is empty: an axis names no value, so there is nothing to run.")
-        settings = settings_of(self.config.hydra.launcher)
-        check_settings(settings)
-        sweep = plan(self._composed(job_overrides), assignment_source(self.config.hydra))
+        settings = self.settings()
+        sweep = plan(self.composed(job_overrides), assignment_source(self.config.hydra))
         status = start(sweep, settings, typed(sys.argv), len(job_overrides))
         if status:
             # Exit, since the sweep has reported all failures; Hydra would repeat the first with its traceback.
@@ -53,7 +53,13 @@ class SweepLauncher(Launcher):
             JobReturn(overrides=overrides, _return_value=0, status=JobStatus.COMPLETED) for overrides in job_overrides
         ]
 
-    def _composed(self, job_overrides: Sequence[Sequence[str]]) -> Iterator[DictConfig | dict[str, Any]]:
+    def settings(self) -> dict[str, Any]:
+        """Return ``hydra.launcher`` as plain values; a ``ConfigError`` if one is invalid."""
+        settings = settings_of(self.config.hydra.launcher)
+        check_settings(settings)
+        return settings
+
+    def composed(self, job_overrides: Sequence[Sequence[str]]) -> Iterator[DictConfig | dict[str, Any]]:
         """Yield the configuration of each job; raise a ``ConfigError`` that names the job's own overrides."""
         configs = plain_all(Composer(self.context.config_loader, self.config, self.grids), job_overrides)
         for overrides in job_overrides:
@@ -88,7 +94,12 @@ def settings_of(launcher: Any) -> dict[str, Any]:
 def register() -> None:
     """Register launchers and sweeper with Hydra under the ``_target_`` names in ``conf/hydra``."""
     plugins = Plugins.instance()
-    for module, plugin in (("local", LocalLauncher), ("slurm", SlurmLauncher), ("sweeper", GridSweeper)):
+    for module, plugin in (
+        ("local", LocalLauncher),
+        ("slurm", SlurmLauncher),
+        ("sweeper", GridSweeper),
+        ("sweeper", BudgetSweeper),
+    ):
         plugins.register(plugin)
         # Hydra accepts only plugin names in the package hydra_plugins, wherever the class is defined.
         plugins.class_name_to_class[f"hydra_plugins.launch.{module}.{plugin.__name__}"] = plugin

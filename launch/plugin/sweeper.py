@@ -42,7 +42,7 @@ class GridSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        parser = _parser(self.context.config_loader, next(iter(self.masters.values())))
+        parser = parser_of(self.context.config_loader, next(iter(self.masters.values())))
         overrides = parser.parse_overrides(arguments)
         check_once_each(overrides)
         swept = _swept_experiment(overrides)
@@ -66,7 +66,7 @@ def settings_of(composed: DictConfig) -> dict[str, Any]:
 def _by_experiment(loader: ConfigLoader, master: DictConfig) -> dict[str, DictConfig]:
     """Return ``master`` composed for each swept experiment, since each may set its own grids; by default, ``master`` alone."""
     arguments: list[str] = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)  # type: ignore[assignment]
-    overrides = _parser(loader, master).parse_overrides(arguments)
+    overrides = parser_of(loader, master).parse_overrides(arguments)
     swept = _swept_experiment(overrides)
     if swept is None:
         return {"": master}
@@ -85,7 +85,7 @@ def _by_experiment(loader: ConfigLoader, master: DictConfig) -> dict[str, DictCo
     return found
 
 
-def _parser(loader: ConfigLoader, master: DictConfig) -> OverridesParser:
+def parser_of(loader: ConfigLoader, master: DictConfig) -> OverridesParser:
     """Return a parser of overrides whose globs match the options available to ``master``."""
     return OverridesParser.create(config_loader=repository_of(loader, master))  # type: ignore[arg-type]
 
@@ -141,8 +141,12 @@ def axes_of_grids(settings: Mapping[str, Any]) -> list[list[str]]:
     for axes in (params or {}, *(grids or [])):
         if not isinstance(axes, Mapping):
             raise ConfigError(f"hydra.sweeper: {axes!r} is no mapping from keys to choices, such as {{bits: '2,3'}}.")
-    sets = [{**(params or {}), **axes} for axes in grids or [{}]]
-    return [kept_apart(f"{key}={_choices(str(key), choices)}" for key, choices in axes.items()) for axes in sets]
+    return [axes_of({**(params or {}), **axes}) for axes in grids or [{}]]
+
+
+def axes_of(params: Mapping[str, Any]) -> list[str]:
+    """Return the axes ``params`` of a yaml as overrides."""
+    return kept_apart(f"{key}={_choices(str(key), choices)}" for key, choices in params.items())
 
 
 def _choices(key: str, choices: Any) -> str:

@@ -146,7 +146,25 @@ def _from_file(config: dict[str, Any], source: Source) -> None:
     """Put the parts and units of the file ``config["assignment"]`` into ``config["component"]``."""
     path = Path(config["assignment"])
     key = f"assignment={config['assignment']}"
-    content = _read(path, key)
+    _take(config, _read(path, key), source, key)
+
+
+def assigned(config: Mapping[str, Any], content: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """Return the plain ``config`` with the assignment ``content``, as a file has it, in place of its component.
+
+    The result is planned like any configuration. Sections that the assignment leaves alone are shared.
+    """
+    found = {**config, "assignment": None}
+    _take(found, content, source, "assignment")
+    for selection in found["component"].values():
+        # What a composed selection has beside what a file says.
+        for name, empty in (("bits_at", {}), ("method", None), ("method_fields", {})):
+            selection.setdefault(name, empty)
+    return found
+
+
+def _take(config: dict[str, Any], content: Mapping[str, Any], source: Source, key: str) -> None:
+    """Put the sections of ``content`` into ``config``; ``key`` says where they stand, for messages."""
     if wrong := [name for name in content if name not in SECTIONS]:
         raise ConfigError(f"{key}: {unknown('section', name, SECTIONS)}" for name in wrong)
     model = config["model"]

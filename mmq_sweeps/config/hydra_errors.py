@@ -122,12 +122,21 @@ def _missing_option(error: MissingConfigException) -> str:
     return f"{group}={option}: {unknown(f'option of {group}', option, error.options)}"
 
 
+def _swept_setting(override: str) -> str:
+    """Explain a sweep over a setting of Hydra, such as the budgets of a search, which are a list."""
+    key, _, values = override.partition("=")
+    listed = f"; for a list of values give {key}=[{values}]" if re.fullmatch(r"[\w.,+-]+", values) else ""
+    return f"{override}: a setting of Hydra has one value for all cells, so it cannot be swept{listed}"
+
+
 def _composition(error: ConfigCompositionException, arguments: Sequence[str]) -> str:
     message = _first_line(error)
     if in_file := re.match(r"In '(.*?)': (.*)", message):
         return _in_file(in_file[1], in_file[2], error, arguments)
     if (added := re.search(r"To append to your default list use \+(\S+)", str(error))) is not None:
         return f"{added[1]}: this group is not in the defaults list; write +{added[1]}"
+    if swept := re.match(r"Sweeping over Hydra's configuration is not supported : '(.*)'", message):
+        return _swept_setting(swept[1])
     if message.startswith("Could not override '"):
         return _unknown_key(message.split("'")[1], arguments)
     if removed := re.match(r"Could not delete from config\. '(.*)' does not exist", message):

@@ -72,6 +72,11 @@ def plan(configs: Iterable[DictConfig | dict[str, Any]], source: Source | None =
     A configuration that is ``resolved`` already may share its sections with others. ``source`` finds the methods and units
     that assignments name; without it, methods of this package and no units.
     """
+    return plan_each(configs, source)[0]
+
+
+def plan_each(configs: Iterable[DictConfig | dict[str, Any]], source: Source | None = None) -> tuple[Sweep, list[Cell]]:
+    """Return the ``plan`` of ``configs``, and the cell of each of them in their order."""
     plain = _with_checkpoints([dict(config) if isinstance(config, dict) else resolved(config) for config in configs])
     source = source or Source()
     # A configuration that is wrong in itself is not assigned.
@@ -89,6 +94,7 @@ def plan(configs: Iterable[DictConfig | dict[str, Any]], source: Source | None =
     baselines: dict[str, Cell] = {}
     asked: dict[str, Cell] = {}
     by_id: dict[str, dict[str, Any]] = {}
+    each: list[Cell] = []
     for config, own in zip(plain, files, strict=True):
         cell = cell_of(config, own, read)
         if cell.parts and cell.quantized_elsewhere:
@@ -96,9 +102,10 @@ def plan(configs: Iterable[DictConfig | dict[str, Any]], source: Source | None =
         for kind, one in ((baselines, cell.baseline()), (asked, cell)):
             kind.setdefault(one.id, one)
             by_id.setdefault(one.id, config)
+        each.append(cell)
     if found:
         raise ConfigError(dict.fromkeys(found))
-    return Sweep(tuple(placed.cell for placed in in_order((baselines | asked).values())), by_id, settings)
+    return Sweep(tuple(placed.cell for placed in in_order((baselines | asked).values())), by_id, settings), each
 
 
 def _quantized_twice(model: Mapping[str, Any]) -> str:

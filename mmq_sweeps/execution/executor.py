@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import chain
 
@@ -53,8 +54,7 @@ def execute(
     """
     with quiet_libraries(), warnings_to(progress.say):
         tracker: Tracker = build("tracker", sweep.settings["tracker"])
-        sessions = Sessions(sweep, claims.store)
-        checks = Checks(sessions)
+        sessions, checks = _kept_or_new(sweep, claims.store)
         groups = _by_model_and_task(pending)
         if not fail_alone and (found := [problem for cells in groups for problem in checks.problems(cells)]):
             raise ConfigError(found)
@@ -67,6 +67,36 @@ def execute(
             deferred += [cell for cells in _by_model_and_task(help) for cell in executor.help_with(cells)]
             for cell in deferred:
                 executor.wait_for(cell)
+
+
+# What ``models_kept`` keeps from one sweep to the next.
+_kept: ContextVar[list[tuple[Sessions, Checks]] | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def models_kept() -> Iterator[None]:
+    """Keep the loaded model, and what was found out about it, from one ``execute`` in the context to the next.
+
+    For sweeps that follow each other in a process, such as the batches of a search.
+    """
+    token = _kept.set([])
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def _kept_or_new(sweep: Sweep, store: Store) -> tuple[Sessions, Checks]:
+    kept = _kept.get()
+    if kept:
+        sessions, checks = kept[0]
+        sessions.follow(sweep, store)
+        return sessions, checks
+    sessions = Sessions(sweep, store)
+    made = sessions, Checks(sessions)
+    if kept is not None:
+        kept.append(made)
+    return made
 
 
 class Stopped(Exception):

@@ -224,6 +224,18 @@ class Sessions:
         self._open: tuple[str, Session] | None = None
         self._uses = Counter(cell.output_key(part) for cell in sweep.cells for part in cell.model["parts"])
 
+    def follow(self, sweep: Sweep, store: Store) -> None:
+        """Go on with the cells of another sweep; a model that is loaded stays so, at full precision."""
+        self.sweep, self.store = sweep, store
+        self._uses.clear()
+        self._uses.update(cell.output_key(part) for cell in sweep.cells for part in cell.model["parts"])
+        wanted = {digest(cell.task) for cell in sweep.cells}
+        self._tasks = {key: task for key, task in self._tasks.items() if key in wanted}
+        if self._open is not None:
+            session = self._open[1]
+            session.weights.restore()
+            session.store = store
+
     @property
     def retries(self) -> int:
         """How often a cell is tried again after its process was killed."""

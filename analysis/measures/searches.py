@@ -1,0 +1,29 @@
+"""What a search found, as rows and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from analysis.load.searches import Search
+
+COLUMNS = ("budget", "assignment", "value", "low", "high", "vs uniform", "vs full", "bpw exact", "cell")
+
+
+def answer_row(answer: Mapping[str, Any]) -> list[Any]:
+    """Return the values of ``COLUMNS`` for an answer; None where there is no uniform assignment within the budget."""
+    low, high = answer["interval"]
+    differences = [None if answer[name] is None else answer[name]["value"] for name in ("from_uniform", "from_full")]
+    return [answer["budget"], answer["label"], answer["value"], low, high, *differences, answer["bpw"], answer["cell"]]
+
+
+def search_lines(search: Search) -> Iterator[str]:
+    """Yield what is said below the table of a search, or in its place if it has not ended."""
+    if not search.done:
+        yield search.unfinished
+        return
+    cost = search.content["cost"]
+    grid = cost["grid"]["cells"]
+    counted = f"{grid:,}" if grid < 10**9 else f"10^{len(str(grid)) - 1}"
+    yield f"{cost['cells']:,} cells and {cost['items']:,} items instead of {counted} cells"
+    yield from (f"{answer['budget']}: {answer['export']}" for answer in search.content["answers"])

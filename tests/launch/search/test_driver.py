@@ -1,0 +1,220 @@
+"""Searches from the command line to their answers, and what is said when one cannot go on."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch import start
+from launch.search import journal
+from launch.search.cells import Subject
+from launch.search.driver import Halted, Run
+from mmq_sweeps.errors import StoreError
+from mmq_sweeps.identity.cell import Cell
+from mmq_sweeps.search.loop import Items, Measurement
+from mmq_sweeps.store.record import Record
+from mmq_sweeps.store.store import Store
+from tests.launch.processes import POOL, Sweeps
+from tests.launch.search.asking import SEARCH, found, question, run
+from tests.own_method import write_method
+
+
+def records(folder: Path) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("runs/cells/*/record.json")}
+
+
+def test_the_answers_are_ordinary_cells_within_their_budgets(searched: tuple[Path, dict[str, Any]]) -> None:
+    folder, told = searched
+    store = Store.reading(folder / "runs")
+    assert [answer["budget"] for answer in told["answers"]] == ["max_bpw=5", "max_bpw=7"]
+    full = store.record(told["full_precision"])
+    assert full is not None
+    assert full.baseline
+    for answer, budget in zip(told["answers"], (5, 7), strict=True):
+        record = store.record(answer["cell"])
+        assert record is not None
+        assert record.size["total"]["bpw_exact"] == pytest.approx(answer["bpw"])
+        assert answer["bpw"] <= budget
+        assert answer["size_bytes"] == record.size["total"]["size_bytes"]
+        assert record.metrics["cider"]["value"] == answer["value"]
+        assert answer["value"] - full.metrics["cider"]["value"] == pytest.approx(answer["from_full"]["value"])
+        assert record.cell["task"]["split"] == "evaluation"
+        assert answer["uniform"]["bpw"] <= budget
+        assert answer["export"] == f"python -m mmq_sweeps.export {answer['cell']} --source runs --out DIR"
+    assert told["cost"]["cells"] == len(records(folder))
+    assert told["cost"]["items"] < told["cost"]["grid"]["items"] == 27 * 24
+
+
+def test_what_it_found_stands_in_the_store(searched: tuple[Path, dict[str, Any]]) -> None:
+    folder, told = searched
+    (path,) = folder.glob("runs/sweeps/*/search.json")
+    content = json.loads(path.read_text())
+    assert path.parent.name == told["search"]
+    assert content["state"] == "done"
+    assert content["answers"] == told["answers"]
+    assert content["command"].startswith("python -m mmq_sweeps -m")
+    assert {batch["stage"] for batch in content["batches"]} >= {"sensitivity", "final"}
+
+
+def test_the_same_command_measures_nothing_again(searched: tuple[Path, dict[str, Any]]) -> None:
+    folder, told = searched
+    before = records(folder)
+    again = found(folder)
+    assert records(folder) == before
+    assert again["answers"] == told["answers"]
+    assert again["cost"] == told["cost"]
+
+
+def test_the_answer_is_printed_for_a_person(searched: tuple[Path, dict[str, Any]]) -> None:
+    folder, told = searched
+    done = run(folder, *SEARCH)
+    assert done.returncode == 0
+    for answer in told["answers"]:
+        assert f"{answer['value']:.4f}" in done.stdout
+        assert answer["export"] in done.stdout
+    assert "the grid: 27 cells, 648 items" in done.stdout
+    # A line a batch, and no table of its cells.
+    batches = [line for line in done.stderr.splitlines() if line.startswith(f"search {told['search']}: ")]
+    assert len(batches) >= 3
+    assert "full precision" not in done.stdout.split("*")[0]
+
+
+def test_two_workers_find_the_same(searched: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    _, told = searched
+    other = found(tmp_path, *POOL)
+    assert [answer["cell"] for answer in other["answers"]] == [answer["cell"] for answer in told["answers"]]
+    assert other["search"] == told["search"]
+
+
+def test_a_search_that_was_interrupted_goes_on(sweeps: Sweeps) -> None:
+    held = ("hydra.sweeper.metric=tests.launch.holding:Hold", "task.metrics=['tests.launch.holding:Hold']")
+    sweeps.hold()
+    process = sweeps.start(*SEARCH, *held)
+    (worker,) = sweeps.held(1)
+    assert worker == process.pid
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate()
+    assert process.returncode == 130
+    assert "run the same command again to go on" in told
+    (path,) = sweeps.store.glob("sweeps/*/search.json")
+    assert json.loads(path.read_text())["state"] == "halted"
+
+    sweeps.let_go()
+    done = sweeps.run(*SEARCH, *held, "--json")
+    assert done.returncode == 0, done.stderr
+    assert f"search {path.parent.name}: was begun before; it goes on" in done.stderr
+    assert json.loads(path.read_text())["state"] == "done"
+
+
+def test_a_choice_that_fails_is_left_out_and_told(tmp_path: Path) -> None:
+    where = write_method(tmp_path, "fails", "raise ValueError('not three')")
+    done = run(
+        tmp_path, *SEARCH, "method=rtn,fails", where, "--json", "component.vision.bits=8", "component.connector.bits=8",
+        "hydra.sweeper.max_bpw=9",
+        PYTHONPATH=str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "not three (traceback in" in done.stderr
+    assert "1 cell failed and was left out of the search; the same command tries again" in done.stderr
+    for answer in json.loads(done.stdout)["answers"]:
+        assert "fails 3" not in answer["label"]
+
+
+def test_a_race_on_the_evaluation_split_is_marked_in_record_and_table(tmp_path: Path) -> None:
+    told = found(tmp_path, "hydra.sweeper.split=evaluation", "hydra.sweeper.items=16")
+    record = Store.reading(tmp_path / "runs").record(told["answers"][0]["cell"])
+    assert record is not None
+    assert any("optimistic" in warning for warning in record.metrics["cider"]["warnings"])
+    done = run(tmp_path, *SEARCH, "hydra.sweeper.split=evaluation", "hydra.sweeper.items=16")
+    assert "! max_bpw=5: chosen on the split that it is measured on" in done.stdout
+
+
+def test_a_quality_is_kept_by_the_smallest_that_does(tmp_path: Path) -> None:
+    told = found(
+        tmp_path, "hydra.sweeper.max_bpw=null", "hydra.sweeper.min_quality=[0.5,0.95]", "hydra.sweeper.items=64"
+    )
+    low, high = told["answers"]
+    assert [low["budget"], high["budget"]] == ["min_quality=0.5", "min_quality=0.95"]
+    assert low["bpw"] <= high["bpw"] < 16
+    for answer, share in ((low, 0.5), (high, 0.95)):
+        assert answer["reached"] == (answer["predicted"] >= share)
+    assert low["reached"]
+
+
+def test_full_precision_without_a_score_is_told(tmp_path: Path) -> None:
+    nothing = "'tests.launch.search.test_driver:Nothing'"
+    done = run(tmp_path, *SEARCH, f"task.metrics=[{nothing}]")
+    assert done.returncode == 2
+    assert "hydra.sweeper.metric=nothing: full precision has 0 on" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("outcome", "told", "status"),
+    [
+        ({"left": True, "missing": 2}, "the search waits for 2 cells; run the same command again to go on when", 0),
+        ({"missing": 1}, "1 cell of the search are missing; run the same command again", 1),
+        ({"missing": 1, "stopped": StoreError(28, "No space left")}, "stopped: No space left; run the same command", 1),
+    ],
+)
+def test_what_a_launcher_leaves_undone_is_told(
+    outcome: dict[str, Any], told: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going = begun(tmp_path)
+    monkeypatch.setattr(start, "measure", lambda sweep, *_: start.Outcome(sweep, going.store, {}, **outcome))
+    with pytest.raises(Halted, match=told) as halted:
+        going.measure([Measurement(None, Items(), "race")])
+    assert halted.value.status == status
+
+
+def test_a_batch_of_which_every_cell_failed_halts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    going = begun(tmp_path)
+
+    def fail(sweep: Any, *_: object) -> start.Outcome:
+        return start.Outcome(sweep, going.store, {cell.id: failed(cell) for cell in sweep.cells})
+
+    monkeypatch.setattr(start, "measure", fail)
+    with pytest.raises(Halted, match="every cell of this batch failed; mend the cause and run the same command again"):
+        going.measure([Measurement(None, Items(), "race")])
+
+
+def test_a_file_of_a_search_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "sweeps" / "0123" / "search.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(StoreError, match=r"cannot read .*search\.json: .*; delete it, and the search makes it anew"):
+        journal.read(tmp_path, "0123")
+
+
+def begun(folder: Path) -> Run:
+    subject = Subject.of(question("method=rtn", "bits=3,4", "task.limit=24"))
+    return Run(subject, start.HERE, "python -m mmq_sweeps", Store.open(folder / "runs"))
+
+
+def failed(cell: Cell) -> Record:
+    error = {"class": "ValueError", "message": "no", "traceback": ""}
+    return Record(id=cell.id, status="failed", cell=cell.effective, names=cell.names, error=error)
+
+
+class Nothing:
+    """A metric that is zero whatever is said."""
+
+    name = "nothing"
+    needs = "captions"
+    higher_is_better = True
+
+    def prepare(self, references: Any) -> int:
+        return len(references.tokens) if hasattr(references, "tokens") else 0
+
+    def score(self, prepared: int, predictions: Any) -> Any:  # noqa: ARG002
+        import numpy as np
+
+        from mmq_sweeps.metrics.base import Scores
+
+        return Scores.mean(np.zeros(len(predictions.tokens)))
+
+    def aggregate(self, totals: Any, count: int) -> Any:
+        return totals[:, 0] / count
