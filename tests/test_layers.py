@@ -44,7 +44,7 @@ MAY_IMPORT = {
     ),
     # A command: the cell may be the one that the analysis recommends, and its configuration lies in the sweep's file.
     "mmq_sweeps.export.__main__": (
-        "analysis", "assignment", "errors", "identity.cell", "launch.sweep_file", "reporting", "store",
+        "analysis", "assignment", "errors", "identity.cell", "identity.loads_in", "launch.sweep_file", "reporting", "store",
     ),
     # Launch drives a search, batch by batch.
     "mmq_sweeps.search": ("config", "errors", "identity", "memory", "methods", "metrics", "quantization", "store"),

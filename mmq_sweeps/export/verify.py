@@ -7,7 +7,6 @@ imports the exported weights with nothing but transformers.
 from __future__ import annotations
 
 import gc
-import inspect
 import json
 import logging
 import subprocess
@@ -266,13 +265,9 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 def _reloaded(folder: Path, config: Mapping[str, Any], packed: tuple[str, ...]) -> LoadedModel:
     """Load ``folder`` as anyone would; VerificationError if transformers misses or drops a tensor."""
     device = choose_device(config["device"])
-    options: dict[str, Any] = {} if device.type == "cpu" else {"device_map": {"": device}}
-    model_class = find_class(config)
-    if packed and "disable_mmap" in inspect.signature(model_class.from_pretrained).parameters:
-        # A mapped file stays whole in memory beside the dense weights; packed tensors that were read go one by one.
-        options["disable_mmap"] = True
+    placing = {} if device.type == "cpu" else {"device_map": {"": device}}
     try:
-        model, info = model_class.from_pretrained(folder, output_loading_info=True, **options)
+        model, info = find_class(config).from_pretrained(folder, output_loading_info=True, **placing)
     except (ImportError, ValueError, RuntimeError, AttributeError) as error:
         otherwise = "; choose --format dequantized" if packed else ""
         raise VerificationError(f"transformers does not load it: {type(error).__name__}: {error}{otherwise}") from error
