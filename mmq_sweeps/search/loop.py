@@ -28,7 +28,7 @@ from mmq_sweeps.metrics.intervals import PairedDifference, paired_difference
 from mmq_sweeps.metrics.result import MetricResult
 from mmq_sweeps.search import sensitivity
 from mmq_sweeps.search.allocation import Frontier, frontier, ranked
-from mmq_sweeps.search.model import FINER_MISFIT, MISFIT, DamageModel, Observation
+from mmq_sweeps.search.model import DamageModel, Observation
 from mmq_sweeps.search.race import Race, Round, Threshold
 from mmq_sweeps.search.space import Budget, Point, Space
 
@@ -131,7 +131,7 @@ class Settings:
 
     def finer(self) -> Settings:
         """Return the settings for axes finer than parts, whose candidates are many and alike: more items."""
-        return replace(self, first=32, rounds=(32, 64, 128), last=64, tolerance=self.tolerance / 2)
+        return replace(self, first=32, rounds=(24, 48, 96), last=56, tolerance=self.tolerance / 2)
 
     def within(self, items: int) -> Settings:
         """Return the settings for a split of ``items``: if they are too few, every stage gets its share of them."""
@@ -208,7 +208,6 @@ class Search:
         self.space, self.budgets, self.settings = space, list(budgets), settings
         self.outcomes: Told = {}
         self.model: DamageModel | None = None
-        self._errors_alone: list[Floats] = []
         self._errors = errors
         self._bits: dict[Point, int] = {}
         self._failed: set[Point] = set()
@@ -270,14 +269,14 @@ class Search:
         first = self._first_batch()
         yield first
         self._refuse_nothing(first)
-        table = self._errors_alone = sensitivity.error_table(self.space, self._errors())
+        table = sensitivity.error_table(self.space, self._errors())
         parts = list(dict.fromkeys(axis.part for axis in self.space.axes))
         numbers = [parts.index(axis.part) for axis in self.space.axes]
         exponent = 1.2
         lowered = self._divergences()
         if lowered:
             table, exponent = sensitivity.with_divergences(table, lowered), 1.1
-        self.model = DamageModel(table, numbers, exponent, FINER_MISFIT if self._finer else MISFIT)
+        self.model = DamageModel(table, numbers, exponent)
         self._refit()
         contests = [self._contest(budget) for budget in self.budgets]
         for number in range(len(self.settings.rounds)):
@@ -398,7 +397,7 @@ class Search:
         for point in candidates:
             if point == candidates[0] or self._fitted.gain(point, candidates[0]) >= self.settings.tolerance:
                 contest.add(point)
-        for point in self._by_priors(budget):
+        for point in self._by_prior(budget):
             contest.add(point)
         if (uniform := self._best_uniform(budget)) is not None:
             contest.add(uniform)
@@ -415,13 +414,12 @@ class Search:
         found = dict.fromkeys(predicted.points[place] for place in places)
         return [point for point in found if point not in self._failed]
 
-    def _by_priors(self, budget: Budget) -> list[Point]:
-        """Return what the priors alone allocate, which the model may have been misled from; only if axes are many."""
+    def _by_prior(self, budget: Budget) -> list[Point]:
+        """Return what the prior alone allocates, which the model may have been misled from; only if axes are many."""
         if not self._finer:
             return []
         room = budget.bits - self.space.base_bits
-        tables = (self._fitted.prior, self._errors_alone)
-        found = [point for table in tables for point, _ in ranked(table, self.space.sizes, room, 1)]
+        found = [point for point, _ in ranked(self._fitted.prior, self.space.sizes, room, 1)]
         return [point for point in found if self._fits(point, budget)]
 
     def _decided(self, contest: _Contest) -> bool:

@@ -26,8 +26,8 @@ Ints = NDArray[np.int64]
 LOWEST = 0.02
 # Spreads of the priors: of a part's coefficient, an axis's deviation, the exponent and the bend.
 PART, AXIS, EXPONENT, BEND = 3.0, 0.5, 0.2, 0.4
-# What the fit misses of points with an axis a part; with finer axes, which are many to be known from few cells, it is more.
-MISFIT, FINER_MISFIT = (0.005, 0.1), (0.015, 0.25)
+# What the fit misses of a point's logarithm: a constant, and a share of its damage. More would let the noise of races decide.
+MISFIT = (0.005, 0.1)
 
 
 @dataclass(frozen=True)

@@ -107,15 +107,21 @@ def test_the_sampled_items_score_as_they_do_among_all(composed: Composed, tmp_pa
     from mmq_sweeps.execution.executor import quiet_libraries
     from mmq_sweeps.models.loading import load_model
 
-    overrides = ("model=tiny_blip2_itm", "task=scenes_retrieval", "component=vision", "task.limit=16")
+    overrides = (
+        "model=tiny_blip2_itm",
+        "task=scenes_retrieval",
+        "component=vision",
+        "task.limit=16",
+        "task.shortlist=2",
+    )
     config = next(iter(plan([composed(*SMALL, *overrides)]).configs.values()))
     with quiet_libraries():
         loaded: LoadedModel = load_model(config["model"])
-    every, some = task(composed, *overrides), task(composed, *overrides, SAMPLE)
+    every, some = task(composed, *overrides), task(composed, *overrides, "task.sample={seed: 3, start: 0, stop: 2}")
     found = [one.predict(loaded, lambda done, total: None) for one in (every, some)]
     queries = [example.id for example in some.queries]
-    assert len(queries) == 8
-    assert len(found[1]) == 8 * 6
+    assert len(queries) == 2
+    assert len(found[1]) == 2 * 6
     assert {item: found[0][item] for item in found[1]} == dict(found[1])
     scores = [
         one.score(own, tmp_path)["text_recall_at_1"].per_item for one, own in zip((every, some), found, strict=True)
