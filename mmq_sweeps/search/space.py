@@ -7,7 +7,7 @@ single unit, as the *granularity* says. A *point* has the place of the chosen op
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -234,17 +234,23 @@ class Budget:
     def _checked(key: str, value: float, bits: int, space: Space) -> Budget:
         unit = space.parameters if key == "max_bpw" else BITS_PER_GB
         least, full = space.least_bits / unit, space.full_bits / unit
+        choices = f"choose {_four_digits(least, math.ceil)} or more, and less than {_four_digits(full, math.floor)}"
         if not math.isfinite(value) or bits < space.least_bits:
             raise ConfigError(
-                f"hydra.sweeper.{key}={value:g}: the lowest options of all axes weigh {least:.4g}; choose {least:.4g} to "
-                f"{full:.4g}, or add lower bit-widths."
+                f"hydra.sweeper.{key}={value:g}: the lowest options of all axes weigh {least:.4g}; {choices}, or add lower "
+                "bit-widths."
             )
         if bits >= space.full_bits:
             raise ConfigError(
-                f"hydra.sweeper.{key}={value:g}: full precision weighs {full:.4g}, so nothing need be quantized; choose "
-                f"{least:.4g} to {full:.4g}."
+                f"hydra.sweeper.{key}={value:g}: full precision weighs {full:.4g}, so nothing need be quantized; {choices}."
             )
         return Budget(f"{key}={value:g}", bits)
+
+
+def _four_digits(value: float, towards: Callable[[float], int]) -> str:
+    """Format ``value`` with four digits, rounded ``towards`` the numbers that a budget may be."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 3)
+    return f"{towards(value / unit) * unit:.4g}"
 
 
 def _nearest(axis: Axis, option: Option) -> int:

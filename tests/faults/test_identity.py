@@ -239,6 +239,19 @@ def test_images_that_are_replaced_under_their_old_names_are_other_data(composed:
     assert cell(config).id == last.id, "it is beyond the limit"
 
 
+def test_images_beyond_the_limit_count_where_samples_are_left_out(composed: Composed, coco: Path) -> None:
+    """Which images are measured then depends on those that calibration draws."""
+    sample = "{seed: 0, start: 0, stop: 1, apart_from: {samples: 1, seed: 0}}"
+    config = composed(
+        "task=coco_caption", "task.split=train2017", "task.limit=1", "method=rtn", f"task.sample={sample}"
+    )
+    ids = {cell(config).id}
+    for number in (1, 2, 3):
+        write_picture(coco / "train2017" / f"{number:012d}.jpg", number + 100)
+        ids.add(cell(config).id)
+    assert len(ids) == 4
+
+
 def test_a_sweep_whose_images_changed_since_it_was_planned_is_refused(
     composed: Composed, coco: Path, tmp_path: Path
 ) -> None:

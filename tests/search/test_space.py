@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from omegaconf import DictConfig
 
 from mmq_sweeps.config.assignment import Source
@@ -159,6 +161,16 @@ def test_uniform_points_are_sorted_and_alike() -> None:
 def test_a_budget_out_of_reach_is_told(value: float, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         Budget.of_bpw(value, made([10_000], rest=100))
+
+
+@given(st.lists(st.integers(10**3, 10**7), min_size=1, max_size=4), st.integers(10, 100))
+def test_the_least_budget_that_is_named_is_one(weights: list[int], rest: int) -> None:
+    space = made(weights, rest=rest)
+    for of in (Budget.of_bpw, Budget.of_gb):
+        with pytest.raises(ConfigError) as refused:
+            of(1e-12, space)
+        least = float(str(refused.value).partition("; choose ")[2].split()[0])
+        assert of(least, space).bits >= space.least_bits
 
 
 def test_budgets_in_gigabytes_are_the_same_sizes() -> None:
