@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mmq_sweeps.models.loading import LoadedModel
+from mmq_sweeps.quantization.folding import FoldedScales
 from mmq_sweeps.quantization.solve import PackedUnit, relative_error
 
 
@@ -27,7 +29,8 @@ def test_an_error_of_nothing_is_none_and_of_no_weight_nothing() -> None:
     assert relative_error(torch.ones(3, 4), torch.zeros(3, 4)) == 0.0
 
 
-def test_a_unit_averages_over_its_weights() -> None:
-    unit = PackedUnit(errors=[(10, 0.1, 0.2), (30, 0.3, 0.4)])
+def test_a_unit_averages_over_its_weights(loaded: LoadedModel) -> None:
+    scales = FoldedScales(loaded)
+    unit = PackedUnit(scales, errors=[(10, 0.1, 0.2), (30, 0.3, 0.4)])
     assert unit.error == {"weight_error": pytest.approx(0.25), "output_error": pytest.approx(0.35)}
-    assert PackedUnit(errors=[(10, 0.1, None), (30, 0.3, 0.4)]).error["output_error"] is None
+    assert PackedUnit(scales, errors=[(10, 0.1, None), (30, 0.3, 0.4)]).error["output_error"] is None

@@ -155,9 +155,11 @@ def test_the_command_for_the_embedded_siblings_passes_every_check(name: str, tmp
 def planned_loaders(sweep: Sweep) -> list[list[str]]:
     """What takes each cell of a model quantized, by the formats that its methods say before they run."""
     (config,) = {digest(config["model"]): config["model"] for config in sweep.configs.values()}.values()
-    parts = find_parts(build_on_meta(config, find_shape(config)), config)
+    model = build_on_meta(config, find_shape(config))
+    parts = find_parts(model, config)
     return [
         loaders(
+            model,
             parts.values(),
             {
                 # AWQ that is not to fold its scales stores them.
