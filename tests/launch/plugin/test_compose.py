@@ -24,7 +24,7 @@ def key(axis: str) -> str:
     return axis.lstrip("+~").partition("=")[0]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.lists(st.sampled_from(AXES), min_size=1, max_size=5, unique_by=key))
 def test_any_grid_is_as_composed_in_full(axes: list[str]) -> None:
     with multirun(*axes) as run:
