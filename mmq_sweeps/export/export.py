@@ -23,6 +23,7 @@ from mmq_sweeps.export.tensors import ExportedTensors, InexactError
 from mmq_sweeps.export.verify import Verified, verify
 from mmq_sweeps.export.weights import CellWeights
 from mmq_sweeps.export.writer import SHARD_BYTES, WeightFiles, sha256, write_bytes, write_json
+from mmq_sweeps.memory import format_bytes
 from mmq_sweeps.models.loading import checkpoint_folder
 from mmq_sweeps.reporting.progress import Reporter
 from mmq_sweeps.store.kinds import ArtifactKind
@@ -121,9 +122,10 @@ def _write(
 ) -> int:
     """Write all files; return the bytes of those with weights."""
     files = WeightFiles(folder, tensors.specs, order.shard_bytes)
-    if (free := shutil.disk_usage(folder).free) < files.bytes + BESIDE:
+    free, needed = shutil.disk_usage(folder).free, files.bytes + BESIDE
+    if free < needed:
         raise ConfigError(
-            f"--out {order.out}: needs {files.bytes / 1e9:.2f} GB, and its disk has {free / 1e9:.2f} GB free; make room, or "
+            f"--out {order.out}: needs {format_bytes(needed)}, and its disk has {format_bytes(free)} free; make room, or "
             "choose a folder on another disk"
         )
     with files:

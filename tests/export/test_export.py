@@ -6,10 +6,12 @@ import errno
 import json
 import logging
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -237,8 +239,8 @@ def test_a_full_disk_leaves_nothing(mixed: Source, tmp_path: Path, monkeypatch: 
 
 
 def test_a_disk_that_is_too_small_is_told_first(mixed: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "BESIDE", 1 << 60)
-    with pytest.raises(ConfigError, match=r"needs 0\.00 GB, and its disk has .* GB free"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300_000))
+    with pytest.raises(ConfigError, match=r"needs [1-9]\d*\.\d MB, and its disk has 0\.3 MB free"):
         exported(mixed, tmp_path / "out", monkeypatch)
     assert leftovers(tmp_path) == []
 
