@@ -71,7 +71,7 @@ class Subject:
         try:
             built = build_on_meta(model, find_shape(model))
             parts = find_parts(built, model)
-            candidates = {part: _candidates(own) for part, own in question.options.items()}
+            candidates = {part: _candidates(own, model["dtype"]) for part, own in question.options.items()}
             space = space_of(model["name"], built, parts, list(candidates), candidates, question.settings.granularity)
         except ConfigError:
             raise
@@ -189,11 +189,11 @@ def _larger(settings: loop.Settings, items: int) -> loop.Settings:
     return replace(settings, first=int(settings.first * share), rounds=rounds, last=int(settings.last * share))
 
 
-def _candidates(options: list[Chosen]) -> list[Candidate]:
+def _candidates(options: list[Chosen], dtype: str) -> list[Candidate]:
     methods = [None if one.method is None else _built(one.method) for one in options]
     names = {one.method["_target_"]: _name(one.method) for one in options if one.method is not None}
     return [
-        Candidate(Option(one.bits, one.method, one.group_size, label), method)
+        Candidate(Option(one.bits, one.method, one.group_size, label), method, dtype)
         for one, method, label in zip(options, methods, labels(options, names), strict=True)
     ]
 

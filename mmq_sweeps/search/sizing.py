@@ -18,16 +18,17 @@ from mmq_sweeps.search.space import GRANULARITIES, Axis, Option, Space
 
 @dataclass(frozen=True)
 class Candidate:
-    """An option with its method built; ``method`` is None at full precision."""
+    """An option with its method built; ``method`` is None at full precision. ``dtype`` is that of the model."""
 
     option: Option
     method: Method | None
+    dtype: str = "float32"
 
     def format(self) -> Format | None:
         """Return the format of a weight; None at full precision."""
         if self.method is None:
             return None
-        format = self.method.format(self.option.bits)
+        format = replace(self.method.format(self.option.bits), dtype=self.dtype)
         return format if self.option.group_size is None else replace(format, group_size=self.option.group_size)
 
     def stored_bits(self, unit: Unit) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,15 @@ def test_a_point_weighs_what_its_measured_cell_weighs(
         size = measure(loaded.model, parts.values(), weights.weights)["total"]
         assert found.bpw(point) == pytest.approx(size["bpw_exact"], rel=1e-12)
         assert found.bits(point) // 8 == size["size_bytes"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_scale_of_a_tensor_weighs_what_the_model_stores(parts: dict[str, Part], dtype: str) -> None:
+    one = build("method", {"_target_": "mmq_sweeps.methods.rtn.RoundToNearest", "group_size": "tensor"})
+    unit = parts["language"].units[0]
+    expected = sum(replace(one.format(4), dtype=dtype).stored_bits(shape) for shape in unit.linears.values())
+    assert Candidate(Option(4), one, dtype).stored_bits(unit) == expected
+    assert (dtype == "float32") == (Candidate(Option(4), one).stored_bits(unit) == expected)
 
 
 def test_embeddings_are_an_axis_of_their_own_at_every_granularity(
