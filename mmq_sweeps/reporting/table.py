@@ -46,6 +46,8 @@ METRIC_LABELS = {
     "gqa_accuracy": "acc.",
     "vqa_accuracy": "acc.",
     "vqa_accuracy_2021": "acc. 2021",
+    "ece": "ECE",
+    "aurc": "AURC",
     "recall_mean": "R@mean",
     **{
         f"{prefix}recall_at_{rank}": f"{shown}@{rank}"
