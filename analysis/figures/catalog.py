@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells import BITS, METRIC, WARNINGS, WHOLE, Cells, assignment, left_out, whole
+from analysis.figures.confidence import risk_coverage
 from analysis.figures.plots import XY, Bars, Heatmap, Panel, Plot, Series, Space
 from analysis.measures.family import Family, families
 from analysis.measures.sensitivity import Sensitivity, with_common_groups
@@ -227,6 +228,7 @@ FIGURES: dict[str, tuple[str, Maker]] = {
     "importance": ("Importance of the parts", importance),
     "space": ("Bits of all parts", space),
     "interaction": ("Do damages add up", interaction),
+    "risk_coverage": ("Wrong answers among the most confident", risk_coverage),
 }
 
 
@@ -244,6 +246,7 @@ NEEDS = {
     "importance": "at least 20 cells of a method in which two parts have several bit-widths",
     "space": "a grid over three parts: component.vision.bits=3,8 component.connector.bits=3,8 component.language.bits=3,8",
     "interaction": "full precision, cells of two parts, and of each of them alone: component=vision,language,vision_language",
+    "risk_coverage": "questions scored by task.metrics=[gqa_accuracy,ece,aurc]",
 }
 
 

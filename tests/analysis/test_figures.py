@@ -160,7 +160,7 @@ def test_all_of_the_study_s_figures_at_both_widths_and_what_cells_lack_for_the_r
 ) -> None:
     command(monkeypatch, "--source", grid, "--experiment", "paper", "--out", tmp_path / "out")
     written = list((tmp_path / "out").iterdir())
-    drawn = FIGURES.keys() - {"groups", "layers"}
+    drawn = FIGURES.keys() - {"groups", "layers", "risk_coverage"}
     assert {path.name.split("-")[0] for path in written} == drawn
     for width, inches in paper.COLUMN_INCHES.items():
         pictures = [path for path in written if path.name.endswith(f"-{width}.png")]
@@ -171,6 +171,6 @@ def test_all_of_the_study_s_figures_at_both_widths_and_what_cells_lack_for_the_r
                 assert 0.7 * inches < image.width / paper.DPI <= inches + 0.1, path.name
             assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     told = sorted(capsys.readouterr().err.splitlines())
-    assert [line.split(": ")[1] for line in told] == ["groups", "layers"]
+    assert [line.split(": ")[1] for line in told] == ["groups", "layers", "risk_coverage"]
     assert told[0].startswith("not drawn: groups: needs cells that narrow a part's blocks")
     assert FIGURES.keys() == NEEDS.keys()
