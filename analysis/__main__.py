@@ -136,6 +136,17 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--metric", help="default: each task's first")
     one.add_argument("--json", action="store_true")
 
+    one = verb(
+        "transfer",
+        "how well what is best for one model or task does on another, and if they are alike",
+        _verb("transfer"),
+    )
+    one.add_argument("--metric", help="default: each task's first")
+    one.add_argument(
+        "--max-bpw", type=float, nargs="+", action="extend", help="budgets in bits per weight; default: 3 4 5 6 8"
+    )
+    one.add_argument("--json", action="store_true")
+
     one = verb("recommend", "the assignment to take under a budget of bits or of quality", _verb("recommend"))
     loads_in.add_argument(one)
     budget = one.add_mutually_exclusive_group(required=True)

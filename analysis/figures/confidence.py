@@ -13,7 +13,7 @@ from mmq_sweeps.metrics.confidence import risk_coverage as curve_of
 
 AURC = "aurc"
 # More curves than these cannot be told apart, and more points than these are not seen.
-MOST_CURVES, MOST_POINTS = 8, 200
+MOST_CURVES, MOST_POINTS = 8, 40
 
 
 def risk_coverage(family: Family) -> Iterator[Panel]:
@@ -37,7 +37,10 @@ def _measured(family: Family) -> Iterator[tuple[str, list[list[float]]]]:
     frame = family.cells.frame
     on_frontier = {cell_id for one in family.frontiers for cell_id in one.rows["id"]}
     full, others = frame["method"] == "none", frame["id"].isin(on_frontier) & (frame["method"] != "none")
-    rows = [frame[full].iloc[:1], frame[others].sort_values("bpw_paper", ascending=False) if others.any() else frame[:0]]
+    rows = [
+        frame[full].iloc[:1],
+        frame[others].sort_values("bpw_paper", ascending=False) if others.any() else frame[:0],
+    ]
     for row in (row for part in rows for _, row in part.iterrows()):
         totals = [item["totals"][AURC] for item in family.cells.items(row) or () if AURC in item.get("totals", {})]
         if totals:

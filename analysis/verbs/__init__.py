@@ -20,6 +20,7 @@ from analysis.measures import frontier as frontiers
 from analysis.measures import importance as importances
 from analysis.measures import recommend as recommending
 from analysis.measures import sensitivity as sensitivities
+from analysis.measures import transfer as transferring
 from analysis.measures.searches import search_lines
 from analysis.output import json_text
 from analysis.progress import Progress
@@ -41,6 +42,7 @@ from analysis.verbs.tables import (
     sensitivity_json,
     warning_lines,
 )
+from analysis.verbs.transfer_tables import CORRELATIONS, correlation_table, regret_tables, transfer_json
 from mmq_sweeps.errors import one_of
 from mmq_sweeps.reporting.table import line, output_console
 
@@ -177,6 +179,21 @@ def sensitivity(arguments: argparse.Namespace) -> None:
                 _heading(console, SENSITIVITY[title])
                 console.print(rows_table(rows), crop=False)
         _lines(console, one.notes)
+
+
+def transfer(arguments: argparse.Namespace) -> None:
+    found = transferring.transfer(_cells(arguments), arguments.metric, tuple(arguments.max_bpw or transferring.BUDGETS))
+    if arguments.json:
+        _told(transfer_json(found))
+        return
+    console = output_console()
+    for heading, table in regret_tables(found):
+        _heading(console, heading)
+        console.print(table, crop=False)
+    if not found.correlations.empty:
+        _heading(console, CORRELATIONS)
+        console.print(correlation_table(found), crop=False)
+    _lines(console, found.notes)
 
 
 SENSITIVITY = {

@@ -1,0 +1,74 @@
+"""Figures of transfer: regret from each model or task to each other, and how alike their sensitivities are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from string import ascii_uppercase
+from typing import Any
+
+from analysis.figures.plots import Heatmap, Plot
+from analysis.measures.transfer import Transfer
+
+# Budgets that one figure can show.
+MOST_BUDGETS = 3
+TITLES = {
+    "transfer-regret": "Best on one model or task, used on another",
+    "transfer-rank": "Are the same parts and units sensitive",
+}
+
+
+def transfer_plots(found: Transfer) -> Iterator[Plot]:
+    """Yield heat maps of regret, one a budget, and of rank correlations, one a kind of unit; models and tasks by letter."""
+    pairs = [*found.regrets[["from", "to"]].values.tolist(), *found.correlations[["first", "second"]].values.tolist()]
+    sides = sorted({side for pair in pairs for side in pair})
+    for (name, title), panels in zip(TITLES.items(), (_regrets(found, sides), _ranks(found, sides)), strict=True):
+        if panels:
+            yield Plot(name, title, panels, found.notes)
+
+
+def _regrets(found: Transfer, sides: Sequence[str]) -> list[Heatmap]:
+    """Return a map per budget, of those that compare most pairs."""
+    rows = found.regrets[found.regrets["full"] > 0]
+    counts = rows["budget"].value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    maps: list[Heatmap] = []
+    for budget in sorted(counts.index[:MOST_BUDGETS]):
+        own = rows[rows["budget"] == budget].to_dict("records")
+        values = {(row["from"], row["to"]): 100 * row["regret"] / row["full"] for row in own}
+        label, title = "regret, % of full precision", f"at most {budget:g} bits"
+        maps.append(_map(title, ("used on", "best on"), values, sides, label, first=not maps))
+    return maps
+
+
+def _ranks(found: Transfer, sides: Sequence[str]) -> list[Heatmap]:
+    """Return a map per kind of unit: the median over methods and bit-widths."""
+    known = found.correlations.dropna(subset="correlation")
+    maps: list[Heatmap] = []
+    for kind, rows in known.groupby("of", sort=False):
+        medians = rows.groupby(["first", "second"])["correlation"].median().to_dict()
+        values = medians | {(second, first): value for (first, second), value in medians.items()}
+        label = "median rank correlation"
+        maps.append(_map(str(kind), ("model or task", ""), values, sides, label, first=not maps, higher=True))
+    return maps
+
+
+def _map(
+    title: str,
+    axes: tuple[str, str],
+    values: Mapping[tuple[Any, Any], float],
+    sides: Sequence[str],
+    label: str,
+    first: bool,
+    higher: bool = False,
+) -> Heatmap:
+    """Return a map over pairs of sides; the ``first`` one of a figure says what the letters mean."""
+    letters = [_letter(place) for place in range(len(sides))]
+    key = "".join(f"\n{letter}: {side}" for letter, side in zip(letters, sides, strict=True)) if first else ""
+    rows = [[values.get((row, column), math.nan) for column in sides] for row in sides]
+    return Heatmap(title, axes[0] + key, axes[1], letters, letters, rows, label, higher=higher)
+
+
+def _letter(place: int) -> str:
+    """Return A to Z, then A1 to Z1, and so on."""
+    turn, letter = divmod(place, len(ascii_uppercase))
+    return ascii_uppercase[letter] + (str(turn) if turn else "")
