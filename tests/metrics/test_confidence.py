@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 
+from mmq_sweeps.execution.run_cell import _items
 from mmq_sweeps.metrics import AnswerScorer, paired_difference
 from mmq_sweeps.metrics.confidence import BINS, Aurc, Confident, Ece, risk_coverage
 from mmq_sweeps.tasks.base import Predictions
@@ -85,3 +86,15 @@ def test_answers_without_a_log_probability_are_refused_and_one_that_is_no_number
     found = asked([1.0, 1.0], [True, False])
     found.log_probabilities["1"] = (math.nan, 1)
     assert scorer.score(found)["ece"].value == 0
+
+
+def test_a_record_s_items_hold_the_log_probability_that_was_asked_for() -> None:
+    scorer = AnswerScorer({"0": ["yes"], "1": ["yes"]}, ["gqa_accuracy", "ece", "aurc"])
+    found = asked([0.5, 0.25], [True, False])
+    found.log_probabilities["1"] = (math.nan, 1)
+    first, second = _items(found, scorer.score(found))
+    assert first["log_probability"] == {"sum": math.log(0.5), "mean": math.log(0.5) / 2, "tokens": 2}
+    assert second["log_probability"] == {"sum": None, "mean": None, "tokens": 1}
+    assert first["totals"]["aurc"] == [0.5, 0.0]
+    plain = _items(Predictions(found), AnswerScorer({"0": ["yes"], "1": ["yes"]}, ["gqa_accuracy"]).score(found))
+    assert all("log_probability" not in item for item in plain)
