@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 
@@ -22,6 +22,7 @@ def confident(pairs: list[tuple[bool, int]]) -> Confident:
     )
 
 
+@settings(max_examples=40)
 @given(PAIRS)
 def test_calibration_error_is_that_of_the_reliability_diagram_of_scikit_learn(pairs: list[tuple[bool, int]]) -> None:
     found = confident(pairs)
@@ -38,6 +39,7 @@ def test_sure_and_right_has_no_calibration_error() -> None:
     assert Ece().score(None, Confident(np.zeros(3), np.ones(3))).value == 1
 
 
+@settings(max_examples=40)
 @given(PAIRS, st.randoms(use_true_random=False))
 def test_area_under_the_risk_coverage_curve_of_any_draw(pairs: list[tuple[bool, int]], random: object) -> None:
     counts = [random.randrange(4) for _ in pairs]  # type: ignore[attr-defined]
