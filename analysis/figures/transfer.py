@@ -10,8 +10,8 @@ from typing import Any
 from analysis.figures.plots import Heatmap, Plot
 from analysis.measures.transfer import Transfer
 
-# Budgets that one figure can show.
-MOST_BUDGETS = 3
+# Budgets, and kinds of unit at a bit-width, that one figure can show.
+MOST_BUDGETS, MOST_RANKS = 3, 4
 TITLES = {
     "transfer-regret": "Best on one model or task, used on another",
     "transfer-rank": "Are the same parts and units sensitive",
@@ -19,7 +19,7 @@ TITLES = {
 
 
 def transfer_plots(found: Transfer) -> Iterator[Plot]:
-    """Yield heat maps of regret, one a budget, and of rank correlations, one a kind of unit; models and tasks by letter."""
+    """Yield maps of regret, one a budget, and of rank correlations, one a kind of unit and width; letters are families."""
     pairs = [*found.regrets[["from", "to"]].values.tolist(), *found.correlations[["first", "second"]].values.tolist()]
     sides = sorted({side for pair in pairs for side in pair})
     for (name, title), panels in zip(TITLES.items(), (_regrets(found, sides), _ranks(found, sides)), strict=True):
@@ -41,14 +41,14 @@ def _regrets(found: Transfer, sides: Sequence[str]) -> list[Heatmap]:
 
 
 def _ranks(found: Transfer, sides: Sequence[str]) -> list[Heatmap]:
-    """Return a map per kind of unit: the median over methods and bit-widths."""
-    known = found.correlations.dropna(subset="correlation")
+    """Return a map per kind of unit and bit-width, the fewest bits first: the median over methods."""
+    known = found.correlations.dropna(subset="correlation").sort_values("bits", kind="stable")
     maps: list[Heatmap] = []
-    for kind, rows in known.groupby("of", sort=False):
+    for (kind, bits), rows in list(known.groupby(["of", "bits"], sort=False))[:MOST_RANKS]:
         medians = rows.groupby(["first", "second"])["correlation"].median().to_dict()
         values = medians | {(second, first): value for (first, second), value in medians.items()}
-        label = "median rank correlation"
-        maps.append(_map(str(kind), ("model or task", ""), values, sides, label, first=not maps, higher=True))
+        title, label = f"{kind}, {bits:g} bits", "rank correlation"
+        maps.append(_map(title, ("model or task", ""), values, sides, label, first=not maps, higher=True))
     return maps
 
 

@@ -60,7 +60,8 @@ class Transfer:
     regret of the common ``assignments`` within the budget, ``full`` the metric at full precision, NaN if no cell has it.
 
     ``correlations`` has a row per pair, method, bit-width and kind of unit (``of``): Spearman's ``correlation`` of the
-    damages of the ``units`` that both quantized alone.
+    damages of the ``units`` that both quantized alone. Drawn items add noise to damages, and noise pulls a rank correlation
+    towards zero: an interval may lie nearer to zero than the value if damages are as small as their own intervals.
     """
 
     regrets: pd.DataFrame
