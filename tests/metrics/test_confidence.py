@@ -30,7 +30,7 @@ def test_calibration_error_is_that_of_the_reliability_diagram_of_scikit_learn(pa
     counts, _ = np.histogram(found.confidence, bins=BINS, range=(0, 1))
     expected = counts[counts > 0] @ np.abs(true - told) / len(pairs)
     scores = Ece().score(None, found)
-    assert scores.value == pytest.approx(expected, abs=1e-9)
+    assert scores.value == pytest.approx(expected, abs=1e-12)
     assert len(scores.per_item) == len(pairs)
 
 
