@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.cells import BITS, METRIC, WARNINGS, WHOLE, Cells, assignment, left_out, whole
 from analysis.figures.confidence import risk_coverage
 from analysis.figures.plots import XY, Bars, Heatmap, Panel, Plot, Series, Space
-from analysis.figures.transfer import transfer_plots
+from analysis.figures.transfer import transfer_plots, with_key_drawn
 from analysis.measures.family import Family, families
 from analysis.measures.sensitivity import Sensitivity, with_common_groups
 from analysis.measures.transfer import transfer
@@ -53,7 +53,7 @@ def _of_families(cells: Cells, metric: str | None, names: Sequence[str]) -> list
 def _of_transfer(cells: Cells, metric: str | None) -> list[Plot]:
     """Build the figure that compares families; empty if nothing of them can be compared."""
     try:
-        return list(transfer_plots(transfer(cells, metric)))
+        return list(map(with_key_drawn, transfer_plots(transfer(cells, metric))))
     except ValueError:
         return []
 

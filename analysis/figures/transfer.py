@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from string import ascii_uppercase
 from typing import Any
 
@@ -19,12 +20,25 @@ TITLES = {
 
 
 def transfer_plots(found: Transfer) -> Iterator[Plot]:
-    """Yield maps of regret, one a budget, and of rank correlations, one a kind of unit and width; letters are families."""
+    """Yield maps of regret, one a budget, and of rank correlations, one a kind of unit and width.
+
+    Letters stand for models and tasks; a figure's first note says for which.
+    """
     pairs = [*found.regrets[["from", "to"]].values.tolist(), *found.correlations[["first", "second"]].values.tolist()]
     sides = sorted({side for pair in pairs for side in pair})
+    key = "; ".join(f"{_letter(place)}: {side}" for place, side in enumerate(sides))
     for (name, title), panels in zip(TITLES.items(), (_regrets(found, sides), _ranks(found, sides)), strict=True):
         if panels:
-            yield Plot(name, title, panels, found.notes)
+            yield Plot(name, title, panels, (key, *found.notes))
+
+
+def with_key_drawn(plot: Plot) -> Plot:
+    """Return ``plot`` with its key below the first panel, for pictures, which have no notes."""
+    first, *rest = plot.panels
+    if not isinstance(first, Heatmap):
+        return plot
+    key = plot.notes[0].replace("; ", "\n")
+    return replace(plot, panels=[replace(first, x_label=f"{first.x_label}\n{key}"), *rest])
 
 
 def _regrets(found: Transfer, sides: Sequence[str]) -> list[Heatmap]:
@@ -36,7 +50,7 @@ def _regrets(found: Transfer, sides: Sequence[str]) -> list[Heatmap]:
         own = rows[rows["budget"] == budget].to_dict("records")
         values = {(row["from"], row["to"]): 100 * row["regret"] / row["full"] for row in own}
         label, title = "regret, % of full precision", f"at most {budget:g} bits"
-        maps.append(_map(title, ("used on", "best on"), values, sides, label, first=not maps))
+        maps.append(_map(title, ("used on", "best on"), values, sides, label))
     return maps
 
 
@@ -48,7 +62,7 @@ def _ranks(found: Transfer, sides: Sequence[str]) -> list[Heatmap]:
         medians = rows.groupby(["first", "second"])["correlation"].median().to_dict()
         values = medians | {(second, first): value for (first, second), value in medians.items()}
         title, label = f"{kind}, {bits:g} bits", "rank correlation"
-        maps.append(_map(title, ("model or task", ""), values, sides, label, first=not maps, higher=True))
+        maps.append(_map(title, ("model or task", ""), values, sides, label, higher=True))
     return maps
 
 
@@ -58,14 +72,12 @@ def _map(
     values: Mapping[tuple[Any, Any], float],
     sides: Sequence[str],
     label: str,
-    first: bool,
     higher: bool = False,
 ) -> Heatmap:
-    """Return a map over pairs of sides; the ``first`` one of a figure says what the letters mean."""
+    """Return a map over pairs of sides."""
     letters = [_letter(place) for place in range(len(sides))]
-    key = "".join(f"\n{letter}: {side}" for letter, side in zip(letters, sides, strict=True)) if first else ""
     rows = [[values.get((row, column), math.nan) for column in sides] for row in sides]
-    return Heatmap(title, axes[0] + key, axes[1], letters, letters, rows, label, higher=higher)
+    return Heatmap(title, *axes, letters, letters, rows, label, higher=higher)
 
 
 def _letter(place: int) -> str:

@@ -28,6 +28,10 @@ from mmq_sweeps.identity.end_parts import END_PARTS
 BUDGETS = (3.0, 4.0, 5.0, 6.0, 8.0)
 # Fewer assignments leave no choice, fewer units no order.
 LEAST_ASSIGNMENTS, LEAST_UNITS = 2, 3
+UNRANKED = (
+    f"no rank correlation, since fewer than {LEAST_UNITS} parts or units were quantized alone in both, by one method at one "
+    "bit-width"
+)
 REGRETS = (
     "from",
     "to",
@@ -80,21 +84,20 @@ def transfer(cells: Cells, metric: str | None = None, budgets: Sequence[float] =
         raise ValueError(
             f"transfer needs cells of at least two models or tasks; there is {told}. Name several --source"
         )
+    lacking: dict[str, list[str]] = {}
     regrets: list[dict[str, Any]] = []
     for source, target in permutations(sides, 2):
         found, reason = _regrets(source, target, budgets)
         regrets += found
         if reason:
-            notes.append(f"{source.title} to {target.title}: {reason}")
+            lacking.setdefault(reason, []).append(f"{source.title} to {target.title}")
     correlations: list[dict[str, Any]] = []
     for first, second in combinations(sides, 2):
         rows = list(_correlations(first, second))
         correlations += rows
         if not rows:
-            notes.append(
-                f"{first.title} and {second.title}: fewer than {LEAST_UNITS} parts or units were quantized alone in both, by "
-                "one method at one bit-width: no rank correlation"
-            )
+            lacking.setdefault(UNRANKED, []).append(f"{first.title} and {second.title}")
+    notes += [f"{reason}: {'; '.join(pairs)}" for reason, pairs in lacking.items()]
     if not regrets and not correlations:
         raise ValueError("nothing can be compared: " + "; ".join(notes))
     return Transfer(
@@ -206,10 +209,10 @@ def _regrets(source: _Side, target: _Side, budgets: Sequence[float]) -> tuple[li
     """Return a row per budget, or the reason why there is none."""
     shared = [part for part in source.parts if part in target.parts]
     if not shared:
-        return [], f"no part in common ({', '.join(source.parts)}; {', '.join(target.parts)})"
+        return [], "no regret, since they have no part in common"
     known = source.best_by(shared, np.ones(len(source.rows), dtype=bool))
     if not known.keys() & target.best_by(shared, np.ones(len(target.rows), dtype=bool)).keys():
-        return [], f"no assignment of {', '.join(shared)} was measured in both"
+        return [], f"no regret, since no assignment of {', '.join(shared)} was measured in both"
     found, seen = [], 0
     for budget in sorted(budgets):
         own = target.best_by(shared, target.bpw <= budget)
@@ -219,7 +222,10 @@ def _regrets(source: _Side, target: _Side, budgets: Sequence[float]) -> tuple[li
         if len(common) >= LEAST_ASSIGNMENTS and len(common) > seen:
             seen = len(common)
             found.append(_regret(source, target, budget, [known[key] for key in common], [own[key] for key in common]))
-    reason = f"fewer than {LEAST_ASSIGNMENTS} common assignments within {max(budgets):g} bits per weight"
+    reason = (
+        f"no regret, since fewer than {LEAST_ASSIGNMENTS} assignments that both measured are within {max(budgets):g} bits per "
+        "weight (--max-bpw)"
+    )
     return found, "" if found else reason
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pandas as pd
 
@@ -28,7 +29,8 @@ def transfer_section(cells: Cells, metric: str | None = None) -> Section | None:
     except ValueError:
         return None
     blocks: list[Block] = [Sentences(_sentences(found))]
-    blocks += transfer_plots(found)
+    # The sentences have the other notes.
+    blocks += [replace(plot, notes=plot.notes[:1]) for plot in transfer_plots(found)]
     if not found.regrets.empty:
         blocks.append(_table("best on one, used on another", found.regrets, _REGRETS))
     if not found.correlations.empty:

@@ -120,7 +120,7 @@ def test_what_cannot_be_compared_is_told_with_the_reason(tmp_path: Path) -> None
     apart = {"captions": [FULL, ({"vision": 3}, 9.0, 0.9)], "questions": [FULL, ({"vision": 4}, 9.0, 0.9)]}
     with pytest.raises(
         ValueError,
-        match="m, captions to m, questions: no assignment of vision, connector, language was measured in both",
+        match="no assignment of vision, connector, language was measured in both: m, captions to m, questions; m, q",
     ):
         transfer(kept(tmp_path / "two", apart))
 
