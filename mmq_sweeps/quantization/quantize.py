@@ -20,8 +20,9 @@ from mmq_sweeps.methods.affine import QuantizedWeight
 from mmq_sweeps.methods.base import expect
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization import statistics
-from mmq_sweeps.quantization.calibration import BlockRunner, Pass, SharedStats, block_statistics, capture
+from mmq_sweeps.quantization.calibration import BlockRunner, Pass, block_statistics, capture
 from mmq_sweeps.quantization.requests import Request
+from mmq_sweeps.quantization.shared_stats import SharedStats
 from mmq_sweeps.quantization.solve import PackedUnit, solve_unit
 from mmq_sweeps.quantization.stored_units import Dequantized, StoredUnit, read_unit
 from mmq_sweeps.quantization.targets import Part

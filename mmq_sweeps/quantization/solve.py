@@ -17,8 +17,8 @@ from mmq_sweeps.methods.magnitude import solve_relative
 from mmq_sweeps.methods.rtn import RoundToNearest
 from mmq_sweeps.models.experts import module_of, parse
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.quantization.calibration import SharedStats
 from mmq_sweeps.quantization.folding import Fold, FoldedScales
+from mmq_sweeps.quantization.shared_stats import SharedStats
 from mmq_sweeps.quantization.stored_units import DENSE
 from mmq_sweeps.quantization.targets import Unit
 

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from mmq_sweeps.methods.base import LayerStats
-from mmq_sweeps.quantization.calibration import SharedStats
 from mmq_sweeps.quantization.folding import Fold
+from mmq_sweeps.quantization.shared_stats import SharedStats
 from mmq_sweeps.quantization.targets import Unit
 from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.store import Store
