@@ -37,17 +37,19 @@ def block_statistics(
     passes: Sequence[Pass],
     wanted: Collection[str],
     keep_inputs: bool = False,
+    by_kind: bool = False,
 ) -> Iterator[tuple[int, list[SharedStats]]]:
     """Yield each block's index and the statistics, at full-precision inputs, of the linears ``wanted`` in it.
 
-    They say where input scales of a unit's linears fold. Blocks without such linears are skipped.
+    They say where input scales of a unit's linears fold. Blocks without such linears are skipped. With ``by_kind`` they also
+    have vision and text tokens apart, for which ``passes`` were captured by kind.
     """
     replay = BlockRunner(loaded, part, passes)
     by_block = [_inside(path, wanted) for path in part.blocks]
     last = max((index for index, names in enumerate(by_block) if names), default=-1)
     for index, names in enumerate(by_block[: last + 1]):
         folds = replay.folds([unit.linears for unit in part.units if unit.block == index]) if names else {}
-        found = replay.advance(names, keep_inputs)
+        found = replay.advance(names, keep_inputs, by_kind)
         if names:
             yield index, [replace(shared, fold=folds.get(frozenset(shared.linears))) for shared in found]
 
@@ -82,16 +84,20 @@ class BlockRunner:
         """
         return self.block > 0 and any(one.calls[self.block].joined is not None for one in self._passes)
 
-    def statistics(self, linears: Collection[str], keep_inputs: bool = False) -> list[SharedStats]:
+    def statistics(
+        self, linears: Collection[str], keep_inputs: bool = False, by_kind: bool = False
+    ) -> list[SharedStats]:
         """Return statistics of the inputs of ``linears``, which are in the current block."""
-        collector = self._collector(linears, keep_inputs)
+        collector = self._collector(linears, keep_inputs, by_kind)
         for _ in self._run(collector):
             pass
         return collector.statistics()
 
-    def advance(self, linears: Collection[str] = (), keep_inputs: bool = False) -> list[SharedStats]:
+    def advance(
+        self, linears: Collection[str] = (), keep_inputs: bool = False, by_kind: bool = False
+    ) -> list[SharedStats]:
         """Return the same statistics, and pass the block's output on to the next block."""
-        collector = self._collector(linears, keep_inputs)
+        collector = self._collector(linears, keep_inputs, by_kind)
         for index, output in enumerate(self._run(collector)):
             self.hidden[index] = output
         self.block += 1
@@ -143,10 +149,10 @@ class BlockRunner:
         hidden, mask, args, kwargs = Copies(self._loaded.device if self._away else None).of(inputs)
         return hidden, mask, *call.arguments(hidden, args, kwargs)
 
-    def _collector(self, linears: Collection[str], keep_inputs: bool) -> Collector:
+    def _collector(self, linears: Collection[str], keep_inputs: bool, by_kind: bool) -> Collector:
         # Unless the yaml says otherwise, the masks are those that blocks are called with.
         masked = self._part.masked_linears if self._part.masked else dict.fromkeys(linears, False)
-        return Collector(linears, masked, keep_inputs)
+        return Collector(linears, masked, keep_inputs, by_kind)
 
     def _join(self) -> None:
         if self.block < len(self._part.blocks):

@@ -10,28 +10,35 @@ from torch import Tensor, nn
 
 from mmq_sweeps.models import experts
 from mmq_sweeps.quantization.calibration.sums import Sums
-from mmq_sweeps.quantization.shared_stats import SharedStats
+from mmq_sweeps.quantization.shared_stats import SharedStats, TokenKinds
+from mmq_sweeps.quantization.vision_tokens import KINDS, PADDING, TEXT, VISION
 
 
 class Collector:
     """Sums of Gram matrices and magnitudes of the inputs of ``linears``, computed once per distinct input tensor.
 
     For linears in ``masked``, only tokens selected by the masks of the pass count; the value is true if a linear may
-    receive only the last of the mask's tokens.
+    receive only the last of the mask's tokens. With ``by_kind``, vision and text tokens are also summed apart where a mask
+    tells them apart (``vision_tokens.py``); the sums of all tokens are the same, bit for bit.
     """
 
     def __init__(
-        self, linears: Collection[str], masked: Mapping[str, bool] | None = None, keep_inputs: bool = False
+        self,
+        linears: Collection[str],
+        masked: Mapping[str, bool] | None = None,
+        keep_inputs: bool = False,
+        by_kind: bool = False,
     ) -> None:
-        self._linears, self._masked, self._keep_inputs = linears, masked or {}, keep_inputs
+        self._linears, self._masked, self._keep_inputs, self._by_kind = linears, masked or {}, keep_inputs, by_kind
         self._sums: dict[str, Sums] = {}
+        self._kinds: dict[str, dict[int, Sums]] = {}
         self._leader: dict[str, str] = {}
         self._seen: list[tuple[Tensor, str]] = []
         self._mask: Tensor | None = None
         self._others: list[tuple[Tensor | None, Tensor | None]] = []
 
     def begin(self, mask: Tensor | None, others: Iterable[tuple[Tensor | None, Tensor | None]] = ()) -> None:
-        """Begin a pass; ``mask`` ``[B, T]`` is true for tokens that count.
+        """Begin a pass; ``mask`` ``[B, T]`` is true for tokens that count, or has their kinds.
 
         ``others`` are further inputs ``[B, N, D]`` of the block, ``None`` if unknown, and their masks ``[B, N]``,
         ``None`` if all tokens count.
@@ -55,11 +62,25 @@ class Collector:
     def statistics(self) -> list[SharedStats]:
         return [
             SharedStats(
-                tuple(name for name, first in self._leader.items() if first == leader), sums.mean(), sums.not_finite()
+                tuple(name for name, first in self._leader.items() if first == leader),
+                sums.mean(),
+                sums.not_finite(),
+                kinds=self._kinds_of(leader),
             )
             for leader, sums in self._sums.items()
             if sums.count
         ]
+
+    def _kinds_of(self, leader: str) -> TokenKinds | None:
+        """Return the statistics of vision and text tokens apart; None if one of them is missing."""
+        found = self._kinds.pop(leader, {})
+        if set(found) != {TEXT, VISION}:
+            return None
+        if (apart := sum(sums.count for sums in found.values())) != self._sums[leader].count:
+            raise RuntimeError(
+                f"{leader}: of {self._sums[leader].count} tokens only {apart} are known to be vision or text"
+            )
+        return TokenKinds(found[VISION].mean(), found[TEXT].mean())
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda _module, inputs: self.receive(name, inputs[0])
@@ -73,9 +94,8 @@ class Collector:
             raise RuntimeError(f"{name} shares its input with {self._leader[name]} in one batch but not in another")
         if leader == name:
             self._seen.append((x, name))
-            if name not in self._sums:
-                self._sums[name] = Sums(x, self._keep_inputs)
-            self._sums[name].add(self._counting(x, name))
+            rows, counted = x.reshape(-1, x.shape[-1]), self._counted(x, name)
+            self._add(name, x, rows if counted is None else rows[counted.bool()], counted)
 
     def _experts_hook(self, path: str, held: experts.Experts, names: Sequence[str]) -> Callable[..., None]:
         """Return a hook that adds to each expert's sums the tokens routed to it; its slices are not checked twice."""
@@ -91,23 +111,33 @@ class Collector:
             tokens = hidden[: held.tokens(hidden)]
             counted = self._counted(tokens, names[0])
             second = any(f"{path}.{held.parameters[1]}[" in name for name in wanted)
-            for one in held.routed(hidden, rest[0] if rest else None, counted, second):
+            kept = None if counted is None else counted.bool()
+            for one in held.routed(hidden, rest[0] if rest else None, kept, second):
                 for parameter, x in one.inputs.items():
                     if (name := f"{path}.{parameter}[{one.index}]") in wanted:
                         self._leader.setdefault(name, name)
-                        if name not in self._sums:
-                            self._sums[name] = Sums(x, self._keep_inputs, waiting_bytes=0)
-                        self._sums[name].add(x)
+                        self._add(name, x, x, None if counted is None else counted[one.rows], waiting_bytes=0)
 
         return keep
 
-    def _counting(self, x: Tensor, name: str) -> Tensor:
-        """Return the tokens ``[N, I]`` of ``x`` that count."""
-        rows, counted = x.reshape(-1, x.shape[-1]), self._counted(x, name)
-        return rows if counted is None else rows[counted]
+    def _add(
+        self, name: str, x: Tensor, rows: Tensor, counted: Tensor | None, waiting_bytes: int | None = None
+    ) -> None:
+        """Add ``rows`` ``[N, I]``, the tokens of the input ``x`` that count; ``counted`` is as ``_counted`` returns it."""
+        if name not in self._sums:
+            self._sums[name] = Sums(x, self._keep_inputs, waiting_bytes)
+        self._sums[name].add(rows)
+        if not self._by_kind or counted is None or counted.dtype != KINDS:
+            return
+        kinds, sums = counted[counted != PADDING], self._kinds.setdefault(name, {})
+        for kind in (TEXT, VISION):
+            if len(own := rows[kinds == kind]):
+                if kind not in sums:
+                    sums[kind] = Sums(x, keep_inputs=False, waiting_bytes=waiting_bytes)
+                sums[kind].add(own)
 
     def _counted(self, x: Tensor, name: str) -> Tensor | None:
-        """Return booleans ``[N]`` for the flattened tokens of ``x``, true for those that count; None if all do."""
+        """Return the mask ``[N]`` of the flattened tokens of ``x``, their kinds if it tells them; None if all count."""
         rows = x.reshape(-1, x.shape[-1])
         if name not in self._masked:
             return None

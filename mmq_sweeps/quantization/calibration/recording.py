@@ -29,17 +29,23 @@ from mmq_sweeps.quantization.calibration.calls import (
     slots,
 )
 from mmq_sweeps.quantization.targets import Part
+from mmq_sweeps.quantization.vision_tokens import QUERY_LENGTH, in_the_text, leading, with_kinds
 
 
 @torch.no_grad()
 def capture(
-    loaded: LoadedModel, parts: Iterable[Part], batches: Iterable[Mapping[str, Any]], start: int = 0
+    loaded: LoadedModel,
+    parts: Iterable[Part],
+    batches: Iterable[Mapping[str, Any]],
+    start: int = 0,
+    by_kind: bool = False,
 ) -> dict[str, list[Pass]]:
     """Run the model over ``batches`` once; return every pass through ``parts``, by part name.
 
     Block ``start`` has its input captured in every pass, even in those where it is the previous block's output, so that
     a ``BlockRunner`` can start there. The decoder of an encoder-decoder reads the ``decoder_input_ids`` of a batch or,
-    without them, the text that the model generates.
+    without them, the text that the model generates. With ``by_kind`` the masks of parts that see both kinds of tokens tell
+    vision tokens from text tokens.
     """
     parts = list(parts)
     passes: dict[str, list[Pass]] = {part.name: [] for part in parts}
@@ -47,7 +53,13 @@ def capture(
         inputs = with_decoder_inputs(loaded.model, loaded.to_device(batch))
         copies = Copies("cpu" if offloaded(loaded) else None)
         with ExitStack() as hooks:
-            listeners = [Listener(part, inputs.get("attention_mask"), copies.of, start) for part in parts]
+            mask = inputs.get("attention_mask")
+            listeners = [
+                Listener(
+                    part, mask, copies.of, start, by_kind, in_the_text(loaded.model, part, inputs) if by_kind else None
+                )
+                for part in parts
+            ]
             for listener in listeners:
                 hooks.enter_context(listener.listening(loaded.model))
             loaded.model(**inputs, use_cache=False)
@@ -59,9 +71,18 @@ def capture(
 class Listener:
     """Recorder of the calls of a part's blocks during a forward pass of the model."""
 
-    def __init__(self, part: Part, mask: Any, copy: Callable[[Any], Any], start: int) -> None:
+    def __init__(
+        self,
+        part: Part,
+        mask: Any,
+        copy: Callable[[Any], Any],
+        start: int,
+        by_kind: bool = False,
+        vision: Tensor | None = None,
+    ) -> None:
         self.part = part
         self._forward_mask, self._copy, self._start = mask, copy, start
+        self._by_kind, self._vision = by_kind and part.vision_tokens is not None, vision
         self._around: dict[str, dict[str, Any]] = {}
         self._calls: list[_Call] = []
         self._output: tuple[Any, int] | None = None
@@ -126,11 +147,14 @@ class Listener:
             mask = self._text_mask(index) if self.part.masked_linears else None
             if mask is None:
                 mask = own_mask(named, hidden)
-            others: list[tuple[Slot | None, Tensor | None]] = [
+            others: list[tuple[Any, Tensor | None]] = [
                 (other, cross_mask(named, value))
                 for other, value in slots(args, kwargs)
                 if other != slot and is_another_sequence(argument_name(block, other), value, hidden)
             ]
+            if self._by_kind:
+                mask = self._kinds(index, mask, hidden, named)
+                others = [(other, self._kinds_of_text(own, argument(other, args, kwargs))) for other, own in others]
             if (keys := key_mask(named, hidden)) is not None:
                 others.append((None, keys))
             if isinstance(slot, int):
@@ -146,6 +170,30 @@ class Listener:
             self._calls.append(_Call(index, None if index else joined, call))
 
         return keep
+
+    def _kinds(self, index: int, mask: Tensor | None, hidden: Tensor, named: Mapping[str, Any]) -> Tensor:
+        """Return the kinds of a block's tokens; those of a decoder, whose encoder reads the image, are text."""
+        shape = hidden.shape[:2] if mask is None else mask.shape
+        if self._vision is None:
+            return with_kinds(mask, leading(shape, named.get(QUERY_LENGTH, 0), hidden.device))
+        if self._decodes(index):
+            return with_kinds(mask, leading(shape, 0, hidden.device))
+        if self._vision.shape != shape:
+            raise RuntimeError(
+                f"{self.part.blocks[index]}: its tokens {list(shape)} are not those of input_ids {list(self._vision.shape)}, "
+                f"so model.parts.{self.part.name}.vision_tokens cannot tell which are which; choose method.vision_weight=null"
+            )
+        return with_kinds(mask, self._vision.to(hidden.device))
+
+    def _kinds_of_text(self, mask: Tensor | None, other: Tensor) -> Tensor | None:
+        """Return the kinds of the tokens that a block attends to if they are those of the text, as an encoder's output."""
+        if self._vision is None or self._vision.shape != other.shape[:2]:
+            return mask
+        return with_kinds(mask, self._vision.to(other.device))
+
+    def _decodes(self, index: int) -> bool:
+        around = self._modules_around(self.part.blocks[index])
+        return any(self._around.get(path, {}).get("encoder_hidden_states") is not None for path in around)
 
     def _text_mask(self, index: int) -> Tensor | None:
         """Return the mask of a block's hidden state from the calls of the modules around it.
