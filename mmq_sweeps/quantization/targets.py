@@ -71,6 +71,8 @@ class Part:
     tied_to: str | None = None
     # Of the head: the part whose last block's tokens it receives, and whose mask they therefore have.
     follows: Part | None = None
+    # What tells vision tokens from text tokens (``vision_tokens.py``); None if linears see tokens of one kind only.
+    vision_tokens: str | None = None
 
     @property
     def at_an_end(self) -> bool:
@@ -259,7 +261,8 @@ def _find_part(model: nn.Module, name: str, where: Mapping[str, Any]) -> Part:
             f"{' and '.join(f'{module_path}.{path}' for path in relative)}{''.join(holders[:1])}"
         )
     masked = _masked(where["masked"], f"model.parts.{name}.masked")
-    part = Part(name, module_path, paths, tuple(units), masked, type(model).__name__)
+    vision_tokens = where.get("vision_tokens")
+    part = Part(name, module_path, paths, tuple(units), masked, type(model).__name__, vision_tokens=vision_tokens)
     for inner in part.masked if isinstance(part.masked, tuple) else ():
         if not replace(part, masked=(inner,)).masked_linears:
             raise TargetError(f"model.parts.{name}.masked: {inner} holds no linear of a block of {name}")
@@ -281,7 +284,8 @@ def _find_end(model: nn.Module, name: str, paths: Any, follows: Part | None) -> 
     unit = Unit(name, 0, "front" if name == EMBEDDINGS else "end", name, {path: shape})
     # Without a part before it, its tokens are taken for those of the mask that the model is called with.
     masked = (path,) if name == HEAD and (follows is None or follows.masked) else False
-    return Part(name, path, (path,), (unit,), masked, type(model).__name__, follows=follows)
+    kinds = None if follows is None else follows.vision_tokens
+    return Part(name, path, (path,), (unit,), masked, type(model).__name__, follows=follows, vision_tokens=kinds)
 
 
 def _before_head(parts: Mapping[str, Part]) -> Part | None:
