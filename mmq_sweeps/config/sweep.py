@@ -17,7 +17,7 @@ from mmq_sweeps.config.assignment import Source, assign, calibration_of
 from mmq_sweeps.config.data_files import DataFiles, data_files
 from mmq_sweeps.config.effective import cell_of
 from mmq_sweeps.config.ordering import in_order
-from mmq_sweeps.config.schema import late_problems, problems, unasked, unresolved, without_value
+from mmq_sweeps.config.problems import late_problems, problems, unasked, unresolved, without_value
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.assignment import PART_ORDER
 from mmq_sweeps.identity.cell import QUANTIZED, Cell, digest

@@ -25,7 +25,7 @@ from mmq_sweeps.config.assignment import EVERYTHING, Source, assign
 from mmq_sweeps.config.effective import Assigned, assignment_of
 from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.model_catalog import model_names, read_model
-from mmq_sweeps.config.schema import late_problems, selection_problems
+from mmq_sweeps.config.problems import late_problems, selection_problems
 from mmq_sweeps.config.widths import BITS_CHOICES
 from mmq_sweeps.errors import ConfigError, one_of, unknown
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, bits_label
