@@ -29,7 +29,7 @@ from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.quantization.targets import Part, find_parts
 from mmq_sweeps.reporting.progress import warnings_to
-from tests.commands import run_forked
+from tests.commands import HUB_VARIABLES, run_forked
 from tests.reporting.wandb_server import Site, serve, settings
 
 # Few items: these tests ask whether a cell is right, not how good its model is.
@@ -143,11 +143,11 @@ def wandb_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """``command("-m", "bits=2,3")``: the command as a process in an empty folder, with output captured.
 
-    One that is given more than a path is started, since some of an environment is read by imports; others are forked.
+    One is started if it is given more than is read after the imports; others are forked.
     """
 
     def run(*arguments: str, module: str = "mmq_sweeps", **environment: str) -> subprocess.CompletedProcess[str]:
-        if environment.keys() <= {"PYTHONPATH"}:
+        if environment.keys() <= {"PYTHONPATH", *HUB_VARIABLES}:
             return run_forked(module, arguments, tmp_path, command_environment(**environment))
         return subprocess.run(
             [sys.executable, "-m", module, *arguments],

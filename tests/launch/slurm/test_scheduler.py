@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from launch.slurm import scheduler as commands
 from launch.slurm.scheduler import ClusterError, Job, JobId
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.reporting.progress import warnings_to
+from tests.commands import run_forked
 from tests.launch.slurm.cluster import ACCOUNT, INSTALL, OTHER_ACCOUNT, QOS, SMALL_QOS, Cluster
 
 
@@ -127,10 +127,8 @@ def test_without_slurm_its_tests_are_skipped_with_the_command_that_installs_it(t
     root = Path(__file__).parents[3]
     # Its own settings: not those of CI, which takes no skip, nor a worker's of this run.
     environment = {key: value for key, value in os.environ.items() if key != "CI" and not key.startswith("PYTEST_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", f"{Path(__file__)}", "-k", "limits_are_read"],
-        cwd=root, env={**environment, "PATH": str(tmp_path)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    arguments = ["-n", "0", "--assert=plain", "-p", "no:cacheprovider", f"{Path(__file__)}", "-k", "limits_are_read"]
+    done = run_forked("pytest", arguments, root, {**environment, "PATH": str(tmp_path)})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 skipped" in done.stdout
     assert INSTALL in done.stdout.replace("\n", "")
