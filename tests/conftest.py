@@ -26,7 +26,7 @@ from omegaconf import DictConfig
 from mmq_sweeps.config import schema
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.execution.executor import quiet_libraries
-from mmq_sweeps.models.loading import LoadedModel, load_model
+from mmq_sweeps.models.loading import LoadedModel, load_model, silent_bars
 from mmq_sweeps.quantization.targets import Part, find_parts
 from mmq_sweeps.reporting.progress import warnings_to
 from tests.commands import HUB_VARIABLES, run_forked
@@ -120,6 +120,22 @@ def loaded(model_config: dict) -> LoadedModel:
 @pytest.fixture(scope="session")
 def parts(loaded: LoadedModel, model_config: dict) -> dict[str, Part]:
     return find_parts(loaded.model, model_config)
+
+
+@pytest.fixture(scope="session")
+def packed_blip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint by compressed-tensors: vision in 4 bits and groups of 32, language in 3 bits by row, all else dense."""
+    from tests.models.quantized.folders import EMBEDDED, LANGUAGE, VISION, compress, scheme
+
+    out = tmp_path_factory.mktemp("packed") / "blip2"
+    with quiet_libraries(), silent_bars():
+        return compress(EMBEDDED / "tiny_blip2", out, scheme(VISION, 4, 32), scheme(LANGUAGE, 3))
+
+
+@pytest.fixture
+def packed_copy(packed_blip2: Path, tmp_path: Path) -> Path:
+    """A copy of ``packed_blip2`` to be changed."""
+    return shutil.copytree(packed_blip2, tmp_path / "copy")
 
 
 @pytest.fixture

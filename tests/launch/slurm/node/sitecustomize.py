@@ -1,7 +1,7 @@
 """On the folders that Python imports from in a job of the tests: a worker there is forked from ``tests/launch/slurm/warm.py``.
 
-So is every command of ours where ``MMQ_WARM_COMMANDS`` is set. The process that was started stays, hands signals on, ends as the
-forked one ends, and takes it with it when it is killed.
+So is every command of ours if ``MMQ_WARM_COMMANDS`` is set. The process that was started stays, hands signals on, ends as
+the forked one ends, and takes it with it when it is killed.
 """
 
 import os
