@@ -129,7 +129,7 @@ def test_few_modules_lie_loose(package: str) -> None:
 
 
 LIGHT = [
-    "mmq_sweeps.__main__", "mmq_sweeps.config.schema", "mmq_sweeps.config.sweep", "mmq_sweeps.config.ordering",
+    "mmq_sweeps.__main__", "mmq_sweeps.config.problems", "mmq_sweeps.config.sweep", "mmq_sweeps.config.ordering",
     "mmq_sweeps.config.effective", "mmq_sweeps.export.__main__", "analysis.__main__", "launch.__main__",
     "launch.slurm.scheduler",
     "launch.plugin.launchers", "launch.dispatch.local", "launch.slurm.options", "launch.planning.plan",

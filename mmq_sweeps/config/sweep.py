@@ -18,7 +18,7 @@ from mmq_sweeps.config.assignment import Source, assign, calibration_of
 from mmq_sweeps.config.data_files import DataFiles, data_files
 from mmq_sweeps.config.effective import cell_of
 from mmq_sweeps.config.ordering import in_order
-from mmq_sweeps.config.schema import late_problems, problems, unasked, unresolved, without_value
+from mmq_sweeps.config.problems import late_problems, problems, unasked, unresolved, without_value
 from mmq_sweeps.config.vision_weight import weight_problems, without_effect
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.assignment import PART_ORDER
