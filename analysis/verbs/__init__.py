@@ -24,6 +24,7 @@ from analysis.output import json_text
 from analysis.progress import Progress
 from analysis.publish import dashboard as dashboards
 from analysis.publish import push as pushing
+from analysis.verbs.compare import compare as compare
 from analysis.verbs.files import WRITERS, naming, write_table, written
 from analysis.verbs.search_tables import search_table
 from analysis.verbs.tables import (

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis.cells import Cells
-from analysis.pivot import markdown
+from analysis.tables.pivot import markdown
 from mmq_sweeps.store.store import Store
 from tests.commands import run_forked
 from tests.conftest import command_environment
