@@ -10,14 +10,17 @@ from pathlib import Path
 
 from analysis import loads_in
 from analysis.output import json_text
+from analysis.tables.flat import csv_text
+from analysis.tables.latex import latex
 from analysis.tables.pivot import markdown
 from analysis.tables.records import as_rows, read
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.reporting.progress import warnings_to
-from mmq_sweeps.reporting.table import output_console, show
+from mmq_sweeps.reporting.table import output_console, show, title
 
 BAD_INPUT = 2
 SOURCES = "stores, wandb:ENTITY/PROJECT[/GROUP], or published:FOLDER for the study's own results; default: runs"
+FORMATS = {"markdown": markdown, "latex": latex, "csv": csv_text}
 NEEDS_EXTRA = (
     "this verb needs the analysis extra: pip install 'mmq-sweeps[analysis]', or -e '.[analysis]' in a checkout"
 )
@@ -39,15 +42,15 @@ def table(arguments: argparse.Namespace) -> None:
         return
     if not table_rows:
         _warn(f"{' '.join(arguments.source)}: no cell has finished or failed yet")
-    if arguments.markdown:
-        console.out(markdown(table_rows), highlight=False)
-        return
+    for name, formatted in FORMATS.items():
+        if getattr(arguments, name):
+            console.out(formatted(table_rows).removesuffix("\n"), highlight=False)
+            return
     show(table_rows, console)
     for row in table_rows:
         if row["status"] != "done":
-            sys.stderr.write(
-                f"failed: {row['id']} {row['method']}: {row['error']['class']}: {row['error']['message']}\n"
-            )
+            told = f"{row['error']['class']}: {row['error']['message']}"
+            sys.stderr.write(f"failed: {row['id']} {title(row)}: {told}\n")
 
 
 def _verb(name: str) -> Callable[[argparse.Namespace], None]:
@@ -78,6 +81,8 @@ def parser() -> argparse.ArgumentParser:
     shape = one.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="rows for a program")
     shape.add_argument("--markdown", action="store_true", help="one table a metric: method and parts against bits")
+    shape.add_argument("--latex", action="store_true", help="the same for LaTeX, with the rules of booktabs")
+    shape.add_argument("--csv", action="store_true", help="one line a cell, failed ones as well, with every figure")
 
     one = verb("export", "the table of cells as a file, with every column", _verb("export"))
     one.add_argument("--out", type=Path, required=True, help="a file that ends in .parquet or .csv")
