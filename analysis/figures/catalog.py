@@ -24,6 +24,8 @@ GROUPS, KINDS = ("front", "middle", "end"), ("attention", "mlp")
 LONGEST_SLUG = 120
 # The figure that compares families; the others show one each.
 TRANSFER = "transfer"
+# The share of a grid of bit-widths that is measured, for it to be drawn as one: a part alone only fills an edge of it.
+LEAST_FILLED = 0.5
 # A family that cannot show a figure gives no panel.
 Maker = Callable[[Family], Iterator[Panel]]
 
@@ -135,6 +137,8 @@ def _narrowed(family: Family, by: str, choices: Sequence[str], held: dict[str, s
         for method in _in_order(rows, "method"):
             for part in _in_order(rows[rows["method"] == method], "part"):
                 of_part = rows[(rows["method"] == method) & (rows["part"] == part)]
+                if not of_part[by].isin(choices).any():
+                    continue
                 shown = [choice for choice in (*choices, WHOLE[by]) if (of_part[by] == choice).any()]
                 series = [
                     _curve("all" if choice == WHOLE[by] else choice, of_part[of_part[by] == choice], told)
@@ -157,7 +161,7 @@ def heatmaps(family: Family) -> Iterator[Panel]:
                 table = held.pivot_table(
                     f"{METRIC}{family.metric}", f"{BITS}{second}", f"{BITS}{first}", aggfunc="mean"
                 )
-                if min(table.shape) > 1:
+                if min(table.shape) > 1 and table.notna().to_numpy().mean() >= LEAST_FILLED:
                     fixed = "".join(f", {part} {int(held[f'{BITS}{part}'].max())}" for part in rest)
                     yield Heatmap(
                         f"{method}{fixed}", f"{first} bits", f"{second} bits",
@@ -209,7 +213,7 @@ def space(family: Family) -> Iterator[Panel]:
         rows = _whole_cells(family, method)
         varied = [part for part in family.cells.parts if rows[f"{BITS}{part}"].nunique() > 1]
         columns = [f"{BITS}{part}" for part in varied]
-        if len(varied) == 3:
+        if len(varied) == 3 and _filled(rows, columns) >= LEAST_FILLED / 2:
             yield Space(
                 method, (f"{varied[0]} bits", f"{varied[1]} bits", f"{varied[2]} bits"),
                 [tuple(point) for point in rows[columns].to_numpy(dtype=float)],
@@ -303,6 +307,11 @@ def _named(row: pd.Series, metric: str) -> str:
     """Describe a cell in words, with the warnings about its metric."""
     told = row.get(f"{WARNINGS}{metric}")
     return assignment(row) + (f"\n{WARNED} {told}" if isinstance(told, str) else "")
+
+
+def _filled(rows: pd.DataFrame, columns: Sequence[str]) -> float:
+    """Return which share of the combinations of all levels of ``columns`` is among ``rows``."""
+    return len(rows[columns].drop_duplicates()) / math.prod(rows[column].nunique() for column in columns)
 
 
 def _mean(values: np.ndarray) -> float:

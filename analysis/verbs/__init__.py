@@ -27,6 +27,7 @@ from analysis.progress import Progress
 from analysis.publish import dashboard as dashboards
 from analysis.publish import push as pushing
 from analysis.verbs.answer_tables import flips_json, flips_lines, flips_table
+from analysis.verbs.compare import compare as compare
 from analysis.verbs.files import WRITERS, naming, write_table, written
 from analysis.verbs.search_tables import search_table
 from analysis.verbs.tables import (

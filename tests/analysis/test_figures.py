@@ -13,7 +13,7 @@ from PIL import Image
 from analysis.__main__ import main
 from analysis.figures import interactive, paper
 from analysis.figures.catalog import FIGURES, NEEDS, TRANSFER, figures
-from analysis.figures.plots import XY, Heatmap
+from analysis.figures.plots import XY, Heatmap, Plot
 from analysis.load import load
 from analysis.measures import family
 from analysis.measures.importance import importances
@@ -74,6 +74,47 @@ def test_figures_show_the_cells_scores(grid: Path) -> None:
 def test_curves_of_one_quantity_share_its_range(grid: Path) -> None:
     (plot,) = figures(load([str(grid)]), names=["parts"])
     assert len({axes.get_ylim() for axes in paper.draw(plot, 6.9).axes}) == 1
+
+
+def labels(plot: Plot) -> list[tuple[str, str]]:
+    """The labels of both axes of each panel, as drawn."""
+    return [(axes.get_xlabel(), axes.get_ylabel()) for axes in paper.draw(plot, 6.9).axes[: len(plot.panels)]]
+
+
+def test_panels_that_share_an_axis_label_it_once(grid: Path) -> None:
+    plots = {
+        plot.name.split("-")[0]: plot for plot in figures(load([str(grid)]), names=["parts", "heatmaps", "interaction"])
+    }
+    assert labels(plots["parts"]) == [("bits", "CIDEr"), ("bits", ""), ("bits", "")]
+    # Two rows, of gptq and of rtn; the second and the third panel have the same rows.
+    assert labels(plots["heatmaps"]) == [
+        ("", "connector bits"), ("", "language bits"), ("", ""),
+        ("vision bits", "connector bits"), ("vision bits", "language bits"), ("connector bits", ""),
+    ]  # fmt: skip
+    drawn = paper.draw(plots["interaction"], 6.9).axes
+    assert len({axes.get_xlim() for axes in drawn}) == len({axes.get_ylim() for axes in drawn}) == 1
+
+
+def test_three_parts_have_one_colour_bar_and_their_labels_inside(grid: Path) -> None:
+    (plot,) = figures(load([str(grid)]), names=["space"])
+    figure = paper.draw(plot, 6.9)
+    spaces = [axes for axes in figure.axes if axes.name == "3d"]
+    assert (len(spaces), len(figure.axes)) == (2, 3)
+    figure.draw_without_rendering()
+    bar = figure.axes[-1].get_window_extent()
+    for axes in spaces:
+        assert [text.get_text() for text in axes.get_zticklabels()] == ["3", "4", "16"]
+        for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
+            place = axis.label.get_window_extent()
+            assert not place.overlaps(bar)
+            assert figure.bbox.x0 <= place.x0 < place.x1 <= figure.bbox.x1
+
+
+def test_a_part_alone_is_no_grid(tmp_path: Path) -> None:
+    alone = [({part: bits}, 16 - bits / 4, 0.5 + bits / 100) for part in PARTS for bits in (2, 3, 4, 8)]
+    stored(tmp_path / "runs", {**FULL, "awq": alone})
+    told = figures(load([str(tmp_path / "runs")]), names=["heatmaps", "space", "parts", "groups"])
+    assert [plot.name.split("-")[0] for plot in told] == ["parts"]
 
 
 def test_a_page_needs_no_network_and_names_its_cells(grid: Path, tmp_path: Path) -> None:
