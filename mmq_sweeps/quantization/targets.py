@@ -27,7 +27,7 @@ OVERLOOKED = 0.05
 # A parameter is a weight matrix if two of its dimensions are at least this long; depthwise kernels are none.
 MATRIX = 8
 # Methods of conf/method that need no calibration.
-UNCALIBRATED = ("rtn", "uniform", "hqq")
+UNCALIBRATED = ("rtn", "uniform", "hqq", "normal_float")
 # Key of the group size of all parts without their own.
 METHOD_GROUP_SIZE = "method.group_size"
 
