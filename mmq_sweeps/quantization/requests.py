@@ -8,7 +8,7 @@ behind the quantized units before it in its part, and then also depends on every
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmq_sweeps.identity.cell import Cell, MethodRule
@@ -97,7 +97,7 @@ def _of_rule(cell: Cell, rule: MethodRule, build: Build, part: Part) -> Iterator
             unit,
             method,
             format,
-            cell.unit_key(name, rule, asdict(format), part.name if sequential else None),
+            cell.unit_key(name, rule, format.fields(), part.name if sequential else None),
             cell.calibration if rule.calibrated else None,
             group_size_key=key,
             calibration_pass=cell.pass_key(part.name, rule.calibrated),

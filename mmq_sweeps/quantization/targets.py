@@ -24,7 +24,7 @@ from mmq_sweeps.models import experts
 from mmq_sweeps.quantization.blocks import find_blocks, linears_by_kind, loose_by_kind, refuse_computed, resolve, under
 
 # Methods of conf/method that need no calibration.
-UNCALIBRATED = ("rtn", "uniform", "hqq")
+UNCALIBRATED = ("rtn", "uniform", "hqq", "normal_float")
 # Key of the group size of all parts without their own.
 METHOD_GROUP_SIZE = "method.group_size"
 
