@@ -40,7 +40,7 @@ function drawXY(panel, width, style, yDomain) {
   const both = [extent(points.map((point) => point.x)), yDomain];
   const ends = [Math.max(both[0][0], both[1][0]), Math.min(both[0][1], both[1][1])];
   const svg = Plot.plot({
-    width, height: Math.min(380, Math.max(250, width * 0.62)), marginLeft: 52, marginBottom: 40, style: FONT,
+    width, height: Math.min(380, Math.max(250, width * 0.62)), marginLeft: 52, marginBottom: 44, style: FONT,
     x: { domain: padded(both[0], 0.04), label: panel.x_label, labelAnchor: "center", labelArrow: "none", ticks: panel.ticks.length ? panel.ticks : Math.max(3, Math.floor(width / 90)), tickFormat: short },
     y: { domain: yDomain, label: panel.y_label, labelArrow: "none", grid: true, ticks: 5, tickFormat: short },
     symbol: { type: "identity" },
@@ -67,7 +67,7 @@ function drawBars(panel, width) {
   const ink = colour(styleOf(one.style));
   const side = Math.min(96, Math.max(...panel.labels.map((label) => label.length)) * 7.2 + 14);
   const svg = Plot.plot({
-    width, height: 34 * rows.length + 48, marginLeft: side, marginRight: 44, marginTop: 4, marginBottom: 40, style: FONT,
+    width, height: 34 * rows.length + 50, marginLeft: side, marginRight: 44, marginTop: 4, marginBottom: 44, style: FONT,
     x: { domain: [0, Math.max(...one.x)], label: panel.y_label, labelAnchor: "center", labelArrow: "none", ticks: 5, grid: true },
     y: { domain: panel.labels, label: null, padding: 0.28, tickSize: 0 },
     marks: [
