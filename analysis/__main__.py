@@ -120,6 +120,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--keep", type=float, default=0.98, help="the share of full precision to keep; default: 0.98")
     one.add_argument("--json", action="store_true")
 
+    one = verb("flips", "the share of items that each cell answers otherwise than full precision", _verb("flips"))
+    one.add_argument("--metric", help="which says what is right; default: each task's first")
+    one.add_argument("--json", action="store_true")
+
     one = verb(
         "importance", "how much of the score's variation each part's bit-width accounts for", _verb("importance")
     )

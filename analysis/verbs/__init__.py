@@ -15,6 +15,7 @@ from analysis.audit import checks as auditing
 from analysis.cells import Cells
 from analysis.load import load
 from analysis.load.searches import Search, searches
+from analysis.measures import flips as flipping
 from analysis.measures import frontier as frontiers
 from analysis.measures import importance as importances
 from analysis.measures import recommend as recommending
@@ -24,6 +25,7 @@ from analysis.output import json_text
 from analysis.progress import Progress
 from analysis.publish import dashboard as dashboards
 from analysis.publish import push as pushing
+from analysis.verbs.answer_tables import flips_json, flips_lines, flips_table
 from analysis.verbs.files import WRITERS, naming, write_table, written
 from analysis.verbs.search_tables import search_table
 from analysis.verbs.tables import (
@@ -72,6 +74,19 @@ def frontier(arguments: argparse.Namespace) -> None:
         console.print(frontier_table(one), crop=False)
         notes = [*one.notes, *loading_lines(one.rows), *warning_lines(one.rows, one.metric)]
         _lines(console, [*frontier_lines(one, arguments.keep), *notes])
+
+
+def flips(arguments: argparse.Namespace) -> None:
+    cells = _cells(arguments)
+    found = flipping.flips(cells, arguments.metric)
+    if arguments.json:
+        _told([flips_json(one, cells.frame) for one in found])
+        return
+    console = output_console()
+    for one in found:
+        _heading(console, one.title)
+        console.print(flips_table(one, cells.frame), crop=False)
+        _lines(console, flips_lines(one))
 
 
 def importance(arguments: argparse.Namespace) -> None:

@@ -63,7 +63,9 @@ class AnswerScorer:
         answers = [predictions[question] for question in self.question_ids]
         compared = list(map(self._normalized, answers))
         warnings = degenerate.of_outputs("answers", compared, self._right, degenerate.SAME_ANSWER) + self._warnings
-        return {metric.name: self._result(metric, answers).warned(*warnings) for metric in self.metrics}
+        alike = degenerate.alike(compared, self._right)
+        results = (self._result(metric, answers) for metric in self.metrics)
+        return {result.name: replace(result, alike=alike).warned(*warnings) for result in results}
 
     def _result(self, metric: Metric, answers: list[str]) -> MetricResult:
         scores = metric.score(self._prepared[metric.name], answers)
