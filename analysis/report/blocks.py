@@ -71,6 +71,27 @@ class Damages:
 
 
 @dataclass(frozen=True)
+class Changed:
+    """A cell by its number and name: the share of answers that differ, its interval, and those that lost or gained."""
+
+    cell: int
+    name: str
+    flips: float
+    low: float
+    high: float
+    lost: float
+    gained: float
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Bars of changed answers, a cell a row; ``words`` say what became of those that lost and of those that gained."""
+
+    rows: Sequence[Changed]
+    words: tuple[str, str]
+
+
+@dataclass(frozen=True)
 class Sample:
     """An item: its image as a ``data:`` URL or empty, the question, and the right answers."""
 
@@ -98,7 +119,7 @@ class More:
     """Blocks behind a ``title``, which readers open."""
 
     title: str
-    blocks: Sequence[Plot | Table]
+    blocks: Sequence[Plot | Table | Sentences]
 
 
 @dataclass(frozen=True)
@@ -107,7 +128,7 @@ class Sentences:
     warning: bool = False
 
 
-Block = Sentences | Plot | Table | Samples | Overview | Doubts | Damages | CellsTable | More
+Block = Sentences | Plot | Table | Samples | Overview | Doubts | Damages | Changes | CellsTable | More
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import BITS, METRIC, WARNINGS, Cells, assignment, loaders_shown
+from analysis.cells import ANSWERS, BITS, METRIC, WARNINGS, Cells, assignment, loaders_shown
 from analysis.measures.missing import again
 from analysis.report.blocks import plain
 from mmq_sweeps.reporting.table import METRIC_LABELS
@@ -26,13 +26,19 @@ def numbers_of(frame: pd.DataFrame) -> dict[tuple[str, str], int]:
     return {key: number for number, key in enumerate(zip(frame["id"], frame["where"], strict=True))}
 
 
-def columns(cells: Cells, families: Sequence[Cells], on_frontier: Collection[tuple[str, str]]) -> dict[str, Any]:
+def columns(
+    cells: Cells,
+    numbers: Mapping[tuple[str, str], int],
+    families: Sequence[Cells],
+    on_frontier: Collection[tuple[str, str]],
+    more: Mapping[str, Mapping[str, float]],
+) -> dict[str, Any]:
     """Return every column by name, each as ``pooled`` packs it, without those that are empty.
 
-    ``families`` are those with a section of their own; ``on_frontier`` has ``(id, where)`` of cells on a frontier.
+    ``numbers`` are those of ``numbers_of``; ``families`` are those with a section of their own; ``on_frontier`` has
+    ``(id, where)`` of cells on a frontier. ``more`` are other columns, by cell id.
     """
     frame = cells.frame
-    numbers = numbers_of(frame)
     family: list[int | None] = [None] * len(frame)
     for number, one in enumerate(families):
         for key in zip(one.frame["id"], one.frame["where"], strict=True):
@@ -54,6 +60,8 @@ def columns(cells: Cells, families: Sequence[Cells], on_frontier: Collection[tup
         **{name: frame[name] for name in ("url",) if name in frame},
         **{name: _rounded(frame[name]) for name in SIZES if name in frame},
     }
+    found |= {name: [rounded(values.get(own, np.nan)) for own in ids] for name, values in more.items()}
+    found |= _answers(frame)
     for name in cells.metrics:
         for column in (f"{METRIC}{name}", f"low.{name}", f"high.{name}"):
             if column in frame:
@@ -78,6 +86,15 @@ def pooled(values: Sequence[Any]) -> Any:
 def _missing(value: Any) -> Any:
     value = plain(value)
     return None if value is pd.NaT or value == "" else value
+
+
+def _answers(frame: pd.DataFrame) -> dict[str, list[float | None]]:
+    """Return the shares of empty and of equal answers, if a record tells of any."""
+    found = {}
+    for name, label in (("empty", "empty"), ("identical", "same answer")):
+        if f"{ANSWERS}{name}" in frame and (frame[f"{ANSWERS}{name}"] > 0).any():
+            found[label] = _rounded(frame[f"{ANSWERS}{name}"])
+    return found
 
 
 def _warnings(frame: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
@@ -122,7 +139,9 @@ def short_answers(answers: Mapping[int, Sequence[tuple[str, float | None]]]) -> 
     """Pack what cells said: each distinct text once, and by cell the number of its text and its score, item by item."""
     texts: dict[str, int] = {}
     said = {
-        str(cell): [[texts.setdefault(text, len(texts)), None if score is None else rounded(score)] for text, score in own]
+        str(cell): [
+            [texts.setdefault(text, len(texts)), None if score is None else rounded(score)] for text, score in own
+        ]
         for cell, own in answers.items()
     }
     return {"texts": list(texts), "said": said}

@@ -14,13 +14,14 @@ import pandas as pd
 
 from analysis.audit import checks as auditing
 from analysis.audit.finding import Finding
-from analysis.cells import BITS, LOADS_IN, METRIC, WARNINGS, Cells, assignment, defined, loaders_shown
+from analysis.cells import BITS, LOADS_IN, METRIC, WARNINGS, Cells, History, assignment, defined, loaders_shown
 from analysis.figures import catalog
 from analysis.figures.plots import Bars, Series
 from analysis.figures.searches import plots
 from analysis.load.searches import Search
 from analysis.measures import searches as searching
 from analysis.measures.family import Family, families
+from analysis.measures.flips import Flips
 from analysis.measures.frontier import Frontier, frontiers
 from analysis.measures.importance import Importance
 from analysis.report import words
@@ -37,6 +38,7 @@ from analysis.report.blocks import (
     Table,
     plain,
 )
+from analysis.report.changed import changed, flip_columns, flips_in
 from analysis.report.columns import columns, numbers_of
 from analysis.report.damages import damages
 from analysis.report.overview import overview
@@ -65,6 +67,7 @@ class _Shown:
     family: Family
     overall: Frontier
     numbers: Mapping[tuple[str, str], int]
+    flips: tuple[Flips | None, str]
 
 
 def page(
@@ -96,22 +99,28 @@ def page(
         _worked_out(family, f"{family.title} ({number} of {len(found)})", say)
     numbers = numbers_of(cells.frame)
     shown = [
-        _Shown(number, family, frontiers(family.cells, family.metric)[0], numbers) for number, family in enumerate(found)
+        _Shown(
+            number, family, frontiers(family.cells, family.metric)[0], numbers, flips_in(family.cells, family.metric)
+        )
+        for number, family in enumerate(found)
     ]
     defects = auditing.audit(cells, metric, say)
     say("writing the page")
+    history = cells.history()
+    on_frontier = {key for one in shown for key in zip(one.overall.rows["id"], one.overall.rows["where"], strict=True)}
+    data = {
+        "cells": columns(
+            cells, numbers, [family.cells for family in found], on_frontier, flip_columns(one.flips[0] for one in shown)
+        ),
+        "families": [overview(family, numbers) for family in found],
+    }
     sections = [
         *(section for one in shown for section in _of_family(one, images)),
         *([Section("Searches", list(_searches(found_by)))] if found_by else []),
-        Section("All cells", [_cells_table(cells)]),
-        Section("Defects and missing cells", list(_defects(cells, defects, unsized))),
-        Section("How this was made", list(_made(cells, command))),
+        Section("All cells", [_cells_table(cells, data["cells"])]),
+        Section("Defects and missing cells", list(_defects(cells, defects, unsized, history.lacking))),
+        Section("How this was made", list(_made(cells, command, history))),
     ]
-    on_frontier = {key for one in shown for key in zip(one.overall.rows["id"], one.overall.rows["where"], strict=True)}
-    data = {
-        "cells": columns(cells, [family.cells for family in found], on_frontier),
-        "families": [overview(family, numbers) for family in found],
-    }
     return Page("mmq-sweeps report", words.of_cells(cells, len(defects)), sections, data)
 
 
@@ -136,6 +145,8 @@ def _of_family(one: _Shown, images: Path | None) -> Iterator[Section]:
     picked = {row["id"]: row for row in chosen if row is not None}
     family = one.family
     shown, told = samples(family.cells, family.metric, list(picked.values()), one.numbers, images, one.number)
+    answers = changed(*one.flips, family.cells, one.overall.rows, one.numbers)
+    yield Section("Changed answers", list(answers), 3)
     yield Section("Samples", [*([shown] if shown else []), Sentences([words.sentence(line) for line in told])], 3)
 
 
@@ -177,9 +188,7 @@ def _frontier_table(shown: _Shown) -> Table:
 
 def _frontier_notes(one: Frontier) -> Iterator[Block]:
     yield Sentences([words.sentence(note) for note in one.notes])
-    warned = [
-        f"{assignment(row)}: {told}." for _, row in one.rows.iterrows() if (told := _warning(row, one.metric))
-    ]
+    warned = [f"{assignment(row)}: {told}." for _, row in one.rows.iterrows() if (told := _warning(row, one.metric))]
     yield Sentences(warned, warning=True)
 
 
@@ -202,14 +211,19 @@ def _importance(family: Family) -> Iterator[Block]:
         for one in found
         for part, row in one.table.iterrows()
     ]
-    yield More("The measures of importance", [Table(f"Measures of importance, each of 100, in {family.title}", columns, rows)])
+    yield More(
+        "The measures of importance", [Table(f"Measures of importance, each of 100, in {family.title}", columns, rows)]
+    )
 
 
 def _bars(one: Importance, highest: float) -> Doubts:
     table = one.table.loc[sorted(one.table.index, key=lambda part: part_order(str(part)))]
     series = Series(one.method, [0.0, highest], table["mean"].tolist(), table["low"].tolist(), table["high"].tolist())
     bars = Bars(one.method, "importance (of 100)", [str(part) for part in table.index], [series])
-    return Doubts(one.method, bars, [words.of_fit(one)], [words.sentence(warning) for warning in one.warnings])
+    # What the forest did not see is said as well, but makes nothing that it says doubtful.
+    beside = [text for text in one.warnings if "left out" in text]
+    doubts = [words.sentence(text) for text in one.warnings if text not in beside]
+    return Doubts(one.method, bars, [words.of_fit(one), *map(words.sentence, beside)], doubts)
 
 
 def _sensitivity(one: _Shown) -> Iterator[Block]:
@@ -221,7 +235,9 @@ def _sensitivity(one: _Shown) -> Iterator[Block]:
     else:
         if (maps := damages(told, family.cells, one.numbers)) is not None:
             yield maps
-        yield Sentences([*words.of_sensitivity(told), *map(words.sentence, told.notes)])
+        yield Sentences([words.sentence(note) for note in told.notes])
+        if lines := list(words.of_sensitivity(told)):
+            yield More("In words", [Sentences(lines)])
     pictures = catalog.plots(family, ["parts", "groups", "layers", "pairs", "heatmaps", "interaction"])
     if pictures:
         yield More("Curves by bits, two parts together, interactions", pictures)
@@ -245,7 +261,8 @@ def _digits(values: pd.Series) -> int | None:
     return 4 if pd.api.types.is_float_dtype(values) else 0
 
 
-def _cells_table(cells: Cells) -> CellsTable:
+def _cells_table(cells: Cells, there: Collection[str]) -> CellsTable:
+    """List the page's columns that are ``there``, with their labels."""
     frame = cells.frame
     names = [name for name in cells.metrics if frame[f"{METRIC}{name}"].notna().any()]
     several = [name for name in ("source", "model", "task") if frame[name].nunique() > 1]
@@ -256,10 +273,15 @@ def _cells_table(cells: Cells) -> CellsTable:
         (Column("bits per weight", 3), "bpw_paper"),
         (Column("exact", 3), "bpw_exact"),
         *((Column(words.label(name), 4), f"{METRIC}{name}") for name in names),
+        (Column("flips", 3), "flips"),
+        (Column("empty", 3), "empty"),
+        (Column("same answer", 3), "same answer"),
         *((Column(name), name) for name in ("warnings", "loads in", "on frontier", "status", "id")),
         (Column("W&B", link="run"), "url"),
     ]
-    return CellsTable("All cells", columns, [*several, "method", "loads in", "status", "on frontier"])
+    shown = [(column, name) for column, name in columns if name in there]
+    filters = [*several, "method", "loads in", "status", "on frontier"]
+    return CellsTable("All cells", shown, [name for name in filters if name in there])
 
 
 def _bits_digits(bits: pd.Series) -> int:
@@ -267,7 +289,9 @@ def _bits_digits(bits: pd.Series) -> int:
     return 0 if (bits.dropna() % 1 == 0).all() else 2
 
 
-def _defects(cells: Cells, defects: Sequence[Finding], unsized: Collection[str]) -> Iterator[Block]:
+def _defects(
+    cells: Cells, defects: Sequence[Finding], unsized: Sequence[str], unmeasured: Sequence[str]
+) -> Iterator[Block]:
     yield Sentences([*map(words.sentence, cells.notes), *unsized], warning=True)
     for family in dict.fromkeys(finding.family for finding in defects):
         here = [finding for finding in defects if finding.family == family]
@@ -277,7 +301,7 @@ def _defects(cells: Cells, defects: Sequence[Finding], unsized: Collection[str])
         f"{assignment(row)} failed with {row.get('error')}: {row['id']}." for _, row in failed.head(FAILURES).iterrows()
     ]
     more = [f"{len(failed) - FAILURES} more cells failed."] if len(failed) > FAILURES else []
-    lacking = [*failures, *more, *(f"{line}." for line in cells.history().lacking)]
+    lacking = [*failures, *more, *(f"{line}." for line in unmeasured)]
     if lacking:
         yield Sentences(["Cells without a result:", *lacking])
     if not defects and not lacking:
@@ -289,8 +313,7 @@ def _defects(cells: Cells, defects: Sequence[Finding], unsized: Collection[str])
         )
 
 
-def _made(cells: Cells, command: str) -> Iterator[Block]:
-    history = cells.history()
+def _made(cells: Cells, command: str, history: History) -> Iterator[Block]:
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     yield Sentences(

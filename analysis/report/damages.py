@@ -36,9 +36,8 @@ def damages(told: Sensitivity, cells: Cells, numbers: Mapping[tuple[str, str], i
         units = sorted({key[:3] for key in by_unit}, key=_order)
         lines = [[by_unit.get((*unit, width)) for width in widths] for unit in units]
         values = [[math.nan if row is None else scale * row["damage"] for row in line] for line in lines]
-        maps.append(
-            Heatmap(str(method), "bits", "", [f"{width:g}" for width in widths], list(map(_unit, units)), values, label, higher=False)
-        )  # fmt: skip
+        columns = [f"{width:g}" for width in widths]
+        maps.append(Heatmap(str(method), "bits", "", columns, list(map(_unit, units)), values, label, higher=False))
         notes.append([["" if row is None else _note(row, told, share) for row in line] for line in lines])
         places.append([[None if row is None else named.get(_key(row)) for row in line] for line in lines])
     return Damages(maps, notes, places)

@@ -48,7 +48,8 @@ def overview(family: Family, numbers: Mapping[tuple[str, str], int]) -> dict[str
             for name, quality in qualities.items()
         ],
         "sizes": [
-            {"name": name, "unit": UNITS[name][0], "label": UNITS[name][1], "full": _median(full[name])} for name in sizes
+            {"name": name, "unit": UNITS[name][0], "label": UNITS[name][1], "full": _median(full[name])}
+            for name in sizes
         ],
         "shares": _shares(family.cells, qualities, sizes, numbers),
     }
@@ -124,6 +125,4 @@ def share_intervals(
     if not means[0] or not (draws[:, 0] > 0).all():
         return {}
     low, high = np.percentile(draws[:, 1:] / draws[:, :1], (2.5, 97.5), axis=0)
-    return {
-        row: (float(low[place]), float(high[place])) for place, row in enumerate(alike) if means[place + 1]
-    }
+    return {row: (float(low[place]), float(high[place])) for place, row in enumerate(alike) if means[place + 1]}

@@ -14,6 +14,7 @@ from typing import Any
 from analysis.figures.plots import Plot, Space
 from analysis.report.blocks import (
     CellsTable,
+    Changes,
     Damages,
     Doubts,
     More,
@@ -129,7 +130,8 @@ def _chart(plot: Plot, drawn: Drawn) -> Iterator[str]:
 
 
 def _doubts(block: Doubts, drawn: Drawn) -> Iterator[str]:
-    told = "".join(f'<li class="doubt"><strong>Doubtful for {escape(block.method)}:</strong> {escape(line)}</li>' for line in block.doubts)  # fmt: skip
+    named = f"<strong>Doubtful for {escape(block.method)}:</strong>"
+    told = "".join(f'<li class="doubt">{named} {escape(line)}</li>' for line in block.doubts)
     lines = "".join(f"<li>{escape(line)}</li>" for line in block.lines)
     label = f"Importance of the parts, {block.method}"
     bars = _host(drawn, "bars", {"panel": panel_data(block.bars)}, label, "figure")
@@ -142,11 +144,22 @@ def _damages(block: Damages, drawn: Drawn) -> Iterator[str]:
     yield _host(drawn, "damages", content, "Damage of one selection alone", "figure")
 
 
+def _changes(block: Changes, drawn: Drawn) -> Iterator[str]:
+    content = {"rows": [asdict(row) for row in block.rows], "words": list(block.words)}
+    yield _host(drawn, "changes", content, "Answers that differ from full precision", "figure")
+
+
 def _table(table: Table, drawn: Drawn) -> Iterator[str]:
     rows = [[round(value, 9) if isinstance(value, float) else value for value in row] for row in table.rows]
     marks = {f"{row},{column}": text for (row, column), text in table.marks.items()}
     columns = [asdict(column) for column in table.columns]
-    content = {"columns": columns, "rows": rows, "filters": list(table.filters), "marks": marks, "cells": list(table.cells)}
+    content = {
+        "columns": columns,
+        "rows": rows,
+        "filters": list(table.filters),
+        "marks": marks,
+        "cells": list(table.cells),
+    }
     yield f"<h4>{escape(table.name)}</h4>"
     yield _host(drawn, "table", content, table.name)
 
@@ -172,6 +185,7 @@ RENDER: dict[type, Callable[[Any, Drawn], Iterator[str]]] = {
     Plot: _chart,
     Doubts: _doubts,
     Damages: _damages,
+    Changes: _changes,
     Table: _table,
     CellsTable: _cells_table,
     Samples: _samples,

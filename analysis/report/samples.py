@@ -12,7 +12,7 @@ import importlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,15 @@ def _answered(family: Cells, metric: str, chosen: Sequence[pd.Series]) -> Iterat
     """Yield full precision and the ``chosen`` cells with their items; if too few have predictions, the best others that do."""
     quality = Quality.of(family, metric)
     rows = family.frame[family.frame[quality.column].notna()].sort_values(quality.column, ascending=not quality.higher)
-    full = [row for _, row in rows[rows["method"] == "none"].iterrows()]
-    others = [row for _, row in rows[rows["method"] != "none"].iterrows()]
+    full, others = rows[rows["method"] == "none"], rows[rows["method"] != "none"]
+    # One by one: of thousands few are looked at.
+    candidates = chain(_rows(full), chosen, _rows(others))
     seen: set[str] = set()
     found = 0
-    for number, row in enumerate([*full, *chosen, *others]):
-        if row["id"] in seen or (number >= len(full) + len(chosen) and found > 2):
+    for number, row in enumerate(candidates):
+        if number >= len(full) + len(chosen) and found > 2:
+            return
+        if row["id"] in seen:
             continue
         seen.add(row["id"])
         if items := family.items(row):
@@ -86,6 +89,10 @@ def _answered(family: Cells, metric: str, chosen: Sequence[pd.Series]) -> Iterat
             yield row, items
         if found == CELLS:
             return
+
+
+def _rows(frame: pd.DataFrame) -> Iterator[pd.Series]:
+    return (row for _, row in frame.iterrows())
 
 
 def _others(
@@ -105,9 +112,7 @@ def _said(items: Items, shown: Sequence[str], metric: str) -> list[tuple[str, fl
     by_id = {str(item["id"]): item for item in items}
     if any(item not in by_id for item in shown):
         return []
-    return [
-        (_readable(by_id[item]["prediction"]), plain(by_id[item].get("scores", {}).get(metric))) for item in shown
-    ]
+    return [(_readable(by_id[item]["prediction"]), plain(by_id[item].get("scores", {}).get(metric))) for item in shown]
 
 
 def _readable(prediction: str) -> str:

@@ -65,6 +65,8 @@ function figures(cell, family) {
       rows.push(["of full precision", percent(value / metric.full), interval ? `[${fixed(100 * interval[0], 1)}, ${fixed(100 * interval[1], 1)}]` : ""]);
     }
   }
+  if (number(of("flips", cell))) rows.push(["answers changed", percent(of("flips", cell)), `[${fixed(100 * of("flips_low", cell), 1)}, ${fixed(100 * of("flips_high", cell), 1)}]`]);
+  for (const [name, label] of [["empty", "no answer"], ["same answer", "commonest answer"]]) if (of(name, cell)) rows.push([label, percent(of(name, cell)), ""]);
   for (const [name, label, digits] of [["bpw_paper", "bits per weight (paper)", 3], ["bpw_exact", "bits per weight (exact)", 3], ["size_bytes", "MB", 3]]) {
     const value = sized(name, cell);
     if (number(value)) rows.push([label, fixed(value, digits), ""]);

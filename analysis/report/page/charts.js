@@ -189,6 +189,34 @@ function damages(host, data) {
   });
 }
 
+// Shares of answers that differ from full precision, split by what became of them. A name stands above its bar at any width.
+function changes(host, data) {
+  const rows = data.rows.map((row, place) => ({ ...row, place: String(place), other: Math.max(0, row.flips - row.lost - row.gained) }));
+  const kinds = [["lost", data.words[0], "var(--hot)"], ["gained", data.words[1], "var(--c2)"], ["other", "no better, no worse", "var(--quiet)"]].filter(([name]) => rows.some((row) => row[name] > 0));
+  const pieces = rows.flatMap((row) => kinds.map(([name, , ink]) => ({ row, ink, value: row[name] })));
+  const most = Math.max(...rows.map((row) => row.high), 0.01);
+  const inner = element("div", { class: "plot" });
+  host.append(
+    element("p", { class: "quiet", text: "Share of items that cells on the frontier answer otherwise than full precision does. A mean hides them: what is lost here cancels what is gained." }),
+    element("div", { class: "legend" }, ...kinds.map(([, text, ink]) => key({ kind: "block", colour: ink }, text)), key({ kind: "whisker", colour: "var(--ink)" }, "95% interval")), inner);
+  const say = (row) => `${row.name}\nchanges ${percent(row.flips)} of the answers [${fixed(100 * row.low, 1)}, ${fixed(100 * row.high, 1)}]\n${kinds.map(([name, text]) => `${percent(row[name])} ${text}`).join(", ")}`;
+  responsive(inner, (width) => {
+    const svg = Plot.plot({
+      width: Math.min(width, 760), height: rows.length * 44 + 52, marginLeft: 4, marginRight: 52, marginTop: 2, marginBottom: 44, style: FONT,
+      x: { domain: [0, most * 1.02], label: "answers changed", labelAnchor: "center", labelArrow: "none", ticks: Math.max(3, Math.floor(width / 110)), tickFormat: (value) => `${Math.round(100 * value)} %`, grid: true },
+      y: { domain: rows.map((row) => row.place), axis: null, padding: 0 },
+      marks: [
+        Plot.barX(pieces, Plot.stackX({ x: "value", y: (piece) => piece.row.place, fill: "ink", fillOpacity: 0.85, insetTop: 22, insetBottom: 8 })),
+        Plot.link(rows, { y: "place", x1: "low", x2: "high", stroke: "var(--ink)", strokeWidth: 1.5, dy: 7 }),
+        Plot.text(rows, { x: 0, y: "place", text: (row) => row.name, textAnchor: "start", dy: -9, className: "name" }),
+        Plot.text(rows, { x: "high", y: "place", text: (row) => percent(row.flips), textAnchor: "start", dx: 6, dy: 7 }),
+        Plot.dot(rows, Plot.pointer({ x: "flips", y: "place", r: 4, fill: "var(--ink)", dy: 7, maxRadius: Infinity })),
+      ],
+    });
+    inner.replaceChildren(pointing(svg, say, (row) => pin(row.cell)));
+  });
+}
+
 function bars(host, data) {
   const inner = element("div", { class: "plot" });
   host.append(inner);

@@ -1,6 +1,6 @@
 // Draw every block of the page; those behind a title that readers open are drawn when they do.
 
-const BLOCKS = { overview, chart, bars, damages, table, samples };
+const BLOCKS = { overview, chart, bars, damages, changes, table, samples };
 function draw(host) {
   const data = DATA.drawn[Number(host.dataset.drawn)];
   BLOCKS[data.kind](host, data);
@@ -9,9 +9,3 @@ function draw(host) {
 const drawIn = (root) => { for (const host of root.querySelectorAll("[data-drawn]")) if (host.closest("details:not([open])") === null) draw(host); };
 drawIn(document);
 for (const details of document.querySelectorAll("main details")) details.addEventListener("toggle", () => { if (details.open) drawIn(details); });
-
-// What is folded is printed as well.
-window.addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll("main details:not([open])")) { details.open = true; details.dataset.opened = ""; drawIn(details); }
-});
-window.addEventListener("afterprint", () => { for (const details of document.querySelectorAll("[data-opened]")) { details.open = false; delete details.dataset.opened; } });

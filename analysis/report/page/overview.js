@@ -124,7 +124,7 @@ function overview(host, data) {
   const second = element("p", { class: "second quiet" });
   const plotted = element("div", { class: "picture", tabindex: 0, role: "group", "aria-label": `Quality against size of ${family.title}. Arrow keys go along the frontiers, Enter pins a cell, Escape leaves.` });
   const marks = element("div", { class: "marks", "aria-hidden": "true" });
-  const slider = element("input", { type: "range", class: "budget", "aria-label": "Budget", min: 0, max: 1, step: 0.004 });
+  const slider = element("input", { type: "range", class: "budget", "aria-label": "Budget", min: 0, max: 1, step: 0.001 });
   const entry = element("input", { type: "number", "aria-label": "Budget", id: `budget${data.family}`, inputmode: "decimal" });
   const unit = element("span", { class: "unit" });
   const controls = element("div", { class: "controls" },
@@ -194,6 +194,13 @@ function overview(host, data) {
     update(false);
   };
   slider.addEventListener("input", () => setLimit(family.stepped(family.range[0] * (family.range[1] / family.range[0]) ** slider.value)));
+  // The slider's own steps are shares of the axis, which a budget in whole steps may not follow.
+  slider.addEventListener("keydown", (event) => {
+    const steps = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 10, PageDown: -10 }[event.key];
+    if (!steps) return;
+    event.preventDefault();
+    setLimit(family.stepped(family.limit + steps * family.step));
+  });
   entry.addEventListener("input", () => setLimit(entry.value));
   entry.addEventListener("blur", () => { entry.value = String(Number(family.limit.toFixed(6))); });
 
