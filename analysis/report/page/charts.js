@@ -202,7 +202,7 @@ function changes(host, data) {
   const say = (row) => `${row.name}\nchanges ${percent(row.flips)} of the answers [${fixed(100 * row.low, 1)}, ${fixed(100 * row.high, 1)}]\n${kinds.map(([name, text]) => `${percent(row[name])} ${text}`).join(", ")}`;
   responsive(inner, (width) => {
     const svg = Plot.plot({
-      width: Math.min(width, 760), height: rows.length * 44 + 52, marginLeft: 4, marginRight: 52, marginTop: 2, marginBottom: 44, style: FONT,
+      width: Math.min(width, 760), height: rows.length * 44 + 52, marginLeft: 12, marginRight: 64, marginTop: 2, marginBottom: 44, style: FONT,
       x: { domain: [0, most * 1.02], label: "answers changed", labelAnchor: "center", labelArrow: "none", ticks: Math.max(3, Math.floor(width / 110)), tickFormat: (value) => `${Math.round(100 * value)} %`, grid: true },
       y: { domain: rows.map((row) => row.place), axis: null, padding: 0 },
       marks: [

@@ -210,6 +210,13 @@ function overview(host, data) {
     return `${family.name(cell)}\n${figures}\n${fixed(family.at(cell), 3)} ${family.unit}${warning ? `\n! ${warning}` : ""}`;
   };
 
+  // The cells at the same place, the answer first.
+  function alike(cell) {
+    const here = family.quantized.filter((other) => family.at(other) === family.at(cell) && family.value(other) === family.value(cell));
+    const answer = state.answers[data.family];
+    return here.includes(answer) ? [answer, ...here.filter((other) => other !== answer)] : here;
+  }
+
   function paint() {
     const wide = width >= 700;
     const height = wide ? Math.max(300, Math.min(440, width * 0.38)) : 300;
@@ -244,7 +251,7 @@ function overview(host, data) {
     svg.setAttribute("aria-hidden", "true");
     const inner = svg.scale("x"), tall = svg.scale("y");
     scales = { x: inner.apply, y: tall.apply, height, left: margin.left, right: width - margin.right, bottom: height - 42, top: 22 };
-    plotted.replaceChildren(pointing(svg, describe, (cell) => pin(cell)));
+    plotted.replaceChildren(pointing(svg, (cell) => { const [first, ...more] = alike(cell); return describe(first) + (more.length ? `\nand ${more.length} more here` : ""); }, (cell) => pin(alike(cell)[0])));
     // The slider's thumb is right below the budget's line.
     slider.style.marginLeft = `${margin.left - THUMB / 2}px`;
     slider.style.width = `${width - margin.left - margin.right + THUMB}px`;
