@@ -2,9 +2,10 @@
 
 const ROW = 33, OVERSCAN = 12, PRINTED = 300, FEW = 60;
 
+const COLLATOR = new Intl.Collator("en", { numeric: true });
 function compare(a, b) {
   if (a === b) return 0;
-  return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
+  return typeof a === "number" && typeof b === "number" ? a - b : COLLATOR.compare(String(a), String(b));
 }
 const blank = (value) => value === null || value === undefined || value === "";
 
