@@ -112,7 +112,7 @@ def _shapley(tables: dict[tuple[int, ...], np.ndarray], columns: int) -> list[np
                 for subset in combinations(others, size)
             )
         )
-    return found  # type: ignore[return-value]
+    return found
 
 
 def expectations(forest: RandomForestRegressor, grid: Grid) -> dict[tuple[int, ...], np.ndarray]:
