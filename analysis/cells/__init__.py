@@ -48,6 +48,7 @@ import pandas as pd
 from analysis.cells.items import Book, Column, Summary, stacked
 from analysis.cells.items import Items as Items  # Used with the cells elsewhere.
 from analysis.loads_in import kept
+from analysis.progress import counted
 from mmq_sweeps.identity.assignment import (
     BLOCK_GROUPS,
     FULL_PRECISION_BITS,
@@ -176,7 +177,8 @@ class Cells:
     def summaries(self, rows: pd.DataFrame, summary: Summary) -> Iterator[Any]:
         """Yield what ``summary`` makes of the items of each row, or of None; the items of a row are read once."""
         where = rows["where"] if "where" in rows else [""] * len(rows)
-        for place, cell in enumerate(zip(where, rows["id"], strict=True)):
+        named = zip(where, rows["id"], strict=True)
+        for place, cell in enumerate(counted(named, "items of cells", len(rows))):
             yield self.book.get(cell, lambda place=place: self.items(rows.iloc[place]), summary)  # type: ignore[misc]
 
     def by_item(self) -> pd.DataFrame:

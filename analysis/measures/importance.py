@@ -21,6 +21,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 
 from analysis.cells import BITS, METRIC, SELECTION, Cells, by_number, left_out, other_methods, slots, warned, whole
 from analysis.measures.forest import Grid, permutation_importances, shap_values
+from analysis.progress import counted
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.compare import ROUNDING
@@ -208,7 +209,8 @@ def _importance(
         *(delayed(_mean_measure)(bits[draw], score[draw], seed) for draw in drawn),
     ]
     # Worker processes each import scikit-learn, which takes longer than a few draws.
-    found, fit, *means = Parallel(n_jobs=n_jobs if resamples > FEW_RESAMPLES else 1)(work)
+    fitted = Parallel(n_jobs=n_jobs if resamples > FEW_RESAMPLES else 1, return_as="generator")(work)
+    found, fit, *means = counted(fitted, "forests", len(work))
     table = pd.DataFrame(found, index=features.columns, columns=list(MEASURES))
     table["mean"] = table.mean(axis=1)
     again = means[len(subsets) :]
