@@ -41,7 +41,7 @@ class PairedDifference:
 
 def result_of(metric: Metric, items: tuple[str, ...], scores: Scores) -> MetricResult:
     """Return the result of ``scores`` over ``items``, with its interval."""
-    draws = metric.aggregate(resample(scores.totals), len(items)) if items else np.full(1, np.nan)
+    draws = _drawn(metric, scores.totals) if items else np.full(1, np.nan)
     return MetricResult(
         name=metric.name,
         value=scores.value,
@@ -131,6 +131,8 @@ def _figures(results: Sequence[MetricResult], items: tuple[str, ...]) -> Floats:
         return resample(np.stack([_scores(result, items) for result in results], axis=1)).T / len(items)
     totals = [_totals(result, items) for result in results]
     size, metric = totals[-1].shape[1], load_metric(results[-1].name)
+    if getattr(metric, "figures", None) is not None:
+        return np.stack([_drawn(metric, own) for own in totals])  # No sum over items tells its figure.
     sums = resample(np.concatenate(totals, axis=1)).reshape(RESAMPLES, len(results), size).swapaxes(0, 1)
     figures: Floats = metric.aggregate(sums.reshape(-1, size), len(items)).reshape(len(results), RESAMPLES)
     # Sums of fractions may differ in their last digit by their place among the columns.
@@ -144,6 +146,20 @@ def _totals(result: MetricResult, items: tuple[str, ...]) -> Floats:
     place = {item: index for index, item in enumerate(result.per_item)}
     rows: Floats = np.asarray(result.totals)[[place[item] for item in items]]
     return rows
+
+
+def figure_of(metric: Metric, totals: Floats) -> float:
+    """Return the figure of the items with these ``totals`` ``[N, S]``."""
+    if (figures := getattr(metric, "figures", None)) is not None:
+        return float(figures(totals, np.ones((1, len(totals))))[0])
+    return float(metric.aggregate(totals.sum(axis=0, keepdims=True), len(totals))[0])
+
+
+def _drawn(metric: Metric, totals: Floats) -> Floats:
+    """Return the metric's figure on every draw of items."""
+    if (figures := getattr(metric, "figures", None)) is not None:
+        return np.concatenate([figures(totals, counts) for counts in _draws(len(totals))])
+    return metric.aggregate(resample(totals), len(totals))
 
 
 def _interval(figures: Floats) -> tuple[float, float]:
