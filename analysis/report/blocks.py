@@ -92,7 +92,7 @@ class Changes:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Item:
     """An item: its image as a ``data:`` URL or empty, the question, and the right answers."""
 
     id: str
@@ -102,16 +102,44 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Samples:
+class Predictions:
     """Items of a family, and what cells said of them: ``answers`` maps a cell's number to ``(text, score)`` an item.
 
-    The page shows the cells in ``chosen``, beside the answer within the budget and the pinned cell.
+    The page shows the answer within the budget, the pinned cell and, if these have no predictions, those in ``chosen``.
     """
 
     family: int
-    rows: Sequence[Sample]
+    rows: Sequence[Item]
     answers: Mapping[int, Sequence[tuple[str, float | None]]]
     chosen: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A cell's answer to an item, its score, and whether the first cell gave the ``same`` answer."""
+
+    text: str
+    score: float | None
+    same: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An item with its image as a ``data:`` URL or empty, the question, the right answers, and each cell's answer."""
+
+    id: str
+    image: str
+    asked: str
+    right: Sequence[str]
+    answers: Sequence[Answer]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Items with the answers of ``cells``, which are named in words; the words that differ from the first's are marked."""
+
+    cells: Sequence[str]
+    rows: Sequence[Sample]
 
 
 @dataclass(frozen=True)
@@ -128,7 +156,7 @@ class Sentences:
     warning: bool = False
 
 
-Block = Sentences | Plot | Table | Samples | Overview | Doubts | Damages | Changes | CellsTable | More
+Block = Sentences | Plot | Table | Samples | Predictions | Overview | Doubts | Damages | Changes | CellsTable | More
 
 
 @dataclass(frozen=True)
@@ -145,8 +173,8 @@ class Page:
     """``data`` has what the page's scripts share: the columns of all cells, and the families."""
 
     title: str
-    summary: str
     sections: Sequence[Section]
+    summary: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -121,7 +121,7 @@ def page(
         Section("Defects and missing cells", list(_defects(cells, defects, unsized, history.lacking))),
         Section("How this was made", list(_made(cells, command, history))),
     ]
-    return Page("mmq-sweeps report", words.of_cells(cells, len(defects)), sections, data)
+    return Page("mmq-sweeps report", sections, words.of_cells(cells, len(defects)), data)
 
 
 def _sized(family: Family) -> bool:

@@ -20,6 +20,7 @@ from analysis.report.blocks import (
     More,
     Overview,
     Page,
+    Predictions,
     Samples,
     Section,
     Sentences,
@@ -169,9 +170,18 @@ def _cells_table(table: CellsTable, drawn: Drawn) -> Iterator[str]:
     yield _host(drawn, "table", {"columns": columns, "filters": list(table.filters), "all": True}, table.name)
 
 
-def _samples(block: Samples, drawn: Drawn) -> Iterator[str]:
+def _predictions(block: Predictions, drawn: Drawn) -> Iterator[str]:
     content = {"family": block.family, "items": [asdict(row) for row in block.rows], "chosen": list(block.chosen)}
     yield _host(drawn, "samples", {**content, **short_answers(block.answers)})
+
+
+def _samples(block: Samples, drawn: Drawn) -> Iterator[str]:
+    items = [{name: value for name, value in asdict(row).items() if name != "answers"} for row in block.rows]
+    answers = {
+        place: [(row.answers[place].text, row.answers[place].score) for row in block.rows]
+        for place in range(len(block.cells))
+    }
+    yield _host(drawn, "compared", {"names": list(block.cells), "items": items, **short_answers(answers)})
 
 
 def _more(block: More, drawn: Drawn) -> Iterator[str]:
@@ -188,6 +198,7 @@ RENDER: dict[type, Callable[[Any, Drawn], Iterator[str]]] = {
     Changes: _changes,
     Table: _table,
     CellsTable: _cells_table,
+    Predictions: _predictions,
     Samples: _samples,
     More: _more,
 }

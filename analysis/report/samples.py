@@ -14,13 +14,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from analysis.cells import Cells, Items, assignment
 from analysis.measures.quality import Quality
-from analysis.report.blocks import Sample, Samples, plain
+from analysis.report.blocks import Item, Predictions, plain
 from analysis.report.columns import SIZES
 from analysis.report.overview import answers as answers_of
 
@@ -33,6 +33,14 @@ THUMBNAIL, LOSSLESS, QUALITY = 288, 96, 80
 READERS = "mmq_sweeps.data."
 
 
+class Example(NamedTuple):
+    """What an item shows and asks: its image as a ``data:`` URL, the question or text, and the right answers."""
+
+    image: str
+    asked: str
+    right: Sequence[str]
+
+
 def samples(
     family: Cells,
     metric: str,
@@ -40,7 +48,7 @@ def samples(
     numbers: Mapping[tuple[str, str], int],
     root: Path | None,
     number: int = 0,
-) -> tuple[Samples | None, list[str]]:
+) -> tuple[Predictions | None, list[str]]:
     """Collect what cells said of the same items, and sentences on the choice and its gaps.
 
     The items are those that full precision and ``chosen`` cells answer differently, if there are any. All cells of a family
@@ -55,7 +63,7 @@ def samples(
     unlike = [item for item in shared if len({column[item]["prediction"] for column in columns}) > 1]
     shown = (unlike or shared)[:SHOWN]
     known, lacking = _examples(answered[0][0], set(shown), root)
-    rows = [Sample(item, *known.get(item, ("", "", ()))) for item in shown]
+    rows = [Item(item, *known.get(item, Example("", "", ()))) for item in shown]
     by_cell = {numbers[row["id"], row["where"]]: items for row, items in answered}
     picked = list(by_cell)
     by_cell |= _others(family, metric, by_cell, numbers)
@@ -66,7 +74,7 @@ def samples(
         for name, column in zip(names[1:], columns[1:], strict=True)
     ]
     which = f"the first {len(shown)} items that cells answer differently" if unlike else f"the first {len(shown)} items"
-    return Samples(number, rows, answers, picked), [f"Shown are {which}.", *told, *lacking]
+    return Predictions(number, rows, answers, picked), [f"Shown are {which}.", *told, *lacking]
 
 
 def _answered(family: Cells, metric: str, chosen: Sequence[pd.Series]) -> Iterator[tuple[pd.Series, Items]]:
@@ -112,10 +120,10 @@ def _said(items: Items, shown: Sequence[str], metric: str) -> list[tuple[str, fl
     by_id = {str(item["id"]): item for item in items}
     if any(item not in by_id for item in shown):
         return []
-    return [(_readable(by_id[item]["prediction"]), plain(by_id[item].get("scores", {}).get(metric))) for item in shown]
+    return [(readable(by_id[item]["prediction"]), plain(by_id[item].get("scores", {}).get(metric))) for item in shown]
 
 
-def _readable(prediction: str) -> str:
+def readable(prediction: str) -> str:
     """Format a prediction; a retriever's is JSON with the rank of the right answer."""
     try:
         told = json.loads(prediction)
@@ -128,25 +136,34 @@ def _same(column: Mapping[str, Any], full: Mapping[str, Any], shared: Iterable[s
     return sum(column[item]["prediction"] == full[item]["prediction"] for item in shared)
 
 
-def _examples(
-    row: pd.Series, wanted: set[str], root: Path | None
-) -> tuple[dict[str, tuple[str, str, Sequence[str]]], list[str]]:
+def _examples(row: pd.Series, wanted: set[str], root: Path | None) -> tuple[dict[str, Example], list[str]]:
     """Load image, question and right answers of the ``wanted`` items; a sentence says why if that fails."""
     try:
         task = json.loads(Path(row["where"]).read_text())["cell"]["task"]
+    except (OSError, ValueError, KeyError, TypeError):
+        task = {}
+    return examples_of(task, row["task"], wanted, root)
+
+
+def examples_of(
+    task: Mapping[str, Any], name: str, wanted: set[str], root: Path | None
+) -> tuple[dict[str, Example], list[str]]:
+    """Load image, question and right answers of the ``wanted`` items of a record's ``task``, which is shown as ``name``.
+
+    A sentence says why if that fails. ``root`` is the folder of a published set.
+    """
+    try:
         reader = _reader(task, root)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError):
         reader = None
     if reader is None:
-        return {}, [
-            f"No images: the records of {row['task']} do not say where they lie; name their folder with --images"
-        ]
-    found: dict[str, tuple[str, str, Sequence[str]]] = {}
+        return {}, [f"No images: the records of {name} do not say where they lie; name their folder with --images"]
+    found: dict[str, Example] = {}
     try:
         for example in islice(iter(reader), task["limit"]):
             for item, asked, right in _items_of(example):
                 if item in wanted:
-                    found[item] = (_address(example.image), asked, right)
+                    found[item] = Example(_address(example.image), asked, right)
             if wanted <= found.keys():
                 break
     except (OSError, ValueError) as error:
