@@ -108,7 +108,7 @@ def page(
     say("writing the page")
     history = cells.history()
     on_frontier = {key for one in shown for key in zip(one.overall.rows["id"], one.overall.rows["where"], strict=True)}
-    data = {
+    data: dict[str, Any] = {
         "cells": columns(
             cells, numbers, [family.cells for family in found], on_frontier, flip_columns(one.flips[0] for one in shown)
         ),
