@@ -92,7 +92,7 @@ class Changes:
 
 
 @dataclass(frozen=True)
-class Item:
+class Sample:
     """An item: its image as a ``data:`` URL or empty, the question, and the right answers."""
 
     id: str
@@ -102,44 +102,25 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Predictions:
+class Samples:
     """Items of a family, and what cells said of them: ``answers`` maps a cell's number to ``(text, score)`` an item.
 
-    The page shows the answer within the budget, the pinned cell and, if these have no predictions, those in ``chosen``.
+    The page shows the cells in ``chosen``, beside the answer within the budget and the pinned cell.
     """
 
     family: int
-    rows: Sequence[Item]
+    rows: Sequence[Sample]
     answers: Mapping[int, Sequence[tuple[str, float | None]]]
     chosen: Sequence[int]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A cell's answer to an item, its score, and whether the first cell gave the ``same`` answer."""
-
-    text: str
-    score: float | None
-    same: bool
-
-
-@dataclass(frozen=True)
-class Sample:
-    """An item with its image as a ``data:`` URL or empty, the question, the right answers, and each cell's answer."""
-
-    id: str
-    image: str
-    asked: str
-    right: Sequence[str]
-    answers: Sequence[Answer]
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Items with the answers of ``cells``, which are named in words; the words that differ from the first's are marked."""
+class Compared:
+    """Items with what each of ``cells``, given by name, said of them: ``answers[i]`` has ``(text, score)`` a cell."""
 
     cells: Sequence[str]
     rows: Sequence[Sample]
+    answers: Sequence[Sequence[tuple[str, float | None]]]
 
 
 @dataclass(frozen=True)
@@ -156,7 +137,7 @@ class Sentences:
     warning: bool = False
 
 
-Block = Sentences | Plot | Table | Samples | Predictions | Overview | Doubts | Damages | Changes | CellsTable | More
+Block = Sentences | Plot | Table | Samples | Overview | Doubts | Damages | Changes | CellsTable | Compared | More
 
 
 @dataclass(frozen=True)
@@ -173,9 +154,9 @@ class Page:
     """``data`` has what the page's scripts share: the columns of all cells, and the families."""
 
     title: str
+    summary: str
     sections: Sequence[Section]
-    summary: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=lambda: {"cells": {}, "families": []})
 
 
 def plain(value: Any) -> Any:

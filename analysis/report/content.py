@@ -43,6 +43,7 @@ from analysis.report.columns import columns, numbers_of
 from analysis.report.damages import damages
 from analysis.report.overview import overview
 from analysis.report.samples import samples
+from analysis.report.transfer import transfer_section
 from mmq_sweeps import __version__
 from mmq_sweeps.identity.assignment import part_order
 
@@ -108,20 +109,22 @@ def page(
     say("writing the page")
     history = cells.history()
     on_frontier = {key for one in shown for key in zip(one.overall.rows["id"], one.overall.rows["where"], strict=True)}
-    data: dict[str, Any] = {
-        "cells": columns(
-            cells, numbers, [family.cells for family in found], on_frontier, flip_columns(one.flips[0] for one in shown)
-        ),
+    drawn = columns(
+        cells, numbers, [family.cells for family in found], on_frontier, flip_columns(one.flips[0] for one in shown)
+    )
+    data = {
+        "cells": drawn,
         "families": [overview(family, numbers) for family in found],
     }
     sections = [
         *(section for one in shown for section in _of_family(one, images)),
         *([Section("Searches", list(_searches(found_by)))] if found_by else []),
-        Section("All cells", [_cells_table(cells, data["cells"])]),
+        *([across] if (across := transfer_section(cells, metric)) else []),
+        Section("All cells", [_cells_table(cells, drawn)]),
         Section("Defects and missing cells", list(_defects(cells, defects, unsized, history.lacking))),
         Section("How this was made", list(_made(cells, command, history))),
     ]
-    return Page("mmq-sweeps report", sections, words.of_cells(cells, len(defects)), data)
+    return Page("mmq-sweeps report", words.of_cells(cells, len(defects)), sections, data)
 
 
 def _sized(family: Family) -> bool:

@@ -15,12 +15,12 @@ from analysis.figures.plots import Plot, Space
 from analysis.report.blocks import (
     CellsTable,
     Changes,
+    Compared,
     Damages,
     Doubts,
     More,
     Overview,
     Page,
-    Predictions,
     Samples,
     Section,
     Sentences,
@@ -170,18 +170,15 @@ def _cells_table(table: CellsTable, drawn: Drawn) -> Iterator[str]:
     yield _host(drawn, "table", {"columns": columns, "filters": list(table.filters), "all": True}, table.name)
 
 
-def _predictions(block: Predictions, drawn: Drawn) -> Iterator[str]:
+def _samples(block: Samples, drawn: Drawn) -> Iterator[str]:
     content = {"family": block.family, "items": [asdict(row) for row in block.rows], "chosen": list(block.chosen)}
     yield _host(drawn, "samples", {**content, **short_answers(block.answers)})
 
 
-def _samples(block: Samples, drawn: Drawn) -> Iterator[str]:
-    items = [{name: value for name, value in asdict(row).items() if name != "answers"} for row in block.rows]
-    answers = {
-        place: [(row.answers[place].text, row.answers[place].score) for row in block.rows]
-        for place in range(len(block.cells))
-    }
-    yield _host(drawn, "compared", {"names": list(block.cells), "items": items, **short_answers(answers)})
+def _compared(block: Compared, drawn: Drawn) -> Iterator[str]:
+    answers = {place: [said[place] for said in block.answers] for place in range(len(block.cells))}
+    content = {"names": list(block.cells), "items": [asdict(row) for row in block.rows]}
+    yield _host(drawn, "compared", {**content, **short_answers(answers)})
 
 
 def _more(block: More, drawn: Drawn) -> Iterator[str]:
@@ -198,7 +195,7 @@ RENDER: dict[type, Callable[[Any, Drawn], Iterator[str]]] = {
     Changes: _changes,
     Table: _table,
     CellsTable: _cells_table,
-    Predictions: _predictions,
     Samples: _samples,
+    Compared: _compared,
     More: _more,
 }

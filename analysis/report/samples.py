@@ -20,7 +20,7 @@ import pandas as pd
 
 from analysis.cells import Cells, Items, assignment
 from analysis.measures.quality import Quality
-from analysis.report.blocks import Item, Predictions, plain
+from analysis.report.blocks import Sample, Samples, plain
 from analysis.report.columns import SIZES
 from analysis.report.overview import answers as answers_of
 
@@ -48,7 +48,7 @@ def samples(
     numbers: Mapping[tuple[str, str], int],
     root: Path | None,
     number: int = 0,
-) -> tuple[Predictions | None, list[str]]:
+) -> tuple[Samples | None, list[str]]:
     """Collect what cells said of the same items, and sentences on the choice and its gaps.
 
     The items are those that full precision and ``chosen`` cells answer differently, if there are any. All cells of a family
@@ -63,7 +63,7 @@ def samples(
     unlike = [item for item in shared if len({column[item]["prediction"] for column in columns}) > 1]
     shown = (unlike or shared)[:SHOWN]
     known, lacking = _examples(answered[0][0], set(shown), root)
-    rows = [Item(item, *known.get(item, Example("", "", ()))) for item in shown]
+    rows = [Sample(item, *known.get(item, Example("", "", ()))) for item in shown]
     by_cell = {numbers[row["id"], row["where"]]: items for row, items in answered}
     picked = list(by_cell)
     by_cell |= _others(family, metric, by_cell, numbers)
@@ -74,7 +74,7 @@ def samples(
         for name, column in zip(names[1:], columns[1:], strict=True)
     ]
     which = f"the first {len(shown)} items that cells answer differently" if unlike else f"the first {len(shown)} items"
-    return Predictions(number, rows, answers, picked), [f"Shown are {which}.", *told, *lacking]
+    return Samples(number, rows, answers, picked), [f"Shown are {which}.", *told, *lacking]
 
 
 def _answered(family: Cells, metric: str, chosen: Sequence[pd.Series]) -> Iterator[tuple[pd.Series, Items]]:

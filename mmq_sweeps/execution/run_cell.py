@@ -170,6 +170,10 @@ def _items(predictions: Mapping[str, str], metrics: Mapping[str, MetricResult]) 
         }
         for item, text in predictions.items()
     }
+    for item, (log_probability, tokens) in getattr(predictions, "log_probabilities", {}).items():
+        # Of logits that are no numbers, none is told.
+        told = log_probability if math.isfinite(log_probability) else None
+        items[item]["log_probability"] = {"sum": told, "mean": told and told / tokens, "tokens": tokens}
     for name, result in metrics.items():
         if result.totals is not None:
             for item, row in zip(result.per_item, result.totals.tolist(), strict=True):

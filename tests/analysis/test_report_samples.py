@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from analysis.load import load
-from analysis.report.blocks import Predictions
+from analysis.report.blocks import Samples
 from analysis.report.columns import numbers_of
 from analysis.report.samples import THUMBNAIL, samples
 from mmq_sweeps.store.store import Store
@@ -26,7 +26,7 @@ COCO = {
 }
 
 
-def told(folder: Path, images: Path | None) -> tuple[Predictions, list[str]]:
+def told(folder: Path, images: Path | None) -> tuple[Samples, list[str]]:
     """Samples of full precision and one other cell, which disagree on two of four images."""
     store = Store.open(folder / "runs")
     for method, bits, said in (("none", {}, ("a", "b", "c", "d")), ("gptq", {"vision": 3}, ("a", "x", "y", "d"))):

@@ -270,7 +270,7 @@ def test_where_less_is_better_bright_colours_are_the_low_values(tmp_path: Path) 
     assert (
         interactive.draw(plot).data[0].colorscale[0][1] != interactive.go.Heatmap(colorscale="Cividis").colorscale[0][1]
     )
-    assert '"higher":false' in page.render(Page("", [Section("", [plot])]))
+    assert '"higher":false' in page.render(Page("", "", [Section("", [plot])]))
 
 
 def test_where_less_is_better_sentences_say_so_and_show_no_percentage(

@@ -60,6 +60,6 @@ def test_what_records_say_of_answers_reaches_table_and_analysis(tmp_path: Path) 
     assert texts == {"none": None, "rtn": {**SOUND, "empty": 0.1}}
     told = load([str(tmp_path)]).frame
     assert list(alike_lines(told)) == [
-        "rtn vision 4 says 'yes' to everything",
         "rtn vision 2 leaves 10.0% of the items without an answer",
+        "rtn vision 4 says 'yes' to everything",
     ]
