@@ -12,6 +12,8 @@
 | report_mb | size of that page | 8 MB |
 | made | making the report of 200 cells of four methods with 500 items each | 20 s |
 | made | making that of 4,000 | a tenth of the processor time of ``--commit`` |
+| page_scroll, page_filter, page_sort, page_budget, page_pin | the longest pause, as the page measures it, while a page of |
+|  | 4,000 cells scrolls through them, filters, sorts, moves the budget and pins a cell | 100 ms |
 
 Each is timed once in a process that has imported its modules, and printed with its ratio to the limit; ``made`` is a command
 of its own, on both sides in turns. The stores and the page are created in a temporary folder. ``figures`` needs the
@@ -29,7 +31,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.against import BEFORE, CHECKOUT, checkout, compared, line, spent
 
 LIMITS = {"table": 2.0, "frontier": 1.0, "importance": 60.0, "figures": 120.0, "report": 3.0, "report_mb": 8.0}
-RECORDS, CELLS = 100_000, 2_000
+PAUSES = ("page_scroll", "page_filter", "page_sort", "page_budget", "page_pin")
+LIMITS |= dict.fromkeys(PAUSES, 0.1)
+RECORDS, CELLS, MOST = 100_000, 2_000, 4_000
 PARTS = ("vision", "connector", "language")
 METHODS, ITEMS = ("rtn", "gptq", "awq", "hqq"), 500
 # Seconds that the report of as many cells may take, and ratios that it must have to the earlier commit.
@@ -152,19 +155,73 @@ def figures(published: Path, folder: Path) -> dict[str, float]:
     }
 
 
-def report(folder: Path) -> dict[str, float]:
-    """Time the page until its charts and tables are drawn: Chromium fires ``load`` after the page's script has run."""
-    from analysis.load import load
-    from analysis.measures import family
-    from analysis.measures.importance import importances
-    from analysis.report import content, page
+# Gaps between frames and long tasks while a reader does something; the longest counts.
+PAUSES_OF = """
+const done = arguments[0], found = {};
+const table = document.querySelector('[aria-label="All cells"].table'), scroll = table.querySelector(".scroll");
+const filter = table.querySelector("input"), budget = document.querySelector(".overview input[type=number]");
+let longest = 0, last = performance.now();
+const longer = (list) => { for (const one of list.getEntries()) longest = Math.max(longest, one.duration); };
+new PerformanceObserver(longer).observe({ type: "longtask" });
+const watch = (now) => { longest = Math.max(longest, now - last); last = now; requestAnimationFrame(watch); };
+requestAnimationFrame(watch);
+const frames = (count) => new Promise((then) => {
+  const next = () => (count-- ? requestAnimationFrame(next) : then());
+  next();
+});
+const enter = (input, value) => { input.value = value; input.dispatchEvent(new Event("input", { bubbles: true })); };
+const measure = async (name, where, steps, step) => {
+  where.scrollIntoView();
+  await frames(20);
+  longest = 0;
+  for (let i = 0; i < steps; i += 1) { step(i); await frames(2); }
+  found[name] = longest / 1000;
+};
+(async () => {
+  await measure("page_scroll", table, 60, (i) => { scroll.scrollTop = (i / 59) * scroll.scrollHeight; });
+  await measure("page_filter", table, 5, (i) => enter(filter, ["v", "vision 3", "vision 3 lang", "vision", ""][i]));
+  await measure("page_sort", table, 4, (i) => table.querySelectorAll("th button")[[0, 0, 5, 5][i]].click());
+  await measure("page_budget", document.querySelector(".overview"), 40, (i) => enter(budget, 5 + i / 10));
+  await measure("page_pin", document.querySelector(".overview"), 1, () => document.querySelector(".scroll tbody tr").click());
+  done(found);
+})();
+"""
+
+
+def pauses(folder: Path) -> dict[str, float]:
+    """Measure in the page how long it does not react, with thousands of cells."""
     from tests.analysis.browser import chromium, show
 
-    made_up_store(folder / "page", CELLS, range(2, 15))
+    shown_page = _written(folder / "pauses", MOST, range(2, 18))
+    with chromium(folder / "profile-pauses") as driver:
+        driver.set_script_timeout(300)
+        show(driver, shown_page)
+        found: dict[str, float] = driver.execute_async_script(PAUSES_OF)
+    return {name: found[name] for name in PAUSES}
+
+
+def _written(folder: Path, count: int, widths: Iterable[int]) -> Path:
+    """Write a page of a made-up store, without the statistics that take long: drawing does not depend on them."""
+    from analysis.load import load
+    from analysis.measures import family
+    from analysis.report import content, page
+
+    def refused(*_arguments: object) -> None:
+        raise ValueError("not asked for")
+
+    made_up_store(folder, count, widths)
+    family.importances = family.sensitivities = refused
+    content.auditing.audit = lambda *_: []
     shown_page = folder / "report.html"
-    # Few resamples, since drawing the page does not depend on their number.
-    family.importances = partial(importances, resamples=3)
-    shown_page.write_text(page.render(content.page(load([str(folder / "page")]), None, "python -m analysis report")))
+    shown_page.write_text(page.render(content.page(load([str(folder)]), None, "python -m analysis report")))
+    return shown_page
+
+
+def report(folder: Path) -> dict[str, float]:
+    """Time the page until its charts and tables are drawn: Chromium fires ``load`` after the page's script has run."""
+    from tests.analysis.browser import chromium, show
+
+    shown_page = _written(folder / "page", CELLS, range(2, 15))
     with chromium(folder / "profile") as driver:
         taken = seconds(lambda: show(driver, shown_page))
         shown = driver.find_element("css selector", "[aria-label='All cells'].table [role=status]").text
@@ -202,7 +259,9 @@ def _made_line(name: str, found: dict[str, Any]) -> str:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--json", action="store_true")
-    options.add_argument("--only", nargs="+", choices=("table", "importance", "figures", "report", "made"), default=[])
+    options.add_argument(
+        "--only", nargs="+", choices=("table", "importance", "figures", "report", "page", "made"), default=[]
+    )
     there = Path(os.environ.get("MMQ_PUBLISHED", CHECKOUT.parent / "shared" / "published"))
     options.add_argument("--published", type=Path, default=there if there.is_dir() else None)
     options.add_argument("--commit", default=BEFORE, help="the commit to compare ``made`` with")
@@ -216,6 +275,7 @@ def main() -> None:
             "table": lambda: table_and_frontier(folder),
             "importance": lambda: importance(asked.published, folder),
             "report": lambda: report(folder),
+            "page": lambda: pauses(folder),
         }
         if asked.published is not None:
             parts["figures"] = lambda: figures(asked.published, folder)

@@ -60,7 +60,7 @@ def _unit(unit: tuple[str, str, str]) -> str:
 
 def _note(row: Mapping[str, Any], told: Sensitivity, share: bool) -> str:
     interval = f" [{row['low']:.4f}, {row['high']:.4f}]" if "low" in row else ""
-    of_full = f", {row['damage'] / told.full:.1%} of full precision" if share else ""
+    of_full = f", {100 * row['damage'] / told.full:.1f} % of full precision" if share else ""
     name = f"{row['method']} {_unit((row['part'], row['blocks'], row['layers']))} {row['bits']:g} alone"
     return f"{name}\ncosts {told.quality.label} {row['damage']:.4f}{interval}{of_full}"
 

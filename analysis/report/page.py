@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from difflib import SequenceMatcher
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from analysis.report.blocks import (
     More,
     Overview,
     Page,
-    Sample,
     Samples,
     Section,
     Sentences,
@@ -177,42 +175,10 @@ def _samples(block: Samples, drawn: Drawn) -> Iterator[str]:
     yield _host(drawn, "samples", {**content, **short_answers(block.answers)})
 
 
-def _compared(block: Compared, _drawn: Drawn) -> Iterator[str]:
-    cards = "".join(
-        _card(row, zip(block.cells, said, strict=True)) for row, said in zip(block.rows, block.answers, strict=True)
-    )
-    yield f'<div class="samples">{cards}</div>'
-
-
-def _card(row: Sample, said: Iterable[tuple[str, tuple[str, float | None]]]) -> str:
-    """Return an item; of each answer, the words that differ from the first one's are marked."""
-    image = f'<img src="{escape(row.image)}" alt="{escape(row.id)}">' if row.image else ""
-    asked = f"<p><strong>{escape(row.asked)}</strong></p>" if row.asked else ""
-    more = f" (and {len(row.right) - 1} more)" if len(row.right) > 1 else ""
-    right = f'<p class="right"><span class="who">right</span>{escape(row.right[0])}{more}</p>' if row.right else ""
-    answers, first = [], None
-    for name, (text, score) in said:
-        words = marked(text, first if first is not None else text) or "<em>(nothing)</em>"
-        shown = "" if score is None else f'<span class="score">{score:.2f}</span>'
-        answers.append(
-            f'<div class="one"><span class="who">{escape(name)}</span><p class="said">{words}{shown}</p></div>'
-        )
-        first = text if first is None else first
-    told = f'<p class="quiet id">{escape(row.id)}</p>{asked}{right}{"".join(answers)}'
-    return f"<article>{image}<div>{told}</div></article>"
-
-
-def marked(text: str, base: str) -> str:
-    """Return ``text`` as HTML with the words marked that ``base`` lacks, and those of ``base`` that are gone."""
-    ours, theirs = text.split(), base.split()
-    pieces = []
-    for _, start, stop, from_start, from_stop in SequenceMatcher(None, theirs, ours, autojunk=False).get_opcodes():
-        gone, come = (escape(" ".join(words)) for words in (theirs[start:stop], ours[from_start:from_stop]))
-        if gone == come:
-            pieces.append(come)
-            continue
-        pieces += [f"<{tag}>{words}</{tag}>" for tag, words in (("del", gone), ("mark", come)) if words]
-    return " ".join(pieces)
+def _compared(block: Compared, drawn: Drawn) -> Iterator[str]:
+    answers = {place: [said[place] for said in block.answers] for place in range(len(block.cells))}
+    content = {"names": list(block.cells), "items": [asdict(row) for row in block.rows]}
+    yield _host(drawn, "compared", {**content, **short_answers(answers)})
 
 
 def _more(block: More, drawn: Drawn) -> Iterator[str]:

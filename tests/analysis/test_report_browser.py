@@ -17,6 +17,7 @@ from analysis.measures import family
 from analysis.measures.frontier import frontiers
 from analysis.measures.importance import Importance
 from analysis.report import content, page
+from analysis.report.blocks import Compared, Page, Sample, Section
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 from tests.analysis.browser import FAINT_TEXTS, asked, chromium, show
@@ -212,6 +213,14 @@ def test_hovering_names_a_cell_and_clicking_pins_it(report: Path, driver: Any) -
     assert len(pinned.find_elements("css selector", "ul.said img")) == 8
     press(driver, "\ue00c")
     assert not pinned.is_displayed()
+    # So does a square of a heat map.
+    square = driver.find_element("css selector", ".damages [class^=square] rect")
+    driver.execute_script("arguments[0].scrollIntoView({ block: 'center' })", square)
+    drawn(driver)
+    ActionChains(driver).move_to_element(square).click().perform()
+    assert text(driver, "#tip").startswith("gptq vision 3 alone\ncosts CIDEr 0.0")
+    assert text(driver, "#cell h2") == "gptq vision 3"
+    press(driver, "\ue00c")
     assert driver.get_log("browser") == []
 
 
@@ -397,6 +406,22 @@ def test_a_report_of_many_cells_is_small_and_has_few_rows_in_the_document(
 
 def scrolled(driver: Any) -> Any:
     return cells_table(driver).find_element("css selector", ".scroll")
+
+
+def test_named_cells_are_shown_side_by_side(tmp_path: Path, driver: Any) -> None:
+    items = [Sample("1", "", "which colour?", ("red",))]
+    said = [[("a dark red dot", 1.0), ("a red <b> dot", 0.5), ("", None)]]
+    path = tmp_path / "compared.html"
+    path.write_text(page.render(Page("A, B", "", [Section("Items", [Compared(["A", "B", "C"], items, said)])])))
+    show(driver, path)
+    shown = driver.execute_script("return [...document.querySelectorAll('.one p')].map((one) => one.innerHTML)")
+    score = '<span class="score">{}</span>'.format
+    assert shown == [
+        "a dark red dot" + score("1.00"),
+        "a <del>dark</del> red <mark>&lt;b&gt;</mark> dot" + score("0.50"),
+        "<em>(nothing)</em>",
+    ]
+    assert driver.get_log("browser") == []
 
 
 def test_a_record_without_scores_is_no_obstacle(tmp_path: Path) -> None:

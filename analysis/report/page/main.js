@@ -1,6 +1,6 @@
 // Draw every block of the page; those behind a title that readers open are drawn when they do.
 
-const BLOCKS = { overview, chart, bars, damages, changes, table, samples };
+const BLOCKS = { overview, chart, bars, damages, changes, table, samples, compared };
 function draw(host) {
   const data = DATA.drawn[Number(host.dataset.drawn)];
   BLOCKS[data.kind](host, data);

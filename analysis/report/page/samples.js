@@ -27,6 +27,23 @@ function answerText(data, [place, score], base) {
   return element("p", { class: "said" }, ...shown, number(score) ? element("span", { class: "score", text: fixed(score, 2) }) : null);
 }
 
+function card(item, answers) {
+  return element("article", {},
+    item.image ? element("img", { src: item.image, alt: item.id }) : null,
+    element("div", {},
+      element("p", { class: "quiet id", text: item.id }),
+      item.asked ? element("p", {}, element("strong", { text: item.asked })) : null,
+      item.right.length ? element("p", { class: "right" }, element("span", { class: "who", text: "right" }), `${item.right[0]}${item.right.length > 1 ? ` (and ${item.right.length - 1} more)` : ""}`) : null,
+      ...answers));
+}
+
+// Answers of named cells, whose words are compared with the first's.
+function compared(host, data) {
+  host.classList.add("samples");
+  host.append(...data.items.map((item, i) => card(item, data.names.map((name, place) => element("div", { class: place ? "one" : "one full" },
+    element("span", { class: "who", text: name }), answerText(data, data.said[place][i], place ? data.said[0][i] : null))))));
+}
+
 function samples(host, data) {
   const family = FAMILIES[data.family];
   const full = fullOf(data);
@@ -37,15 +54,9 @@ function samples(host, data) {
     if (cells.length < 2) cells = [...new Set([...cells, ...data.chosen])].filter((cell) => data.said[cell]).slice(0, 4);
     if (cells.join() === drawn) return;
     drawn = cells.join();
-    host.replaceChildren(...data.items.map((item, i) => element("article", {},
-      item.image ? element("img", { src: item.image, alt: item.id }) : null,
-      element("div", {},
-        element("p", { class: "quiet id", text: item.id }),
-        item.asked ? element("p", {}, element("strong", { text: item.asked })) : null,
-        item.right.length ? element("p", { class: "right" }, element("span", { class: "who", text: "right" }), `${item.right[0]}${item.right.length > 1 ? ` (and ${item.right.length - 1} more)` : ""}`) : null,
-        ...cells.map((cell) => element("div", { class: cell === full ? "one full" : "one" },
-          element("button", { type: "button", class: "who", text: role(cell), onclick: () => pin(cell) }),
-          answerText(data, data.said[cell][i], cell === full || full === null ? null : data.said[full][i])))))));
+    host.replaceChildren(...data.items.map((item, i) => card(item, cells.map((cell) => element("div", { class: cell === full ? "one full" : "one" },
+      element("button", { type: "button", class: "who", text: role(cell), onclick: () => pin(cell) }),
+      answerText(data, data.said[cell][i], cell === full || full === null ? null : data.said[full][i]))))));
   }
   const role = (cell) => (cell === full ? "full precision" : family.name(cell));
   listen(fill);
