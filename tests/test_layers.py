@@ -22,8 +22,8 @@ MAY_IMPORT = {
     "mmq_sweeps.config.paths": (),
     "mmq_sweeps.identity": (),
     "mmq_sweeps.metrics": (),
-    # Formats and solvers know tensors and nothing else.
-    "mmq_sweeps.methods": (),
+    # Formats and solvers know tensors, what their fields count for, and nothing else.
+    "mmq_sweeps.methods": ("identity.roles",),
     "mmq_sweeps.models": ("identity", "memory"),
     "mmq_sweeps.data": ("identity", "models"),
     "mmq_sweeps.config": ("errors", "identity", "metrics"),
@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "launch": ("mmq_sweeps",),
     "analysis": (
         "config.paths", "errors", "identity.assignment", "identity.cell", "identity.end_parts", "identity.loads_in",
-        "reporting", "store",
+        "metrics.confidence", "metrics.intervals", "metrics.names", "metrics.normalize", "reporting", "store",
     ),
 }  # fmt: skip
 

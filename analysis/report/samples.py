@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -27,6 +27,14 @@ CELLS = 4
 THUMBNAIL, LOSSLESS, QUALITY = 288, 96, 80
 # A record's ``_target_`` is imported, so it may only name readers below this prefix or in ``mmq_sweeps.data.readers``.
 READERS = "mmq_sweeps.data."
+
+
+class Example(NamedTuple):
+    """What an item shows and asks: its image as a ``data:`` URL, the question or text, and the right answers."""
+
+    image: str
+    asked: str
+    right: Sequence[str]
 
 
 def samples(
@@ -47,7 +55,7 @@ def samples(
     rows = [
         Sample(
             item,
-            *known.get(item, ("", "", ())),
+            *known.get(item, Example("", "", ())),
             [_answer(column[item], columns[0][item], metric) for column in columns],
         )
         for item in shown
@@ -82,10 +90,10 @@ def _answered(family: Cells, metric: str, chosen: Sequence[pd.Series]) -> Iterat
 
 def _answer(item: Mapping[str, Any], full: Mapping[str, Any], metric: str) -> Answer:
     score = item.get("scores", {}).get(metric)
-    return Answer(_readable(item["prediction"]), plain(score), item["prediction"] == full["prediction"])
+    return Answer(readable(item["prediction"]), plain(score), item["prediction"] == full["prediction"])
 
 
-def _readable(prediction: str) -> str:
+def readable(prediction: str) -> str:
     """Format a prediction; a retriever's is JSON with the rank of the right answer."""
     try:
         told = json.loads(prediction)
@@ -98,25 +106,34 @@ def _same(column: Mapping[str, Any], full: Mapping[str, Any], shared: Iterable[s
     return sum(column[item]["prediction"] == full[item]["prediction"] for item in shared)
 
 
-def _examples(
-    row: pd.Series, wanted: set[str], root: Path | None
-) -> tuple[dict[str, tuple[str, str, Sequence[str]]], list[str]]:
+def _examples(row: pd.Series, wanted: set[str], root: Path | None) -> tuple[dict[str, Example], list[str]]:
     """Load image, question and right answers of the ``wanted`` items; a sentence says why if that fails."""
     try:
         task = json.loads(Path(row["where"]).read_text())["cell"]["task"]
+    except (OSError, ValueError, KeyError, TypeError):
+        task = {}
+    return examples_of(task, row["task"], wanted, root)
+
+
+def examples_of(
+    task: Mapping[str, Any], name: str, wanted: set[str], root: Path | None
+) -> tuple[dict[str, Example], list[str]]:
+    """Load image, question and right answers of the ``wanted`` items of a record's ``task``, which is shown as ``name``.
+
+    A sentence says why if that fails. ``root`` is the folder of a published set.
+    """
+    try:
         reader = _reader(task, root)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError):
         reader = None
     if reader is None:
-        return {}, [
-            f"No images: the records of {row['task']} do not say where they lie; name their folder with --images"
-        ]
-    found: dict[str, tuple[str, str, Sequence[str]]] = {}
+        return {}, [f"No images: the records of {name} do not say where they lie; name their folder with --images"]
+    found: dict[str, Example] = {}
     try:
         for example in islice(iter(reader), task["limit"]):
             for item, asked, right in _items_of(example):
                 if item in wanted:
-                    found[item] = (_address(example.image), asked, right)
+                    found[item] = Example(_address(example.image), asked, right)
             if wanted <= found.keys():
                 break
     except (OSError, ValueError) as error:

@@ -188,7 +188,8 @@ def _metrics_of(task: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the metrics that fit the task; all metrics for a user's own task."""
     if task.get("teacher_forced"):
         return metric_names("likelihoods")
-    return metric_names(SCORED.get(task["_target_"].rpartition(".")[2]))
+    needs = SCORED.get(task["_target_"].rpartition(".")[2])
+    return metric_names(needs) + (metric_names("confidences") if needs == "answers" else ())
 
 
 def _class_problems(task: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:

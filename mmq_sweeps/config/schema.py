@@ -29,6 +29,9 @@ class PartConfig:
     # Whether the part's tokens match the attention mask, so that padding is left out of statistics: true, or the names of
     # those modules inside a block that receive these tokens (or only the last of them), if others do not.
     masked: Any = False
+    # Which of its tokens are vision tokens, if its linears see text tokens as well (quantization/vision_tokens.py). A label,
+    # because only cells with a vision_weight depend on it, whose ids have it.
+    vision_tokens: str | None = field(default=None, metadata=LABEL)
 
 
 @dataclass

@@ -24,7 +24,7 @@ from mmq_sweeps.models import experts
 from mmq_sweeps.quantization.blocks import find_blocks, linears_by_kind, loose_by_kind, refuse_computed, resolve, under
 
 # Methods of conf/method that need no calibration.
-UNCALIBRATED = ("rtn", "uniform", "hqq")
+UNCALIBRATED = ("rtn", "uniform", "hqq", "normal_float")
 # Key of the group size of all parts without their own.
 METHOD_GROUP_SIZE = "method.group_size"
 
@@ -68,6 +68,8 @@ class Part:
     tied_to: str | None = None
     # Of the head: the part whose last block's tokens it receives, and whose mask they therefore have.
     follows: Part | None = None
+    # What tells vision tokens from text tokens (``vision_tokens.py``); None if linears see tokens of one kind only.
+    vision_tokens: str | None = None
 
     @property
     def at_an_end(self) -> bool:
@@ -256,7 +258,8 @@ def _find_part(model: nn.Module, name: str, where: Mapping[str, Any]) -> Part:
             f"{' and '.join(f'{module_path}.{path}' for path in relative)}{''.join(holders[:1])}"
         )
     masked = _masked(where["masked"], f"model.parts.{name}.masked")
-    part = Part(name, module_path, paths, tuple(units), masked, type(model).__name__)
+    vision_tokens = where.get("vision_tokens")
+    part = Part(name, module_path, paths, tuple(units), masked, type(model).__name__, vision_tokens=vision_tokens)
     for inner in part.masked if isinstance(part.masked, tuple) else ():
         if not replace(part, masked=(inner,)).masked_linears:
             raise TargetError(f"model.parts.{name}.masked: {inner} holds no linear of a block of {name}")
@@ -278,7 +281,8 @@ def _find_end(model: nn.Module, name: str, paths: Any, follows: Part | None) -> 
     unit = Unit(name, 0, "front" if name == EMBEDDINGS else "end", name, {path: shape})
     # Without a part before it, its tokens are taken for those of the mask that the model is called with.
     masked = (path,) if name == HEAD and (follows is None or follows.masked) else False
-    return Part(name, path, (path,), (unit,), masked, type(model).__name__, follows=follows)
+    kinds = None if follows is None else follows.vision_tokens
+    return Part(name, path, (path,), (unit,), masked, type(model).__name__, follows=follows, vision_tokens=kinds)
 
 
 def _before_head(parts: Mapping[str, Part]) -> Part | None:

@@ -268,7 +268,10 @@ def test_a_cell_over_other_items_than_full_precision_is_shown_without_a_differen
     one = made("gptq", WHOLE4, 4.67, {"cider": 5.8}, count=18)
     told = shown(FULL, one)
     assert "5.8000" in told
-    assert "is not compared with full precision: cider: the results are over different items" in told
+    assert (
+        "not compared with full precision: gptq vision 4 connector 4 language 4, CIDEr: the results are over different items"
+        in told
+    )
 
 
 # W&B's views.

@@ -70,7 +70,7 @@ SIZES = {
     "uniform_captioning": (3 * 7 * 4 * 3 * 6, 79 * 3 * 5 + 1, 3 * 7 * 3 * 5, 7 * 3 * 5 + 1, None, None),
     "gptq_captioning": (448, 448, 7 + 7 + 6, 8, 64, 448),
     "awq_captioning": (343, 343, 3 * 6, 7, 49, 343),
-    "deployable": (375, 373, 3 * 3 * 4, 3 * 4 + 1, 3 * (5 * 5 - 1) + 1, 373),
+    "deployable": (750, 745, 6 * 3 * 4, 6 * 4 + 1, 6 * (5 * 5 - 1) + 1, 745),
     "retrieval": (98, 97, 2 * 2 * 6, 2 * 6 + 1, 97, None),
     "vqav2": (686 + 98, 685 + 97, 2 * (3 * 6) + 2 * (2 * 6), 2 * (2 * 6 + 1), 97, 685 + 97),
     "gqa": (686 + 98, 685 + 97, 2 * (3 * 6) + 2 * (2 * 6), 2 * (2 * 6 + 1), 97, 685 + 97),
@@ -193,7 +193,8 @@ THINNED = {
         "component.vision.blocks=[front]", "component.language.blocks=[front]",
     ],
     "gptq_captioning": [], "awq_captioning": [], "retrieval": ["task.limit=12"], "vqav2": ["component.language.bits=16"],
-    "deployable": ["component.language.bits=16"], "gqa": ["component.language.bits=16", "component.connector.bits=16"],
+    "deployable": ["component.language.bits=16", "method.symmetric=true"],
+    "gqa": ["component.language.bits=16", "component.connector.bits=16"],
 }  # fmt: skip
 
 
