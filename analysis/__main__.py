@@ -98,6 +98,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--keep", type=float, default=0.98, help="the share of full precision to keep; default: 0.98")
     one.add_argument("--json", action="store_true")
 
+    one = verb("flips", "the share of items that each cell answers otherwise than full precision", _verb("flips"))
+    one.add_argument("--metric", help="which says what is right; default: each task's first")
+    one.add_argument("--json", action="store_true")
+
     one = verb(
         "importance", "how much of the score's variation each part's bit-width accounts for", _verb("importance")
     )
@@ -108,6 +112,17 @@ def parser() -> argparse.ArgumentParser:
 
     one = verb("sensitivity", "the damage of one selection, of two together, and by which method", _verb("sensitivity"))
     one.add_argument("--metric", help="default: each task's first")
+    one.add_argument("--json", action="store_true")
+
+    one = verb(
+        "transfer",
+        "how well what is best for one model or task does on another, and if they are alike",
+        _verb("transfer"),
+    )
+    one.add_argument("--metric", help="default: each task's first")
+    one.add_argument(
+        "--max-bpw", type=float, nargs="+", action="extend", help="budgets in bits per weight; default: 3 4 5 6 8"
+    )
     one.add_argument("--json", action="store_true")
 
     one = verb("recommend", "the assignment to take under a budget of bits or of quality", _verb("recommend"))

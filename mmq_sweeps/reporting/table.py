@@ -17,6 +17,7 @@ from mmq_sweeps.identity import loads_in
 from mmq_sweeps.identity.assignment import bits_label, part_order
 from mmq_sweeps.identity.cell import QUANTIZED_ELSEWHERE, is_quantized_elsewhere
 from mmq_sweeps.identity.end_parts import EMBEDDINGS, END_PARTS
+from mmq_sweeps.reporting.answers import alike_columns
 from mmq_sweeps.reporting.columns import Column, drawn, fitted
 from mmq_sweeps.reporting.compare import (
     Items,
@@ -44,6 +45,8 @@ METRIC_LABELS = {
     "gqa_accuracy": "acc.",
     "vqa_accuracy": "acc.",
     "vqa_accuracy_2021": "acc. 2021",
+    "ece": "ECE",
+    "aurc": "AURC",
     "recall_mean": "R@mean",
     **{
         f"{prefix}recall_at_{rank}": f"{shown}@{rank}"
@@ -67,6 +70,7 @@ def rows(records: Iterable[Record], items: Callable[[str], Items]) -> list[dict[
     * ``bits``: by quantized part, for people; ``parts``: the selections themselves.
     * ``label``: method, plus the fields in which cells of that method differ.
     * ``loads_in``: the loaders that take the cell's export quantized, if they are known.
+    * ``answers``: how alike they are, if the record says it (``reporting/answers.py``).
     * ``metrics``: value, interval, ``higher_is_better``, and ``definition`` and ``warnings`` if there are any; plus
       ``difference`` from full precision, with a paired interval, if ``records`` include the family's baseline.
 
@@ -152,6 +156,7 @@ def _row(record: Record, baseline: Record | None, items: Callable[[str], Items])
         "bpw_exact": total["bpw_exact"],
         "size_bytes": total["size_bytes"],
         **({"loads_in": record.loads_in} if record.loads_in else {}),
+        **({"answers": record.answers} if record.answers else {}),
         "seconds": sum(record.seconds.values()),
     }
 
@@ -319,6 +324,7 @@ def _columns(family: Sequence[dict[str, Any]], ids: Mapping[str, str]) -> list[C
             if any(told):
                 columns.append(Column(f"{label} vs full", "vs\nfull", told, 2 * place + 1))
     last = 2 * len(metrics) + 1
+    columns += [Column(name, name, shares, last) for name, shares in alike_columns(family)]
     columns += [
         Column("bpw paper", "bpw\npaper", [f"{row['bpw_paper']:.2f}" for row in family], 0),
         Column("bpw exact", "bpw\nexact", [f"{row['bpw_exact']:.2f}" for row in family], last),

@@ -12,12 +12,13 @@ from PIL import Image
 
 from analysis.__main__ import main
 from analysis.figures import interactive, paper
-from analysis.figures.catalog import FIGURES, NEEDS, figures
+from analysis.figures.catalog import FIGURES, NEEDS, TRANSFER, figures
 from analysis.figures.plots import XY, Heatmap, Plot
 from analysis.load import load
 from analysis.measures import family
 from analysis.measures.importance import importances
-from tests.analysis.grids import PARTS, stored
+from mmq_sweeps.store.store import Store
+from tests.analysis.grids import PARTS, record, stored
 
 FULL = {"none": [({}, 16.0, 1.0)]}
 
@@ -201,7 +202,7 @@ def test_all_of_the_study_s_figures_at_both_widths_and_what_cells_lack_for_the_r
 ) -> None:
     command(monkeypatch, "--source", grid, "--experiment", "paper", "--out", tmp_path / "out")
     written = list((tmp_path / "out").iterdir())
-    drawn = FIGURES.keys() - {"groups", "layers"}
+    drawn = FIGURES.keys() - {"groups", "layers", "risk_coverage"}
     assert {path.name.split("-")[0] for path in written} == drawn
     for width, inches in paper.COLUMN_INCHES.items():
         pictures = [path for path in written if path.name.endswith(f"-{width}.png")]
@@ -212,6 +213,23 @@ def test_all_of_the_study_s_figures_at_both_widths_and_what_cells_lack_for_the_r
                 assert 0.7 * inches < image.width / paper.DPI <= inches + 0.1, path.name
             assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     told = sorted(capsys.readouterr().err.splitlines())
-    assert [line.split(": ")[1] for line in told] == ["groups", "layers"]
+    assert [line.split(": ")[1] for line in told] == ["groups", "layers", "risk_coverage"]
     assert told[0].startswith("not drawn: groups: needs cells that narrow a part's blocks")
-    assert FIGURES.keys() == NEEDS.keys()
+    assert {*FIGURES, TRANSFER} == NEEDS.keys()
+
+
+def test_risk_over_coverage_of_cells_that_hold_confidence(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    for bits, errors in (({}, [0, 0, 0, 1]), ({"vision": 4}, [1, 0, 0, 1])):
+        one = record("gptq", bits, 8.0 if bits else 16.0, 0.5)
+        totals = [[1 - place / 10, float(error)] for place, error in enumerate(errors)]
+        items = [
+            {"id": str(place), "prediction": "x", "scores": {"cider": 0.5}, "totals": {"aurc": total}}
+            for place, total in enumerate(totals)
+        ]
+        store.save(one, items)
+    (plot,) = figures(load([str(tmp_path)]), names=["risk_coverage"])
+    full, quantized = plot.panels[0].series
+    assert (full.label, list(full.x)) == ("full precision", [0.25, 0.5, 0.75, 1.0])
+    assert list(full.y) == [0, 0, 0, 0.25]
+    assert list(quantized.y) == pytest.approx([1, 1 / 2, 1 / 3, 1 / 2])
