@@ -70,6 +70,10 @@ def load(folder: Path) -> Cells:
         raise ValueError(
             f"--source {folder}: the store holds no finished cell yet{broken}; run a sweep with store.dir={folder}"
         )
+    raced = table["settings"].str.contains('"task.sample.', regex=False)
+    if raced.any() and not raced.all():
+        notes.append(f"{int(raced.sum())} cells on few items, as of races of a search, are left out")
+        table = table[~raced].reset_index(drop=True)
     failed = int((table["status"] != "done").sum())
     if failed:
         notes.append(f"{failed} of {len(table)} cells in {folder} failed and are left out of figures")

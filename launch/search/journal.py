@@ -112,7 +112,7 @@ def told(batch: Sequence[Measurement], cells: int, there: int) -> str:
     """Describe a batch in a line, as ``race: 9 cells on 32 items of the search split, 4 of them in the store``."""
     ranges = dict.fromkeys((one.items.split, one.items.start, one.items.stop) for one in batch)
     spans = [
-        "the evaluation items" if split == "evaluation" else f"items {first} to {last} of the search's"
+        "the evaluation items" if split == "evaluation" else f"items {first + 1} to {last} of the search's"
         for split, first, last in ranges
     ]
     known = f", {there} of them in the store" if there else ""

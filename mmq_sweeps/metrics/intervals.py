@@ -71,6 +71,17 @@ def paired_difference(a: MetricResult, b: MetricResult) -> PairedDifference:
     return PairedDifference(a.name, b.value - a.value, _interval(figures[1] - figures[0]))
 
 
+def paired_share(a: MetricResult, b: MetricResult) -> tuple[float, tuple[float, float]]:
+    """Return the figure of ``b`` as a share of that of ``a``, whose figure must not be zero, and its 95% interval.
+
+    Items are drawn as in ``paired_difference``. Draws in which ``a`` has nothing are left out.
+    """
+    paired_difference(a, b)  # Says what cannot be compared.
+    items = tuple(a.per_item)
+    whole, part = (_figures(result, items) for result in (a, b))
+    return b.value / a.value, _interval(part[whole != 0] / whole[whole != 0])
+
+
 def _figures(result: MetricResult, items: tuple[str, ...]) -> Floats:
     if result.totals is None:
         per_item = np.array([result.per_item[item] for item in items])

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmq_sweeps.errors import ConfigError
-from mmq_sweeps.metrics.intervals import PairedDifference, paired_difference
+from mmq_sweeps.metrics.intervals import PairedDifference, paired_difference, paired_share
 from mmq_sweeps.metrics.result import MetricResult
 from mmq_sweeps.search import sensitivity
 from mmq_sweeps.search.allocation import Frontier, frontier, ranked
@@ -35,6 +35,8 @@ from mmq_sweeps.search.space import Budget, Point, Space
 STAGES = ("sensitivity", "race", "all items", "final")
 SEARCH, EVALUATION = "search", "evaluation"
 LIKELIHOOD = "log_likelihood"
+# A share of full precision's score that is as good as nothing.
+NOTHING = 0.01
 Floats = NDArray[np.float64]
 # What ``sensitivity.read_errors`` returns.
 Errors = Sequence[Sequence[Mapping[str, float | None] | None]]
@@ -142,7 +144,7 @@ class Settings:
         first = max(2, int(self.first * share))
         last = max(0, items - first - sum(rounds))
         if first + sum(rounds) > items:
-            raise ConfigError(f"the search: {items} items are too few to compare candidates on; raise task.limit.")
+            raise ConfigError(f"the search: {items} {'item is' if items == 1 else 'items are'} too few to compare candidates on; raise task.limit.")
         return replace(self, first=first, rounds=rounds, last=last, forced=min(self.forced, items))
 
 
@@ -151,8 +153,9 @@ class Answer:
     """The answer to one budget.
 
     ``quality`` is the metric on the final items; ``from_uniform`` and ``from_full`` are paired differences of ``quality`` from
-    the best uniform point within the budget (None if there is none) and from full precision. ``predicted`` is the share of
-    full precision that the search expected of the point. ``reached`` is False if no point keeps a ``min_quality``.
+    the best uniform point within the budget (None if there is none) and from full precision; ``kept`` is its share of full
+    precision, with interval. ``predicted`` is the share that the search expected of the point. ``reached`` is False if no
+    point is expected to keep a ``min_quality``, for which ``uniform`` is the smallest that is.
     """
 
     budget: Budget
@@ -163,6 +166,7 @@ class Answer:
     uniform: Point | None
     from_uniform: PairedDifference | None
     from_full: PairedDifference
+    kept: tuple[float, tuple[float, float]]
     predicted: float
     optimistic: bool
     reached: bool = True
@@ -276,7 +280,7 @@ class Search:
         lowered = self._divergences()
         if lowered:
             table, exponent = sensitivity.with_divergences(table, lowered), 1.1
-        self.model = DamageModel(table, numbers, exponent)
+        self.model = DamageModel(table, numbers, exponent, methods=self.space.methods)
         self._refit()
         contests = [self._contest(budget) for budget in self.budgets]
         for number in range(len(self.settings.rounds)):
@@ -334,20 +338,22 @@ class Search:
         return [(*best[:n], least[n], *best[n + 1 :]) for n in range(len(self.space.axes))]
 
     def _refuse_nothing(self, batch: Batch) -> None:
-        """Raise a ConfigError if full precision failed or scores nothing, or every quantized point scores nothing."""
+        """Raise a ConfigError if full precision failed or scores nothing, or no quantized point scores more than nothing."""
         full = self.outcomes[batch[0]].result
         name = self.settings.metric
         if full is None:
             raise ConfigError("the search: full precision could not be measured; its record has the error.")
         if full.value <= 0:
             raise ConfigError(
-                f"hydra.sweeper.metric={name}: full precision has {full.value:g} on {full.count} items, so nothing can be "
-                "lost; choose another metric or task."
+                f"hydra.sweeper.metric={name}: full precision has {full.value:g} on {_items(full.count)}, and a search needs a "
+                "score above zero, of which shares are kept; choose another metric or task."
             )
         plain = [self.outcomes[one].result for one in batch[1:] if not one.items.teacher_forced]
-        if not any(result is not None and result.value > 0 for result in plain):
+        best = max((result.value for result in plain if result is not None), default=0.0)
+        if best <= NOTHING * full.value:
+            told = f"at most {best:.2g} of {full.value:.4g}" if best > 0 else "nothing"
             raise ConfigError(
-                f"hydra.sweeper.metric={name}: every quantized candidate scores nothing on {full.count} items; add higher "
+                f"hydra.sweeper.metric={name}: every quantized candidate scores {told} on {_items(full.count)}; add higher "
                 "bit-widths or a calibrated method."
             )
 
@@ -368,7 +374,7 @@ class Search:
         self._fitted.fit(self._observations())
 
     def _observations(self) -> list[Observation]:
-        """Return the mean of every cell of the search's items; its variance is that of differences from one reference."""
+        """Return the mean of every cell of the search's items; its variance is that of its ratio to one reference's."""
         sets: dict[Items, dict[Point | None, MetricResult]] = {}
         for one, outcome in self.outcomes.items():
             if one.items.split == SEARCH and not one.items.teacher_forced and outcome.result is not None:
@@ -377,9 +383,12 @@ class Search:
         for number, own in enumerate(sets.values()):
             reference = own[None] if None in own else max(own.values(), key=lambda result: result.value)
             for point, result in own.items():
-                difference = _scores(result, reference) - _scores(reference, reference)
-                spread = float(difference.var(ddof=1)) / len(difference) if len(difference) > 1 else result.value**2
-                found.append(Observation(point, number, float(_scores(result, reference).mean()), spread))
+                scores, others = _scores(result, reference), _scores(reference, reference)
+                mean, other = float(scores.mean()), float(others.mean())
+                # Of a bad point hardly anything is left of the reference's ups and downs.
+                rest = scores - (mean / other if other else 1.0) * others
+                spread = float(rest.var(ddof=1)) / len(rest) if len(rest) > 1 else result.value**2
+                found.append(Observation(point, number, mean, spread))
         return found
 
     # Races
@@ -419,7 +428,7 @@ class Search:
         if not self._finer:
             return []
         room = budget.bits - self.space.base_bits
-        found = [point for point, _ in ranked(self._fitted.prior, self.space.sizes, room, 1)]
+        found = [point for point, _ in ranked(self._fitted.corrected_prior, self.space.sizes, room, 1)]
         return [point for point in found if self._fits(point, budget)]
 
     def _decided(self, contest: _Contest) -> bool:
@@ -535,6 +544,7 @@ class Search:
             uniform,
             None if uniform is None else paired_difference(self._final(uniform), quality),
             paired_difference(full, quality),
+            paired_share(full, quality),
             self._fitted.estimate(point),
             self.settings.optimistic,
             budget.share is None or self._fitted.estimate(point) >= budget.share,
@@ -545,6 +555,10 @@ class Search:
         if outcome.result is None:
             raise ConfigError(f"the search: the final cell {outcome.cell} failed; its record has the error.")
         return outcome.result
+
+
+def _items(count: int) -> str:
+    return "1 item" if count == 1 else f"{count} items"
 
 
 def _scores(result: MetricResult, order: MetricResult) -> Floats:
