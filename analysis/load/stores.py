@@ -72,7 +72,9 @@ def load(folder: Path) -> Cells:
         )
     raced = table["settings"].str.contains('"task.sample.', regex=False)
     if raced.any() and not raced.all():
-        notes.append(f"{int(raced.sum())} cells on few items, as of races of a search, are left out")
+        count = int(raced.sum())
+        cells_are = "1 cell" if count == 1 else f"{count} cells"
+        notes.append(f"{cells_are} on some items alone, as in races of a search, left out")
         table = table[~raced].reset_index(drop=True)
     failed = int((table["status"] != "done").sum())
     if failed:

@@ -15,6 +15,7 @@ from typing import Any
 from launch import start, sweep_file
 from launch.search import answer, forecast, journal
 from launch.search.cells import Question, Subject, check_task, outcome_of
+from launch.workers import warm
 from mmq_sweeps.config.sweep import Sweep, plan_each
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.search import loop
@@ -26,6 +27,8 @@ from mmq_sweeps.store.store import Store
 
 logger = logging.getLogger(__name__)
 AGAIN = "run the same command again to go on"
+# Stages whose cells are checked before they run: the first, and the one on other items.
+CHECKED = (loop.STAGES[0], loop.STAGES[-1])
 
 
 class Halted(Exception):
@@ -52,7 +55,7 @@ def search(question: Question, launcher: Mapping[str, Any], command: str = "") -
     from mmq_sweeps.execution.executor import models_kept
 
     try:
-        with models_kept():
+        with models_kept(), warm.kept_warm():
             found = run.to_the_end(budgets)
     except Halted as halted:
         run.note("halted", reason=str(halted))
@@ -146,7 +149,11 @@ class Run:
         there = len(known)
         logger.info("search %s: %s", self.question.id, journal.told(batch, len(ids), there))
         started = time.time()
-        outcome = start.measure(sweep, self.launcher, self.command, len(batch))
+        launcher = dict(self.launcher)
+        if batch[0].stage not in CHECKED:
+            # The checks of the first batch hold for those between, and each would load torch in a process of its own.
+            launcher["check"] = False
+        outcome = start.measure(sweep, launcher, self.command, len(batch))
         self._check(outcome, sweep)
         # Planning and choosing since the last batch are part of what a search costs, and its start of the first.
         spent, self.counted = journal.processor_seconds() - self.counted, journal.processor_seconds()

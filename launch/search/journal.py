@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch.sweep_file import folder
+from launch.workers import warm
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.store.store import Store
 
@@ -120,6 +121,6 @@ def told(batch: Sequence[Measurement], cells: int, there: int) -> str:
 
 
 def processor_seconds() -> float:
-    """Return the processor time of this process and of its children that have ended."""
+    """Return the processor time of this process, of its children that have ended, and of workers that wait."""
     uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(use.ru_utime + use.ru_stime for use in uses)
+    return sum(use.ru_utime + use.ru_stime for use in uses) + warm.processor_seconds()
