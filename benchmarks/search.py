@@ -40,9 +40,10 @@ from benchmarks.searches.workshop import Workshop  # noqa: E402
 from benchmarks.sections import Section, parser_of, report, said  # noqa: E402
 from mmq_sweeps.metrics.intervals import paired_difference  # noqa: E402
 from mmq_sweeps.metrics.result import MetricResult  # noqa: E402
-from mmq_sweeps.search import sensitivity  # noqa: E402
-from mmq_sweeps.search.allocation import ranked  # noqa: E402
-from mmq_sweeps.search.loop import Items, Measurement, Settings  # noqa: E402
+from mmq_sweeps.search.measuring import Items, Measurement  # noqa: E402
+from mmq_sweeps.search.prediction import sensitivity  # noqa: E402
+from mmq_sweeps.search.prediction.allocation import ranked  # noqa: E402
+from mmq_sweeps.search.settings import Settings  # noqa: E402
 from mmq_sweeps.search.space import Budget  # noqa: E402
 
 
@@ -88,7 +89,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from benchmarks.searches.subjects import SUBJECTS, bits_of
 from benchmarks.searches.workshop import Workshop
-from mmq_sweeps.search.loop import Settings
+from mmq_sweeps.search.settings import Settings
 subject = SUBJECTS[sys.argv[2]]
 workshop = Workshop(subject, Path(sys.argv[3]))
 space = workshop.space("part")

@@ -15,7 +15,9 @@ from benchmarks.searches.subjects import POOL_SEED, Subject, bits_of
 from benchmarks.searches.workshop import Silent, Workshop
 from mmq_sweeps.metrics.intervals import result_of
 from mmq_sweeps.metrics.result import MetricResult
-from mmq_sweeps.search.loop import Measurement, Outcome, Search, Settings
+from mmq_sweeps.search.loop import Search
+from mmq_sweeps.search.measuring import Measurement, Outcome
+from mmq_sweeps.search.settings import Settings
 from mmq_sweeps.search.space import Budget, Space
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import tempfile
 import time
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.searches.subjects import WIDTHS, Subject
-from mmq_sweeps.search import sensitivity
-from mmq_sweeps.search.loop import Measurement, Outcome, Search, Settings
+from mmq_sweeps.search.loop import Search
+from mmq_sweeps.search.measuring import Measurement, Outcome
+from mmq_sweeps.search.prediction import sensitivity
+from mmq_sweeps.search.settings import Settings
 from mmq_sweeps.search.space import Budget, Option, Point, Space
 from mmq_sweeps.store.store import Store
 
@@ -39,6 +42,8 @@ class Workshop:
         self.session = self.sessions.open(sweep.cells[-1])
         self._structures = {name: part.structure for name, part in self.session.parts.items()}
         self._keys: dict[Point, dict[str, str]] = {}
+        # Quantized weights are in place within a context of torch, which cannot be left when torch is gone.
+        atexit.register(self.session.weights.restore)
 
     def space(self, granularity: str) -> Space:
         """Return the space of the subject's parts."""

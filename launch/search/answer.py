@@ -20,7 +20,8 @@ from launch.planning.plan_table import told_size
 from launch.search.cells import EVALUATION, Subject
 from launch.search.journal import Batch
 from mmq_sweeps.reporting.table import METRIC_LABELS, SIGNIFICANT, WARNED, output_console
-from mmq_sweeps.search.loop import NOTHING, Answer, Outcome, Search
+from mmq_sweeps.search.loop import Search
+from mmq_sweeps.search.measuring import NOTHING, Answer, Outcome
 from mmq_sweeps.search.space import Option, Point, Space
 from mmq_sweeps.store.store import Store
 

@@ -19,8 +19,8 @@ from launch.workers import warm
 from mmq_sweeps.config.sweep import Sweep, plan_each
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.search import loop
-from mmq_sweeps.search.loop import Measurement, Outcome
-from mmq_sweeps.search.sensitivity import read_errors
+from mmq_sweeps.search.measuring import STAGES, Measurement, Outcome
+from mmq_sweeps.search.prediction.sensitivity import read_errors
 from mmq_sweeps.search.space import Budget, Point
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
@@ -28,7 +28,7 @@ from mmq_sweeps.store.store import Store
 logger = logging.getLogger(__name__)
 AGAIN = "run the same command again to go on"
 # Stages whose cells are checked before they run: the first, and the one on other items.
-CHECKED = (loop.STAGES[0], loop.STAGES[-1])
+CHECKED = (STAGES[0], STAGES[-1])
 
 
 class Halted(Exception):

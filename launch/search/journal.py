@@ -17,7 +17,7 @@ from mmq_sweeps.store.store import Store
 
 if TYPE_CHECKING:
     from launch.search.cells import Question
-    from mmq_sweeps.search.loop import Measurement, Outcome
+    from mmq_sweeps.search.measuring import Measurement, Outcome
 
 NAME = "search.json"
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from signal import Signals
@@ -87,10 +87,8 @@ class WarmWorker:
         assert self._process.stdin is not None
         if not self.idle:
             self._process.send_signal(Signals.SIGKILL)
-        try:
+        with suppress(BrokenPipeError):
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass
         until = time.monotonic() + ENDING_SECONDS
         while self._process.poll() is None:
             if time.monotonic() > until:

@@ -12,7 +12,9 @@ from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.metrics.base import Scores
 from mmq_sweeps.metrics.intervals import result_of
 from mmq_sweeps.metrics.names import load_metric
-from mmq_sweeps.search.loop import Answer, Items, Measurement, Outcome, Search, Settings
+from mmq_sweeps.search.loop import Search
+from mmq_sweeps.search.measuring import Answer, Items, Measurement, Outcome
+from mmq_sweeps.search.settings import Settings
 from mmq_sweeps.search.space import Budget, Option, Point, Space
 from tests.search.spaces import space_of
 

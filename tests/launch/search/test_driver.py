@@ -16,7 +16,7 @@ from launch.search.cells import Subject
 from launch.search.driver import Halted, Run, budgets_of
 from mmq_sweeps.errors import ConfigError, StoreError
 from mmq_sweeps.identity.cell import Cell
-from mmq_sweeps.search.loop import Items, Measurement
+from mmq_sweeps.search.measuring import Items, Measurement
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 from tests.launch.processes import POOL, Sweeps

@@ -1,12 +1,13 @@
 """Learn what every option costs from a prior table and a few measured cells.
 
-The logarithm of a point's score, relative to full precision, is ``-h(D)`` with ``D`` the sum over axes of ``c_a T[a, o] ** g``:
-the prior ``T`` of the chosen option (output error, or divergence from full precision) times a coefficient of the axis, which is
-that of its part times a deviation of its own, and times one of the option's method if there are several: errors of a method
-that is not calibrated are of its weights, and mean another damage than errors of outputs. ``h(D) = D + k D ** 2`` bends the sum, because damages of several parts need
-not add up: ``k`` above zero is a damage that is more than its parts'. All are fitted together to the measured cells,
-around their priors (a least-squares fit, whose minimum is the most probable value), with a level for each set of items that
-cells were measured on. What a cell's score differs from the fit is believed to the degree that its noise allows.
+The logarithm of a point's score, relative to full precision, is ``-h(D)`` with ``D`` the sum over axes of ``c_a T[a, o] **
+g``: the prior ``T`` of the chosen option (output error, or divergence from full precision) times a coefficient of the axis,
+which is that of its part times a deviation of its own, and times one of the option's method if there are several: errors of a
+method that is not calibrated are of its weights, and mean another damage than errors of outputs. ``h(D) = D + k D ** 2``
+bends the sum, because damages of several parts need not add up: ``k`` above zero is a damage that is more than its parts'.
+All are fitted together to the measured cells, around their priors (a least-squares fit, whose minimum is the most probable
+value), with a level for each set of items that cells were measured on. What a cell's score differs from the fit is believed
+to the degree that its noise allows.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Observation:
 class DamageModel:
     """See the module. ``parts`` has the number of each axis's part, ``exponent`` the prior mean of ``g``.
 
-    ``methods`` has the number of every option's method by axis, None if there is one. ``misfit`` is the spread of what the fit misses of a point's logarithm: a constant, and a share of its damage.
+    ``methods`` has the number of every option's method by axis, None if there is one. ``misfit`` is the spread of what the fit
+    misses of a point's logarithm: a constant, and a share of its damage.
     """
 
     prior: Sequence[Floats]
@@ -74,7 +76,9 @@ class DamageModel:
     def corrected_prior(self) -> list[Floats]:
         """The prior with the coefficients of methods, and with nothing else that was learned."""
         found = self._parameters
-        return [own * np.exp(found.method[by] / found.exponent) for own, by in zip(self.prior, self._methods, strict=True)]
+        return [
+            own * np.exp(found.method[by] / found.exponent) for own, by in zip(self.prior, self._methods, strict=True)
+        ]
 
     def tables(self) -> list[Floats]:
         """Return the damage of every axis and option, whose sums rank points as ``relative`` does."""

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from mmq_sweeps.search.sensitivity import divergence, error_table, full_precision, with_divergences
+from mmq_sweeps.search.prediction.sensitivity import divergence, error_table, full_precision, with_divergences
 from tests.search.spaces import space_of
 
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mmq_sweeps.search.model import DamageModel, Observation
+from mmq_sweeps.search.prediction.model import DamageModel, Observation
 from mmq_sweeps.search.space import Point
 
 PRIOR = [np.array([0.1, 0.02, 0.004, 0.0])] * 3
