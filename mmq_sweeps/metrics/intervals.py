@@ -113,6 +113,18 @@ def _drawn_differences(a: MetricResult, several: Sequence[MetricResult]) -> Iter
             yield PairedDifference(a.name, b.value - a.value, (float(low[place]), float(high[place])))
 
 
+def paired_share(a: MetricResult, b: MetricResult) -> tuple[float, tuple[float, float]]:
+    """Return the figure of ``b`` as a share of that of ``a``, whose figure must not be zero, and its 95% interval.
+
+    Items are drawn as in ``paired_difference``. Draws in which ``a`` has nothing are left out.
+    """
+    if (error := _unlike(a, b)) is not None:
+        raise error
+    items = tuple(a.per_item)
+    whole, part = (_figures([result], items)[0] for result in (a, b))
+    return b.value / a.value, _interval(part[whole != 0] / whole[whole != 0])
+
+
 def _mean_differences(a: MetricResult, several: Sequence[MetricResult], items: tuple[str, ...]) -> Floats:
     """Return the means ``[R, RESAMPLES]`` of the items' differences from ``a``; of equal items exactly zero."""
     of_a = _scores(a, items)

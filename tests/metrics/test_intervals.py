@@ -18,7 +18,7 @@ from mmq_sweeps.metrics import (
 from mmq_sweeps.metrics.base import Floats, Scores, mean_of_totals
 from mmq_sweeps.metrics.bleu import Bleu4
 from mmq_sweeps.metrics.gqa import GqaAccuracy
-from mmq_sweeps.metrics.intervals import RESAMPLES, PairedDifference, resample, result_of
+from mmq_sweeps.metrics.intervals import RESAMPLES, PairedDifference, paired_share, resample, result_of
 from tests.metrics.conftest import Captions
 
 
@@ -154,3 +154,11 @@ def test_answers_have_intervals_too() -> None:
     result = AnswerScorer(answers, ["gqa_accuracy"]).score({str(i): "yes" if i % 2 else "no" for i in range(100)})
     assert result["gqa_accuracy"].value == 0.5
     assert 0.38 < result["gqa_accuracy"].interval[0] < 0.5 < result["gqa_accuracy"].interval[1] < 0.62
+
+
+def test_a_share_is_known_better_than_either_figure() -> None:
+    whole = np.random.default_rng(1).normal(5.0, 2.0, 500)
+    share, (low, high) = paired_share(mean_result(whole), mean_result(0.9 * whole))
+    assert [share, low, high] == pytest.approx([0.9] * 3)
+    with pytest.raises(ValueError, match="different items"):
+        paired_share(mean_result(whole), mean_result(whole, "other"))
