@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=2 python benchmarks/solvers.py [--json] [--only SECTION ...] [--pairs 5]
 
-Needs the extras `auto-gptq` and `autoawq`. Ratios are medians over pairs of runs, ours and theirs back to back in
+Needs the extras `auto-gptq` and `autoawq`, except for the sections `peers` and `awq_peers`, which make environments of
+their own. Ratios are medians over pairs of runs, ours and theirs back to back in
 alternating order. `--help` lists the sections; without `--only` all of them run, in that order. Progress is printed to
 stderr.
 """
@@ -19,9 +20,10 @@ sys.path.insert(0, str(CHECKOUT))
 
 import torch  # noqa: E402
 
-from benchmarks import solvers_awq, solvers_beyond, solvers_gptq, solvers_parity  # noqa: E402
+from benchmarks import solvers_awq, solvers_beyond, solvers_gptq, solvers_parity, solvers_peers  # noqa: E402
 
-SECTIONS = {**solvers_parity.SECTIONS, **solvers_gptq.SECTIONS, **solvers_awq.SECTIONS, **solvers_beyond.SECTIONS}
+SECTIONS = {**solvers_parity.SECTIONS, **solvers_gptq.SECTIONS, **solvers_awq.SECTIONS, **solvers_beyond.SECTIONS,
+            **solvers_peers.SECTIONS}  # fmt: skip
 
 
 def main() -> None:
@@ -30,7 +32,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), metavar="SECTION",
                         help=f"of {', '.join(SECTIONS)}")  # fmt: skip
     parser.add_argument("--pairs", type=int, default=5, help="pairs of timings for every ratio (default: 5)")
+    parser.add_argument("--divide", type=int, default=1, help="of peers and awq_peers: divide all sizes by this (default: 1)")
     options = parser.parse_args()
+    solvers_peers.divisor = options.divide
     found = {}
     with torch.no_grad():
         for name in options.only:
