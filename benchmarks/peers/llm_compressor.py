@@ -102,7 +102,7 @@ def awq_siblings(members: Mapping[str, Tensor], x: Tensor, bits: list[int]) -> R
         modifier._smooth_activation_stats["before"] = [x.abs().sum(dim=(0, 1)), torch.tensor(x.shape[0] * x.shape[1])]
         outputs = modifier._run_samples(parent)
         originals = {layer: layer.weight.clone() for layer in layers.values()}
-        scales = modifier._compute_best_scale(mapping, outputs, originals)
+        scales = modifier._compute_best_scale(mapping, outputs, originals).float()
         for member, weight in members.items():
             found[member].append(rounded(weight * scales, arguments) / scales)
     return found
