@@ -7,47 +7,23 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from analysis import loads_in
 from analysis.output import json_text
-from analysis.pivot import markdown
+from analysis.tables.flat import csv_text
+from analysis.tables.latex import latex
+from analysis.tables.pivot import markdown
+from analysis.tables.records import as_rows, read
 from mmq_sweeps.errors import StoreError
-from mmq_sweeps.reporting.compare import conflict
 from mmq_sweeps.reporting.progress import warnings_to
-from mmq_sweeps.reporting.table import output_console, rows, show
-from mmq_sweeps.store.record import Record
-from mmq_sweeps.store.store import Store
+from mmq_sweeps.reporting.table import output_console, show, title
 
 BAD_INPUT = 2
 SOURCES = "stores, wandb:ENTITY/PROJECT[/GROUP], or published:FOLDER for the study's own results; default: runs"
+FORMATS = {"markdown": markdown, "latex": latex, "csv": csv_text}
 NEEDS_EXTRA = (
     "this verb needs the analysis extra: pip install 'mmq-sweeps[analysis]', or -e '.[analysis]' in a checkout"
 )
-
-
-def load_rows(sources: list[Path]) -> list[dict[str, Any]]:
-    """Load the cells of all ``sources`` as rows, each cell once.
-
-    If several stores have a cell, the newest finished record counts; conflicting results are a warning. Raises
-    FileNotFoundError if a folder is not a store, ValueError for a source that is not a folder.
-    """
-    found: dict[str, list[tuple[Record, Store]]] = {}
-    for source in sources:
-        if str(source).partition(":")[0] in ("wandb", "published"):
-            raise ValueError(f"--source {source}: 'table' reads stores only; 'export' writes the table of any source")
-        if not (source / "cells").is_dir():
-            raise FileNotFoundError(f"--source {source}: is no store (it has no folder 'cells'); run a sweep first")
-        store = Store.reading(source)
-        for record in store.records():
-            found.setdefault(record.id, []).append((record, store))
-    for cell_id, copies in found.items():
-        places = [str(store.record_path(cell_id)) for _, store in copies]
-        if told := conflict(cell_id, [record for record, _ in copies], places):
-            _warn(told)
-    # A finished record wins over a failed one, even if older.
-    kept = {key: max(copies, key=lambda copy: (copy[0].done, copy[0].created)) for key, copies in found.items()}
-    return rows([record for record, _ in kept.values()], lambda cell_id: kept[cell_id][1].items(cell_id))
 
 
 def _warn(text: str) -> None:
@@ -56,7 +32,7 @@ def _warn(text: str) -> None:
 
 def table(arguments: argparse.Namespace) -> None:
     """Print every cell of the sources: the same tables that a sweep ends with."""
-    table_rows = load_rows([Path(source) for source in arguments.source])
+    table_rows = as_rows(read([Path(source) for source in arguments.source], "table"))
     if arguments.loads_in:
         table_rows, told = loads_in.kept_rows(table_rows, arguments.loads_in)
         sys.stderr.write(f"note: {told}\n")
@@ -66,15 +42,15 @@ def table(arguments: argparse.Namespace) -> None:
         return
     if not table_rows:
         _warn(f"{' '.join(arguments.source)}: no cell has finished or failed yet")
-    if arguments.markdown:
-        console.out(markdown(table_rows), highlight=False)
-        return
+    for name, formatted in FORMATS.items():
+        if getattr(arguments, name):
+            console.out(formatted(table_rows).removesuffix("\n"), highlight=False)
+            return
     show(table_rows, console)
     for row in table_rows:
         if row["status"] != "done":
-            sys.stderr.write(
-                f"failed: {row['id']} {row['method']}: {row['error']['class']}: {row['error']['message']}\n"
-            )
+            told = f"{row['error']['class']}: {row['error']['message']}"
+            sys.stderr.write(f"failed: {row['id']} {title(row)}: {told}\n")
 
 
 def _verb(name: str) -> Callable[[argparse.Namespace], None]:
@@ -105,6 +81,8 @@ def parser() -> argparse.ArgumentParser:
     shape = one.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="rows for a program")
     shape.add_argument("--markdown", action="store_true", help="one table a metric: method and parts against bits")
+    shape.add_argument("--latex", action="store_true", help="the same for LaTeX, with the rules of booktabs")
+    shape.add_argument("--csv", action="store_true", help="one line a cell, failed ones as well, with every figure")
 
     one = verb("export", "the table of cells as a file, with every column", _verb("export"))
     one.add_argument("--out", type=Path, required=True, help="a file that ends in .parquet or .csv")
@@ -120,6 +98,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--keep", type=float, default=0.98, help="the share of full precision to keep; default: 0.98")
     one.add_argument("--json", action="store_true")
 
+    one = verb("flips", "the share of items that each cell answers otherwise than full precision", _verb("flips"))
+    one.add_argument("--metric", help="which says what is right; default: each task's first")
+    one.add_argument("--json", action="store_true")
+
     one = verb(
         "importance", "how much of the score's variation each part's bit-width accounts for", _verb("importance")
     )
@@ -130,6 +112,17 @@ def parser() -> argparse.ArgumentParser:
 
     one = verb("sensitivity", "the damage of one selection, of two together, and by which method", _verb("sensitivity"))
     one.add_argument("--metric", help="default: each task's first")
+    one.add_argument("--json", action="store_true")
+
+    one = verb(
+        "transfer",
+        "how well what is best for one model or task does on another, and if they are alike",
+        _verb("transfer"),
+    )
+    one.add_argument("--metric", help="default: each task's first")
+    one.add_argument(
+        "--max-bpw", type=float, nargs="+", action="extend", help="budgets in bits per weight; default: 3 4 5 6 8"
+    )
     one.add_argument("--json", action="store_true")
 
     one = verb("recommend", "the assignment to take under a budget of bits or of quality", _verb("recommend"))
@@ -165,6 +158,16 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--images", type=Path, help="the folder of a published set, whose images are shown with predictions"
     )
+    one.add_argument("--json", action="store_true")
+
+    one = verb(
+        "compare", "two cells: every metric's paired difference, and the items that changed most", _verb("compare")
+    )
+    one.add_argument("cells", nargs=2, metavar="CELL", help="a cell's id, or the first letters of it")
+    one.add_argument("--metric", help="which metric ranks the items; default: the task's first")
+    one.add_argument("--items", type=int, default=20, help="how many of the items that changed most; default: 20")
+    one.add_argument("--html", type=Path, metavar="FILE", help="write a page that shows their images as well")
+    one.add_argument("--images", type=Path, help="the folder of a published set, whose images and references are read")
     one.add_argument("--json", action="store_true")
 
     one = verb("audit", "cells that measured nothing, or something else than they say", _verb("audit"))

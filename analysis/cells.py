@@ -19,6 +19,8 @@
 | ``definition.NAME`` | the published script that the metric equals, if several share its name |
 | ``count.NAME``, ``warnings.NAME`` | the metric's number of items, and warnings about it, a line each |
 | ``higher.NAME`` | true if higher is better; missing means true |
+| ``answers.empty``, ``answers.identical`` | share of items without an answer, and with the ``answers.commonest`` one, which |
+|  | would be ``answers.expected`` if all were right; missing in records that do not tell |
 | ``main`` | the first metric that the cell was asked for; missing means the first of the source's columns |
 | ``created``, ``where`` | time of measurement, and the file or URL of the record |
 | ``setting`` | hash of the full model and task configuration; cells that differ in it are not compared |
@@ -62,6 +64,7 @@ from mmq_sweeps.reporting.table import definition_note
 
 BITS, METRIC, WARNINGS, DEFINITION = "bits.", "metric.", "warnings.", "definition."
 SELECTION, LOADS_IN, BESIDE = "selection.", "loads_in", "beside"
+ANSWERS = "answers."
 MAIN = "main"
 WHOLE = {"blocks": "front+middle+end", "layers": "attention+mlp"}
 # Cells that agree in these columns and in ``setting``, which some sources lack, are comparable.

@@ -41,9 +41,10 @@ from mmq_sweeps.execution.failure_policy import record_cell
 from mmq_sweeps.execution.session import Session, Sessions
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.memory import peak_memory, reset_peak_memory
-from mmq_sweeps.models.__main__ import count, describe, draw_models
+from mmq_sweeps.models.__main__ import count, describe
 from mmq_sweeps.models.shapes import Shape, build_on_meta, find_shape
 from mmq_sweeps.quantization.stored_units import load
+from mmq_sweeps.reporting.model_tables import draw_models
 from mmq_sweeps.reporting.progress import Progress
 from mmq_sweeps.reporting.table import output_console
 from mmq_sweeps.store.store import Store

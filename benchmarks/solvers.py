@@ -20,10 +20,10 @@ sys.path.insert(0, str(CHECKOUT))
 
 import torch  # noqa: E402
 
-from benchmarks import solvers_awq, solvers_beyond, solvers_gptq, solvers_parity, solvers_peers  # noqa: E402
+from benchmarks import solvers_awq, solvers_beyond, solvers_codebooks, solvers_gptq, solvers_parity, solvers_peers  # noqa: E402
 
-SECTIONS = {**solvers_parity.SECTIONS, **solvers_gptq.SECTIONS, **solvers_awq.SECTIONS, **solvers_beyond.SECTIONS,
-            **solvers_peers.SECTIONS}  # fmt: skip
+OF = (solvers_parity, solvers_gptq, solvers_awq, solvers_beyond, solvers_codebooks, solvers_peers)
+SECTIONS = {name: section for module in OF for name, section in module.SECTIONS.items()}
 
 
 def main() -> None:

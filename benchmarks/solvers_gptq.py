@@ -33,7 +33,8 @@ from mmq_sweeps.methods.affine import Format, QuantizedWeight
 from mmq_sweeps.methods.auto_gptq import AutoGPTQ, load, run
 from mmq_sweeps.methods.base import LayerStats, quantize_many
 from mmq_sweeps.methods.gptq import GPTQ
-from mmq_sweeps.quantization.calibration import PANEL, Collector
+from mmq_sweeps.quantization.calibration import Collector
+from mmq_sweeps.quantization.calibration.sums import PANEL
 
 # A block of BLIP-2 OPT-2.7b (facebook/opt-2.7b): linears by the input they share, and their shapes [O, I].
 BLOCK = {

@@ -7,6 +7,7 @@ seconds of importing torch and transformers.
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import runpy
@@ -29,6 +30,8 @@ PRELOADED = [
 ]
 # In place of a module: the text of a program follows.
 PROGRAM = "-c"
+# What huggingface_hub reads when it is imported, which a forked command reads again.
+HUB_VARIABLES = {"HF_HOME", "HF_ENDPOINT"}
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)
 FORK = multiprocessing.get_context("fork")
@@ -38,13 +41,22 @@ class Forked:
     """``python -m module arguments`` in ``folder``, on its way: what ``subprocess.Popen`` is for one that is started.
 
     With ``module="-c"`` the first of ``arguments`` is a program's text, as for Python itself. To be ended by ``communicate``.
+    What it writes goes to the device ``terminal``, if one is given.
     """
 
-    def __init__(self, module: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        terminal: str | None = None,
+    ) -> None:
         self.args = [module, *arguments]
         self._outputs = TemporaryDirectory()
         self._written: tuple[str, str] | None = None
-        given = (module, list(arguments), folder, dict(environment), self._outputs.name)
+        outputs = (terminal, terminal) if terminal else tuple(f"{self._outputs.name}/{name}" for name in ("out", "err"))
+        given = (module, list(arguments), folder, dict(environment), outputs)
         self._process = CONTEXT.Process(target=_child, args=given)
         self._process.start()
 
@@ -139,7 +151,7 @@ class _Worker:
 def _run_child(
     command: Sequence[str], *, input: str, capture_output: bool, text: bool, check: bool
 ) -> subprocess.CompletedProcess[str]:
-    """What ``launch/planning/preflight.py`` asks of ``subprocess.run``, without starting Python."""
+    """What preflight and an export's verification ask of ``subprocess.run``, without starting Python."""
     python, option, module, *arguments = command
     assert (python, option, capture_output, text, check) == (sys.executable, "-m", True, True, False)
     with TemporaryFile("w+") as given, TemporaryFile("w+") as out, TemporaryFile("w+") as err:
@@ -154,21 +166,24 @@ def _run_child(
         return subprocess.CompletedProcess(command, process.exitcode, out.read(), err.read())
 
 
-# What ``launch/planning/preflight.py`` and ``launch/workers/pool.py`` are given in place of ``subprocess``.
+# What the modules that start Python are given in place of ``subprocess``.
 FORKING: Any = SimpleNamespace(Popen=_Worker, PIPE=subprocess.PIPE, run=_run_child)
 
 
-def _child(module: str, arguments: list[str], folder: Path, environment: dict[str, str], outputs: str) -> None:
+def _child(
+    module: str, arguments: list[str], folder: Path, environment: dict[str, str], outputs: tuple[str, str]
+) -> None:
     """A command, in the process that was forked for it."""
-    for number, name in ((1, "out"), (2, "err")):
-        to = os.open(Path(outputs, name), os.O_WRONLY | os.O_CREAT)
+    for number, output in enumerate(outputs, 1):
+        to = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_NOCTTY)
         os.dup2(to, number)
         os.close(to)
     enter(folder, environment)
     from launch.planning import preflight
     from launch.workers import pool
+    from mmq_sweeps.export import verify
 
-    preflight.subprocess = pool.subprocess = FORKING
+    preflight.subprocess = pool.subprocess = verify.subprocess = FORKING
     _run(module, arguments, environment)
 
 
@@ -212,6 +227,10 @@ def _run(module: str, arguments: Sequence[str], environment: Mapping[str, str]) 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(environment)
+    if HUB_VARIABLES & environment.keys():
+        from huggingface_hub import constants
+
+        importlib.reload(constants)
     sys.argv = [module, *arguments]
     try:
         if module == PROGRAM:

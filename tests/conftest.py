@@ -26,10 +26,10 @@ from omegaconf import DictConfig
 from mmq_sweeps.config import schema
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.execution.executor import quiet_libraries
-from mmq_sweeps.models.loading import LoadedModel, load_model
+from mmq_sweeps.models.loading import LoadedModel, load_model, silent_bars
 from mmq_sweeps.quantization.targets import Part, find_parts
 from mmq_sweeps.reporting.progress import warnings_to
-from tests.commands import run_forked
+from tests.commands import HUB_VARIABLES, run_forked
 from tests.reporting.wandb_server import Site, serve, settings
 
 # Few items: these tests ask whether a cell is right, not how good its model is.
@@ -122,6 +122,22 @@ def parts(loaded: LoadedModel, model_config: dict) -> dict[str, Part]:
     return find_parts(loaded.model, model_config)
 
 
+@pytest.fixture(scope="session")
+def packed_blip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint by compressed-tensors: vision in 4 bits and groups of 32, language in 3 bits by row, all else dense."""
+    from tests.models.quantized.folders import EMBEDDED, LANGUAGE, VISION, compress, scheme
+
+    out = tmp_path_factory.mktemp("packed") / "blip2"
+    with quiet_libraries(), silent_bars():
+        return compress(EMBEDDED / "tiny_blip2", out, scheme(VISION, 4, 32), scheme(LANGUAGE, 3))
+
+
+@pytest.fixture
+def packed_copy(packed_blip2: Path, tmp_path: Path) -> Path:
+    """A copy of ``packed_blip2`` to be changed."""
+    return shutil.copytree(packed_blip2, tmp_path / "copy")
+
+
 @pytest.fixture
 def wandb_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """A W&B server on loopback that this process's client, and every process that it starts, takes for the real one."""
@@ -143,11 +159,11 @@ def wandb_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """``command("-m", "bits=2,3")``: the command as a process in an empty folder, with output captured.
 
-    One that is given more than a path is started, since some of an environment is read by imports; others are forked.
+    One is started if it is given more than is read after the imports; others are forked.
     """
 
     def run(*arguments: str, module: str = "mmq_sweeps", **environment: str) -> subprocess.CompletedProcess[str]:
-        if environment.keys() <= {"PYTHONPATH"}:
+        if environment.keys() <= {"PYTHONPATH", *HUB_VARIABLES}:
             return run_forked(module, arguments, tmp_path, command_environment(**environment))
         return subprocess.run(
             [sys.executable, "-m", module, *arguments],

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from analysis.audit.finding import Told, listed
-from analysis.cells import (
-    METRIC,
-    MOST_SCORED,
-    Cells,
-    Items,
-    assignment,
-)
+from analysis.cells import ANSWERS, METRIC, MOST_SCORED, Cells, Items, assignment
 from mmq_sweeps.identity.cell import digest
+from mmq_sweeps.reporting.answers import called, repeats
 
 # Suspect shares of items with the same answer: SAME_ANSWER for captions, or SAME_CAPTION if more than twice full precision's
 # share; for other answers SAME_ANSWER, and MORE_THAN_FULL above full precision. Below LEAST_ITEMS only a share of 1 is.
@@ -60,8 +56,13 @@ def _answers_of(items: Items | None) -> Answers | None:
         return None
     output = digest(sorted(predictions.items()))
     texts = [str(prediction).strip() for prediction in predictions.values()]
-    if all(map(_is_rank, texts)):
-        return Answers(output)  # A good retriever ranks most right answers first: equal ranks are no defect.
+    found = _first_results(predictions) if all(map(_is_rank, texts)) else [texts]
+    if not found:
+        return Answers(output)
+    return max((_counted(output, texts) for texts in found), key=lambda one: one.often / one.count)
+
+
+def _counted(output: str, texts: Sequence[str]) -> Answers:
     common, often = Counter(texts).most_common(1)[0]
     return Answers(output, len(texts), common, often, texts.count(""))
 
@@ -71,6 +72,19 @@ def _is_rank(text: str) -> bool:
         return "rank" in json.loads(text)
     except (ValueError, TypeError):
         return False
+
+
+def _first_results(ranks: Mapping[str, Any]) -> list[list[str]]:
+    """Return what images find first, and what texts do; empty if it is not told.
+
+    The texts of an image are ``IMAGE/0``, ``IMAGE/1``, ...
+    """
+    found: dict[bool, list[str]] = {}
+    for query, text in ranks.items():
+        if (first := json.loads(text).get("first")) is None:
+            return []
+        found.setdefault(query.rpartition("/")[0] in ranks, []).append(next(iter(first), ""))
+    return list(found.values())
 
 
 def outputs(rows: pd.DataFrame, answers: Sequence[Answers | None], metrics: Sequence[str]) -> Iterator[Told]:
@@ -114,10 +128,12 @@ def same_answers(rows: pd.DataFrame, answers: Sequence[Answers | None], metrics:
     for (_, row), one in zip(rows.iterrows(), answers, strict=True):
         if one is None or one.count < 2:
             continue
-        if one.empty >= NO_ANSWER * one.count:
+        if one.empty == one.count:
+            told.append(f"{assignment(row)} says nothing to any of {one.count}")
+        elif one.empty >= NO_ANSWER * one.count:
             told.append(f"{assignment(row)} answers nothing to {one.empty} of {one.count}")
         elif _suspect(one, captions, usual if row["method"] != "none" else None):
-            told.append(f"{assignment(row)} answers {one.common!r} to {one.often} of {one.count}")
+            told.append(f"{assignment(row)} {_answering(one)}")
     if told:
         yield (
             "identical answers",
@@ -125,6 +141,33 @@ def same_answers(rows: pd.DataFrame, answers: Sequence[Answers | None], metrics:
             len(told),
             len(rows),
         )
+
+
+def alike_lines(rows: pd.DataFrame) -> Iterator[str]:
+    """Yield a sentence per cell that leaves items without an answer, or repeats an answer more than is right.
+
+    Only what the records say is read, no items.
+    """
+    for _, row in rows.iterrows():
+        told = {name: row.get(f"{ANSWERS}{name}") for name in ("empty", "identical", "expected", "commonest")}
+        if pd.isna(told["empty"]):
+            continue
+        if what := called(told):
+            yield f"{assignment(row)} {what}"
+            continue
+        if told["empty"]:
+            yield f"{assignment(row)} leaves {told['empty']:.1%} of the items without an answer"
+        if repeats(told):
+            yield (
+                f"{assignment(row)} says {told['commonest']!r} to {told['identical']:.1%} of the items; the commonest right "
+                f"answer is that of {told['expected']:.1%}"
+            )
+
+
+def _answering(one: Answers) -> str:
+    if one.often == one.count:
+        return f"says {one.common!r} to all of {one.count}"
+    return f"answers {one.common!r} to {one.often} of {one.count}"
 
 
 def _suspect(one: Answers, captions: bool, usual: float | None) -> bool:

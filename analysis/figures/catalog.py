@@ -9,9 +9,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells import BITS, METRIC, WARNINGS, WHOLE, Cells, assignment, left_out, whole
+from analysis.figures.confidence import risk_coverage
 from analysis.figures.plots import XY, Bars, Heatmap, Panel, Plot, Series, Space
+from analysis.figures.transfer import transfer_plots, with_key_drawn
 from analysis.measures.family import Family, families
 from analysis.measures.sensitivity import Sensitivity, with_common_groups
+from analysis.measures.transfer import transfer
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
 from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.reporting.table import WARNED
@@ -19,6 +22,10 @@ from mmq_sweeps.reporting.table import WARNED
 GROUPS, KINDS = ("front", "middle", "end"), ("attention", "mlp")
 # Characters of a slug: with the rest of the file name, some file systems reject more.
 LONGEST_SLUG = 120
+# The figure that compares families; the others show one each.
+TRANSFER = "transfer"
+# The share of a grid of bit-widths that is measured, for it to be drawn as one: a part alone only fills an edge of it.
+LEAST_FILLED = 0.5
 # A family that cannot show a figure gives no panel.
 Maker = Callable[[Family], Iterator[Panel]]
 
@@ -28,14 +35,29 @@ def figures(cells: Cells, metric: str | None = None, names: Sequence[str] = ()) 
 
     Raises ValueError for an unknown figure, or if no family can show any.
     """
-    unknown = set(names) - set(FIGURES)
+    unknown = set(names) - {*FIGURES, TRANSFER}
     if unknown:
-        raise ValueError(f"unknown figures {', '.join(sorted(unknown))}: choose {', '.join(FIGURES)}")
-    found = [plot for family in families(cells, metric) for plot in plots(family, names)]
+        raise ValueError(f"unknown figures {', '.join(sorted(unknown))}: choose {', '.join([*FIGURES, TRANSFER])}")
+    of_families = [name for name in names if name != TRANSFER]
+    found = [] if names and not of_families else _of_families(cells, metric, of_families)
+    if not names or TRANSFER in names:
+        found += _of_transfer(cells, metric)
     if not found:
         lacking = "; ".join(f"{name} needs {NEEDS[name]}" for name in names or ["tradeoff"])
         raise ValueError(f"no cell can be shown: {lacking}")
     return found
+
+
+def _of_families(cells: Cells, metric: str | None, names: Sequence[str]) -> list[Plot]:
+    return [plot for family in families(cells, metric) for plot in plots(family, names)]
+
+
+def _of_transfer(cells: Cells, metric: str | None) -> list[Plot]:
+    """Build the figure that compares families; empty if nothing of them can be compared."""
+    try:
+        return list(map(with_key_drawn, transfer_plots(transfer(cells, metric))))
+    except ValueError:
+        return []
 
 
 def plots(family: Family, names: Sequence[str] = ()) -> list[Plot]:
@@ -115,6 +137,8 @@ def _narrowed(family: Family, by: str, choices: Sequence[str], held: dict[str, s
         for method in _in_order(rows, "method"):
             for part in _in_order(rows[rows["method"] == method], "part"):
                 of_part = rows[(rows["method"] == method) & (rows["part"] == part)]
+                if not of_part[by].isin(choices).any():
+                    continue
                 shown = [choice for choice in (*choices, WHOLE[by]) if (of_part[by] == choice).any()]
                 series = [
                     _curve("all" if choice == WHOLE[by] else choice, of_part[of_part[by] == choice], told)
@@ -137,7 +161,7 @@ def heatmaps(family: Family) -> Iterator[Panel]:
                 table = held.pivot_table(
                     f"{METRIC}{family.metric}", f"{BITS}{second}", f"{BITS}{first}", aggfunc="mean"
                 )
-                if min(table.shape) > 1:
+                if min(table.shape) > 1 and table.notna().to_numpy().mean() >= LEAST_FILLED:
                     fixed = "".join(f", {part} {int(held[f'{BITS}{part}'].max())}" for part in rest)
                     yield Heatmap(
                         f"{method}{fixed}", f"{first} bits", f"{second} bits",
@@ -189,7 +213,7 @@ def space(family: Family) -> Iterator[Panel]:
         rows = _whole_cells(family, method)
         varied = [part for part in family.cells.parts if rows[f"{BITS}{part}"].nunique() > 1]
         columns = [f"{BITS}{part}" for part in varied]
-        if len(varied) == 3:
+        if len(varied) == 3 and _filled(rows, columns) >= LEAST_FILLED / 2:
             yield Space(
                 method, (f"{varied[0]} bits", f"{varied[1]} bits", f"{varied[2]} bits"),
                 [tuple(point) for point in rows[columns].to_numpy(dtype=float)],
@@ -227,6 +251,7 @@ FIGURES: dict[str, tuple[str, Maker]] = {
     "importance": ("Importance of the parts", importance),
     "space": ("Bits of all parts", space),
     "interaction": ("Do damages add up", interaction),
+    "risk_coverage": ("Wrong answers among the most confident", risk_coverage),
 }
 
 
@@ -244,6 +269,8 @@ NEEDS = {
     "importance": "at least 20 cells of a method in which two parts have several bit-widths",
     "space": "a grid over three parts: component.vision.bits=3,8 component.connector.bits=3,8 component.language.bits=3,8",
     "interaction": "full precision, cells of two parts, and of each of them alone: component=vision,language,vision_language",
+    "risk_coverage": "questions scored by task.metrics=[gqa_accuracy,ece,aurc]",
+    TRANSFER: "cells of two models or tasks at the same assignments",
 }
 
 
@@ -280,6 +307,11 @@ def _named(row: pd.Series, metric: str) -> str:
     """Describe a cell in words, with the warnings about its metric."""
     told = row.get(f"{WARNINGS}{metric}")
     return assignment(row) + (f"\n{WARNED} {told}" if isinstance(told, str) else "")
+
+
+def _filled(rows: pd.DataFrame, columns: Sequence[str]) -> float:
+    """Return which share of the combinations of all levels of ``columns`` is among ``rows``."""
+    return len(rows[columns].drop_duplicates()) / math.prod(rows[column].nunique() for column in columns)
 
 
 def _mean(values: np.ndarray) -> float:

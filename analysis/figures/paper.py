@@ -6,7 +6,7 @@ stay readable in greyscale. Fonts are embedded as type 42 outlines, which journa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.plots import XY, Bars, Heatmap, Plot, Series, Space
+from analysis.figures.plots import XY, Bars, Heatmap, Panel, Plot, Series, Space
 
 COLUMN_INCHES = {"column": 3.3, "page": 6.9}
 PANEL_INCHES = 2.4
 DPI = 300
 # Heat maps up to MOST_WRITTEN fields show values as text; tick labels beyond LONG_LABEL characters are rotated.
-MOST_WRITTEN, LONG_LABEL = 16, 4
+MOST_WRITTEN, LONG_LABEL = 25, 4
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
@@ -61,29 +61,57 @@ def draw(plot: Plot, inches: float) -> Figure:
         axes: Any = figure.add_subplot(rows, columns, number + 1, projection="3d" if isinstance(panel, Space) else None)
         DRAW[type(panel)](axes, panel, styles)
         axes.set_title(panel.title)
-    _share_heights(figure, plot)
+    _share_ranges(figure, plot)
+    _share_labels(figure.axes, plot.panels, columns)
     _share_colours(figure, plot)
     _legend(figure)
     return figure
 
 
-def _share_heights(figure: Figure, plot: Plot) -> None:
-    """Give curves of the same quantity the same y range: a small effect must not look like a large one."""
+def _share_ranges(figure: Figure, plot: Plot) -> None:
+    """Give curves of the same quantity the same range: a small effect must not look like a large one."""
     curves = [panel for panel in plot.panels if isinstance(panel, XY)]
-    if len(curves) < len(plot.panels) or len({panel.y_label for panel in curves}) > 1:
+    if len(curves) < len(plot.panels):
         return
-    limits = [axes.get_ylim() for axes in figure.axes]
-    for axes in figure.axes:
-        axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    for axis, labels in (("x", {panel.x_label for panel in curves}), ("y", {panel.y_label for panel in curves})):
+        if len(labels) == 1:
+            limits = [getattr(axes, f"get_{axis}lim")() for axes in figure.axes]
+            for axes in figure.axes:
+                getattr(axes, f"set_{axis}lim")(min(low for low, _ in limits), max(high for _, high in limits))
+
+
+def _share_labels(drawn: Sequence[Axes], panels: Sequence[Panel], columns: int) -> None:
+    """Label an axis once for a row or column of panels that have it in common."""
+    for number, (axes, panel) in enumerate(zip(drawn, panels, strict=True)):
+        below = panels[number + columns] if number + columns < len(panels) else None
+        left = panels[number - 1] if number % columns else None
+        if below is not None and _axis(panel, "x") == _axis(below, "x") is not None:
+            axes.set_xlabel("")
+            axes.tick_params(axis="x", labelbottom=False)
+        if left is not None and _axis(panel, "y") == _axis(left, "y") is not None:
+            axes.set_ylabel("")
+            axes.tick_params(axis="y", labelleft=False)
+
+
+def _axis(panel: Panel, axis: str) -> tuple[Any, ...] | None:
+    """Return what an axis shows, equal for panels that share it; None if it is the panel's own."""
+    if isinstance(panel, Heatmap):
+        return (panel.x_label, *panel.columns) if axis == "x" else (panel.y_label, *panel.rows)
+    if isinstance(panel, XY):
+        return (panel.x_label, *panel.ticks) if axis == "x" else (panel.y_label,)
+    return None
 
 
 def _share_colours(figure: Figure, plot: Plot) -> None:
-    """Share the colour scale between panels; heat maps also share a colour bar."""
+    """Share the colour scale and its bar between panels."""
     images = [axes.images[0] for axes in figure.axes if axes.images]
     low, high = plot.colour_range()
-    for axes in figure.axes:
-        if axes.name == "3d":
-            axes.collections[0].set_clim(low, high)
+    spaces = [axes for axes in figure.axes if axes.name == "3d"]
+    for axes in spaces:
+        axes.collections[0].set_clim(low, high)
+    if spaces:
+        label = next(panel.value_label for panel in plot.panels if isinstance(panel, Space))
+        figure.colorbar(spaces[0].collections[0], ax=spaces, label=label, aspect=30, pad=0.08, shrink=0.85)
     for image in images:
         image.set_clim(low, high)
         _write_values(image.axes, image.get_array(), (low + high) / 2, _higher(plot))
@@ -176,12 +204,18 @@ def _draw_bars(axes: Axes, panel: Bars, styles: dict[str, int]) -> None:
 
 
 def _draw_space(axes: Any, panel: Space, _styles: dict[str, int]) -> None:
+    """Draw points with the bit-widths of each part at equal distances: 16 is far from the others."""
     points = np.array(panel.points, dtype=np.float64)
-    shown = axes.scatter(*points.T, c=panel.values, cmap=_colours(panel), s=6, depthshade=False)
-    for name, label in zip(("x", "y", "z"), panel.labels, strict=True):
+    places = []
+    for name, label, values in zip(("x", "y", "z"), panel.labels, points.T, strict=True):
+        widths, place = np.unique(values, return_inverse=True)
+        places.append(place)
         getattr(axes, f"set_{name}label")(label, labelpad=-6)
+        getattr(axes, f"set_{name}ticks")(range(len(widths)), [f"{width:g}" for width in widths])
         axes.tick_params(axis=name, pad=-3)
-    axes.figure.colorbar(shown, ax=axes, label=panel.value_label, shrink=0.6, pad=0.12)
+    axes.scatter(*places, c=panel.values, cmap=_colours(panel), s=10, depthshade=False)
+    # Room for the labels, which the layout does not know.
+    axes.set_box_aspect(None, zoom=0.9)
 
 
 DRAW: dict[type, Callable[[Any, Any, dict[str, int]], None]] = {

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.cells import (
+    ANSWERS,
     BESIDE,
     BITS,
     DEFINITION,
@@ -114,6 +115,7 @@ def row_of(record: Record, where: str) -> dict[str, Any]:
             row[f"{WARNINGS}{name}"] = "\n".join(metric["warnings"])
     for name in ("bpw_paper", "bpw_exact", "size_bytes"):
         row[name] = record.size.get("total", {}).get(name)
+    row |= {f"{ANSWERS}{name}": value for name, value in record.answers.items()}
     row[LOADS_IN] = loads_in.joined(record.loads_in) if record.loads_in else None
     return row
 

@@ -15,15 +15,19 @@ from analysis.audit import checks as auditing
 from analysis.cells import Cells
 from analysis.load import load
 from analysis.load.searches import Search, searches
+from analysis.measures import flips as flipping
 from analysis.measures import frontier as frontiers
 from analysis.measures import importance as importances
 from analysis.measures import recommend as recommending
 from analysis.measures import sensitivity as sensitivities
+from analysis.measures import transfer as transferring
 from analysis.measures.searches import search_lines
 from analysis.output import json_text
 from analysis.progress import Progress
 from analysis.publish import dashboard as dashboards
 from analysis.publish import push as pushing
+from analysis.verbs.answer_tables import flips_json, flips_lines, flips_table
+from analysis.verbs.compare import compare as compare
 from analysis.verbs.files import WRITERS, naming, write_table, written
 from analysis.verbs.search_tables import search_table
 from analysis.verbs.tables import (
@@ -39,6 +43,7 @@ from analysis.verbs.tables import (
     sensitivity_json,
     warning_lines,
 )
+from analysis.verbs.transfer_tables import CORRELATIONS, correlation_table, regret_tables, transfer_json
 from mmq_sweeps.errors import one_of
 from mmq_sweeps.reporting.table import line, output_console
 
@@ -72,6 +77,19 @@ def frontier(arguments: argparse.Namespace) -> None:
         console.print(frontier_table(one), crop=False)
         notes = [*one.notes, *loading_lines(one.rows), *warning_lines(one.rows, one.metric)]
         _lines(console, [*frontier_lines(one, arguments.keep), *notes])
+
+
+def flips(arguments: argparse.Namespace) -> None:
+    cells = _cells(arguments)
+    found = flipping.flips(cells, arguments.metric)
+    if arguments.json:
+        _told([flips_json(one, cells.frame) for one in found])
+        return
+    console = output_console()
+    for one in found:
+        _heading(console, one.title)
+        console.print(flips_table(one, cells.frame), crop=False)
+        _lines(console, flips_lines(one))
 
 
 def importance(arguments: argparse.Namespace) -> None:
@@ -162,6 +180,21 @@ def sensitivity(arguments: argparse.Namespace) -> None:
                 _heading(console, SENSITIVITY[title])
                 console.print(rows_table(rows), crop=False)
         _lines(console, one.notes)
+
+
+def transfer(arguments: argparse.Namespace) -> None:
+    found = transferring.transfer(_cells(arguments), arguments.metric, tuple(arguments.max_bpw or transferring.BUDGETS))
+    if arguments.json:
+        _told(transfer_json(found))
+        return
+    console = output_console()
+    for heading, table in regret_tables(found):
+        _heading(console, heading)
+        console.print(table, crop=False)
+    if not found.correlations.empty:
+        _heading(console, CORRELATIONS)
+        console.print(correlation_table(found), crop=False)
+    _lines(console, found.notes)
 
 
 SENSITIVITY = {

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", default="runs", help="the store's folder (runs)")
     parser.add_argument("--sweep", help="a sweep's id or the first letters of it; the latest if left out")
     parser.add_argument("--watch", action="store_true", help="look again and again until all cells or jobs have ended")
+    parser.add_argument("--max-bpw", type=float, help="show the best cell of at most so many bits per weight")
     parser.add_argument("--all", action="store_true", help="a line for each sweep of the store instead")
     parser.add_argument("--json", action="store_true", help="JSON on standard output, with every cell")
 
@@ -40,37 +41,38 @@ def run(arguments: argparse.Namespace) -> int:
         return _all(store, arguments.json)
     look = SweepReader(store, sweep_file.find(store.root, arguments.sweep))
     if arguments.watch and not arguments.json:
-        return 0 if watch(look, output_console()).ended else 1
+        return 0 if watch(look, output_console(), arguments.max_bpw).ended else 1
     now = look()
     if arguments.json:
-        _tell(as_json(now))
+        _tell(as_json(now, arguments.max_bpw))
     else:
         console = output_console()
-        show(now, console)
+        show(now, console, arguments.max_bpw)
         tracker = sweep_file.read(store.root, now.sweep).sweep.settings.get("tracker", {})
         if page := address(store.root / "wandb", tracker):
             console.print(f"W&B: {page} (group {now.sweep})", soft_wrap=True, highlight=False, markup=False)
     return 0
 
 
-def watch(look: SweepReader, console: Console) -> Snapshot:
+def watch(look: SweepReader, console: Console, max_bpw: float | None = None) -> Snapshot:
     """Show the table until all cells or all jobs have ended, and return the last snapshot.
 
-    On a terminal the table is updated in place; elsewhere its headline is printed whenever it changes.
+    On a terminal the table is updated in place, never larger than the screen, with a plot of the frontier so far and the best
+    cell within ``max_bpw``; elsewhere its headline is printed whenever it changes.
     """
     now = look()
     seen = _until_over(look, now)
     if console.is_terminal:
-        with Live(table(now), console=console, auto_refresh=False) as live:
+        with Live(console=console, auto_refresh=False) as live:
             for now in seen:
-                live.update(table(now), refresh=True)
+                live.update(table(now, console.width, console.height, max_bpw), refresh=True)
         return now
     counted = ""
     for now in seen:
         if counted != (counted := counts(now)):
             sys.stdout.write(f"{counted}\n")
             sys.stdout.flush()
-    show(now, console)
+    show(now, console, max_bpw)
     return now
 
 

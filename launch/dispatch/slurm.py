@@ -20,7 +20,7 @@ from launch import sweep_file
 from launch.monitor.live_table import Foreground
 from launch.monitor.sweep_state import SweepReader
 from launch.planning.plan import Plan, check_counts
-from launch.slurm import jobs, scheduler
+from launch.slurm import cluster, jobs, scheduler
 from launch.slurm.jobs import Submitted
 from launch.slurm.options import Options
 from launch.slurm.scheduler import ClusterError, JobId
@@ -49,10 +49,10 @@ def check(launcher: Mapping[str, Any]) -> None:
     options = Options.of(launcher)
     if launcher.get("dry_run"):
         return
-    scheduler.require()
-    if found := scheduler.patiently(lambda: scheduler.problems(options.asked)):
+    cluster.require()
+    if found := scheduler.patiently(lambda: cluster.problems(options.asked)):
         raise ConfigError(found)
-    objection = scheduler.patiently(lambda: scheduler.would_take(options.flags()))
+    objection = scheduler.patiently(lambda: cluster.would_take(options.flags()))
     # The limit on queued jobs is handled in `dispatch`, which knows the number of jobs.
     if objection and "MaxSubmitJob" not in objection:
         raise ConfigError(
@@ -69,7 +69,7 @@ def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any
     if under_way:
         to_stderr(f"{len(under_way)} cells are in jobs that are queued or running already")
     if groups:
-        limit = scheduler.patiently(lambda: scheduler.submit_limit(options.account, options.qos))
+        limit = scheduler.patiently(lambda: cluster.submit_limit(options.account, options.qos))
         groups = _within_limit(groups, limit)
         Submission(store, sweep_id, name, options).submit(groups)
     if not options.wait:
@@ -97,7 +97,7 @@ class Submission:
         """
         # Other users of the store must be able to create folders beside this.
         self._store.files.make_folder(self.folder)
-        size = scheduler.patiently(scheduler.max_array_size)
+        size = scheduler.patiently(cluster.max_array_size)
         arrays = [groups[first : first + size] for first in range(0, len(groups), size)]
         most = self._options.parallelism
         lanes = min(most or len(arrays), len(arrays))

@@ -9,7 +9,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 
 from launch.monitor import state_table
@@ -31,7 +31,7 @@ class Foreground:
         self._next = 0.0
         self._told = {cell.id for cell in self.now.cells if cell.ended}
         self._live = Live(
-            state_table.table(self.now), console=self.console, auto_refresh=False, transient=True
+            self._table(), console=self.console, auto_refresh=False, transient=True
         ) if self.console.is_terminal else None  # fmt: skip
 
     def __enter__(self) -> Self:
@@ -60,8 +60,11 @@ class Foreground:
         if self._live is None:
             self._tell_ended(self.now)
         else:
-            self._live.update(state_table.table(self.now), refresh=True)
+            self._live.update(self._table(), refresh=True)
         self._next = began + max(PAUSE_SECONDS, (time.monotonic() - began) / SHARE)
+
+    def _table(self) -> RenderableType:
+        return state_table.table(self.now, self.console.width, self.console.height)
 
     def _tell_ended(self, now: Snapshot) -> None:
         records = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from dataclasses import asdict
 from datetime import timedelta
@@ -13,11 +14,17 @@ from rich.table import Table
 from rich.text import Text
 
 from launch import sweep_file
+from launch.monitor.plot import plot
 from launch.monitor.sweep_state import DONE, FAILED, QUEUED, REFUSED, RUNNING, Snapshot
 from launch.slurm import jobs
 
 # Maximum rows of groups and of workers; --json has all.
 SHOWN = 12
+# Beside a plot, at most so many workers; at most so many models and tasks with a line of their own.
+FEW = 4
+# Lines of a table beside its rows: a blank one, head and rule.
+HEADS = 3
+LEAST_PLOT, HIGHEST_PLOT = 10, 18
 STATES = (QUEUED, RUNNING, DONE, FAILED)
 
 
@@ -26,23 +33,61 @@ def states_of(*sweeps: Snapshot) -> tuple[str, ...]:
     return (*STATES, REFUSED) if any(now.refused for now in sweeps) else STATES
 
 
-def show(now: Snapshot, console: Console) -> None:
+def show(now: Snapshot, console: Console, max_bpw: float | None = None) -> None:
     """Print the whole sweep; lines are not wrapped, so that commands and paths can be copied."""
     console.print(_headline(now), soft_wrap=True)
-    console.print(Group(*_tables(now)))
+    for text in best_so_far(now, max_bpw):
+        console.print(Text(text), soft_wrap=True)
+    console.print(Group(*_tables(now, SHOWN, SHOWN)))
 
 
-def table(now: Snapshot) -> RenderableType:
-    """Return the whole sweep as a renderable for live display."""
-    return Group(_headline(now), *_tables(now))
+def table(now: Snapshot, width: int, height: int, max_bpw: float | None = None) -> RenderableType:
+    """Return the sweep as a renderable of at most ``height`` lines, with a plot of the newest results if there is room.
+
+    The headline comes first, then workers, the plot, and groups.
+    """
+    best = [piece for text in best_so_far(now, max_bpw) for piece in textwrap.wrap(text, width, subsequent_indent="  ")]
+    head = [*_headline(now).split("\n"), *map(Text, best)][: max(1, height - 1)]
+    for line in head:
+        line.truncate(width, overflow="ellipsis")
+    left = height - len(head) - 1
+    plots = bool(now.results) and left > LEAST_PLOT and plot(now.results[0], width, LEAST_PLOT) is not None
+    workers = _fitting(len(now.workers), left - (LEAST_PLOT + 1) * plots, FEW if plots else SHOWN)
+    left -= _lines(len(now.workers), workers)
+    drawn = plot(now.results[0], width, min(left - 1, HIGHEST_PLOT), max_bpw) if plots else None
+    left -= len(drawn.split("\n")) + 1 if drawn is not None else 0
+    groups = _fitting(len(now.groups), left, SHOWN)
+    shown: list[RenderableType] = [*head]
+    if drawn is not None:
+        shown += [Text(), drawn]
+    return Group(*shown, *_tables(now, groups, workers, whole=False))
 
 
-def _tables(now: Snapshot) -> list[RenderableType]:
+def best_so_far(now: Snapshot, max_bpw: float | None) -> list[str]:
+    """Return a line for each model and task: its best cell within ``max_bpw``, or of all if None."""
+    return [found.sentence(max_bpw) for found in now.results if found.points][:FEW]
+
+
+def _fitting(count: int, room: int, most: int) -> int:
+    """Return how many of ``count`` rows to show, at most ``most``, so that the table fits into ``room`` lines."""
+    return next((rows for rows in range(min(count, most), 0, -1) if _lines(count, rows) <= room), 0)
+
+
+def _lines(count: int, rows: int) -> int:
+    """Return the lines of a table that shows ``rows`` of ``count``; one line says how many there are besides."""
+    return HEADS + rows + (rows < count) if rows else 0
+
+
+def _tables(now: Snapshot, groups: int, workers: int, whole: bool = True) -> list[RenderableType]:
+    """Return the tables with this many rows; ``whole`` texts are wrapped, others cut at the edge of the screen."""
     shown: list[RenderableType] = []
-    if now.groups:
-        shown += [Text(), _groups(now)]
-    if now.workers:
-        shown += [Text(), _workers(now)]
+    if now.groups and groups:
+        shown += [Text(), _groups(now, groups)]
+    if now.workers and workers:
+        shown += [Text(), _workers(now, workers)]
+    if not whole:
+        for column in (column for drawn in shown if isinstance(drawn, Table) for column in drawn.columns):
+            column.no_wrap, column.overflow = True, "ellipsis"
     return shown
 
 
@@ -95,26 +140,26 @@ def _waits(now: Snapshot) -> str:
     return f"no worker runs; {sweep_file.command('retry', now.root, now.sweep)} runs what is missing or failed"
 
 
-def _groups(now: Snapshot) -> Table:
+def _groups(now: Snapshot, most: int) -> Table:
     drawn = empty("group", "", *states_of(now))
     # Running groups first, then queued, then ended.
     order = sorted(
         range(len(now.groups)),
         key=lambda index: (not now.groups[index].count(RUNNING), not now.groups[index].count(QUEUED), index),
     )
-    for index in order[:SHOWN]:
+    for index in order[:most]:
         group = now.groups[index]
         add_row(drawn, str(index), group.label, *(str(group.count(state) or "") for state in states_of(now)))
-    if len(order) > SHOWN:
-        add_row(drawn, "", f"and {len(order) - SHOWN} more groups")
+    if len(order) > most:
+        add_row(drawn, "", f"and {len(order) - most} more groups")
     return drawn
 
 
-def _workers(now: Snapshot) -> Table:
+def _workers(now: Snapshot, most: int) -> Table:
     drawn = empty("worker", "where", "state", "at", "done", "failed")
     alive = [worker for worker in now.workers if worker.running]
     ended = [worker for worker in now.workers if not worker.running]
-    for worker in [*alive, *reversed(ended)][:SHOWN]:
+    for worker in [*alive, *reversed(ended)][:most]:
         gpus = f" gpu {worker.gpus}" if worker.gpus else ""
         at = worker.reason or ""
         if worker.running:
@@ -124,8 +169,8 @@ def _workers(now: Snapshot) -> Table:
         job = f" job {worker.job}" if worker.job else ""
         where = f"{worker.owner.host}{job or f' process {worker.owner.pid}'}{gpus}"
         add_row(drawn, worker.name, where, worker.state, at, str(worker.done), str(worker.failed))
-    if len(now.workers) > SHOWN:
-        add_row(drawn, f"and {len(now.workers) - SHOWN} more")
+    if len(now.workers) > most:
+        add_row(drawn, f"and {len(now.workers) - most} more")
     return drawn
 
 
@@ -143,8 +188,8 @@ def add_row(table: Table, *cells: str) -> None:
     table.add_row(*map(Text, cells))
 
 
-def as_json(now: Snapshot) -> dict[str, Any]:
-    """Return the snapshot as plain values."""
+def as_json(now: Snapshot, max_bpw: float | None = None) -> dict[str, Any]:
+    """Return the snapshot as plain values; ``best`` of each result is the best cell within ``max_bpw``."""
     return {
         "sweep": now.sweep,
         "command": now.command,
@@ -159,5 +204,6 @@ def as_json(now: Snapshot) -> dict[str, Any]:
         ],
         "workers": [asdict(worker) for worker in now.workers],
         "jobs": now.jobs.as_json(),
+        "results": [found.as_json(max_bpw) for found in now.results],
         "list": [asdict(cell) for cell in now.cells],
     }

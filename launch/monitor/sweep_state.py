@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from launch import sweep_file
+from launch.monitor.frontier import Results, results
 from launch.monitor.worker_states import State, states
 from launch.slurm.jobs import Jobs, Queue
 from launch.sweep_file import SweepFile
@@ -52,6 +53,8 @@ class Group:
 class Snapshot:
     """State of a sweep at a moment. ``seconds_left`` is an estimate; None if no worker runs or no cell has ended yet.
 
+    ``results`` are the finished cells by model and task.
+
     ``refused`` holds the problems for which its latest launch was refused before the first cell; cells that have no
     record are then refused.
     """
@@ -66,6 +69,7 @@ class Snapshot:
     root: Path
     jobs: Jobs = field(default_factory=Jobs)
     refused: tuple[str, ...] = ()
+    results: tuple[Results, ...] = ()
 
     def count(self, state: str) -> int:
         return sum(cell.state == state for cell in self.cells)
@@ -140,7 +144,14 @@ class SweepReader:
             root=self.store.root,
             jobs=self._jobs(known, cells.values()),
             refused=refused,
+            results=results(self._finished(cells.values())),
         )
+
+    def _finished(self, cells: Iterable[CellState]) -> Iterator[tuple[str, Record]]:
+        for cell in cells:
+            record = self.record(cell.id)
+            if cell.state == DONE and record is not None:
+                yield cell.title, record
 
     def _jobs(self, known: StaticSweep, cells: Collection[CellState]) -> Jobs:
         """Return the SLURM jobs; skips the query if the sweep has ended or was last launched elsewhere."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmq_sweeps.config.assignment import Source, assign, parts_of
-from mmq_sweeps.config.schema import problems
+from mmq_sweeps.config.problems import problems
 from mmq_sweeps.config.sweep import resolved
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS

@@ -9,7 +9,6 @@ import getpass
 import logging
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -17,16 +16,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
-from mmq_sweeps.errors import ConfigError, unknown
-
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 COMMAND_SECONDS = 60
 # Job ids passed to a single command, to stay within the command line's length limit.
 IDS_A_COMMAND = 500
-# SLURM's default, used if scontrol does not report it.
-MAX_ARRAY_SIZE = 1001
 # Seconds between retries while the cluster is busy or away.
 BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 # sbatch's messages on permanent rejections (SLURM's src/common/slurm_errno.c). Any other error may be due to a busy or
@@ -117,16 +112,6 @@ class Queued:
         return self.state in ENDING
 
 
-def require() -> None:
-    """Raise a ``ConfigError`` if this machine lacks the SLURM commands to submit jobs."""
-    for program in ("sbatch", "srun", "scontrol"):
-        if shutil.which(program) is None:
-            raise ConfigError(
-                f"hydra/launcher=slurm: this machine has no {program}; run the command on a login node of the cluster, "
-                "or choose hydra/launcher=local."
-            )
-
-
 def run(*command: str) -> str:
     """Run a SLURM command and return its standard output; raise a ``ClusterError`` with its standard error if it fails."""
     try:
@@ -161,73 +146,14 @@ def refused(message: str) -> bool:
     return any(words in message.lower() for words in REFUSED)
 
 
-def problems(asked: Mapping[str, str | None]) -> list[str]:
-    """Return the requested resources (partition, account, qos, constraint) that this cluster lacks, with the choices.
-
-    A cluster without accounting does not list accounts and qualities of service; there, sbatch decides.
-    """
-    choices: dict[str, Callable[[], list[str]]] = {"partition": _partitions, "account": _accounts, "qos": _qualities}
-    found = []
-    for key, names in choices.items():
-        if asked.get(key) is None:
-            continue
-        known = names()
-        # sbatch accepts several partitions and uses the first that is free.
-        values = str(asked[key]).split(",") if key == "partition" else [str(asked[key])]
-        found += [
-            f"hydra.launcher.{key}={one}: {unknown(key, one, known)}" for one in values if known and one not in known
-        ]
-    if asked.get("constraint") is not None:
-        features = _features()
-        # Names between the operators &, |, [] and (), without counts such as *4. A name may begin with a digit: 2080ti.
-        for name in re.findall(r"[^&|,\[\]()*\s]+", re.sub(r"\*\d+", "", str(asked["constraint"]))):
-            if features and name not in features:
-                found.append(f"hydra.launcher.constraint={asked['constraint']}: {unknown('feature', name, features)}")
-    return found
-
-
-def would_take(flags: Iterable[str]) -> str | None:
-    """Return sbatch's objection to a job with ``flags``, or None; submits nothing."""
-    try:
-        run("sbatch", "--test-only", *flags, "--wrap=true")
-    except ClusterError as error:
-        return str(error).removeprefix("sbatch: ")
-    return None
-
-
-def max_array_size() -> int:
-    """Return the maximum number of tasks in an array: their indices are below ``MaxArraySize``."""
-    return _setting("MaxArraySize", MAX_ARRAY_SIZE)
-
-
 def kill_wait_seconds() -> int:
     """Return the seconds between the signal that ends a job and the kill."""
-    return _setting("KillWait", 30)
-
-
-def submit_limit(account: str | None, qos: str | None) -> int | None:
-    """Return how many more jobs the user may queue by the limits of association and QOS.
-
-    None if there is no limit or the cluster keeps no accounts.
-    """
-    user = getpass.getuser()
-    try:
-        of_user = _rows("sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=account,maxsubmitjobs,defaultqos")
-        of_quality = dict(_rows("sacctmgr", "-nP", "show", "qos", "format=name,maxsubmitjobsperuser"))
-    except ClusterError:
-        return None
-    default = next((row[2] for row in of_user if row[2] and account in (None, row[0])), "")
-    limits = [row[1] for row in of_user if account in (None, row[0])] + [of_quality.get(qos or default, "")]
-    numbers = [int(limit) for limit in limits if limit.isdigit()]
-    if not numbers:
-        return None
-    queued = run("squeue", "-h", "-r", f"--user={user}", "-o", "%i").split()
-    return max(0, min(numbers) - len(queued))
+    return setting("KillWait", 30)
 
 
 def queued(name: str) -> dict[JobId, Queued]:
     """Return unfinished jobs called ``name`` of any user; the tasks of an array are separate jobs."""
-    rows = _rows("squeue", "-h", "-r", f"--name={name}", "-o", "%i|%T|%r", width=3)
+    rows = rows_of("squeue", "-h", "-r", f"--name={name}", "-o", "%i|%T|%r", width=3)
     found = [Queued(JobId.parse(job), state, reason) for job, state, reason in rows]
     return {one.job: one for one in found}
 
@@ -238,7 +164,7 @@ def ended_as(jobs: Iterable[JobId]) -> dict[JobId, str]:
     if not asked:
         return {}
     try:
-        rows = _rows("sacct", "-nPX", "--format=JobID,State,ExitCode", f"--jobs={','.join(map(str, asked))}", width=3)
+        rows = rows_of("sacct", "-nPX", "--format=JobID,State,ExitCode", f"--jobs={','.join(map(str, asked))}", width=3)
     except ClusterError:
         return {}
     return {job: _how_ended(state, code) for job in asked for name, state, code in rows if name == str(job)}
@@ -256,7 +182,7 @@ def _how_ended(state: str, code: str) -> str:
 
 def commented(comment: str) -> list[int]:
     """Return numbers of the user's jobs submitted with ``comment``; an array has a single number."""
-    rows = _rows("squeue", "-h", f"--user={getpass.getuser()}", "-o", "%F|%k", width=2)
+    rows = rows_of("squeue", "-h", f"--user={getpass.getuser()}", "-o", "%F|%k", width=2)
     return sorted({int(job) for job, told in rows if told == comment})
 
 
@@ -326,38 +252,12 @@ def minutes(time_limit: object) -> int:
     return -(-int(seconds) // 60)
 
 
-def _setting(name: str, otherwise: int) -> int:
+def setting(name: str, otherwise: int) -> int:
     found = re.search(rf"^{name}\s*=\s*(\d+)", run("scontrol", "show", "config"), re.MULTILINE)
     return int(found[1]) if found else otherwise
 
 
-def _partitions() -> list[str]:
-    return sorted(set(run("sinfo", "-h", "-a", "-o", "%R").split()))
-
-
-def _features() -> list[str]:
-    told = run("sinfo", "-h", "-a", "-o", "%f").split()
-    return sorted({name for features in told for name in features.split(",") if name != "(null)"})
-
-
-def _accounts() -> list[str]:
-    return _of_user("account")
-
-
-def _qualities() -> list[str]:
-    return sorted({name for names in _of_user("qos") for name in names.split(",")})
-
-
-def _of_user(column: str) -> list[str]:
-    """Return a column of the user's associations; empty if the cluster keeps no accounts."""
-    try:
-        told = run("sacctmgr", "-nP", "show", "assoc", f"user={getpass.getuser()}", f"format={column}")
-    except ClusterError:
-        return []
-    return sorted({line for line in told.splitlines() if line})
-
-
-def _rows(*command: str, width: int | None = None) -> list[list[str]]:
+def rows_of(*command: str, width: int | None = None) -> list[list[str]]:
     rows = [line.split("|") for line in run(*command).splitlines() if line]
     return rows if width is None else [[*row[: width - 1], "|".join(row[width - 1 :])] for row in rows]
 

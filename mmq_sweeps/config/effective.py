@@ -11,7 +11,9 @@ from mmq_sweeps.config.data_files import DataFiles
 from mmq_sweeps.config.instantiate import declaration
 from mmq_sweeps.config.sample import normal
 from mmq_sweeps.config.schema import CalibrationConfig, ModelConfig, PartConfig
+from mmq_sweeps.config.vision_weight import unnamed_problem, vision_tokens
 from mmq_sweeps.config.widths import widths
+from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.assignment import (
     FULL_PRECISION_BITS,
     Rule,
@@ -22,7 +24,7 @@ from mmq_sweeps.identity.assignment import (
     rules_of_slots,
     rules_of_units,
 )
-from mmq_sweeps.identity.cell import QUANTIZED, QUANTIZED_ELSEWHERE, Cell
+from mmq_sweeps.identity.cell import QUANTIZED, QUANTIZED_ELSEWHERE, VISION_TOKENS, VISION_WEIGHT, Cell
 from mmq_sweeps.identity.declared import Declared, declared, declared_by
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.identity.hashing import digest
@@ -87,21 +89,32 @@ class Assigned:
 
 
 def assignment_of(config: Mapping[str, Any], read: Reading = declared) -> Assigned:
-    """Return the canonical assignment of a configuration, of which only model, component and method are read."""
+    """Return the canonical assignment of a configuration, of which only model, component and method are read.
+
+    A ``vision_weight`` counts if a part that it is given for sees both vision and text tokens. A ConfigError says which
+    parts see both without the model's naming them.
+    """
     methods = _Methods(_Classes(read))
-    rules = {
-        part: found
-        for part in parts_of(config["model"])
-        if part in config["component"] and (found := _rules(config["component"][part], config["method"], methods, part))
-    }
+    rules = _all_rules(config, methods)
     if not rules:
         return Assigned({}, None)
+    weights = {part: weight for part, found in rules.items() if (weight := methods.vision_weight(found)) is not None}
+    unnamed = [unnamed_problem(config["model"], part, weight) for part, weight in weights.items()]
+    if problems := [problem for problem in unnamed if problem is not None]:
+        raise ConfigError(problems)
+    kinds = vision_tokens(config["model"])
+    weighted = [part for part in weights if part in kinds]
+    if weights and not weighted:
+        methods = _Methods(_Classes(read), weights=False)
+        rules = _all_rules(config, methods)
     used = list(dict.fromkeys(rule.setting.method for found in rules.values() for rule in found))
     main = methods.common(used)
     parts = {part: _selection(found, main, methods) for part, found in rules.items()}
     for part in END_PARTS:
         if part in parts:
             parts[part]["module"] = config["model"][part]
+    for part in weighted:
+        parts[part][VISION_TOKENS] = kinds[part]
     calibration = next((methods.calibration[key] for key in used if methods.calibration[key] is not None), None)
     uncalibrated = {methods.known_as(key) for key in used if methods.calibration[key] is None}
     return Assigned(
@@ -115,11 +128,19 @@ def assignment_of(config: Mapping[str, Any], read: Reading = declared) -> Assign
     )
 
 
-class _Methods:
-    """The methods of a configuration, by a key of their counting fields."""
+def _all_rules(config: Mapping[str, Any], methods: _Methods) -> dict[str, list[Rule]]:
+    return {
+        part: found
+        for part in parts_of(config["model"])
+        if part in config["component"] and (found := _rules(config["component"][part], config["method"], methods, part))
+    }
 
-    def __init__(self, classes: _Classes) -> None:
-        self._classes = classes
+
+class _Methods:
+    """The methods of a configuration, by a key of their counting fields; those of ``weights=False`` weigh no kind of token."""
+
+    def __init__(self, classes: _Classes, weights: bool = True) -> None:
+        self._classes, self._weights = classes, weights
         self.node: dict[str, dict[str, Any]] = {}
         self.calibration: dict[str, Mapping[str, Any] | None] = {}
         self.place: dict[str, str] = {}
@@ -134,6 +155,9 @@ class _Methods:
         own = dict(node)
         calibration = own.pop("calibration", None)
         counting = self._classes.counting(at, own, LABEL)
+        if VISION_WEIGHT in counting:
+            weight = counting.pop(VISION_WEIGHT)
+            counting |= {VISION_WEIGHT: float(weight)} if self._weights else {}  # 1 and 1.0 are one weight
         if group_size is not None and "group_size" in counting:
             counting["group_size"], group_size = group_size, None
         key = digest(counting)
@@ -151,6 +175,10 @@ class _Methods:
         if all(node == first for node in alike):
             return first
         return {**first, "group_size": "channel"}
+
+    def vision_weight(self, rules: Sequence[Rule]) -> float | None:
+        """Return the first ``vision_weight`` of a method of ``rules``; None if none has any."""
+        return next((w for rule in rules if (w := self.node[rule.setting.method].get(VISION_WEIGHT)) is not None), None)
 
     def known_as(self, key: str) -> str:
         name: str = self.node[key]["_target_"]

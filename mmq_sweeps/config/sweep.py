@@ -5,6 +5,7 @@ The full-precision cell of every model and task comes first, requested or not. A
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -17,13 +18,15 @@ from mmq_sweeps.config.assignment import Source, assign, calibration_of
 from mmq_sweeps.config.data_files import DataFiles, data_files
 from mmq_sweeps.config.effective import cell_of
 from mmq_sweeps.config.ordering import in_order
-from mmq_sweeps.config.schema import late_problems, problems, unasked, unresolved, without_value
+from mmq_sweeps.config.problems import late_problems, problems, unasked, unresolved, without_value
+from mmq_sweeps.config.vision_weight import weight_problems, without_effect
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.assignment import PART_ORDER
 from mmq_sweeps.identity.cell import QUANTIZED, Cell, digest
 from mmq_sweeps.identity.checkpoint import checkpoint_path, files_digest, pinned_revision, quantization_method
 from mmq_sweeps.identity.declared import declared
 
+logger = logging.getLogger(__name__)
 # Settings of the sweep as a whole; they cannot be swept over.
 OF_THE_SWEEP = ("store", "retry", "retries", "output", "tracker")
 
@@ -81,7 +84,9 @@ def plan_each(configs: Iterable[DictConfig | dict[str, Any]], source: Source | N
     source = source or Source()
     # A configuration that is wrong in itself is not assigned.
     found = [
-        problem for config in plain for problem in problems(config) or assign(config, source) or late_problems(config)
+        problem
+        for config in plain
+        for problem in problems(config) or assign(config, source) or late_problems(config) or weight_problems(config)
     ]
     settings = {key: plain[0][key] for key in OF_THE_SWEEP}
     for key in OF_THE_SWEEP:
@@ -95,8 +100,15 @@ def plan_each(configs: Iterable[DictConfig | dict[str, Any]], source: Source | N
     asked: dict[str, Cell] = {}
     by_id: dict[str, dict[str, Any]] = {}
     each: list[Cell] = []
+    remarks: dict[str, None] = {}
     for config, own in zip(plain, files, strict=True):
-        cell = cell_of(config, own, read)
+        try:
+            cell = cell_of(config, own, read)
+        except ConfigError as error:
+            found += error.problems
+            continue
+        if (told := without_effect(config, cell.parts)) is not None:
+            remarks[told] = None
         if cell.parts and cell.quantized_elsewhere:
             found.append(_quantized_twice(config["model"]))
         for kind, one in ((baselines, cell.baseline()), (asked, cell)):
@@ -105,6 +117,8 @@ def plan_each(configs: Iterable[DictConfig | dict[str, Any]], source: Source | N
         each.append(cell)
     if found:
         raise ConfigError(dict.fromkeys(found))
+    for remark in remarks:
+        logger.warning(remark)
     return Sweep(tuple(placed.cell for placed in in_order((baselines | asked).values())), by_id, settings), each
 
 

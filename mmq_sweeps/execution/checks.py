@@ -16,8 +16,9 @@ from mmq_sweeps.identity.cell import Cell, digest
 from mmq_sweeps.identity.end_parts import EMBEDDINGS, END_PARTS
 from mmq_sweeps.memory import ran_out_of_memory
 from mmq_sweeps.models.model_check import called
+from mmq_sweeps.quantization import vision_tokens
 from mmq_sweeps.quantization.calibration import capture
-from mmq_sweeps.quantization.requests import calibration_problems
+from mmq_sweeps.quantization.requests import Request, calibration_problems
 from mmq_sweeps.quantization.requests import problems as format_problems
 from mmq_sweeps.quantization.targets import UNCALIBRATED, Part, Unit, tied_problems
 from mmq_sweeps.store.attempts import CrashCounter
@@ -118,7 +119,13 @@ def _of_cell(cell: Cell, session: Session) -> list[str]:
         requests = session.requests(cell)
     except ValueError as error:
         return [str(error)]
-    return calibration_problems(requests) or format_problems(requests)
+    return calibration_problems(requests) or format_problems(requests) or _of_vision_tokens(requests, session)
+
+
+def _of_vision_tokens(requests: Sequence[Request], session: Session) -> list[str]:
+    weighted = dict.fromkeys(request.unit.part for request in requests if request.vision_weight is not None)
+    found = [vision_tokens.problem(session.loaded.model, session.parts[part]) for part in weighted]
+    return [problem for problem in found if problem is not None]
 
 
 def _check_task(session: Session, calibrations: list[Mapping[str, Any]]) -> None:
@@ -196,7 +203,8 @@ def _without_calibration(session: Session, cells: Sequence[Cell]) -> Iterator[st
     batches = islice(session.task.calibration_batches(session.loaded, calibration), BATCHES)
     parts = [session.parts[part] for part in dict.fromkeys(part for part, _, _ in selected)]
     with called(session.loaded.model, linears) as reached:
-        capture(session.loaded, parts, batches)
+        by_kind = any(request.vision_weight is not None for cell in calibrated for request in session.requests(cell))
+        capture(session.loaded, parts, batches, by_kind=by_kind)
     for part, kind, units in selected:
         # An expert may be given no token of two samples; one that is given none in any block is not run at all.
         alike: dict[str, list[str]] = {}

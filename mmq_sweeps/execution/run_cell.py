@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -55,6 +55,7 @@ def run_cell(cell: Cell, session: Session, progress: Reporter) -> tuple[Record, 
         new_record(cell),
         status="done",
         metrics={name: _summary(result.warned(*_unchecked(session))) for name, result in metrics.items()},
+        answers=next((asdict(result.alike) for result in metrics.values() if result.alike), {}),
         size=storage.size,
         loads_in=storage.loads_in,
         seconds=seconds,
@@ -169,6 +170,10 @@ def _items(predictions: Mapping[str, str], metrics: Mapping[str, MetricResult]) 
         }
         for item, text in predictions.items()
     }
+    for item, (log_probability, tokens) in getattr(predictions, "log_probabilities", {}).items():
+        # Of logits that are no numbers, none is told.
+        told = log_probability if math.isfinite(log_probability) else None
+        items[item]["log_probability"] = {"sum": told, "mean": told and told / tokens, "tokens": tokens}
     for name, result in metrics.items():
         if result.totals is not None:
             for item, row in zip(result.per_item, result.totals.tolist(), strict=True):

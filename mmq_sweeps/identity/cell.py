@@ -40,6 +40,9 @@ SEMANTICS = 6
 QUANTIZED_ELSEWHERE = "quantized elsewhere"
 # The field of a planned model that names the method of such a checkpoint; full-precision models have none.
 QUANTIZED = "quantized"
+# The field of a method with the share of vision tokens in its objective, and the field of a part that says which tokens these
+# are; the selection of a part has it, too, if its method weighs them.
+VISION_WEIGHT, VISION_TOKENS = "vision_weight", "vision_tokens"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class MethodRule:
 
     ``method`` has the fields of the method, the rule's group size among them, and the declared name as ``_target_``.
     ``group_size`` is set only if the method has no such field. ``key`` is the method's place in the configuration.
+    ``vision_tokens`` says which tokens are vision tokens, if the method weighs them and the part sees others, too; else the
+    method has no ``vision_weight``, which would change nothing.
     """
 
     rule: Mapping[str, Any]
@@ -55,6 +60,7 @@ class MethodRule:
     calibrated: bool
     group_size: int | str | None
     key: str
+    vision_tokens: str | None = None
 
     @property
     def bits(self) -> int:
@@ -140,7 +146,10 @@ class Cell:
         if size is not None and "group_size" in method:
             method["group_size"], size = size, None
         key = f"component.{part}.method" if "method" in rule else "method"
-        return MethodRule(rule, method, self.calibration is not None and self._calibrates(method), size, key)
+        kinds = self.parts[part].get(VISION_TOKENS) if VISION_WEIGHT in method else None
+        if kinds is None:
+            method.pop(VISION_WEIGHT, None)
+        return MethodRule(rule, method, self.calibration is not None and self._calibrates(method), size, key, kinds)
 
     def _calibrates(self, method: Mapping[str, Any]) -> bool:
         return method["_target_"] not in self.uncalibrated
@@ -158,6 +167,11 @@ class Cell:
     def statistics_key(self, unit: str) -> str:
         """Return the key of a unit's input statistics at full precision; they serve every method and format."""
         return self._key("statistics", self._sampled(True), unit=unit)
+
+    def kinds_key(self, unit: str, part: str) -> str:
+        """Return the key of these statistics of vision and text tokens apart, for a unit of ``part``."""
+        kinds = self.parts[part][VISION_TOKENS]
+        return self._key("statistics by kind", self._sampled(True), unit=unit, vision_tokens=kinds)
 
     def unit_key(self, unit: str, rule: MethodRule, format: Mapping[str, Any], behind: str | None = None) -> str:
         """Return the key of a unit quantized in ``format`` by the method of ``rule``.
@@ -181,7 +195,7 @@ class Cell:
             normal = [rule.normal for rule in rules]
             return self._quantized(rules[0]), normal[0] if len(normal) == 1 else {"rules": normal}
         calibrated = any(rule.calibrated for rule in rules)
-        return self._sampled(calibrated), [{**rule.normal, "method": rule.method} for rule in rules]
+        return self._sampled(calibrated), [{**rule.normal, "method": rule.method} | _kinds_of(rule) for rule in rules]
 
     def output_key(self, part: str) -> str:
         """Return the key of the outputs of ``part`` on the evaluation data.
@@ -202,7 +216,7 @@ class Cell:
         return {"model": self.model, "calibration": calibration, "inputs": inputs}
 
     def _quantized(self, rule: MethodRule) -> dict[str, Any]:
-        return {**self._sampled(rule.calibrated), "method": rule.method}
+        return {**self._sampled(rule.calibrated), "method": rule.method} | _kinds_of(rule)
 
     @staticmethod
     def _key(kind: str, depends: Mapping[str, Any], **more: Any) -> str:
@@ -215,6 +229,10 @@ class Cell:
         if self.quantized_elsewhere:
             return QUANTIZED_ELSEWHERE
         return f"{self.names['method']} {bits}" if bits else "full precision"
+
+
+def _kinds_of(rule: MethodRule) -> dict[str, str]:
+    return {} if rule.vision_tokens is None else {VISION_TOKENS: rule.vision_tokens}
 
 
 def is_quantized_elsewhere(effective: Mapping[str, Any]) -> bool:

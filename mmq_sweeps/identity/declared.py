@@ -43,7 +43,11 @@ class Declared:
 
     def counting(self, node: Mapping[str, Any], *left_out: Mapping[str, str]) -> dict[str, Any]:
         """Return ``node`` without fields of the roles ``left_out``, with the class's declared name in place of its path."""
-        fields = {name: value for name, value in node.items() if self.roles.get(name) not in left_out}
+        fields = {
+            name: value
+            for name, value in node.items()
+            if (role := self.roles.get(name)) not in left_out and not (role == roles.UNLESS_NULL and value is None)
+        }
         if "_target_" in node:
             fields["_target_"] = self.known_as
         if self.version is not None:

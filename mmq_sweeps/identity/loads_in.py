@@ -5,8 +5,8 @@
 | ``transformers`` | with compressed-tensors: integer or no zeros, 2 to 8 bits in any mix, one scale a tensor, row or group |
 | ``vllm`` | of these: 4 bits on disk, a scale a row or group, in vision and language; all other parts dense |
 
-An export stores integer zeros as an extra bit of the codes: an asymmetric grid of 3 bits has 4 on disk. Real zeros, input
-scales that are not fused, slices of experts and linears of Siglip must be dequantized. Embeddings are always
+An export stores integer zeros as an extra bit of the codes: an asymmetric grid of 3 bits has 4 on disk. Real zeros,
+codebooks, input scales that are not fused, slices of experts and linears of Siglip must be dequantized. Embeddings are always
 stored dense, so they keep no loader from taking the rest.
 """
 
@@ -39,6 +39,8 @@ class Storage(Protocol):
     def symmetric(self) -> bool: ...
     @property
     def real_zero(self) -> bool: ...
+    @property
+    def codebook(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def loads_in(linears: Iterable[ExportedLinear]) -> list[str]:
 
 
 def _in_transformers(linear: ExportedLinear) -> bool:
-    return not (linear.format.real_zero or linear.input_scaled or linear.dense_only)
+    stored = linear.format
+    return not (stored.real_zero or stored.codebook or linear.input_scaled or linear.dense_only)
 
 
 def _in_vllm(linear: ExportedLinear) -> bool:

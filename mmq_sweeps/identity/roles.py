@@ -19,9 +19,11 @@ _ROLE = "mmq_sweeps.identity"
 LABEL: Final[Mapping[str, str]] = MappingProxyType({_ROLE: "label"})
 # Changes the evaluation but not the calibration data: part of the id, not of the keys of quantized layers.
 EVALUATION: Final[Mapping[str, str]] = MappingProxyType({_ROLE: "evaluation"})
-ROLES: Final = {"LABEL": LABEL, "EVALUATION": EVALUATION}
+# Null is the same as a class without the field; any other value counts for everything.
+UNLESS_NULL: Final[Mapping[str, str]] = MappingProxyType({_ROLE: "unless null"})
+ROLES: Final = {"LABEL": LABEL, "EVALUATION": EVALUATION, "UNLESS_NULL": UNLESS_NULL}
 
 
 def role(metadata: Mapping[str, object]) -> Mapping[str, str] | None:
-    """Return ``LABEL`` or ``EVALUATION`` as found in a field's ``metadata``; None if the field counts for everything."""
+    """Return the role of ``ROLES`` in a field's ``metadata``; None if the field counts for everything."""
     return next((known for known in ROLES.values() if metadata.get(_ROLE) == known[_ROLE]), None)

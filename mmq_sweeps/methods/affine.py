@@ -3,7 +3,8 @@
 A weight ``W`` ``[O, I]`` (output x input features) is stored as integer codes ``q`` with a scale and a zero per group:
 ``W ~ scale * (q - zero)``. A group is a run of ``group_size`` input columns in a row, a whole row (``channel``) or the
 whole matrix (``tensor``). AWQ (arXiv 2306.00978) stores ``W * s`` with an input scale ``s`` per column, so that ``W ~
-scale * (q - zero) / s``.
+scale * (q - zero) / s``. A format with a codebook has values in place of even steps: ``W ~ scale * values[q]``, the same
+for a row or for all weights (``methods/codebooks.py``).
 
 Scales are values of the dtype in which the model computes, so that a loader that multiplies codes and scales in that
 dtype gets the weight that was measured, bit for bit. In bfloat16 and float32 multiplying a weight by a power of two does
@@ -15,10 +16,12 @@ weight's scales.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
+
+from mmq_sweeps.methods import codebooks
 
 MIN_BITS, MAX_BITS = 2, 8
 # Normal halves lie from 2**-14 to below 2**16.
@@ -29,6 +32,10 @@ LEAST_HALF = 2.0**-24
 # Any scale represents a group of zeros.
 SCALE_OF_ZEROS = SMALLEST_HALF
 EXPONENT_BITS = 16
+# Codebooks: values of each row's own, and the fixed ones of NF2 to NF4.
+ROWS, NORMAL_FLOAT = "rows", "normal_float"
+LARGEST_NORMAL_FLOAT = 4
+LOOKED_UP_ROWS = 512
 # Bounds on real zeros, in grid steps. Storing a zero changes it by at most 2**-11 (float32: 2**-24) of itself.
 LARGEST_ZERO = {torch.float16: 2.0**15, torch.float32: 2.0**23}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -40,7 +47,8 @@ class Format:
 
     ``real_zero`` stores the zero as a float instead of an integer code, so that the grid spans the group's minimum to
     maximum, as min/max quantization without an integer zero point does. ``dtype`` is the one in which the model computes,
-    of which scales are values.
+    of which scales are values. ``codebook`` is ``rows`` for values of each row's own, in the dtype of scales beside them, and
+    ``normal_float`` for the fixed ones.
     """
 
     bits: int
@@ -48,6 +56,7 @@ class Format:
     symmetric: bool = False
     real_zero: bool = False
     dtype: str = "float32"
+    codebook: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not MIN_BITS <= self.bits <= MAX_BITS:
@@ -57,6 +66,25 @@ class Format:
             raise ValueError("symmetric=True and real_zero=True exclude each other: a symmetric grid stores no zero")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype={self.dtype!r}: choose {', '.join(DTYPES)}")
+        if self.codebook is not None:
+            self._check_codebook()
+
+    def _check_codebook(self) -> None:
+        if self.codebook not in (ROWS, NORMAL_FLOAT):
+            raise ValueError(f"codebook={self.codebook!r}: choose {ROWS}, {NORMAL_FLOAT} or None")
+        if self.symmetric or self.real_zero:
+            raise ValueError("a codebook takes no symmetric=True and no real_zero=True: its values have no zero point")
+        if self.codebook == ROWS and self.group_size != "channel":
+            raise ValueError(f"group_size={self.group_size!r}: each row has a codebook of its own; choose channel")
+        if self.codebook == NORMAL_FLOAT and self.bits > LARGEST_NORMAL_FLOAT:
+            widths = f"{MIN_BITS} to {LARGEST_NORMAL_FLOAT}"
+            raise ValueError(
+                f"bits={self.bits}: method normal_float has {widths} bits; choose these, or another method"
+            )
+
+    def fields(self) -> dict[str, object]:
+        """Return the fields as keys hold them; a format without a codebook has no such field."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
     def max_code(self) -> int:
@@ -88,6 +116,11 @@ class Format:
         return self.dtype == "float32" and self.group_size != "tensor"
 
     @property
+    def has_zeros(self) -> bool:
+        """True if a zero is stored beside each scale."""
+        return self.codebook is None and not self.symmetric
+
+    @property
     def zero_dtype(self) -> torch.dtype:
         """Storage dtype of real zeros: float32 for a single one per tensor, whose cost is negligible; otherwise float16."""
         return torch.float32 if self.group_size == "tensor" else torch.float16
@@ -103,7 +136,9 @@ class Format:
         bits = 8 * packed_size(rows * columns, self.bits) + 8 * self.scale_dtype.itemsize * count
         if self.real_zero:
             bits += 8 * self.zero_dtype.itemsize * count
-        elif not self.symmetric:
+        elif self.codebook == ROWS:
+            bits += 8 * self.scale_dtype.itemsize * rows * 2**self.bits
+        elif self.has_zeros:
             bits += 8 * packed_size(count, self.bits)
         return bits + (16 * columns if input_scaled else 0) + EXPONENT_BITS * exponents
 
@@ -123,11 +158,15 @@ def _divisors(columns: int) -> str:
 
 @dataclass(frozen=True)
 class Grid:
-    """Scales and zeros of a weight's groups as stored, each ``[O, G]`` (``[1, 1]`` for ``tensor``)."""
+    """Scales and zeros of a weight's groups as stored, each ``[O, G]`` (``[1, 1]`` for ``tensor``).
+
+    With a codebook, ``values`` ``[O or 1, 2**bits]`` are what codes stand for, ascending, and zeros are 0.
+    """
 
     scale: Tensor
     zero: Tensor
     format: Format
+    values: Tensor | None = None
 
     def expand(self, columns: int) -> tuple[Tensor, Tensor]:
         """Return scale and zero per column, broadcastable to ``[O, I]``, in the scale's working precision."""
@@ -140,7 +179,7 @@ class Grid:
         """Return the grid with steps ``2**exponent`` times as large."""
         # In two steps, because 2**exponent itself may exceed float32.
         scale = self.scale * 2.0 ** (exponent // 2) * 2.0 ** (exponent - exponent // 2)
-        return Grid(scale, self.zero, self.format)
+        return replace(self, scale=scale)
 
 
 def fit_grid(weight: Tensor, format: Format, shrink: Tensor | float = 1.0) -> Grid:
@@ -152,10 +191,14 @@ def fit_grid(weight: Tensor, format: Format, shrink: Tensor | float = 1.0) -> Gr
     rows, columns = format.groups((weight.shape[0], weight.shape[1]))
     grouped = weight.reshape(rows, columns, -1)
     low, high = grouped.amin(dim=2), grouped.amax(dim=2)
-    # amin and amax propagate NaN, so the bounds reveal any value that is not finite.
-    if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
-        raise ValueError("the weight has values that are not finite")
+    check_finite(low, high)
     return grid_over(low * shrink, high * shrink, format)
+
+
+def check_finite(*bounds: Tensor) -> None:
+    """Raise a ValueError unless the ``bounds`` of a weight's groups are finite: least and largest values propagate NaN."""
+    if not all(bool(bound.isfinite().all()) for bound in bounds):
+        raise ValueError("the weight has values that are not finite")
 
 
 def grid_over(low: Tensor, high: Tensor, format: Format) -> Grid:
@@ -206,7 +249,8 @@ def scale_exponents(scale: Tensor) -> Tensor | None:
 
     None if no scale needs it; ``[1, 1]`` if a single power serves all groups; otherwise ``[O, G]``.
     """
-    if not scale.numel() or (scale.min() >= SMALLEST_HALF and scale.max() <= LARGEST_HALF):
+    size = scale.abs()
+    if not size.numel() or (size.min() >= SMALLEST_HALF and size.max() <= LARGEST_HALF):
         return None
     exponents = torch.frexp(scale.float()).exponent.to(torch.int16) - 1
     shift = exponents.max() - LARGEST_EXPONENT
@@ -256,9 +300,25 @@ class QuantizedWeight:
     def dequantize(self) -> Tensor:
         """Return the weight ``[O, I]`` that the codes represent, in the grid's working precision."""
         scale, zero = self.grid.scale, self.grid.zero
+        if self.grid.values is not None:
+            return self._looked_up(self.grid.values)
         grouped = self.codes.to(scale.dtype).reshape(*scale.shape, -1)
         weight = grouped.sub_(zero[:, :, None]).mul_(scale[:, :, None]).reshape(self.shape)
         return weight if self.input_scale is None else weight / self.input_scale.to(scale.dtype)
+
+    def _looked_up(self, values: Tensor) -> Tensor:
+        """Return the weight of a codebook."""
+        scale = self.grid.scale
+        found = torch.empty(self.shape, dtype=scale.dtype, device=scale.device)
+        # In chunks, because places to look up take eight bytes each.
+        for rows, codes, own in zip(
+            found.split(LOOKED_UP_ROWS),
+            self.codes.split(LOOKED_UP_ROWS),
+            values.to(scale.dtype).expand(len(self.codes), -1).split(LOOKED_UP_ROWS),
+            strict=True,
+        ):
+            torch.gather(own, 1, codes.long(), out=rows)
+        return found.reshape(*scale.shape, -1).mul_(scale[:, :, None]).reshape(self.shape)
 
     def pack(self) -> dict[str, Tensor]:
         """Return the tensors to store, ``format.stored_bits(shape, ...)`` bits in total."""
@@ -271,7 +331,9 @@ class QuantizedWeight:
         stored["scale"] = scale.to(self.format.scale_dtype)
         if self.format.real_zero:
             stored["zero"] = self.grid.zero.to(self.format.zero_dtype)
-        elif not self.format.symmetric:
+        elif self.format.codebook == ROWS and self.grid.values is not None:
+            stored["values"] = self.grid.values.to(self.format.scale_dtype)
+        elif self.format.has_zeros:
             stored["zero"] = pack_codes(self.grid.zero.to(torch.uint8), self.format.bits)
         if self.input_scale is not None:
             stored["input_scale"] = self.input_scale.to(torch.float16)
@@ -284,18 +346,43 @@ class QuantizedWeight:
         scale = stored["scale"].to(torch.float32)
         if "exponent" in stored:
             scale = _times_power_of_two(scale, stored["exponent"]).to(torch.float32)
-        if format.symmetric:
+        values = None
+        if format.codebook is not None:
+            zero, values = torch.zeros_like(scale), _values(stored, format, scale)
+        elif format.symmetric:
             zero = torch.full_like(scale, (format.max_code + 1) // 2)
         elif format.real_zero:
             zero = stored["zero"].to(torch.float32)
         else:
             zero = unpack_codes(stored["zero"], groups, format.bits).to(torch.float32)
         codes = unpack_codes(stored["codes"], shape, format.bits)
-        return QuantizedWeight(codes, Grid(scale, zero, format), stored.get("input_scale"))
+        return QuantizedWeight(codes, Grid(scale, zero, format, values), stored.get("input_scale"))
+
+
+def _values(stored: dict[str, Tensor], format: Format, scale: Tensor) -> Tensor:
+    if format.codebook == ROWS:
+        return stored["values"].to(torch.float32)
+    return codebooks.normal_float(format.bits).to(scale.device)[None]
+
+
+def codebook_grid(scale: Tensor, format: Format, values: Tensor | None = None) -> Grid:
+    """Return the grid of a ``format`` with a codebook: ``values`` ``[O, 2**bits]`` as stored, or the fixed ones.
+
+    ``scale`` ``[O, G]`` is rounded as it is stored.
+    """
+    scale = storable_scale(scale, format)
+    if values is None:
+        values = codebooks.normal_float(format.bits).to(scale.device)[None]
+    else:
+        values = _round_to(values, format.scale_dtype)
+    return Grid(scale, torch.zeros_like(scale), format, values)
 
 
 def round_to_grid(weight: Tensor, grid: Grid) -> Tensor:
     """Return the nearest code of every weight ``[O, I]``, as uint8 ``[O, I]``."""
+    if grid.values is not None:
+        relative = (weight.reshape(*grid.scale.shape, -1) / grid.scale[:, :, None]).reshape(weight.shape)
+        return codebooks.nearest(grid.values, relative)
     codes = weight.reshape(*grid.scale.shape, -1) / grid.scale[:, :, None]
     codes = codes.add_(grid.zero[:, :, None]).round_().clamp_(0, grid.format.max_code)
     return codes.to(torch.uint8).reshape(weight.shape)

@@ -11,12 +11,13 @@ processed in chunks: nothing of the weight's size is allocated but its codes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from mmq_sweeps.identity.roles import UNLESS_NULL
 from mmq_sweeps.methods.affine import (
     MAX_BITS,
     Format,
@@ -27,7 +28,7 @@ from mmq_sweeps.methods.affine import (
     grid_over,
     round_to_grid,
 )
-from mmq_sweeps.methods.base import LayerStats, Solution
+from mmq_sweeps.methods.base import LayerStats, Solution, check_vision_weight
 from mmq_sweeps.methods.magnitude import divided, exponent_of, loss_weights
 from mmq_sweeps.methods.products import product
 
@@ -477,7 +478,8 @@ class AWQ:
     """Scale search over ``n_grid`` exponents, then a clip search over ``clip_steps`` ranges (0: no clipping).
 
     Ranges are clipped by less than the share ``max_shrink``. With ``fuse``, weights whose input scale cannot be folded into
-    the layer before (``LayerStats.foldable``) get none, and the caller folds those of the others.
+    the layer before (``LayerStats.foldable``) get none, and the caller folds those of the others. ``vision_weight`` is the
+    share of vision tokens in the statistics that the caller gives.
     """
 
     group_size: int | str = "channel"
@@ -487,12 +489,14 @@ class AWQ:
     clip_steps: int = 10
     max_shrink: float = 0.5
     fuse: bool = False  # Off for a caller that folds nothing; conf/method/awq.yaml turns it on.
+    vision_weight: float | None = field(default=None, metadata=UNLESS_NULL)
 
     known_as: ClassVar[str] = "awq"
     needs_statistics: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_group_size(self.group_size)
+        check_vision_weight(self.vision_weight)
         if self.n_grid < 1:
             raise ValueError(f"n_grid={self.n_grid!r}: choose at least one exponent")
         if self.clip_steps < 0 or not 0 <= self.max_shrink < 1:

@@ -56,7 +56,8 @@ class Method(Protocol):
     together; ``needs_inputs = True``, if the method needs the calibration tokens themselves; ``input_scaled = True``, if a
     scale for each input column is stored beside the codes; ``factor_key``, see ``expect``; ``fuse = True``, if the caller
     is to fold input scales into the layer before, where ``LayerStats.foldable`` says that it can. Each code of such a
-    method is the nearest on its grid.
+    method is the nearest on its grid. A field ``vision_weight``, if it is not None, asks the caller for statistics in which
+    vision tokens count that share and text tokens the rest.
     """
 
     needs_statistics: ClassVar[bool]
@@ -89,6 +90,15 @@ def expect(methods: Iterable[object], stats: LayerStats) -> None:
     """
     keys = Counter(key for method in methods if (key := getattr(method, "factor_key", None)) is not None)
     stats.shared[EXPECTED] = {key for key, count in keys.items() if count > 1}
+
+
+def check_vision_weight(weight: float | None) -> None:
+    """Raise a ValueError if ``weight``, the share of vision tokens in a method's objective, is none."""
+    if weight is not None and not 0 <= weight <= 1:
+        raise ValueError(
+            f"vision_weight={weight!r}: choose a number from 0 (text tokens only) to 1 (vision tokens only), or null for all "
+            "tokens alike"
+        )
 
 
 def check_installed(module: str, extra: str) -> None:

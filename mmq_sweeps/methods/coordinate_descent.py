@@ -14,12 +14,13 @@ column. Codes are stored in GPTQ's format and take the same bits.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from mmq_sweeps.identity.roles import UNLESS_NULL
 from mmq_sweeps.methods.affine import (
     Format,
     Grid,
@@ -28,7 +29,7 @@ from mmq_sweeps.methods.affine import (
     fit_grid,
     storable_scale,
 )
-from mmq_sweeps.methods.base import LayerStats, Solution
+from mmq_sweeps.methods.base import LayerStats, Solution, check_vision_weight
 from mmq_sweeps.methods.gptq import GPTQ, Factor, NotDefiniteError, solve_many
 
 # Shares of a group's full range that GPTQ starts from, and in later rounds of the fitted scale.
@@ -243,7 +244,9 @@ def _best_rows(W: Tensor, candidates: Sequence[Candidate], H: Hessian, format: F
 
 @dataclass(frozen=True)
 class CoordinateDescent:
-    """GPTQ from several ranges, then coordinate descent. ``damping``, ``act_order`` and ``sequential`` are GPTQ's."""
+    """GPTQ from several ranges, then coordinate descent. ``damping``, ``act_order``, ``sequential`` and ``vision_weight`` are
+    GPTQ's.
+    """
 
     group_size: int | str = "channel"
     symmetric: bool = False
@@ -253,6 +256,7 @@ class CoordinateDescent:
     sweeps: int = 2
     block_size: int = 128
     sequential: bool = False
+    vision_weight: float | None = field(default=None, metadata=UNLESS_NULL)
 
     known_as: ClassVar[str] = "coordinate_descent"
     needs_statistics: ClassVar[bool] = True
@@ -265,6 +269,7 @@ class CoordinateDescent:
             raise ValueError(f"sweeps={self.sweeps!r}: choose 0 or more passes over the columns")
         if self.block_size < 1:
             raise ValueError(f"block_size={self.block_size!r}: choose a positive number of columns")
+        check_vision_weight(self.vision_weight)
         self._gptq()  # Validates the shared fields.
 
     @property

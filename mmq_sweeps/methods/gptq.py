@@ -13,14 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from mmq_sweeps.identity.roles import UNLESS_NULL
 from mmq_sweeps.methods.affine import Format, Grid, QuantizedWeight, check_group_size, fit_grid, round_nearest
-from mmq_sweeps.methods.base import EXPECTED, LayerStats, Solution
+from mmq_sweeps.methods.base import EXPECTED, LayerStats, Solution, check_vision_weight
 from mmq_sweeps.methods.columns import round_columns
 from mmq_sweeps.methods.products import product
 
@@ -308,8 +309,9 @@ class GPTQ:
     """GPTQ. ``damping`` is a fraction of the mean diagonal of the Gram matrix.
 
     ``static_groups`` fits every grid before any column is quantized; otherwise each group's grid is fitted to its
-    corrected columns, which requires columns in their own order. ``sequential`` is read by the caller: each block of a
-    part is calibrated behind the already quantized ones.
+    corrected columns, which requires columns in their own order. ``sequential`` and ``vision_weight`` are read by the
+    caller: each block of a part is calibrated behind the already quantized ones; vision tokens count that share of the
+    Gram matrix and text tokens the rest.
     """
 
     group_size: int | str = "channel"
@@ -319,6 +321,7 @@ class GPTQ:
     static_groups: bool = True
     block_size: int = 32
     sequential: bool = False
+    vision_weight: float | None = field(default=None, metadata=UNLESS_NULL)
 
     known_as: ClassVar[str] = "gptq"
     needs_statistics: ClassVar[bool] = True
@@ -326,6 +329,7 @@ class GPTQ:
     def __post_init__(self) -> None:
         check_group_size(self.group_size)
         check_solver_fields(self.damping, self.act_order, self.static_groups, self.group_size, self.block_size)
+        check_vision_weight(self.vision_weight)
 
     def format(self, bits: int) -> Format:
         return Format(bits, self.group_size, self.symmetric)

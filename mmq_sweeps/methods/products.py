@@ -21,15 +21,21 @@ PANEL = 512
 def product(a: Tensor, b: Tensor) -> Tensor:
     """Return ``a @ b`` of two matrices; only the last bits depend on the library."""
     fast = _onednn()
-    if fast is None or a.shape[0] * a.shape[1] * b.shape[1] < LEAST or not (_is_plain(a) and _is_plain(b)):
+    if fast is None or not is_large(a, b):
         return a @ b
-    if b.is_contiguous():
+    if b.is_contiguous() or b.T.is_contiguous():
         return fast(a, b.T)
     result = a.new_empty(a.shape[0], b.shape[1])
     for columns, part in zip(result.split(PANEL, dim=1), b.split(PANEL, dim=1), strict=True):
         # With gaps between its rows, oneDNN multiplies by a reference implementation, hundreds of times as slow.
         columns.copy_(fast(a, part.contiguous().T))
     return result
+
+
+def is_large(a: Tensor, b: Tensor) -> bool:
+    """Return True if ``product`` of these leaves torch's default for oneDNN, which prefers its operands contiguous."""
+    large = a.shape[0] * a.shape[1] * b.shape[1] >= LEAST
+    return large and _is_plain(a) and _is_plain(b) and _onednn() is not None
 
 
 def _is_plain(matrix: Tensor) -> bool:

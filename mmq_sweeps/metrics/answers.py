@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from mmq_sweeps.metrics import degenerate
-from mmq_sweeps.metrics.base import Floats, Metric, Scores, require
+from mmq_sweeps.metrics.base import Metric, require
 from mmq_sweeps.metrics.captions import check_items
-from mmq_sweeps.metrics.intervals import result_of
+from mmq_sweeps.metrics.confidence import Confident, confidences
+from mmq_sweeps.metrics.intervals import figure_of, result_of
 from mmq_sweeps.metrics.names import load_metrics
 from mmq_sweeps.metrics.normalize import normalize_answer
 from mmq_sweeps.metrics.result import MetricResult
@@ -33,7 +34,14 @@ class AnswerScorer:
     ) -> None:
         self.metrics: tuple[Metric, ...] = load_metrics(metrics)
         for metric in self.metrics:
-            require(metric, "answers", type(self).__name__)
+            require(metric, "answers", type(self).__name__, "confidences")
+        judges = [metric for metric in self.metrics if metric.needs == "answers"]
+        if not judges:
+            raise ValueError(
+                f"{', '.join(metric.name for metric in self.metrics)} needs a metric beside it that says which answers are "
+                "right, such as gqa_accuracy or vqa_accuracy"
+            )
+        self._judge = judges[0]
         if not answers:
             raise ValueError("There are no answers to score against")
         for question, given in answers.items():
@@ -57,20 +65,24 @@ class AnswerScorer:
     def score(self, predictions: Mapping[str, str]) -> dict[str, MetricResult]:
         """Return every metric of one cell's answers, question id -> answer; ``by_type`` has the figure of each kind.
 
+        For a metric that needs confidences, ``predictions`` have ``log_probabilities`` (``tasks.base.Predictions``); the
+        first metric that does not says which answers are right.
+
         Raises ValueError if answers are missing or belong to other questions.
         """
         check_items(self.question_ids, predictions, "answer")
         answers = [predictions[question] for question in self.question_ids]
         compared = list(map(self._normalized, answers))
         warnings = degenerate.of_outputs("answers", compared, self._right, degenerate.SAME_ANSWER) + self._warnings
-        return {metric.name: self._result(metric, answers).warned(*warnings) for metric in self.metrics}
+        alike = degenerate.alike(compared, self._right)
+        inputs: dict[str, Any] = {"answers": answers}
+        if any(metric.needs == "confidences" for metric in self.metrics):
+            right = self._judge.score(self._prepared[self._judge.name], answers).per_item
+            inputs["confidences"] = Confident(right, confidences(self.question_ids, predictions))
+        results = (self._result(metric, inputs[metric.needs]) for metric in self.metrics)
+        return {result.name: replace(result, alike=alike).warned(*warnings) for result in results}
 
-    def _result(self, metric: Metric, answers: list[str]) -> MetricResult:
-        scores = metric.score(self._prepared[metric.name], answers)
-        by_type = {kind: _figure(metric, scores, items) for kind, items in self._of_type.items()}
+    def _result(self, metric: Metric, inputs: Any) -> MetricResult:
+        scores = metric.score(self._prepared[metric.name], inputs)
+        by_type = {kind: figure_of(metric, scores.totals[items]) for kind, items in self._of_type.items()}
         return replace(result_of(metric, self.question_ids, scores), by_type=by_type)
-
-
-def _figure(metric: Metric, scores: Scores, items: np.ndarray) -> float:
-    totals: Floats = scores.totals[items].sum(axis=0, keepdims=True)
-    return float(metric.aggregate(totals, len(items))[0])

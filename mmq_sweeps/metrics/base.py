@@ -38,8 +38,11 @@ class Scores:
 class Metric(Protocol):
     """Interface of a metric, one file each; see docs/scoring.md for a complete example.
 
-    ``needs`` selects the input of ``prepare`` and ``score``: ``captions`` (tokenized), ``answers`` or ``ranks``. If
-    several published scripts share the metric's name, its ``definition: str`` names the script that it equals.
+    ``needs`` selects the input of ``prepare`` and ``score``: ``captions`` (tokenized), ``answers``, ``confidences`` or
+    ``ranks``. If several published scripts share the metric's name, its ``definition: str`` names the script that it equals.
+
+    A metric that depends on the order of its items has ``figures(totals [N, S], counts [B, N])`` in place of ``aggregate``:
+    the figures ``[B]`` of draws that hold each item so many times.
     """
 
     name: ClassVar[str]
@@ -65,7 +68,7 @@ def mean_of_totals(totals: Floats, count: int) -> Floats:
     return result
 
 
-def require(metric: Metric, needs: str, scorer: str) -> None:
+def require(metric: Metric, needs: str, scorer: str, also: str = "") -> None:
     """Raise ValueError if ``metric`` cannot be computed from ``scorer``'s data."""
-    if metric.needs != needs:
+    if metric.needs not in (needs, also):
         raise ValueError(f"Metric {metric.name!r} needs {metric.needs}; {scorer} has {needs}")

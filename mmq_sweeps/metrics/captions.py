@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,11 @@ class CaptionScorer:
             *degenerate.of_outputs("captions", candidates.tokens, first, degenerate.SAME_CAPTION),
             *degenerate.of_references("image", self.references.tokens),
         )
-        return {
-            metric.name: result_of(metric, ids, metric.score(self._prepared[metric.name], candidates)).warned(*warnings)
-            for metric in self.metrics
-        }
+        alike = degenerate.alike(candidates.tokens, first)
+        results = (
+            result_of(metric, ids, metric.score(self._prepared[metric.name], candidates)) for metric in self.metrics
+        )
+        return {result.name: replace(result, alike=alike).warned(*warnings) for result in results}
 
 
 def check_items(expected: Sequence[str], given: Mapping[str, object], noun: str) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from mmq_sweeps.metrics.result import Alike
+
 # Smallest share of items that is worth a warning.
 EMPTY = 0.05
 SAME_CAPTION = 0.25
@@ -35,6 +37,20 @@ def of_outputs(noun: str, outputs: Sequence[str], right: Sequence[str], least_sa
     if same >= max(2, least_same * total) and same > 2 * expected:
         return (*told, f"{same} of {total} {noun} are identical")
     return told
+
+
+def alike(outputs: Sequence[str], right: Sequence[str]) -> Alike | None:
+    """Return how alike ``outputs`` are, which are given tokenized or normalized; None without items.
+
+    ``right`` holds one right output per item.
+    """
+    total = len(outputs)
+    if not total:
+        return None
+    said = Counter(output for output in outputs if output.strip())
+    commonest, same = said.most_common(1)[0] if said else ("", 0)
+    expected = Counter(right).most_common(1)[0][1] / len(right) if right else 0.0
+    return Alike((total - said.total()) / total, same / total, expected, commonest)
 
 
 def of_first(queries: str, answer: str, first: Sequence[str], right: Sequence[str]) -> tuple[str, ...]:

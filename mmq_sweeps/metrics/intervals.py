@@ -41,7 +41,7 @@ class PairedDifference:
 
 def result_of(metric: Metric, items: tuple[str, ...], scores: Scores) -> MetricResult:
     """Return the result of ``scores`` over ``items``, with its interval."""
-    draws = metric.aggregate(resample(scores.totals), len(items)) if items else np.full(1, np.nan)
+    draws = _drawn(metric, scores.totals) if items else np.full(1, np.nan)
     return MetricResult(
         name=metric.name,
         value=scores.value,
@@ -79,7 +79,21 @@ def _figures(result: MetricResult, items: tuple[str, ...]) -> Floats:
         return mean_of_totals(resample(per_item[:, None]), len(items))
     place = {item: index for index, item in enumerate(result.per_item)}
     totals = result.totals[[place[item] for item in items]]
-    return load_metric(result.name).aggregate(resample(totals), len(items))
+    return _drawn(load_metric(result.name), totals)
+
+
+def figure_of(metric: Metric, totals: Floats) -> float:
+    """Return the figure of the items with these ``totals`` ``[N, S]``."""
+    if (figures := getattr(metric, "figures", None)) is not None:
+        return float(figures(totals, np.ones((1, len(totals))))[0])
+    return float(metric.aggregate(totals.sum(axis=0, keepdims=True), len(totals))[0])
+
+
+def _drawn(metric: Metric, totals: Floats) -> Floats:
+    """Return the metric's figure on every draw of items."""
+    if (figures := getattr(metric, "figures", None)) is not None:
+        return np.concatenate([figures(totals, counts) for counts in _draws(len(totals))])
+    return metric.aggregate(resample(totals), len(totals))
 
 
 def _interval(figures: Floats) -> tuple[float, float]:

@@ -34,6 +34,8 @@ _METRICS = {
     "vqa_accuracy": "vqa:VqaAccuracy",
     "vqa_accuracy_2021": "vqa:VqaAccuracy2021",
     "gqa_accuracy": "gqa:GqaAccuracy",
+    "ece": "confidence:Ece",
+    "aurc": "confidence:Aurc",
     "log_likelihood": "likelihood:LogLikelihood",
 }
 
@@ -42,13 +44,19 @@ _PARTS = ("name", "needs", "higher_is_better", "prepare", "score", "aggregate")
 
 # The ``needs`` of each module's metrics, available without importing them.
 _NEEDS = dict.fromkeys(("cider", "meteor", "bleu", "rouge", "spice"), "captions")
-_NEEDS |= {"retrieval": "ranks", "vqa": "answers", "gqa": "answers", "likelihood": "likelihoods"}
+_NEEDS |= {
+    "retrieval": "ranks",
+    "vqa": "answers",
+    "gqa": "answers",
+    "likelihood": "likelihoods",
+    "confidence": "confidences",
+}
 
 
 def metric_names(needs: str | None = None) -> tuple[str, ...]:
     """Return the names that ``load_metric`` knows; it also accepts a dotted path ``package.module:Class``.
 
-    ``needs`` restricts them to metrics that need ``captions``, ``answers``, ``ranks`` or ``likelihoods``.
+    ``needs`` restricts them to metrics that need ``captions``, ``answers``, ``confidences``, ``ranks`` or ``likelihoods``.
     """
     return tuple(name for name, path in _METRICS.items() if needs in (None, _NEEDS[path.partition(":")[0]]))
 

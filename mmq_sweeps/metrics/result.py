@@ -10,6 +10,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Alike:
+    """How alike a cell's answers are, as shares of its items.
+
+    ``empty`` have no answer; ``identical`` have the ``commonest`` answer, which is not empty, and ``expected`` would if all
+    were right. In retrieval, an answer is the item that a query finds first, in the direction that repeats itself more.
+    """
+
+    empty: float
+    identical: float
+    expected: float
+    commonest: str = ""
+
+
+@dataclass(frozen=True)
 class MetricResult:
     """A metric's figure over the items of ``per_item``.
 
@@ -17,7 +31,7 @@ class MetricResult:
     over both directions), in the order of ``per_item``; ``paired_difference`` needs them. ``by_type`` holds the figure
     of each kind of item, if the scorer knows kinds. ``definition`` names the published script that the figure equals,
     if several share the name. ``warnings`` are short sentences on why the figure means less than it seems; show them
-    beside it.
+    beside it. ``alike`` says how alike the answers behind the figure are, if there are answers.
     """
 
     name: str
@@ -29,6 +43,7 @@ class MetricResult:
     totals: Floats | None = field(default=None, repr=False, compare=False)
     definition: str = ""
     warnings: tuple[str, ...] = ()
+    alike: Alike | None = None
 
     @property
     def count(self) -> int:

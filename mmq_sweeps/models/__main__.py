@@ -18,14 +18,12 @@ from typing import Any, NoReturn
 
 import transformers
 import yaml
-from rich import box
-from rich.table import Table
 
 from mmq_sweeps.config.assignment import EVERYTHING, Source, assign
 from mmq_sweeps.config.effective import Assigned, assignment_of
 from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.model_catalog import model_names, read_model
-from mmq_sweeps.config.schema import late_problems, selection_problems
+from mmq_sweeps.config.problems import late_problems, selection_problems
 from mmq_sweeps.config.widths import BITS_CHOICES
 from mmq_sweeps.errors import ConfigError, one_of, unknown
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, bits_label
@@ -43,6 +41,7 @@ from mmq_sweeps.quantization.requests import problems as format_problems
 from mmq_sweeps.quantization.requests import requests
 from mmq_sweeps.quantization.size import StoredLinear, measure_stored
 from mmq_sweeps.quantization.targets import Part, find_parts, tied_problems
+from mmq_sweeps.reporting.model_tables import draw_assignment, draw_folder, draw_models
 from mmq_sweeps.reporting.table import line, output_console
 
 BAD_INPUT = 2
@@ -221,41 +220,6 @@ def read_folder(folder: Path) -> tuple[FittedCheckpoint, dict[str, Part], dict[s
     return fitted, {}, {}
 
 
-def draw_folder(told: Mapping[str, Any], labels: Mapping[str, str]) -> Table:
-    table = _table(
-        "part", "", ">bits", ">group", "zeros", "format", ">linears", ">quantized\nweights", ">bpw\npaper", ">bpw\nexact",
-        ">size\nMB",
-    )  # fmt: skip
-    for name, part in told["parts"].items():
-        label = "tied" if "tied_to" in part else labels.get(name, "")
-        sizes = [f"{part['bpw_paper']:.4f}", f"{part['bpw_exact']:.4f}", f"{part['size_bytes'] / 1e6:,.1f}"]
-        if len(part["stored"]) == 1:
-            table.add_row(name, label, *_stored_cells(part["stored"][0]), *sizes)
-        else:
-            table.add_row(name, label, "" if part["stored"] else "16", *[""] * 5, *sizes)
-            _add_stored(table, part["stored"])
-    if told["outside"]:
-        table.add_row("outside" if told["parts"] else "linears", *[""] * 10)
-        _add_stored(table, told["outside"])
-    table.add_section()
-    total = told["total"]
-    sizes = [f"{total['bpw_paper']:.4f}", f"{total['bpw_exact']:.4f}", f"{total['size_bytes'] / 1e6:,.1f}"]
-    table.add_row("all", "", *[""] * 5, f"{total['quantized_weights']:,}", *sizes)
-    return table
-
-
-def _add_stored(table: Table, entries: Iterable[Mapping[str, Any]]) -> None:
-    for entry in entries:
-        own = [f"{entry['bpw_exact']:.4f}", f"{entry['bytes'] / 1e6:,.1f}"]
-        table.add_row("", "", *_stored_cells(entry), str(entry["bits"] or "?"), *own)
-
-
-def _stored_cells(entry: Mapping[str, Any]) -> list[str]:
-    zeros = "no" if entry["symmetric"] else "yes"
-    cells = [str(entry["bits"] or "?"), str(entry["group_size"]), zeros, entry["format"]]
-    return [*cells, f"{entry['linears']:,}", f"{entry['weights']:,}"]
-
-
 def folder_lines(told: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is said below the table of a folder: its bytes, and which loaders take it."""
     by = f"by {told['method']} ({told['said_by']})" if told["method"] else "at full precision"
@@ -268,47 +232,6 @@ def folder_lines(told: Mapping[str, Any]) -> Iterator[str]:
         yield f"loads in {names[loader]}: {said}{shown}"
     if told["method"] and not told["faults"] and not any(own["loads"] for own in told["loads_in"].values()):
         yield "otherwise dequantized only"
-
-
-def draw_models(models: Iterable[Mapping[str, Any]]) -> Table:
-    # A model and its parts share a column, so that the table fits 80 characters.
-    table = _table("model", "", ">blocks", ">linears", ">quantizable\nweights", ">all\nparameters")
-    for model in models:
-        table.add_row(model["model"], "", "", "", "", f"{model['parameters']:,}")
-        for name, part in model["parts"].items():
-            counts = (part[key] for key in ("blocks", "linears", "quantizable_weights", "parameters"))
-            table.add_row(f"  {name}", _shown(name, part["label"], part), *(f"{count:,}" for count in counts))
-    return table
-
-
-def draw_assignment(counted: Counted, told: Mapping[str, Any]) -> Table:
-    table = _table(
-        "part", "", ">bits", ">quantized\nweights", ">all\nparameters", ">bpw\npaper", ">bpw\nexact", ">size\nMB"
-    )
-    for name, width in told["bits"].items():
-        size = told["parts"][name]
-        table.add_row(name, _shown(name, counted.label(name), size), str(width), *_size_cells(size))
-    table.add_section()
-    table.add_row("all", told["model"], "", *_size_cells(told["total"]))
-    return table
-
-
-def _shown(part: str, label: str, counts: Mapping[str, Any]) -> str:
-    """Return the label beside a part's name; the names of those at the ends need none."""
-    return label if part not in END_PARTS else "tied" if "tied_to" in counts else ""
-
-
-def _size_cells(size: Mapping[str, Any]) -> list[str]:
-    counts = [f"{size[key]:,}" for key in ("quantized_weights", "parameters")]
-    return [*counts, f"{size['bpw_paper']:.4f}", f"{size['bpw_exact']:.4f}", f"{size['size_bytes'] / 1e6:,.1f}"]
-
-
-def _table(*columns: str) -> Table:
-    """Return an empty table; a column whose heading opens with ``>`` is right-aligned."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    for column in columns:
-        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
-    return table
 
 
 class Parser(argparse.ArgumentParser):
@@ -379,7 +302,7 @@ def run(arguments: argparse.Namespace) -> None:
         counted = count(arguments.model)
         assigned = read_assignment(arguments.bits or [], arguments.assignment, counted, group_size)
         told = size_of(counted, assigned, group_size)
-        table = draw_assignment(counted, told)
+        table = draw_assignment(told, {name: counted.label(name) for name in counted.parts})
     if arguments.json:
         console.out(json.dumps(told, indent=1), highlight=False)
     else:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +21,14 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers.utils import cached_file
 
 from mmq_sweeps.identity.checkpoint import (
-    PINNED,
     QUANTIZATION_FILES,
-    WEIGHT_FILES,
     checkpoint_path,
-    files_digest,
     quantization_method,
     quantized_already,
-    weight_files,
-    weights_digest,
 )
 from mmq_sweeps.identity.hub import absent, hub_options
 from mmq_sweeps.models import experts
+from mmq_sweeps.models.checkpoint_checks import check_family, check_files, check_folder, check_weights
 from mmq_sweeps.models.device_map import (
     AUTO,
     check_room,
@@ -44,6 +39,7 @@ from mmq_sweeps.models.device_map import (
     onloaded,
     read_max_memory,
 )
+from mmq_sweeps.models.offloaded import read_instead, replaced_by, replaced_parameters, replaced_slices
 from mmq_sweeps.models.processors import load_processor, missing_package
 from mmq_sweeps.models.shapes import Shape, build_on_meta, find_class
 from mmq_sweeps.models.weight_backup import room_aside
@@ -52,13 +48,7 @@ if TYPE_CHECKING:
     from mmq_sweeps.models.quantized.names import FittedCheckpoint
 
 logger = logging.getLogger(__name__)
-SHOWN = 3
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-# Names the base and the layers of an adapter of peft.
-ADAPTER = "adapter_config.json"
-# Buffers that older releases saved and newer ones compute.
-OLD_BUFFERS = ("position_ids", "inv_freq", "masked_bias")
-NUMBERED = re.compile(r"\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -155,15 +145,15 @@ class LoadedModel:
                 there = {id(linear.weight): linear.weight for linear in linears if linear.weight.device.type != "meta"}
                 resident += [(name, weight.detach()) for weight in there.values()]
                 for linear in linears:
-                    undo.enter_context(_read_instead(linear, _replaced_by(weights, name)))
+                    undo.enter_context(read_instead(linear, replaced_by(weights, name)))
             for path, names in slices.items():
                 if offloading_hooks(module := self.model.get_submodule(path)):
-                    undo.enter_context(_read_instead(module, _replaced_slices(module, names, weights)))
+                    undo.enter_context(read_instead(module, replaced_slices(module, names, weights)))
                 else:
                     resident += [(name, experts.view(self.model, name).detach()) for name in names]
             for path in dict.fromkeys(name.rpartition(".")[0] for name in dense):
                 if offloading_hooks(module := self.model.get_submodule(path)):
-                    undo.enter_context(_read_instead(module, _replaced_parameters(path, dense)))
+                    undo.enter_context(read_instead(module, replaced_parameters(path, dense)))
                 else:
                     own = [name for name in dense if name.rpartition(".")[0] == path]
                     resident += [(name, self.model.get_parameter(name).detach()) for name in own]
@@ -200,52 +190,6 @@ def _tied(model: nn.Module) -> dict[str, tuple[str, ...]]:
     return {path: tuple(shared) for shared in names.values() if len(shared) > 1 for path in shared}
 
 
-# From a parameter's name and its own offloaded value, read when asked for, to the value in its place.
-Replacement = Callable[[str, Callable[[], Tensor]], Tensor]
-
-
-def _replaced_by(weights: Mapping[str, Tensor], name: str) -> Replacement:
-    return lambda key, own: weights[name] if key == "weight" else own()
-
-
-def _replaced_parameters(path: str, dense: Mapping[str, Tensor]) -> Replacement:
-    return lambda key, own: dense[name] if (name := f"{path}.{key}") in dense else own()
-
-
-def _replaced_slices(module: nn.Module, names: Collection[str], weights: Mapping[str, Tensor]) -> Replacement:
-    return lambda key, own: experts.with_slices(module, key, own(), names, weights)
-
-
-@contextmanager
-def _read_instead(module: nn.Module, replacement: Replacement) -> Iterator[None]:
-    """Bring what ``replacement`` returns to the computing device whenever an offloaded weight of ``module`` is requested."""
-    hooks = [hook for hook in offloading_hooks(module) if hook.offload]
-    kept = [hook.weights_map for hook in hooks]
-    try:
-        for hook in hooks:
-            hook.weights_map = _Overlaid(hook.weights_map, replacement)
-        yield
-    finally:
-        for hook, weights_map in zip(hooks, kept, strict=True):
-            hook.weights_map = weights_map
-
-
-class _Overlaid(Mapping[str, Tensor]):
-    """A module's offloaded tensors as ``replacement`` changes them, read on each access."""
-
-    def __init__(self, own: Mapping[str, Tensor], replacement: Replacement) -> None:
-        self._own, self._replacement = own, replacement
-
-    def __getitem__(self, key: str) -> Tensor:
-        return self._replacement(key, lambda: self._own[key])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._own)
-
-    def __len__(self) -> int:
-        return len(self._own)
-
-
 def load_model(config: Mapping[str, Any]) -> LoadedModel:
     """Load ``config`` of ``conf/model/*.yaml``; a ValueError names the setting that does not serve, and a remedy."""
     find_class(config)
@@ -255,7 +199,7 @@ def load_model(config: Mapping[str, Any]) -> LoadedModel:
         values, _ = transformers.PretrainedConfig.get_config_dict(checkpoint, **options)
         if problem := quantized_already(config["checkpoint"], values, _folder(checkpoint, options)):
             raise ValueError(problem)
-        _check_family(config, values)
+        check_family(config, values)
         stored = _quantized(config, checkpoint)
         # Before the weights, which take long: a package that it needs may be absent.
         processor = load_processor(checkpoint, options)
@@ -339,8 +283,8 @@ def _source(config: Mapping[str, Any]) -> tuple[Path | str, dict[str, Any]]:
     """Return the checkpoint's folder or hub name, and the options for ``from_pretrained``."""
     checkpoint, revision = checkpoint_path(config["checkpoint"]), config["revision"]
     if isinstance(checkpoint, Path):
-        _check_folder(checkpoint, revision)
-        _check_files(checkpoint, config)
+        check_folder(checkpoint, revision)
+        check_files(checkpoint, config)
         return checkpoint, {}
     return checkpoint, hub_options(checkpoint, revision)
 
@@ -390,49 +334,9 @@ def _read_weights(
             **placing,
             **options,
         )
-        _check_weights(config, values, info, strict=quantization_method(checkpoint) is not None)
+        check_weights(config, values, info, strict=quantization_method(checkpoint) is not None)
         weakref.finalize(model, cleaning.pop_all().close)
     return model
-
-
-def _check_family(config: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    family, own = find_class(config).config_class.model_type, values.get("model_type")
-    if own != family:
-        raise ValueError(
-            f"model.class_name={config['class_name']}: is of the family {family}, but {config['checkpoint']} is of "
-            f"{own}{_architectures(values)}"
-        )
-
-
-def _check_weights(config: Mapping[str, Any], values: Mapping[str, Any], info: Mapping[str, Any], strict: bool) -> None:
-    """Raise a ValueError if weights do not fit: transformers would draw missing ones at random and drop others.
-
-    transformers itself only warns. ``strict`` refuses every unused weight.
-    """
-    missing, mismatched = sorted(info["missing_keys"]), sorted(key for key, *_ in info["mismatched_keys"])
-    unexpected = sorted(key for key in info["unexpected_keys"] if not key.endswith(OLD_BUFFERS))
-    if not strict and config["class_name"] in (values.get("architectures") or []):
-        # Outside of its numbered layers, trust transformers on unused weights in a class's own checkpoints.
-        unexpected = [key for key in unexpected if NUMBERED.search(key)]
-    problems = [
-        f"{len(names)} weights {what} ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"
-        for what, names in (
-            ("are missing", missing),
-            ("have another shape", mismatched),
-            ("have no place", unexpected),
-        )
-        if names
-    ]
-    if problems:
-        raise ValueError(
-            f"model.class_name={config['class_name']}: does not fit {config['checkpoint']}{_architectures(values)}: "
-            + ", ".join(problems)
-        )
-
-
-def _architectures(values: Mapping[str, Any]) -> str:
-    names = values.get("architectures")
-    return f", whose config.json names {' or '.join(names)}" if names else ""
 
 
 def _forget_generation(model: transformers.PreTrainedModel) -> None:
@@ -442,34 +346,3 @@ def _forget_generation(model: transformers.PreTrainedModel) -> None:
         if isinstance(own, transformers.GenerationConfig):
             kept = {name: getattr(own, name, None) for name in SPECIAL_TOKENS}
             module.generation_config = transformers.GenerationConfig(**kept)
-
-
-def _check_files(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise a ValueError if configuration, processor or tokenizer are not those that the cell is named by."""
-    planned = config.get("files")
-    if planned is not None and files_digest(config) != planned:
-        raise ValueError(f"model.checkpoint={folder}: its files changed since the sweep was planned; plan it again")
-
-
-def _check_folder(folder: Path, revision: str | None) -> None:
-    files = weight_files(folder)
-    if not files:
-        what = "holds no weights" if folder.is_dir() else "is not a folder"
-        raise ValueError(f"model.checkpoint={folder}: {what}; expected {' or '.join(WEIGHT_FILES)} beside config.json")
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"model.checkpoint={folder}: holds no config.json")
-    if (folder / ADAPTER).is_file():
-        # transformers would load it if peft is installed, and silently leave it out if not.
-        raise ValueError(
-            f"model.checkpoint={folder}: holds an adapter ({ADAPTER}), which is not measured apart from its base; merge it "
-            "(merge_and_unload of peft), save that, and give the merged checkpoint"
-        )
-    if revision is None:
-        return
-    if not revision.startswith(PINNED):
-        raise ValueError(f"model.revision={revision}: a folder has no revisions; leave it null or pin {PINNED}DIGEST")
-    found = PINNED + weights_digest(folder)
-    if found != revision:
-        raise ValueError(
-            f"model.revision={revision}: the weights in {folder} have {found}; they are not those that the yaml names"
-        )

@@ -20,11 +20,12 @@ from mmq_sweeps.methods.affine import QuantizedWeight
 from mmq_sweeps.methods.base import expect
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization import statistics
-from mmq_sweeps.quantization.calibration import BlockRunner, Pass, SharedStats, block_statistics, capture
+from mmq_sweeps.quantization.calibration import BlockRunner, Pass, block_statistics, capture
 from mmq_sweeps.quantization.requests import Request
+from mmq_sweeps.quantization.shared_stats import SharedStats
 from mmq_sweeps.quantization.solve import PackedUnit, solve_unit
 from mmq_sweeps.quantization.stored_units import Dequantized, StoredUnit, read_unit
-from mmq_sweeps.quantization.targets import Part
+from mmq_sweeps.quantization.targets import Part, Unit
 from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.store import Store
 
@@ -59,6 +60,17 @@ def _grouped(requests: Iterable[Request], key: Callable[[Request], Hashable]) ->
     return list(groups.values())
 
 
+def _by_kind(requests: Iterable[Request]) -> bool:
+    """Return whether one of ``requests`` needs the statistics of vision and text tokens apart."""
+    return any(request.vision_weight is not None for request in requests)
+
+
+def _of_one_kind(unit: Unit, stats: Iterable[SharedStats]) -> dict[str, dict[str, str]]:
+    """Return a note for each linear of ``unit`` that only vision or only text tokens reach."""
+    note = {"vision_weight": "no effect: tokens of one kind only"}
+    return {name: note for shared in stats if shared.kinds is None for name in shared.linears if name in unit.linears}
+
+
 def _unit_name(request: Request) -> str:
     return request.unit.name
 
@@ -89,10 +101,12 @@ class Calibration:
     def _capture(self, parts: Sequence[Part], start: int = 0) -> dict[str, list[Pass]]:
         if not parts:
             return {}
-        return capture(self.solver.loaded, parts, self.batches(self.served[0].calibration or {}), start)
+        samples = self.batches(self.served[0].calibration or {})
+        return capture(self.solver.loaded, parts, samples, start, by_kind=_by_kind(self.served))
 
     def _needs_pass(self, request: Request) -> bool:
-        return not (request.statistics and self.solver.store.has_artifact(ArtifactKind.STATISTICS, request.statistics))
+        keys = [request.statistics, *([request.kinds] if request.vision_weight is not None else [])]
+        return not all(key and self.solver.store.has_artifact(ArtifactKind.STATISTICS, key) for key in keys)
 
     def _solve_together(
         self, part: Part, passes: Sequence[Pass], requests: Sequence[Request], capture_seconds: float
@@ -103,7 +117,7 @@ class Calibration:
             started = time.perf_counter()
             stats = None
             if not any(map(self._needs_pass, same_unit)):
-                stats = statistics.read(self.solver.store, same_unit[0].statistics)
+                stats = self.solver.stored_statistics(same_unit)
             if stats is None:
                 lacking[same_unit[0].unit.name] = same_unit
             else:
@@ -112,7 +126,8 @@ class Calibration:
         linears = [name for same_unit in lacking.values() for name in same_unit[0].unit.linears]
         needs_inputs = any(request.needs_inputs for request in left)
         started = time.perf_counter()
-        for block, stats in block_statistics(self.solver.loaded, part, passes, linears, needs_inputs):
+        by_kind = _by_kind(left)
+        for block, stats in block_statistics(self.solver.loaded, part, passes, linears, needs_inputs, by_kind):
             units = [same_unit for same_unit in lacking.values() if same_unit[0].unit.block == block]
             seconds = capture_seconds + (time.perf_counter() - started) / sum(map(len, units))
             for same_unit in units:
@@ -141,7 +156,7 @@ class Calibration:
                     stored = None if key in missing else self.solver.read(request)
                     if stored is None:
                         started = time.perf_counter()
-                        stats = runner.statistics(unit.linears, request.needs_inputs)
+                        stats = runner.statistics(unit.linears, request.needs_inputs, _by_kind([request]))
                         self.solver.solve([request], stats, capture_seconds + time.perf_counter() - started)
                         if error := self.solver.failed.get(key):
                             reason = f"{unit.name}, which is quantized before it, failed: {error}"
@@ -170,9 +185,27 @@ class UnitSolver:
     progress: Callable[[int, int], None]
     failed: dict[str, Exception] = field(default_factory=dict)
     done: int = 0
+    # Parts of which it was told that a weight of vision tokens has no effect.
+    _told: set[str] = field(default_factory=set)
 
     def solve(self, requests: Sequence[Request], stats: Sequence[SharedStats] | None, seconds: float) -> None:
         """Quantize one unit for ``requests``, those of one method together; each took ``seconds`` of calibration."""
+        # One weight after the other, so that one weighted copy of the statistics is in memory.
+        for alike in _grouped(requests, lambda request: request.vision_weight):
+            weight = alike[0].vision_weight
+            weighted = None if stats is None else [shared.weighted(weight) for shared in stats]
+            without_effect = {} if weight is None else _of_one_kind(alike[0].unit, stats or ())
+            self._tell_without_effect(alike[0], without_effect)
+            self._solve_alike(alike, weighted, seconds, without_effect)
+
+    def _solve_alike(
+        self,
+        requests: Sequence[Request],
+        stats: Sequence[SharedStats] | None,
+        seconds: float,
+        without_effect: Mapping[str, Any],
+    ) -> None:
+        """Quantize one unit for ``requests`` of one vision weight; ``without_effect`` has notes on linears for the record."""
         methods = [request.method for request in requests]
         # Compared, not hashed: a method of a user's own need not be hashable.
         distinct = [method for place, method in enumerate(methods) if method not in methods[:place]]
@@ -188,7 +221,20 @@ class UnitSolver:
                 if place in solved.errors:
                     self._fail(request, solved.errors[place])
                 else:
-                    self._store(request, solved.packed[place], taken)
+                    packed = solved.packed[place]
+                    packed.notes |= {
+                        name: {**packed.notes.get(name, {}), **note} for name, note in without_effect.items()
+                    }
+                    self._store(request, packed, taken)
+
+    def _tell_without_effect(self, request: Request, linears: Mapping[str, Any]) -> None:
+        if linears and request.unit.part not in self._told:
+            self._told.add(request.unit.part)
+            logger.warning(
+                "method.vision_weight has no effect on %s (and perhaps others of %s): calibration gives it tokens of one kind "
+                "only; the record names all such linears",
+                next(iter(linears)), request.unit.part,
+            )  # fmt: skip
 
     def read(self, request: Request) -> StoredUnit | None:
         """Return what is stored of a unit; None if there is nothing."""
@@ -196,11 +242,20 @@ class UnitSolver:
 
     def store_statistics(self, requests: Sequence[Request], stats: Sequence[SharedStats]) -> None:
         """Store the statistics of the unit of ``requests`` for later methods and bit-widths, if there is room."""
-        for key in dict.fromkeys(request.statistics for request in requests if request.statistics):
-            try:
-                statistics.write(self.store, key, requests[0].unit, stats)
-            except StoreError as error:
-                logger.warning("statistics of %s are not stored: %s", requests[0].unit.name, error.strerror)
+        unit, kinds = requests[0].unit, {request.kinds for request in requests if request.vision_weight is not None}
+        try:
+            for key in {request.statistics for request in requests} - {""}:
+                statistics.write(self.store, key, unit, stats)
+            for key in kinds - {""}:
+                statistics.write_kinds(self.store, key, unit, stats)
+        except StoreError as error:
+            logger.warning("statistics of %s are not stored: %s", unit.name, error.strerror)
+
+    def stored_statistics(self, requests: Sequence[Request]) -> list[SharedStats] | None:
+        """Return the stored statistics of the unit of ``requests``, vision and text tokens apart if one needs that."""
+        stats = statistics.read(self.store, requests[0].statistics)
+        kinds = next((request.kinds for request in requests if request.vision_weight is not None), None)
+        return stats if stats is None or kinds is None else statistics.with_kinds(self.store, kinds, stats)
 
     def fail_unsolved(self, requests: Iterable[Request], why: str) -> None:
         """Fail those of ``requests`` that were not reached."""

@@ -8,7 +8,7 @@ behind the quantized units before it in its part, and then also depends on every
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmq_sweeps.identity.cell import Cell, MethodRule
@@ -26,8 +26,8 @@ class Request:
 
     ``chain`` holds the requests of the part whose units are in place when this one is calibrated, by key and in order, itself
     among them; it is empty at full-precision inputs. ``calibration_pass`` is the same for all requests that one pass over
-    calibration data serves. ``statistics`` names the artifact with the unit's layer statistics; it is empty if they cannot
-    be stored.
+    calibration data serves. ``statistics`` names the artifact with the unit's layer statistics, ``kinds`` that with
+    vision and text tokens apart, which a method with a ``vision_weight`` needs as well; empty if they cannot be stored.
     """
 
     unit: Unit
@@ -39,6 +39,12 @@ class Request:
     group_size_key: str = METHOD_GROUP_SIZE
     calibration_pass: str = ""
     statistics: str = ""
+    kinds: str = ""
+
+    @property
+    def vision_weight(self) -> float | None:
+        """The share of vision tokens in the method's objective; None for all tokens alike."""
+        return getattr(self.method, "vision_weight", None)
 
     @property
     def needs_inputs(self) -> bool:
@@ -91,11 +97,12 @@ def _of_rule(cell: Cell, rule: MethodRule, build: Build, part: Part) -> Iterator
             unit,
             method,
             format,
-            cell.unit_key(name, rule, asdict(format), part.name if sequential else None),
+            cell.unit_key(name, rule, format.fields(), part.name if sequential else None),
             cell.calibration if rule.calibrated else None,
             group_size_key=key,
             calibration_pass=cell.pass_key(part.name, rule.calibrated),
             statistics=cell.statistics_key(name) if shareable else "",
+            kinds=cell.kinds_key(name, part.name) if shareable and rule.vision_tokens else "",
         )
 
 

@@ -17,8 +17,8 @@ from mmq_sweeps.methods.magnitude import solve_relative
 from mmq_sweeps.methods.rtn import RoundToNearest
 from mmq_sweeps.models.experts import module_of, parse
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.quantization.calibration import SharedStats
 from mmq_sweeps.quantization.folding import Fold, FoldedScales
+from mmq_sweeps.quantization.shared_stats import SharedStats
 from mmq_sweeps.quantization.stored_units import DENSE
 from mmq_sweeps.quantization.targets import Unit
 
@@ -94,8 +94,13 @@ class Group:
 
     @property
     def stats(self) -> LayerStats | None:
-        """The statistics of the input."""
+        """The statistics of the input, weighted as the method asks."""
         return None if self.shared is None else self.shared.stats
+
+    @property
+    def of_all_tokens(self) -> LayerStats | None:
+        """The statistics of the input by which errors are told, whatever the method weighs."""
+        return None if self.shared is None else self.shared.of_all_tokens
 
     def fold(self, unit: Unit, formats: Iterable[Format]) -> Fold | None:
         """Return where a scale of the input goes; None if it cannot go there.
@@ -151,7 +156,9 @@ def solve_unit(
             for place, error in errors.items():
                 solved.fail(place, _named(error, names))
             for place, solution in solutions.items():
-                solved.packed[place].add(names, [originals[name] for name in names], solution, fold, shared)
+                solved.packed[place].add(
+                    names, [originals[name] for name in names], solution, fold, group.of_all_tokens
+                )
     except (ValueError, RuntimeError) as error:
         for place in list(solved.packed):
             solved.fail(place, error)

@@ -1,20 +1,21 @@
 """Layer statistics as artifacts, so that a later method or bit-width needs no pass over the calibration data.
 
 They are stored per unit, at full-precision inputs. None are stored for methods that need the calibration tokens
-themselves, nor behind quantized units.
+themselves, nor behind quantized units. Those of vision and text tokens apart lie in an artifact of their own beside those of
+all tokens, which are the same with and without it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import Tensor
 
 from mmq_sweeps.methods.base import LayerStats
-from mmq_sweeps.quantization.calibration import SharedStats
 from mmq_sweeps.quantization.folding import Fold
+from mmq_sweeps.quantization.shared_stats import SharedStats, TokenKinds
 from mmq_sweeps.quantization.targets import Unit
 from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.store import Store
@@ -52,3 +53,34 @@ def read(store: Store, key: str) -> list[SharedStats] | None:
         )
         for place, one in enumerate(described["inputs"])
     ]
+
+
+def write_kinds(store: Store, key: str, unit: Unit, stats: Sequence[SharedStats]) -> None:
+    """Store what ``stats`` say of vision and text tokens apart, of inputs that feed linears of ``unit`` and have both."""
+    tensors: dict[str, Tensor] = {}
+    described: list[dict[str, Any]] = []
+    for shared in stats:
+        linears = [name for name in shared.linears if name in unit.linears]
+        if not linears or shared.kinds is None:
+            continue
+        both = {"vision": shared.kinds.vision, "text": shared.kinds.text}
+        for kind, own in both.items():
+            tensors |= {f"{len(described)}.{kind}.gram": own.gram, f"{len(described)}.{kind}.mean_abs": own.mean_abs}
+        described.append({"linears": linears, "counts": {kind: own.count for kind, own in both.items()}})
+    store.save_artifact(ArtifactKind.STATISTICS, key, tensors, {"unit": unit.name, "inputs": described})
+
+
+def with_kinds(store: Store, key: str, stats: Sequence[SharedStats]) -> list[SharedStats] | None:
+    """Return ``stats`` with what ``write_kinds`` stored, or None."""
+    artifact = store.artifact(ArtifactKind.STATISTICS, key)
+    if artifact is None:
+        return None
+    tensors, described = artifact
+    found = {}
+    for place, one in enumerate(described["inputs"]):
+        vision, text = (
+            LayerStats(tensors[f"{place}.{kind}.gram"], tensors[f"{place}.{kind}.mean_abs"], one["counts"][kind])
+            for kind in ("vision", "text")
+        )
+        found[tuple(one["linears"])] = TokenKinds(vision, text)
+    return [replace(shared, kinds=found.get(shared.linears)) for shared in stats]

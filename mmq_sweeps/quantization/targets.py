@@ -9,7 +9,7 @@ either quantizes both.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -21,13 +21,10 @@ from mmq_sweeps.identity.assignment import Structure, block_groups, rules_in, se
 from mmq_sweeps.identity.end_parts import EMBEDDINGS, END_PARTS, HEAD
 from mmq_sweeps.methods.affine import Format
 from mmq_sweeps.models import experts
+from mmq_sweeps.quantization.blocks import find_blocks, linears_by_kind, loose_by_kind, refuse_computed, resolve, under
 
-# Weights outside linears are ignored up to this share of a unit's weights: routers, tables of positions.
-OVERLOOKED = 0.05
-# A parameter is a weight matrix if two of its dimensions are at least this long; depthwise kernels are none.
-MATRIX = 8
 # Methods of conf/method that need no calibration.
-UNCALIBRATED = ("rtn", "uniform", "hqq")
+UNCALIBRATED = ("rtn", "uniform", "hqq", "normal_float")
 # Key of the group size of all parts without their own.
 METHOD_GROUP_SIZE = "method.group_size"
 
@@ -71,6 +68,8 @@ class Part:
     tied_to: str | None = None
     # Of the head: the part whose last block's tokens it receives, and whose mask they therefore have.
     follows: Part | None = None
+    # What tells vision tokens from text tokens (``vision_tokens.py``); None if linears see tokens of one kind only.
+    vision_tokens: str | None = None
 
     @property
     def at_an_end(self) -> bool:
@@ -88,7 +87,7 @@ class Part:
         if isinstance(self.masked, bool):
             return dict.fromkeys(linears, False) if self.masked else {}
         inner = {name: name.removeprefix(f"{self.blocks[block]}.") for name, block in linears.items()}
-        return {name: True for name in linears if _under(inner[name], self.masked)}
+        return {name: True for name in linears if under(inner[name], self.masked)}
 
     @property
     def structure(self) -> Structure:
@@ -227,15 +226,15 @@ def check_format(units: Iterable[Unit], format: Format, key: str = METHOD_GROUP_
 
 
 def _find_part(model: nn.Module, name: str, where: Mapping[str, Any]) -> Part:
-    module_path, module = _resolve(model, where["module"], f"model.parts.{name}.module")
-    relative, blocks = _find_blocks(module, where["blocks"], f"model.parts.{name}.blocks")
+    module_path, module = resolve(model, where["module"], f"model.parts.{name}.module")
+    relative, blocks = find_blocks(module, where["blocks"], f"model.parts.{name}.blocks")
     paths = tuple(f"{module_path}.{path}" for path in blocks)
     groups = {index: group for group, span in block_groups(len(paths)).items() for index in span}
     kinds = {"attention": where["attention"], "mlp": where["mlp"]}
     units = []
     for index, (path, block) in enumerate(zip(paths, blocks.values(), strict=True)):
-        by_kind = _linears_by_kind(block, kinds, path)
-        loose = _loose_by_kind(block, kinds, by_kind, path)
+        by_kind = linears_by_kind(block, kinds, path)
+        loose = loose_by_kind(block, kinds, by_kind, path)
         units += [
             Unit(
                 name,
@@ -259,7 +258,8 @@ def _find_part(model: nn.Module, name: str, where: Mapping[str, Any]) -> Part:
             f"{' and '.join(f'{module_path}.{path}' for path in relative)}{''.join(holders[:1])}"
         )
     masked = _masked(where["masked"], f"model.parts.{name}.masked")
-    part = Part(name, module_path, paths, tuple(units), masked, type(model).__name__)
+    vision_tokens = where.get("vision_tokens")
+    part = Part(name, module_path, paths, tuple(units), masked, type(model).__name__, vision_tokens=vision_tokens)
     for inner in part.masked if isinstance(part.masked, tuple) else ():
         if not replace(part, masked=(inner,)).masked_linears:
             raise TargetError(f"model.parts.{name}.masked: {inner} holds no linear of a block of {name}")
@@ -271,17 +271,18 @@ def _find_end(model: nn.Module, name: str, paths: Any, follows: Part | None) -> 
     key, expected = f"model.{name}", nn.Embedding if name == EMBEDDINGS else nn.Linear
     if not isinstance(paths, (list, tuple)) or not all(isinstance(path, str) for path in paths):
         raise TargetError(f"{key}={paths!r}: give a list of paths, which are tried in order, or null if there is none")
-    path, module = _resolve(model, paths, key)
+    path, module = resolve(model, paths, key)
     if not isinstance(module, expected):
         raise TargetError(
             f"{key}: {path} of {type(model).__name__} is a {type(module).__name__}, no {expected.__name__}"
         )
-    _refuse_computed(module, path)
+    refuse_computed(module, path)
     shape = (module.weight.shape[0], module.weight.shape[1])
     unit = Unit(name, 0, "front" if name == EMBEDDINGS else "end", name, {path: shape})
     # Without a part before it, its tokens are taken for those of the mask that the model is called with.
     masked = (path,) if name == HEAD and (follows is None or follows.masked) else False
-    return Part(name, path, (path,), (unit,), masked, type(model).__name__, follows=follows)
+    kinds = None if follows is None else follows.vision_tokens
+    return Part(name, path, (path,), (unit,), masked, type(model).__name__, follows=follows, vision_tokens=kinds)
 
 
 def _before_head(parts: Mapping[str, Part]) -> Part | None:
@@ -290,134 +291,12 @@ def _before_head(parts: Mapping[str, Part]) -> Part | None:
     return parts.get("language") or (texts[-1] if texts else None)
 
 
-def _find_blocks(module: nn.Module, candidates: Iterable[Any], key: str) -> tuple[list[str], dict[str, nn.Module]]:
-    """Return the first of ``candidates`` that resolves, as paths, and its blocks by their paths in ``module``.
-
-    A candidate is a path, or a list of paths whose blocks follow each other. Lists inside lists are stages: only their
-    members are called, never a list.
-    """
-    candidates = list(candidates)
-    wanted = [[path] if isinstance(path, str) else path for path in candidates]
-    if not all(isinstance(paths, list) and paths and all(isinstance(path, str) for path in paths) for paths in wanted):
-        raise TargetError(f"{key}={candidates}: give paths, or a list of paths whose blocks follow each other")
-    for paths in wanted:
-        try:
-            stacks = {path: module.get_submodule(path) for path in paths}
-        except AttributeError:
-            continue
-        return paths, {path: block for root, stack in stacks.items() for path, block in _members(root, stack)}
-    _resolve(module, [" and ".join(paths) for paths in wanted], key)
-    raise AssertionError("unreachable: no path resolves")
-
-
-def _members(path: str, stack: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for name, child in stack.named_children():
-        if isinstance(child, nn.ModuleList):
-            yield from _members(f"{path}.{name}", child)
-        else:
-            yield f"{path}.{name}", child
-
-
 def _masked(masked: Any, key: str) -> bool | tuple[str, ...]:
     if isinstance(masked, bool):
         return masked
     if isinstance(masked, str) or not all(isinstance(inner, str) for inner in masked):
         raise TargetError(f"{key}={masked}: give true, false or a list of names inside a block")
     return tuple(masked)
-
-
-def _resolve(root: nn.Module, candidates: Iterable[str], key: str) -> tuple[str, nn.Module]:
-    for path in candidates:
-        try:
-            return path, root.get_submodule(path)
-        except AttributeError:
-            continue
-    children = [name for name, _ in root.named_children()]
-    raise TargetError(
-        f"{key}: none of {', '.join(candidates)} is a module of {type(root).__name__}, which has {', '.join(children)}"
-    )
-
-
-def _linears_by_kind(
-    block: nn.Module, kinds: Mapping[str, list[str]], path: str
-) -> dict[str, dict[str, tuple[int, int]]]:
-    by_kind: dict[str, dict[str, tuple[int, int]]] = {kind: {} for kind in kinds}
-    for name, module in block.named_modules():
-        shapes = _targets(name, module)
-        if not shapes:
-            continue
-        matching = [kind for kind, prefixes in kinds.items() if _under(name, prefixes)]
-        if len(matching) != 1:
-            what = "no layer kind" if not matching else f"{len(matching)} layer kinds"
-            raise TargetError(f"{path}.{name} belongs to {what}; name it under exactly one. {one_of(kinds)}")
-        if isinstance(module, nn.Linear):
-            _refuse_computed(module, f"{path}.{name}")
-        by_kind[matching[0]] |= shapes
-    return by_kind
-
-
-def _refuse_computed(module: nn.Module, path: str) -> None:
-    if "weight" not in dict(module.named_parameters(recurse=False)):
-        raise TargetError(
-            f"{path} computes its weight in every call (as weight_norm and pruning do), so a quantized one would be "
-            "overwritten; make the weight a parameter (remove_weight_norm, prune.remove) and save the checkpoint"
-        )
-
-
-def _targets(name: str, module: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return what ``module`` holds to quantize: a linear, the slices of its experts, or nothing."""
-    if isinstance(module, nn.Linear):
-        return {name: (module.out_features, module.in_features)}
-    held = experts.find(module)
-    return (
-        {} if held is None else {f"{name}.{inner}" if name else inner: shape for inner, shape in held.shapes().items()}
-    )
-
-
-def _loose_by_kind(
-    block: nn.Module, kinds: Mapping[str, list[str]], linears: Mapping[str, Mapping[str, tuple[int, int]]], path: str
-) -> dict[str, dict[str, str]]:
-    """Return the weight matrices outside linears by kind, with a description of each one's holder.
-
-    Raises TargetError if such weights belong to no kind, as for a linear without a kind.
-    """
-    found: dict[str, dict[str, nn.Parameter]] = {kind: {} for kind in kinds}
-    homeless: dict[str, nn.Parameter] = {}
-    holders: dict[str, str] = {}
-    for name, module in block.named_modules():
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            continue
-        held = experts.find(module)
-        for own, parameter in module.named_parameters(recurse=False):
-            if held is not None and own in held.parameters:
-                continue
-            if sum(length >= MATRIX for length in parameter.shape) < 2:
-                continue
-            full = f"{name}.{own}" if name else own
-            holders[full] = type(module).__name__
-            kind = next((kind for kind, prefixes in kinds.items() if _under(full, prefixes)), None)
-            (homeless if kind is None else found[kind])[full] = parameter
-    quantizable = {kind: sum(rows * columns for rows, columns in linears[kind].values()) for kind in kinds}
-
-    def described(loose: Mapping[str, nn.Parameter], beside: int) -> dict[str, str]:
-        weights = sum(parameter.numel() for parameter in loose.values())
-        if weights <= OVERLOOKED * (weights + beside):
-            return {}
-        return {
-            name: f"a parameter {list(parameter.shape)} of a {holders[name]}, which is no linear"
-            for name, parameter in loose.items()
-        }
-
-    if none := described(homeless, sum(quantizable.values())):
-        name, what = next(iter(none.items()))
-        raise TargetError(
-            f"{path}.{name} belongs to no layer kind; it is {what}. Name it under exactly one. {one_of(kinds)}"
-        )
-    return {kind: described(loose, quantizable[kind]) for kind, loose in found.items()}
-
-
-def _under(name: str, prefixes: Iterable[str]) -> bool:
-    return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
 
 
 def _refuse_shared(model: nn.Module, units: Iterable[Unit]) -> None:

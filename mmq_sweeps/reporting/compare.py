@@ -188,18 +188,36 @@ def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 def told_apart(several: Sequence[Mapping[str, Any]]) -> list[str]:
     """Describe each of ``several`` settings by the fields that differ: ``task.limit=8, task.prompt="a photo of"``.
 
-    All texts are distinct, by a number if necessary. A single setting gives an empty text.
+    All texts are distinct, by a number if necessary. A single setting gives an empty text. If more than ``MOST_FIELDS``
+    differ, those that tell the settings apart are named.
     """
-    keys = [
-        key
+    values = {
+        key: [json.dumps(one[key], sort_keys=True) if key in one else "" for one in several]
         for key in dict.fromkeys(key for one in several for key in one)
-        if len({json.dumps(one.get(key), sort_keys=True) for one in several}) > 1
-    ]
-    more = f" and {len(keys) - MOST_FIELDS} more fields" if len(keys) > MOST_FIELDS else ""
-    texts = [", ".join(_shown(key, one[key]) for key in keys[:MOST_FIELDS] if key in one) + more for one in several]
+    }
+    values = {key: column for key, column in values.items() if len(set(column)) > 1}
+    more = f" and {len(values) - MOST_FIELDS} more fields" if len(values) > MOST_FIELDS else ""
+    keys = _telling(values)
+    texts = [", ".join(_shown(key, one[key]) for key in keys if key in one) + more for one in several]
     if len(set(texts)) < len(texts):
         texts = [f"{text} #{number}".strip() for number, text in enumerate(texts, 1)]
     return texts
+
+
+def _telling(values: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return at most ``MOST_FIELDS`` keys: each the one that splits most of what those before it leave alike.
+
+    ``values`` has a value for every setting.
+    """
+    count = max(map(len, values.values()), default=0)
+    alike = [""] * count
+    chosen: list[str] = []
+    while len(chosen) < min(MOST_FIELDS, len(values)):
+        left = [key for key in values if key not in chosen]
+        best = max(left, key=lambda key: len(set(zip(alike, values[key], strict=True))))
+        alike = [f"{one}\0{value}" for one, value in zip(alike, values[best], strict=True)]
+        chosen.append(best)
+    return [key for key in values if key in chosen]
 
 
 def distinct_titles(cells: Sequence[Cell]) -> dict[str, str]:

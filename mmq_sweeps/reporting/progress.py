@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 # Top-level packages whose log is shown.
-PACKAGES = ("mmq_sweeps", "launch")
+PACKAGES = ("mmq_sweeps", "launch", "analysis")
 
 
 class Reporter(Protocol):

@@ -5,12 +5,10 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from rich import box
-from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +17,8 @@ from mmq_sweeps.identity import loads_in
 from mmq_sweeps.identity.assignment import bits_label, part_order
 from mmq_sweeps.identity.cell import QUANTIZED_ELSEWHERE, is_quantized_elsewhere
 from mmq_sweeps.identity.end_parts import EMBEDDINGS, END_PARTS
+from mmq_sweeps.reporting.answers import alike_columns
+from mmq_sweeps.reporting.columns import Column, drawn, fitted
 from mmq_sweeps.reporting.compare import (
     Items,
     differences,
@@ -45,6 +45,8 @@ METRIC_LABELS = {
     "gqa_accuracy": "acc.",
     "vqa_accuracy": "acc.",
     "vqa_accuracy_2021": "acc. 2021",
+    "ece": "ECE",
+    "aurc": "AURC",
     "recall_mean": "R@mean",
     **{
         f"{prefix}recall_at_{rank}": f"{shown}@{rank}"
@@ -54,8 +56,10 @@ METRIC_LABELS = {
 }
 # With more metrics than this, only the first has a column for its difference from full precision.
 COMPARED = 3
-# Between two columns.
-GAP = 2
+# Least digits of an id that a table shows.
+SHORTEST_ID = 4
+# What stands for method and bits if these have no room in columns of their own.
+JOINED, LEAST_JOINED = "cell", 32
 
 
 def rows(records: Iterable[Record], items: Callable[[str], Items]) -> list[dict[str, Any]]:
@@ -66,6 +70,7 @@ def rows(records: Iterable[Record], items: Callable[[str], Items]) -> list[dict[
     * ``bits``: by quantized part, for people; ``parts``: the selections themselves.
     * ``label``: method, plus the fields in which cells of that method differ.
     * ``loads_in``: the loaders that take the cell's export quantized, if they are known.
+    * ``answers``: how alike they are, if the record says it (``reporting/answers.py``).
     * ``metrics``: value, interval, ``higher_is_better``, and ``definition`` and ``warnings`` if there are any; plus
       ``difference`` from full precision, with a paired interval, if ``records`` include the family's baseline.
 
@@ -151,6 +156,7 @@ def _row(record: Record, baseline: Record | None, items: Callable[[str], Items])
         "bpw_exact": total["bpw_exact"],
         "size_bytes": total["size_bytes"],
         **({"loads_in": record.loads_in} if record.loads_in else {}),
+        **({"answers": record.answers} if record.answers else {}),
         "seconds": sum(record.seconds.values()),
     }
 
@@ -171,15 +177,30 @@ def _order(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def show(table_rows: list[dict[str, Any]], console: Console) -> None:
-    """Print a table per family of the finished rows, each followed by its notes and by the columns left out for width."""
-    families = by_family(table_rows)
-    for number, (title, family) in enumerate(families.items()):
-        if len(families) > 1:
-            line(console, ("\n" if number else "") + title)
-        shown, dropped = fitting(family, console)
-        console.print(shown, crop=False)
-        for text in [*notes(family), *_dropped(dropped)]:
+    """Print a table per family of the finished rows, each followed by its notes, its failures and what had no room."""
+    finished = by_family(table_rows)
+    titles = dict.fromkeys(row["family"] for row in table_rows)
+    ids = _short_ids(table_rows)
+    for number, family in enumerate(titles):
+        if len(titles) > 1:
+            line(console, ("\n" if number else "") + family)
+        below = list(failures(row for row in table_rows if row["family"] == family))
+        if family in finished:
+            columns, dropped = fitted(_columns(finished[family], ids), _joined(finished[family]), console.width)
+            console.print(drawn(columns, console.width), crop=False)
+            below = [*notes(finished[family]), *below, *_dropped(dropped)]
+        for text in below:
             line(console, text)
+
+
+def _short_ids(table_rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Map each row's id to its first digits, as many as tell all rows apart."""
+    ids = {row["id"] for row in table_rows}
+    longest = max(map(len, ids), default=0)
+    digits = next(
+        (size for size in range(SHORTEST_ID, longest) if len({one[:size] for one in ids}) == len(ids)), longest
+    )
+    return {one: one[:digits] for one in ids}
 
 
 def by_family(table_rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -189,6 +210,16 @@ def by_family(table_rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, 
         if row["status"] == "done":
             found.setdefault(row["family"], []).append(row)
     return found
+
+
+def failures(table_rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield a sentence for each class of error with the cells that failed with it."""
+    found: dict[str, list[str]] = {}
+    for row in table_rows:
+        if row["status"] != "done":
+            found.setdefault(row["error"]["class"], []).append(title(row))
+    for name, titles in found.items():
+        yield f"failed with {name}: {_some(titles)}"
 
 
 def notes(family: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -206,9 +237,7 @@ def notes(family: Sequence[dict[str, Any]]) -> Iterator[str]:
         for row in family
     ):
         yield f"loads in: {loads_in.DENSE_EMBEDDINGS}"
-    for row, _, metric in metrics:
-        if "not_compared" in metric:
-            yield f"{title(row)} is not compared with full precision: {metric['not_compared']}"
+    yield from _not_compared(metrics)
 
 
 def warning_notes(metrics: Iterable[tuple[dict[str, Any], str, dict[str, Any]]]) -> Iterator[str]:
@@ -216,16 +245,37 @@ def warning_notes(metrics: Iterable[tuple[dict[str, Any], str, dict[str, Any]]])
 
     A sentence that several cells share is said once.
     """
+    warned = [(text, row, name) for row, name, metric in metrics for text in metric.get("warnings", ())]
+    for text, titles, labels in _shared(warned):
+        yield f"{WARNED} {titles}, {labels}: {text}"
+
+
+def _not_compared(metrics: Iterable[tuple[dict[str, Any], str, dict[str, Any]]]) -> Iterator[str]:
+    """Yield why cells are not compared with full precision, each reason once."""
+    reasons = [
+        (metric["not_compared"].removeprefix(f"{name}: "), row, name)
+        for row, name, metric in metrics
+        if "not_compared" in metric
+    ]
+    for text, titles, labels in _shared(reasons):
+        yield f"not compared with full precision: {titles}, {labels}: {text}"
+
+
+def _shared(sentences: Iterable[tuple[str, dict[str, Any], str]]) -> Iterator[tuple[str, str, str]]:
+    """Yield each sentence with the cells and the metrics that it is about, given ``(sentence, row, metric's name)``."""
     about: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
-    for row, name, metric in metrics:
-        for text in metric.get("warnings", ()):
-            cells, labels = about.setdefault(text, ({}, {}))
-            cells[title(row)] = None
-            labels[METRIC_LABELS.get(name, name)] = None
+    for text, row, name in sentences:
+        cells, labels = about.setdefault(text, ({}, {}))
+        cells[title(row)] = None
+        labels[METRIC_LABELS.get(name, name)] = None
     for text, (cells, labels) in about.items():
-        titles = [*cells][:SHARED_SHOWN]
-        more = f" and {len(cells) - SHARED_SHOWN} more" if len(cells) > SHARED_SHOWN else ""
-        yield f"{WARNED} {'; '.join(titles)}{more}, {', '.join(labels)}: {text}"
+        yield text, _some([*cells]), ", ".join(labels)
+
+
+def _some(titles: Sequence[str]) -> str:
+    """Name the first of ``titles`` and count the rest."""
+    more = f" and {len(titles) - SHARED_SHOWN} more" if len(titles) > SHARED_SHOWN else ""
+    return "; ".join(titles[:SHARED_SHOWN]) + more
 
 
 def definition_note(metric: str, definitions: Iterable[str | None]) -> Iterator[str]:
@@ -257,91 +307,39 @@ def plain_table() -> Table:
     return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
 
 
-@dataclass(frozen=True)
-class _Column:
-    """Column of a table. ``rank`` 0 always stays; otherwise the highest rank is dropped first if the table is too wide."""
-
-    name: str
-    head: str
-    cells: list[str]
-    rank: int
-    justify: Literal["left", "right"] = "right"
-    wrap: bool = False
-
-    @property
-    def width(self) -> int:
-        """The least width: of the longest word if words may wrap, else of the longest line."""
-        texts = [self.head, *self.cells]
-        pieces = [piece for text in texts for piece in (text.split() if self.wrap else text.split("\n"))]
-        return max(map(cell_len, pieces), default=0)
-
-
-def draw(family: Sequence[dict[str, Any]]) -> Table:
-    """Draw the finished rows of a family as a table with all columns."""
-    return _drawn(_columns(family))
-
-
-def fitting(family: Sequence[dict[str, Any]], console: Console) -> tuple[Table, list[str]]:
-    """Draw a family's table with the columns that fit ``console``; return it and the names of the columns left out."""
-    columns, dropped = _columns(family), list[str]()
-    if _width(columns) > console.width:
-        columns = [replace(one, cells=[*map(_stacked, one.cells)]) if not one.wrap else one for one in columns]
-    while _width(columns) > console.width and any(column.rank for column in columns):
-        least = max(columns, key=lambda column: column.rank)
-        columns = [column for column in columns if column is not least]
-        dropped.append(least.name)
-    if _width(columns) > console.width:
-        columns = [replace(one, wrap=True) if any("," in text for text in one.cells) else one for one in columns]
-    return _drawn(columns), dropped[::-1]
-
-
-def _stacked(text: str) -> str:
-    """Put each rule of a part with several bit-widths on a line of its own."""
-    return text.replace(", ", ",\n")
-
-
-def _width(columns: Sequence[_Column]) -> int:
-    return sum(column.width for column in columns) + GAP * (len(columns) - 1)
-
-
-def _drawn(columns: Sequence[_Column]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    for column in columns:
-        # Only names may wrap, between words: a wrapped number is unreadable.
-        table.add_column(
-            Text(column.head), justify=column.justify, no_wrap=not column.wrap, min_width=column.width, overflow="fold"
-        )
-    for texts in zip(*(column.cells for column in columns), strict=True):
-        table.add_row(*map(Text, texts))
-    return table
-
-
-def _columns(family: Sequence[dict[str, Any]]) -> list[_Column]:
-    """Return the columns of a table: method, bits per quantized part, metrics, bits per weight, size, time and loaders.
+def _columns(family: Sequence[dict[str, Any]], ids: Mapping[str, str]) -> list[Column]:
+    """Return the columns of a table: method, bits per quantized part, metrics, bits per weight, size, id, time and loaders.
 
     Method, bits, the first metric and the paper's bits per weight always stay (rank 0).
     """
     parts = sorted({part for row in family for part in row["bits"]}, key=part_order)
     metrics = list(dict.fromkeys(name for row in family for name in row["metrics"]))
-    columns = [_Column("method", "method", [row["label"] for row in family], 0, "left", wrap=True)]
-    columns += [_Column(part, part, [row["bits"].get(part, "16") for row in family], 0) for part in parts]
+    columns = [Column("method", "method", [row["label"] for row in family], 0, "left", wrap=True, joins=True)]
+    columns += [Column(part, part, [row["bits"].get(part, "16") for row in family], 0, joins=True) for part in parts]
     for place, name in enumerate(metrics):
         label = METRIC_LABELS.get(name, name)
-        columns.append(_Column(label, label, _figures(family, name), 2 * place))
+        columns.append(Column(label, label, _figures(family, name), 2 * place))
         if len(metrics) <= COMPARED or not place:
             told = [_difference(row["metrics"].get(name)) for row in family]
-            columns.append(_Column(f"{label} vs full", "vs\nfull", told, 2 * place + 1))
+            if any(told):
+                columns.append(Column(f"{label} vs full", "vs\nfull", told, 2 * place + 1))
     last = 2 * len(metrics) + 1
+    columns += [Column(name, name, shares, last) for name, shares in alike_columns(family)]
     columns += [
-        _Column("bpw paper", "bpw\npaper", [f"{row['bpw_paper']:.2f}" for row in family], 0),
-        _Column("bpw exact", "bpw\nexact", [f"{row['bpw_exact']:.2f}" for row in family], last),
-        _Column("size", "size\nMB", [f"{row['size_bytes'] / 1e6:.2f}" for row in family], last + 1),
-        _Column("time", "time\ns", [f"{row['seconds']:.1f}" for row in family], last + 2),
+        Column("bpw paper", "bpw\npaper", [f"{row['bpw_paper']:.2f}" for row in family], 0),
+        Column("bpw exact", "bpw\nexact", [f"{row['bpw_exact']:.2f}" for row in family], last),
+        Column("size", "size\nMB", [f"{row['size_bytes'] / 1e6:.2f}" for row in family], last + 1),
+        Column("id", "id", [ids[row["id"]] for row in family], last + 2, "left"),
+        Column("time", "time\ns", [f"{row['seconds']:.1f}" for row in family], last + 3),
     ]
     if any("loads_in" in row for row in family):
         loaders = [loads_in.shown(row.get("loads_in", ())) for row in family]
-        columns.append(_Column("loads in", "loads in", loaders, last + 3, "left"))
+        columns.append(Column("loads in", "loads in", loaders, last + 4, "left"))
     return columns
+
+
+def _joined(family: Sequence[dict[str, Any]]) -> Column:
+    return Column(JOINED, JOINED, [title(row) for row in family], 0, "left", wrap=True, least=LEAST_JOINED)
 
 
 def _figures(family: Sequence[dict[str, Any]], name: str) -> list[str]:

@@ -21,6 +21,8 @@ class Record:
 
     * ``metrics``: name -> ``{"value", "interval", "higher_is_better", "count"}``; plus ``"by_type"`` if items have types,
       ``"definition"`` if several scripts share the metric's name, and ``"warnings"``, sentences that qualify the value.
+    * ``answers``: ``{"empty", "identical", "expected", "commonest"}``, how alike the answers are (``metrics.result.Alike``);
+      empty of failed cells, of likelihoods, and of records from before it was told.
     * ``size``: as computed by ``quantization/size.py``.
     * ``loads_in``: the loaders that take the cell's export quantized (``identity/loads_in.py``); None if it is not known, as
       of failed cells and of records from before there were exports.
@@ -46,6 +48,7 @@ class Record:
     created: str = ""
     attempts: dict[str, Any] = field(default_factory=dict)
     loads_in: list[str] | None = None
+    answers: dict[str, Any] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:

@@ -15,11 +15,16 @@ Progress = Callable[[int, int], None]
 
 
 class Predictions(dict[str, str]):
-    """Model's answers by item id; ``not_finite`` holds the ids whose logits or scores were NaN or infinite."""
+    """Model's answers by item id; ``not_finite`` holds the ids whose logits or scores were NaN or infinite.
+
+    ``log_probabilities`` holds the log-probability of each answer's tokens, up to and with its end, and their number, if a
+    metric asks for it.
+    """
 
     def __init__(self, answers: Mapping[str, str] = MappingProxyType({}), not_finite: Iterable[str] = ()) -> None:
         super().__init__(answers)
         self.not_finite = set(not_finite)
+        self.log_probabilities: dict[str, tuple[float, int]] = {}
 
 
 class Task(Protocol):

@@ -19,12 +19,14 @@ from mmq_sweeps.identity.roles import EVALUATION, LABEL
 from mmq_sweeps.metrics import MetricResult
 from mmq_sweeps.metrics.degenerate import of_left_out, of_logits
 from mmq_sweeps.metrics.likelihood import LikelihoodScorer
+from mmq_sweeps.metrics.names import load_metrics
 from mmq_sweeps.models import model_check
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.logits import watching_logits
 from mmq_sweeps.models.model_check import Asked, Asking
 from mmq_sweeps.models.plain_text import plain_text
 from mmq_sweeps.tasks.base import Predictions, Progress
+from mmq_sweeps.tasks.confidence import generate_with_confidence
 from mmq_sweeps.tasks.examples import Examples, Prepared, decoded, split_up
 from mmq_sweeps.tasks.items import (
     bad_texts,
@@ -222,7 +224,8 @@ class GenerationTask(ABC):
         with watching_logits(loaded.model) as watch:
             for batch, prompts in batches:
                 with _seeded(len(predictions), loaded.device) if draws else nullcontext():
-                    generated = self._generate(loaded, batch, prompts, prepare)
+                    generated, sure = self._generate(loaded, batch, prompts, prepare)
+                predictions.log_probabilities.update(zip((item.id for item in batch), sure, strict=False))
                 with tokenizing:
                     texts = loaded.processor.batch_decode(generated, skip_special_tokens=True)
                 predictions.update({item.id: text.strip() for item, text in zip(batch, texts, strict=True)})
@@ -237,15 +240,18 @@ class GenerationTask(ABC):
         batch: Sequence[Item],
         prompts: Mapping[str, Any],
         prepare: Callable[[Sequence[Item]], dict[str, Any]],
-    ) -> Tensor:
-        """Return the new tokens of each row.
+    ) -> tuple[Tensor, list[tuple[float, int]]]:
+        """Return the new tokens of each row, and their log-probability and number if a metric asks for it.
 
         Raises ValueError naming an item that the model cannot answer, such as a prompt that is too long.
         """
 
-        def generate(asked: Sequence[Item]) -> Tensor:
+        def generate(asked: Sequence[Item]) -> tuple[Tensor, list[tuple[float, int]]]:
             inputs = loaded.to_device(prompts if asked is batch else prepare(asked))
-            return _generated(loaded.model.generate(**inputs, **self.generation), inputs["input_ids"])
+            if self._asks_confidence:
+                found = generate_with_confidence(loaded.model, inputs, self.generation)
+                return _generated(found.tokens, inputs["input_ids"]), found.log_probabilities
+            return _generated(loaded.model.generate(**inputs, **self.generation), inputs["input_ids"]), []
 
         return naming_the_item(generate)(batch)
 
@@ -289,6 +295,11 @@ class GenerationTask(ABC):
         if self.teacher_forced:
             return LikelihoodScorer([item.id for item in self.items], self.metrics)
         return self.make_scorer(self.items, cache)
+
+    @cached_property
+    def _asks_confidence(self) -> bool:
+        """True if a metric asks how probable the model finds its own answers."""
+        return any(metric.needs == "confidences" for metric in load_metrics(self.metrics))
 
     @cached_property
     def _asked(self) -> list[Item]:

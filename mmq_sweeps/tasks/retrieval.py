@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,8 +24,9 @@ from torch import Tensor
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
 from mmq_sweeps.metrics import MetricResult, RetrievalScorer
 from mmq_sweeps.metrics.captions import check_items
-from mmq_sweeps.metrics.degenerate import of_first, of_left_out, of_scores
+from mmq_sweeps.metrics.degenerate import alike, of_first, of_left_out, of_scores
 from mmq_sweeps.metrics.ranks import NEVER, Ranks
+from mmq_sweeps.metrics.result import Alike
 from mmq_sweeps.models import model_check
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.model_check import Asked, Asking
@@ -211,15 +212,18 @@ class RetrievalTask:
             return np.array([NEVER if rank is None else rank for rank in found], dtype=np.int64)
 
         wrong = getattr(predictions, "not_finite", ())
+        firsts = _Firsts.of(scorer, predictions)
         warnings = (
             *of_scores([one in wrong for one in scorer.image_ids], [one in wrong for one in scorer.text_ids]),
             *of_left_out(len(self._asked) - len(self.images), len(self._asked), left_out_for(self.notes())),
             *self._doubtful_items(),
-            *self._alike(scorer, predictions),
+            *of_first("images", "text", firsts.of_images, firsts.images),
+            *of_first("texts", "image", firsts.of_texts, firsts.owners),
             *self.examples.remarks(self.images),
         )
         found = scorer.score_ranks(Ranks(ranks(scorer.image_ids), ranks(scorer.text_ids), scorer.owner))
-        return {name: result.warned(*warnings) for name, result in found.items()}
+        repeated = firsts.alike()
+        return {name: replace(result, alike=repeated).warned(*warnings) for name, result in found.items()}
 
     def samples(self, count: int) -> list[tuple[str, Any, list[str]]]:
         return [(example.id, example.image, list(example.references)) for example in self.images[:count]]
@@ -241,18 +245,6 @@ class RetrievalTask:
     def _check_samples(self, examples: Sequence[Any]) -> None:
         if bad := _bad_texts_of(examples):
             raise ValueError(f"task.calibration_split={self.calibration_split}: {describe_bad(bad, len(examples))}")
-
-    def _alike(self, scorer: RetrievalScorer, predictions: Mapping[str, str]) -> tuple[str, ...]:
-        """Warn if most queries find the same answer first, as they do if a model scores every pair alike."""
-
-        def first(ids: Sequence[str]) -> list[str]:
-            return [next(iter(json.loads(predictions[one]).get("first", ())), "") for one in ids]
-
-        owners = [scorer.image_ids[place] for place in scorer.owner]
-        return (
-            *of_first("images", "text", first(scorer.image_ids), scorer.image_ids),
-            *of_first("texts", "image", first(scorer.text_ids), owners),
-        )
 
     def _doubtful_items(self) -> tuple[str, ...]:
         """Warn about empty texts, and about texts or images that occur several times: a tie counts against the model."""
@@ -333,6 +325,32 @@ class RetrievalTask:
         scores[order] = torch.cat(parts).double().cpu()
         found: Floats = scores[columns].numpy()
         return found
+
+
+@dataclass(frozen=True)
+class _Firsts:
+    """What each image and each text finds first, empty if nothing: the same in most cases if a model scores all alike.
+
+    ``owners`` are the texts' images, the right answers; of the images, a text each is right, named like its image.
+    """
+
+    images: Sequence[str]
+    owners: Sequence[str]
+    of_images: list[str]
+    of_texts: list[str]
+
+    @staticmethod
+    def of(scorer: RetrievalScorer, predictions: Mapping[str, str]) -> _Firsts:
+        def first(ids: Sequence[str]) -> list[str]:
+            return [next(iter(json.loads(predictions[one]).get("first", ())), "") for one in ids]
+
+        owners = [scorer.image_ids[place] for place in scorer.owner]
+        return _Firsts(scorer.image_ids, owners, first(scorer.image_ids), first(scorer.text_ids))
+
+    def alike(self) -> Alike | None:
+        """Return how alike the first results are, in the direction that repeats itself more."""
+        both = [alike(self.of_images, self.images), alike(self.of_texts, self.owners)]
+        return max((one for one in both if one), key=lambda one: (one.identical, one.empty), default=None)
 
 
 class _Steps:

@@ -12,12 +12,13 @@ from PIL import Image
 
 from analysis.__main__ import main
 from analysis.figures import interactive, paper
-from analysis.figures.catalog import FIGURES, NEEDS, figures
-from analysis.figures.plots import XY, Heatmap
+from analysis.figures.catalog import FIGURES, NEEDS, TRANSFER, figures
+from analysis.figures.plots import XY, Heatmap, Plot
 from analysis.load import load
 from analysis.measures import family
 from analysis.measures.importance import importances
-from tests.analysis.grids import PARTS, stored
+from mmq_sweeps.store.store import Store
+from tests.analysis.grids import PARTS, record, stored
 
 FULL = {"none": [({}, 16.0, 1.0)]}
 
@@ -73,6 +74,47 @@ def test_figures_show_the_cells_scores(grid: Path) -> None:
 def test_curves_of_one_quantity_share_its_range(grid: Path) -> None:
     (plot,) = figures(load([str(grid)]), names=["parts"])
     assert len({axes.get_ylim() for axes in paper.draw(plot, 6.9).axes}) == 1
+
+
+def labels(plot: Plot) -> list[tuple[str, str]]:
+    """The labels of both axes of each panel, as drawn."""
+    return [(axes.get_xlabel(), axes.get_ylabel()) for axes in paper.draw(plot, 6.9).axes[: len(plot.panels)]]
+
+
+def test_panels_that_share_an_axis_label_it_once(grid: Path) -> None:
+    plots = {
+        plot.name.split("-")[0]: plot for plot in figures(load([str(grid)]), names=["parts", "heatmaps", "interaction"])
+    }
+    assert labels(plots["parts"]) == [("bits", "CIDEr"), ("bits", ""), ("bits", "")]
+    # Two rows, of gptq and of rtn; the second and the third panel have the same rows.
+    assert labels(plots["heatmaps"]) == [
+        ("", "connector bits"), ("", "language bits"), ("", ""),
+        ("vision bits", "connector bits"), ("vision bits", "language bits"), ("connector bits", ""),
+    ]  # fmt: skip
+    drawn = paper.draw(plots["interaction"], 6.9).axes
+    assert len({axes.get_xlim() for axes in drawn}) == len({axes.get_ylim() for axes in drawn}) == 1
+
+
+def test_three_parts_have_one_colour_bar_and_their_labels_inside(grid: Path) -> None:
+    (plot,) = figures(load([str(grid)]), names=["space"])
+    figure = paper.draw(plot, 6.9)
+    spaces = [axes for axes in figure.axes if axes.name == "3d"]
+    assert (len(spaces), len(figure.axes)) == (2, 3)
+    figure.draw_without_rendering()
+    bar = figure.axes[-1].get_window_extent()
+    for axes in spaces:
+        assert [text.get_text() for text in axes.get_zticklabels()] == ["3", "4", "16"]
+        for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
+            place = axis.label.get_window_extent()
+            assert not place.overlaps(bar)
+            assert figure.bbox.x0 <= place.x0 < place.x1 <= figure.bbox.x1
+
+
+def test_a_part_alone_is_no_grid(tmp_path: Path) -> None:
+    alone = [({part: bits}, 16 - bits / 4, 0.5 + bits / 100) for part in PARTS for bits in (2, 3, 4, 8)]
+    stored(tmp_path / "runs", {**FULL, "awq": alone})
+    told = figures(load([str(tmp_path / "runs")]), names=["heatmaps", "space", "parts", "groups"])
+    assert [plot.name.split("-")[0] for plot in told] == ["parts"]
 
 
 def test_a_page_needs_no_network_and_names_its_cells(grid: Path, tmp_path: Path) -> None:
@@ -160,7 +202,7 @@ def test_all_of_the_study_s_figures_at_both_widths_and_what_cells_lack_for_the_r
 ) -> None:
     command(monkeypatch, "--source", grid, "--experiment", "paper", "--out", tmp_path / "out")
     written = list((tmp_path / "out").iterdir())
-    drawn = FIGURES.keys() - {"groups", "layers"}
+    drawn = FIGURES.keys() - {"groups", "layers", "risk_coverage"}
     assert {path.name.split("-")[0] for path in written} == drawn
     for width, inches in paper.COLUMN_INCHES.items():
         pictures = [path for path in written if path.name.endswith(f"-{width}.png")]
@@ -171,6 +213,23 @@ def test_all_of_the_study_s_figures_at_both_widths_and_what_cells_lack_for_the_r
                 assert 0.7 * inches < image.width / paper.DPI <= inches + 0.1, path.name
             assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     told = sorted(capsys.readouterr().err.splitlines())
-    assert [line.split(": ")[1] for line in told] == ["groups", "layers"]
+    assert [line.split(": ")[1] for line in told] == ["groups", "layers", "risk_coverage"]
     assert told[0].startswith("not drawn: groups: needs cells that narrow a part's blocks")
-    assert FIGURES.keys() == NEEDS.keys()
+    assert {*FIGURES, TRANSFER} == NEEDS.keys()
+
+
+def test_risk_over_coverage_of_cells_that_hold_confidence(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    for bits, errors in (({}, [0, 0, 0, 1]), ({"vision": 4}, [1, 0, 0, 1])):
+        one = record("gptq", bits, 8.0 if bits else 16.0, 0.5)
+        totals = [[1 - place / 10, float(error)] for place, error in enumerate(errors)]
+        items = [
+            {"id": str(place), "prediction": "x", "scores": {"cider": 0.5}, "totals": {"aurc": total}}
+            for place, total in enumerate(totals)
+        ]
+        store.save(one, items)
+    (plot,) = figures(load([str(tmp_path)]), names=["risk_coverage"])
+    full, quantized = plot.panels[0].series
+    assert (full.label, list(full.x)) == ("full precision", [0.25, 0.5, 0.75, 1.0])
+    assert list(full.y) == [0, 0, 0, 0.25]
+    assert list(quantized.y) == pytest.approx([1, 1 / 2, 1 / 3, 1 / 2])

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -163,10 +162,8 @@ def test_predictions_of_a_row_are_read(published: Path, tmp_path: Path) -> None:
 
 def test_the_table_goes_through_parquet_unchanged(published: Path, tmp_path: Path) -> None:
     out = tmp_path / "cells.parquet"
-    done = subprocess.run(
-        [sys.executable, "-m", "analysis", "export", "--source", f"published:{published}", "--out", str(out)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    arguments = ["export", "--source", f"published:{published}", "--out", str(out)]
+    done = run_forked("analysis", arguments, tmp_path, command_environment())
     assert "1948 cells" in done.stdout
     pd.testing.assert_frame_equal(pd.read_parquet(out), load([f"published:{published}"]).frame, check_dtype=False)
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import csv
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -8,7 +10,9 @@ import pandas as pd
 import pytest
 
 from analysis.cells import Cells
-from analysis.pivot import markdown
+from analysis.tables.flat import csv_text
+from analysis.tables.latex import SIGNS, latex
+from analysis.tables.pivot import markdown
 from mmq_sweeps.store.store import Store
 from tests.commands import run_forked
 from tests.conftest import command_environment
@@ -36,7 +40,10 @@ def test_a_folder_that_is_no_store_is_an_error(tmp_path: Path) -> None:
 
 def test_failures_are_told(tmp_path: Path) -> None:
     Store.open(tmp_path).save(failed())
-    assert "RuntimeError: boom" in analysis("table", "--source", str(tmp_path)).stderr
+    done = analysis("table", "--source", str(tmp_path))
+    assert done.stderr == "failed: f gptq vision 3: RuntimeError: boom\n"
+    assert done.stdout == "failed with RuntimeError: gptq vision 3\n"
+    assert analysis("table", "--source", str(tmp_path), "--csv").stdout.splitlines()[1].startswith("f,failed,")
 
 
 def test_markdown_places_methods_and_parts_against_bits() -> None:
@@ -59,9 +66,51 @@ def test_markdown_places_methods_and_parts_against_bits() -> None:
             "| gptq | vision | 0.2500 | 0.7500 |",
             "| rtn | vision + language |  | 0.5000 |",
             "",
-            "1 cells of mixed bit-widths are not shown.",
+            "m, t; cells of several bit-widths",
+            "",
+            "| method | vision | language | CIDEr | bits per weight | MB |",
+            "|---|---:|---:|---:|---:|---:|",
+            "| none | 16 | 16 | 1.0000 | 16.00 | 1.60 |",
+            "| awq | 4 | 3 | 0.6000 | 4.70 | 0.47 |",
+            "",
+            "- failed with RuntimeError: gptq vision 3",
         ]
     )
+
+
+ODD = r"50% of_it #1 {a} & $b ~c^d \e <f> \"g\""
+
+
+def unescaped(text: str) -> str:
+    """Read LaTeX back, as far as ``latex`` writes it."""
+    for sign, written in SIGNS.items():
+        text = text.replace(written, sign) if len(written) > 2 else text
+    return re.sub(r"\\([&%$#_{}])", r"\1", text)
+
+
+def test_latex_has_the_rules_of_booktabs_and_names_as_they_are() -> None:
+    told = latex(table_of(record(16.0, 1.0, "none", ODD), record(4.5, 0.75, "[gptq]", ODD, vision=4), failed()))
+    assert [told.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+    assert r"{[gptq]} & vision & 0.7500 \\" in told.splitlines()
+    caption = next(line for line in told.splitlines() if line.startswith(r"\caption"))
+    assert not re.search(r"(?<!\\)[%#&$_~^<>|\"]", caption)
+    assert f"m, {ODD}, cider; full precision 1.0000" in unescaped(caption)
+
+
+def test_a_long_latex_table_breaks_over_pages() -> None:
+    cells = [record(4.0, 0.5, f"rtn{number}", vision=4) for number in range(50)]
+    told = latex(table_of(*cells))
+    assert told.count(r"\begin{longtable}{llr}") == told.count(r"\end{longtable}") == 1
+    assert r"\begin{table}" not in told
+
+
+def test_csv_has_every_cell_and_figure() -> None:
+    told = csv_text(table_of(record(16.0, 1.0, "none"), record(2.5, 0.25, vision=2), failed()))
+    full, quantized, broken = csv.DictReader(told.splitlines())
+    assert (full["bits.vision"], full["metric.cider"], full["difference.cider"]) == ("16", "1.0", "")
+    assert (quantized["bits.vision"], float(quantized["difference.cider"])) == ("2", pytest.approx(-0.75))
+    assert float(quantized["difference_low.cider"]) <= -0.75 <= float(quantized["difference_high.cider"])
+    assert (broken["status"], broken["bits.vision"], broken["error"]) == ("failed", "3", "RuntimeError")
 
 
 @pytest.mark.parametrize(("settings", "families"), [(["f"], 1), (["f", "g"], 3)])

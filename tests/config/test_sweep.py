@@ -111,8 +111,7 @@ def test_a_batch_size_changes_no_caption(composed: Composed, tmp_path: Path) -> 
 
 def test_a_terminal_gets_bars_and_colours(tmp_path: Path) -> None:
     """The command on a real terminal: bars over cells and stages, colours in the table."""
-    arguments = ["-m", "mmq_sweeps", "method=rtn", "bits=3", *SMALL, "task.limit=300"]
-    text = on_a_terminal(arguments, tmp_path)
+    text = on_a_terminal("mmq_sweeps", ["method=rtn", "bits=3", *SMALL, "task.limit=300"], tmp_path)
     for expected in ("cells · full precision", "cells · rtn vision 3", "evaluate", "━", "\x1b["):
         assert expected in text, expected
     for unwanted in ("Warning", "warning", "Loading weights", "Traceback"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,25 +12,13 @@ import pytest
 import torch
 
 from mmq_sweeps.execution.executor import quiet_libraries
-from mmq_sweeps.models.loading import load_model, silent_bars
+from mmq_sweeps.models.loading import load_model
 from mmq_sweeps.models.quantized.checkpoint import read_checkpoint
 from mmq_sweeps.store.store import Store
-from tests.models.quantized.folders import EMBEDDED, LANGUAGE, VISION, as_gptq, compress, edit, rewrite, scheme
+from tests.models.quantized.folders import EMBEDDED, as_gptq, edit, rewrite
 
 FEW = ("task.limit=12", "tracker=none", "model=tiny_blip2", "--json")
 Command = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="module")
-def blip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("elsewhere") / "blip2"
-    with quiet_libraries(), silent_bars():
-        return compress(EMBEDDED / "tiny_blip2", out, scheme(VISION, 4, 32), scheme(LANGUAGE, 3))
-
-
-@pytest.fixture
-def copy(blip2: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(blip2, tmp_path / "copy")
 
 
 def told(done: subprocess.CompletedProcess[str]) -> Any:
@@ -39,9 +26,9 @@ def told(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(done.stdout)
 
 
-def test_it_is_measured_shown_and_recommended_beside_ours(command: Command, tmp_path: Path, blip2: Path) -> None:
+def test_it_is_measured_shown_and_recommended_beside_ours(command: Command, tmp_path: Path, packed_blip2: Path) -> None:
     told(command(*FEW, "-m", "method=rtn", "bits=2"))
-    cells = told(command(*FEW, "-m", f"model.checkpoint=embedded/tiny_blip2,{blip2}", "method=none"))["cells"]
+    cells = told(command(*FEW, "-m", f"model.checkpoint=embedded/tiny_blip2,{packed_blip2}", "method=none"))["cells"]
     full, own = cells
     assert (full["method"], own["method"]) == ("none", "quantized elsewhere")
     assert own["family"] == full["family"] == "tiny_blip2, scenes_caption"
@@ -52,11 +39,11 @@ def test_it_is_measured_shown_and_recommended_beside_ours(command: Command, tmp_
     record = Store.existing(tmp_path / "runs").record(own["id"])
     assert record is not None
     assert not record.baseline
-    linears = read_checkpoint(blip2).linears.values()
+    linears = read_checkpoint(packed_blip2).linears.values()
     total = record.size["total"]
     rest = total["parameters"] - sum(linear.weights for linear in linears)
     assert total["bpw_exact"] == (sum(linear.bits for linear in linears) + 16 * rest) / total["parameters"]
-    assert total["stored_bytes"] == read_checkpoint(blip2).size
+    assert total["stored_bytes"] == read_checkpoint(packed_blip2).size
     assert record.size["parts"]["language"]["bpw_paper"] < record.size["parts"]["vision"]["bpw_paper"] < 16
     assert record.size["parts"]["connector"]["bpw_exact"] == 16
     assert record.notes["stored"]["method"] == "compressed-tensors"
@@ -71,10 +58,10 @@ def test_it_is_measured_shown_and_recommended_beside_ours(command: Command, tmp_
     assert "best measured: quantized elsewhere vision 4 language 3" in best.stdout
 
 
-def test_what_is_measured_is_the_loaded_model(blip2: Path, model_config: dict[str, Any]) -> None:
+def test_what_is_measured_is_the_loaded_model(packed_blip2: Path, model_config: dict[str, Any]) -> None:
     """Bit for bit the model that holds the weights which compressed-tensors decompresses."""
     with quiet_libraries():
-        measured = load_model({**model_config, "checkpoint": str(blip2), "revision": None})
+        measured = load_model({**model_config, "checkpoint": str(packed_blip2), "revision": None})
         dense = load_model(model_config).model
     weights = {name: value for name, value in measured.model.state_dict().items() if not name.endswith("_scale")}
     kept = {name: weights[name] for name in dense.state_dict()}
@@ -90,24 +77,25 @@ def test_what_is_measured_is_the_loaded_model(blip2: Path, model_config: dict[st
     assert len(measured.stored.linears) == 60
 
 
-def test_quantizing_it_further_is_refused(command: Command, blip2: Path) -> None:
-    done = command(*FEW, f"model.checkpoint={blip2}", "method=rtn", "bits=3")
+def test_quantizing_it_further_is_refused(command: Command, packed_blip2: Path) -> None:
+    done = command(*FEW, f"model.checkpoint={packed_blip2}", "method=rtn", "bits=3")
     assert done.returncode == 2
     assert done.stderr.count("error: ") == 1
-    assert f"error: model.checkpoint={blip2}: is quantized already, by compressed-tensors; quantizing it further" in (
-        done.stderr
+    assert (
+        f"error: model.checkpoint={packed_blip2}: is quantized already, by compressed-tensors; quantizing it further"
+        in (done.stderr)
     )
     assert "method=none to measure this one as it is" in done.stderr
 
 
-def test_two_of_them_are_told_apart_by_their_folders(command: Command, blip2: Path, copy: Path) -> None:
-    rewrite(copy, lambda weights: {**weights, "query_tokens": weights["query_tokens"] * 0.99})
+def test_two_of_them_are_told_apart_by_their_folders(command: Command, packed_blip2: Path, packed_copy: Path) -> None:
+    rewrite(packed_copy, lambda weights: {**weights, "query_tokens": weights["query_tokens"] * 0.99})
     told(command(*FEW, "method=none"))
-    cells = told(command(*FEW, "-m", f"model.checkpoint={blip2},{copy}", "method=none"))["cells"]
+    cells = told(command(*FEW, "-m", f"model.checkpoint={packed_blip2},{packed_copy}", "method=none"))["cells"]
     assert len({cell["id"] for cell in cells}) == 2
     assert {cell["label"] for cell in cells} == {
-        f"quantized elsewhere model.checkpoint={blip2}",
-        f"quantized elsewhere model.checkpoint={copy}",
+        f"quantized elsewhere model.checkpoint={packed_blip2}",
+        f"quantized elsewhere model.checkpoint={packed_copy}",
     }
     (frontier,) = told(command("frontier", "--source", "runs", "--json", module="analysis"))
     assert frontier["full"] is not None
@@ -115,20 +103,22 @@ def test_two_of_them_are_told_apart_by_their_folders(command: Command, blip2: Pa
 
 @pytest.mark.parametrize("broken", ["a scale", "a target", "a package"])
 def test_one_that_cannot_be_loaded_is_refused_before_it_is_measured(
-    command: Command, copy: Path, tmp_path: Path, broken: str
+    command: Command, packed_copy: Path, tmp_path: Path, broken: str
 ) -> None:
     if broken == "a scale":
         name = "language_model.model.decoder.layers.0.fc1.weight_scale"
-        rewrite(copy, lambda weights: {key: value for key, value in weights.items() if key != name})
+        rewrite(packed_copy, lambda weights: {key: value for key, value in weights.items() if key != name})
         message = f"does not load it: 1 weights are missing, which a loader draws at random ({name})"
     elif broken == "a target":
-        edit(copy, lambda own: own["quantization_config"]["config_groups"]["group_1"].update(targets=["nothing"]))
+        edit(
+            packed_copy, lambda own: own["quantization_config"]["config_groups"]["group_1"].update(targets=["nothing"])
+        )
         message = "36 linears are stored quantized, and no target names them"
     else:
-        copy = as_gptq(EMBEDDED / "tiny_blip2", tmp_path / "gptq", lambda name: None)
-        edit(copy, lambda own: own["quantization_config"].update(quant_method="auto-round"))
+        packed_copy = as_gptq(EMBEDDED / "tiny_blip2", tmp_path / "gptq", lambda name: None)
+        edit(packed_copy, lambda own: own["quantization_config"].update(quant_method="auto-round"))
         message = "its files hold no quantized weights"
-    done = command(*FEW, f"model.checkpoint={copy}", "method=none")
+    done = command(*FEW, f"model.checkpoint={packed_copy}", "method=none")
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in done.stderr
 
@@ -142,21 +132,23 @@ def test_a_package_that_is_not_installed_is_named_with_its_command(
         load_model({**model_config, "checkpoint": str(folder), "revision": None})
 
 
-def test_its_files_are_its_identity(composed: Callable[..., Any], copy: Path) -> None:
+def test_its_files_are_its_identity(composed: Callable[..., Any], packed_copy: Path) -> None:
     """Weights, and the configuration that says how they are read."""
     from mmq_sweeps.config.sweep import plan
 
     def planned() -> Any:
-        (cell,) = plan([composed("model=tiny_blip2", f"model.checkpoint={copy}", "method=none", "tracker=none")]).cells
+        (cell,) = plan(
+            [composed("model=tiny_blip2", f"model.checkpoint={packed_copy}", "method=none", "tracker=none")]
+        ).cells
         return cell
 
     first = planned()
     assert (first.names["method"], first.model["quantized"]) == ("quantized elsewhere", "compressed-tensors")
     assert first.title() == "quantized elsewhere"
-    edit(copy, lambda own: own["quantization_config"].update(ignore=["re:.*fc9"]))
+    edit(packed_copy, lambda own: own["quantization_config"].update(ignore=["re:.*fc9"]))
     second = planned()
     assert second.id != first.id
-    rewrite(copy, lambda weights: {**weights, "query_tokens": weights["query_tokens"] + 1})
+    rewrite(packed_copy, lambda weights: {**weights, "query_tokens": weights["query_tokens"] + 1})
     assert planned().id not in (first.id, second.id)
 
 
@@ -169,12 +161,12 @@ def test_full_precision_keeps_its_id(composed: Callable[..., Any]) -> None:
 
 
 def test_a_dtype_that_is_not_its_own_is_told(
-    blip2: Path, copy: Path, model_config: dict[str, Any], caplog: pytest.LogCaptureFixture
+    packed_blip2: Path, packed_copy: Path, model_config: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    edit(copy, lambda own: own.update(dtype="bfloat16"))
+    edit(packed_copy, lambda own: own.update(dtype="bfloat16"))
     with quiet_libraries():
-        load_model({**model_config, "checkpoint": str(copy), "revision": None})
+        load_model({**model_config, "checkpoint": str(packed_copy), "revision": None})
         assert "is stored in bfloat16 and measured in float32; model.dtype=bfloat16 measures it as it is" in caplog.text
         caplog.clear()
-        load_model({**model_config, "checkpoint": str(blip2), "revision": None})
+        load_model({**model_config, "checkpoint": str(packed_blip2), "revision": None})
     assert not caplog.text

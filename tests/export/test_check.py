@@ -11,35 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.export.__main__ import main
-from mmq_sweeps.models.loading import silent_bars
 from tests.models.quantized.folders import (
     EMBEDDED,
-    LANGUAGE,
-    VISION,
     as_gptq,
-    compress,
     edit,
     flip_a_byte,
     rewrite,
-    scheme,
     small_llama,
 )
 
 FC1 = "language_model.model.decoder.layers.0.fc1"
-
-
-@pytest.fixture(scope="module")
-def blip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("checked") / "blip2"
-    with quiet_libraries(), silent_bars():
-        return compress(EMBEDDED / "tiny_blip2", out, scheme(VISION, 4, 32), scheme(LANGUAGE, 3))
-
-
-@pytest.fixture
-def copy(blip2: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(blip2, tmp_path / "copy")
 
 
 @pytest.fixture
@@ -65,8 +47,8 @@ def with_checksums(folder: Path) -> Path:
     return folder
 
 
-def test_a_folder_of_compressed_tensors_passes(blip2: Path, checked: Checked) -> None:
-    status, lines = checked(blip2)
+def test_a_folder_of_compressed_tensors_passes(packed_blip2: Path, checked: Checked) -> None:
+    status, lines = checked(packed_blip2)
     assert status == 0, lines
     assert list(lines) == ["checksums", "tensors", "names", "loading"]
     assert all(line.startswith("ok ") for line in lines.values())
@@ -81,56 +63,61 @@ def test_a_folder_at_full_precision_passes(checked: Checked) -> None:
     assert "0 quantized linears (all at full precision)" in lines["tensors"]
 
 
-def test_a_flipped_byte_shows_in_checksums_and_nowhere_else(copy: Path, checked: Checked) -> None:
-    with_checksums(copy)
-    assert checked(copy)[0] == 0
-    flip_a_byte(copy / "model.safetensors")
-    status, lines = checked(copy)
+def test_a_flipped_byte_shows_in_checksums_and_nowhere_else(packed_copy: Path, checked: Checked) -> None:
+    with_checksums(packed_copy)
+    assert checked(packed_copy)[0] == 0
+    flip_a_byte(packed_copy / "model.safetensors")
+    status, lines = checked(packed_copy)
     assert status == 1
     assert lines["checksums"].startswith("failed")
     assert "model.safetensors is not as mmq_sweeps.json says" in lines["checksums"]
     assert all(lines[name].startswith("ok") for name in ("tensors", "names"))
 
 
-def test_files_that_are_listed_and_not_there_and_the_other_way_round(copy: Path, checked: Checked) -> None:
-    with_checksums(copy)
-    (copy / "tokenizer_config.json").unlink()
-    shutil.copy(copy / "model.safetensors", copy / "other.safetensors")
-    status, lines = checked(copy)
+def test_files_that_are_listed_and_not_there_and_the_other_way_round(packed_copy: Path, checked: Checked) -> None:
+    with_checksums(packed_copy)
+    (packed_copy / "tokenizer_config.json").unlink()
+    shutil.copy(packed_copy / "model.safetensors", packed_copy / "other.safetensors")
+    status, lines = checked(packed_copy)
     assert status == 1
     assert "tokenizer_config.json is listed and not there" in lines["checksums"]
     assert "other.safetensors is not listed" in lines["checksums"]
     assert "lies both in model.safetensors and in other.safetensors" in lines["tensors"]
 
 
-def test_checksums_that_cannot_be_read_are_a_fault(copy: Path, checked: Checked) -> None:
-    (copy / "mmq_sweeps.json").write_text('{"schema": 1}')
-    status, lines = checked(copy)
+def test_checksums_that_cannot_be_read_are_a_fault(packed_copy: Path, checked: Checked) -> None:
+    (packed_copy / "mmq_sweeps.json").write_text('{"schema": 1}')
+    status, lines = checked(packed_copy)
     assert status == 1
     assert "failed  checksums  mmq_sweeps.json has none that can be read" in lines["checksums"]
 
 
-def test_a_target_that_matches_nothing_is_named(copy: Path, checked: Checked) -> None:
-    edit(copy, lambda own: own["quantization_config"]["config_groups"]["group_0"].update(targets=["re:^encoder.*"]))
-    status, lines = checked(copy)
+def test_a_target_that_matches_nothing_is_named(packed_copy: Path, checked: Checked) -> None:
+    edit(
+        packed_copy,
+        lambda own: own["quantization_config"]["config_groups"]["group_0"].update(targets=["re:^encoder.*"]),
+    )
+    status, lines = checked(packed_copy)
     assert status == 1
     assert "24 linears are stored quantized, and no target names them" in lines["names"]
     assert "1 targets match no module of Blip2ForConditionalGeneration (re:^encoder.*)" in lines["names"]
     assert "transformers does not load all of it" in lines["loading"]
 
 
-def test_a_missing_scale_is_named_by_both(copy: Path, checked: Checked) -> None:
-    rewrite(copy, lambda weights: {name: value for name, value in weights.items() if name != f"{FC1}.weight_scale"})
-    status, lines = checked(copy)
+def test_a_missing_scale_is_named_by_both(packed_copy: Path, checked: Checked) -> None:
+    rewrite(
+        packed_copy, lambda weights: {name: value for name, value in weights.items() if name != f"{FC1}.weight_scale"}
+    )
+    status, lines = checked(packed_copy)
     assert status == 1
     assert f"1 weights are missing, which a loader draws at random ({FC1}.weight_scale)" in lines["names"]
     assert f"missing_keys: {FC1}.weight_scale" in lines["loading"]
 
 
-def test_a_tied_head_that_is_quantized_is_told(copy: Path, checked: Checked) -> None:
+def test_a_tied_head_that_is_quantized_is_told(packed_copy: Path, checked: Checked) -> None:
     head = "language_model.lm_head"
     rewrite(
-        copy,
+        packed_copy,
         lambda weights: {
             **weights,
             f"{head}.weight_packed": torch.zeros(82, 6, dtype=torch.int32),
@@ -138,9 +125,9 @@ def test_a_tied_head_that_is_quantized_is_told(copy: Path, checked: Checked) -> 
             f"{head}.weight_shape": torch.tensor([82, 64]),
         },
     )
-    edit(copy, lambda own: own["quantization_config"].update(ignore=[]))
-    edit(copy, lambda own: own["quantization_config"]["config_groups"]["group_1"]["targets"].append(head))
-    status, lines = checked(copy)
+    edit(packed_copy, lambda own: own["quantization_config"].update(ignore=[]))
+    edit(packed_copy, lambda own: own["quantization_config"]["config_groups"]["group_1"]["targets"].append(head))
+    status, lines = checked(packed_copy)
     assert status == 1
     assert (
         f"1 quantized linears are tied to another module, which cannot be loaded so: untie them ({head})"
@@ -148,22 +135,22 @@ def test_a_tied_head_that_is_quantized_is_told(copy: Path, checked: Checked) -> 
     )
 
 
-def test_a_weight_that_is_no_number_is_named(copy: Path, checked: Checked) -> None:
+def test_a_weight_that_is_no_number_is_named(packed_copy: Path, checked: Checked) -> None:
     def spoil(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         weights[f"{FC1}.weight_scale"][3] = torch.nan
         return weights
 
-    rewrite(copy, spoil)
-    status, lines = checked(copy)
+    rewrite(packed_copy, spoil)
+    status, lines = checked(packed_copy)
     assert status == 1
     assert f"not every value is a finite number ({FC1}.weight" in lines["loading"]
     assert lines["names"].startswith("ok")
 
 
-def test_a_file_that_is_cut_off_ends_the_checks(copy: Path, checked: Checked) -> None:
-    path = copy / "model.safetensors"
+def test_a_file_that_is_cut_off_ends_the_checks(packed_copy: Path, checked: Checked) -> None:
+    path = packed_copy / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    status, lines = checked(copy)
+    status, lines = checked(packed_copy)
     assert status == 1
     assert list(lines) == ["checksums", "tensors"]
     assert "is cut off" in lines["tensors"]
@@ -177,11 +164,11 @@ def test_a_package_that_is_missing_is_named_with_its_command(tmp_path: Path, che
     assert "takes packages that are not installed: pip install optimum gptqmodel" in lines["loading"]
 
 
-def test_a_class_that_transformers_lacks_is_named(copy: Path, checked: Checked) -> None:
-    edit(copy, lambda own: own.update(architectures=["Blip9"]))
-    assert "model.class_name=Blip9" in checked(copy)[1]["tensors"]
-    edit(copy, lambda own: own.pop("architectures"))
-    assert "config.json names no class in architectures" in checked(copy)[1]["tensors"]
+def test_a_class_that_transformers_lacks_is_named(packed_copy: Path, checked: Checked) -> None:
+    edit(packed_copy, lambda own: own.update(architectures=["Blip9"]))
+    assert "model.class_name=Blip9" in checked(packed_copy)[1]["tensors"]
+    edit(packed_copy, lambda own: own.pop("architectures"))
+    assert "config.json names no class in architectures" in checked(packed_copy)[1]["tensors"]
 
 
 @pytest.mark.parametrize(

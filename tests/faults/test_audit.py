@@ -204,7 +204,7 @@ CAPTIONS = [f"caption {number}" for number in range(100)]
     ("says", "told"),
     [
         (["a red circle"] * 68 + CAPTIONS[68:], "gptq vision 2 answers 'a red circle' to 68 of 100"),
-        ([""] * 100, "gptq vision 2 answers nothing to 100 of 100"),
+        ([""] * 100, "gptq vision 2 says nothing to any of 100"),
         ([" "] * 6 + CAPTIONS[6:], "gptq vision 2 answers nothing to 6 of 100"),
         (["a red circle"] * 30 + CAPTIONS[30:], "gptq vision 2 answers 'a red circle' to 30 of 100"),
     ],
@@ -223,7 +223,7 @@ def test_answers_that_are_right_for_most_items_are_no_defect(tmp_path: Path) -> 
     yes = {full.id: 60, fine.id: 65, broken.id: 100}
     says = {name: ["yes"] * number + [f"{name} no"] * (100 - number) for name, number in yes.items()}
     (found,) = defects(stored(tmp_path, full, fine, broken, says=says))["identical answers"]
-    assert found == "1 cells give many items one answer: gptq vision 2 answers 'yes' to 100 of 100"
+    assert found == "1 cells give many items one answer: gptq vision 2 says 'yes' to all of 100"
 
 
 def test_ranks_of_a_retriever_are_no_identical_answers(tmp_path: Path) -> None:
@@ -232,6 +232,17 @@ def test_ranks_of_a_retriever_are_no_identical_answers(tmp_path: Path) -> None:
         one.id: ['{"rank": 0, "found": "x"}'] * 19 + [f'{{"rank": {number}}}'] for number, one in enumerate(records)
     }
     assert "identical answers" not in defects(stored(tmp_path, *records, says=says))
+
+
+def test_a_retriever_that_finds_one_image_for_every_text_is_told(tmp_path: Path) -> None:
+    records = [made("none", {}, 16.0, {"recall_at_1": 0.9}), made("gptq", {"vision": 4}, 8.0, {"recall_at_1": 0.1})]
+
+    def says(images: list[str]) -> list[str]:
+        return [f'{{"rank": 0, "first": ["{image}"]}}' for image in images]
+
+    told = {records[0].id: says([str(place) for place in range(20)]), records[1].id: says(["7"] * 20)}
+    (found,) = defects(stored(tmp_path, *records, says=told))["identical answers"]
+    assert found == "1 cells give many items one answer: gptq vision 4 says '7' to all of 20"
 
 
 def test_cells_measured_on_fewer_items_than_asked_are_told(tmp_path: Path) -> None:

@@ -13,8 +13,15 @@ from torch import Tensor, nn
 
 from mmq_sweeps.methods.gptq import GPTQ
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.quantization import calibration
-from mmq_sweeps.quantization.calibration import BlockRunner, SharedStats, block_statistics, capture
+from mmq_sweeps.quantization.calibration import (
+    BlockRunner,
+    SharedStats,
+    block_runner,
+    block_statistics,
+    calls,
+    capture,
+    recording,
+)
 from mmq_sweeps.quantization.quantize import UnitSolver, quantize_units
 from mmq_sweeps.quantization.requests import Request
 from mmq_sweeps.quantization.targets import Part, find_parts
@@ -148,7 +155,8 @@ def test_a_run_does_not_start_at_a_block_whose_input_some_passes_lack() -> None:
 
 @pytest.fixture(params=[False, True], ids=["here", "offloaded"])
 def offloaded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "_offloaded", lambda _loaded: request.param)
+    for module in (block_runner, recording):
+        monkeypatch.setattr(module, "offloaded", lambda _loaded: request.param)
     monkeypatch.setattr(LoadedModel, "device", property(lambda _loaded: torch.device("cpu")))
 
 
@@ -175,10 +183,10 @@ def test_a_block_that_changes_its_arguments_in_place_sees_the_same_ones_in_every
 
 def test_a_copy_is_shared_until_its_original_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Tensor] = []
-    copied = calibration._copied
-    monkeypatch.setattr(calibration, "_copied", lambda tensor, device: made.append(tensor) or copied(tensor, device))
+    copied = calls._copied
+    monkeypatch.setattr(calls, "_copied", lambda tensor, device: made.append(tensor) or copied(tensor, device))
     x = torch.zeros(2, 3)
-    copies = calibration.Copies()
+    copies = calls.Copies()
     first, (again, other) = copies.of(x), copies.of((x, torch.ones(1)))
     assert first is again
     assert len(made) == 2
@@ -193,7 +201,7 @@ def test_a_copy_is_shared_until_its_original_changes(monkeypatch: pytest.MonkeyP
     [torch.randn(2, 1, 4, 4).expand(2, 8, 4, 4), torch.randn(3, 5).T, torch.randn(3, 9)[:, 2:5], torch.tensor(1.0)],
 )
 def test_a_copy_has_the_strides_of_its_original_and_no_more_memory(tensor: Tensor) -> None:
-    copy = calibration.Copies().of(tensor)
+    copy = calls.Copies().of(tensor)
     assert torch.equal(copy, tensor)
     assert copy.stride() == tensor.stride()
     assert copy.untyped_storage().data_ptr() != tensor.untyped_storage().data_ptr()

@@ -14,13 +14,16 @@ from torch import Tensor
 
 from mmq_sweeps.methods.affine import Format, QuantizedWeight, round_nearest
 from mmq_sweeps.methods.auto_gptq import AutoGPTQ
+from mmq_sweeps.methods.auto_round import AutoRound
 from mmq_sweeps.methods.autoawq import AutoAWQ
 from mmq_sweeps.methods.awq import AWQ
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.methods.coordinate_descent import CoordinateDescent
 from mmq_sweeps.methods.gptq import GPTQ
 from mmq_sweeps.methods.hqq import HQQ
+from mmq_sweeps.methods.kmeans import KMeans
 from mmq_sweeps.methods.magnitude import solve_relative
+from mmq_sweeps.methods.normal_float import NormalFloat
 from mmq_sweeps.methods.rtn import RoundToNearest
 from mmq_sweeps.methods.uniform import Uniform
 
@@ -37,8 +40,12 @@ METHODS = {
     "coordinate_descent": CoordinateDescent,
     "auto_gptq": AutoGPTQ,
     "autoawq": AutoAWQ,
+    "auto_round": lambda: AutoRound(iterations=5),
+    "kmeans": KMeans,
+    "kmeans corrected": lambda: KMeans(corrected=True),
+    "normal_float": lambda: NormalFloat(16),
 }
-LIBRARIES = {"auto_gptq": "auto_gptq", "autoawq": "awq"}
+LIBRARIES = {"auto_gptq": "auto_gptq", "autoawq": "awq", "auto_round": "auto_round"}
 
 
 def method(name: str) -> object:

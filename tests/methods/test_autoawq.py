@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +16,8 @@ from mmq_sweeps.methods.awq import AWQ, output_error, quantize_clipped, search_s
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization.targets import Part
+from tests.commands import run_forked
+from tests.conftest import command_environment
 
 pytestmark = pytest.mark.skipif(find_spec("awq") is None, reason="pip install -e '.[autoawq]'")
 
@@ -218,13 +220,13 @@ def test_inputs_are_not_mutated_and_rows_need_not_fill_the_library_s_batches() -
     assert torch.equal(stats.inputs, before[1])
 
 
-def test_importing_the_library_changes_no_warning_filter_and_says_nothing() -> None:
+def test_importing_the_library_changes_no_warning_filter_and_says_nothing(tmp_path: Path) -> None:
     program = (
         "import warnings; from mmq_sweeps.methods.affine import Format; from mmq_sweeps.methods.autoawq import library_solver\n"
-        "import sys, torch; before = list(warnings.filters); assert 'awq' not in sys.modules\n"
+        "import sys, torch; warnings.simplefilter('error'); before = list(warnings.filters); assert 'awq' not in sys.modules\n"
         "library_solver(Format(4), 8, True); assert warnings.filters == before and 'awq' in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+    done = run_forked("-c", [program], tmp_path, command_environment())
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

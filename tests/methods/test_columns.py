@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mmq_sweeps.methods import columns
+from tests.commands import run_forked
 from tests.conftest import command_environment
 
 Given = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int]
@@ -73,7 +72,8 @@ def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
 def test_it_is_compiled_where_nothing_can_be_kept(tmp_path: Path) -> None:
     """As on a cluster with the environment and the home folder mounted read-only."""
     program = (
-        "import numba.core.caching as caching\n"
+        "import sys, numba.core.caching as caching\n"
+        "assert 'mmq_sweeps.methods.columns' not in sys.modules\n"
         "implementation = getattr(caching, 'CacheImpl', None) or caching._CacheImpl\n"
         "implementation._locator_classes = []\n"
         "from tests.methods.test_columns import block\n"
@@ -82,12 +82,5 @@ def test_it_is_compiled_where_nothing_can_be_kept(tmp_path: Path) -> None:
         "columns.round_columns(*given)\n"
         "print(int(given[2].max()) <= 15)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env=command_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_forked("-c", [program], tmp_path, command_environment())
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

@@ -18,6 +18,7 @@ from mmq_sweeps.methods.coordinate_descent import (
 )
 from mmq_sweeps.methods.gptq import GPTQ, factorize
 from mmq_sweeps.methods.gptq import solve as gptq_solve
+from tests.methods.test_gptq import layer, statistics
 
 FORMATS = [
     Format(2),
@@ -27,18 +28,6 @@ FORMATS = [
     Format(2, "tensor"),
     Format(8),
 ]
-
-
-def layer(seed: int, columns: int = 32, rows: int = 12, tokens: int = 256) -> tuple[torch.Tensor, LayerStats]:
-    """A random weight ``[O, I]`` and the statistics of correlated inputs."""
-    generator = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(columns, columns, generator=generator) / columns**0.5 + 0.3 * torch.eye(columns)
-    x = torch.randn(tokens, columns, generator=generator) @ mixing
-    return torch.randn(rows, columns, generator=generator), statistics(x)
-
-
-def statistics(x: torch.Tensor) -> LayerStats:
-    return LayerStats(x.T @ x / len(x), x.abs().mean(dim=0), len(x))
 
 
 def damped(gram: torch.Tensor, damping: float = 0.01) -> torch.Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmq_sweeps.methods.affine import DTYPES, Format, QuantizedWeight, round_nearest, storable_scale
 from mmq_sweeps.methods.auto_gptq import AutoGPTQ
+from mmq_sweeps.methods.auto_round import AutoRound
 from mmq_sweeps.methods.autoawq import AutoAWQ
 from mmq_sweeps.methods.awq import AWQ
 from mmq_sweeps.methods.base import LayerStats
@@ -33,8 +34,9 @@ METHODS = {
     "coordinate_descent": CoordinateDescent,
     "auto_gptq": AutoGPTQ,
     "autoawq": lambda size, symmetric: AutoAWQ("channel" if size == "tensor" else size, symmetric),
+    "auto_round": lambda size, symmetric: AutoRound(size, symmetric, iterations=5),
 }
-LIBRARIES = {"auto_gptq": "auto_gptq", "autoawq": "awq"}
+LIBRARIES = {"auto_gptq": "auto_gptq", "autoawq": "awq", "auto_round": "auto_round"}
 SIZES = ("tensor", "channel", 16)
 
 

@@ -19,8 +19,8 @@ CHECKOUT = Path(__file__).parents[2]
 def test_every_metric_loads_and_says_what_it_is(name: str) -> None:
     metric = load_metric(name)
     assert metric.name == name
-    assert metric.higher_is_better is True
-    assert metric.needs in {"captions", "answers", "ranks", "likelihoods"}
+    assert metric.higher_is_better is (metric.needs != "confidences")
+    assert metric.needs in {"captions", "answers", "confidences", "ranks", "likelihoods"}
 
 
 def test_an_unknown_name_is_told_the_choices_and_the_nearest() -> None:

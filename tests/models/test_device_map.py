@@ -194,7 +194,8 @@ def test_a_sweep_with_blocks_on_disk_gives_the_same_weights_and_answers(
 ) -> None:
     stores = {}
     for device_map in ("null", "disk"):
-        shared = (*SMALL, "bits=3", f"store.dir={tmp_path / device_map}", f"model.device_map={device_map}")
+        few = (*SMALL, "task.limit=6", "calibration.samples=6", "calibration.batch_size=3", "bits=3")
+        shared = (*few, f"store.dir={tmp_path / device_map}", f"model.device_map={device_map}")
         configs = [composed(f"method={method}", *shared) for method in ("rtn", "gptq", "awq")]
         assert run_sweep(configs) == 0, capsys.readouterr().err
         stores[device_map] = Store.open(str(tmp_path / device_map))

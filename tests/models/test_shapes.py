@@ -16,6 +16,7 @@ from mmq_sweeps.identity.end_parts import EMBEDDINGS, END_PARTS, HEAD
 from mmq_sweeps.methods.affine import Format, round_nearest
 from mmq_sweeps.models.__main__ import Counted, describe, read_assignment, size_of
 from mmq_sweeps.models.loading import LoadedModel
+from mmq_sweeps.quantization import vision_tokens
 from mmq_sweeps.quantization.size import measure
 from mmq_sweeps.quantization.targets import Part
 
@@ -51,6 +52,14 @@ def test_a_yaml_says_what_it_is(name: str, counted: Build) -> None:
     config = counted(name).config
     assert config["name"] == name
     assert [part for part, where in config["parts"].items() if where["masked"]] in ([], ["connector"], ["language"])
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_a_part_that_sees_texts_says_which_tokens_are_of_the_image(name: str, counted: Build) -> None:
+    found = counted(name)
+    for part in found.parts.values():
+        assert (part.vision_tokens is not None) == (bool(part.masked))
+        assert vision_tokens.problem(found.model, part) is None
 
 
 @pytest.mark.parametrize("name", model_names())

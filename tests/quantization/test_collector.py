@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmq_sweeps.quantization import calibration
-from mmq_sweeps.quantization.calibration import Collector
+from mmq_sweeps.quantization.calibration import Collector, sums
 
 
 def test_sharing_that_changes_between_batches_is_an_error() -> None:
@@ -26,7 +25,7 @@ def test_sharing_that_changes_between_batches_is_an_error() -> None:
 def test_a_long_run_loses_nothing_to_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums in single precision stall: after many tokens what one adds is below the last digit."""
     # Here every token stands for the many that are multiplied at once.
-    monkeypatch.setattr(calibration, "TOKENS_AT_ONCE", 1)
+    monkeypatch.setattr(sums, "TOKENS_AT_ONCE", 1)
     model = nn.ModuleDict({"a": nn.Linear(2, 1)})
     collector = Collector(["a"])
     large, small = torch.full((1, 2), 4096.0), torch.tensor([[1.0, -1.0]])
@@ -46,8 +45,8 @@ def test_a_long_run_loses_nothing_to_its_length(monkeypatch: pytest.MonkeyPatch)
 def test_tokens_wait_in_a_bound_of_memory_and_none_is_lost(
     monkeypatch: pytest.MonkeyPatch, lengths: list[int], least: int
 ) -> None:
-    monkeypatch.setattr(calibration, "LEAST_TOKENS", least)
-    monkeypatch.setattr(calibration, "WAITING_BYTES", 0)
+    monkeypatch.setattr(sums, "LEAST_TOKENS", least)
+    monkeypatch.setattr(sums, "WAITING_BYTES", 0)
     model = nn.ModuleDict({"a": nn.Linear(6, 1)})
     collector = Collector(["a"])
     inputs = [torch.randn(length, 6, generator=torch.Generator().manual_seed(length)) for length in lengths]
@@ -75,7 +74,7 @@ def test_tokens_that_are_not_finite_are_counted() -> None:
 def test_a_gram_matrix_is_summed_by_panels_without_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(3, 1, 20, 10, generator=torch.Generator().manual_seed(0))
     linears = nn.ModuleDict({"linear": nn.Linear(10, 2)})
-    monkeypatch.setattr("mmq_sweeps.quantization.calibration.PANEL", 4)
+    monkeypatch.setattr("mmq_sweeps.quantization.calibration.sums.PANEL", 4)
     collector = Collector(["linear"])
     with collector.listening(linears):
         for batch in x:

@@ -5,6 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from mmq_sweeps.reporting.compare import told_apart
 from mmq_sweeps.reporting.table import rows, show
 from mmq_sweeps.store.record import Record
 
@@ -100,7 +101,7 @@ def test_it_fits_a_terminal_of_eighty_columns() -> None:
     show(table_of(record(16.0, 1.5, "none"), quantized), console)
     assert "…" not in output.getvalue()
     (line,) = [line for line in output.getvalue().splitlines() if "uniform" in line]
-    assert line.split() == ["uniform", "2", "3", "4", "1.2345", "-0.2655*", "12.34", "12.44", "1.23", "1.5"]
+    assert line.split() == ["uniform", "2", "3", "4", "1.2345", "-0.2655*", "12.34", "12.44", "1.23", "unif"]
 
 
 def test_of_many_metrics_only_the_first_stands_beside_its_difference() -> None:
@@ -189,3 +190,60 @@ def test_rows_hold_the_selections_themselves() -> None:
     (row,) = table_of(mixed())
     assert row["parts"] == mixed().cell["parts"]
     assert list(row["bits"]) == ["vision", "connector", "embeddings", "language"]
+
+
+@pytest.mark.parametrize("width", [30, 40, 50, 60, 80, 100, 200])
+def test_a_family_is_one_table_whose_words_and_numbers_are_whole_at_any_width(width: int) -> None:
+    long = record(4.1, 0.8, "gptq_with_a_long_name", vision=4, connector=4)
+    told = table_text([record(16.0, 1.0, "none"), mixed(), long], width)
+    lines = told.split("\n* differs")[0].splitlines()
+    assert max(map(len, lines)) <= width
+    words = {word for line in lines for word in line.split()}
+    assert {"CIDEr", "1.0000", "0.8000", "16.00", "connector", "vision"} <= words
+    # Narrower than the name beside two numbers, it is cut, not they.
+    assert ("gptq_with_a_long_name" in words) is (width > 30)
+    assert sum("CIDEr" in line for line in lines) == 1
+
+
+def test_columns_that_have_no_room_are_named_and_the_least_important_go_first() -> None:
+    cells = [record(16.0, 1.0, "none"), record(4.0, 0.5, vision=4)]
+    told = {width: table_text(cells, width) for width in (30, 45, 60, 80)}
+    assert "no room here for CIDEr vs full, bpw exact, size, id, time: widen" in told[30]
+    assert "no room here for bpw exact, size, id, time: widen" in told[45]
+    assert "no room here for time: widen" in told[60]
+    assert "no room" not in told[80]
+
+
+def table_text(cells: list[Record], width: int) -> str:
+    file = StringIO()
+    show(table_of(*cells), Console(file=file, width=width))
+    return file.getvalue()
+
+
+def test_failed_cells_stand_below_their_family_with_bits_and_class() -> None:
+    one = failed()
+    other = {"id": "g", "names": {**one.names, "task": "u"}, "cell": {**one.cell, "task": {"name": "u"}}}
+    told = table_text([record(16.0, 1.0, "none"), one, Record(**{**one.__dict__, **other})], 80)
+    first, second = told.split("\nm, u\n")
+    assert "none" in first
+    assert "failed with RuntimeError: gptq vision 3" in first
+    assert second == "failed with RuntimeError: gptq vision 3\n"
+
+
+def test_many_families_are_told_apart_by_the_fields_that_differ() -> None:
+    """Most fields of a task follow from another: only those that tell families apart are named."""
+    several = [
+        {
+            "task.split": split,
+            "task.seed": split,
+            "task.a": split,
+            "task.b": split,
+            "task.c": split,
+            "task.limit": limit,
+        }
+        for split, limit in (("test", 8), ("test", 16), ("train", 8))
+    ]
+    assert told_apart(several) == [
+        f"task.split={split}, task.seed={split}, task.a={split}, task.limit={limit} and 2 more fields"
+        for split, limit in (("test", 8), ("test", 16), ("train", 8))
+    ]

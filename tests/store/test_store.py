@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mmq_sweeps.config.schema import problems
+from mmq_sweeps.config.problems import problems
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.store.artifacts import PAUSE_SECONDS

@@ -32,6 +32,8 @@ def reason_against(spec: LinearSpec) -> str | None:
         return "has input scales that are not folded into the layer before (fuse: true would)"
     if spec.format.real_zero:
         return "has zeros that are fractions of a step (uniform, hqq), and only whole ones are stored"
+    if spec.format.codebook:
+        return "has a codebook (kmeans, normal_float), and only even steps are stored"
     return None
 
 

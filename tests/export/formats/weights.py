@@ -41,3 +41,10 @@ def assert_layout(layout: dict[str, tuple[torch.dtype, tuple[int, ...]]], tensor
     """Assert that ``tensors`` have the dtypes and shapes of ``layout`` and can be written to a file."""
     assert {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()} == layout
     assert all(tensor.is_contiguous() for tensor in tensors.values())
+
+
+def assert_refused(found: str | None, *reasons: str) -> None:
+    """Assert that a format's problem names all ``reasons``, and another format."""
+    assert found is not None
+    for reason in (*reasons, "use --format "):
+        assert reason in found

@@ -173,12 +173,12 @@ def test_a_terminal_is_shown_the_table_in_place_while_other_processes_run(sweeps
         "        store.save(made.record(cell))\n"
         "    shown()\n"
     )
-    shown = on_a_terminal(["-c", program, recorded_sweep], sweeps.folder)
+    shown = on_a_terminal("-c", [program, recorded_sweep], sweeps.folder)
     assert "8 cells: 4 queued, 1 running, 3 done, 0 failed" in shown
     assert "a worker died" in shown
     assert "8 cells: 0 queued, 0 running, 8 done, 0 failed" in shown
     assert "\x1b[" in shown
-    assert "8 cells: 0 queued, 0 running, 8 done" in on_a_terminal(["-m", "launch", "status", "--watch"], sweeps.folder)
+    assert "8 cells: 0 queued, 0 running, 8 done" in on_a_terminal("launch", ["status", "--watch"], sweeps.folder)
 
 
 def test_ctrl_c_ends_watching_and_nothing_else(sweeps: Sweeps, recorded_sweep: str) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.commands import run_forked
+from tests.commands import Forked, run_forked
 from tests.conftest import command_environment
 from tests.launch.slurm.cluster import Cluster
 
@@ -28,18 +26,14 @@ class Place:
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
-    started: list[subprocess.Popen[str]] = field(default_factory=list)
+    started: list[Forked] = field(default_factory=list)
 
     @property
     def store(self) -> Path:
         return self.folder / "runs"
 
-    def start(self, *arguments: str, module: str = "mmq_sweeps") -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            cwd=self.folder, env=command_environment(**self.environment), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+    def start(self, *arguments: str) -> Forked:
+        process = Forked("mmq_sweeps", arguments, self.folder, command_environment(**self.environment))
         self.started.append(process)
         return process
 

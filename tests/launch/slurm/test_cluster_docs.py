@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import command_environment
+from tests.launch.slurm.warm import EVERY_COMMAND, NODE
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "docs" / "cluster.md").read_text()
@@ -24,7 +25,8 @@ def test_from_a_profile_to_figures(tmp_path: Path) -> None:
         shutil.copytree(ROOT / name, tmp_path / name)
     # "python" is that of the tests, as in an activated environment.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = command_environment(PYTHONPATH=str(tmp_path), PATH=path, WANDB_MODE="offline")
+    paths = os.pathsep.join([str(tmp_path), str(NODE)])
+    environment = command_environment(PYTHONPATH=paths, PATH=path, WANDB_MODE="offline", **EVERY_COMMAND)
     assert len(BLOCKS) == 6
     told = []
     for block in BLOCKS:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from launch.slurm import cluster as offers
 from launch.slurm import scheduler as commands
 from launch.slurm.scheduler import ClusterError, Job, JobId
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.reporting.progress import warnings_to
+from tests.commands import run_forked
 from tests.launch.slurm.cluster import ACCOUNT, INSTALL, OTHER_ACCOUNT, QOS, SMALL_QOS, Cluster
 
 
@@ -34,7 +35,7 @@ def submit(*flags: str, script: str = "sleep 60") -> JobId:
 )
 @pytest.mark.usefixtures("cluster")
 def test_what_the_cluster_lacks_is_told_with_the_choices(key: str, value: str, told: str) -> None:
-    (problem,) = commands.problems({key: value})
+    (problem,) = offers.problems({key: value})
     assert problem.startswith(f"hydra.launcher.{key}=")
     assert told in problem
 
@@ -42,24 +43,24 @@ def test_what_the_cluster_lacks_is_told_with_the_choices(key: str, value: str, t
 @pytest.mark.usefixtures("cluster")
 def test_what_the_cluster_has_is_no_problem() -> None:
     asked = {"partition": "gpu,spare", "account": OTHER_ACCOUNT, "qos": SMALL_QOS, "constraint": "[small*2]"}
-    assert commands.problems(asked) == []
-    assert commands.problems(dict.fromkeys(asked)) == []
+    assert offers.problems(asked) == []
+    assert offers.problems(dict.fromkeys(asked)) == []
 
 
 def test_sbatch_is_asked_without_submitting(cluster: Cluster) -> None:
-    assert commands.would_take(["--partition=gpu", "--gpus-per-node=2"]) is None
-    assert "not available" in (commands.would_take(["--gpus-per-node=3"]) or "")
+    assert offers.would_take(["--partition=gpu", "--gpus-per-node=2"]) is None
+    assert "not available" in (offers.would_take(["--gpus-per-node=3"]) or "")
     assert cluster.run("squeue", "-h") == ""
 
 
 @pytest.mark.usefixtures("cluster")
 def test_limits_are_read() -> None:
-    assert commands.max_array_size() == 1001
+    assert offers.max_array_size() == 1001
     assert commands.kill_wait_seconds() == 5
-    assert commands.submit_limit(ACCOUNT, None) is None
-    assert commands.submit_limit(ACCOUNT, SMALL_QOS) == 2
+    assert offers.submit_limit(ACCOUNT, None) is None
+    assert offers.submit_limit(ACCOUNT, SMALL_QOS) == 2
     job = submit(f"--qos={SMALL_QOS}")
-    assert commands.submit_limit(ACCOUNT, SMALL_QOS) == 1
+    assert offers.submit_limit(ACCOUNT, SMALL_QOS) == 1
     commands.cancel([job])
 
 
@@ -119,17 +120,15 @@ def test_a_job_that_is_unknown_is_an_error() -> None:
 def test_a_machine_without_slurm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="has no sbatch; run the command on a login node of the cluster, or choose"):
-        commands.require()
+        offers.require()
 
 
 def test_without_slurm_its_tests_are_skipped_with_the_command_that_installs_it(tmp_path: Path) -> None:
     root = Path(__file__).parents[3]
     # Its own settings: not those of CI, which takes no skip, nor a worker's of this run.
     environment = {key: value for key, value in os.environ.items() if key != "CI" and not key.startswith("PYTEST_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", f"{Path(__file__)}", "-k", "limits_are_read"],
-        cwd=root, env={**environment, "PATH": str(tmp_path)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    arguments = ["-n", "0", "--assert=plain", "-p", "no:cacheprovider", f"{Path(__file__)}", "-k", "limits_are_read"]
+    done = run_forked("pytest", arguments, root, {**environment, "PATH": str(tmp_path)})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 skipped" in done.stdout
     assert INSTALL in done.stdout.replace("\n", "")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from launch.slurm import scheduler as commands
+from tests.commands import Forked
 from tests.launch.slurm.cluster import QOS, SMALL_QOS, Cluster
 from tests.launch.slurm.places import LAUNCHER, SMALL, Eventually, Place, restarts, states, waiting
 
@@ -74,7 +74,7 @@ def test_a_killed_worker_is_replaced_in_its_job(cluster: Cluster, place: Place, 
 def test_preempted_jobs_go_on_later_whether_slurm_requeues_or_cancels_them(
     cluster: Cluster, place: Place, eventually: Eventually
 ) -> None:
-    def start(partition: str, method: str) -> subprocess.Popen[str]:
+    def start(partition: str, method: str) -> Forked:
         where = (f"hydra.launcher.partition={partition}", "hydra.launcher.cells_per_job=20")
         # Long enough that neither is through when the other has begun; afterwards there is no need to wait.
         wait = (*waiting(8), "+task.again=0")
@@ -136,15 +136,14 @@ def test_whoever_submitted_may_leave_or_die(cluster: Cluster, place: Place, even
     assert leaves.returncode == 0, told
     assert "detached, the jobs go on; python -m launch status" in told
 
+    found = "4 cells are in jobs that are queued or running already"
     dies = place.start(*grid)
-    assert dies.stderr is not None
-    assert "4 cells are in jobs that are queued or running already" in dies.stderr.readline()
+    eventually(lambda: found in dies.told(), "it finds the jobs")
     dies.kill()
     dies.communicate()
 
     comes_back = place.start(*grid)
-    assert comes_back.stderr is not None
-    assert "4 cells are in jobs that are queued or running already" in comes_back.stderr.readline()
+    eventually(lambda: found in comes_back.told(), "it finds them again")
     cluster.run("scontrol", "release", *jobs)
     table, told = comes_back.communicate(timeout=240)
     assert comes_back.returncode == 0, told

@@ -23,6 +23,8 @@ from tests.commands import CONTEXT, enter, run_as
 NODE = Path(__file__).parent / "node"
 # Names the server's socket in the environment of a job.
 VARIABLE = "MMQ_WARM_WORKERS"
+# In the environment of a shell: its commands of ours are forked as well.
+EVERY_COMMAND = {"MMQ_WARM_COMMANDS": "1"}
 
 
 @contextmanager
@@ -83,7 +85,7 @@ def _work(connection: socket.socket, descriptors: list[int], given: dict[str, An
         parent = given["parent"]
         os.getppid = lambda: parent if Path(f"/proc/{parent}").exists() else 1
         threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
-        run_as("launch.workers.worker", given["arguments"], given["environment"])
+        run_as(given["module"], given["arguments"], given["environment"])
         status = 0
     except SystemExit as ending:
         status = ending.code if isinstance(ending.code, int) else 1

@@ -113,20 +113,22 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_checkpoint_is_named_and_does_not_load(copy: Path, name: str) -> None:
+def test_a_broken_checkpoint_is_named_and_does_not_load(packed_copy: Path, name: str) -> None:
     change, sentence = BROKEN[name]
-    change(copy)
-    found = verdict(copy)
+    change(packed_copy)
+    found = verdict(packed_copy)
     assert found.loads is False
     assert any(sentence in reason for reason in found.reasons), found.reasons
     with silent_bars():
-        assert not loads(copy)
+        assert not loads(packed_copy)
 
 
-def test_a_target_that_matches_nothing_is_named_although_all_loads(copy: Path) -> None:
+def test_a_target_that_matches_nothing_is_named_although_all_loads(packed_copy: Path) -> None:
     """Another tool may have meant a module by it that is not there."""
-    configured(lambda own: own["config_groups"]["group_1"]["targets"].append("model.nowhere"))(copy)
-    assert verdict(copy).reasons == ("1 targets match no module of Blip2ForConditionalGeneration (model.nowhere)",)
+    configured(lambda own: own["config_groups"]["group_1"]["targets"].append("model.nowhere"))(packed_copy)
+    assert verdict(packed_copy).reasons == (
+        "1 targets match no module of Blip2ForConditionalGeneration (model.nowhere)",
+    )
 
 
 def test_packed_zeros_do_not_load(tmp_path: Path) -> None:
@@ -139,9 +141,9 @@ def test_packed_zeros_do_not_load(tmp_path: Path) -> None:
         assert not loads(folder)
 
 
-def test_a_group_that_does_not_divide_a_row_is_told_since_loading_it_passes(copy: Path) -> None:
-    configured(lambda own: own["config_groups"]["group_0"]["weights"].update(group_size=48))(copy)
-    assert any("groups of 48, which do not divide its 64 columns" in reason for reason in verdict(copy).reasons)
+def test_a_group_that_does_not_divide_a_row_is_told_since_loading_it_passes(packed_copy: Path) -> None:
+    configured(lambda own: own["config_groups"]["group_0"]["weights"].update(group_size=48))(packed_copy)
+    assert any("groups of 48, which do not divide its 64 columns" in reason for reason in verdict(packed_copy).reasons)
 
 
 @pytest.mark.parametrize(("bits", "since"), [(2, "0.15"), (3, "0.18"), (4, "0.15"), (7, "0.18"), (8, "0.15")])
@@ -162,7 +164,9 @@ def test_gptq_of_transformers_is_for_text_and_one_width(tmp_path: Path, llama: P
         "its GPTQ takes one width a checkpoint, not 4, 8 bits",
         "it ignores dynamic, which GPTQModel reads",
     )
-    pictures = as_gptq(EMBEDDED / "tiny_blip2", tmp_path / "blip2", lambda name: 4 if name.endswith("fc1") else None)
+    pictures = as_gptq(
+        EMBEDDED / "tiny_blip2", tmp_path / "packed_blip2", lambda name: 4 if name.endswith("fc1") else None
+    )
     assert verdict(pictures).reasons == (
         "its GPTQ takes text models only, and Blip2ForConditionalGeneration begins with pixel_values",
     )

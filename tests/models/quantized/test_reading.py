@@ -67,9 +67,9 @@ def test_names_are_the_modules_of_the_class_and_not_of_the_file(tmp_path: Path) 
     assert found.missing == found.unexpected == found.unread == found.unstored == ()
 
 
-def test_bits_are_the_bytes_of_the_file(blip2: Path) -> None:
-    checkpoint = read_checkpoint(blip2)
-    with safe_open(blip2 / "model.safetensors", "pt") as file:
+def test_bits_are_the_bytes_of_the_file(packed_blip2: Path) -> None:
+    checkpoint = read_checkpoint(packed_blip2)
+    with safe_open(packed_blip2 / "model.safetensors", "pt") as file:
         sizes = {name: file.get_tensor(name).nbytes for name in file.keys()}  # noqa: SIM118 - no mapping
     assert checkpoint.size == sum(sizes.values())
     linear = checkpoint.linears["language_model.model.decoder.layers.0.fc1"]
@@ -78,13 +78,13 @@ def test_bits_are_the_bytes_of_the_file(blip2: Path) -> None:
     assert (linear.shape, linear.weights) == ((256, 64), 256 * 64)
 
 
-def test_decompressed_weights_are_those_that_were_rounded(blip2: Path) -> None:
+def test_decompressed_weights_are_those_that_were_rounded(packed_blip2: Path) -> None:
     """By the definition of the format, read from the file: code times scale."""
     with silent_bars():
-        model = model_of(blip2)
+        model = model_of(packed_blip2)
         decompress(model)
     name = "language_model.model.decoder.layers.0.fc1"
-    with safe_open(blip2 / "model.safetensors", "pt") as file:
+    with safe_open(packed_blip2 / "model.safetensors", "pt") as file:
         words, scale = (file.get_tensor(f"{name}.{key}") for key in ("weight_packed", "weight_scale"))
     bits = (words.to(torch.int64).unsqueeze(-1) >> torch.arange(32)) & 1
     codes = (bits.reshape(256, 64, 3) << torch.arange(3)).sum(-1) - 4
@@ -177,16 +177,16 @@ def test_a_folder_at_full_precision_has_no_quantized_linear() -> None:
     assert verdict(EMBEDDED / "tiny_blip2").loads is True
 
 
-def test_shards_are_read_as_one_file(blip2: Path, tmp_path: Path) -> None:
+def test_shards_are_read_as_one_file(packed_blip2: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    whole = load_file(blip2 / "model.safetensors")
+    whole = load_file(packed_blip2 / "model.safetensors")
     names = sorted(whole)
-    (tmp_path / "config.json").write_text((blip2 / "config.json").read_text())
+    (tmp_path / "config.json").write_text((packed_blip2 / "config.json").read_text())
     for number, own in enumerate((names[::2], names[1::2]), 1):
         save_file({name: whole[name] for name in own}, tmp_path / f"model-0000{number}-of-00002.safetensors")
-    assert read_checkpoint(tmp_path).size == read_checkpoint(blip2).size
-    assert fitted(tmp_path).linears.keys() == fitted(blip2).linears.keys()
+    assert read_checkpoint(tmp_path).size == read_checkpoint(packed_blip2).size
+    assert fitted(tmp_path).linears.keys() == fitted(packed_blip2).linears.keys()
 
 
 def _with(source: Path, out: Path, name: str, tensors: dict[str, torch.Tensor]) -> None:
@@ -199,5 +199,5 @@ def _with(source: Path, out: Path, name: str, tensors: dict[str, torch.Tensor]) 
     rewrite(out, lambda weights: {key: value for key, value in weights.items() if key != f"{name}.weight"} | own)
 
 
-def test_packed_is_what_the_writer_calls_it(blip2: Path) -> None:
-    assert read_checkpoint(blip2).layouts == [PACKED]
+def test_packed_is_what_the_writer_calls_it(packed_blip2: Path) -> None:
+    assert read_checkpoint(packed_blip2).layouts == [PACKED]

@@ -1,14 +1,15 @@
 """On the folders that Python imports from in a job of the tests: a worker there is forked from ``tests/launch/slurm/warm.py``.
 
-The process that was started stays, hands signals on, ends as the worker ends, and takes the worker with it when it is killed.
+So is every command of ours if ``MMQ_WARM_COMMANDS`` is set. The process that was started stays, hands signals on, ends as
+the forked one ends, and takes it with it when it is killed.
 """
 
 import os
 import sys
 
 
-def hand_over(path: str, arguments: list[str]) -> None:
-    """Let the server at ``path`` run the worker with ``arguments``; return only if there is no server."""
+def hand_over(path: str, module: str, arguments: list[str]) -> None:
+    """Let the server at ``path`` run ``module`` with ``arguments``; return only if there is no server."""
     import json
     import signal
     import socket
@@ -19,6 +20,7 @@ def hand_over(path: str, arguments: list[str]) -> None:
         except OSError:
             return
         given = {
+            "module": module,
             "arguments": arguments,
             "folder": os.getcwd(),
             "environment": dict(os.environ),
@@ -37,5 +39,10 @@ def hand_over(path: str, arguments: list[str]) -> None:
     os.kill(os.getpid(), -status)
 
 
-if sys.orig_argv[1:3] == ["-m", "launch.workers.worker"] and "MMQ_WARM_WORKERS" in os.environ:
-    hand_over(os.environ["MMQ_WARM_WORKERS"], sys.orig_argv[3:])
+def forked(module: str) -> bool:
+    every = "MMQ_WARM_COMMANDS" in os.environ and module.partition(".")[0] in ("mmq_sweeps", "launch", "analysis")
+    return every or module == "launch.workers.worker"
+
+
+if "MMQ_WARM_WORKERS" in os.environ and sys.orig_argv[1:2] == ["-m"] and forked(sys.orig_argv[2]):
+    hand_over(os.environ["MMQ_WARM_WORKERS"], sys.orig_argv[2], sys.orig_argv[3:])

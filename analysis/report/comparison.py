@@ -1,0 +1,87 @@
+"""Build the page of two cells compared: a table of metrics, and the images of the items that changed most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from analysis.measures.compare import Comparison
+from analysis.report.blocks import Block, Column, Compared, Page, Sample, Section, Sentences, Table
+from analysis.report.samples import Example, readable
+from mmq_sweeps.reporting.table import METRIC_LABELS
+
+
+def page(found: Comparison, examples: Mapping[str, Example], lacking: Sequence[str], command: str) -> Page:
+    """Build the page. ``examples`` has image and references by item, ``lacking`` sentences on what could not be read."""
+    first, second = found.sides
+    answers: list[Block] = [
+        Sentences([line.rstrip(".") + "." for line in (*sentences(found), *lacking)]),
+        _samples(found, examples),
+    ]
+    sections = [
+        Section("Cells", [_cells(found)]),
+        Section("Metrics", [_metrics(found)]),
+        Section(f"Items that changed most by {_label(found.metric)}", answers),
+        Section("How this was made", [Sentences([f"This page: {command}"])]),
+    ]
+    return Page(f"{first.title} against {second.title}", found.family, sections)
+
+
+def sentences(found: Comparison, marked: str = "") -> Iterator[str]:
+    """Yield what the tables do not say; ``marked`` explains the mark of significant differences."""
+    if marked and any(one.significant for one in found.differences):
+        yield marked
+    yield f"{found.changed:,} of {found.shared:,} answers changed"
+    for one in found.differences:
+        label = _label(one.metric)
+        if not one.higher_is_better:
+            yield f"{label}: lower is better"
+        if not one.not_compared:
+            yield f"{label}: {one.better:,} items better, {one.worse:,} worse, {one.alike:,} alike"
+        if one.flips is not None:
+            yield f"{label}: {one.flips[0]:,} items right with A are wrong with B, {one.flips[1]:,} the other way round"
+        if one.not_compared:
+            yield f"{label} is not compared: {one.not_compared}"
+
+
+def _cells(found: Comparison) -> Table:
+    columns = [
+        Column(""),
+        Column("cell"),
+        Column("what"),
+        Column("bits per weight", 3),
+        Column("exact", 3),
+        Column("MB", 3),
+    ]
+    rows = []
+    for name, side in zip("AB", found.sides, strict=True):
+        total = side.stored.record.size["total"]
+        rows.append([name, side.id, side.title, total["bpw_paper"], total["bpw_exact"], total["size_bytes"] / 1e6])
+    return Table(f"The cells, of {found.family}", columns, rows)
+
+
+def _metrics(found: Comparison) -> Table:
+    columns = [Column("metric"), *(Column(name, 4) for name in ("A", "B", "B less A", "low", "high"))]
+    rows = [
+        [
+            _label(one.metric),
+            *(side.figure(one.metric)["value"] for side in found.sides),
+            one.value,
+            *(one.interval or (None, None)),
+        ]
+        for one in found.differences
+    ]
+    return Table("Every metric of both, with the 95% interval of the paired difference", columns, rows)
+
+
+def _samples(found: Comparison, examples: Mapping[str, Example]) -> Compared:
+    names = [f"{name}: {side.title}" for name, side in zip("AB", found.sides, strict=True)]
+    rows = [Sample(change.id, *examples.get(change.id, Example("", "", ()))) for change in found.most]
+    answers = [
+        [(readable(text), score) for text, score in zip(change.answers, change.scores, strict=True)]
+        for change in found.most
+    ]
+    return Compared(names, rows, answers)
+
+
+def _label(metric: str) -> str:
+    return METRIC_LABELS.get(metric, metric)

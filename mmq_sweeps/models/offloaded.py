@@ -1,0 +1,56 @@
+"""Put other values in place of a module's offloaded weights, which are read whenever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from mmq_sweeps.models import experts
+from mmq_sweeps.models.device_map import offloading_hooks
+
+# From a parameter's name and its own offloaded value, read when asked for, to the value in its place.
+Replacement = Callable[[str, Callable[[], Tensor]], Tensor]
+
+
+def replaced_by(weights: Mapping[str, Tensor], name: str) -> Replacement:
+    return lambda key, own: weights[name] if key == "weight" else own()
+
+
+def replaced_parameters(path: str, dense: Mapping[str, Tensor]) -> Replacement:
+    return lambda key, own: dense[name] if (name := f"{path}.{key}") in dense else own()
+
+
+def replaced_slices(module: nn.Module, names: Collection[str], weights: Mapping[str, Tensor]) -> Replacement:
+    return lambda key, own: experts.with_slices(module, key, own(), names, weights)
+
+
+@contextmanager
+def read_instead(module: nn.Module, replacement: Replacement) -> Iterator[None]:
+    """Bring what ``replacement`` returns to the computing device whenever an offloaded weight of ``module`` is requested."""
+    hooks = [hook for hook in offloading_hooks(module) if hook.offload]
+    kept = [hook.weights_map for hook in hooks]
+    try:
+        for hook in hooks:
+            hook.weights_map = _Overlaid(hook.weights_map, replacement)
+        yield
+    finally:
+        for hook, weights_map in zip(hooks, kept, strict=True):
+            hook.weights_map = weights_map
+
+
+class _Overlaid(Mapping[str, Tensor]):
+    """A module's offloaded tensors as ``replacement`` changes them, read on each access."""
+
+    def __init__(self, own: Mapping[str, Tensor], replacement: Replacement) -> None:
+        self._own, self._replacement = own, replacement
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._replacement(key, lambda: self._own[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._own)
+
+    def __len__(self) -> int:
+        return len(self._own)
