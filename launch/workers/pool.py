@@ -182,8 +182,9 @@ class Pool:
             if slot.process is not None:
                 slot.process.wait()
         for slot in slots:
-            if slot.process is not None and slot.process.returncode not in worker.STATUS.values():
-                self._bury(slot, slot.process.returncode)
+            status = None if slot.process is None else slot.process.returncode
+            if status is not None and status not in worker.STATUS.values():
+                self._bury(slot, status)
             slot.process = None
 
     def _bury(self, slot: Slot, status: int) -> int:

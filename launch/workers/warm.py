@@ -41,7 +41,8 @@ class WarmWorker:
             )  # fmt: skip
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)
-        self._told, self._status = b"", None
+        self._told = b""
+        self._status: int | None = None
 
     @property
     def idle(self) -> bool:
