@@ -149,9 +149,13 @@ def test_of_one_kind_of_token_a_weight_makes_no_difference(llava: LoadedModel) -
         assert shared.stats.gram.isfinite().all()
 
 
+@pytest.fixture(scope="module")
+def retriever() -> Retriever:
+    return Retriever(embedded("tiny_blip2_itm"), 64)
+
+
 @pytest.mark.parametrize("matching", [False, True])
-def test_queries_ahead_of_a_text_are_vision_tokens_of_a_q_former(matching: bool) -> None:
-    retriever = Retriever(embedded("tiny_blip2_itm"), 64)
+def test_queries_ahead_of_a_text_are_vision_tokens_of_a_q_former(retriever: Retriever, matching: bool) -> None:
     loaded, texts = retriever.loaded, retriever.tokenized(["a red circle", "a small blue square left of a green ring"])
     side = loaded.model.config.vision_config.image_size
     batch = retriever.forward_inputs(torch.randn(2, 3, side, side), texts, matching)
