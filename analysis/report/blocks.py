@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from analysis.figures.plots import Plot
+from analysis.figures.plots import Bars, Heatmap, Plot
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Column:
 class Table:
     """A table: ``rows[i][j]`` is a number, a text or ``None``. ``filters`` are the columns that readers can filter by.
 
-    ``marks`` maps ``(i, j)`` to a warning shown beside that number.
+    ``marks`` maps ``(i, j)`` to a warning shown beside that number. ``cells`` are the numbers of the rows' cells on the
+    page, so that choosing a row pins its cell; empty if rows are no cells.
     """
 
     name: str
@@ -31,34 +32,103 @@ class Table:
     rows: Sequence[Sequence[Any]]
     filters: Sequence[str] = ()
     marks: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    cells: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A cell's answer to an item, its score, and whether full precision gave the ``same`` answer."""
+class CellsTable:
+    """The table of all cells: each column with the name of the page's own column that it shows."""
 
-    text: str
-    score: float | None
-    same: bool
+    name: str
+    columns: Sequence[tuple[Column, str]]
+    filters: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A family's first screen: the picture of quality against size, the answer within a budget, and the selectors."""
+
+    family: int
+
+
+@dataclass(frozen=True)
+class Doubts:
+    """Bars of one method with its ``lines`` and its ``doubts`` beside them."""
+
+    method: str
+    bars: Bars
+    lines: Sequence[str]
+    doubts: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Damages:
+    """Heat maps of damage, one a method; ``notes[map][row][column]`` is a hover text, ``cells`` alike a cell's number."""
+
+    maps: Sequence[Heatmap]
+    notes: Sequence[Sequence[Sequence[str]]]
+    cells: Sequence[Sequence[Sequence[int | None]]]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A cell by its number and name: the share of answers that differ, its interval, and those that lost or gained."""
+
+    cell: int
+    name: str
+    flips: float
+    low: float
+    high: float
+    lost: float
+    gained: float
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Bars of changed answers, a cell a row; ``words`` say what became of those that lost and of those that gained."""
+
+    rows: Sequence[Changed]
+    words: tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An item: its image as a ``data:`` URL or empty, the question, the right answers, and each cell's answer."""
+    """An item: its image as a ``data:`` URL or empty, the question, and the right answers."""
 
     id: str
     image: str
     asked: str
     right: Sequence[str]
-    answers: Sequence[Answer]
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Items with the answers of ``cells``, which are named in words, full precision first."""
+    """Items of a family, and what cells said of them: ``answers`` maps a cell's number to ``(text, score)`` an item.
+
+    The page shows the cells in ``chosen``, beside the answer within the budget and the pinned cell.
+    """
+
+    family: int
+    rows: Sequence[Sample]
+    answers: Mapping[int, Sequence[tuple[str, float | None]]]
+    chosen: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Items with what each of ``cells``, given by name, said of them: ``answers[i]`` has ``(text, score)`` a cell."""
 
     cells: Sequence[str]
     rows: Sequence[Sample]
+    answers: Sequence[Sequence[tuple[str, float | None]]]
+
+
+@dataclass(frozen=True)
+class More:
+    """Blocks behind a ``title``, which readers open."""
+
+    title: str
+    blocks: Sequence[Plot | Table | Sentences]
 
 
 @dataclass(frozen=True)
@@ -67,7 +137,7 @@ class Sentences:
     warning: bool = False
 
 
-Block = Sentences | Plot | Table | Samples
+Block = Sentences | Plot | Table | Samples | Overview | Doubts | Damages | Changes | CellsTable | Compared | More
 
 
 @dataclass(frozen=True)
@@ -81,9 +151,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
+    """``data`` has what the page's scripts share: the columns of all cells, and the families."""
+
     title: str
+    summary: str
     sections: Sequence[Section]
-    notes: Sequence[str] = field(default=())
+    data: Mapping[str, Any] = field(default_factory=lambda: {"cells": {}, "families": []})
 
 
 def plain(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from analysis.measures.compare import Comparison
-from analysis.report.blocks import Answer, Block, Column, Page, Sample, Samples, Section, Sentences, Table
+from analysis.report.blocks import Block, Column, Compared, Page, Sample, Section, Sentences, Table
 from analysis.report.samples import Example, readable
 from mmq_sweeps.reporting.table import METRIC_LABELS
 
@@ -23,7 +23,7 @@ def page(found: Comparison, examples: Mapping[str, Example], lacking: Sequence[s
         Section(f"Items that changed most by {_label(found.metric)}", answers),
         Section("How this was made", [Sentences([f"This page: {command}"])]),
     ]
-    return Page(f"{found.family}: {first.title} against {second.title}", sections)
+    return Page(f"{first.title} against {second.title}", found.family, sections)
 
 
 def sentences(found: Comparison, marked: str = "") -> Iterator[str]:
@@ -73,14 +73,14 @@ def _metrics(found: Comparison) -> Table:
     return Table("Every metric of both, with the 95% interval of the paired difference", columns, rows)
 
 
-def _samples(found: Comparison, examples: Mapping[str, Example]) -> Samples:
+def _samples(found: Comparison, examples: Mapping[str, Example]) -> Compared:
     names = [f"{name}: {side.title}" for name, side in zip("AB", found.sides, strict=True)]
-    rows = []
-    for change in found.most:
-        told = [readable(text) for text in change.answers]
-        answers = [Answer(text, score, text == told[0]) for text, score in zip(told, change.scores, strict=True)]
-        rows.append(Sample(change.id, *examples.get(change.id, Example("", "", ())), answers))
-    return Samples(names, rows)
+    rows = [Sample(change.id, *examples.get(change.id, Example("", "", ()))) for change in found.most]
+    answers = [
+        [(readable(text), score) for text, score in zip(change.answers, change.scores, strict=True)]
+        for change in found.most
+    ]
+    return Compared(names, rows, answers)
 
 
 def _label(metric: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -11,18 +12,39 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.audit import answers
 from analysis.audit import checks as auditing
 from analysis.audit.finding import Finding
-from analysis.cells import BITS, LOADS_IN, METRIC, WARNINGS, Cells, assignment, defined, loaders_shown
+from analysis.cells import BITS, LOADS_IN, METRIC, WARNINGS, Cells, History, assignment, defined, loaders_shown
 from analysis.figures import catalog
+from analysis.figures.plots import Bars, Series
 from analysis.figures.searches import plots
 from analysis.load.searches import Search
 from analysis.measures import searches as searching
 from analysis.measures.family import Family, families
+from analysis.measures.flips import Flips
 from analysis.measures.frontier import Frontier, frontiers
+from analysis.measures.importance import Importance
 from analysis.report import words
-from analysis.report.blocks import Block, Column, Page, Section, Sentences, Table, plain
+from analysis.report.blocks import (
+    Block,
+    CellsTable,
+    Column,
+    Doubts,
+    More,
+    Overview,
+    Page,
+    Section,
+    Sentences,
+    Table,
+    plain,
+)
+from analysis.report.changed import changed, flip_columns, flips_in
+from analysis.report.columns import columns, numbers_of
+from analysis.report.damages import damages
+from analysis.report.overview import overview
 from analysis.report.samples import samples
+from analysis.report.transfer import transfer_section
 from mmq_sweeps import __version__
 from mmq_sweeps.identity.assignment import part_order
 
@@ -32,9 +54,22 @@ TABLES = {
     "methods": "Methods at the assignments that both have",
 }
 LIBRARIES = ("numpy", "pandas", "scikit-learn", "shap")
+# Failed cells that are named.
+FAILURES = 20
 
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A family with a section: its ``number`` on the page, its ``overall`` frontier, and the ``numbers`` of all cells."""
+
+    number: int
+    family: Family
+    overall: Frontier
+    numbers: Mapping[tuple[str, str], int]
+    flips: tuple[Flips | None, str]
 
 
 def page(
@@ -50,6 +85,7 @@ def page(
     ``command`` is shown on the page; ``images`` is the folder of a published set. ``say`` receives the current step, since
     thousands of cells take minutes. ``found_by`` are the searches of the sources.
     """
+    answers.wanted(cells)
     found = families(cells, metric)
     if not found:
         asked = f"the metric {metric!r}" if metric else "a metric"
@@ -64,19 +100,33 @@ def page(
         raise ValueError("no finished cell has both a metric and bits per weight: nothing to report")
     for number, family in enumerate(found, 1):
         _worked_out(family, f"{family.title} ({number} of {len(found)})", say)
-    overall = {family.title: frontiers(family.cells, family.metric)[0] for family in found}
+    numbers = numbers_of(cells.frame)
+    shown = [
+        _Shown(
+            number, family, frontiers(family.cells, family.metric)[0], numbers, flips_in(family.cells, family.metric)
+        )
+        for number, family in enumerate(found)
+    ]
     defects = auditing.audit(cells, metric, say)
     say("writing the page")
-    summary = [*_summary(cells, found, overall, defects), Sentences(unsized, warning=True)]
+    history = cells.history()
+    on_frontier = {key for one in shown for key in zip(one.overall.rows["id"], one.overall.rows["where"], strict=True)}
+    drawn = columns(
+        cells, numbers, [family.cells for family in found], on_frontier, flip_columns(one.flips[0] for one in shown)
+    )
+    data = {
+        "cells": drawn,
+        "families": [overview(family, numbers) for family in found],
+    }
     sections = [
-        Section("Summary", summary),
-        *(section for family in found for section in _of_family(family, overall[family.title], images)),
+        *(section for one in shown for section in _of_family(one, images)),
         *([Section("Searches", list(_searches(found_by)))] if found_by else []),
-        Section("All cells", [_cells_table(cells, list(overall.values()))]),
-        Section("Defects and missing cells", list(_defects(cells, defects))),
-        Section("How this was made", list(_made(cells, command))),
+        *([across] if (across := transfer_section(cells, metric)) else []),
+        Section("All cells", [_cells_table(cells, drawn)]),
+        Section("Defects and missing cells", list(_defects(cells, defects, unsized, history.lacking))),
+        Section("How this was made", list(_made(cells, command, history))),
     ]
-    return Page("Quantization of the parts of vision-language models", sections, cells.notes)
+    return Page("mmq-sweeps report", words.of_cells(cells, len(defects)), sections, data)
 
 
 def _sized(family: Family) -> bool:
@@ -86,43 +136,23 @@ def _sized(family: Family) -> bool:
 
 def _worked_out(family: Family, title: str, say: Say) -> None:
     """Compute the cached properties of ``family`` that take long, and report progress."""
-    say(f"{title}: frontier of {words.count(len(family.cells.frame), 'cell')}")
-    _ = family.frontiers
     say(f"{title}: sensitivity")
     _ = family.sensitivity
     say(f"{title}: importance")
     _ = family.importance
 
 
-def _summary(
-    cells: Cells, found: Sequence[Family], overall: dict[str, Frontier], defects: Sequence[Finding]
-) -> Iterator[Block]:
-    odd = f" {words.count(len(defects), 'defect')} found in the data, listed below." if defects else ""
-    yield Sentences([words.of_cells(cells) + odd])
-    for family in found:
-        yield Sentences([f"{family.title}:", *words.of_family(family, overall[family.title])])
-    if cells.notes:
-        yield Sentences([words.sentence(note) for note in cells.notes], warning=True)
-
-
-def _of_family(family: Family, one: Frontier, images: Path | None) -> Iterator[Section]:
-    yield Section(family.title, [])
-    yield Section(
-        "Frontier",
-        [
-            *catalog.plots(family, ["tradeoff"]),
-            _frontier_table(family, one),
-            Sentences([words.sentence(note) for note in one.notes]),
-            Sentences([f"{assignment(row)}: {told}." for row, told in _warned(one)], warning=True),
-        ],
-        3,
-    )
-    yield Section("Importance", list(_importance(family)), 3)
-    yield Section("Sensitivity", list(_sensitivity(family)), 3)
-    chosen = [one.smallest_within(words.KEEP), *(one.best_within(budget) for budget in words.BUDGETS)]
+def _of_family(one: _Shown, images: Path | None) -> Iterator[Section]:
+    yield Section(one.family.title, [Overview(one.number), _frontier_table(one), *_frontier_notes(one.overall)])
+    yield Section("Importance", list(_importance(one.family)), 3)
+    yield Section("Sensitivity", list(_sensitivity(one)), 3)
+    chosen = [one.overall.smallest_within(words.KEEP), *(one.overall.best_within(budget) for budget in words.BUDGETS)]
     picked = {row["id"]: row for row in chosen if row is not None}
-    shown, told = samples(family.cells, family.metric, list(picked.values()), images)
-    yield Section("Samples", [Sentences([words.sentence(line) for line in told]), *([shown] if shown else [])], 3)
+    family = one.family
+    shown, told = samples(family.cells, family.metric, list(picked.values()), one.numbers, images, one.number)
+    answers = changed(*one.flips, family.cells, one.overall.rows, one.numbers)
+    yield Section("Changed answers", list(answers), 3)
+    yield Section("Samples", [*([shown] if shown else []), Sentences([words.sentence(line) for line in told])], 3)
 
 
 def _searches(found: Sequence[Search]) -> Iterator[Block]:
@@ -142,29 +172,29 @@ def _searches(found: Sequence[Search]) -> Iterator[Block]:
         yield from plots(search)
 
 
-def _frontier_table(family: Family, one: Frontier) -> Table:
-    figure, extra = (
-        f"{METRIC}{one.metric}",
-        [name for name in ("low", "high", "difference", "probability") if name in one.rows],
-    )
-    loading = LOADS_IN in one.rows
-    columns = [Column("cell"), Column("bits per weight", 3), Column(one.quality.label, 4)]
+def _frontier_table(shown: _Shown) -> Table:
+    """List the cells on the frontier of all methods, with what is known of each figure."""
+    one = shown.overall
+    rows = one.rows
     titles = {"low": "low", "high": "high", "difference": "vs full", "probability": "on frontier"}
-    columns += [*(Column(titles[name], 4) for name in extra), *([Column("loads in")] if loading else [])]
-    rows = [
-        [
-            row["assignment"],
-            plain(row[one.bpw]),
-            plain(row[figure]),
-            *(plain(row[name]) for name in extra),
-            *([loaders_shown(row)] if loading else []),
-        ]
-        for _, row in one.rows.iterrows()
+    known = [
+        (Column("cell"), rows["assignment"]),
+        (Column("bits per weight", 3), rows[one.bpw]),
+        (Column(one.quality.label, 4), rows[one.quality.column]),
+        *((Column(title, 4), rows[name]) for name, title in titles.items() if name in rows),
     ]
-    marks = {
-        (place, 2): told for place, (_, row) in enumerate(one.rows.iterrows()) if (told := _warning(row, one.metric))
-    }
-    return Table(f"Cells on the frontier of {family.title}", columns, rows, marks=marks)
+    if LOADS_IN in rows:
+        known.append((Column("loads in"), pd.Series([loaders_shown(row) for _, row in rows.iterrows()])))
+    lines = [[plain(value) for value in line] for line in zip(*(values for _, values in known), strict=True)]
+    marks = {(place, 2): told for place, (_, row) in enumerate(rows.iterrows()) if (told := _warning(row, one.metric))}
+    numbers = [shown.numbers[key] for key in zip(rows["id"], rows["where"], strict=True)]
+    return Table(f"The frontier of {shown.family.title}", [column for column, _ in known], lines, (), marks, numbers)
+
+
+def _frontier_notes(one: Frontier) -> Iterator[Block]:
+    yield Sentences([words.sentence(note) for note in one.notes])
+    warned = [f"{assignment(row)}: {told}." for _, row in one.rows.iterrows() if (told := _warning(row, one.metric))]
+    yield Sentences(warned, warning=True)
 
 
 def _warning(row: Mapping[str, Any] | pd.Series, metric: str) -> str:
@@ -172,23 +202,13 @@ def _warning(row: Mapping[str, Any] | pd.Series, metric: str) -> str:
     return told.replace("\n", "; ") if isinstance(told, str) else ""
 
 
-def _warned(one: Frontier) -> Iterator[tuple[pd.Series, str]]:
-    """Yield the frontier's cells whose metric carries a warning, with the warning."""
-    for _, row in one.rows.iterrows():
-        if told := _warning(row, one.metric):
-            yield row, told
-
-
 def _importance(family: Family) -> Iterator[Block]:
     found, reason = family.importance
     if reason:
         yield Sentences([words.sentence(reason)])
         return
-    yield from catalog.plots(family, ["importance"])
-    for one in found:
-        yield Sentences(list(words.of_importance(one)))
-        if one.warnings:
-            yield Sentences([words.sentence(warning) for warning in one.warnings], warning=True)
+    highest = max(float(one.table[["mean", "high"]].max(axis=None)) for one in found)
+    yield from (_bars(one, highest) for one in found)
     measures = ("forest", "permutation", "shap", "mean", "low", "high", "per_bit")
     columns = [Column("method"), Column("part"), *(Column(name.replace("_", " "), 1) for name in measures)]
     rows = [
@@ -196,22 +216,43 @@ def _importance(family: Family) -> Iterator[Block]:
         for one in found
         for part, row in one.table.iterrows()
     ]
-    yield Table(f"Measures of importance, each of 100, in {family.title}", columns, rows)
+    yield More(
+        "The measures of importance", [Table(f"Measures of importance, each of 100, in {family.title}", columns, rows)]
+    )
 
 
-def _sensitivity(family: Family) -> Iterator[Block]:
-    told = family.sensitivity
+def _bars(one: Importance, highest: float) -> Doubts:
+    table = one.table.loc[sorted(one.table.index, key=lambda part: part_order(str(part)))]
+    series = Series(one.method, [0.0, highest], table["mean"].tolist(), table["low"].tolist(), table["high"].tolist())
+    bars = Bars(one.method, "importance (of 100)", [str(part) for part in table.index], [series])
+    # What the forest did not see is said as well, but makes nothing that it says doubtful.
+    beside = [text for text in one.warnings if "left out" in text]
+    doubts = [words.sentence(text) for text in one.warnings if text not in beside]
+    return Doubts(one.method, bars, [words.of_fit(one), *map(words.sentence, beside)], doubts)
+
+
+def _sensitivity(one: _Shown) -> Iterator[Block]:
+    family, told = one.family, one.family.sensitivity
     if told is None:
         yield Sentences(
             [f"There is no full-precision cell with {family.metric} to measure damage from: run method=none."]
         )
     else:
-        yield Sentences([*words.of_sensitivity(told), *map(words.sentence, told.notes)])
-    yield from catalog.plots(family, ["parts", "groups", "layers", "pairs", "interaction"])
-    if told is not None:
-        for title, rows in (("alone", told.alone), ("pairs", told.pairs), ("methods", told.methods)):
-            if not rows.empty:
-                yield _as_table(f"{TABLES[title]}, in {family.title}", rows)
+        if (maps := damages(told, family.cells, one.numbers)) is not None:
+            yield maps
+        yield Sentences([words.sentence(note) for note in told.notes])
+        if lines := list(words.of_sensitivity(told)):
+            yield More("In words", [Sentences(lines)])
+    pictures = catalog.plots(family, ["parts", "groups", "layers", "pairs", "heatmaps", "interaction"])
+    if pictures:
+        yield More("Curves by bits, two parts together, interactions", pictures)
+    tables = [
+        _as_table(f"{title}, in {family.title}", getattr(told, name))
+        for name, title in TABLES.items()
+        if told is not None and not getattr(told, name).empty
+    ]
+    if tables:
+        yield More("The damages as tables", tables)
 
 
 def _as_table(name: str, rows: pd.DataFrame) -> Table:
@@ -225,41 +266,27 @@ def _digits(values: pd.Series) -> int | None:
     return 4 if pd.api.types.is_float_dtype(values) else 0
 
 
-def _cells_table(cells: Cells, overall: Sequence[Frontier]) -> Table:
+def _cells_table(cells: Cells, there: Collection[str]) -> CellsTable:
+    """List the page's columns that are ``there``, with their labels."""
     frame = cells.frame
-    on_frontier = {(row["id"], row["where"]) for one in overall for _, row in one.rows.iterrows()}
-    parts = cells.parts
     names = [name for name in cells.metrics if frame[f"{METRIC}{name}"].notna().any()]
     several = [name for name in ("source", "model", "task") if frame[name].nunique() > 1]
-    columns = [Column("cell"), *(Column(name) for name in several), Column("method")]
-    columns += [Column(f"{part} bits", _bits_digits(frame[f"{BITS}{part}"])) for part in sorted(parts, key=part_order)]
-    columns += [Column("bits per weight", 3), Column("exact", 3), *(Column(words.label(name), 4) for name in names)]
-    columns += [Column(name) for name in ("warnings", "loads in", "on frontier", "status", "id")]
-    columns.append(Column("W&B", link="run"))
-    first = columns.index(Column("exact", 3)) + 1
-    rows: list[list[Any]] = []
-    warned: dict[tuple[int, int], str] = {}
-    for row in frame.to_dict("records"):
-        series = pd.Series(row)
-        warned |= {
-            (len(rows), first + place): told for place, name in enumerate(names) if (told := _warning(row, name))
-        }
-        rows.append(
-            [
-                assignment(series), *(row[name] for name in several), row["method"],
-                *(plain(row[f"{BITS}{part}"]) for part in parts), plain(row.get("bpw_paper")), plain(row.get("bpw_exact")),
-                *(plain(row[f"{METRIC}{name}"]) for name in names),
-                "; ".join(f"{words.label(name)}: {told}" for name in names if (told := _warning(row, name))),
-                loaders_shown(row), "yes" if (row["id"], row["where"]) in on_frontier else "", row["status"], row["id"],
-                plain(row.get("url")),
-            ]
-        )  # fmt: skip
-    kept = [index for index, column in enumerate(columns) if any(line[index] not in (None, "") for line in rows)]
-    shown = [[line[index] for index in kept] for line in rows]
-    labels = {columns[index].label for index in kept}
-    filters = [name for name in (*several, "method", "loads in", "status", "on frontier") if name in labels]
-    marks = {(row, kept.index(column)): told for (row, column), told in warned.items()}
-    return Table("All cells", [columns[index] for index in kept], shown, filters, marks)
+    columns = [
+        (Column("cell"), "cell"),
+        *((Column(name), name) for name in (*several, "method")),
+        *((Column(f"{part} bits", _bits_digits(frame[f"{BITS}{part}"])), f"{BITS}{part}") for part in cells.parts),
+        (Column("bits per weight", 3), "bpw_paper"),
+        (Column("exact", 3), "bpw_exact"),
+        *((Column(words.label(name), 4), f"{METRIC}{name}") for name in names),
+        (Column("flips", 3), "flips"),
+        (Column("empty", 3), "empty"),
+        (Column("same answer", 3), "same answer"),
+        *((Column(name), name) for name in ("warnings", "loads in", "on frontier", "status", "id")),
+        (Column("W&B", link="run"), "url"),
+    ]
+    shown = [(column, name) for column, name in columns if name in there]
+    filters = [*several, "method", "loads in", "status", "on frontier"]
+    return CellsTable("All cells", shown, [name for name in filters if name in there])
 
 
 def _bits_digits(bits: pd.Series) -> int:
@@ -267,15 +294,19 @@ def _bits_digits(bits: pd.Series) -> int:
     return 0 if (bits.dropna() % 1 == 0).all() else 2
 
 
-def _defects(cells: Cells, defects: Sequence[Finding]) -> Iterator[Block]:
+def _defects(
+    cells: Cells, defects: Sequence[Finding], unsized: Sequence[str], unmeasured: Sequence[str]
+) -> Iterator[Block]:
+    yield Sentences([*map(words.sentence, cells.notes), *unsized], warning=True)
     for family in dict.fromkeys(finding.family for finding in defects):
         here = [finding for finding in defects if finding.family == family]
         yield Sentences([f"{family}:", *(f"{one.defect}: {one.sentence}." for one in here)])
     failed = cells.frame[cells.frame["status"] != "done"]
     failures = [
-        f"{assignment(row)} failed with {row.get('error')}: {row['id']}." for _, row in failed.head(20).iterrows()
+        f"{assignment(row)} failed with {row.get('error')}: {row['id']}." for _, row in failed.head(FAILURES).iterrows()
     ]
-    lacking = [*failures, *(f"{line}." for line in cells.history().lacking)]
+    more = [f"{len(failed) - FAILURES} more cells failed."] if len(failed) > FAILURES else []
+    lacking = [*failures, *more, *(f"{line}." for line in unmeasured)]
     if lacking:
         yield Sentences(["Cells without a result:", *lacking])
     if not defects and not lacking:
@@ -287,8 +318,7 @@ def _defects(cells: Cells, defects: Sequence[Finding]) -> Iterator[Block]:
         )
 
 
-def _made(cells: Cells, command: str) -> Iterator[Block]:
-    history = cells.history()
+def _made(cells: Cells, command: str, history: History) -> Iterator[Block]:
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     yield Sentences(
@@ -297,7 +327,9 @@ def _made(cells: Cells, command: str) -> Iterator[Block]:
             f"{now}, mmq-sweeps {__version__}, Python {platform.python_version()}, {libraries}.",
             "Bits per weight are the study's (arXiv 2601.15287): quantized weights at their bits, all else at 16. The exact "
             "ones count scales and zeros as well.",
-            "Intervals are of 95%: of a figure over the items it is the mean of, of importance over the cells.",
+            "Intervals are of 95%: of a figure over the items it is the mean of, of a share of full precision over the same "
+            "items of both, of importance over the cells.",
+            "Charts are drawn with Observable Plot.",
             *dict.fromkeys(
                 f"{told}."
                 for _, family in cells.families()

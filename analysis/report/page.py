@@ -1,69 +1,107 @@
-"""Render the page as HTML: text as text, charts and tables as JSON that an inline script draws. Nothing is fetched."""
+"""Render the page as HTML: text as text, charts and tables as JSON that inline scripts draw. Nothing is fetched."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from analysis.figures.plots import XY, Bars, Heatmap, Panel, Plot, Series, Space
-from analysis.report.blocks import Page, Samples, Section, Sentences, Table, plain
+from analysis.figures.plots import Plot, Space
+from analysis.report.blocks import (
+    CellsTable,
+    Changes,
+    Compared,
+    Damages,
+    Doubts,
+    More,
+    Overview,
+    Page,
+    Samples,
+    Section,
+    Sentences,
+    Table,
+)
+from analysis.report.columns import short_answers
+from analysis.report.drawn import panel_data
 
 ASSETS = Path(__file__).parent
-# The page is self-contained: block every external request.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-KINDS: dict[type, str] = {XY: "xy", Heatmap: "heatmap", Bars: "bars"}
-# Decimals of drawn numbers: more are invisible and enlarge the page.
-DRAWN_DIGITS = 7
+LIBRARY = ASSETS / "vendor" / "plot.min.js"
+# In this order: each uses those before it.
+SCRIPTS = ("base.js", "charts.js", "overview.js", "cell.js", "table.js", "samples.js", "main.js")
+Drawn = list[dict[str, Any]]
 
 
 def render(page: Page) -> str:
     """Return the whole HTML file."""
-    drawn: list[dict[str, Any]] = []
+    drawn: Drawn = []
     body = "\n".join(_section(number, section, drawn) for number, section in enumerate(page.sections))
     links = "".join(
         f'<a href="#s{number}">{escape(section.title)}</a>'
         for number, section in enumerate(page.sections)
         if section.level == 2
     )
-    style, script = ((ASSETS / name).read_text() for name in ("page.css", "page.js"))
+    main = f"""<header><div><h1>{escape(page.title)}</h1><p class="quiet">{escape(page.summary)}</p></div>
+<nav aria-label="Sections">{links}</nav></header>
+<main>
+{body}
+</main>
+<aside id="cell" aria-label="Pinned cell" tabindex="-1" hidden></aside>
+"""
+    return document(page.title, main, {**page.data, "drawn": drawn}, SCRIPTS)
+
+
+def document(title: str, body: str, data: dict[str, Any], scripts: tuple[str, ...]) -> str:
+    """Return a self-contained HTML file with the plotting library, ``scripts`` of ours, and ``data`` for them."""
+    code = "\n".join((ASSETS / "page" / name).read_text() for name in scripts)
+    inline = [LIBRARY.read_text(), f'"use strict";\n(() => {{\n{code}}})();\n']
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {' '.join(map(_hash, inline))}"
     # "</script>" inside a text would end the data.
-    data = json.dumps(drawn, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    content = json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=False).replace("<", "\\u003c")
+    tags = "\n".join(f"<script>{script}</script>" for script in inline)
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <link rel="icon" href="data:,">
-<title>{escape(page.title)}</title>
+<title>{escape(title)}</title>
 <style>
-{style}</style>
+{(ASSETS / "page.css").read_text()}</style>
 </head>
 <body>
-<header><h1>{escape(page.title)}</h1><nav>{links}</nav></header>
-<main>
-{body}
-</main>
-<div id="tip" role="tooltip" hidden></div>
-<script type="application/json" id="drawn">{data}</script>
-<script>
-{script}</script>
+{body}<div id="tip" role="tooltip" hidden></div>
+<script type="application/json" id="data">{content}</script>
+{tags}
 </body>
 </html>
 """
 
 
-def _section(number: int, section: Section, drawn: list[dict[str, Any]]) -> str:
+def _hash(script: str) -> str:
+    """Return the source by which the page's policy allows an inline ``script``, and no other."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _section(number: int, section: Section, drawn: Drawn) -> str:
     blocks = "\n".join(part for block in section.blocks for part in RENDER[type(block)](block, drawn))
     return f'<section id="s{number}"><h{section.level}>{escape(section.title)}</h{section.level}>\n{blocks}\n</section>'
 
 
-def _sentences(block: Sentences, _drawn: list[dict[str, Any]]) -> Iterator[str]:
+def _host(drawn: Drawn, kind: str, content: dict[str, Any], label: str = "", tag: str = "div") -> str:
+    """Return the element in which a script draws ``content``."""
+    drawn.append({"kind": kind, **content})
+    named = f' aria-label="{escape(label)}"' if label else ""
+    return f'<{tag} class="{kind}" data-drawn="{len(drawn) - 1}"{named}></{tag}>'
+
+
+def _sentences(block: Sentences, _drawn: Drawn) -> Iterator[str]:
     """Yield a list; a first line that ends in a colon becomes its title."""
     if not block.lines:
         return
@@ -80,68 +118,84 @@ def _sentences(block: Sentences, _drawn: list[dict[str, Any]]) -> Iterator[str]:
     yield f"<ul{kind}>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def _chart(plot: Plot, drawn: list[dict[str, Any]]) -> Iterator[str]:
-    panels = [_panel(panel) for panel in plot.panels if not isinstance(panel, Space)]
+def _overview(block: Overview, drawn: Drawn) -> Iterator[str]:
+    yield _host(drawn, "overview", {"family": block.family})
+
+
+def _chart(plot: Plot, drawn: Drawn) -> Iterator[str]:
     title = plot.title.split(": ")[0]
-    drawn.append({"kind": "chart", "panels": panels})
-    yield f'<figure data-drawn="{len(drawn) - 1}"><figcaption>{escape(title)}</figcaption></figure>'
-    yield from (f'<p class="quiet caption">{escape(note)}</p>' for note in plot.notes)
+    panels = [panel_data(panel) for panel in plot.panels if not isinstance(panel, Space)]
+    yield f"<h4>{escape(title)}</h4>"
+    yield _host(drawn, "chart", {"panels": panels}, title, "figure")
+    yield from (f'<p class="quiet">{escape(note)}</p>' for note in plot.notes)
 
 
-def _panel(panel: Panel) -> dict[str, Any]:
-    told = {name: value for name, value in asdict(panel).items() if name not in ("series", "groups")}
-    if isinstance(panel, XY | Bars):
-        told["series"] = [_series(one) for one in (panel.series if isinstance(panel, XY) else panel.groups)]
-    return {"kind": KINDS[type(panel)], **_rounded(told)}
+def _doubts(block: Doubts, drawn: Drawn) -> Iterator[str]:
+    named = f"<strong>Doubtful for {escape(block.method)}:</strong>"
+    told = "".join(f'<li class="doubt">{named} {escape(line)}</li>' for line in block.doubts)
+    lines = "".join(f"<li>{escape(line)}</li>" for line in block.lines)
+    label = f"Importance of the parts, {block.method}"
+    bars = _host(drawn, "bars", {"panel": panel_data(block.bars)}, label, "figure")
+    yield f'<div class="doubts"><div><h4>{escape(block.method)}</h4>{bars}</div><ul>{lines}{told}</ul></div>'
 
 
-def _series(one: Series) -> dict[str, Any]:
-    told: dict[str, Any] = _rounded(asdict(one))
-    return {**told, "x": list(told["x"]), "style": one.style or one.label}
+def _damages(block: Damages, drawn: Drawn) -> Iterator[str]:
+    maps = [panel_data(one) for one in block.maps]
+    content = {"panels": maps, "notes": block.notes, "cells": block.cells}
+    yield _host(drawn, "damages", content, "Damage of one selection alone", "figure")
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(one) for key, one in value.items()}
-    if isinstance(value, list | tuple | range):
-        return [_rounded(one) for one in value]
-    value = plain(value)
-    return round(value, DRAWN_DIGITS) if isinstance(value, float) else value
+def _changes(block: Changes, drawn: Drawn) -> Iterator[str]:
+    content = {"rows": [asdict(row) for row in block.rows], "words": list(block.words)}
+    yield _host(drawn, "changes", content, "Answers that differ from full precision", "figure")
 
 
-def _table(table: Table, drawn: list[dict[str, Any]]) -> Iterator[str]:
+def _table(table: Table, drawn: Drawn) -> Iterator[str]:
     rows = [[round(value, 9) if isinstance(value, float) else value for value in row] for row in table.rows]
-    columns = [asdict(column) for column in table.columns]
     marks = {f"{row},{column}": text for (row, column), text in table.marks.items()}
-    drawn.append({"kind": "table", "columns": columns, "rows": rows, "filters": list(table.filters), "marks": marks})
-    yield f'<p class="quiet caption">{escape(table.name)}</p>'
-    yield f'<div class="table" data-drawn="{len(drawn) - 1}" aria-label="{escape(table.name)}"></div>'
+    columns = [asdict(column) for column in table.columns]
+    content = {
+        "columns": columns,
+        "rows": rows,
+        "filters": list(table.filters),
+        "marks": marks,
+        "cells": list(table.cells),
+    }
+    yield f"<h4>{escape(table.name)}</h4>"
+    yield _host(drawn, "table", content, table.name)
 
 
-def _samples(block: Samples, _drawn: list[dict[str, Any]]) -> Iterator[str]:
-    cards = []
-    for row in block.rows:
-        image = f'<img src="{escape(row.image)}" alt="{escape(row.id)}">' if row.image else ""
-        asked = f"<p><strong>{escape(row.asked)}</strong></p>" if row.asked else ""
-        right = f'<p class="quiet">Right: {escape(row.right[0])}{_more(row.right)}</p>' if row.right else ""
-        said = "".join(
-            f"<dt>{escape(name)}{'' if answer.score is None else f' · {answer.score:.3f}'}</dt>"
-            f'<dd class="{"same" if answer.same else "other"}">{escape(answer.text) or "(nothing)"}</dd>'
-            for name, answer in zip(block.cells, row.answers, strict=True)
-        )
-        cards.append(
-            f'<article>{image}<div><p class="quiet">{escape(row.id)}</p>{asked}{right}<dl>{said}</dl></div></article>'
-        )
-    yield '<div class="samples">' + "".join(cards) + "</div>"
+def _cells_table(table: CellsTable, drawn: Drawn) -> Iterator[str]:
+    columns = [{**asdict(column), "from": name} for column, name in table.columns]
+    yield _host(drawn, "table", {"columns": columns, "filters": list(table.filters), "all": True}, table.name)
 
 
-def _more(right: Sequence[str]) -> str:
-    return f" (and {len(right) - 1} more)" if len(right) > 1 else ""
+def _samples(block: Samples, drawn: Drawn) -> Iterator[str]:
+    content = {"family": block.family, "items": [asdict(row) for row in block.rows], "chosen": list(block.chosen)}
+    yield _host(drawn, "samples", {**content, **short_answers(block.answers)})
 
 
-RENDER: dict[type, Callable[[Any, list[dict[str, Any]]], Iterator[str]]] = {
+def _compared(block: Compared, drawn: Drawn) -> Iterator[str]:
+    answers = {place: [said[place] for said in block.answers] for place in range(len(block.cells))}
+    content = {"names": list(block.cells), "items": [asdict(row) for row in block.rows]}
+    yield _host(drawn, "compared", {**content, **short_answers(answers)})
+
+
+def _more(block: More, drawn: Drawn) -> Iterator[str]:
+    inner = "\n".join(part for one in block.blocks for part in RENDER[type(one)](one, drawn))
+    yield f"<details><summary>{escape(block.title)}</summary>\n{inner}\n</details>"
+
+
+RENDER: dict[type, Callable[[Any, Drawn], Iterator[str]]] = {
     Sentences: _sentences,
+    Overview: _overview,
     Plot: _chart,
+    Doubts: _doubts,
+    Damages: _damages,
+    Changes: _changes,
     Table: _table,
+    CellsTable: _cells_table,
     Samples: _samples,
+    Compared: _compared,
+    More: _more,
 }

@@ -12,7 +12,7 @@ import importlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +20,14 @@ import pandas as pd
 
 from analysis.cells import Cells, Items, assignment
 from analysis.measures.quality import Quality
-from analysis.report.blocks import Answer, Sample, Samples, plain
+from analysis.report.blocks import Sample, Samples, plain
+from analysis.report.columns import SIZES
+from analysis.report.overview import answers as answers_of
 
 SHOWN = 8
 CELLS = 4
+# In a larger family only the cells that can be an answer have their predictions on the page.
+MOST_ANSWERS = 1000
 THUMBNAIL, LOSSLESS, QUALITY = 288, 96, 80
 # A record's ``_target_`` is imported, so it may only name readers below this prefix or in ``mmq_sweeps.data.readers``.
 READERS = "mmq_sweeps.data."
@@ -38,11 +42,18 @@ class Example(NamedTuple):
 
 
 def samples(
-    family: Cells, metric: str, chosen: Sequence[pd.Series], root: Path | None
+    family: Cells,
+    metric: str,
+    chosen: Sequence[pd.Series],
+    numbers: Mapping[tuple[str, str], int],
+    root: Path | None,
+    number: int = 0,
 ) -> tuple[Samples | None, list[str]]:
-    """Collect the answers of full precision and of ``chosen`` cells, and sentences on the choice and its gaps.
+    """Collect what cells said of the same items, and sentences on the choice and its gaps.
 
-    Only items that the cells answer differently are shown, if there are any. ``root`` is a published set's image folder.
+    The items are those that full precision and ``chosen`` cells answer differently, if there are any. All cells of a family
+    of at most ``MOST_ANSWERS`` are collected, else the frontier's and the chosen ones, since readers may pin any of them.
+    ``numbers`` are those of the cells on the page, ``number`` is the family's. ``root`` is a published set's image folder.
     """
     answered = list(_answered(family, metric, chosen))
     if not answered:
@@ -52,33 +63,33 @@ def samples(
     unlike = [item for item in shared if len({column[item]["prediction"] for column in columns}) > 1]
     shown = (unlike or shared)[:SHOWN]
     known, lacking = _examples(answered[0][0], set(shown), root)
-    rows = [
-        Sample(
-            item,
-            *known.get(item, Example("", "", ())),
-            [_answer(column[item], columns[0][item], metric) for column in columns],
-        )
-        for item in shown
-    ]
+    rows = [Sample(item, *known.get(item, Example("", "", ()))) for item in shown]
+    by_cell = {numbers[row["id"], row["where"]]: items for row, items in answered}
+    picked = list(by_cell)
+    by_cell |= _others(family, metric, by_cell, numbers)
+    answers = {cell: said for cell, items in by_cell.items() if (said := _said(items, shown, metric))}
     names = [assignment(row) for row, _ in answered]
     told = [
-        f"{name} says the same as {names[0]} to {_same(column, columns[0], shared)} of {len(shared):,} items."
+        f"Of {len(shared):,} items, {name} says the same as {names[0]} to {_same(column, columns[0], shared):,}."
         for name, column in zip(names[1:], columns[1:], strict=True)
     ]
     which = f"the first {len(shown)} items that cells answer differently" if unlike else f"the first {len(shown)} items"
-    return Samples(names, rows), [f"Shown are {which}.", *told, *lacking]
+    return Samples(number, rows, answers, picked), [f"Shown are {which}.", *told, *lacking]
 
 
 def _answered(family: Cells, metric: str, chosen: Sequence[pd.Series]) -> Iterator[tuple[pd.Series, Items]]:
     """Yield full precision and the ``chosen`` cells with their items; if too few have predictions, the best others that do."""
     quality = Quality.of(family, metric)
     rows = family.frame[family.frame[quality.column].notna()].sort_values(quality.column, ascending=not quality.higher)
-    full = [row for _, row in rows[rows["method"] == "none"].iterrows()]
-    others = [row for _, row in rows[rows["method"] != "none"].iterrows()]
+    full, others = rows[rows["method"] == "none"], rows[rows["method"] != "none"]
+    # One by one: of thousands few are looked at.
+    candidates = chain(_rows(full), chosen, _rows(others))
     seen: set[str] = set()
     found = 0
-    for number, row in enumerate([*full, *chosen, *others]):
-        if row["id"] in seen or (number >= len(full) + len(chosen) and found > 2):
+    for number, row in enumerate(candidates):
+        if number >= len(full) + len(chosen) and found > 2:
+            return
+        if row["id"] in seen:
             continue
         seen.add(row["id"])
         if items := family.items(row):
@@ -88,9 +99,28 @@ def _answered(family: Cells, metric: str, chosen: Sequence[pd.Series]) -> Iterat
             return
 
 
-def _answer(item: Mapping[str, Any], full: Mapping[str, Any], metric: str) -> Answer:
-    score = item.get("scores", {}).get(metric)
-    return Answer(readable(item["prediction"]), plain(score), item["prediction"] == full["prediction"])
+def _rows(frame: pd.DataFrame) -> Iterator[pd.Series]:
+    return (row for _, row in frame.iterrows())
+
+
+def _others(
+    family: Cells, metric: str, read: Mapping[int, Items], numbers: Mapping[tuple[str, str], int]
+) -> dict[int, Items]:
+    """Read the items of the cells that readers may pin, by their number, without those that are ``read``."""
+    frame = family.frame
+    if len(frame) > MOST_ANSWERS:
+        sizes = [name for name in SIZES if name in frame]
+        frame = frame.loc[sorted(answers_of(frame, Quality.of(family, metric), sizes))]
+    rows = {numbers[row["id"], row["where"]]: row for _, row in frame.iterrows()}
+    return {number: items for number, row in rows.items() if number not in read and (items := family.items(row))}
+
+
+def _said(items: Items, shown: Sequence[str], metric: str) -> list[tuple[str, float | None]]:
+    """Return text and score of the ``shown`` items; empty if the cell lacks one of them."""
+    by_id = {str(item["id"]): item for item in items}
+    if any(item not in by_id for item in shown):
+        return []
+    return [(readable(by_id[item]["prediction"]), plain(by_id[item].get("scores", {}).get(metric))) for item in shown]
 
 
 def readable(prediction: str) -> str:

@@ -20,11 +20,22 @@ ARGUMENTS = (
 FAINT_TEXTS = """
 const linear = (x) => (x / 255 <= .04045 ? x / 255 / 12.92 : ((x / 255 + .055) / 1.055) ** 2.4);
 const luminance = ([r, g, b]) => .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
-const parse = (text) => (text.match(/[0-9.]+/g) || []).map(Number);
+// Painted, since a colour may be said in any colour space.
+const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true }), seen = new Map();
+const parse = (text) => {
+  if (!seen.has(text)) {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = text;
+    canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b, alpha] = canvas.getImageData(0, 0, 1, 1).data;
+    seen.set(text, [r, g, b, alpha / 255]);
+  }
+  return seen.get(text);
+};
 const behind = (element) => {
   for (let e = element; e; e = e.parentElement) {
     const c = parse(getComputedStyle(e).backgroundColor);
-    if (c.length === 3 || c[3] > 0.99) return c;
+    if (c[3] > 0.99) return c;
   }
   return [255, 255, 255];
 };
@@ -33,7 +44,8 @@ let texts = 0;
 while (walker.nextNode()) {
   const element = walker.currentNode.parentElement, text = walker.currentNode.data.trim();
   if (!text || ["SCRIPT", "STYLE"].includes(element.tagName) || !element.getClientRects().length) continue;
-  if (element.style.fill) continue;  // On a heat map's square, whose colour its text is chosen by.
+  // On a heat map's square the text's colour is chosen by that of the square.
+  if (element.closest("[class^=onsquare]")) continue;
   const style = getComputedStyle(element), drawn = element.namespaceURI.endsWith("svg");
   const a = luminance(parse(drawn ? style.fill : style.color)), b = luminance(behind(element));
   const contrast = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);

@@ -15,7 +15,7 @@ from analysis.__main__ import main
 from analysis.cells import Cells
 from analysis.load import load
 from analysis.report import content
-from analysis.report.blocks import Table
+from analysis.report.blocks import CellsTable, Table
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 from tests.analysis.grids import record, saved
@@ -162,20 +162,21 @@ def test_a_file_has_the_column(store: str, tmp_path: Path, monkeypatch: pytest.M
     assert pd.isna(found["rtn-vision3-language3"])
 
 
-def page_tables(cells: Cells) -> dict[str, Table]:
+def page_tables(cells: Cells) -> tuple[CellsTable, Table, dict[str, Any]]:
+    """The table of all cells, the first frontier's, and the columns of the page."""
     page = content.page(cells, None, "python -m analysis report")
-    return {block.name: block for section in page.sections for block in section.blocks if isinstance(block, Table)}
+    blocks = [block for section in page.sections for block in section.blocks]
+    every = next(block for block in blocks if isinstance(block, CellsTable))
+    return every, next(block for block in blocks if isinstance(block, Table)), page.data["cells"]
 
 
 def test_the_report_shows_and_filters_by_loader(store: str) -> None:
-    tables = page_tables(load([store]))
-    every = tables["All cells"]
+    every, frontier, columns = page_tables(load([store]))
     assert "loads in" in every.filters
-    place = [column.label for column in every.columns].index("loads in")
-    shown = {row[0]: row[place] for row in every.rows}
+    assert "loads in" in [name for _, name in every.columns]
+    shown = dict(zip(columns["cell"], columns["loads in"], strict=True))
     assert shown["hqq vision 3 language 3"] == "dequantized"
-    assert shown["rtn vision 3 language 3"] == ""
-    frontier = tables["Cells on the frontier of m, t"]
+    assert shown["rtn vision 3 language 3"] is None
     assert frontier.columns[-1].label == "loads in"
     assert frontier.rows[-1][-1] == "transformers + vLLM"
 
@@ -183,11 +184,13 @@ def test_the_report_shows_and_filters_by_loader(store: str) -> None:
 def test_the_report_of_what_a_loader_takes_says_what_it_leaves_out(store: str) -> None:
     cells = load([store]).loading_in("vllm")
     assert cells.notes[-1].startswith("--loads-in vllm: 1 of 4 quantized cells")
-    assert len(page_tables(cells)["All cells"].rows) == 2
+    assert len(page_tables(cells)[2]["id"]) == 2
 
 
 def test_cells_of_an_older_version_alone_have_no_column(tmp_path: Path) -> None:
     source = save(tmp_path, [(one, None) for one, _ in CELLS])
-    assert "loads in" not in [column.label for column in page_tables(load([source]))["All cells"].columns]
+    every, _, columns = page_tables(load([source]))
+    assert "loads in" not in [name for _, name in every.columns]
+    assert "loads in" not in columns
     with pytest.raises(ValueError, match="fits none of 4 quantized cells; unknown for 4"):
         load([source]).loading_in("transformers")

@@ -1,33 +1,35 @@
+"""The report in a browser: what a reader sees, and what happens on hover, click, keys and choices."""
+
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import mmq_sweeps
+from analysis.cells import Cells, assignment
 from analysis.load import load
 from analysis.measures import family
-from analysis.measures.importance import importances
+from analysis.measures.frontier import frontiers
+from analysis.measures.importance import Importance
 from analysis.report import content, page
+from analysis.report.blocks import Compared, Page, Sample, Section
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 from tests.analysis.browser import FAINT_TEXTS, asked, chromium, show
-from tests.analysis.grids import PARTS, record, saved, stored
+from tests.analysis.grids import PARTS, record, saved
 
 SCENES = {"_target_": "mmq_sweeps.data.scenes.Scenes", "seed": 0}
 TASK = {"data": SCENES, "split": "evaluation", "limit": 12}
-MANY = 2000
+MANY = 600
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page of two methods at four widths of every part, with answers to scenes, a failed cell and a link to a run."""
-    folder = tmp_path_factory.mktemp("report")
-    store = Store.open(folder / "runs")
+def grid(store: Store) -> None:
+    """Two methods at three widths of every part, with answers to scenes, a failed cell and a sweep that lacks one."""
     items = [f"evaluation-0-{number:06d}" for number in range(12)]
     for method, loss in (("gptq", 0.01), ("rtn", 0.03)):
         for widths in itertools.product((3, 8, 16), repeat=3):
@@ -36,16 +38,20 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
             score = 1 - loss * sum((9 - width) ** 2 / 10 for width in bits.values()) * (1 + len(bits) / 10)
             if bits or method == "gptq":
                 made = record(method, bits, bpw, score)
-                cell = {**made.cell, "task": TASK}
                 answers = [
                     {
                         "id": item,
-                        "prediction": f"<b>{item}</b> {score:.2f}",
+                        "prediction": f"<b>{item}</b> at {score:.2f}",
                         "scores": {"cider": score + 0.1 * (i % 3 - 1)},
                     }
                     for i, item in enumerate(items)
                 ]
-                store.save(Record(**{**made.__dict__, "id": f"{method}-{made.id}", "cell": cell}), answers)
+                total = {**made.size["total"], "size_bytes": int(bpw * 1e5)}
+                cell = {**made.cell, "task": TASK}
+                size = {**made.size, "total": total}
+                store.save(
+                    Record(**{**made.__dict__, "id": f"{method}-{made.id}", "cell": cell, "size": size}), answers
+                )
     lost = record("rtn", {"vision": 2}, 9.0, 0.0)
     error = {"class": "OutOfMemory", "message": "boom", "traceback": ""}
     store.save(
@@ -54,49 +60,198 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     store.note("sweeps/a/sweep.json", {"command": "python -m mmq_sweeps -m bits=3", "cells": ["gone"], "plan": []})
-    cells = load([str(folder / "runs")])
-    cells.frame["url"] = "https://wandb.ai/me/project/runs/" + cells.frame["id"]
-    path = folder / "report.html"
+
+
+def importance(method: str, *doubts: str) -> Importance:
+    """One that was not computed, since forests take seconds."""
+    shares = {
+        "forest": 30.0,
+        "permutation": 30.0,
+        "shap": 40.0,
+        "mean": 33.0,
+        "low": 20.0,
+        "high": 50.0,
+        "per_bit": 100.0,
+    }
+    return Importance("m, t", "cider", 27, pd.DataFrame(shares, index=list(PARTS)), 0.9, {}, doubts, method)
+
+
+@pytest.fixture(scope="session")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Cells:
+    folder = tmp_path_factory.mktemp("report") / "runs"
+    grid(Store.open(folder))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(family, "importances", partial(importances, resamples=3))
+        patch.setenv("XDG_CACHE_HOME", str(folder.parent))
+        found = load([str(folder)])
+    found.frame["url"] = "https://wandb.ai/me/project/runs/" + found.frame["id"]
+    return found
+
+
+@pytest.fixture(scope="session")
+def report(cells: Cells, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(family, "importances", lambda *_: [importance("gptq"), importance("rtn", "the ranking changes")])
         path.write_text(page.render(content.page(cells, None, "python -m analysis report")))
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with chromium(tmp_path_factory.mktemp("profile")) as found:
         yield found
 
 
-def test_the_page_opens_without_an_error_and_without_network(report: Path, driver: Any) -> None:
-    show(driver, report)
+def written(tmp_path: Path) -> Path:
+    path = tmp_path / "report.html"
+    path.write_text(page.render(content.page(load([str(tmp_path / "runs")]), None, "c")))
+    return path
+
+
+def text(driver: Any, selector: str) -> str:
+    """The text of the first element, as it is in the page and with plain spaces."""
+    found: str = driver.execute_script("return document.querySelector(arguments[0]).textContent", selector)
+    return found.replace("\u00a0", " ")
+
+
+def choose(driver: Any, selector: str, value: str, event: str) -> None:
+    driver.execute_script(
+        """const [selector, value, event] = arguments, input = document.querySelector(selector);
+        input.value = value;
+        input.dispatchEvent(new Event(event, { bubbles: true }));""",
+        selector, value, event,
+    )  # fmt: skip
+
+
+def press(driver: Any, *keys: str) -> None:
+    from selenium.webdriver import ActionChains
+
+    ActionChains(driver).send_keys(*keys).perform()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_the_first_screen_has_a_picture_and_the_answer(
+    report: Path, cells: Cells, driver: Any, width: int, height: int
+) -> None:
+    show(driver, report, width)
     assert driver.get_log("browser") == []
     assert asked(driver) == [report.as_uri()]
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+    for selector in (".answer", ".picture svg", ".marks .mark", "input.budget", ".overview .controls"):
+        box = driver.execute_script(
+            "const box = document.querySelector(arguments[0]).getBoundingClientRect(); return [box.top, box.bottom, box.right]",
+            selector,
+        )
+        assert 0 <= box[0] < box[1] <= height, selector
+        assert box[2] <= width, selector
+    best = frontiers(cells)[0].best_within(8.0)
+    assert best is not None
+    named = assignment(best).replace(" connector", " / connector").replace(" language", " / language")
+    assert text(driver, ".answer").startswith(f"At 8 bits per weight take {named}: CIDEr ")
     headings = [one.text for one in driver.find_elements("css selector", "h2, h3")]
     assert headings == [
-        "Summary", "m, t", "Frontier", "Importance", "Sensitivity", "Samples", "All cells", "Defects and missing cells",
+        "m, t", "Importance", "Sensitivity", "Changed answers", "Samples", "All cells", "Defects and missing cells",
         "How this was made",
     ]  # fmt: skip
 
 
-def test_scenes_are_drawn_with_what_cells_said_of_them(report: Path, driver: Any) -> None:
+def test_the_selectors_move_the_mark_and_change_the_sentence(report: Path, cells: Cells, driver: Any) -> None:
     show(driver, report)
-    images = driver.find_elements("css selector", ".samples img")
-    assert len(images) == 8
-    assert all(driver.execute_script("return arguments[0].naturalWidth", image) == 48 for image in images)
-    first = driver.find_element("css selector", ".samples article").text
-    assert "Right: a big bright rose triangle with two dots (and 4 more)" in first
-    # Text that looks like markup is text.
-    assert "<b>evaluation-0-000000</b> 1.00" in first
+    one = frontiers(cells)[0]
+    places = set()
+    for budget in ("7", "9.5", "13"):
+        choose(driver, ".overview input[type=number]", budget, "input")
+        best = one.best_within(float(budget))
+        assert best is not None
+        assert text(driver, ".overview strong").replace(" /", "") == assignment(best)
+        assert driver.execute_script("return document.querySelector('.overview').dataset.answer") == best["id"]
+        kept = best["metric.cider"] / one.full
+        assert f"{kept:.1%}".replace("%", " %") + " of full precision [" in text(driver, ".answer")
+        mark = driver.find_element("css selector", ".marks .mark")
+        places.add((mark.get_attribute("cx"), mark.get_attribute("cy")))
+    assert len(places) == 3
+    # Another size keeps the answer, and says the budget in its unit.
+    choose(driver, "select[aria-label=Size]", "2", "change")
+    assert text(driver, ".answer").startswith("Within 1.2 MB take ")
+    assert "MB more (one bit a weight) buys" in text(driver, ".answer")
+    assert driver.execute_script("return document.querySelector('.overview').dataset.answer") == best["id"]
+    # Without a method the answer is another's.
+    driver.find_element("xpath", "//button[contains(@class, 'chip') and text()='gptq']").click()
+    assert text(driver, ".overview strong").startswith("rtn ")
+    press(driver, "\ue004")
 
 
-def test_defects_failures_and_cells_that_are_missing_are_told(report: Path) -> None:
-    text = report.read_text()
-    assert "failed with OutOfMemory: rtn-vision2." in text
-    assert "1 of 1 cells have no record yet: run python -m mmq_sweeps -m bits=3 again." in text
-    assert "This page: python -m analysis report" in text
-    assert f"mmq-sweeps {mmq_sweeps.__version__}, Python " in text
+def test_hovering_names_a_cell_and_clicking_pins_it(report: Path, driver: Any) -> None:
+    from selenium.webdriver import ActionChains
+
+    show(driver, report)
+    tip = driver.find_element("id", "tip")
+    assert not tip.is_displayed()
+    box, x, y = driver.execute_script(
+        """const mark = document.querySelector(".marks .mark:not(.halo)"), svg = document.querySelector(".picture");
+        const box = svg.getBoundingClientRect();
+        return [[box.width, box.height], Number(mark.getAttribute("cx")), Number(mark.getAttribute("cy"))];"""
+    )
+    picture = driver.find_element("css selector", ".picture")
+    at = (round(x - box[0] / 2), round(y - box[1] / 2))
+    ActionChains(driver).move_to_element_with_offset(picture, *at).perform()
+    assert tip.is_displayed()
+    name, figures, size = tip.text.split("\n")[:3]
+    assert name == text(driver, ".overview strong")
+    assert figures.startswith("CIDEr 0.")
+    assert "of full precision [" in figures
+    assert size.endswith("bits per weight")
+    ActionChains(driver).click().perform()
+    pinned = driver.find_element("id", "cell")
+    assert pinned.is_displayed()
+    shown = pinned.text
+    assert shown.startswith(name)
+    assert "component.vision.bits=" in shown
+    assert "python -m mmq_sweeps.export gptq-gptq-" in shown
+    assert "<b>evaluation-0-000000</b> at" in shown
+    assert "record.json" in shown
+    assert len(pinned.find_elements("css selector", "ul.said img")) == 8
+    press(driver, "\ue00c")
+    assert not pinned.is_displayed()
+    # So does a square of a heat map.
+    square = driver.find_element("css selector", ".damages [class^=square] rect")
+    driver.execute_script("arguments[0].scrollIntoView({ block: 'center' })", square)
+    drawn(driver)
+    ActionChains(driver).move_to_element(square).click().perform()
+    assert text(driver, "#tip").startswith("gptq vision 3 alone\ncosts CIDEr 0.0")
+    assert text(driver, "#cell h2") == "gptq vision 3"
+    press(driver, "\ue00c")
+    assert driver.get_log("browser") == []
+
+
+def test_everything_can_be_reached_with_keys(report: Path, driver: Any) -> None:
+    show(driver, report)
+    tab, enter, escape, right, down = "\ue004", "\ue007", "\ue00c", "\ue014", "\ue015"
+    focused = "return document.activeElement.className || document.activeElement.id"
+    driver.execute_script("document.querySelector('.overview input[type=number]').focus()")
+    press(driver, tab)
+    assert driver.execute_script(focused) == "picture"
+    press(driver, right)
+    first = text(driver, "#tip")
+    assert driver.find_element("id", "tip").is_displayed()
+    press(driver, right)
+    assert text(driver, "#tip") != first
+    press(driver, down)
+    assert text(driver, "#tip").startswith("rtn ")
+    press(driver, enter)
+    assert driver.execute_script(focused) == "cell"
+    assert text(driver, "#cell h2").startswith("rtn ")
+    press(driver, escape)
+    assert driver.execute_script(focused) == "picture"
+    press(driver, tab)
+    assert driver.execute_script(focused) == "budget"
+    before = text(driver, ".answer")
+    press(driver, *[right] * 20)
+    assert text(driver, ".answer") != before
+    driver.execute_script("document.querySelector('[aria-label=\"All cells\"].table .scroll').focus()")
+    press(driver, down, down, enter)
+    assert text(driver, "#cell h2").replace(" /", "") == column(driver, "cell")[1]
+    press(driver, escape)
 
 
 def cells_table(driver: Any) -> Any:
@@ -107,134 +262,176 @@ def column(driver: Any, label: str) -> list[str]:
     return driver.execute_script(
         """const table = arguments[0].querySelector("table");
         const index = [...table.querySelectorAll("th")].findIndex((th) => th.textContent === arguments[1]);
-        return [...table.querySelectorAll("tbody tr")].map((row) => row.cells[index].textContent);""",
+        return [...table.querySelectorAll("tbody tr:not(.gap)")].map((row) => row.cells[index].textContent);""",
         cells_table(driver), label,
     )  # fmt: skip
 
 
-def test_the_table_sorts_both_ways_with_missing_values_last(report: Path, driver: Any) -> None:
+def counted(driver: Any) -> str:
+    return cells_table(driver).find_element("css selector", "[role=status]").text
+
+
+def test_the_table_sorts_and_filters(report: Path, driver: Any) -> None:
     show(driver, report)
     header = cells_table(driver).find_element("xpath", ".//th[button[text()='CIDEr']]")
     for order, up in (("ascending", True), ("descending", False)):
         header.find_element("tag name", "button").click()
         assert header.get_attribute("aria-sort") == order
+        # Missing values are last in both directions.
         shown = column(driver, "CIDEr")
         assert shown[-1] == ""
-        figures = [float(text) for text in shown[:-1]]
+        figures = [float(value) for value in shown[:-1]]
         assert len(figures) == 53
         assert figures == sorted(figures, reverse=not up)
-
-
-def test_the_table_filters_by_words_and_by_choice(report: Path, driver: Any) -> None:
-    show(driver, report)
     host = cells_table(driver)
     host.find_element("tag name", "input").send_keys('"vision 3" LANGUAGE')
-    assert host.find_element("css selector", "[role=status]").text == "12 of 54"
+    assert counted(driver) == "12 of 54"
     assert all("vision 3" in cell and "language" in cell for cell in column(driver, "cell"))
-    chosen = host.find_element("css selector", "select[aria-label=method]")
-    chosen.find_element("xpath", "option[@value='rtn']").click()
-    assert host.find_element("css selector", "[role=status]").text == "6 of 54"
+    host.find_element("css selector", "select[aria-label=method]").find_element("xpath", "option[@value='rtn']").click()
+    assert counted(driver) == "6 of 54"
     assert set(column(driver, "method")) == {"rtn"}
     link = host.find_element("css selector", "tbody a")
     assert link.get_attribute("href").startswith("https://wandb.ai/me/project/runs/rtn-rtn-vision3")
 
 
-def test_pointing_at_a_point_names_its_cell(report: Path, driver: Any) -> None:
-    from selenium.webdriver import ActionChains
-
+def test_samples_show_the_scene_and_mark_the_words_that_differ(report: Path, driver: Any) -> None:
     show(driver, report)
-    points = driver.find_element("css selector", "figure").find_elements("css selector", ".point")
-    tip = driver.find_element("id", "tip")
-    assert not tip.is_displayed()
-    # The frontiers' own points are drawn last; the last of them is full precision.
-    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", points[-2])
-    ActionChains(driver).move_to_element(points[-2]).perform()
-    assert tip.is_displayed()
-    name, figures = tip.text.split("\n")[:2]
-    assert name.startswith("rtn ")
-    assert figures.startswith("bits per weight 1")
-    row = next(row for row in content_rows(driver) if row["cell"] == name)
-    assert f"CIDEr {row['CIDEr']}" in figures
-    ActionChains(driver).move_to_element(driver.find_element("tag name", "h1")).perform()
-    assert not tip.is_displayed()
+    images = driver.find_elements("css selector", ".samples img")
+    assert len(images) == 8
+    assert all(driver.execute_script("return arguments[0].naturalWidth", image) == 48 for image in images)
+    # Text that looks like markup is text. Of full precision's answer only the score differs.
+    first = text(driver, ".samples article")
+    assert "a big bright rose triangle with two dots (and 4 more)" in first
+    assert "<b>evaluation-0-000000</b> at 1.00" in first
+    changed = driver.execute_script(
+        """const one = document.querySelector(".samples .one:not(.full)");
+        return ["mark", "del"].map((name) => one.querySelector(name).textContent);"""
+    )
+    assert changed[1] == "1.00"
+    assert float(changed[0]) < 1
 
 
-def content_rows(driver: Any) -> list[dict[str, str]]:
-    return [
-        {"cell": cell, "CIDEr": figure}
-        for cell, figure in zip(column(driver, "cell"), column(driver, "CIDEr"), strict=True)
-    ]
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
 def test_it_is_legible(report: Path, driver: Any, width: int, scheme: str) -> None:
     show(driver, report, width, scheme)
     assert driver.execute_script("return matchMedia('(prefers-color-scheme: dark)').matches") is (scheme == "dark")
+    driver.execute_script("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    driver.execute_script("document.querySelector('.scroll tbody tr').click()")
+    drawn(driver)
     assert driver.execute_script("return document.documentElement.scrollWidth") <= width
     texts, faint = driver.execute_script(FAINT_TEXTS)
     assert texts > 500
     assert faint == []
-    # Nothing is drawn beyond a chart's edge, and charts are drawn at the size that they are shown at.
-    sizes = driver.execute_script(
-        """return [...document.querySelectorAll(".panel svg")].map((svg) =>
-        [svg.viewBox.baseVal.width, svg.getBoundingClientRect().width, svg.getBoundingClientRect().right])"""
+    # Nothing is drawn beyond a chart's edge.
+    over = driver.execute_script(
+        """return [...document.querySelectorAll(".plot svg, .picture svg")].filter((svg) => {
+          const box = svg.getBoundingClientRect(), host = svg.parentElement.getBoundingClientRect();
+          return box.width > host.width + 1 || [...svg.querySelectorAll("text")].some((text) => {
+            const own = text.getBoundingClientRect();
+            return own.width && (own.left < box.left - 1 || own.right > box.right + 1 || own.bottom > box.bottom + 1);
+          });
+        }).map((svg) => svg.closest("[aria-label]").getAttribute("aria-label"))"""
     )
-    assert sizes
-    assert all(abs(drawn - seen) < 2 and right <= width for drawn, seen, right in sizes)
+    assert over == []
 
 
-def test_a_window_that_becomes_narrow_draws_its_charts_anew(report: Path, driver: Any) -> None:
+def drawn(driver: Any) -> None:
+    """Wait until what was opened or resized is drawn."""
+    driver.execute_async_script(
+        """const done = arguments[0], next = requestAnimationFrame;
+        next(() => next(() => next(() => done())));"""
+    )
+
+
+def test_a_narrower_window_and_print_redraw_the_page(report: Path, driver: Any) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
-    show(driver, report, 1280)
-    screen = {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    wide = "return Math.max(...[...document.querySelectorAll('.panel svg')].map((svg) => svg.viewBox.baseVal.width))"
+    show(driver, report, 1280, "dark")
+    driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    wide = "return Math.max(...[...document.querySelectorAll('.plot svg, .picture svg')].map((svg) => svg.clientWidth))"
     WebDriverWait(driver, 20).until(lambda browser: browser.execute_script(wide) <= 390)
+    driver.execute_script("document.querySelector('.scroll tbody tr').click()")
+    printed = {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", printed)
+    driver.execute_script("dispatchEvent(new Event('beforeprint'))")
+    # Ink on white, whatever the screen has; without what is only for pointing; with all rows.
+    assert driver.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    for selector in ("#cell", ".overview .controls", "input.budget", "nav"):
+        assert not driver.find_element("css selector", selector).is_displayed(), selector
+    assert driver.find_element("css selector", ".picture svg").is_displayed()
+    assert len(column(driver, "cell")) == 54
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     assert driver.get_log("browser") == []
+
+
+def test_defects_failures_and_cells_that_are_missing_are_told(report: Path) -> None:
+    told = report.read_text()
+    assert "failed with OutOfMemory: rtn-vision2." in told
+    assert "1 of 1 cells have no record yet: run python -m mmq_sweeps -m bits=3 again." in told
+    assert "This page: python -m analysis report" in told
+    assert f"mmq-sweeps {mmq_sweeps.__version__}, Python " in told
 
 
 def refused(*_arguments: Any) -> None:
     raise ValueError("not asked for")
 
 
-def test_a_report_of_2000_cells_is_small_and_shows_all_of_them(
+def test_a_report_of_many_cells_is_small_and_has_few_rows_in_the_document(
     tmp_path: Path, driver: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     widths = list(itertools.islice(itertools.product(range(2, 15), repeat=3), MANY - 1))
-    rows = [
-        (
-            dict(zip(PARTS, bits, strict=True)),
-            16 - sum(16 - width for width in bits) / 4,
-            1 - sum(1 / width for width in bits) / 9,
-        )
-        for bits in widths
-    ]
-    stored(tmp_path / "runs", {"none": [({}, 16.0, 1.0)], "gptq": rows}, items=1)
-    cells = load([str(tmp_path / "runs")])
-    # Its importance takes a minute and is three rows of the page.
-    monkeypatch.setattr(family, "importances", refused)
-    path = tmp_path / "report.html"
-    path.write_text(page.render(content.page(cells, None, "python -m analysis report")))
-    assert path.stat().st_size < 8e6
+    store = Store.open(tmp_path / "runs")
+    saved(store, record("none", {}, 16.0, 1.0))
+    for bits in widths:
+        bpw, score = 16 - sum(16 - width for width in bits) / 4, 1 - sum(1 / width for width in bits) / 9
+        saved(store, record("gptq", dict(zip(PARTS, bits, strict=True)), bpw, score))
+    # These take a minute, and are a few rows of the page.
+    for name in ("importances", "sensitivities"):
+        monkeypatch.setattr(family, name, refused)
+    monkeypatch.setattr(content.auditing, "audit", lambda *_: [])
+    path = written(tmp_path)
+    assert path.stat().st_size < 1.5e6
     show(driver, path)
     assert driver.get_log("browser") == []
-    assert driver.find_element("css selector", "[aria-label='All cells'].table [role=status]").text == "2,000 of 2,000"
-    assert len(column(driver, "cell")) == 100
-    driver.find_element("xpath", "//button[text()='Show all 2,000']").click()
-    assert len(column(driver, "cell")) == MANY
+    assert counted(driver) == f"{MANY} of {MANY}"
+    assert len(column(driver, "cell")) < 80
+    driver.execute_script("arguments[0].scrollTop = arguments[0].scrollHeight", scrolled(driver))
+    drawn(driver)
+    shown: Sequence[str] = column(driver, "cell")
+    assert len(shown) < 80
+    assert shown[-1] == load([str(tmp_path / "runs")]).frame.apply(assignment, axis=1).iloc[-1]
+
+
+def scrolled(driver: Any) -> Any:
+    return cells_table(driver).find_element("css selector", ".scroll")
+
+
+def test_named_cells_are_shown_side_by_side(tmp_path: Path, driver: Any) -> None:
+    items = [Sample("1", "", "which colour?", ("red",))]
+    said = [[("a dark red dot", 1.0), ("a red <b> dot", 0.5), ("", None)]]
+    path = tmp_path / "compared.html"
+    path.write_text(page.render(Page("A, B", "", [Section("Items", [Compared(["A", "B", "C"], items, said)])])))
+    show(driver, path)
+    shown = driver.execute_script("return [...document.querySelectorAll('.one p')].map((one) => one.innerHTML)")
+    score = '<span class="score">{}</span>'.format
+    assert shown == [
+        "a dark red dot" + score("1.00"),
+        "a <del>dark</del> red <mark>&lt;b&gt;</mark> dot" + score("0.50"),
+        "<em>(nothing)</em>",
+    ]
+    assert driver.get_log("browser") == []
 
 
 def test_a_record_without_scores_is_no_obstacle(tmp_path: Path) -> None:
-    store = Store.open(tmp_path)
+    store = Store.open(tmp_path / "runs")
     saved(store, record("none", {}, 16.0, 1.0))
     saved(store, record("gptq", {"vision": 3}, 12.0, 0.5))
-    text = page.render(content.page(load([str(tmp_path)]), None, "c"))
-    assert "No cell of this source has its predictions here: no samples" in text
+    assert "No cell of this source has its predictions here: no samples" in written(tmp_path).read_text()
 
 
-def test_a_warning_is_marked_beside_its_figure_and_low_is_bright_where_less_is_better(
+def test_a_warning_is_marked_beside_its_figure_and_low_is_best_where_less_is_better(
     tmp_path: Path, driver: Any
 ) -> None:
     store = Store.open(tmp_path / "runs")
@@ -244,15 +441,23 @@ def test_a_warning_is_marked_beside_its_figure_and_low_is_bright_where_less_is_b
         said = {"warnings": ["68 of 100 answers are identical"]} if len(bits) == 3 else {}
         metrics = {"wer": {**made.metrics["cider"], "higher_is_better": False, **said}}
         saved(store, Record(**{**made.__dict__, "metrics": metrics}))
-    path = tmp_path / "report.html"
-    path.write_text(page.render(content.page(load([str(tmp_path / "runs")]), None, "c")))
-    show(driver, path)
-    assert driver.get_log("browser") == []
+    show(driver, written(tmp_path))
     (mark,) = cells_table(driver).find_elements("css selector", ".mark")
     assert (mark.text, mark.get_attribute("title")) == ("!", "68 of 100 answers are identical")
     assert mark.find_element("xpath", "..").text == "0.4000!"
-    figure = driver.find_element("xpath", "//figure[figcaption[text()='Part by part at equal bits']]")
-    colours = {one.get_attribute("fill") for one in figure.find_elements("css selector", "rect.point")}
+    choose(driver, ".overview input[type=number]", "14", "input")
+    said = text(driver, ".answer")
+    assert ": wer (lower is better) 0.300, 3.00 times full precision's" in said
+    assert said.endswith("one bit more takes off 0.100.")
+    assert "%" not in said
+    choose(driver, ".overview input[type=number]", "13", "input")
+    assert text(driver, ".answer .mark") == "!"
+    driver.execute_script("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    drawn(driver)
+    fills = driver.execute_script(
+        """const maps = document.querySelector("figure[aria-label='Part by part at equal bits']");
+        return [...maps.querySelectorAll("[class^=square] rect")].map((square) => square.getAttribute("fill"))"""
+    )
     # Alone the parts score 0.2, two together 0.3: the former are the bright ones.
-    alone = figure.find_element("css selector", "rect.point").get_attribute("fill")
-    assert (alone, colours) == ("#fee838", {"#fee838", "#00224e"})
+    assert (fills[0], set(fills)) == ("#fee838", {"#fee838", "#00224e"})
+    assert driver.get_log("browser") == []

@@ -12,6 +12,7 @@ from PIL import Image
 
 from analysis.load import load
 from analysis.report.blocks import Samples
+from analysis.report.columns import numbers_of
 from analysis.report.samples import THUMBNAIL, samples
 from mmq_sweeps.store.store import Store
 from tests.analysis.grids import record
@@ -36,7 +37,8 @@ def told(folder: Path, images: Path | None) -> tuple[Samples, list[str]]:
         ]
         store.save(replace(one, cell={**one.cell, "task": COCO}), items)
     cells = load([str(folder / "runs")])
-    shown, sentences = samples(cells, "cider", [row for _, row in cells.frame.iterrows()], images)
+    chosen = [row for _, row in cells.frame.iterrows()]
+    shown, sentences = samples(cells, "cider", chosen, numbers_of(cells.frame), images)
     assert shown is not None
     return shown, sentences
 
@@ -51,8 +53,10 @@ def test_images_of_a_published_set_are_read_where_they_lie(tmp_path: Path) -> No
     assert [row.id for row in shown.rows] == ["9", "139"]
     assert sentences == [
         "Shown are the first 2 items that cells answer differently.",
-        "gptq vision 3 says the same as full precision to 2 of 4 items.",
+        "Of 4 items, gptq vision 3 says the same as full precision to 2.",
     ]
+    # What the two cells said of these, by their numbers.
+    assert shown.answers == {1: [("b", 1.0), ("c", 1.0)], 0: [("x", 1.0), ("y", 1.0)]}
     for row in shown.rows:
         assert opened(row.image).size == SIZE
         assert row.right == (f"A picture of thing {row.id}.\n", f"One more look at thing {row.id}.\n")

@@ -19,8 +19,10 @@ from analysis.measures.frontier import frontiers
 from analysis.measures.importance import importances
 from analysis.measures.recommend import recommend
 from analysis.measures.sensitivity import sensitivities
-from analysis.report import page, words
+from analysis.report import page
 from analysis.report.blocks import Page, Section
+from analysis.report.columns import numbers_of
+from analysis.report.overview import overview
 from mmq_sweeps.store.record import Record
 from tests.faults.cells import PARTS, made, stored
 from tests.faults.results import FULL, LOWER, WHOLE4, run, shown
@@ -268,20 +270,13 @@ def test_where_less_is_better_bright_colours_are_the_low_values(tmp_path: Path) 
     assert (
         interactive.draw(plot).data[0].colorscale[0][1] != interactive.go.Heatmap(colorscale="Cividis").colorscale[0][1]
     )
-    assert '"higher":false' in page.render(Page("", [Section("", [plot])]))
+    assert '"higher":false' in page.render(Page("", "", [Section("", [plot])]))
 
 
 def test_where_less_is_better_sentences_say_so_and_show_no_percentage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = stored(tmp_path, *LOWER)
-    (family,) = families(load([source]))
-    told = " ".join(words.of_frontier(frontiers(family.cells, "wer")[0]))
-    assert (
-        "The best within 8 bits a weight is gptq vision 8: wer (lower is better) 0.1010 (1.01 times full precision's)."
-        in told
-    )
-    assert "%" not in told
     for verb in (["frontier"], ["recommend", "--max-bpw", "4"], ["sensitivity"], ["table"]):
         run(monkeypatch, *verb, "--source", source)
         told = capsys.readouterr().out
@@ -302,7 +297,8 @@ def test_a_share_of_a_full_precision_of_nothing_is_not_told(tmp_path: Path, full
     (one,) = frontiers(cells)
     assert one.smallest_within(0.98) is None
     assert any("a share of it means nothing" in note for note in one.notes)
-    assert "%" not in " ".join(words.of_frontier(one))
+    (family,) = families(cells)
+    assert overview(family, numbers_of(cells.frame))["shares"] == {}
 
 
 def test_cells_that_disagree_on_what_is_better_are_not_compared(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""What a family's cells answer otherwise than full precision, leave without an answer, or say too often."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import pandas as pd
+
+from analysis.audit.answers import alike_lines
+from analysis.cells import Cells, assignment
+from analysis.measures.flips import Flips, flips_of
+from analysis.report.blocks import Block, Changed, Changes, Sentences
+from analysis.report.columns import rounded
+from analysis.report.words import count, sentence
+
+# Cells that are named with their empty or repeated answers.
+NAMED = 8
+
+
+def flips_in(family: Cells, metric: str) -> tuple[Flips | None, str]:
+    """Return the flips of a family, or ``None`` and the reason."""
+    try:
+        return flips_of(family, metric), ""
+    except ValueError as error:
+        return None, str(error)
+
+
+def changed(
+    found: Flips | None, reason: str, family: Cells, frontier: pd.DataFrame, numbers: Mapping[tuple[str, str], int]
+) -> Iterator[Block]:
+    """Yield bars of the flips of the cells on the ``frontier``, and sentences on answers that are empty or repeated."""
+    rows = [] if found is None else list(_rows(found, frontier, numbers))
+    if rows and found is not None:
+        words = ("scored lower", "scored higher") if found.graded else ("right, now wrong", "wrong, now right")
+        yield Changes(rows, words)
+    notes = [] if found is None else list(found.notes)
+    lacking = [f"Answers cannot be compared with full precision: this family {reason}."] if reason else []
+    yield Sentences([*map(sentence, notes), *lacking])
+    yield from _alike(list(map(sentence, alike_lines(family.frame))))
+
+
+def _rows(found: Flips, frontier: pd.DataFrame, numbers: Mapping[tuple[str, str], int]) -> Iterator[Changed]:
+    for _, row in frontier.iterrows():
+        if row["id"] not in found.table.index:
+            continue
+        told = found.table.loc[row["id"]].fillna(0.0)
+        yield Changed(
+            numbers[row["id"], row["where"]],
+            assignment(row),
+            *(rounded(float(told[name])) or 0.0 for name in ("flips", "flips_low", "flips_high")),
+            *(rounded(float(told["flips"] * told[name])) or 0.0 for name in ("lost", "gained")),
+        )
+
+
+def _alike(lines: list[str]) -> Iterator[Block]:
+    if lines:
+        more = [f"And {count(len(lines) - NAMED, 'more cell')}."] if len(lines) > NAMED else []
+        yield Sentences(["Empty and repeated answers:", *lines[:NAMED], *more])
+
+
+def flip_columns(found: Iterable[Flips | None]) -> dict[str, dict[str, float]]:
+    """Return by column, ``flips`` and its parts, the values by cell id."""
+    tables = [one.table for one in found if one is not None and not one.table.empty]
+    if not tables:
+        return {}
+    joined = pd.concat(tables)
+    return {name: joined[name].dropna().to_dict() for name in ("flips", "flips_low", "flips_high", "lost", "gained")}

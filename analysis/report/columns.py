@@ -1,0 +1,147 @@
+"""The columns of all cells, as the page's scripts read them: what is drawn, listed, and shown of a pinned cell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.cells import ANSWERS, BITS, METRIC, WARNINGS, Cells, assignment, loaders_shown
+from analysis.measures.missing import again
+from analysis.report.blocks import plain
+from mmq_sweeps.reporting.table import METRIC_LABELS
+
+SIZES = ("bpw_paper", "bpw_exact", "size_bytes")
+# Significant digits of drawn numbers: more are invisible and enlarge the page.
+DIGITS = 7
+# What a pinned cell shows of its record, beside its figures.
+RECORD = ("status", "error", "created", "seconds", "settings", "variant", "provenance")
+
+
+def numbers_of(frame: pd.DataFrame) -> dict[tuple[str, str], int]:
+    """Map ``(id, where)`` of every cell to its number on the page, which is its row in ``frame``."""
+    return {key: number for number, key in enumerate(zip(frame["id"], frame["where"], strict=True))}
+
+
+def columns(
+    cells: Cells,
+    numbers: Mapping[tuple[str, str], int],
+    families: Sequence[Cells],
+    on_frontier: Collection[tuple[str, str]],
+    more: Mapping[str, Mapping[str, float]],
+) -> dict[str, Any]:
+    """Return every column by name, each as ``pooled`` packs it, without those that are empty.
+
+    ``numbers`` are those of ``numbers_of``; ``families`` are those with a section of their own; ``on_frontier`` has
+    ``(id, where)`` of cells on a frontier. ``more`` are other columns, by cell id.
+    """
+    frame = cells.frame
+    family: list[int | None] = [None] * len(frame)
+    for number, one in enumerate(families):
+        for key in zip(one.frame["id"], one.frame["where"], strict=True):
+            family[numbers[key]] = number
+    rows = [row for _, row in frame.iterrows()]
+    ids = [str(one) for one in frame["id"]]
+    found: dict[str, Iterable[Any]] = {
+        "id": ids,
+        "family": family,
+        "cell": [assignment(row) for row in rows],
+        **{name: frame[name] for name in ("source", "model", "task", "method")},
+        **{f"{BITS}{part}": frame[f"{BITS}{part}"].round(2) for part in cells.parts},
+        "on frontier": ["yes" if key in on_frontier else "" for key in numbers],
+        "warnings": _warnings(frame, cells.metrics),
+        "loads in": [loaders_shown(row) for row in rows],
+        "where": _templates(frame["where"], ids),
+        "command": _commands(rows, ids),
+        **{name: frame[name] for name in RECORD if name in frame},
+        **{name: frame[name] for name in ("url",) if name in frame},
+        **{name: _rounded(frame[name]) for name in SIZES if name in frame},
+    }
+    found |= {name: [rounded(values.get(own, np.nan)) for own in ids] for name, values in more.items()}
+    found |= _answers(frame)
+    for name in cells.metrics:
+        for column in (f"{METRIC}{name}", f"low.{name}", f"high.{name}"):
+            if column in frame:
+                found[column] = _rounded(frame[column])
+        if f"{WARNINGS}{name}" in frame:
+            found[f"{WARNINGS}{name}"] = frame[f"{WARNINGS}{name}"]
+    packed = {name: pooled([_missing(value) for value in values]) for name, values in found.items()}
+    return {name: column for name, column in packed.items() if column is not None}
+
+
+def pooled(values: Sequence[Any]) -> Any:
+    """Pack a column: a list, or each distinct value once with the number of every row's; ``None`` if all are missing."""
+    distinct = list(dict.fromkeys(values))
+    if distinct in ([], [None]):
+        return None
+    if len(distinct) * 2 > len(values) and len(values) > 1:
+        return list(values)
+    index = {value: number for number, value in enumerate(distinct)}
+    return {"pool": distinct, "at": [index[value] for value in values]}
+
+
+def _missing(value: Any) -> Any:
+    value = plain(value)
+    return None if value is pd.NaT or value == "" else value
+
+
+def _answers(frame: pd.DataFrame) -> dict[str, list[float | None]]:
+    """Return the shares of empty and of equal answers, if a record tells of any."""
+    found = {}
+    for name, label in (("empty", "empty"), ("identical", "same answer")):
+        if f"{ANSWERS}{name}" in frame and (frame[f"{ANSWERS}{name}"] > 0).any():
+            found[label] = _rounded(frame[f"{ANSWERS}{name}"])
+    return found
+
+
+def _warnings(frame: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
+    """Return each cell's warnings about all metrics in a line, to list and to search."""
+    names = {name: f"{WARNINGS}{name}" for name in metrics if f"{WARNINGS}{name}" in frame}
+    told: list[list[str]] = [[] for _ in range(len(frame))]
+    for name, column in names.items():
+        label = METRIC_LABELS.get(name, name.replace("_", " "))
+        for lines, text in zip(told, frame[column], strict=True):
+            if isinstance(text, str):
+                lines.append(f"{label}: {'; '.join(text.splitlines())}")
+    return ["; ".join(lines) for lines in told]
+
+
+def _rounded(column: pd.Series) -> list[float | None]:
+    return [rounded(value) for value in column.to_numpy(dtype=np.float64)]
+
+
+def rounded(value: float) -> float | int | None:
+    """Round to ``DIGITS`` significant digits; ``None`` for NaN and infinity."""
+    if not np.isfinite(value):
+        return None
+    short = float(f"{value:.{DIGITS}g}")
+    return int(short) if short.is_integer() else short
+
+
+def _templates(texts: Iterable[Any], ids: Sequence[str]) -> list[str]:
+    """Replace each cell's id in its text by ``{id}``, so that texts are alike and pack well."""
+    return [str(text).replace(own, "{id}") for text, own in zip(texts, ids, strict=True)]
+
+
+def _commands(rows: Sequence[pd.Series], ids: Sequence[str]) -> list[str]:
+    """Return the commands that measure the cells, with bits by part written short: see ``SHORT``."""
+    return [SHORT.sub(r"{\1=\2}", text) for text in _templates((again(row) for row in rows), ids)]
+
+
+# ``component.vision.bits=3`` is in every command: the page writes ``{vision=3}`` out.
+SHORT = re.compile(r"component\.(\w+)\.bits=(\d+)(?= |$)")
+
+
+def short_answers(answers: Mapping[int, Sequence[tuple[str, float | None]]]) -> dict[str, Any]:
+    """Pack what cells said: each distinct text once, and by cell the number of its text and its score, item by item."""
+    texts: dict[str, int] = {}
+    said = {
+        str(cell): [
+            [texts.setdefault(text, len(texts)), None if score is None else rounded(score)] for text, score in own
+        ]
+        for cell, own in answers.items()
+    }
+    return {"texts": list(texts), "said": said}
