@@ -13,6 +13,7 @@ import torch
 
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import load_model
+from mmq_sweeps.models.quantized import loaders
 from mmq_sweeps.models.quantized.checkpoint import read_checkpoint
 from mmq_sweeps.store.store import Store
 from tests.models.quantized.folders import EMBEDDED, as_gptq, edit, rewrite
@@ -124,8 +125,9 @@ def test_one_that_cannot_be_loaded_is_refused_before_it_is_measured(
 
 
 def test_a_package_that_is_not_installed_is_named_with_its_command(
-    model_config: dict[str, Any], tmp_path: Path
+    model_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loaders, "_installed", lambda module: module != "auto_round")
     folder = as_gptq(EMBEDDED / "tiny_blip2", tmp_path / "it", lambda name: 4 if name.endswith(".fc1") else None)
     edit(folder, lambda own: own["quantization_config"].update(quant_method="auto-round"))
     with pytest.raises(ValueError, match=r"which takes packages that are not installed: pip install auto-round$"):

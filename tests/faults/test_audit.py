@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from analysis.audit.checks import audit
 from analysis.load import load
@@ -134,9 +135,15 @@ SETTINGS = [
 ]
 
 
-def measured(composed: Callable[..., Any], overrides: list[str], method: str, bits: dict[str, int]) -> Cell:
-    asked = [*overrides, f"method={method}", *(f"component.{part}.bits={width}" for part, width in bits.items())]
-    return plan([composed(*[one.replace("''", "\\'") for one in asked])]).cells[-1]
+def measured(composed: Callable[..., Any], overrides: list[str], widths: list[dict[str, int]]) -> list[Cell]:
+    """The cells of GPTQ with these bits of each part."""
+    config = composed(*[one.replace("''", "\\'") for one in overrides], "method=gptq")
+    cells = []
+    for bits in widths:
+        for part, width in bits.items():
+            OmegaConf.update(config, f"component.{part}.bits", width)
+        cells.append(plan([config]).cells[-1])
+    return cells
 
 
 @pytest.mark.parametrize("overrides", SETTINGS, ids=" ".join)
@@ -146,7 +153,7 @@ def test_the_command_for_a_missing_cell_has_all_its_settings_and_its_store(
     parts = list(composed(*overrides[:1]).model.parts) if overrides[0].startswith("model=") else list(PARTS)
     rest = dict.fromkeys(parts[2:], 16)
     widths = [(3, 3), (3, 8), (8, 8), (3, 16), (16, 8), (8, 3)]
-    cells = [measured(composed, overrides, "gptq", {**dict(zip(parts, pair, strict=False)), **rest}) for pair in widths]
+    cells = measured(composed, overrides, [{**dict(zip(parts, pair, strict=False)), **rest} for pair in widths])
     *there, missing = [cells[0].baseline(), *cells]
     folder = tmp_path / "my runs"
     stored(folder, *(_record(cell, 5 + place / 10) for place, cell in enumerate(there)))
