@@ -1,71 +1,64 @@
-"""Report the progress of long commands on standard error.
-
-A terminal gets a single line, rewritten every second; other streams get a line per step, repeated every 30 seconds.
-"""
+"""Show the progress of long commands as a bar on standard error; only on a terminal, and gone when the command is done."""
 
 from __future__ import annotations
 
-import sys
-import threading
-import time
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from types import TracebackType
-from typing import TextIO
+from typing import Self, TypeVar
 
-# Seconds before the first output.
-PATIENCE = 5.0
-TERMINAL_SECONDS, FILE_SECONDS = 1.0, 30.0
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+T = TypeVar("T")
 
 
-@dataclass
 class Progress:
-    """A context manager that reports progress from a thread; ``say`` sets the current step."""
+    """A context manager; ``say`` sets the current step, and ``counted`` counts within it wherever work is done."""
 
-    stream: TextIO = field(default_factory=lambda: sys.stderr)
-    patience: float = PATIENCE
-    _step: str = ""
-    _width: int = 0
-    _done: threading.Event = field(default_factory=threading.Event)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self, console: Console | None = None) -> None:
+        # Users' names may contain text that rich would take for markup or an emoji.
+        console = console or Console(stderr=True, markup=False, emoji=False, highlight=False)
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
+        self._bars = Bars(
+            *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
+        )
+        self._task = self._bars.add_task("", total=None)
+        self._step = ""
 
-    def __enter__(self) -> Progress:
-        self._began = time.monotonic()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+    def __enter__(self) -> Self:
+        self._token = _shown.set(self)
+        self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._done.set()
-        self._thread.join()
-        self._clear()
+        self._bars.stop()
+        _shown.reset(self._token)
 
     def say(self, step: str) -> None:
         self._step = step
-        if time.monotonic() - self._began >= self.patience and not self.stream.isatty():
-            self._tell()
+        self._bars.reset(self._task, description=step, total=None)
 
-    def _run(self) -> None:
-        if self._done.wait(self.patience):
-            return
-        self._tell()
-        while not self._done.wait(TERMINAL_SECONDS if self.stream.isatty() else FILE_SECONDS):
-            self._tell()
+    def begin(self, what: str, total: int) -> None:
+        self._bars.update(self._task, description=f"{self._step}, {what}" if self._step else what)
+        self._bars.update(self._task, completed=0, total=total)
 
-    def _tell(self) -> None:
-        with self._lock:
-            text = f"{time.monotonic() - self._began:.0f} s: {self._step}"
-            if self.stream.isatty():
-                self._clear()
-                self.stream.write(text)
-                self._width = len(text)
-            else:
-                self.stream.write(text + "\n")
-            self.stream.flush()
+    def advance(self) -> None:
+        self._bars.advance(self._task)
 
-    def _clear(self) -> None:
-        if self._width:
-            self.stream.write("\r" + " " * self._width + "\r")
-            self.stream.flush()
-            self._width = 0
+
+_shown: ContextVar[Progress | None] = ContextVar("shown", default=None)
+
+
+def counted(work: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """Yield what ``work`` yields, and count it in the command's bar, if there is one, as ``total`` of ``what``."""
+    progress = _shown.get()
+    if progress is not None:
+        progress.begin(what, total)
+    for one in work:
+        yield one
+        if progress is not None:
+            progress.advance()

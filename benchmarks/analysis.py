@@ -1,4 +1,6 @@
-"""Time reading results back: ``python benchmarks/analysis.py [--json] [--only NAME ...] [--published FOLDER]``.
+"""Time reading results back.
+
+    python benchmarks/analysis.py [--json] [--only NAME ...] [--published FOLDER] [--commit 0670394] [--cells 200 4000]
 
 | name | timed | limit |
 |---|---|---|
@@ -8,12 +10,14 @@
 | figures | the whole set for the study's published files | 120 s |
 | report | opening a page of 2,000 cells in Chromium | 3 s |
 | report_mb | size of that page | 8 MB |
+| made | making the report of 200 cells of four methods with 500 items each | 20 s |
+| made | making that of 4,000 | a tenth of the processor time of ``--commit`` |
 | page_scroll, page_filter, page_sort, page_budget, page_pin | the longest pause, as the page measures it, while a page of |
 |  | 4,000 cells scrolls through them, filters, sorts, moves the budget and pins a cell | 100 ms |
 
-Each is timed once in a process that has imported its modules, and printed with its ratio to the limit. The store and
-the page are created in a temporary folder. ``figures`` needs the study's files, ``report`` needs chromium and
-chromium-driver.
+Each is timed once in a process that has imported its modules, and printed with its ratio to the limit; ``made`` is a command
+of its own, on both sides in turns. The stores and the page are created in a temporary folder. ``figures`` needs the
+study's files, ``report`` needs chromium and chromium-driver, ``made`` some ten minutes for the earlier commit.
 """
 
 from __future__ import annotations
@@ -28,13 +32,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.against import BEFORE, CHECKOUT, checkout, compared, line, spent
 
 LIMITS = {"table": 2.0, "frontier": 1.0, "importance": 60.0, "figures": 120.0, "report": 3.0, "report_mb": 8.0}
 PAUSES = ("page_scroll", "page_filter", "page_sort", "page_budget", "page_pin")
 LIMITS |= dict.fromkeys(PAUSES, 0.1)
 RECORDS, CELLS, MOST = 100_000, 2_000, 4_000
 PARTS = ("vision", "connector", "language")
-CHECKOUT = Path(__file__).resolve().parent.parent
+METHODS, ITEMS = ("rtn", "gptq", "awq", "hqq"), 500
+# Seconds that the report of as many cells may take, and ratios that it must have to the earlier commit.
+MOST_SECONDS, LEAST_RATIO = {200: 20.0}, {4000: 10.0}
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -43,20 +54,27 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def made_up_store(folder: Path, count: int, widths: Iterable[int] = range(2, 49)) -> None:
-    """Write ``count`` records: full precision, then combinations of ``widths`` for three parts.
+def made_up_store(
+    folder: Path, count: int, widths: Iterable[int] = range(2, 49), methods: Iterable[str] = ("gptq",), items: int = 0
+) -> None:
+    """Write ``count`` records: full precision, then for each method combinations of ``widths`` for three parts.
 
-    Each part has a quarter of the weights.
+    Each part has a quarter of the weights. With ``items``, every cell has as many, whose mean is its score.
     """
+    import numpy as np
+
     from mmq_sweeps.store.record import Record
     from mmq_sweeps.store.store import Store
 
-    Store.open(folder)
+    store, draw = Store.open(folder), np.random.default_rng(0)
+    level = draw.gamma(2, 0.5, items)
     whole = {"blocks": ["front", "middle", "end"], "layers": ["attention", "mlp"]}
-    assignments = itertools.islice(itertools.product(widths, repeat=3), count - 1)
-    for number, chosen in enumerate([(16, 16, 16), *assignments]):
+    assignments = itertools.islice(itertools.product(methods, itertools.product(widths, repeat=3)), count - 1)
+    for number, (method, chosen) in enumerate([("none", (16, 16, 16)), *assignments]):
         bits = dict(zip(PARTS, chosen, strict=True)) if number else {}
         value = 1 - sum(1 / width**2 for width in bits.values())
+        scores = level * value + draw.normal(0, 0.1, items) * bool(bits)
+        value = float(scores.mean()) if items else value
         low = sum(16 - width for width in bits.values()) / 4
         one = Record(
             id=f"{number:012x}",
@@ -65,10 +83,10 @@ def made_up_store(folder: Path, count: int, widths: Iterable[int] = range(2, 49)
                 "model": {"checkpoint": "m", "parts": {part: {} for part in PARTS}},
                 "task": {},
                 "parts": {part: {"bits": width, **whole} for part, width in bits.items()},
-                "method": {"_target_": "mmq_sweeps.methods.gptq.GPTQ", "group_size": 128} if bits else None,
+                "method": {"_target_": method, "group_size": 128} if bits else None,
                 "calibration": {"samples": 128} if bits else None,
             },
-            names={"model": "m", "task": "t", "method": "gptq" if bits else "none"},
+            names={"model": "m", "task": "t", "method": method},
             metrics={
                 "cider": {"value": value, "interval": [value - 0.1, value + 0.1], "higher_is_better": True, "count": 9}
             },
@@ -79,9 +97,17 @@ def made_up_store(folder: Path, count: int, widths: Iterable[int] = range(2, 49)
             seconds={"evaluate": 1.0},
             created=f"2026-01-01T00:00:00.{number:06d}+00:00",
         )
+        if items:
+            store.save(one, [_item(place, score) for place, score in enumerate(scores.tolist())])
+            continue
         place = folder / "cells" / one.id
         place.mkdir(parents=True)
         (place / "record.json").write_text(one.to_json())
+
+
+def _item(place: int, score: float) -> dict[str, Any]:
+    said = f"a big bright rose triangle left of a tiny dark square above ring {place} with {score:.2f} dots"
+    return {"id": f"evaluation-0-{place:06d}", "prediction": said, "scores": {"cider": score}}
 
 
 def table_and_frontier(folder: Path) -> dict[str, float]:
@@ -204,14 +230,44 @@ def report(folder: Path) -> dict[str, float]:
     return {"report": taken, "report_mb": shown_page.stat().st_size / 1e6}
 
 
+def made(folder: Path, sizes: Iterable[int], commit: str, pairs: int) -> dict[str, Any]:
+    """Make reports of each size with this code and that of ``commit``, in processes of their own."""
+    found = {}
+    with checkout(commit) as before:
+        for size in sizes:
+            store = folder / f"of {size}"
+            made_up_store(store, size, range(2, 12) if size > 1000 else (3, 4, 5, 8), METHODS, ITEMS)
+
+            def run(tree: Path, store: Path = store) -> tuple[float, float]:
+                command = ["-m", "analysis", "report", "--source", str(store), "--out", f"{store} {tree.name}.html"]
+                return spent(tree, command)[:2]
+
+            found[f"made {size}"] = compared(run, before, pairs)
+    return found
+
+
+def _made_line(name: str, found: dict[str, Any]) -> str:
+    size = int(name.split()[1])
+    told = [line(name, found)]
+    if size in MOST_SECONDS:
+        told.append(f"{found['seconds'] / MOST_SECONDS[size]:.2f} of the limit of {MOST_SECONDS[size]:g} s")
+    if size in LEAST_RATIO:
+        told.append(f"to be at least {LEAST_RATIO[size]:g} times")
+    return "; ".join(told)
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--json", action="store_true")
-    options.add_argument("--only", nargs="+", choices=("table", "importance", "figures", "report", "page"), default=[])
+    options.add_argument(
+        "--only", nargs="+", choices=("table", "importance", "figures", "report", "page", "made"), default=[]
+    )
     there = Path(os.environ.get("MMQ_PUBLISHED", CHECKOUT.parent / "shared" / "published"))
     options.add_argument("--published", type=Path, default=there if there.is_dir() else None)
+    options.add_argument("--commit", default=BEFORE, help="the commit to compare ``made`` with")
+    options.add_argument("--cells", type=int, nargs="+", default=[200, 4000], help="sizes of the reports ``made``")
+    options.add_argument("--pairs", type=int, default=1, help="runs of each side of ``made``")
     asked = options.parse_args()
-    sys.path.insert(0, str(CHECKOUT))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
@@ -231,10 +287,16 @@ def main() -> None:
         for part, measure in parts.items():
             if not asked.only or part in asked.only:
                 found |= measure()
-    ratios = {key: {"value": value, "limit": LIMITS[key], "ratio": value / LIMITS[key]} for key, value in found.items()}
+        reports = {}
+        if not asked.only or "made" in asked.only:
+            reports = made(folder, asked.cells, asked.commit, asked.pairs)
+    ratios: dict[str, Any] = {
+        key: {"value": value, "limit": LIMITS[key], "ratio": value / LIMITS[key]} for key, value in found.items()
+    }
     if asked.json:
-        sys.stdout.write(json.dumps(ratios, indent=1) + "\n")
+        sys.stdout.write(json.dumps(ratios | reports, indent=1) + "\n")
         return
+    sys.stdout.writelines(f"{_made_line(name, told)}\n" for name, told in reports.items())
     for key, told in ratios.items():
         unit = "MB" if key.endswith("_mb") else "s"
         sys.stdout.write(

@@ -1,95 +1,84 @@
-"""Measure the processor time of planning a grid, against another checkout's.
+"""Measure the processor time of planning grids, against that of an earlier commit.
 
-    python benchmarks/plan.py [--tree OTHER] [--cells 1728 10000] [--pairs 3] [--json]
+    python benchmarks/plan.py [--commit 0670394 | --tree OTHER] [--cells 1728 10000] [--pairs 3] [--only bits] [--json]
 
-Each plan is `launch plan --json` in a process of its own, into an empty store; its start and imports are counted. With --tree
-(a checkout of an earlier commit: `git worktree add OTHER COMMIT`) both sides plan the same grid in turns, and the ratio
-is the median of the pairs' ratios of the other side's time to ours. A grid has three methods, six bit-widths of each
-of three parts, and seeds.
+Each plan is `launch plan --json` in a process of its own, into an empty store; its start and imports are counted. Both sides
+plan the same grid in turns, and the ratio is the median of the pairs' ratios of the other side's time to ours.
+
+bits      three methods, six bit-widths of each of three parts, and seeds: at least as many configurations as asked for
+kinds     the bit-widths of attention and of MLP of each of three parts by themselves: 1,728 configurations
+mappings  bit-widths and mappings over layer kinds and block groups: 1,728 configurations
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
-import statistics
-import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.against import BEFORE, checkout, compared, line, spent
+
+PARTS = ("vision", "connector", "language")
 BITS = "2,3,4,5,6,7"
 METHODS = "method=rtn,gptq,awq"
 # Cells of all methods at six bit-widths of each of three parts.
 CELLS_A_SEED = 3 * 6**3
+MAPPINGS = "2,3,4,5,6,7,8,16,{attention:4,mlp:3},{attention:3,mlp:4},{front:4,middle:3,end:2},{attention:4,mlp:2}"
+GRIDS = ("bits", "kinds", "mappings")
 
 
-def grid(cells: int) -> list[str]:
-    """Return the overrides of a grid of at least ``cells`` configurations, the smallest whole number of seeds."""
-    seeds = -(-cells // CELLS_A_SEED)
-    bits = [f"component.{part}.bits={BITS}" for part in ("vision", "connector", "language")]
-    return [METHODS, f"seed=range({seeds})", *bits]
+def grids(only: list[str], cells: list[int]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the overrides of each grid, with its name."""
+    if "bits" in only:
+        bits = [f"component.{part}.bits={BITS}" for part in PARTS]
+        for count in cells:
+            seeds = -(-count // CELLS_A_SEED)
+            yield f"bits, {seeds * CELLS_A_SEED}", [METHODS, f"seed=range({seeds})", *bits]
+    if "kinds" in only:
+        kinds = [f"component.{part}.bits.{kind}" for part in PARTS for kind in ("attention=2,3,4,5", "mlp=2,3,4")]
+        yield "kinds, 1728", ["method=rtn", *kinds]
+    if "mappings" in only:
+        yield "mappings, 1728", ["method=rtn", *(f"component.{part}.bits={MAPPINGS}" for part in PARTS)]
 
 
-def processor_seconds(tree: Path, overrides: list[str]) -> tuple[float, int]:
-    """Plan a grid with the code of ``tree``; return processor seconds and the number of configurations planned."""
+def planned(tree: Path, overrides: list[str]) -> tuple[float, float]:
+    """Plan a grid with the code of ``tree``; return processor seconds and seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [*overrides, "tracker=none", "hydra.launcher.check=false", f"store.dir={folder}/runs", "--json"]
-        before = _spent()
-        done = subprocess.run(
-            [sys.executable, "-m", "launch", "plan", *command],
-            cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-    if done.returncode:
-        raise SystemExit(f"launch plan {' '.join(command)}\n{done.stderr}")
-    return _spent() - before, json.loads(done.stdout)["configurations"]
-
-
-def _spent() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-def measure(cells: int, tree: Path | None, pairs: int) -> dict[str, Any]:
-    overrides = grid(cells)
-    ours: list[float] = []
-    theirs: list[float] = []
-    for _ in range(pairs):
-        spent, asked = processor_seconds(CHECKOUT, overrides)
-        ours.append(spent)
-        if tree is not None:
-            theirs.append(processor_seconds(tree, overrides)[0])
-    seconds = statistics.median(ours)
-    found = {"cells": asked, "processor_seconds": seconds, "milliseconds_a_cell": 1000 * seconds / asked}
-    if tree is not None:
-        found["other_processor_seconds"] = statistics.median(theirs)
-        found["ratio"] = statistics.median(other / own for own, other in zip(ours, theirs, strict=True))
-    return found
-
-
-def line(found: dict[str, Any]) -> str:
-    text = f"{found['cells']} cells: {found['processor_seconds']:.1f} s, {found['milliseconds_a_cell']:.2f} ms a cell"
-    if "ratio" not in found:
-        return text
-    return f"{text}; the other checkout {found['other_processor_seconds']:.1f} s, {found['ratio']:.1f} times"
+        settings = ["tracker=none", "hydra.launcher.check=false", f"store.dir={folder}/runs", "--json"]
+        processor, seconds, output = spent(tree, ["-m", "launch", "plan", *overrides, *settings])
+    if not json.loads(output)["pending"]:
+        raise SystemExit(f"{overrides}: nothing was planned")
+    return processor, seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tree", type=Path, help="another checkout to compare with")
-    parser.add_argument("--cells", type=int, nargs="+", default=[1728, 10_000], help="sizes of grids")
+    parser.add_argument("--commit", default=BEFORE, help="the commit to compare with; none: compare with none")
+    parser.add_argument("--tree", type=Path, help="a checkout to compare with, in place of a commit")
+    parser.add_argument("--cells", type=int, nargs="+", default=[1728, 10_000], help="sizes of the grids of bits")
     parser.add_argument("--pairs", type=int, default=3, help="runs of each side")
+    parser.add_argument("--only", nargs="+", choices=GRIDS, default=list(GRIDS))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     tree = None if options.tree is None else options.tree.resolve()
     if tree is not None and not (tree / "launch").is_dir():
         raise SystemExit(f"--tree {options.tree}: is no checkout of mmq-sweeps")
-    found = [measure(cells, tree, options.pairs) for cells in options.cells]
-    sys.stdout.write((json.dumps(found, indent=1) if options.json else "\n".join(map(line, found))) + "\n")
+    alone = tree is not None or options.commit == "none"
+    found: dict[str, Any] = {}
+    with nullcontext(tree) if alone else checkout(options.commit) as other:
+        for name, overrides in grids(options.only, options.cells):
+            found[name] = compared(lambda tree, grid=overrides: planned(tree, grid), other, options.pairs)  # type: ignore[misc]
+            if not options.json:
+                sys.stdout.write(line(name, found[name]) + "\n")
+    if options.json:
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,14 +19,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,314 +32,19 @@ sys.path.insert(0, str(CHECKOUT))
 
 import numpy as np  # noqa: E402
 
+from benchmarks.searches.grids import compared, grid_of  # noqa: E402
+from benchmarks.searches.proxies import proxy_tables  # noqa: E402
+from benchmarks.searches.replay import replay_of  # noqa: E402
+from benchmarks.searches.subjects import SUBJECTS, bits_of  # noqa: E402
+from benchmarks.searches.workshop import Workshop  # noqa: E402
 from benchmarks.sections import Section, parser_of, report, said  # noqa: E402
-from mmq_sweeps.metrics.intervals import paired_difference, result_of  # noqa: E402
+from mmq_sweeps.metrics.intervals import paired_difference  # noqa: E402
 from mmq_sweeps.metrics.result import MetricResult  # noqa: E402
-from mmq_sweeps.search import sensitivity  # noqa: E402
-from mmq_sweeps.search.allocation import ranked  # noqa: E402
-from mmq_sweeps.search.loop import Measurement, Outcome, Search, Settings  # noqa: E402
-from mmq_sweeps.search.space import Budget, Option, Point, Space  # noqa: E402
-from mmq_sweeps.store.store import Store  # noqa: E402
-
-WIDTHS = (2, 3, 4, 5, 6, 8, 16)
-# Of the drawn order of the pool: the calibration samples have the reader's own seed 0.
-POOL_SEED = 7
-
-
-@dataclass(frozen=True)
-class Subject:
-    """An embedded model with its task: the overrides, the searched parts, the pool's items, budgets by part and by unit."""
-
-    name: str
-    overrides: tuple[str, ...]
-    parts: tuple[str, ...]
-    metric: str
-    pool: int
-    budgets: tuple[float, ...]
-    finer: tuple[float, ...]
-
-    @property
-    def axes(self) -> list[str]:
-        widths = ",".join(map(str, WIDTHS))
-        return [f"component.{part}.bits={widths}" for part in self.parts]
-
-
-SUBJECTS = {
-    "captioner": Subject(
-        "captioner", (), ("vision", "connector", "language"), "cider", 600, (3, 3.5, 4, 5), (3.1, 3.3, 3.6, 4.0, 4.5)
-    ),
-    # The least that these weigh is 4.01 and 3.83 bits: the same distances from the least as the captioner's 2.99.
-    "llava": Subject(
-        "llava", ("model=tiny_llava", "task=scenes_vqa", "component=vision_language"), ("vision", "language"),
-        "gqa_accuracy", 1500, (4.02, 4.52, 5.02, 6.02), (4.12, 4.32, 4.62, 5.02, 5.52),
-    ),
-    "retriever": Subject(
-        "retriever", ("model=tiny_blip2_itm", "task=scenes_retrieval", "component=vision_connector"),
-        ("vision", "connector"), "text_recall_at_1", 300, (3.84, 4.34, 4.84, 5.84), (3.94, 4.14, 4.44, 4.84, 5.34),
-    ),
-}  # fmt: skip
-
-
-# Grids
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The cells of a grid by bits of its parts: results, sizes, predictions; and the processor seconds that it took."""
-
-    results: dict[tuple[int, ...], MetricResult]
-    bits: dict[tuple[int, ...], int]
-    predictions: dict[tuple[int, ...], dict[str, str]]
-    seconds: float
-
-    def best(self, bits: int) -> tuple[int, ...]:
-        """Return the cell of best value within ``bits``."""
-        return max((key for key in self.results if self.bits[key] <= bits), key=lambda key: self.results[key].value)
-
-
-def grid_of(subject: Subject, folder: Path, pool: bool) -> Grid:
-    """Run a grid unless ``folder`` has it, and read it."""
-    store = folder / f"{subject.name}{'_pool' if pool else ''}"
-    timed = store.with_suffix(".time")
-    if not timed.is_file():
-        extra = (
-            [f"task.split=calibration task.data.seed={POOL_SEED} task.limit={subject.pool}".split()] if pool else [[]]
-        )
-        said(f"{store.name}: {len(WIDTHS) ** len(subject.parts)} cells")
-        before = os.times()
-        subprocess.run(
-            [sys.executable, "-m", "mmq_sweeps", "-m", "method=gptq", "tracker=none", f"store.dir={store}",
-             *subject.overrides, *subject.axes, *extra[0]],
-            cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        after = os.times()
-        timed.write_text(
-            f"{after.children_user - before.children_user} {after.children_system - before.children_system}"
-        )
-    return _read(store, subject, sum(map(float, timed.read_text().split()[:2])))
-
-
-def _read(folder: Path, subject: Subject, seconds: float) -> Grid:
-    from mmq_sweeps.reporting.compare import results_of
-
-    store = Store.reading(folder)
-    found = Grid({}, {}, {}, seconds)
-    for record in store.summaries():
-        key = tuple(record.cell["parts"].get(part, {}).get("bits", 16) for part in subject.parts)
-        items, total = store.items(record.id), record.size["total"]
-        found.results[key] = results_of(record, items)[subject.metric]
-        found.bits[key] = round(total["bpw_exact"] * total["parameters"])
-        found.predictions[key] = {item["id"]: item["prediction"] for item in items}
-    assert len(found.results) == len(WIDTHS) ** len(subject.parts), f"{folder} has {len(found.results)} cells"
-    return found
-
-
-# Cells in this process
-
-
-class Workshop:
-    """Measures points of a subject in this process, each as a cell of the store at ``folder``."""
-
-    def __init__(self, subject: Subject, folder: Path) -> None:
-        from hydra import compose, initialize_config_dir
-
-        from launch.plugin import launchers
-        from mmq_sweeps.config import schema
-        from mmq_sweeps.config.paths import conf_dir
-        from mmq_sweeps.config.sweep import plan, resolved
-        from mmq_sweeps.execution.session import Sessions
-
-        schema.register()
-        launchers.register()
-        overrides = ["method=gptq", "tracker=none", f"store.dir={folder}", *subject.overrides]
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            self.base = resolved(compose("config", overrides=overrides))
-        self.subject, self.store = subject, Store.open(folder)
-        sweep = plan([self.base])
-        self.sessions = Sessions(sweep, self.store)
-        self.session = self.sessions.open(sweep.cells[-1])
-        self._structures = {name: part.structure for name, part in self.session.parts.items()}
-        self._keys: dict[Point, dict[str, str]] = {}
-
-    def space(self, granularity: str) -> Space:
-        """Return the space of the subject's parts."""
-        from mmq_sweeps.config.instantiate import build
-        from mmq_sweeps.search.sizing import Candidate, space_of
-
-        node = {key: value for key, value in self.base["method"].items() if key != "calibration"}
-        method = build("method", node)
-        candidates = [Candidate(Option(bits, label=str(bits)), None if bits == 16 else method) for bits in WIDTHS]
-        name = self.base["model"]["name"]
-        return space_of(
-            name, self.session.loaded.model, self.session.parts, self.subject.parts, candidates, granularity
-        )
-
-    def requests(self, content: Mapping[str, Any], task: Mapping[str, Any] | None = None) -> tuple[Any, Any, list[Any]]:
-        """Return the cell of an assignment's content, its session, and the units that it needs."""
-        from mmq_sweeps.config.assignment import Source
-        from mmq_sweeps.config.sweep import plan
-
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-            json.dump(content, file)
-            file.flush()
-            config = {**self.base, "assignment": file.name, "task": {**self.base["task"], **(task or {})}}
-            sweep = plan([config], Source(structures=lambda _: self._structures))
-        cell = sweep.cells[-1]
-        self.sessions.sweep.configs.update(sweep.configs)
-        session = self.sessions.open(cell)
-        return cell, session, session.requests(cell)
-
-    def measure(self, space: Space, seed: int, one: Measurement) -> Outcome:
-        """Measure as ``mmq_sweeps`` does, and save the record; one that the store has is read."""
-        from mmq_sweeps.execution.executor import quiet_libraries
-        from mmq_sweeps.execution.run_cell import run_cell
-        from mmq_sweeps.reporting.compare import results_of
-        from mmq_sweeps.reporting.progress import Progress
-
-        started = time.process_time()
-        content = {"parts": dict.fromkeys(self.subject.parts, 16)} if one.point is None else space.content(one.point)
-        cell, session, needed = self.requests(content, self._task(seed, one))
-        if one.point is not None:
-            self._keys[one.point] = {request.unit.name: request.key for request in needed}
-        record = self.store.record(cell.id)
-        if record is None:
-            with quiet_libraries(), Progress(1) as progress:
-                record, items = run_cell(cell, session, progress)
-            record = self.store.save(record, items)
-        items = self.store.items(cell.id)
-        total = record.size["total"]
-        forced = one.items.teacher_forced
-        return Outcome(
-            one,
-            results_of(record, items)["log_likelihood" if forced else self.subject.metric],
-            round(total["bpw_exact"] * total["parameters"]),
-            time.process_time() - started,
-            cell.id,
-            {item["id"]: item["prediction"] for item in items} if forced else {},
-        )
-
-    def _task(self, seed: int, one: Measurement) -> dict[str, Any]:
-        if one.items.split != "search":
-            return {}
-        apart = {"samples": self.base["calibration"]["samples"], "seed": self.base["calibration"]["seed"]}
-        sample = {"seed": seed, "start": one.items.start, "stop": one.items.stop, "apart_from": apart}
-        found = {"split": self.base["task"]["calibration_split"], "sample": sample}
-        return found | ({"teacher_forced": True, "metrics": ["log_likelihood"]} if one.items.teacher_forced else {})
-
-    def errors(self, space: Space) -> Any:
-        """Return what the units' descriptions say."""
-        return sensitivity.read_errors(space, self.store, self._keys)
-
-    def run(self, space: Space, budgets: Iterable[float], settings: Settings) -> Search:
-        """Run a search to its end."""
-        search = Search(space, [Budget.of_bpw(own, space) for own in budgets], settings, lambda: self.errors(space))
-        while batch := search.ask():
-            search.tell([self.measure(space, settings.seed, one) for one in batch])
-        return search
-
-
-def bits_of(space: Space, point: Point | None, parts: Sequence[str]) -> tuple[int, ...]:
-    """Return the bits of every part of a point of a space by part."""
-    if point is None:
-        return (16,) * len(parts)
-    return tuple(axis.options[place].bits for axis, place in zip(space.axes, point, strict=True))
-
-
-# Replays
-
-
-@dataclass
-class Replay:
-    """Answers measurements of a search by part from the predictions of two grids."""
-
-    subject: Subject
-    space: Space
-    errors: Any
-    grid: Grid
-    pool: Grid
-    _scores: dict[Any, MetricResult] = field(default_factory=dict)
-
-    @cached_property
-    def references(self) -> dict[str, tuple[str, ...]]:
-        from mmq_sweeps.data.scenes import Scenes
-
-        examples = Scenes(split="calibration", count=self.subject.pool, seed=POOL_SEED)
-        return {example.id: tuple(example.references) for example in examples}
-
-    def run(self, seed: int) -> tuple[Search, list[dict[str, Any]]]:
-        """Run a search; return it, and for every budget how its answer compares with the grid's best cell."""
-        budgets = [Budget.of_bpw(own, self.space) for own in self.subject.budgets]
-        settings = Settings(self.subject.metric, seed).within(len(next(iter(self.pool.results.values())).per_item))
-        search = Search(self.space, budgets, settings, lambda: self.errors)
-        while batch := search.ask():
-            search.tell([self._outcome(seed, one) for one in batch])
-        return search, [self._compared(answer) for answer in search.answers()]
-
-    def _compared(self, answer: Any) -> dict[str, Any]:
-        return compared(self.grid, bits_of(self.space, answer.point, self.subject.parts), answer.budget)
-
-    def _outcome(self, seed: int, one: Measurement) -> Outcome:
-        key = bits_of(self.space, one.point, self.subject.parts)
-        if one.items.split != "search":
-            return Outcome(one, self.grid.results[key], self.grid.bits[key])
-        ids = list(self.pool.results[key].per_item)
-        order = np.random.Generator(np.random.PCG64(seed)).permutation(len(ids))
-        chosen = tuple(ids[place] for place in order[one.items.start : one.items.stop])
-        return Outcome(one, self._result(key, chosen), self.grid.bits[key])
-
-    def _result(self, key: tuple[int, ...], chosen: tuple[str, ...]) -> MetricResult:
-        if self.subject.metric == "cider":
-            return self._captioned(key, chosen)
-        from mmq_sweeps.metrics.base import Scores
-        from mmq_sweeps.metrics.names import load_metric
-
-        scores = np.array([self.pool.results[key].per_item[item] for item in chosen])
-        return result_of(load_metric(self.subject.metric), chosen, Scores.mean(scores))
-
-    def _captioned(self, key: tuple[int, ...], chosen: tuple[str, ...]) -> MetricResult:
-        """Score anew: what an n-gram weighs depends on the references of all items."""
-        from mmq_sweeps.metrics import CaptionScorer
-
-        if chosen not in self._scores:
-            self._scores[chosen] = CaptionScorer({item: list(self.references[item]) for item in chosen})  # type: ignore
-        scorer: Any = self._scores[chosen]
-        return scorer.score({item: self.pool.predictions[key][item] for item in chosen})["cider"]  # type: ignore
-
-
-def compared(grid: Grid, key: tuple[int, ...], budget: Budget) -> dict[str, Any]:
-    """Compare a cell with the best of the grid within a budget; ``within`` is False if it is significantly worse."""
-    best = grid.best(budget.bits)
-    difference = paired_difference(grid.results[best], grid.results[key])
-    return {
-        "budget": budget.text, "found": key, "best": best, "value": grid.results[key].value,
-        "best_value": grid.results[best].value, "difference": difference.value, "interval": difference.interval,
-        "within": difference.interval[1] >= 0,
-    }  # fmt: skip
-
-
-def replay_of(subject: Subject, folder: Path) -> Replay:
-    """Read the grids, and the space and errors of units, which are solved once."""
-    kept = folder / f"{subject.name}_space.pickle"
-    if not kept.is_file():
-        workshop = Workshop(subject, folder / f"errors_{subject.name}")
-        space = workshop.space("part")
-        for point in space.uniform():
-            if bits_of(space, point, subject.parts) != (16,) * len(subject.parts):
-                content = space.content(point)
-                cell, session, needed = workshop.requests(content)
-                session.quantize(cell, _Silent())
-                workshop._keys[point] = {request.unit.name: request.key for request in needed}
-        kept.write_bytes(pickle.dumps((space, workshop.errors(space))))
-    space, errors = pickle.loads(kept.read_bytes())  # noqa: S301 - our own file
-    return Replay(subject, space, errors, grid_of(subject, folder, False), grid_of(subject, folder, True))
-
-
-class _Silent:
-    def __getattr__(self, name: str) -> Any:
-        return lambda *given, **named: None
-
-
-# Sections
+from mmq_sweeps.search.measuring import Items, Measurement  # noqa: E402
+from mmq_sweeps.search.prediction import sensitivity  # noqa: E402
+from mmq_sweeps.search.prediction.allocation import ranked  # noqa: E402
+from mmq_sweeps.search.settings import Settings  # noqa: E402
+from mmq_sweeps.search.space import Budget  # noqa: E402
 
 
 def parts(options: argparse.Namespace) -> dict[str, Any]:
@@ -385,7 +87,9 @@ REAL = """
 import json, resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from benchmarks.search import SUBJECTS, Settings, Workshop, bits_of
+from benchmarks.searches.subjects import SUBJECTS, bits_of
+from benchmarks.searches.workshop import Workshop
+from mmq_sweeps.search.settings import Settings
 subject = SUBJECTS[sys.argv[2]]
 workshop = Workshop(subject, Path(sys.argv[3]))
 space = workshop.space("part")
@@ -428,99 +132,6 @@ def real_lines(found: Mapping[str, Any]) -> Iterable[str]:
         )
 
 
-# Proxies
-
-
-def proxy_tables(workshop: Workshop, space: Space) -> dict[str, list[np.ndarray]]:
-    """Return the tables of every proxy by axis and option: sums over units of output error, gradient x error, divergence."""
-    by_unit = _unit_figures(workshop)
-    found = {}
-    for proxy in ("output error", "gradient x error", "divergence"):
-        found[proxy] = [
-            np.array(
-                [
-                    0.0 if one.full else sum(by_unit[proxy][unit, one.bits] for unit in axis.units)
-                    for one in axis.options
-                ]
-            )
-            for axis in space.axes
-        ]
-    return found
-
-
-def _unit_figures(workshop: Workshop) -> dict[str, dict[tuple[str, int], float]]:
-    """Return every proxy of every unit and width, from 64 samples of the calibration split apart from the calibration's."""
-    import torch
-
-    from mmq_sweeps.quantization.stored_units import Dequantized, read_unit
-    from mmq_sweeps.store.kinds import ArtifactKind
-
-    found: dict[str, dict[tuple[str, int], float]] = {"output error": {}, "gradient x error": {}, "divergence": {}}
-    loaded = workshop.session.loaded
-    workshop.session.weights.restore()
-    batches = list(workshop.session.task.calibration_batches(loaded, {"samples": 64, "seed": 99, "batch_size": 16}))
-    full = _log_probabilities(loaded, batches)
-    gradients = _gradients(workshop, batches)
-    for bits in WIDTHS[:-1]:
-        cell, session, needed = workshop.requests({"parts": dict.fromkeys(workshop.subject.parts, bits)})
-        session.quantize(cell, _Silent())
-        session.weights.restore()
-        for request in needed:
-            unit = read_unit(request, workshop.store)
-            described = workshop.store.description(ArtifactKind.QUANTIZED, request.key)
-            assert unit is not None
-            assert described is not None
-            key, weights = (request.unit.name, bits), unit[0]
-            count = sum(rows * columns for rows, columns in request.unit.linears.values())
-            found["output error"][key] = described["output_error"] * count
-            found["gradient x error"][key] = sum(
-                float((gradients[name] * (loaded.weight(name) - own.dequantize())).abs().sum())
-                for name, own in weights.items()
-            )
-            with torch.no_grad(), loaded.weights_replaced(Dequantized(weights)):
-                other = _log_probabilities(loaded, batches)
-            found["divergence"][key] = float((full.exp() * (full - other)).sum(-1).mean())
-    return found
-
-
-def _log_probabilities(loaded: Any, batches: Sequence[Mapping[str, Any]]) -> Any:
-    import torch
-
-    found = []
-    with torch.no_grad():
-        for batch in batches:
-            moved = loaded.to_device(dict(batch))
-            mask = moved["attention_mask"].bool()
-            found.append(loaded.model(**moved).logits[:, -mask.shape[1] :].float().log_softmax(-1)[mask])
-    return torch.cat(found)
-
-
-def _gradients(workshop: Workshop, batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the gradient of the right texts' loss by the weight of every linear."""
-    import torch
-
-    loaded, model = workshop.session.loaded, workshop.session.loaded.model
-    names = [
-        name for part in workshop.subject.parts for unit in workshop.session.parts[part].units for name in unit.linears
-    ]
-    weights = {name: model.get_submodule(name).weight for name in names}
-    model.requires_grad_(False)
-    for weight in weights.values():
-        weight.requires_grad_(True)
-    found = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    with torch.enable_grad():
-        for batch in batches:
-            moved = loaded.to_device(dict(batch))
-            mask, tokens = moved["attention_mask"].bool(), moved["input_ids"]
-            logits = model(**moved).logits[:, -mask.shape[1] :].float()
-            losses = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
-            own = torch.autograd.grad((losses * mask[:, 1:]).sum() / mask[:, 1:].sum(), list(weights.values()))
-            for name, gradient in zip(names, own, strict=True):
-                found[name] += gradient / len(batches)
-    model.requires_grad_(False)
-    return found
-
-
 def proxies(options: argparse.Namespace) -> dict[str, Any]:
     """Compare what proxies allocate by part with the grid's best."""
     found = {}
@@ -551,8 +162,6 @@ def proxies_lines(found: Mapping[str, Any]) -> Iterable[str]:
 
 def units(options: argparse.Namespace) -> dict[str, Any]:
     """Search by unit, and measure the proxies' allocations by unit on the evaluation items."""
-    from mmq_sweeps.search.loop import Items
-
     found = {}
     for name in options.models:
         subject = SUBJECTS[name]

@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=2 python benchmarks/solvers.py [--json] [--only SECTION ...] [--pairs 5]
 
-Needs the extras `auto-gptq` and `autoawq`. Ratios are medians over pairs of runs, ours and theirs back to back in
+Needs the extras `auto-gptq` and `autoawq`, except for the sections `peers` and `awq_peers`, which make environments of
+their own. Ratios are medians over pairs of runs, ours and theirs back to back in
 alternating order. `--help` lists the sections; without `--only` all of them run, in that order. Progress is printed to
 stderr.
 """
@@ -19,9 +20,9 @@ sys.path.insert(0, str(CHECKOUT))
 
 import torch  # noqa: E402
 
-from benchmarks import solvers_awq, solvers_beyond, solvers_codebooks, solvers_gptq, solvers_parity  # noqa: E402
+from benchmarks import solvers_awq, solvers_beyond, solvers_codebooks, solvers_gptq, solvers_parity, solvers_peers  # noqa: E402
 
-OF = (solvers_parity, solvers_gptq, solvers_awq, solvers_beyond, solvers_codebooks)
+OF = (solvers_parity, solvers_gptq, solvers_awq, solvers_beyond, solvers_codebooks, solvers_peers)
 SECTIONS = {name: section for module in OF for name, section in module.SECTIONS.items()}
 
 
@@ -31,7 +32,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), metavar="SECTION",
                         help=f"of {', '.join(SECTIONS)}")  # fmt: skip
     parser.add_argument("--pairs", type=int, default=5, help="pairs of timings for every ratio (default: 5)")
+    parser.add_argument("--divide", type=int, default=1, help="of peers and awq_peers: divide all sizes by this (default: 1)")
     options = parser.parse_args()
+    solvers_peers.divisor = options.divide
     found = {}
     with torch.no_grad():
         for name in options.only:

@@ -39,7 +39,7 @@ Every figure of `python -m analysis figures`, drawn by `python docs/gallery.py`.
 
     python -m mmq_sweeps -m experiment=gallery && python -m analysis figures --source runs
 
-CIDEr of {cells} cells over 200 scenes, which say nothing about photographs ([embedded.md](embedded.md)).
+{cells} cells of `tiny_blip2` on 200 scenes, which say nothing about photographs ([embedded.md](embedded.md)).
 """
 STUDY = """
 ## The study's files
@@ -66,8 +66,13 @@ def write(store: str, published: Path | None, folder: Path, names: Sequence[str]
     (folder / PICTURES).mkdir(exist_ok=True)
     cells = load([store])
     lines = [OPENING.format(cells=int((cells.frame["status"] == "done").sum()))]
+    drawn: set[str] = set()
     for plot in figures(cells, names=names):
         name = plot.name.partition("-")[0]
+        # Captions come first, and have every figure but one.
+        if name in drawn:
+            continue
+        drawn.add(name)
         picture(plot, folder / PICTURES / f"gallery_{name}.png")
         lines.append(f"### {FIGURES[name][0]}\n\n`--only {name}`\n\n![{name}]({PICTURES}/gallery_{name}.png)\n")
     page = folder / PAGE

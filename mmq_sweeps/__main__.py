@@ -32,6 +32,8 @@ from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.reporting.versions import told_versions
 
 BAD_INPUT, INTERRUPTED = 2, 130
+# Options that are written for overrides.
+SHORT = {"--json": "output=json", "--dry-run": "hydra.launcher.dry_run=true"}
 
 
 @hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")
@@ -75,7 +77,7 @@ def main() -> None:
     if "--version" in sys.argv[1:]:
         sys.stdout.write(f"{told_versions()}\n")
         return
-    given = ["output=json" if argument == "--json" else argument for argument in sys.argv[1:]]
+    given = [SHORT.get(argument, argument) for argument in sys.argv[1:]]
     sys.argv[1:] = kept_apart(options_first(given))
     # Waiting OpenMP threads sleep instead of spinning; with spinning, a cell takes fifty times as long if all cores are busy
     # (docs/decisions.md). Torch reads this when it is imported.

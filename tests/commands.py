@@ -117,20 +117,28 @@ class _Worker:
         *,
         env: Mapping[str, str],
         stdin: int,
-        stdout: BinaryIO,
+        stdout: BinaryIO | int,
         stderr: BinaryIO,
         start_new_session: bool,
     ) -> None:
         python, option, module, *arguments = command
         assert (python, option) == (sys.executable, "-m")
-        assert (stdin, stdout, start_new_session) == (subprocess.PIPE, stderr, True)
+        assert (stdin, start_new_session) == (subprocess.PIPE, True)
         reader, writer = os.pipe()
-        log = stdout.fileno()
-        self._process = FORK.Process(target=_started, args=(module, arguments, dict(env), (reader, log, log), writer))
+        log, answers, answered = stderr.fileno(), None, None
+        if stdout == subprocess.PIPE:  # One that waits for more cells answers there.
+            answers, answered = os.pipe()
+        descriptors = (reader, log if answered is None else answered, log)
+        others = (writer,) if answers is None else (writer, answers)
+        self._process = FORK.Process(target=_started, args=(module, arguments, dict(env), descriptors, others))
         self._process.start()
         self.pid = self._process.pid
         os.close(reader)
         self.stdin = os.fdopen(writer, "wb")
+        self.stdout = None
+        if answers is not None and answered is not None:
+            os.close(answered)
+            self.stdout = os.fdopen(answers, "rb")
 
     @property
     def returncode(self) -> int | None:
@@ -180,10 +188,10 @@ def _child(
         os.close(to)
     enter(folder, environment)
     from launch.planning import preflight
-    from launch.workers import pool
+    from launch.workers import pool, warm
     from mmq_sweeps.export import verify
 
-    preflight.subprocess = pool.subprocess = verify.subprocess = FORKING
+    preflight.subprocess = pool.subprocess = warm.subprocess = verify.subprocess = FORKING
     _run(module, arguments, environment)
 
 
@@ -200,11 +208,11 @@ def _started(
     arguments: list[str],
     environment: dict[str, str],
     descriptors: tuple[int, int, int],
-    others: int | None = None,
+    others: tuple[int, ...] = (),
 ) -> None:
-    """What a command starts, in the process that was forked for it; ``others`` is the other end of its standard input."""
-    if others is not None:
-        os.close(others)
+    """What a command starts, in the process that was forked for it; ``others`` are the other ends of its pipes."""
+    for other in others:
+        os.close(other)
     os.setsid()
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)

@@ -213,7 +213,7 @@ def test_help_names_groups_and_fields(command: Command) -> None:
     told = command("--help")
     assert told.returncode == 0
     for expected in (
-        "method: auto_gptq, autoawq, awq, coordinate_descent, gptq, hqq, none, rtn, uniform",
+        "method: auto_gptq, auto_round, autoawq, awq, coordinate_descent, gptq, hqq, kmeans, none, normal_float, rtn, uniform",
         "bits: 4",
         "component: all",
         "python -m mmq_sweeps -m",

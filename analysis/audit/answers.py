@@ -47,7 +47,12 @@ def answers_of_rows(family: Cells, rows: pd.DataFrame) -> list[Answers | None]:
     if len(rows) > MOST_SCORED:
         told = rows["output"] if "output" in rows else pd.Series(None, rows.index, dtype=object)
         return [Answers(output) if isinstance(output, str) else None for output in told]
-    return [_answers_of(family.items(row)) for _, row in rows.iterrows()]
+    return list(family.summaries(rows, _answers_of))
+
+
+def wanted(cells: Cells) -> None:
+    """Have answers summarized whenever items are read, since an audit will ask for them."""
+    cells.book.want(_answers_of)
 
 
 def _answers_of(items: Items | None) -> Answers | None:

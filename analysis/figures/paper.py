@@ -19,6 +19,8 @@ from analysis.figures.plots import XY, Bars, Heatmap, Panel, Plot, Series, Space
 
 COLUMN_INCHES = {"column": 3.3, "page": 6.9}
 PANEL_INCHES = 2.4
+# Of an entry of the legend, in inches: its mark with the space around it, and a letter.
+LEGEND_MARK, LEGEND_LETTER = 0.5, 0.05
 DPI = 300
 # Heat maps up to MOST_WRITTEN fields show values as text; tick labels beyond LONG_LABEL characters are rotated.
 MOST_WRITTEN, LONG_LABEL = 25, 4
@@ -233,5 +235,6 @@ def _legend(figure: Figure) -> None:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             named.setdefault(label, handle)
     if named:
-        columns = max(1, int(figure.get_figwidth() // 1.3))
+        widest = LEGEND_MARK + LEGEND_LETTER * max(map(len, named))
+        columns = max(1, int(figure.get_figwidth() // widest))
         figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=min(columns, len(named)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,11 @@ AGAIN = "it has not ended; run its command again to go on"
 
 @dataclass(frozen=True)
 class Search:
-    """A search of a store; ``content`` is its file."""
+    """A search of the store ``source``; ``content`` is its file."""
 
     id: str
     content: dict[str, Any]
+    source: str = ""
 
     @property
     def done(self) -> bool:
@@ -29,6 +31,10 @@ class Search:
     def title(self) -> str:
         """Model, task and granularity, as in ``tiny_blip2, scenes_caption, by unit``."""
         return f"{self.content['model']}, {self.content['task']}, by {self.content['settings']['granularity']}"
+
+    def export_command(self, cell: str) -> str:
+        """Return the command that exports a cell, by the store's path as it was given."""
+        return f"{shlex.join(['python', '-m', 'mmq_sweeps.export', cell, '--source', self.source])} --out DIR"
 
     @property
     def unfinished(self) -> str:
@@ -46,7 +52,7 @@ def searches(sources: Iterable[str]) -> list[Search]:
         for path in Path(source).glob("sweeps/*/search.json"):
             try:
                 content = json.loads(path.read_text())
-                found[path.parent.name] = Search(path.parent.name, {**content, "updated": content["updated"]})
+                found[path.parent.name] = Search(path.parent.name, {**content, "updated": content["updated"]}, source)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise StoreError(f"cannot read {path}: {error}") from error
     return sorted(found.values(), key=lambda one: one.content["updated"], reverse=True)

@@ -71,6 +71,12 @@ def load(folder: Path) -> Cells:
         raise ValueError(
             f"--source {folder}: the store holds no finished cell yet{broken}; run a sweep with store.dir={folder}"
         )
+    raced = table["settings"].str.contains('"task.sample.', regex=False)
+    if raced.any() and not raced.all():
+        count = int(raced.sum())
+        cells_are = "1 cell" if count == 1 else f"{count} cells"
+        notes.append(f"{cells_are} on some items alone, as in races of a search, left out")
+        table = table[~raced].reset_index(drop=True)
     failed = int((table["status"] != "done").sum())
     if failed:
         notes.append(f"{failed} of {len(table)} cells in {folder} failed and are left out of figures")

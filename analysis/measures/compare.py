@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +14,8 @@ from mmq_sweeps.errors import unknown
 from mmq_sweeps.reporting.compare import differ, differences, families_of, results_of, settings
 from mmq_sweeps.reporting.table import rows, title
 
-# An answer counts as right from this score on: VQA's accuracy, the one metric of questions between 0 and 1, gives 0.6 if two
-# people of ten said the same.
-RIGHT = 0.5
+# An answer counts as right from this score on: VQA's accuracy gives less if only some people said the same.
+RIGHT = 1.0
 # Metrics whose score of an item says whether its answer is right.
 JUDGING = ("accuracy", "recall_at_")
 # Most settings that an error names.
@@ -78,7 +79,8 @@ class Change:
 class Comparison:
     """Two cells compared: every metric that both have, and the items that changed most by ``metric``.
 
-    ``shared`` is the number of items that both were measured on, ``changed`` of which have another answer.
+    ``shared`` is the number of items that both were measured on, ``changed`` of which have another answer (of a retriever: find
+    another item first).
     """
 
     family: str
@@ -115,7 +117,7 @@ def compare(stored: Mapping[str, Stored], first: Stored, second: Stored, metric:
         _differences(sides, both),
         ranked,
         len(shared),
-        sum(_answer(sides[0], item) != _answer(sides[1], item) for item in shared),
+        sum(_said(_answer(sides[0], item)) != _said(_answer(sides[1], item)) for item in shared),
         _most(sides, shared, ranked)[:most],
     )
 
@@ -157,6 +159,13 @@ def _by_id(one: Stored) -> dict[str, Mapping[str, Any]]:
 
 def _answer(side: Side, item: str) -> str:
     return str(side.items[item].get("prediction", ""))
+
+
+def _said(answer: str) -> str:
+    """Return the answer in the form in which two are compared: of a retriever, the item that it finds first."""
+    with suppress(ValueError, KeyError, TypeError, IndexError):
+        return str(json.loads(answer)["first"][0])
+    return answer.strip()
 
 
 def _differences(sides: tuple[Side, Side], metrics: Sequence[str]) -> list[Difference]:

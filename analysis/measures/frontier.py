@@ -7,7 +7,9 @@ every cell, and each draw has its own frontier: a cell's probability is the shar
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,8 @@ RESAMPLES = 1000
 SEED = 20260
 FALSE_DISCOVERY_RATE = 0.05
 _BLOCK = 50
+# Counts of draws times items that are kept.
+_KEPT = 6_000_000
 
 
 @dataclass(frozen=True)
@@ -199,14 +203,27 @@ def resampled_means(scores: np.ndarray, resamples: int = RESAMPLES, seed: int = 
 
     Every cell sees the same draws.
     """
+    items, means = scores.shape[1], np.empty((resamples, len(scores)))
+    for start, counts in _drawn_counts(items, resamples, seed):
+        means[start : start + len(counts)] = counts @ scores.T / items
+    return means
+
+
+def _drawn_counts(items: int, resamples: int, seed: int) -> Iterable[tuple[int, np.ndarray]]:
+    """Return how often each item is in each draw, a block of draws at a time; few items are drawn once for all families."""
+    return _kept_counts(items, resamples, seed) if items * resamples <= _KEPT else _counts(items, resamples, seed)
+
+
+@lru_cache(maxsize=2)
+def _kept_counts(items: int, resamples: int, seed: int) -> list[tuple[int, np.ndarray]]:
+    return list(_counts(items, resamples, seed))
+
+
+def _counts(items: int, resamples: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:
     generator = np.random.Generator(np.random.PCG64(seed))
-    items = scores.shape[1]
-    means = []
     for start in range(0, resamples, _BLOCK):
         rows = min(_BLOCK, resamples - start)
-        counts = generator.multinomial(items, np.full(items, 1 / items), size=rows)
-        means.append(counts @ scores.T / items)
-    return np.concatenate(means)
+        yield start, generator.multinomial(items, np.full(items, 1 / items), size=rows).astype(np.float64)
 
 
 def discoveries(p_values: np.ndarray, rate: float = FALSE_DISCOVERY_RATE) -> np.ndarray:

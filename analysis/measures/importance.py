@@ -8,7 +8,6 @@ grid: only the bit-widths that all parts share, each bit-width left out in turn,
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,10 +17,11 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 from sklearn.ensemble import RandomForestRegressor
-from sklearn.inspection import permutation_importance
 from sklearn.model_selection import KFold, cross_val_predict
 
 from analysis.cells import BITS, METRIC, SELECTION, Cells, by_number, left_out, other_methods, slots, warned, whole
+from analysis.measures.forest import Grid, permutation_importances, shap_values
+from analysis.progress import counted
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.compare import ROUNDING
@@ -69,13 +69,14 @@ def importances(
     fine: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    n_jobs: int = -1,
 ) -> list[Importance]:
     """Compute importances in every family of comparable cells, per method unless ``by_method`` is false.
 
     ``fine`` uses part x block group x layer kind as features, for grids that quantize only some blocks or layers of a part;
     otherwise such cells are left out, since a part's bits alone do not describe them. Families with fewer than
-    ``LEAST_CELLS`` cells, fewer than two features whose bits vary, or a constant score are skipped. Raises ValueError with
-    the reasons if no family remains.
+    ``LEAST_CELLS`` cells, fewer than two features whose bits vary, or a constant score are skipped. Forests are fitted in
+    ``n_jobs`` processes, by default one a core. Raises ValueError with the reasons if no family remains.
     """
     found, reasons = [], []
     done = cells.of(cells.frame[cells.frame["status"] == "done"])
@@ -107,7 +108,7 @@ def importances(
             if reason := _unfit(features, score):
                 reasons.append("; ".join([f"{label}: {reason}", *notes]))
                 continue
-            one = _importance(label, name, rows, features, score, resamples, seed)
+            one = _importance(label, name, rows, features, score, resamples, seed, n_jobs)
             found.append(replace(one, warnings=(*one.warnings, *notes, *warned(rows, name)), method=method))
     if not found:
         raise ValueError("no importance can be told: " + "; ".join(reasons))
@@ -188,20 +189,37 @@ def _constant(score: np.ndarray) -> bool:
 
 
 def _importance(
-    title: str, metric: str, rows: pd.DataFrame, features: pd.DataFrame, score: np.ndarray, resamples: int, seed: int
+    title: str,
+    metric: str,
+    rows: pd.DataFrame,
+    features: pd.DataFrame,
+    score: np.ndarray,
+    resamples: int,
+    seed: int,
+    n_jobs: int,
 ) -> Importance:
     bits = features.to_numpy()
-    table = pd.DataFrame(measures(bits, score, seed), index=features.columns, columns=list(MEASURES))
-    table["mean"] = table.mean(axis=1)
+    subsets = dict(_subsets(features, score))
     draws = np.random.default_rng(seed).integers(0, len(score), (resamples, len(score)))
-    # Worker processes each import SHAP, which takes longer than a few draws.
-    again = Parallel(n_jobs=-1 if resamples > FEW_RESAMPLES else 1)(
-        delayed(_mean_measure)(bits[draw], score[draw], seed) for draw in draws if not _constant(score[draw])
-    )
+    drawn = [draw for draw in draws if not _constant(score[draw])]
+    work = [
+        delayed(measures)(bits, score, seed),
+        delayed(cross_validated_fit)(bits, score, seed),
+        *(delayed(_mean_measure)(bits[kept], score[kept], seed) for kept in subsets.values()),
+        *(delayed(_mean_measure)(bits[draw], score[draw], seed) for draw in drawn),
+    ]
+    # Worker processes each import scikit-learn, which takes longer than a few draws.
+    fitted = Parallel(n_jobs=n_jobs if resamples > FEW_RESAMPLES else 1, return_as="generator")(work)
+    found, fit, *means = counted(fitted, "forests", len(work))
+    table = pd.DataFrame(found, index=features.columns, columns=list(MEASURES))
+    table["mean"] = table.mean(axis=1)
+    again = means[len(subsets) :]
     table["low"], table["high"] = np.percentile(again, (2.5, 97.5), axis=0) if again else (np.nan, np.nan)
     table["per_bit"] = _per_bit(table["mean"], rows, features)
-    fit = cross_validated_fit(bits, score, seed)
-    checks = _checks(features, score, seed)
+    checks = {
+        name: dict(zip(features, shares, strict=True))
+        for name, shares in zip(subsets, means[: len(subsets)], strict=True)
+    }
     doubts = [*_warnings(table, fit, checks), *_not_told_apart(table, resamples - len(again), resamples)]
     return Importance(title, metric, len(score), table, fit, checks, tuple(doubts))
 
@@ -212,25 +230,18 @@ def measures(bits: np.ndarray, score: np.ndarray, seed: int) -> np.ndarray:
     Each sums to 100; a measure that finds nothing at all, as of a constant score, is NaN.
     """
     forest = RandomForestRegressor(TREES, random_state=seed).fit(bits, score)
-    permuted = permutation_importance(forest, bits, score, n_repeats=REPEATS, random_state=seed)
+    grid = Grid.of(bits)
+    permuted = permutation_importances(forest, grid, score, REPEATS, seed)
     # A bootstrap draw repeats cells: explain each distinct cell once.
     distinct, count = np.unique(bits, axis=0, return_counts=True)
     if len(distinct) > MOST_EXPLAINED:
         chosen = np.random.default_rng(seed).choice(len(distinct), MOST_EXPLAINED, replace=False)
         distinct, count = distinct[chosen], count[chosen]
-    shap = np.average(np.abs(_tree_explainer()(forest).shap_values(distinct)), axis=0, weights=count)
-    found = np.stack([forest.feature_importances_, permuted.importances_mean.clip(min=0), shap], axis=1)
+    shap = np.average(np.abs(shap_values(forest, grid, distinct)), axis=0, weights=count)
+    found = np.stack([forest.feature_importances_, permuted.clip(min=0), shap], axis=1)
     total = found.sum(axis=0)
     shares: np.ndarray = np.divide(100 * found, total, out=np.full_like(found, np.nan), where=total > 0)
     return shares
-
-
-def _tree_explainer() -> Any:
-    # Slow to import; it also imports a plotting library that warns.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from shap import TreeExplainer
-    return TreeExplainer
 
 
 def _mean_measure(bits: np.ndarray, score: np.ndarray, seed: int) -> np.ndarray:
@@ -272,19 +283,17 @@ def _weights(name: str, rows: pd.DataFrame, features: pd.DataFrame) -> float:
     return float(counts[own.index(name)]) if rank == len(own) else np.nan
 
 
-def _checks(features: pd.DataFrame, score: np.ndarray, seed: int) -> dict[str, dict[str, float]]:
+def _subsets(features: pd.DataFrame, score: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the name and the mask of each subset of the cells whose ranking should be that of all."""
     shared = set.intersection(*(set(features[name]) for name in features))
     subsets = {}
     if any(set(features[name]) != shared for name in features):
         subsets["bit-widths that every part has"] = features.isin(shared).all(axis=1).to_numpy()
     for width in sorted({width for name in features for width in features[name]}):
         subsets[f"without {width:g} bits"] = (features != width).all(axis=1).to_numpy()
-    found = {}
     for name, kept in subsets.items():
-        bits = features[kept]
-        if kept.sum() >= LEAST_CELLS and (bits.nunique() > 1).all() and not _constant(score[kept]):
-            found[name] = dict(zip(features, _mean_measure(bits.to_numpy(), score[kept], seed), strict=True))
-    return found
+        if kept.sum() >= LEAST_CELLS and (features[kept].nunique() > 1).all() and not _constant(score[kept]):
+            yield name, kept
 
 
 def _warnings(table: pd.DataFrame, fit: float, checks: dict[str, dict[str, float]]) -> Sequence[str]:

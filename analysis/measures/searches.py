@@ -26,4 +26,8 @@ def search_lines(search: Search) -> Iterator[str]:
     grid = cost["grid"]["cells"]
     counted = f"{grid:,}" if grid < 10**9 else f"10^{len(str(grid)) - 1}"
     yield f"{cost['cells']:,} cells and {cost['items']:,} items instead of {counted} cells"
-    yield from (f"{answer['budget']}: {answer['export']}" for answer in search.content["answers"])
+    yield "* paired 95% bootstrap interval without zero"
+    for answer in search.content["answers"]:
+        if answer["optimistic"]:
+            yield f"! {answer['budget']}: chosen on the split that it is measured on, so the figure is optimistic"
+        yield f"{answer['budget']}: {search.export_command(answer['cell'])}"

@@ -7,7 +7,7 @@ a 95% bootstrap interval over items, with the same draws for every cell.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -20,6 +20,9 @@ from analysis.measures.frontier import resampled_means
 from analysis.measures.quality import Quality
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
 from mmq_sweeps.identity.end_parts import END_PARTS
+
+# Weighted sums of draws in memory at a time.
+_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -83,18 +86,25 @@ def sensitivities(cells: Cells, metric: str | None = None) -> list[Sensitivity]:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Scores ``[cells]``, higher is better, and their bootstrap draws ``[draws, cells]`` if items allow them."""
+    """Scores ``[cells]``, higher is better, and their bootstrap draws ``[cells, draws]`` if items allow them."""
 
     figures: np.ndarray
     draws: np.ndarray | None
 
-    def combine(self, weights: Mapping[int, float]) -> dict[str, float]:
-        """Return the weighted sum of the scores of cells (index -> weight), with its interval if there are draws."""
-        index, factor = list(weights), np.array(list(weights.values()))
-        told = {"value": float(self.figures[index] @ factor)}
-        if self.draws is not None:
-            low, high = np.percentile(self.draws[:, index] @ factor, (2.5, 97.5))
-            told |= {"low": float(low), "high": float(high)}
+    def combine(self, several: Sequence[Mapping[int, float]]) -> list[dict[str, float]]:
+        """Return weighted sums of the scores of cells (index -> weight), with their intervals if there are draws.
+
+        A few at a time, since one by one would take minutes for thousands, and all at once gigabytes.
+        """
+        told = [{"value": sum(factor * float(self.figures[index]) for index, factor in one.items())} for one in several]
+        if self.draws is None:
+            return told
+        for start in range(0, len(several), _AT_ONCE):
+            block = several[start : start + _AT_ONCE]
+            drawn = [sum(factor * self.draws[index] for index, factor in one.items()) for one in block]
+            low, high = np.percentile(np.stack(drawn), (2.5, 97.5), axis=1)
+            for place in range(len(block)):
+                told[start + place] |= {"low": float(low[place]), "high": float(high[place])}
         return told
 
 
@@ -104,15 +114,15 @@ def _of_family(title: str, family: Cells, metric: str) -> Sensitivity:
     figures = rows[quality.column].to_numpy(dtype=np.float64)
     scores = family.scores(rows, metric)
     usable = scores is not None and np.allclose(scores.mean(axis=1), figures)
-    draws = quality.sign * resampled_means(scores) if usable and scores is not None else None
+    draws = np.ascontiguousarray((quality.sign * resampled_means(scores)).T) if usable and scores is not None else None
     measured = _Measured(quality.sign * figures, draws)
-    selections = [_selection(row, family.parts) for _, row in rows.iterrows()]
+    selections = [_selection(row, family.parts) for row in rows.to_dict("records")]
     # Of several full-precision cells the median one, as in a frontier.
     baselines = np.flatnonzero(rows["method"] == "none")
     full = int(baselines[np.argmin(np.abs(figures[baselines] - np.median(figures[baselines])))])
     by_cell = {
-        (row["method"], selection): index
-        for index, (row, selection) in enumerate(zip(rows.to_dict("records"), selections, strict=True))
+        (method, selection): index
+        for index, (method, selection) in enumerate(zip(rows["method"], selections, strict=True))
     }
     notes = [] if usable else ["no intervals: not all cells have per-item scores whose mean is the metric"]
     if len(rows) == (rows["method"] == "none").sum():
@@ -148,7 +158,7 @@ def _left_out(rows: pd.DataFrame, parts: Iterable[str]) -> Iterable[str]:
 _Choice = tuple[str, float, str, str, str, str]
 
 
-def _selection(row: pd.Series, parts: Iterable[str]) -> frozenset[_Choice]:
+def _selection(row: Mapping[str, Any], parts: Iterable[str]) -> frozenset[_Choice]:
     return frozenset(
         (
             part,
@@ -167,7 +177,7 @@ def _bits(value: float) -> float:
     return int(value) if value == int(value) else float(value)
 
 
-def _text(row: pd.Series, column: str) -> str:
+def _text(row: Mapping[str, Any], column: str) -> str:
     found = row.get(column)
     return found if isinstance(found, str) else ""
 
@@ -177,38 +187,24 @@ def _mixed(selection: Iterable[_Choice]) -> bool:
 
 
 def _alone(by_cell: Mapping[Any, int], measured: _Measured, full: int) -> list[dict[str, Any]]:
-    found = []
-    for (method, selection), index in by_cell.items():
-        if len(selection) != 1 or mixes_methods(method) or _mixed(selection):
-            continue
-        part, bits, blocks, layers, group, _ = next(iter(selection))
-        damage = measured.combine({full: 1.0, index: -1.0})
-        found.append(
-            {
-                "method": method,
-                "part": part,
-                "blocks": blocks,
-                "layers": layers,
-                "group": group,
-                "bits": bits,
-                **_named(damage, "damage"),
-            }
-        )
-    return sorted(
-        found,
-        key=lambda row: (
-            row["method"],
-            part_order(row["part"]),
-            row["blocks"],
-            row["layers"],
-            row["group"],
-            row["bits"],
-        ),
-    )
+    chosen = [
+        (method, next(iter(selection)), index)
+        for (method, selection), index in by_cell.items()
+        if len(selection) == 1 and not mixes_methods(method) and not _mixed(selection)
+    ]
+    damages = measured.combine([{full: 1.0, index: -1.0} for _, _, index in chosen])
+    names = ("part", "bits", "blocks", "layers", "group")
+    order = ("method", "part", "blocks", "layers", "group", "bits")
+    found = [
+        {name: {"method": method, **dict(zip(names, one, strict=False))}[name] for name in order}
+        | _named(damage, "damage")
+        for (method, one, _), damage in zip(chosen, damages, strict=True)
+    ]
+    return sorted(found, key=lambda row: [part_order(row[name]) if name == "part" else row[name] for name in order])
 
 
 def _pairs(by_cell: Mapping[Any, int], measured: _Measured, full: int) -> list[dict[str, Any]]:
-    found = []
+    chosen, weights = [], []
     for (method, selection), index in by_cell.items():
         if len(selection) != 2 or _mixed(selection):
             continue
@@ -216,18 +212,21 @@ def _pairs(by_cell: Mapping[Any, int], measured: _Measured, full: int) -> list[d
         alone = [by_cell.get((method, frozenset([choice]))) for choice in (first, second)]
         if alone[0] is None or alone[1] is None:
             continue
+        chosen.append((method, f"{choice(*first[:-1])}, {choice(*second[:-1])}"))
+        weights.append({full: 1.0, index: -1.0})
         # (full - pair) - (full - first) - (full - second)
-        interaction = measured.combine({index: -1.0, full: -1.0, alone[0]: 1.0, alone[1]: 1.0})
-        together = measured.combine({full: 1.0, index: -1.0})["value"]
-        found.append(
-            {
-                "method": method,
-                "parts": f"{choice(*first[:-1])}, {choice(*second[:-1])}",
-                "together": together,
-                "sum": together - interaction["value"],
-                **_named(interaction, "interaction"),
-            }
-        )
+        weights.append({index: -1.0, full: -1.0, alone[0]: 1.0, alone[1]: 1.0})
+    told = measured.combine(weights)
+    found = [
+        {
+            "method": method,
+            "parts": parts,
+            "together": together["value"],
+            "sum": together["value"] - interaction["value"],
+            **_named(interaction, "interaction"),
+        }
+        for (method, parts), together, interaction in zip(chosen, told[::2], told[1::2], strict=True)
+    ]
     return sorted(found, key=lambda row: (row["method"], row["parts"]))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.audit import answers
 from analysis.audit import checks as auditing
 from analysis.audit.finding import Finding
 from analysis.cells import BITS, LOADS_IN, METRIC, WARNINGS, Cells, History, assignment, defined, loaders_shown
@@ -84,6 +85,7 @@ def page(
     ``command`` is shown on the page; ``images`` is the folder of a published set. ``say`` receives the current step, since
     thousands of cells take minutes. ``found_by`` are the searches of the sources.
     """
+    answers.wanted(cells)
     found = families(cells, metric)
     if not found:
         asked = f"the metric {metric!r}" if metric else "a metric"

@@ -80,12 +80,18 @@ class Results:
         }
 
 
-def results(finished: Iterable[tuple[str, Record]]) -> tuple[Results, ...]:
-    """Gather finished cells, given ``(title, record)``, by model and task; the one with the newest record first."""
+def results(finished: Iterable[tuple[str, Record]], known: dict[str, str] | None = None) -> tuple[Results, ...]:
+    """Gather finished cells, given ``(title, record)``, by model and task; the one with the newest record first.
+
+    ``known`` caches the families of cells by id: a family is a digest of a long configuration.
+    """
+    known = {} if known is None else known
     families: dict[str, list[tuple[str, Record]]] = {}
     for title, record in finished:
         if record.done and record.metrics and record.size.get("total"):
-            families.setdefault(family_of(record.cell), []).append((title, record))
+            if record.id not in known:
+                known[record.id] = family_of(record.cell)
+            families.setdefault(known[record.id], []).append((title, record))
     names = [_names(rows[0][1]) for rows in families.values()]
     cells = [settings(rows[0][1].cell, {}) for rows in families.values()]
     found = []

@@ -30,7 +30,7 @@ def plot(found: Results, width: int, height: int, max_bpw: float | None = None) 
     A method's frontier is a line between its marks, its other cells are dots, the best cell within ``max_bpw`` is a star.
     """
     columns, lines = width - LEFT - 1, height - AROUND
-    if columns < LEAST_WIDTH or lines < LEAST_LINES or len(found.points) < 2:
+    if not fits(found, width, height):
         return None
     # Imported here since only terminals need it.
     from plotille import Canvas
@@ -53,6 +53,11 @@ def plot(found: Results, width: int, height: int, max_bpw: float | None = None) 
     for line in shown:
         line.truncate(width)
     return Text("\n").join(shown)
+
+
+def fits(found: Results, width: int, height: int) -> bool:
+    """Return True if there is room for a plot of ``found``, and something to draw."""
+    return width - LEFT - 1 >= LEAST_WIDTH and height - AROUND >= LEAST_LINES and len(found.points) > 1
 
 
 def _level(found: Results, max_bpw: float | None, canvas: Any) -> Any:

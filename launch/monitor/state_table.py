@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launch import sweep_file
-from launch.monitor.plot import plot
+from launch.monitor.plot import fits, plot
 from launch.monitor.sweep_state import DONE, FAILED, QUEUED, REFUSED, RUNNING, Snapshot
 from launch.slurm import jobs
 
@@ -51,7 +51,7 @@ def table(now: Snapshot, width: int, height: int, max_bpw: float | None = None) 
     for line in head:
         line.truncate(width, overflow="ellipsis")
     left = height - len(head) - 1
-    plots = bool(now.results) and left > LEAST_PLOT and plot(now.results[0], width, LEAST_PLOT) is not None
+    plots = bool(now.results) and left > LEAST_PLOT and fits(now.results[0], width, LEAST_PLOT)
     workers = _fitting(len(now.workers), left - (LEAST_PLOT + 1) * plots, FEW if plots else SHOWN)
     left -= _lines(len(now.workers), workers)
     drawn = plot(now.results[0], width, min(left - 1, HIGHEST_PLOT), max_bpw) if plots else None

@@ -121,6 +121,7 @@ class SweepReader:
     _sweep: tuple[int, StaticSweep] | None = None
     _queue: Queue | None = None
     _records: dict[str, tuple[int, Record | None]] = field(default_factory=dict)
+    _families: dict[str, str] = field(default_factory=dict)
 
     def __call__(self) -> Snapshot:
         known = self._read_sweep()
@@ -144,7 +145,7 @@ class SweepReader:
             root=self.store.root,
             jobs=self._jobs(known, cells.values()),
             refused=refused,
-            results=results(self._finished(cells.values())),
+            results=results(self._finished(cells.values()), self._families),
         )
 
     def _finished(self, cells: Iterable[CellState]) -> Iterator[tuple[str, Record]]:

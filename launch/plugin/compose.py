@@ -57,8 +57,10 @@ class Composer:
         """Return the configuration of a job; a ``ConfigError`` or ``HydraException`` if it cannot be composed."""
         config = self.chosen(overrides)
         values = [override for override, chooses in map(self.read, overrides) if not chooses]
-        if replacing := [sentence for value in values if (sentence := _replaces(config, value))]:
-            raise ConfigError(replacing)
+        if any(map(_adds_below, values)):
+            raw = OmegaConf.to_container(config, resolve=False)
+            if replacing := [sentence for value in values if (sentence := _replaces(config, raw, value))]:
+                raise ConfigError(replacing)
         try:
             ConfigLoaderImpl._apply_overrides_to_config(values, config)
         except OmegaConfBaseException as error:
@@ -93,15 +95,16 @@ def _adds_below(override: Override) -> bool:
     return (override.is_add() or override.is_force_add()) and "." in override.key_or_group
 
 
-def _replaces(config: DictConfig, override: Override) -> str | None:
+def _replaces(config: DictConfig, raw: Any, override: Override) -> str | None:
     """Return a sentence if ``override`` adds a key below a reference such as ``${model.generation.caption}``.
 
-    OmegaConf would replace the reference by a node that holds the new key alone, and drop all that it refers to.
+    ``raw`` has the values of ``config``, unresolved. OmegaConf would replace the reference by a node that holds the new key
+    alone, and drop all that it refers to.
     """
     if not _adds_below(override):
         return None
     names = override.key_or_group.split(".")
-    node: Any = OmegaConf.to_container(config, resolve=False)
+    node = raw
     for depth, name in enumerate(names[:-1], 1):
         node = node.get(name) if isinstance(node, dict) else None
         if isinstance(node, str) and "${" in node:

@@ -6,8 +6,9 @@ resolved again with that value alone, and the plain values in which the two diff
 the base with the changes of all its values.
 
 That is what Hydra composes where no plain value depends on two keys. It holds if every reference is the whole of a value
-and names its target (``${bits}``), since such a value is a copy of one other, and if the keys are set to numbers and text
-that hold no reference. Jobs for which either cannot be told from the text are composed in full.
+and names its target (``${bits}``), since such a value is a copy of one other, and if the keys are set to numbers, text and
+mappings that hold no reference. A value may also change which keys there are, as one of ``bits={attention: 4}`` and
+``bits=4`` does; then nothing else may change below them. Jobs for which any of this cannot be told are composed in full.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ REFERENCE = re.compile(r"\$\{[\w.]+\}")
 # The environment does not change while a sweep is composed.
 ENVIRONMENT = re.compile(r"\$\{oc\.env:[^${}]*\}")
 FAILURES = (ConfigError, HydraException, OmegaConfBaseException)
+# A section that two values change in one place.
+_ENTANGLED = object()
 
 
 def plain_all(composer: Composer, job_overrides: Iterable[Sequence[str]]) -> Iterator[DictConfig | Plain]:
@@ -76,10 +79,10 @@ class _Family:
     @staticmethod
     def around(composer: Composer, overrides: Sequence[str], config: DictConfig) -> _Family | None:
         """Return the family of a job; None if a value of its configuration may depend on two keys."""
-        values = [override for override, chooses in map(composer.read, overrides) if not chooses]
+        values = _values(composer, overrides)
         # Before values are set as well, since Hydra looks at what it deletes and at what it adds to with a plus.
         raw = [OmegaConf.to_container(one, resolve=False) for one in (composer.chosen(overrides), config)]
-        if not _set_apart(values) or not all(map(_refers_plainly, _texts(raw))):
+        if not _set_apart(values) or not all(map(_refers_plainly, _texts(raw))) or not _known_keys(values, raw[1]):
             return None
         try:
             return _Family(composer, overrides, resolved(config))
@@ -98,49 +101,91 @@ class _Family:
                 return None
             for section in dict.fromkeys(path[0] for path, _ in changes):
                 by_section.setdefault(section, []).append(one)
-        return self.base | {section: self._section(section, ones) for section, ones in by_section.items()}
+        sections = {section: self._section(section, ones) for section, ones in by_section.items()}
+        return None if any(section is _ENTANGLED for section in sections.values()) else self.base | sections
 
     def _changes_of(self, at: int, line: str) -> list[Change] | None:
         overrides = [*self.overrides]
         overrides[at] = line
         try:
-            return _changes(self.base, resolved(self.composer.compose(overrides)))
+            config = self.composer.compose(overrides)
+            if not _known_keys([self.composer.read(line)[0]], OmegaConf.to_container(config, resolve=False)):
+                return None
+            return _changes(self.base, resolved(config))
         except FAILURES:
             return None  # Told by the job that is composed in full.
 
     def _section(self, name: str, ones: Sequence[tuple[int, str]]) -> Any:
+        """Return a section with the changes of several overrides; ``_ENTANGLED`` if one changes what another replaces."""
         key = (name, *ones)
         if key not in self.sections:
             changes = [change for one in ones for change in self.changes[one] or () if change[0][0] == name]
-            self.sections[key] = _changed({name: self.base[name]}, changes)[name]
+            apart = _apart([path for path, _ in changes])
+            self.sections[key] = _changed({name: self.base[name]}, changes)[name] if apart else _ENTANGLED
         return self.sections[key]
+
+
+def _values(composer: Composer, overrides: Sequence[str]) -> list[Override]:
+    return [override for override, chooses in map(composer.read, overrides) if not chooses]
 
 
 def _common(composer: Composer, line: str) -> tuple[str, bool]:
     """Return what the jobs of a family have in common of an override: its key alone if it sets that to a value."""
     override, chooses = composer.read(line)
     sets = not chooses and _sets_value(override)
-    return (override.key_or_group if sets else line), sets
+    key = f"{'++' if override.is_force_add() else ''}{override.key_or_group}"
+    return (key if sets else line), sets
 
 
 def _sets_value(override: Override) -> bool:
-    """Return True for ``KEY=VALUE`` with a number, text, null or a list of these, without a reference."""
-    if override.is_add() or override.is_force_add() or override.is_delete() or override.package is not None:
+    """Return True for ``KEY=VALUE`` and ``++KEY=VALUE`` with a number, text, null, or a list or mapping of these, without a
+    reference. Unlike ``+`` and ``~``, neither looks at the value that is there.
+    """
+    if override.is_add() or override.is_delete() or override.package is not None:
         return False
-    value = override.value()
-    return all(_is_plain(one) for one in (value if isinstance(value, list) else [value]))
+    return _is_plain(override.value())
 
 
 def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(one) for key, one in value.items())
+    if isinstance(value, list):
+        return all(_is_scalar(one) for one in value)
+    return _is_scalar(value)
+
+
+def _is_scalar(value: Any) -> bool:
     if isinstance(value, str):
         return "${" not in value and value != "???"
     return value is None or isinstance(value, bool | int | float)
 
 
+def _known_keys(values: Sequence[Override], raw: Any) -> bool:
+    """Return True if no mapping that ``values`` set is merged into one whose own values refer to other keys.
+
+    ``raw`` is the unresolved configuration with the values set. A reference that only some values of a key leave would
+    depend on that key and on the one that it names.
+    """
+    mappings = [one for one in values if not one.is_delete() and isinstance(one.value(), dict)]
+    return all("${" not in text for one in mappings for text, _ in _texts([_below(raw, one.key_or_group)]))
+
+
+def _below(node: Any, key: str) -> Any:
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, dict) else None
+    return node
+
+
 def _set_apart(values: Sequence[Override]) -> bool:
     """Return True if no override sets a key at or below another's, where their order would count."""
-    keys = sorted(tuple(one.key_or_group.split(".")) for one in values)
-    return all(later[: len(key)] != key for key, later in pairwise(keys))
+    return _apart([tuple(one.key_or_group.split(".")) for one in values])
+
+
+def _apart(paths: Iterable[tuple[str, ...]]) -> bool:
+    """Return True if no path is at or below another."""
+    return all(
+        later[: len(path)] != path for path, later in pairwise(sorted(paths, key=lambda path: [*map(repr, path)]))
+    )
 
 
 def _texts(raw: Sequence[Any]) -> Iterator[tuple[str, bool]]:
@@ -170,20 +215,22 @@ def _refers_plainly(text_in_list: tuple[str, bool]) -> bool:
 
 
 def _changes(base: Any, other: Any, path: tuple[str, ...] = ()) -> list[Change] | None:
-    """List the values of ``other`` that ``base`` has otherwise; None if the two have different keys."""
-    if not isinstance(base, dict) or not isinstance(other, dict):
-        if isinstance(base, dict) or isinstance(other, dict):
-            return None
+    """List the values of ``other`` that ``base`` has otherwise; a mapping with other keys, or none, is one of them.
+
+    None if keys of the whole, or of the model, differ: ``resolved`` drops its absent parts, so that a value there need not
+    show. A change to what has no place in ``base`` would be lost.
+    """
+    if isinstance(base, dict) and isinstance(other, dict) and list(base) == list(other):
+        found = []
+        for key, value in base.items():
+            below = _changes(value, other[key], (*path, key))
+            if below is None:
+                return None
+            found += below
+        return found
+    if not isinstance(base, dict) and not isinstance(other, dict):
         return [] if _same(base, other) else [(path, other)]
-    if list(base) != list(other):
-        return None
-    found = []
-    for key, value in base.items():
-        below = _changes(value, other[key], (*path, key))
-        if below is None:
-            return None
-        found += below
-    return found
+    return None if path[:1] in ((), ("model",)) else [(path, other)]
 
 
 def _same(one: Any, other: Any) -> bool:

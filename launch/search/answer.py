@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,8 @@ from launch.planning.plan_table import told_size
 from launch.search.cells import EVALUATION, Subject
 from launch.search.journal import Batch
 from mmq_sweeps.reporting.table import METRIC_LABELS, SIGNIFICANT, WARNED, output_console
-from mmq_sweeps.search.loop import Answer, Outcome, Search
+from mmq_sweeps.search.loop import Search
+from mmq_sweeps.search.measuring import NOTHING, Answer, Outcome
 from mmq_sweeps.search.space import Option, Point, Space
 from mmq_sweeps.store.store import Store
 
@@ -79,7 +80,13 @@ class Found:
         }
 
     def _grid_seconds(self, items: int) -> float | None:
-        """Return what evaluating ``items`` would take at the pace of the batches after the first, which quantizes, too."""
+        """Return what evaluating ``items`` would take at the pace of the last batch, whose cells are those of the grid.
+
+        If the store had them all, at the pace of the batches between the first, which quantizes, too, and the last.
+        """
+        final = self.batches[-1]
+        if fresh := final.cells - final.there:
+            return round(items * final.processor_seconds * final.cells / (final.items * fresh), 1)
         paces = [batch.processor_seconds / batch.items for batch in self.batches[1:] if batch.items and not batch.there]
         return round(items * median(paces), 1) if paces else None
 
@@ -108,6 +115,7 @@ class Found:
             "uniform": uniform,
             "from_uniform": _paired(answer.from_uniform),
             "from_full": _paired(answer.from_full),
+            "kept": {"value": answer.kept[0], "interval": list(answer.kept[1])},
             "reached": answer.reached,
             "optimistic": answer.optimistic,
             "export": export_command(cell, self.store.root),
@@ -252,19 +260,8 @@ def _difference(paired: Mapping[str, Any] | None) -> str:
 def _lines(found: Found, content: Mapping[str, Any]) -> list[str]:
     """Return what is said below the table."""
     lines = [f"{SIGNIFICANT} paired 95% bootstrap interval without zero"]
-    for answer in content["answers"]:
-        if answer["uniform"] is not None:
-            lines.append(
-                f"{answer['budget']}: best uniform within it: {answer['uniform']['label']}, "
-                f"{answer['uniform']['bpw']:.4f} bpw, cell {answer['uniform']['cell']}"
-            )
-        else:
-            lines.append(f"{answer['budget']}: no uniform assignment is so small")
-        if not answer["reached"]:
-            lines.append(
-                f"{answer['budget']}: nothing that was measured is believed to keep it, and this comes nearest; add higher "
-                "bits, 16 among them, or a calibrated method"
-            )
+    for answer, own in zip(content["answers"], found.answers, strict=True):
+        lines += [f"{answer['budget']}: {line}" for line in _about(answer, own.budget.share)]
         lines += [f"{WARNED} {answer['budget']}: {OPTIMISTIC}"] if answer["optimistic"] else []
         lines.append(f"{answer['budget']}: {answer['export']}")
     cost = content["cost"]
@@ -280,7 +277,30 @@ def _lines(found: Found, content: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _about(answer: Mapping[str, Any], share: float | None) -> Iterator[str]:
+    """Yield what is said of an answer; ``share`` is what it is to keep of full precision, if that is its budget."""
+    uniform = answer["uniform"]
+    kind = "best uniform within it" if share is None else "smallest uniform that is expected to keep it"
+    if uniform is not None:
+        yield f"{kind}: {uniform['label']}, {uniform['bpw']:.4f} bpw, cell {uniform['cell']}"
+    else:
+        yield "no uniform assignment is so small" if share is None else "no uniform assignment is expected to keep it"
+    kept, (low, high) = answer["kept"]["value"], answer["kept"]["interval"]
+    if share is not None:
+        short = "" if kept >= share else ", less than asked" + (" by more than chance" if high < share else "")
+        yield f"keeps {kept:.4f} of full precision on the evaluation items (95 % {low:.4f} to {high:.4f}){short}"
+    if not answer["reached"]:
+        yield (
+            "nothing that was measured is expected to keep it, and this comes nearest; add higher bits, 16 among them, or a "
+            "calibrated method"
+        )
+    if kept <= NOTHING:
+        yield "scores next to nothing; raise the budget, or add a calibrated method"
+    if answer["from_uniform"] and answer["from_uniform"]["interval"][1] < 0 and share is None:
+        yield "the best uniform assignment is better by more than chance; take that"
+
+
 def _told_seconds(seconds: float | None, timed: str) -> str:
     if seconds is None or seconds > LONGEST_SECONDS:
         return ""
-    return f", about {seconds:,.0f} {timed} at the pace of this search's evaluations"
+    return f", about {seconds:,.0f} {timed} at the pace of this search's last batch"

@@ -19,8 +19,8 @@ from mmq_sweeps.models.shapes import build_on_meta, find_shape
 from mmq_sweeps.quantization.requests import requests
 from mmq_sweeps.quantization.targets import find_parts
 from mmq_sweeps.reporting.compare import results_of
-from mmq_sweeps.search import loop
-from mmq_sweeps.search.loop import Items, Measurement, Outcome
+from mmq_sweeps.search import settings as searching
+from mmq_sweeps.search.measuring import LIKELIHOOD, Items, Measurement, Outcome
 from mmq_sweeps.search.sizing import Candidate, space_of
 from mmq_sweeps.search.space import Option, Space
 from mmq_sweeps.store.record import Record
@@ -103,7 +103,7 @@ class Subject:
             if drawn := self.calibration:
                 sample["apart_from"] = {"samples": drawn["samples"], "seed": drawn["seed"]}
         if items.teacher_forced:
-            return task | {"sample": sample, "metrics": [loop.LIKELIHOOD], "teacher_forced": True}
+            return task | {"sample": sample, "metrics": [LIKELIHOOD], "teacher_forced": True}
         return task | {"sample": sample, "metrics": [self.question.metric]}
 
     def unit_keys(self, cell: Cell) -> dict[str, str]:
@@ -122,11 +122,11 @@ class Subject:
         return count - (self.calibration["samples"] if self.calibration else 0)
 
     @property
-    def settings(self) -> loop.Settings:
+    def settings(self) -> searching.Settings:
         """The settings that the course of the search depends on."""
         asked, limit = self.question.settings, self.question.base["task"]["limit"]
         optimistic = asked.split == EVALUATION
-        settings = loop.Settings(
+        settings = searching.Settings(
             self.question.scored, asked.seed, error=asked.error, candidates=asked.candidates, optimistic=optimistic
         )
         settings = settings if asked.granularity == "part" else settings.finer()
@@ -164,7 +164,7 @@ def outcome_of(measurement: Measurement, record: Record, store: Store, metric: s
         return Outcome(measurement, None, None, seconds, record.id)
     total, items = record.size["total"], store.items(record.id)
     forced = measurement.items.teacher_forced
-    result = results_of(record, items)[loop.LIKELIHOOD if forced else metric]
+    result = results_of(record, items)[LIKELIHOOD if forced else metric]
     bits = round(total["bpw_exact"] * total["parameters"])
     predictions = {item["id"]: item["prediction"] for item in items} if forced else {}
     return Outcome(measurement, result, bits, seconds, record.id, predictions)
@@ -182,7 +182,7 @@ def check_task(task: Mapping[str, Any], settings: Settings) -> None:
         raise ConfigError("task.sample: a search draws its items itself; leave it out, and give hydra.sweeper.seed.")
 
 
-def _larger(settings: loop.Settings, items: int) -> loop.Settings:
+def _larger(settings: searching.Settings, items: int) -> searching.Settings:
     """Return ``settings`` with more items in every stage if there are more than usual."""
     share = max(1.0, items / settings.items)
     rounds = tuple(int(count * share) for count in settings.rounds)

@@ -7,28 +7,28 @@ are read from their records.
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from launch import start, sweep_file
 from launch.search import answer, forecast, journal
 from launch.search.cells import Question, Subject, check_task, outcome_of
+from launch.workers import warm
 from mmq_sweeps.config.sweep import Sweep, plan_each
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.search import loop
-from mmq_sweeps.search.loop import Measurement, Outcome
-from mmq_sweeps.search.sensitivity import read_errors
+from mmq_sweeps.search.measuring import STAGES, Measurement, Outcome
+from mmq_sweeps.search.prediction.sensitivity import read_errors
 from mmq_sweeps.search.space import Budget, Point
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 
 logger = logging.getLogger(__name__)
 AGAIN = "run the same command again to go on"
+# Stages whose cells are checked before they run: the first, and the one on other items.
+CHECKED = (STAGES[0], STAGES[-1])
 
 
 class Halted(Exception):
@@ -55,7 +55,7 @@ def search(question: Question, launcher: Mapping[str, Any], command: str = "") -
     from mmq_sweeps.execution.executor import models_kept
 
     try:
-        with models_kept():
+        with models_kept(), warm.kept_warm():
             found = run.to_the_end(budgets)
     except Halted as halted:
         run.note("halted", reason=str(halted))
@@ -80,12 +80,21 @@ def search(question: Question, launcher: Mapping[str, Any], command: str = "") -
 
 def budgets_of(subject: Subject) -> list[Budget]:
     """Return the budgets of a question, checked against what its space can weigh; a ``ConfigError`` lists all problems."""
-    settings = subject.question.settings
+    settings, space = subject.question.settings, subject.space
+    if space.least_bits == space.full_bits:
+        raise ConfigError(
+            "hydra/sweeper=budget: every option is full precision; give lower bits, as bits=2,3,4,8, or another method."
+        )
+    if space.count == 1:
+        raise ConfigError(
+            f"hydra/sweeper=budget: its axes leave one assignment, {answer.told_point(space, space.smallest)}; give several "
+            "values, as bits=2,3,4,8, or run it without hydra/sweeper=budget."
+        )
     make = {"max_bpw": Budget.of_bpw, "max_gb": Budget.of_gb, "min_quality": Budget.of_quality}[settings.kind]
     found, problems = [], []
     for value in settings.budgets:
         try:
-            found.append(make(value, subject.space))
+            found.append(make(value, space))
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -108,6 +117,8 @@ class Run:
     counted: float = 0.0
     # The artifact of each unit, by name, of the points that were measured.
     keys: dict[Point, dict[str, str]] = field(default_factory=dict)
+    # Errors of units by axis and option, as ``sensitivity.read_errors`` returns them.
+    read: list[list[Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.before = journal.read(self.store.root, self.question.id)
@@ -122,9 +133,7 @@ class Run:
         """Measure batch by batch and return the answers."""
         course = loop.Search(self.subject.space, budgets, self.subject.settings, self.errors)
         while batch := course.ask():
-            outcomes = self.measure(batch)
-            with _silent_output():
-                course.tell(outcomes)
+            course.tell(self.measure(batch))
         batches = journal.joined(self.batches, self.before)
         frontier = answer.frontier_of(course, self.subject.space)
         timed = "seconds of jobs" if self.elsewhere else "processor seconds"
@@ -140,7 +149,11 @@ class Run:
         there = len(known)
         logger.info("search %s: %s", self.question.id, journal.told(batch, len(ids), there))
         started = time.time()
-        outcome = start.measure(sweep, self.launcher, self.command, len(batch))
+        launcher = dict(self.launcher)
+        if batch[0].stage not in CHECKED:
+            # The checks of the first batch hold for those between, and each would load torch in a process of its own.
+            launcher["check"] = False
+        outcome = start.measure(sweep, launcher, self.command, len(batch))
         self._check(outcome, sweep)
         # Planning and choosing since the last batch are part of what a search costs, and its start of the first.
         spent, self.counted = journal.processor_seconds() - self.counted, journal.processor_seconds()
@@ -180,11 +193,22 @@ class Run:
         return found
 
     def errors(self) -> Any:
-        """Return what the store knows of the errors of the units that were measured."""
-        return read_errors(self.subject.space, self.store, self.keys)
+        """Return the errors of the units that were measured.
+
+        What an earlier run read counts first, so that a search takes the same course when the store has evicted units.
+        """
+        known = self.before.content.get("errors") if self.before else None
+        now = read_errors(self.subject.space, self.store, self.keys)
+        self.read = [
+            [own if old is None else old for own, old in zip(*pair, strict=True)]
+            for pair in zip(now, known or [[None] * len(axis) for axis in now], strict=True)
+        ]
+        return self.read
 
     def note(self, state: str, **more: Any) -> None:
         """Write ``search.json``, from which another process can tell how far the search has come."""
+        errors = self.read or (self.before.content.get("errors") if self.before else None)
+        more = {"errors": errors, **more}
         journal.write(self.store, self.question, self.command, state, self.batches, self.before, more)
 
     def _check(self, outcome: start.Outcome, sweep: Sweep) -> None:
@@ -197,7 +221,7 @@ class Run:
         if outcome.stopped is not None:
             raise Halted(f"stopped: {outcome.stopped.strerror or outcome.stopped}; {AGAIN}")
         if outcome.missing:
-            raise Halted(f"{_count(outcome.missing, 'cell')} of the search are missing; {AGAIN}")
+            raise Halted(f"{_count(outcome.missing, 'cell')} of the search did not run; {AGAIN}")
         if failed := outcome.failed:
             start.show_failed(outcome)
             self.failed += len(failed)
@@ -205,20 +229,6 @@ class Run:
                 raise Halted(
                     f"every cell of this batch failed; mend the cause and {AGAIN}, or leave out the choice that fails"
                 )
-
-
-@contextmanager
-def _silent_output() -> Iterator[None]:
-    """Discard what is written to the process's standard output: HiGHS prints lines there that no option of SciPy stops."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _count(number: int, noun: str) -> str:

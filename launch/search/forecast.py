@@ -15,7 +15,7 @@ from launch.search.answer import title, told_count
 from launch.search.cells import EVALUATION, Subject
 from mmq_sweeps.reporting.table import output_console
 from mmq_sweeps.search import loop
-from mmq_sweeps.search.loop import Items
+from mmq_sweeps.search.measuring import STAGES, Items
 from mmq_sweeps.search.space import Budget
 
 # Candidates of a race that priors alone allocate.
@@ -109,7 +109,7 @@ def _stages_of(subject: Subject, budgets: Sequence[Budget]) -> dict[str, list[tu
         most = settings.candidates + PRIORS + 1 + settings.newcomers * number
         return len(budgets) * min(count, most) + any(budget.share is not None for budget in budgets)
 
-    sensitivity, race, last, final = loop.STAGES
+    sensitivity, race, last, final = STAGES
     evaluated = _count(Items(), subject)
     return {
         sensitivity: [(1, _count(one.items, subject)) for one in first],

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch.sweep_file import folder
+from launch.workers import warm
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.store.store import Store
 
 if TYPE_CHECKING:
     from launch.search.cells import Question
-    from mmq_sweeps.search.loop import Measurement, Outcome
+    from mmq_sweeps.search.measuring import Measurement, Outcome
 
 NAME = "search.json"
 
@@ -112,7 +113,7 @@ def told(batch: Sequence[Measurement], cells: int, there: int) -> str:
     """Describe a batch in a line, as ``race: 9 cells on 32 items of the search split, 4 of them in the store``."""
     ranges = dict.fromkeys((one.items.split, one.items.start, one.items.stop) for one in batch)
     spans = [
-        "the evaluation items" if split == "evaluation" else f"items {first} to {last} of the search's"
+        "the evaluation items" if split == "evaluation" else f"items {first + 1} to {last} of the search's"
         for split, first, last in ranges
     ]
     known = f", {there} of them in the store" if there else ""
@@ -120,6 +121,6 @@ def told(batch: Sequence[Measurement], cells: int, there: int) -> str:
 
 
 def processor_seconds() -> float:
-    """Return the processor time of this process and of its children that have ended."""
+    """Return the processor time of this process, of its children that have ended, and of workers that wait."""
     uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(use.ru_utime + use.ru_stime for use in uses)
+    return sum(use.ru_utime + use.ru_stime for use in uses) + warm.processor_seconds()

@@ -20,8 +20,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from launch.sweep_file import SweepFile
-from launch.workers import worker
+from launch.workers import warm, worker
 from launch.workers.heartbeat import log_path, now, state_name
+from launch.workers.warm import WarmWorker
 from mmq_sweeps.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Slot:
     index: int
     cells: list[str]
     help: list[str]
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | WarmWorker | None = None
     name: str = ""
     started: int = 0
     fruitless: int = 0
@@ -103,6 +104,13 @@ class Pool:
         slot.started += 1
         # Unique among concurrent runs of the same sweep on this store; process ids may be reused.
         slot.name = f"{os.uname().nodename}-{os.getpid()}-{slot.index}.{slot.started}"
+        log = log_path(self.store, self.started.id, slot.name)
+        self.store.files.make_folder(log.parent)
+        environment = self._environment(slot)
+        if warm.kept():
+            told = {"store": str(self.store.root), "sweep": self.started.id, "name": slot.name, "log": str(log)}
+            slot.process = warm.begin({**told, "cells": slot.cells, "help": slot.help}, environment)
+            return
         command = [
             *(
                 sys.executable,
@@ -115,19 +123,18 @@ class Pool:
             ),
             *("--name", slot.name, "--parent", str(os.getpid())),
         ]
-        log = log_path(self.store, self.started.id, slot.name)
-        self.store.files.make_folder(log.parent)
         with log.open("ab") as output:
             # The log also receives output of libraries and crashes. A separate session, so that Ctrl-C on the terminal
             # reaches only this process, which forwards it.
             slot.process = subprocess.Popen(
-                command, env=self._environment(slot), stdin=subprocess.PIPE, stdout=output, stderr=output,
+                command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output,
                 start_new_session=True,
             )  # fmt: skip
-        assert slot.process.stdin is not None
+        given = slot.process.stdin
+        assert given is not None
         try:
-            slot.process.stdin.write(json.dumps({"cells": slot.cells, "help": slot.help}).encode())
-            slot.process.stdin.close()
+            given.write(json.dumps({"cells": slot.cells, "help": slot.help}).encode())
+            given.close()
         except BrokenPipeError:
             # The worker has died already; `attend` handles it.
             return

@@ -39,8 +39,11 @@ def run(
     *,
     stop: Stop | None = None,
     needed: Callable[[], bool] = lambda: True,
+    loaded: Callable[[], None] = lambda: None,
 ) -> str:
     """Run the cells ``cell_ids``, then unclaimed cells of ``help``; return ``finished`` or ``stopped``.
+
+    ``loaded`` is called when torch is loaded, before the first cell.
 
     ``stopped`` means that some of ``cell_ids`` are left: a signal came, the sweep was cancelled, or ``needed`` returned
     False. Raises a ``ConfigError`` or a ``StoreError`` if no cell could run.
@@ -69,6 +72,7 @@ def run(
         with uncollected("mmq_sweeps.execution.executor"):
             from mmq_sweeps.execution.executor import execute
 
+        loaded()
         by_id = {cell.id: cell for cell in started.sweep.cells}
         execute(
             [by_id[cell_id] for cell_id in cell_ids],

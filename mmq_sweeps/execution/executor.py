@@ -86,6 +86,11 @@ def models_kept() -> Iterator[None]:
         _kept.reset(token)
 
 
+def keeps_models() -> bool:
+    """Return True inside ``models_kept``."""
+    return _kept.get() is not None
+
+
 def _kept_or_new(sweep: Sweep, store: Store) -> tuple[Sessions, Checks]:
     kept = _kept.get()
     if kept:

@@ -163,8 +163,8 @@ class AutoRound:
         return Solution([self._solve(weight, stats, format) for weight in weights], {})
 
     def _solve(self, weight: Tensor, stats: LayerStats, format: Format) -> QuantizedWeight:
-        # The library takes scales below 1e-8 for zeros.
-        exponent = exponent_of(weight)
+        # The library takes scales below 1e-8 for zeros. Halves have no smaller ones, and lose digits by such a division.
+        exponent = 0 if format.dtype == "float16" else exponent_of(weight)
         unit = divided(weight, exponent)
         with torch.enable_grad():
             learned = learn(unit, stats.gram.float(), format, self.iterations, self.learning_rate)

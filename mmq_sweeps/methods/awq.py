@@ -30,6 +30,7 @@ from mmq_sweeps.methods.affine import (
 )
 from mmq_sweeps.methods.base import LayerStats, Solution, check_vision_weight
 from mmq_sweeps.methods.magnitude import divided, exponent_of, loss_weights
+from mmq_sweeps.methods.products import product
 
 # Weights per chunk: few enough for a processor's cache, but enough rows for a matrix product.
 CHUNK, CHUNK_ROWS = 2**20, 256
@@ -57,11 +58,11 @@ def output_error(error: Tensor, gram: Tensor) -> Tensor:
     for start in range(0, error.shape[1], GRAM_BLOCK):
         stop = start + GRAM_BLOCK
         part = error[:, start:stop]
-        product = part @ gram[start:stop, start:stop]
+        found = product(part, gram[start:stop, start:stop])
         if start:
             # G is symmetric, so half of the product is skipped and the other doubled.
-            product.addmm_(error[:, :start], gram[:start, start:stop], alpha=2)
-        loss += product.mul_(part).sum(dim=1)
+            found.add_(product(error[:, :start], gram[:start, start:stop]), alpha=2)
+        loss += found.mul_(part).sum(dim=1)
     return loss
 
 

@@ -23,10 +23,13 @@ from mmq_sweeps.identity.roles import UNLESS_NULL
 from mmq_sweeps.methods.affine import Format, Grid, QuantizedWeight, check_group_size, fit_grid, round_nearest
 from mmq_sweeps.methods.base import EXPECTED, LayerStats, Solution, check_vision_weight
 from mmq_sweeps.methods.columns import round_columns
+from mmq_sweeps.methods.products import product
 
 # Damping grows tenfold per retry, from the configured fraction of the mean diagonal up to this multiple of it.
 MAX_DAMPING = 10.0
 BLOCK = 512
+# Rows up to which torch solves a triangular system; larger ones are halved, so that most of the work is products.
+LEAF = 64
 # A factor of up to this many columns (4 MB) is cached for the next method. A larger one overwrites its Gram matrix
 # temporarily, unless another method is expected to request it.
 KEPT_COLUMNS = 1024
@@ -130,20 +133,33 @@ def _cholesky_in_place(H: Tensor) -> bool:
     for start in reversed(starts):
         stop = min(start + BLOCK, len(H))
         rows = H[start:stop, :stop]
-        rows.addmm_(H[stop:, start:stop].T, H[stop:, :stop], alpha=-1)
+        rest = rows - product(H[stop:, start:stop].T.contiguous(), H[stop:, :stop]) if stop < len(H) else rows.clone()
         # The block's factor D^T D, D lower, is the usual factor of the block with rows and columns reversed.
-        factor, failed = torch.linalg.cholesky_ex(rows[:, start:].flip(0, 1))
+        factor, failed = torch.linalg.cholesky_ex(rest[:, start:].flip(0, 1))
         if int(failed):
             return False
         block = factor.T.flip(0, 1)
         rows[:, start:] = block
-        rows[:, :start] = torch.linalg.solve_triangular(block.T, rows[:, :start], upper=True)
+        rest = rest[:, :start].contiguous()
+        _solve_upper(block.T, rest)
+        rows[:, :start] = rest
         diagonal[start:stop] = block.diagonal()
         if not torch.stack(torch.aminmax(rows)).isfinite().all():
             return False
     for start in starts:
         H[start : start + BLOCK, : start + BLOCK].div_(diagonal[start : start + BLOCK, None])
     return True
+
+
+def _solve_upper(T: Tensor, X: Tensor) -> None:
+    """Replace ``X`` by the solution ``Y`` of ``T Y = X``, with ``T`` upper triangular."""
+    if len(T) <= LEAF or not X.shape[1]:
+        X.copy_(torch.linalg.solve_triangular(T, X, upper=True))
+        return
+    half = len(T) // 2
+    _solve_upper(T[half:, half:], X[half:])
+    X[:half].sub_(product(T[:half, half:], X[half:]))
+    _solve_upper(T[:half, :half], X[:half])
 
 
 def solve(weight: Tensor, factor: Factor, format: Format, block_size: int = 32) -> QuantizedWeight:
@@ -223,7 +239,12 @@ class _Work:
         rows = slice(row, row + W.shape[1])
         self.W, self.X, self.Q = W, X, Q
         self.s, self.z = self.scale[:, rows].contiguous(), self.zero[:, rows].contiguous()
-        self._columns(0, len(W))
+        step = BLOCK if self.grids is not None else max(1, BLOCK // self.width) * self.width
+        for start in range(0, len(W), step):
+            at = slice(start, min(start + step, len(W)))
+            if start:
+                X[at] = product(self.N[at, :start], X[:start])
+            self._columns(at.start, at.stop)
         # Reorder once, because each reordering walks through all codes.
         self.codes[rows] = Q.index_select(0, self.order.argsort()).T
         self.scale[:, rows], self.zero[:, rows] = self.s, self.z
@@ -257,7 +278,7 @@ class _Work:
         # Do not split a group whose grid is fitted on the way.
         middle = start + (-(-half // self.width) * self.width if refit and size > self.width else half)
         self._columns(start, middle)
-        self.X[middle:stop].addmm_(self.N[middle:stop, start:middle], self.X[start:middle])
+        self.X[middle:stop].add_(product(self.N[middle:stop, start:middle], self.X[start:middle]))
         self._columns(middle, stop)
 
     def _fit(self, start: int, stop: int) -> None:

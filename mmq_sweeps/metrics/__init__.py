@@ -14,7 +14,7 @@ from mmq_sweeps.metrics.result import MetricResult
 if TYPE_CHECKING:
     from mmq_sweeps.metrics.answers import AnswerScorer
     from mmq_sweeps.metrics.captions import CaptionScorer
-    from mmq_sweeps.metrics.intervals import paired_difference
+    from mmq_sweeps.metrics.intervals import paired_difference, paired_differences
     from mmq_sweeps.metrics.ranks import RetrievalScorer
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "load_metric",
     "metric_names",
     "paired_difference",
+    "paired_differences",
 ]
 
 _LATER = {
@@ -33,6 +34,7 @@ _LATER = {
     "CaptionScorer": "captions",
     "RetrievalScorer": "ranks",
     "paired_difference": "intervals",
+    "paired_differences": "intervals",
 }
 
 

@@ -8,12 +8,12 @@ frequencies and everything else derived from the references stay those of the wh
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Floats, Metric, Scores, mean_of_totals
+from mmq_sweeps.metrics.base import Floats, Metric, Scores
 from mmq_sweeps.metrics.degenerate import of_count
 from mmq_sweeps.metrics.names import load_metric
 from mmq_sweeps.metrics.result import MetricResult
@@ -59,27 +59,105 @@ def paired_difference(a: MetricResult, b: MetricResult) -> PairedDifference:
 
     Raises ValueError if metrics or items differ, or if a figure that is not the mean of its items lacks its ``totals``.
     """
+    (found,) = paired_differences(a, [b])
+    if isinstance(found, ValueError):
+        raise found
+    return found
+
+
+def paired_differences(a: MetricResult, several: Sequence[MetricResult]) -> list[PairedDifference | ValueError]:
+    """Return the ``paired_difference`` of each of ``several`` from ``a``, or the error that says why there is none.
+
+    All are drawn at once, some of them at a time so that memory stays bounded: a draw then costs little more than one.
+    """
+    refused = [_unlike(a, b) for b in several]
+    left = [b for b, error in zip(several, refused, strict=True) if error is None]
+    found = iter(_drawn_differences(a, left))
+    return [next(found) if error is None else error for error in refused]
+
+
+def _unlike(a: MetricResult, b: MetricResult) -> ValueError | None:
+    """Return why two results cannot be compared; None if they can."""
     if a.name != b.name:
-        raise ValueError(f"Cannot compare {a.name} with {b.name}")
+        return ValueError(f"Cannot compare {a.name} with {b.name}")
     if a.per_item.keys() != b.per_item.keys():
         odd = sorted(a.per_item.keys() ^ b.per_item.keys())
-        raise ValueError(f"{a.name}: the results are over different items, for example {odd[0]!r}")
+        return ValueError(f"{a.name}: the results are over different items, for example {odd[0]!r}")
     if not a.per_item:
-        raise ValueError(f"{a.name}: there are no items to compare")
+        return ValueError(f"{a.name}: there are no items to compare")
+    for result in (a, b):
+        if result.totals is None:
+            mean = np.fromiter(result.per_item.values(), np.float64, len(result.per_item)).mean()
+            if not np.isclose(mean, result.value, rtol=1e-9, atol=1e-12, equal_nan=True):
+                return ValueError(f"{a.name} is not the mean of its items: keep the result's totals to compare it")
+    return None
+
+
+def _drawn_differences(a: MetricResult, several: Sequence[MetricResult]) -> Iterator[PairedDifference]:
+    """Yield the differences of results that can be compared."""
     items = tuple(a.per_item)
-    figures = [_figures(result, items) for result in (a, b)]
-    return PairedDifference(a.name, b.value - a.value, _interval(figures[1] - figures[0]))
+    size = 1 if a.totals is None else a.totals.shape[1]
+    at_once = max(1, _BLOCK // (max(len(items), RESAMPLES) * size))
+    for start in range(0, len(several), at_once):
+        block = several[start : start + at_once]
+        widths = {None if one.totals is None else one.totals.shape[1] for one in (a, *block)}
+        if widths == {None}:
+            figures = _mean_differences(a, block, items)
+        elif len(widths) == 1:
+            figures = _figures([*block, a], items)
+            figures = figures[:-1] - figures[-1]
+        else:
+            figures = np.concatenate([_figures([b], items) - _figures([a], items) for b in block])
+        low, high = np.percentile(figures, _PERCENTILES, axis=1)
+        for place, b in enumerate(block):
+            yield PairedDifference(a.name, b.value - a.value, (float(low[place]), float(high[place])))
 
 
-def _figures(result: MetricResult, items: tuple[str, ...]) -> Floats:
-    if result.totals is None:
-        per_item = np.array([result.per_item[item] for item in items])
-        if not np.isclose(per_item.mean(), result.value, rtol=1e-9, atol=1e-12, equal_nan=True):
-            raise ValueError(f"{result.name} is not the mean of its items: keep the result's totals to compare it")
-        return mean_of_totals(resample(per_item[:, None]), len(items))
+def paired_share(a: MetricResult, b: MetricResult) -> tuple[float, tuple[float, float]]:
+    """Return the figure of ``b`` as a share of that of ``a``, whose figure must not be zero, and its 95% interval.
+
+    Items are drawn as in ``paired_difference``. Draws in which ``a`` has nothing are left out.
+    """
+    if (error := _unlike(a, b)) is not None:
+        raise error
+    items = tuple(a.per_item)
+    whole, part = (_figures([result], items)[0] for result in (a, b))
+    return b.value / a.value, _interval(part[whole != 0] / whole[whole != 0])
+
+
+def _mean_differences(a: MetricResult, several: Sequence[MetricResult], items: tuple[str, ...]) -> Floats:
+    """Return the means ``[R, RESAMPLES]`` of the items' differences from ``a``; of equal items exactly zero."""
+    of_a = _scores(a, items)
+    apart = np.stack([_scores(b, items) - of_a for b in several], axis=1)
+    drawn: Floats = resample(apart).T / len(items)
+    return drawn
+
+
+def _scores(result: MetricResult, items: tuple[str, ...]) -> Floats:
+    return np.fromiter((result.per_item[item] for item in items), np.float64, len(items))
+
+
+def _figures(results: Sequence[MetricResult], items: tuple[str, ...]) -> Floats:
+    """Return the figures ``[R, RESAMPLES]`` of results of one kind on the same draws; equal counts give equal figures."""
+    if results[-1].totals is None:
+        return resample(np.stack([_scores(result, items) for result in results], axis=1)).T / len(items)
+    totals = [_totals(result, items) for result in results]
+    size, metric = totals[-1].shape[1], load_metric(results[-1].name)
+    if getattr(metric, "figures", None) is not None:
+        return np.stack([_drawn(metric, own) for own in totals])  # No sum over items tells its figure.
+    sums = resample(np.concatenate(totals, axis=1)).reshape(RESAMPLES, len(results), size).swapaxes(0, 1)
+    figures: Floats = metric.aggregate(sums.reshape(-1, size), len(items)).reshape(len(results), RESAMPLES)
+    # Sums of fractions may differ in their last digit by their place among the columns.
+    for place, own in enumerate(totals[:-1]):
+        if np.array_equal(own, totals[-1]):
+            figures[place] = figures[-1]
+    return figures
+
+
+def _totals(result: MetricResult, items: tuple[str, ...]) -> Floats:
     place = {item: index for index, item in enumerate(result.per_item)}
-    totals = result.totals[[place[item] for item in items]]
-    return _drawn(load_metric(result.name), totals)
+    rows: Floats = np.asarray(result.totals)[[place[item] for item in items]]
+    return rows
 
 
 def figure_of(metric: Metric, totals: Floats) -> float:

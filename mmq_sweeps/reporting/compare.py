@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmq_sweeps.identity.assignment import method_name, part_order, rules_in
 from mmq_sweeps.identity.cell import QUANTIZED, Cell, digest, is_quantized_elsewhere
-from mmq_sweeps.metrics import MetricResult, paired_difference
+from mmq_sweeps.metrics import MetricResult, paired_differences
 from mmq_sweeps.store.record import Record
+
+if TYPE_CHECKING:
+    from mmq_sweeps.metrics.intervals import PairedDifference
 
 # As loaded by ``Store.items``.
 Items = Sequence[dict[str, Any]]
 # Relative tolerance: closer values differ only by formatting or by the order of summation.
 ROUNDING = 1e-9
+# Cells whose items are held at a time while they are compared.
+COMPARED_AT_ONCE = 64
 # Limits on settings in a title: fields, and characters per field.
 MOST_FIELDS, LONGEST_VALUE = 4, 40
 # The fields of a planned model that say which checkpoint it is.
@@ -59,20 +64,39 @@ def differences(baseline: Record, baseline_items: Items, record: Record, items: 
 
     Only metrics of both records are compared. A metric over different items gets ``{"not_compared": reason}`` instead.
     """
-    ours, theirs = results_of(record, items), results_of(baseline, baseline_items)
-    found: dict[str, dict[str, Any]] = {}
-    for name in sorted(ours.keys() & theirs.keys()):
-        try:
-            paired = paired_difference(theirs[name], ours[name])
-        except ValueError as error:
-            found[name] = {"not_compared": str(error)}
-            continue
-        found[name] = {
-            "difference": paired.value,
-            "difference_interval": list(paired.interval),
-            "significant": paired.significant,
-        }
+    return all_differences(baseline, baseline_items, [record], lambda _: items)[record.id]
+
+
+def all_differences(
+    baseline: Record, baseline_items: Items, records: Sequence[Record], items: Callable[[str], Items]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the ``differences`` of each of ``records`` by id; ``items`` loads the items of a cell.
+
+    A few cells at a time share the draws of items, so that thousands of them take seconds and little memory.
+    """
+    theirs = results_of(baseline, baseline_items)
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for start in range(0, len(records), COMPARED_AT_ONCE):
+        block = records[start : start + COMPARED_AT_ONCE]
+        ours = {record.id: results_of(record, items(record.id)) for record in block}
+        told: dict[str, dict[str, dict[str, Any]]] = {cell_id: {} for cell_id in ours}
+        for name, full in sorted(theirs.items()):
+            having = [cell_id for cell_id, results in ours.items() if name in results]
+            paired = paired_differences(full, [ours[cell_id][name] for cell_id in having])
+            for cell_id, one in zip(having, paired, strict=True):
+                told[cell_id][name] = _told(one)
+        found |= told
     return found
+
+
+def _told(paired: PairedDifference | ValueError) -> dict[str, Any]:
+    if isinstance(paired, ValueError):
+        return {"not_compared": str(paired)}
+    return {
+        "difference": paired.value,
+        "difference_interval": list(paired.interval),
+        "significant": paired.significant,
+    }
 
 
 def results_of(record: Record, items: Items) -> dict[str, MetricResult]:

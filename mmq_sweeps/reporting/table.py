@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from mmq_sweeps.reporting.answers import alike_columns
 from mmq_sweeps.reporting.columns import Column, drawn, fitted
 from mmq_sweeps.reporting.compare import (
     Items,
-    differences,
+    all_differences,
     families_of,
     settings,
     told_apart,
@@ -79,13 +78,14 @@ def rows(records: Iterable[Record], items: Callable[[str], Items]) -> list[dict[
     records = list(records)
     families, labels = _families(records), _labels(records)
     baselines = {families[record.id]: record for record in records if record.baseline and record.done}
-    read = functools.cache(items)
+    differing: dict[str, dict[str, dict[str, Any]]] = {}
+    for family, baseline in baselines.items():
+        others = [record for record in records if families[record.id] == family and record.done]
+        others = [record for record in others if record is not baseline]
+        if others:
+            differing |= all_differences(baseline, items(baseline.id), others, items)
     found = [
-        {
-            "family": families[record.id],
-            "label": labels[record.id],
-            **_row(record, baselines.get(families[record.id]), read),
-        }
+        {"family": families[record.id], "label": labels[record.id], **_row(record, differing.get(record.id, {}))}
         for record in records
     ]
     return sorted(found, key=_order)
@@ -124,7 +124,7 @@ def _labels(records: Sequence[Record]) -> dict[str, str]:
     return found
 
 
-def _row(record: Record, baseline: Record | None, items: Callable[[str], Items]) -> dict[str, Any]:
+def _row(record: Record, differing: dict[str, dict[str, Any]]) -> dict[str, Any]:
     parts = record.cell["parts"]
     row: dict[str, Any] = {
         "id": record.id,
@@ -145,9 +145,8 @@ def _row(record: Record, baseline: Record | None, items: Callable[[str], Items])
         }
         for name, metric in record.metrics.items()
     }
-    if baseline is not None and baseline is not record:
-        for name, difference in differences(baseline, items(baseline.id), record, items(record.id)).items():
-            metrics[name] |= difference
+    for name, difference in differing.items():
+        metrics[name] |= difference
     total = record.size["total"]
     return {
         **row,

@@ -17,177 +17,35 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmq_sweeps.errors import ConfigError
-from mmq_sweeps.metrics.intervals import PairedDifference, paired_difference
+from mmq_sweeps.metrics.intervals import paired_difference, paired_share
 from mmq_sweeps.metrics.result import MetricResult
-from mmq_sweeps.search import sensitivity
-from mmq_sweeps.search.allocation import Frontier, frontier, ranked
-from mmq_sweeps.search.model import DamageModel, Observation
-from mmq_sweeps.search.race import Race, Round, Threshold
+from mmq_sweeps.search.measuring import (
+    NOTHING,
+    SEARCH,
+    STAGES,
+    Answer,
+    Items,
+    Measurement,
+    Outcome,
+    count_of_items,
+)
+from mmq_sweeps.search.prediction import sensitivity
+from mmq_sweeps.search.prediction.allocation import Frontier, frontier, ranked
+from mmq_sweeps.search.prediction.model import DamageModel, Observation
+from mmq_sweeps.search.racing.contest import Contest
+from mmq_sweeps.search.racing.race import Race, Round, Threshold
+from mmq_sweeps.search.settings import Settings
 from mmq_sweeps.search.space import Budget, Point, Space
 
-STAGES = ("sensitivity", "race", "all items", "final")
-SEARCH, EVALUATION = "search", "evaluation"
-LIKELIHOOD = "log_likelihood"
 Floats = NDArray[np.float64]
 # What ``sensitivity.read_errors`` returns.
 Errors = Sequence[Sequence[Mapping[str, float | None] | None]]
-
-
-@dataclass(frozen=True)
-class Items:
-    """The items of a measurement.
-
-    ``split`` is ``search`` or ``evaluation``. On ``search``, those from ``start`` to before ``stop`` of the order that the
-    search's seed draws: the field ``sample`` of the task (``{seed, start, stop}``). On ``evaluation``, all of the task's own.
-    With ``teacher_forced`` they are asked for the likelihood of their right texts (``task.teacher_forced=true
-    task.metrics=[log_likelihood]``).
-    """
-
-    split: str = EVALUATION
-    start: int = 0
-    stop: int | None = None
-    teacher_forced: bool = False
-
-    @property
-    def count(self) -> int | None:
-        """Number of items; None for all."""
-        return None if self.stop is None else self.stop - self.start
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A cell to measure: a point, or full precision with None, on some items. ``stage`` is one of ``STAGES``."""
-
-    point: Point | None
-    items: Items
-    stage: str = field(compare=False)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a measured cell gave. ``cell`` is its id; ``bits`` its exact size, None if unknown; ``seconds`` its processor time.
-
-    ``result`` is the search's metric on the measurement's items, None if the cell failed. ``predictions`` by item are needed
-    of teacher-forced measurements only.
-    """
-
-    measurement: Measurement
-    result: MetricResult | None
-    bits: int | None = None
-    seconds: float = 0.0
-    cell: str = ""
-    predictions: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of a search.
-
-    Args:
-        metric: name of the metric that is kept high.
-        seed: draws the order of the search's items.
-        first: how many items the first batch is measured on.
-        rounds: how many further items each round of a race adds.
-        last: how many further items the last ones are measured on.
-        forced: how many items single units are asked for likelihoods of; 0 leaves these passes out.
-        error: bound on the probability that a race drops its best candidate.
-        candidates: how many predicted candidates of each budget race, besides uniform points.
-        newcomers: how many candidates join a race between two rounds.
-        tolerance: a share of full precision's score. A race ends when nobody is expected to gain more over the leader, and a
-            candidate that is expected to gain less over the predicted best does not begin.
-        final: split of the final figures.
-        optimistic: whether the search's items are those of the final figures.
-    """
-
-    metric: str
-    seed: int = 0
-    first: int = 24
-    rounds: tuple[int, ...] = (24, 40, 64)
-    last: int = 40
-    forced: int = 64
-    error: float = 0.05
-    candidates: int = 6
-    newcomers: int = 1
-    tolerance: float = 0.002
-    final: str = EVALUATION
-    optimistic: bool = False
-
-    @property
-    def ends(self) -> list[int]:
-        """Where each round stops in the order of items."""
-        return [int(end) for end in self.first + np.cumsum(self.rounds)]
-
-    @property
-    def items(self) -> int:
-        """How many items of the search split there must be."""
-        return self.first + sum(self.rounds) + self.last
-
-    def finer(self) -> Settings:
-        """Return the settings for axes finer than parts, whose candidates are many and alike: more items."""
-        return replace(self, first=32, rounds=(24, 48, 96), last=56, tolerance=self.tolerance / 2)
-
-    def within(self, items: int) -> Settings:
-        """Return the settings for a split of ``items``: if they are too few, every stage gets its share of them."""
-        if items >= self.items:
-            return replace(self, forced=min(self.forced, items))
-        share = items / self.items
-        rounds = tuple(max(2, int(count * share)) for count in self.rounds)
-        first = max(2, int(self.first * share))
-        last = max(0, items - first - sum(rounds))
-        if first + sum(rounds) > items:
-            raise ConfigError(f"the search: {items} items are too few to compare candidates on; raise task.limit.")
-        return replace(self, first=first, rounds=rounds, last=last, forced=min(self.forced, items))
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The answer to one budget.
-
-    ``quality`` is the metric on the final items; ``from_uniform`` and ``from_full`` are paired differences of ``quality`` from
-    the best uniform point within the budget (None if there is none) and from full precision. ``predicted`` is the share of
-    full precision that the search expected of the point. ``reached`` is False if no point keeps a ``min_quality``.
-    """
-
-    budget: Budget
-    point: Point
-    bits: int
-    bpw: float
-    quality: MetricResult
-    uniform: Point | None
-    from_uniform: PairedDifference | None
-    from_full: PairedDifference
-    predicted: float
-    optimistic: bool
-    reached: bool = True
-
-
-@dataclass
-class _Contest:
-    """The race of one budget."""
-
-    budget: Budget
-    race: Race
-    bits: Callable[[Point], int]
-    points: dict[str, Point] = field(default_factory=dict)
-
-    def add(self, point: Point) -> None:
-        name = "-".join(map(str, point))
-        if name not in self.points and len(self.points) < self.race.most:
-            self.points[name] = point
-            if isinstance(self.race, Threshold):
-                self.race.sizes[name] = self.bits(point)
-            self.race.add(name)
-
-    @property
-    def running(self) -> list[Point]:
-        return [self.points[name] for name in self.race.running]
 
 
 Batch = list[Measurement]
@@ -276,7 +134,7 @@ class Search:
         lowered = self._divergences()
         if lowered:
             table, exponent = sensitivity.with_divergences(table, lowered), 1.1
-        self.model = DamageModel(table, numbers, exponent)
+        self.model = DamageModel(table, numbers, exponent, methods=self.space.methods)
         self._refit()
         contests = [self._contest(budget) for budget in self.budgets]
         for number in range(len(self.settings.rounds)):
@@ -334,20 +192,23 @@ class Search:
         return [(*best[:n], least[n], *best[n + 1 :]) for n in range(len(self.space.axes))]
 
     def _refuse_nothing(self, batch: Batch) -> None:
-        """Raise a ConfigError if full precision failed or scores nothing, or every quantized point scores nothing."""
+        """Raise a ConfigError if full precision failed or scores nothing, or no quantized point scores more than nothing."""
         full = self.outcomes[batch[0]].result
         name = self.settings.metric
         if full is None:
             raise ConfigError("the search: full precision could not be measured; its record has the error.")
+        on = count_of_items(full.count)
         if full.value <= 0:
             raise ConfigError(
-                f"hydra.sweeper.metric={name}: full precision has {full.value:g} on {full.count} items, so nothing can be "
-                "lost; choose another metric or task."
+                f"hydra.sweeper.metric={name}: full precision has {full.value:g} on {on}, and a search needs a "
+                "score above zero, of which shares are kept; choose another metric or task."
             )
         plain = [self.outcomes[one].result for one in batch[1:] if not one.items.teacher_forced]
-        if not any(result is not None and result.value > 0 for result in plain):
+        best = max((result.value for result in plain if result is not None), default=0.0)
+        if best <= NOTHING * full.value:
+            told = f"at most {best:.2g} of {full.value:.4g}" if best > 0 else "nothing"
             raise ConfigError(
-                f"hydra.sweeper.metric={name}: every quantized candidate scores nothing on {full.count} items; add higher "
+                f"hydra.sweeper.metric={name}: every quantized candidate scores {told} on {on}; add higher "
                 "bit-widths or a calibrated method."
             )
 
@@ -368,7 +229,7 @@ class Search:
         self._fitted.fit(self._observations())
 
     def _observations(self) -> list[Observation]:
-        """Return the mean of every cell of the search's items; its variance is that of differences from one reference."""
+        """Return the mean of every cell of the search's items; its variance is that of its ratio to one reference's."""
         sets: dict[Items, dict[Point | None, MetricResult]] = {}
         for one, outcome in self.outcomes.items():
             if one.items.split == SEARCH and not one.items.teacher_forced and outcome.result is not None:
@@ -377,22 +238,25 @@ class Search:
         for number, own in enumerate(sets.values()):
             reference = own[None] if None in own else max(own.values(), key=lambda result: result.value)
             for point, result in own.items():
-                difference = _scores(result, reference) - _scores(reference, reference)
-                spread = float(difference.var(ddof=1)) / len(difference) if len(difference) > 1 else result.value**2
-                found.append(Observation(point, number, float(_scores(result, reference).mean()), spread))
+                scores, others = _scores(result, reference), _scores(reference, reference)
+                mean, other = float(scores.mean()), float(others.mean())
+                # Of a bad point hardly anything is left of the reference's ups and downs.
+                rest = scores - (mean / other if other else 1.0) * others
+                spread = float(rest.var(ddof=1)) / len(rest) if len(rest) > 1 else result.value**2
+                found.append(Observation(point, number, mean, spread))
         return found
 
     # Races
 
-    def _contest(self, budget: Budget) -> _Contest:
+    def _contest(self, budget: Budget) -> Contest:
         most = self.settings.candidates + 3 + self.settings.newcomers * (len(self.settings.rounds) - 1)
         given: dict[str, Any] = {"error": self.settings.error, "most": most, "start": self.settings.first}
         if budget.share is not None:
-            contest = _Contest(budget, Threshold(self.settings.ends, share=budget.share, **given), self.bits)
+            contest = Contest(budget, Threshold(self.settings.ends, share=budget.share, **given), self.bits)
             for point in self._levels(budget.share):
                 contest.add(point)
             return contest
-        contest = _Contest(budget, Race(self.settings.ends, **given), self.bits)
+        contest = Contest(budget, Race(self.settings.ends, **given), self.bits)
         candidates = self._candidates(budget, self.settings.candidates)
         for point in candidates:
             if point == candidates[0] or self._fitted.gain(point, candidates[0]) >= self.settings.tolerance:
@@ -419,10 +283,10 @@ class Search:
         if not self._finer:
             return []
         room = budget.bits - self.space.base_bits
-        found = [point for point, _ in ranked(self._fitted.prior, self.space.sizes, room, 1)]
+        found = [point for point, _ in ranked(self._fitted.corrected_prior, self.space.sizes, room, 1)]
         return [point for point in found if self._fits(point, budget)]
 
-    def _decided(self, contest: _Contest) -> bool:
+    def _decided(self, contest: Contest) -> bool:
         """Return True if no running candidate is expected to gain more over the leader than the tolerance."""
         running = contest.running
         if contest.budget.share is not None:
@@ -445,7 +309,7 @@ class Search:
         inside = [point for point in self._uniform() if self._fits(point, budget)]
         return max(inside, key=self._fitted.estimate, default=None)
 
-    def _round_batch(self, asked: Sequence[tuple[_Contest, Round]]) -> Batch:
+    def _round_batch(self, asked: Sequence[tuple[Contest, Round]]) -> Batch:
         found: dict[Measurement, None] = {}
         for contest, ask in asked:
             items = Items(SEARCH, ask.start, ask.stop)
@@ -454,7 +318,7 @@ class Search:
                 found[Measurement(None, items, STAGES[1])] = None
         return list(found)
 
-    def _tell_race(self, contest: _Contest, ask: Round) -> None:
+    def _tell_race(self, contest: Contest, ask: Round) -> None:
         items = Items(SEARCH, ask.start, ask.stop)
         results = {name: self.outcomes[Measurement(contest.points[name], items, "")].result for name in ask.names}
         order = next((result for result in results.values() if result is not None), None)
@@ -466,7 +330,7 @@ class Search:
         if order is not None:
             contest.race.tell({name: _scores(result, order) for name, result in results.items() if result is not None})
 
-    def _join(self, contest: _Contest) -> None:
+    def _join(self, contest: Contest) -> None:
         """Let the points that the refitted model prefers, and the leader's neighbours, run if it expects more of them."""
         if not contest.running:
             return
@@ -484,7 +348,7 @@ class Search:
             if self._fitted.gain(point, leader) >= self.settings.tolerance:
                 contest.add(point)
 
-    def _last_batch(self, contests: Sequence[_Contest]) -> Batch:
+    def _last_batch(self, contests: Sequence[Contest]) -> Batch:
         """Ask for the two best of every race that is not decided, on the items that are left."""
         start = self.settings.ends[-1]
         if not self.settings.last:
@@ -501,7 +365,7 @@ class Search:
 
     # Answers
 
-    def _choice(self, contest: _Contest) -> tuple[Budget, Point, Point | None]:
+    def _choice(self, contest: Contest) -> tuple[Budget, Point, Point | None]:
         running = [point for point in contest.running if self._fits(point, contest.budget)]
         if not running:
             raise ConfigError(
@@ -535,6 +399,7 @@ class Search:
             uniform,
             None if uniform is None else paired_difference(self._final(uniform), quality),
             paired_difference(full, quality),
+            paired_share(full, quality),
             self._fitted.estimate(point),
             self.settings.optimistic,
             budget.share is None or self._fitted.estimate(point) >= budget.share,

@@ -6,6 +6,7 @@ single unit, as the *granularity* says. A *point* has the place of the chosen op
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -100,6 +101,16 @@ class Space:
         """Exact stored bits of every axis by option."""
         return [np.array(axis.stored_bits, dtype=np.int64) for axis in self.axes]
 
+    @cached_property
+    def methods(self) -> list[NDArray[np.int64]]:
+        """The number of every option's method by axis; an option at full precision has that of the first."""
+        numbers: dict[str, int] = {}
+
+        def number(option: Option) -> int:
+            return 0 if option.full else numbers.setdefault(json.dumps(option.method, sort_keys=True), len(numbers))
+
+        return [np.array([number(option) for option in axis.options], dtype=np.int64) for axis in self.axes]
+
     def bits(self, point: Point) -> int:
         """Return the exact bits of the whole model."""
         return self.base_bits + sum(axis.stored_bits[place] for axis, place in zip(self.axes, point, strict=True))
@@ -155,9 +166,14 @@ class Space:
         return list(found)
 
     def _steps(self, number: int, place: int) -> tuple[list[int], list[int]]:
-        """Return the next smaller and next larger options of an axis."""
-        own = self.axes[number].stored_bits
-        order = sorted(range(len(own)), key=lambda other: own[other])
+        """Return the next smaller and next larger options of an axis, by the same method or at full precision."""
+        own, options = self.axes[number].stored_bits, self.axes[number].options
+        alike = [
+            other
+            for other, option in enumerate(options)
+            if option.full or options[place].full or option.method == options[place].method
+        ]
+        order = sorted(alike, key=lambda other: own[other])
         lower = [other for other in order if own[other] < own[place]][-1:]
         higher = [other for other in order if own[other] > own[place]][:1]
         return lower, higher

@@ -6,6 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,7 +14,7 @@ from PIL import Image
 from analysis.__main__ import main
 from analysis.figures import interactive, paper
 from analysis.figures.catalog import FIGURES, NEEDS, TRANSFER, figures
-from analysis.figures.plots import XY, Heatmap, Plot
+from analysis.figures.plots import XY, Heatmap, Plot, Series
 from analysis.load import load
 from analysis.measures import family
 from analysis.measures.importance import importances
@@ -233,3 +234,13 @@ def test_risk_over_coverage_of_cells_that_hold_confidence(tmp_path: Path) -> Non
     assert (full.label, list(full.x)) == ("full precision", [0.25, 0.5, 0.75, 1.0])
     assert list(full.y) == [0, 0, 0, 0.25]
     assert list(quantized.y) == pytest.approx([1, 1 / 2, 1 / 3, 1 / 2])
+
+
+@pytest.mark.parametrize("inches", paper.COLUMN_INCHES.values())
+def test_a_legend_of_long_names_is_no_wider_than_its_figure(inches: float) -> None:
+    names = [f"gptq vision {bits} connector {bits} language {bits}" for bits in (2, 3, 4, 5)]
+    series = [Series(name, [1, 2], [place, place]) for place, name in enumerate(names)]
+    with mpl.rc_context(paper.SETTINGS):
+        figure = paper.draw(Plot("a", "a", [XY("", "x", "y", series)]), inches)
+        figure.draw_without_rendering()
+    assert figure.legends[0].get_window_extent().width <= figure.bbox.width

@@ -51,7 +51,7 @@ def test_the_script_writes_the_page_again_and_keeps_the_study_s_part(gallery: Mo
     (tmp_path / gallery.PAGE).write_text(f"old\n{gallery.MARK}\nthe study's part\n")
     gallery.write(str(tmp_path / "runs"), None, tmp_path, ["parts", "space"])
     page = (tmp_path / gallery.PAGE).read_text()
-    assert "CIDEr of 8 cells" in page
+    assert "8 cells of `tiny_blip2`" in page
     assert page.endswith(f"{gallery.MARK}\nthe study's part\n")
     for path in gallery.pictures(page):
         with Image.open(tmp_path / path) as image:

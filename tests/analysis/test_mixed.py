@@ -204,7 +204,7 @@ def test_tables_show_and_tell_mixed_cells(mixed: Path, capsys, monkeypatch) -> N
     out, _ = verb(capsys, monkeypatch, "table", "--source", str(mixed))
     assert "attention 4, mlp 3" in out
     out, _ = verb(capsys, monkeypatch, "table", "--source", str(mixed), "--markdown")
-    assert "cells of mixed bit-widths are not shown" in out
+    assert "; cells of several bit-widths" in out
     out, _ = verb(capsys, monkeypatch, "table", "--source", str(mixed), "--json")
     parts = [json.dumps([row["method"], row["parts"]], sort_keys=True) for row in json.loads(out)]
     assert len(set(parts)) == len(parts)

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from analysis.load import load
 from analysis.load.searches import searches
 from analysis.report import content as report
 from mmq_sweeps.errors import StoreError
-from tests.analysis.grids import stored
+from mmq_sweeps.store.store import Store
+from tests.analysis.grids import record, saved, stored
 
 ANSWER = {
     "budget": "max_bpw=3.5",
@@ -111,7 +113,8 @@ def test_the_verb_prints_answers_and_draws_them(
     assert "0.8000!" in shown
     assert "-0.2000*" in shown
     assert "40 cells and 4,000 items instead of 10^20 cells" in shown
-    assert ANSWER["export"] in shown
+    assert f"python -m mmq_sweeps.export aaaaaaaaaaaa --source {source} --out DIR" in " ".join(shown.split())
+    assert "! max_bpw=3.5: chosen on the split that it is measured on" in shown
     assert sorted(path.suffix for path in (tmp_path / "pictures").iterdir()).count(".png") == 4
     (told,) = json.loads(run(capsys, monkeypatch, "search", "--source", source, "--json"))
     assert told["answers"] == [ANSWER]
@@ -142,6 +145,17 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     next(tmp_path.glob("sweeps/*/search.json")).write_text("{")
     with pytest.raises(StoreError, match=r"cannot read .*search\.json"):
         searches([source])
+
+
+def test_races_are_left_out_of_other_analyses(tmp_path: Path) -> None:
+    stored(tmp_path / "runs", {"none": [({}, 16.0, 1.0)], "gptq": [({"vision": 3}, 8.0, 0.9)]})
+    raced = record("gptq", {"vision": 3}, 8.0, 0.7)
+    cell = {**raced.cell, "task": {"sample": {"seed": 0, "start": 0, "stop": 8}}}
+    saved(Store.open(tmp_path / "runs"), replace(raced, id="raced", cell=cell), [0.7] * 8)
+    cells = load([str(tmp_path / "runs")])
+    assert "raced" not in set(cells.frame["id"])
+    assert len(cells.frame) == 2
+    assert cells.notes == ("1 cell on some items alone, as in races of a search, left out",)
 
 
 def test_the_report_has_a_section_on_searches(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from mmq_sweeps.config.sweep import Sweep, plan
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.execution.executor import execute, quiet_libraries
 from mmq_sweeps.execution.failure_policy import record_cell
-from mmq_sweeps.execution.output_cache import TOGETHER, OutputCache, Player, fingerprint, standing_in
+from mmq_sweeps.execution.output_cache import TOGETHER, OutputCache, Player, standing_in
+from mmq_sweeps.execution.recorded_calls import fingerprint
 from mmq_sweeps.execution.session import Sessions
 from mmq_sweeps.reporting.progress import Progress
 from mmq_sweeps.store.claims import Claims

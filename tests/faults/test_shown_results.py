@@ -8,14 +8,13 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from analysis.audit.checks import audit
 from analysis.figures.catalog import figures
 from analysis.load import load
-from analysis.progress import Progress
+from analysis.progress import Progress, counted
 from analysis.publish import dashboard
 from analysis.report import content, page
 from analysis.report.blocks import Table
@@ -337,18 +336,20 @@ def test_a_report_says_what_it_is_doing(tmp_path: Path) -> None:
     assert steps[-1] == "writing the page"
 
 
-def test_a_step_that_takes_long_is_told_and_a_command_that_does_not_says_nothing() -> None:
-    slow, quick = StringIO(), StringIO()
-    with Progress(quick, patience=60) as progress:
-        progress.say("frontier")
-    with Progress(slow, patience=0) as progress:
-        for step in ("frontier", "importance"):
-            progress.say(step)
-    assert quick.getvalue() == ""
-    assert [line.split(": ")[1] for line in slow.getvalue().splitlines() if line.endswith(("frontier", "importance"))][
-        -1
-    ] == "importance"
-    assert np.isfinite(float(slow.getvalue().split()[0]))
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_command_shows_its_step_and_count_on_a_terminal_alone(terminal: bool) -> None:
+    shown = StringIO()
+    console = Console(file=shown, force_terminal=terminal, width=100)
+    with Progress(console) as progress:
+        progress.say("[b]frontier[/b]")
+        assert list(counted("abc", "items of cells", 3)) == ["a", "b", "c"]
+        progress._bars.refresh()
+    assert ("[b]frontier[/b], items of cells" in shown.getvalue()) is terminal
+    assert ("3/3" in shown.getvalue()) is terminal
+    if not terminal:
+        assert shown.getvalue() == ""
+    # Where no command shows a bar, work is only done.
+    assert list(counted([1], "cells", 1)) == [1]
 
 
 # Which of several scripts of one name computed a figure.

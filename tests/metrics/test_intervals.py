@@ -7,11 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmq_sweeps.metrics import AnswerScorer, CaptionScorer, MetricResult, intervals, paired_difference
+from mmq_sweeps.metrics import (
+    AnswerScorer,
+    CaptionScorer,
+    MetricResult,
+    intervals,
+    paired_difference,
+    paired_differences,
+)
 from mmq_sweeps.metrics.base import Floats, Scores, mean_of_totals
 from mmq_sweeps.metrics.bleu import Bleu4
 from mmq_sweeps.metrics.gqa import GqaAccuracy
-from mmq_sweeps.metrics.intervals import RESAMPLES, resample, result_of
+from mmq_sweeps.metrics.intervals import RESAMPLES, PairedDifference, paired_share, resample, result_of
 from tests.metrics.conftest import Captions
 
 
@@ -100,6 +107,34 @@ def test_items_are_paired_by_name_not_by_place() -> None:
     assert paired_difference(a, reordered).interval == pytest.approx((0, 0), abs=1e-15)
 
 
+@pytest.mark.parametrize("block", [intervals._BLOCK, 2 * RESAMPLES])
+def test_differences_drawn_at_once_are_those_of_each_pair(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intervals, "_BLOCK", block)
+    generator = np.random.default_rng(4)
+    full, *cells = (mean_result(values) for values in generator.random((7, 80)))
+    alike = MetricResult(full.name, full.value, dict(reversed(full.per_item.items())), full.interval, True)
+    other = mean_result(generator.random(80), name="other")
+    found = paired_differences(full, [*cells, alike, other])
+    assert isinstance(found[-1], ValueError)
+    assert found[-2] == PairedDifference(full.name, 0.0, (0.0, 0.0))
+    items = tuple(full.per_item)
+    for cell, one in zip(cells, found, strict=False):
+        assert isinstance(one, PairedDifference)
+        assert one.value == cell.value - full.value
+        drawn = [resample(np.array([[result.per_item[item]] for item in items]))[:, 0] / 80 for result in (full, cell)]
+        assert one.interval == pytest.approx(np.percentile(drawn[1] - drawn[0], (2.5, 97.5)), rel=1e-12)
+
+
+def test_differences_of_corpus_figures_drawn_at_once(published_cells: dict[int, Captions]) -> None:
+    a, b = published_cells[678], published_cells[894]
+    scorer = CaptionScorer(a.references, ["bleu_4"])
+    worse, better = (scorer.score(captions.predictions)["bleu_4"] for captions in (a, b))
+    assert paired_differences(worse, [better, worse, better])[1].interval == (0.0, 0.0)
+    by_hand = Bleu4().aggregate(resample(better.totals), 1000) - Bleu4().aggregate(resample(worse.totals), 1000)
+    for one in (paired_differences(worse, [better, worse, better])[2], paired_difference(worse, better)):
+        assert one.interval == tuple(np.percentile(by_hand, (2.5, 97.5)))
+
+
 def test_what_cannot_be_compared_is_named() -> None:
     a, b = mean_result(np.ones(3)), mean_result(np.ones(3), name="other")
     with pytest.raises(ValueError, match="over different items, for example '0'"):
@@ -119,3 +154,11 @@ def test_answers_have_intervals_too() -> None:
     result = AnswerScorer(answers, ["gqa_accuracy"]).score({str(i): "yes" if i % 2 else "no" for i in range(100)})
     assert result["gqa_accuracy"].value == 0.5
     assert 0.38 < result["gqa_accuracy"].interval[0] < 0.5 < result["gqa_accuracy"].interval[1] < 0.62
+
+
+def test_a_share_is_known_better_than_either_figure() -> None:
+    whole = np.random.default_rng(1).normal(5.0, 2.0, 500)
+    share, (low, high) = paired_share(mean_result(whole), mean_result(0.9 * whole))
+    assert [share, low, high] == pytest.approx([0.9] * 3)
+    with pytest.raises(ValueError, match="different items"):
+        paired_share(mean_result(whole), mean_result(whole, "other"))

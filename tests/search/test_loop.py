@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.metrics.base import Scores
 from mmq_sweeps.metrics.intervals import result_of
 from mmq_sweeps.metrics.names import load_metric
-from mmq_sweeps.search.loop import Answer, Items, Measurement, Outcome, Search, Settings
-from mmq_sweeps.search.space import Budget, Point, Space
+from mmq_sweeps.search.loop import Search
+from mmq_sweeps.search.measuring import Answer, Items, Measurement, Outcome
+from mmq_sweeps.search.settings import Settings
+from mmq_sweeps.search.space import Budget, Option, Point, Space
 from tests.search.spaces import space_of
 
 METRIC = "cider"
@@ -25,13 +28,15 @@ class World:
     def __init__(self, space: Space, costs: Sequence[float], noise: float = 0.5, seed: int = 0) -> None:
         self.space, self.costs, self.noise, self.seed = space, costs, noise, seed
         self.asked: list[Measurement] = []
+        self.bad = 1.0
 
     def share(self, point: Point | None) -> float:
         if point is None:
             return 1.0
         options = [axis.options[place] for axis, place in zip(self.space.axes, point, strict=True)]
         damage = sum(
-            0.0 if one.full else cost * 4.0 ** (2 - one.bits) for one, cost in zip(options, self.costs, strict=True)
+            0.0 if one.full else (self.bad if one.method else 1.0) * cost * 4.0 ** (2 - one.bits)
+            for one, cost in zip(options, self.costs, strict=True)
         )
         return float(np.exp(-damage - 0.2 * damage**2))
 
@@ -155,13 +160,16 @@ def test_a_cell_that_fails_is_never_the_answer(space: Space) -> None:
     assert answer.point != best
 
 
-def test_a_search_of_nothing_is_told(space: Space) -> None:
+@pytest.mark.parametrize(
+    ("score", "told"), [(0.0, "scores nothing on 24 items"), (0.004, "scores at most 0.004 of 1 on 24")]
+)
+def test_a_search_of_nothing_is_told(space: Space, score: float, told: str) -> None:
     def nothing(one: Measurement) -> Outcome:
         ids = tuple(map(str, range(one.items.start, one.items.stop or 0)))
-        scores = np.ones(len(ids)) if one.point is None else np.zeros(len(ids))
+        scores = np.ones(len(ids)) if one.point is None else np.full(len(ids), score)
         return Outcome(one, result_of(load_metric(METRIC), ids, Scores.mean(scores)))
 
-    with pytest.raises(ConfigError, match="every quantized candidate scores nothing"):
+    with pytest.raises(ConfigError, match=f"every quantized candidate {told}"):
         run(Search(space, budgets(space, 5), Settings(METRIC)), nothing)
 
 
@@ -206,3 +214,29 @@ def test_the_smallest_point_that_keeps_a_share_of_full_precision(space: Space, s
 def test_a_share_is_a_share(space: Space) -> None:
     with pytest.raises(ConfigError, match="min_quality=5: is the share of full precision"):
         Budget.of_quality(5, space)
+
+
+def test_what_is_left_of_full_precision_is_stated(space: Space) -> None:
+    world = World(space, COSTS)
+    (answer,) = run(Search(space, budgets(space, 5), Settings(METRIC)), world.measure)
+    kept, (low, high) = answer.kept
+    assert low <= kept <= high
+    assert kept == pytest.approx(1 + answer.from_full.value / (answer.quality.value - answer.from_full.value))
+
+
+def test_a_bad_method_is_not_taken_for_the_best_uniform_one() -> None:
+    """Two methods of the same sizes; by the errors that are known of their units, the worse looks ten times better."""
+    made = space_of([3000, 2000, 4000], widths=(2, 4))
+    bad = tuple(Option(bits, {"_target_": "bad"}, label=f"bad {bits}") for bits in (2, 4))
+    axes = tuple(replace(axis, options=(*axis.options, *bad), stored_bits=axis.stored_bits * 2) for axis in made.axes)
+    space = replace(made, axes=axes)
+    world = World(space, COSTS)
+    world.bad = 8.0
+
+    def error(option: Option) -> dict[str, float | None]:
+        return {"weight_error": 4.0**-option.bits / (10 if option.method else 1), "output_error": None}
+
+    known = [[error(option) for option in axis.options] for axis in space.axes]
+    (answer,) = run(Search(space, budgets(space, 4), Settings(METRIC), lambda: known), world.measure)
+    assert answer.uniform == (0, 0, 0)
+    assert all(space.axes[number].options[place].method is None for number, place in enumerate(answer.point))

@@ -14,7 +14,7 @@ from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.search.sensitivity import divergence
+from mmq_sweeps.search.prediction.sensitivity import divergence
 from mmq_sweeps.tasks.likelihood import LIKELIEST
 
 Composed = Callable[..., DictConfig]

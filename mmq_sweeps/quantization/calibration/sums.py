@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.methods.products import is_large, product
 
 # Tokens summed in single precision before being added to the double-precision sums: TOKENS_AT_ONCE, or as many as fit
 # into WAITING_BYTES, but at least LEAST_TOKENS, so that adding does not take as long as multiplying.
@@ -57,14 +58,12 @@ class Sums:
         if not self._waiting_count:
             return
         rows, self._waiting_count = self._waiting[: self._waiting_count], 0
-        # Reuse a buffer for the products of all panels: fresh memory for each would cost as much as adding it.
-        products = rows.new_empty(max(panel.numel() for panel in self._panels))
+        columns = rows.T.contiguous() if is_large(rows[:, :PANEL].T, rows) else rows.T
         for panel in self._panels:
             stop = panel.shape[1]
-            product = products[: panel.numel()].view(panel.shape)
-            own = rows[:, stop - len(panel) : stop]
-            panel += torch.mm(own.T, rows[:, :stop], out=product)
-            self.magnitude[stop - len(panel) : stop] += own.abs().sum(dim=0)
+            own = slice(stop - len(panel), stop)
+            panel += product(columns[own], columns[:stop].T)
+            self.magnitude[own] += rows[:, own].abs().sum(dim=0)
         if self._inputs is not None:
             self._inputs.append(rows.clone())
         self._not_finite += (~torch.linalg.vector_norm(rows, torch.inf, dim=1).isfinite()).sum()

@@ -10,6 +10,7 @@ from sklearn.ensemble import RandomForestRegressor
 
 from analysis.load import load
 from analysis.measures import importance
+from analysis.measures.forest import Grid, shap_values
 from analysis.measures.importance import _per_bit, cross_validated_fit, fine_features, importances, measures
 from tests.analysis.grids import stored
 
@@ -84,14 +85,12 @@ def test_of_many_cells_a_sample_is_explained(monkeypatch: pytest.MonkeyPatch) ->
     score = 3 * bits[:, 0] + bits[:, 1]
     every = measures(bits, score, seed=0)
     explained: list[int] = []
-    explainer = importance._tree_explainer()
 
-    class Watched(explainer):  # type: ignore[misc, valid-type]
-        def shap_values(self, rows: np.ndarray) -> np.ndarray:
-            explained.append(len(rows))
-            return super().shap_values(rows)
+    def watched(forest: RandomForestRegressor, grid: Grid, rows: np.ndarray) -> np.ndarray:
+        explained.append(len(rows))
+        return shap_values(forest, grid, rows)
 
-    monkeypatch.setattr(importance, "_tree_explainer", lambda: Watched)
+    monkeypatch.setattr(importance, "shap_values", watched)
     monkeypatch.setattr(importance, "MOST_EXPLAINED", 40)
     sampled = measures(bits, score, seed=0)
     assert explained == [40]

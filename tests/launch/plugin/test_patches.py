@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from launch.plugin import patches
 from launch.plugin.compose import Composer
 from launch.plugin.patches import plain_all
+from mmq_sweeps.config.overrides import kept_apart
 from mmq_sweeps.config.sweep import plan, resolved
 from mmq_sweeps.errors import ConfigError
 from tests.launch.multiruns import multirun
@@ -29,6 +30,14 @@ AXES = [
     ["method=gptq", "method=rtn", "method=awq"],
     ["component=all", "component=vision", "component=vision_language"],
     ["component.vision.bits=3", "component.vision.bits=4", "component.vision.bits=16", "component.vision.bits=${bits}"],
+    ["component.language.bits={attention: 4, mlp: 3}", "component.language.bits={mlp: 2}", "component.language.bits=4"],
+    ["++component.vision.bits_at.mlp=2", "++component.vision.bits_at.mlp=3", "++component.vision.bits_at.mlp={a: 1}"],
+    ["++component.vision.bits_at.attention=2", "++component.vision.bits_at.attention=null"],
+    [
+        "+component.extra={bits: 3}",
+        "++component.extra={bits: 2, blocks: [front]}",
+        "++component.extra={bits: '${bits}'}",
+    ],
     ["component.vision.blocks=[front]", "component.vision.blocks=[front,middle,end]", "component.vision.blocks=[]"],
     ["component.vision.group_size=null", "component.vision.group_size=32", "component.vision.group_size='32'"],
     ["component.vision.layers=${component.vision.blocks}", "component.vision.layers=[mlp]"],
@@ -111,6 +120,24 @@ ENTANGLED = [
         ["component.vision.blocks.0=middle", "component.vision.blocks.0=front"],
     ],
     [["task.data.seed=2", "task.data.seed=3"], ["task.data={seed: 4}", "task.data={seed: 5}"]],
+    # A mapping in place of a value, whose own keys refer to another.
+    [["method.calibration=null", "method.calibration={samples: 4}"], ["seed=0", "seed=1"], ["method=gptq"]],
+    [["calibration={samples: 4}", "calibration={samples: 5, batch_size: 2}"], ["seed=0", "seed=1"], ["method=gptq"]],
+    [["task.data=5", "task.data={seed: 4}", "task.data={seed: 4, other: 1}"], ["+task.kind=${task.data}"]],
+    [
+        ["component.vision.bits=4", "component.vision.bits={attention: 4, mlp: 3}", "component.vision.bits={mlp: 3}"],
+        ["bits=2", "bits=3"],
+        ["component.connector.bits=${component.vision.bits}"],
+    ],
+    [
+        ["model.parts.vision={module: [a]}", "model.parts.vision={module: []}"],
+        ["model.parts.connector.module=[b]", "model.parts.connector.module=[]"],
+    ],
+    [
+        ["++task.more.a=1", "++task.more.a={b: 2}", "++task.more.a={b: 3}"],
+        ["++task.more.c=1", "++task.more.c=2"],
+        ["+task.kind=${task.more}"],
+    ],
     # Overrides that look at the value that is there.
     [["model.prompts.caption=null", "model.prompts.caption=a"], ["+task.prompt=b"]],
     [["model.prompts.caption=a", "model.prompts.caption=null"], ["~task.prompt"]],
@@ -177,6 +204,46 @@ def test_a_grid_is_resolved_once_a_value(monkeypatch: pytest.MonkeyPatch) -> Non
         assert all(isinstance(config, dict) for config in configs)
         # The first, and each other value of an axis.
         assert len(resolved_of) == 1 + 2 + 3 + 1 + 1
+
+
+def test_widths_of_kinds_and_mappings_are_resolved_once_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = ["++component.vision.bits_at.attention=2,3,4", "++component.vision.bits_at.mlp=2,3"]
+    mappings = "component.language.bits=3,{attention:4,mlp:3},{front:4,middle:3,end:2}"
+    with multirun(*kinds, mappings, "seed=0,1") as run:
+        resolved_of: list[DictConfig] = []
+        monkeypatch.setattr(patches, "resolved", lambda config: resolved_of.append(config) or resolved(config))
+        configs = list(plain_all(run.composer(), run.jobs))
+        assert len(configs) == 36
+        assert all(isinstance(config, dict) for config in configs)
+        assert len(resolved_of) == 1 + 2 + 1 + 2 + 1
+
+
+# Sweeps of every kind of override, with groups, experiments, references, additions and deletions.
+SWEEPS = [
+    [
+        *("experiment=gptq_captioning", "component.vision.bits=2,16", "component.connector.bits=4"),
+        *("component.language.bits=3", "seed=0,1"),
+    ],
+    [
+        *("experiment=deployable", "method=gptq,rtn", "component.vision.bits=2", "component.connector.bits=2"),
+        "component.language.bits=3,{attention:3,mlp:2}",
+    ],
+    ["component=vision,vision_language", "bits=2,3", "component.vision.group_size=null,32"],
+    ["model=tiny_blip2,tiny_llava", "task=scenes_vqa", "~task.limit", "calibration.samples=8,${bits}"],
+    ["method=gptq", "++method.extra=1,2", "+task.kind=a,b", "component.vision.blocks=[front],[middle,end]"],
+    ["component.vision.bits={attention:4,mlp:3},{front:3},5", "component.language.bits.mlp=2,3", "~task.generation"],
+    ["component.connector.method=rtn,gptq", "component.connector.method.group_size=32,64", "bits=2,3"],
+]
+
+
+@pytest.mark.parametrize("arguments", SWEEPS, ids=lambda arguments: arguments[0])
+def test_a_sweep_is_what_hydra_composes(arguments: list[str]) -> None:
+    with multirun(*kept_apart(arguments)) as run:
+        found = list(plain_all(run.composer(), run.jobs))
+        assert len(run.jobs) > 3
+        for job, config in zip(run.jobs, found, strict=True):
+            by_hydra = resolved(run.loader.load_sweep_config(run.master, job))
+            assert json.dumps(config if isinstance(config, dict) else resolved(config)) == json.dumps(by_hydra), job
 
 
 def test_cells_share_what_none_of_their_values_changes() -> None:

@@ -12,8 +12,8 @@ from launch.search.settings import Settings
 from mmq_sweeps.config.sweep import plan_each
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.cell import Cell
-from mmq_sweeps.search import loop
-from mmq_sweeps.search.loop import Items, Measurement
+from mmq_sweeps.search import settings as searching
+from mmq_sweeps.search.measuring import Items, Measurement
 from mmq_sweeps.search.space import Point
 from tests.data import layouts
 from tests.launch.multiruns import multirun
@@ -84,7 +84,7 @@ def test_the_race_runs_on_other_items_than_those_that_calibrate_and_evaluate() -
 
 
 def test_as_many_items_as_usual_are_shared_out_as_usual() -> None:
-    usual = loop.Settings("cider")
+    usual = searching.Settings("cider")
     found = Subject.of(question("method=rtn", "bits=3,4", *FEW)).settings
     assert found == usual
     finer = Subject.of(question("method=rtn", "bits=3,4", "hydra.sweeper.granularity=unit", *FEW)).settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ import pytest
 from launch import start
 from launch.search import journal
 from launch.search.cells import Subject
-from launch.search.driver import Halted, Run
-from mmq_sweeps.errors import StoreError
+from launch.search.driver import Halted, Run, budgets_of
+from mmq_sweeps.errors import ConfigError, StoreError
 from mmq_sweeps.identity.cell import Cell
-from mmq_sweeps.search.loop import Items, Measurement
+from mmq_sweeps.search.measuring import Items, Measurement
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 from tests.launch.processes import POOL, Sweeps
@@ -83,9 +84,35 @@ def test_the_answer_is_printed_for_a_person(searched: tuple[Path, dict[str, Any]
     assert "full precision" not in done.stdout.split("*")[0]
 
 
-def test_two_workers_find_the_same(searched: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_units_that_were_evicted_do_not_change_its_course(
+    searched: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, told = searched
+    shutil.copytree(folder / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("artifacts"))
+    again = found(tmp_path)
+    assert again["answers"] == told["answers"]
+    assert again["cost"] == told["cost"]
+
+
+@pytest.mark.parametrize(
+    ("bits", "told"),
+    [("3,3", r"leave one assignment, vision 3, connector 3, language 3"), ("16,16", r"every option is full precision")],
+)
+def test_nothing_to_choose_is_told(bits: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        budgets_of(Subject.of(question("method=rtn", f"bits={bits}")))
+
+
+def test_two_workers_find_the_same_and_stay_from_batch_to_batch(
+    searched: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     _, told = searched
     other = found(tmp_path, *POOL)
+    states = [json.loads(path.read_text()) for path in tmp_path.glob("runs/sweeps/*/workers/*-[01].1.json")]
+    processes = {state["owner"]["pid"] for state in states}
+    assert len({state["started"] for state in states}) > len(processes) == 2
+    assert all(state["state"] == "finished" for state in states)
+    assert not any(Path(f"/proc/{process}").exists() for process in processes)
     assert [answer["cell"] for answer in other["answers"]] == [answer["cell"] for answer in told["answers"]]
     assert other["search"] == told["search"]
 
@@ -142,6 +169,9 @@ def test_a_quality_is_kept_by_the_smallest_that_does(tmp_path: Path) -> None:
     assert low["bpw"] <= high["bpw"] < 16
     for answer, share in ((low, 0.5), (high, 0.95)):
         assert answer["reached"] == (answer["predicted"] >= share)
+        assert answer["kept"]["value"] == pytest.approx(
+            1 + answer["from_full"]["value"] / (answer["value"] - answer["from_full"]["value"])
+        )
     assert low["reached"]
 
 
@@ -156,7 +186,7 @@ def test_full_precision_without_a_score_is_told(tmp_path: Path) -> None:
     ("outcome", "told", "status"),
     [
         ({"left": True, "missing": 2}, "the search waits for 2 cells; run the same command again to go on when", 0),
-        ({"missing": 1}, "1 cell of the search are missing; run the same command again", 1),
+        ({"missing": 1}, "1 cell of the search did not run; run the same command again", 1),
         ({"missing": 1, "stopped": StoreError(28, "No space left")}, "stopped: No space left; run the same command", 1),
     ],
 )

@@ -53,9 +53,7 @@ def test_a_search_measures_at_most_what_was_told(searched: tuple[Path, dict]) ->
 
 
 def test_a_person_is_told_that_nothing_was_run(command: Callable, tmp_path: Path) -> None:
-    done = command(
-        "plan", "hydra/sweeper=budget", "hydra.sweeper.max_gb=0.0006", "method=rtn", "bits=3,4,8", module="launch"
-    )
+    done = command("-m", "hydra/sweeper=budget", "hydra.sweeper.max_gb=0.0006", "method=rtn", "bits=3,4,8", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "tiny_blip2 on scenes_caption: rtn; 27 assignments, 3 choices, one a part" in done.stdout
     assert "max_gb=0.0006" in done.stdout

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmq_sweeps.search import allocation
-from mmq_sweeps.search.allocation import frontier, optimum, ranked
+from mmq_sweeps.search.prediction import allocation
+from mmq_sweeps.search.prediction.allocation import frontier, optimum, ranked
 
 
 @st.composite

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from mmq_sweeps.search.race import Race, p_value, spent
+from mmq_sweeps.search.racing.race import Race, p_value, spent
 
 ENDS = (24, 72, 168)
 

@@ -47,7 +47,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.cells.items import Book, Column, Summary, stacked
+from analysis.cells.items import Items as Items  # Used with the cells elsewhere.
 from analysis.loads_in import kept
+from analysis.progress import counted
 from mmq_sweeps.identity.assignment import (
     BLOCK_GROUPS,
     FULL_PRECISION_BITS,
@@ -76,8 +79,6 @@ CONFLICTS_TOLD = 5
 # Above this many cells, items are not read: they would take minutes, and gigabytes of memory.
 MOST_SCORED = 5000
 
-Items = Sequence[dict[str, Any]]
-
 
 def _no_items(row: pd.Series) -> Items | None:  # noqa: ARG001
     return None
@@ -98,6 +99,7 @@ class Cells:
 
     ``items(row)`` reads a row's per-item predictions and scores, ``None`` if its source has none. ``history()`` is read
     lazily. ``copies`` has every row of the cells that several sources share, of which ``frame`` has the newest finished.
+    ``book`` keeps what was made of items that were read.
     """
 
     frame: pd.DataFrame
@@ -105,6 +107,7 @@ class Cells:
     items: Callable[[pd.Series], Items | None] = field(default=_no_items, compare=False)
     history: Callable[[], History] = field(default=History, compare=False)
     copies: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False)
+    book: Book = field(default_factory=Book, compare=False, repr=False)
 
     @property
     def parts(self) -> list[str]:
@@ -167,18 +170,19 @@ class Cells:
         """
         if len(rows) > MOST_SCORED:
             return None
-        columns: list[dict[str, float]] = []
-        for _, row in rows.iterrows():
-            # Some retrieval metrics are over images, others over texts: not every item has every score.
-            scored = {
-                item["id"]: item["scores"][metric] for item in self.items(row) or () if metric in item.get("scores", {})
-            }
-            if not scored:
+        found: list[Column | None] = []
+        for scores in self.summaries(rows, self.book.scores):
+            found.append(scores.get(metric))
+            if found[-1] is None:
                 return None
-            columns.append(scored)
-        if not columns or any(column.keys() != columns[0].keys() for column in columns):
-            return None
-        return np.array([[column[item] for item in columns[0]] for column in columns], dtype=np.float64)
+        return stacked(found)
+
+    def summaries(self, rows: pd.DataFrame, summary: Summary) -> Iterator[Any]:
+        """Yield what ``summary`` makes of the items of each row, or of None; the items of a row are read once."""
+        where = rows["where"] if "where" in rows else [""] * len(rows)
+        named = zip(where, rows["id"], strict=True)
+        for place, cell in enumerate(counted(named, "items of cells", len(rows))):
+            yield self.book.get(cell, lambda place=place: self.items(rows.iloc[place]), summary)  # type: ignore[misc]
 
     def by_item(self) -> pd.DataFrame:
         """Return a row per cell and item: ``cell``, ``item``, ``prediction`` and ``metric.NAME``; empty without items."""

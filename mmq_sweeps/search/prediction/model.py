@@ -1,11 +1,13 @@
 """Learn what every option costs from a prior table and a few measured cells.
 
-The logarithm of a point's score, relative to full precision, is ``-h(D)`` with ``D`` the sum over axes of ``c_a T[a, o] ** g``:
-the prior ``T`` of the chosen option (output error, or divergence from full precision) times a coefficient of the axis, which is
-that of its part times a deviation of its own. ``h(D) = D + k D ** 2`` bends the sum, because damages of several parts need
-not add up: ``k`` above zero is a damage that is more than its parts'. All are fitted together to the measured cells,
-around their priors (a least-squares fit, whose minimum is the most probable value), with a level for each set of items that
-cells were measured on. What a cell's score differs from the fit is believed to the degree that its noise allows.
+The logarithm of a point's score, relative to full precision, is ``-h(D)`` with ``D`` the sum over axes of ``c_a T[a, o] **
+g``: the prior ``T`` of the chosen option (output error, or divergence from full precision) times a coefficient of the axis,
+which is that of its part times a deviation of its own, and times one of the option's method if there are several: errors of a
+method that is not calibrated are of its weights, and mean another damage than errors of outputs. ``h(D) = D + k D ** 2``
+bends the sum, because damages of several parts need not add up: ``k`` above zero is a damage that is more than its parts'.
+All are fitted together to the measured cells, around their priors (a least-squares fit, whose minimum is the most probable
+value), with a level for each set of items that cells were measured on. What a cell's score differs from the fit is believed
+to the degree that its noise allows.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 # Shares of full precision below this are as bad as each other.
 LOWEST = 0.02
-# Spreads of the priors: of a part's coefficient, an axis's deviation, the exponent and the bend.
-PART, AXIS, EXPONENT, BEND = 3.0, 0.5, 0.2, 0.4
+# Spreads of the priors: of a part's coefficient, an axis's deviation, a method's coefficient, the exponent and the bend.
+PART, AXIS, METHOD, EXPONENT, BEND = 3.0, 0.5, 1.0, 0.2, 0.4
 # What the fit misses of a point's logarithm: a constant, and a share of its damage. More would let the noise of races decide.
 MISFIT = (0.005, 0.1)
 
@@ -46,24 +48,41 @@ class Observation:
 class DamageModel:
     """See the module. ``parts`` has the number of each axis's part, ``exponent`` the prior mean of ``g``.
 
-    ``misfit`` is the spread of what the fit misses of a point's logarithm: a constant, and a share of its damage.
+    ``methods`` has the number of every option's method by axis, None if there is one. ``misfit`` is the spread of what the fit
+    misses of a point's logarithm: a constant, and a share of its damage.
     """
 
     prior: Sequence[Floats]
     parts: Sequence[int]
     exponent: float = 1.0
     misfit: tuple[float, float] = MISFIT
+    methods: Sequence[Ints] | None = None
     _observed: list[Observation] = field(default_factory=list, repr=False)
     _fitted: _Parameters | None = field(default=None, repr=False)
 
     def fit(self, observations: Sequence[Observation]) -> None:
         """Fit to ``observations``; full precision must be among those of the first set of items."""
         self._observed = list(observations)
-        self._fitted = _fit(self.prior, self.parts, self.exponent, self._observed, self.misfit)
+        self._fitted = self._fit(self._observed)
+
+    def _fit(self, observed: Sequence[Observation]) -> _Parameters:
+        return _fit(self.prior, self.parts, self._methods, self.exponent, observed, self.misfit)
+
+    @property
+    def _methods(self) -> Sequence[Ints]:
+        return self.methods if self.methods is not None else [np.zeros(len(own), np.int64) for own in self.prior]
+
+    @property
+    def corrected_prior(self) -> list[Floats]:
+        """The prior with the coefficients of methods, and with nothing else that was learned."""
+        found = self._parameters
+        return [
+            own * np.exp(found.method[by] / found.exponent) for own, by in zip(self.prior, self._methods, strict=True)
+        ]
 
     def tables(self) -> list[Floats]:
         """Return the damage of every axis and option, whose sums rank points as ``relative`` does."""
-        return self._parameters.tables(self.prior, self.parts)
+        return self._parameters.tables(self.prior, self.parts, self._methods)
 
     def relative(self, point: Point) -> float:
         """Return the predicted score of ``point`` as a share of full precision's, measured points not believed."""
@@ -76,7 +95,9 @@ class DamageModel:
     def _bent_damage(self, point: Point, parameters: _Parameters) -> float:
         coefficients = parameters.coefficients(self.parts)
         prior = np.array([own[place] for own, place in zip(self.prior, point, strict=True)])
-        return float(_bent(np.array((coefficients * prior**parameters.exponent).sum()), parameters.bend))
+        methods = np.array([own[place] for own, place in zip(self._methods, point, strict=True)])
+        damages = coefficients * np.exp(parameters.method[methods]) * prior**parameters.exponent
+        return float(_bent(np.array(damages.sum()), parameters.bend))
 
     def estimate(self, point: Point) -> float:
         """Return the share of full precision that ``point`` is believed to keep, after its own measurements."""
@@ -114,7 +135,7 @@ class DamageModel:
     @property
     def _parameters(self) -> _Parameters:
         if self._fitted is None:
-            self._fitted = _fit(self.prior, self.parts, self.exponent, [], self.misfit)
+            self._fitted = self._fit([])
         return self._fitted
 
 
@@ -122,6 +143,7 @@ class DamageModel:
 class _Parameters:
     part: Floats
     axis: Floats
+    method: Floats
     exponent: float
     bend: float
     levels: dict[int, float]
@@ -134,9 +156,9 @@ class _Parameters:
         found: Floats = np.exp(np.clip(self.part[np.array(parts, dtype=np.int64)] + self.axis, -50, 50))
         return found
 
-    def tables(self, prior: Sequence[Floats], parts: Sequence[int]) -> list[Floats]:
-        coefficients = self.coefficients(parts)
-        return [factor * own**self.exponent for factor, own in zip(coefficients, prior, strict=True)]
+    def tables(self, prior: Sequence[Floats], parts: Sequence[int], methods: Sequence[Ints]) -> list[Floats]:
+        by_axis = zip(self.coefficients(parts), methods, prior, strict=True)
+        return [factor * np.exp(self.method[by]) * own**self.exponent for factor, by, own in by_axis]
 
     def steps(self, value: Callable[[_Parameters], float], size: float = 1e-4) -> Floats:
         """Return the derivatives of ``value`` by the fitted vector."""
@@ -153,6 +175,7 @@ class _Parameters:
 def _fit(
     prior: Sequence[Floats],
     parts: Sequence[int],
+    methods: Sequence[Ints],
     exponent: float,
     observed: Sequence[Observation],
     misfit: tuple[float, float],
@@ -166,6 +189,13 @@ def _fit(
     chosen = np.array(
         [[0.0] * axes if own.point is None else [prior[a][o] for a, o in enumerate(own.point)] for own in observed]
     ).reshape(len(observed), axes)
+    by = np.array(
+        [[0] * axes if own.point is None else [methods[a][o] for a, o in enumerate(own.point)] for own in observed]
+    ).reshape(len(observed), axes).astype(np.int64)  # fmt: skip
+    several = max(int(own.max()) for own in methods) + 1
+    # One method needs no coefficient of its own.
+    free = several if several > 1 else 0
+    first_level = count + axes + 2 + free
     place = np.array([sets.index(own.items) for own in observed], dtype=np.int64)
     logs = np.array([_log(own.mean) for own in observed])
     lost = np.maximum(0.0, np.array([start_levels[number] for number in place]) - logs)
@@ -175,11 +205,12 @@ def _fit(
     single = np.bincount(numbers, minlength=count)[numbers] == 1
 
     def unpack(values: Floats) -> _Parameters:
-        levels = values[count + axes + 2 :]
+        levels = values[first_level:]
         own = np.where(single, 0.0, values[count : count + axes] * AXIS)
         return _Parameters(
             scale + values[:count] * PART,
             own,
+            values[count + axes + 2 : first_level] * METHOD if free else np.zeros(1),
             exponent * float(np.exp(values[count + axes] * EXPONENT)),
             float(values[count + axes + 1] * BEND),
             dict(zip(sets, levels, strict=True)),
@@ -187,13 +218,13 @@ def _fit(
 
     def residuals(values: Floats) -> Floats:
         found = unpack(values)
-        damage = (found.coefficients(parts) * chosen**found.exponent).sum(axis=1)
-        levels = values[count + axes + 2 :]
+        damage = (found.coefficients(parts) * np.exp(found.method[by]) * chosen**found.exponent).sum(axis=1)
+        levels = values[first_level:]
         misses = (logs - levels[place] + _bent(damage, found.bend)) / spread if len(observed) else np.empty(0)
         apart = (levels[1:] - levels[:1]) / 0.3
-        return np.concatenate([misses, values[: count + axes + 2], apart])
+        return np.concatenate([misses, values[:first_level], apart])
 
-    first = np.concatenate([np.zeros(count + axes + 2), start_levels])
+    first = np.concatenate([np.zeros(first_level), start_levels])
     fitted = least_squares(residuals, first, method="trf", x_scale="jac", max_nfev=200)
     # Laplace's approximation: the residuals are standardized, those of the priors among them.
     covariance = np.linalg.pinv(fitted.jac.T @ fitted.jac)

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from mmq_sweeps.search.sensitivity import divergence, error_table, full_precision, with_divergences
+from mmq_sweeps.search.prediction.sensitivity import divergence, error_table, full_precision, with_divergences
 from tests.search.spaces import space_of
 
 
@@ -22,11 +22,13 @@ def test_without_errors_an_option_costs_what_rounding_does() -> None:
     assert other[0] == pytest.approx(3 * table[0])
 
 
-def test_output_errors_count_if_all_options_have_them() -> None:
+def test_output_errors_count_and_weight_errors_are_brought_to_their_size() -> None:
     space = space_of([100], widths=(2, 3, 16))
     (outputs,) = error_table(space, [[told(0.5, 0.2), told(0.1, 0.03), None]])
     assert outputs.tolist() == pytest.approx([0.2, 0.03, 0.0])
-    (weights,) = error_table(space, [[told(0.5, None), told(0.1, 0.03), None]])
+    (mixed,) = error_table(space, [[told(0.5, None), told(0.1, 0.03), None]])
+    assert mixed.tolist() == pytest.approx([0.5 * 0.3, 0.03, 0.0])
+    (weights,) = error_table(space, [[told(0.5, None), told(0.1, None), None]])
     assert weights.tolist() == pytest.approx([0.5, 0.1, 0.0])
 
 

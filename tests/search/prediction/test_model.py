@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mmq_sweeps.search.model import DamageModel, Observation
+from mmq_sweeps.search.prediction.model import DamageModel, Observation
 from mmq_sweeps.search.space import Point
 
 PRIOR = [np.array([0.1, 0.02, 0.004, 0.0])] * 3
@@ -98,3 +98,18 @@ def test_a_point_that_scores_nothing_is_bad_but_no_error() -> None:
     model.fit([*observed(FIRST[:1] + FIRST[2:], noise=0.01), Observation((0, 0, 0), 0, 0.0, 0.0)])
     assert model.relative((0, 0, 0)) < model.relative((1, 1, 1))
     assert np.isfinite(model.gain((0, 0, 0), (1, 1, 1)))
+
+
+def test_a_method_whose_errors_look_small_is_found_out() -> None:
+    """Two methods at two widths: the second has half the errors, and costs eight times as much."""
+    prior = [np.array([0.1, 0.02, 0.05, 0.01, 0.0])] * 2
+    methods = [np.array([0, 0, 1, 1, 0])] * 2
+    truth = np.array([0.2, 0.04, 1.6, 0.32, 0.0])
+    points: list[Point | None] = [None, *((place, place) for place in range(4)), (0, 4), (4, 0)]
+    means = [5.0 if point is None else 5.0 * float(np.exp(-truth[list(point)].sum())) for point in points]
+    model = DamageModel(prior, [0, 1], methods=methods)
+    model.fit([Observation(point, 0, mean, 1e-4) for point, mean in zip(points, means, strict=True)])
+    for table in (*model.tables(), *model.corrected_prior):
+        assert table[0] < table[2]
+        assert table[1] < table[3]
+    assert model.relative((1, 2)) < model.relative((1, 0))

@@ -53,8 +53,9 @@ def error_table(
 ) -> list[Floats]:
     """Return a prior of every axis and option from ``read_errors``: the share of all outputs' square that it changes.
 
-    Output errors count if all options of an axis have them, else the weights' own. An option that nothing is known of is
-    taken for a rounded weight of its bits, in proportion to the axis's known options.
+    Output errors count, else the weights' own: on an axis that has both, as of a method that is not calibrated beside one that
+    is, weight errors are brought to the size of output errors by the options that have both. An option that nothing is known
+    of is taken for a rounded weight of its bits, in proportion to the axis's known options.
     """
     total = sum(axis.weights for axis in space.axes)
     tables = []
@@ -64,17 +65,28 @@ def error_table(
         )
         own = errors[number] if errors is not None else [None] * len(axis.options)
         known = [one for one, option in zip(own, axis.options, strict=True) if one is not None and not option.full]
-        outputs = bool(known) and all(one["output_error"] is not None for one in known)
-        values = np.array([_value(one, outputs) for one in own], dtype=np.float64)
+        share = _output_share(known)
+        values = np.array([_value(one, share) for one in own], dtype=np.float64)
         seen = np.isfinite(values) & (rounded > 0)
         factor = float(np.exp(np.mean(np.log(np.maximum(values[seen], 1e-12) / rounded[seen])))) if seen.any() else 1.0
         tables.append(np.where(seen, values, rounded * factor) * axis.weights / total)
     return tables
 
 
-def _value(one: Mapping[str, float | None] | None, outputs: bool) -> float:
-    value = None if one is None else one["output_error" if outputs else "weight_error"]
-    return float("nan") if value is None else value
+def _output_share(known: Sequence[Mapping[str, float | None]]) -> float:
+    """Return by how much output errors are larger than weight errors, in the geometric mean; 1 if no option has both."""
+    both = [(one["output_error"], one["weight_error"]) for one in known]
+    logs = [np.log(output / weight) for output, weight in both if output and weight]
+    return float(np.exp(np.mean(logs))) if logs else 1.0
+
+
+def _value(one: Mapping[str, float | None] | None, share: float) -> float:
+    if one is None:
+        return float("nan")
+    output, weight = one["output_error"], one["weight_error"]
+    if output is not None:
+        return output
+    return float("nan") if weight is None else weight * share
 
 
 def with_divergences(table: Sequence[Floats], lowered: Mapping[int, tuple[int, float]]) -> list[Floats]:

@@ -1,0 +1,1 @@
+"""Compare candidates of a budget on growing sets of items."""
