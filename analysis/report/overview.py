@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells import METRIC, MOST_SCORED, Cells
+from analysis.cells.items import Column as Scores
+from analysis.cells.items import stacked
 from analysis.measures.family import Family
 from analysis.measures.frontier import non_dominated, resampled_means
 from analysis.measures.quality import Quality
@@ -96,30 +98,26 @@ def answers(frame: pd.DataFrame, quality: Quality, sizes: list[str]) -> set[int]
     return found
 
 
-def _scores(cells: Cells, rows: list[int]) -> dict[int, dict[str, dict[str, float]]]:
-    """Read the items of ``rows`` once: by row and metric, the score of every item."""
-    found: dict[int, dict[str, dict[str, float]]] = {}
-    for row in rows:
-        own = found.setdefault(row, {})
-        for item in cells.items(cells.frame.loc[row]) or ():
-            for metric, score in item.get("scores", {}).items():
-                own.setdefault(metric, {})[item["id"]] = score
-    return found
+def _scores(cells: Cells, rows: list[int]) -> dict[int, Mapping[str, Scores]]:
+    """Return the scores of ``rows`` by row and metric; items that were read before are not read again."""
+    return dict(zip(rows, cells.summaries(cells.frame.loc[rows], cells.book.scores), strict=True))
 
 
 def share_intervals(
-    scores: Mapping[int, Mapping[str, Mapping[str, float]]], full: int, rows: list[int], figures: pd.Series, metric: str
+    scores: Mapping[int, Mapping[str, Scores]], full: int, rows: list[int], figures: pd.Series, metric: str
 ) -> dict[int, tuple[float, float]]:
     """Return the 95% interval of each row's share of full precision, over paired draws of the items.
 
     Rows without the items of full precision are left out, and so are figures that are no mean of their items.
     """
-    baseline = scores[full].get(metric, {})
-    alike = [row for row in rows if row != full and scores[row].get(metric, {}).keys() == baseline.keys()]
-    if not baseline or not alike:
+    baseline = scores[full].get(metric)
+    if baseline is None:
         return {}
-    items = list(baseline)
-    table = np.array([[scores[row][metric][item] for item in items] for row in (full, *alike)], dtype=np.float64)
+    pairs = {row: stacked([baseline, scores[row].get(metric)]) for row in rows if row != full}
+    alike = [row for row, pair in pairs.items() if pair is not None]
+    if not alike:
+        return {}
+    table = np.stack([baseline.values, *(pair[1] for pair in pairs.values() if pair is not None)])
     means = np.isclose(table.mean(axis=1), figures[[full, *alike]].to_numpy(dtype=np.float64))
     draws = resampled_means(table)
     if not means[0] or not (draws[:, 0] > 0).all():

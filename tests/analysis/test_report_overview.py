@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from analysis.cells import Cells
+from analysis.cells.items import Column as Scores
 from analysis.load import load
 from analysis.measures.family import families
 from analysis.measures.quality import Quality
@@ -21,11 +22,11 @@ from analysis.report.overview import answers, overview, share_intervals
 from mmq_sweeps.store.store import Store
 from tests.analysis.grids import record, saved
 
-ITEMS = [f"{number}" for number in range(50)]
+ITEMS = tuple(f"{number}" for number in range(50))
 
 
-def scored(values: np.ndarray) -> dict[str, dict[str, float]]:
-    return {"cider": dict(zip(ITEMS, values.tolist(), strict=True))}
+def scored(values: np.ndarray) -> dict[str, Scores]:
+    return {"cider": Scores(ITEMS, values)}
 
 
 def test_the_interval_of_a_share_is_paired() -> None:
@@ -46,8 +47,8 @@ def test_the_interval_of_a_share_is_paired() -> None:
 
 def test_what_cannot_be_paired_has_no_interval() -> None:
     full, other = np.ones(len(ITEMS)), np.full(len(ITEMS), 0.5)
-    lacking = {"cider": dict.fromkeys(ITEMS[1:], 0.5)}
-    scores = {0: scored(full), 1: scored(other), 2: lacking, 3: {}}
+    lacking = {"cider": Scores(ITEMS[1:], other[1:])}
+    scores: dict[int, dict[str, Scores]] = {0: scored(full), 1: scored(other), 2: lacking, 3: {}}
     figures = pd.Series([1.0, 0.4, 0.5, 0.5])  # The second is no mean of its items.
     assert share_intervals(scores, 0, [1, 2, 3], figures, "cider") == {}
     assert share_intervals({0: {}, 1: scored(other)}, 0, [1], figures, "cider") == {}
