@@ -231,7 +231,7 @@ def test_watching_ends_when_all_jobs_have(
 
     monkeypatch.setattr(jobs, "QUEUE_SECONDS", 0.0)
     monkeypatch.setattr(status_verb.time, "sleep", pause)
-    asked = argparse.Namespace(store=store.root, sweep=sweep_id, watch=True, all=False, json=False)
+    asked = argparse.Namespace(max_bpw=None, store=store.root, sweep=sweep_id, watch=True, all=False, json=False)
     assert status_verb.run(asked) == 1
     assert "jobs 44_0, 44_1 ended" in capsys.readouterr().out
 
