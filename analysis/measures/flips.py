@@ -22,6 +22,8 @@ from mmq_sweeps.metrics.normalize import normalize_answer
 
 COLUMNS = ("flips", "flips_low", "flips_high", "lost", "gained", "flipped", "items")
 _PERCENTILES = (2.5, 97.5)
+# Why a cell is not compared: it has no answers by item, or answers other items.
+WITHOUT, UNLIKE = "without", "unlike"
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ def flips_of(family: Cells, metric: str | None = None, title: str = "") -> Flips
     if baseline is None:
         raise ValueError("full precision has no answers by item")
     reader = _Reader(baseline, Quality.of(family, _judge(family.metrics, metric)))
-    for _, row in others.iterrows():
-        reader.read(str(row["id"]), family.items(row))
+    for cell_id, flags in zip(others["id"], family.summaries(others, reader.flags_of), strict=True):
+        reader.add(str(cell_id), flags)
     return Flips(title, reader.quality.metric, full_id, reader.graded, reader.table(), tuple(reader.notes()))
 
 
@@ -120,17 +122,23 @@ class _Reader:
         """True if an item is not right or wrong by the metric, but more or less so."""
         return not self._ranked and not self._asked
 
-    def read(self, cell_id: str, items: Items | None) -> None:
+    def flags_of(self, items: Items | None) -> np.ndarray | str:
+        """Return flags ``[items, 3]``, flipped, lost and gained, of a cell's answers; or what keeps them from comparison."""
         answered = _answered(items)
         if answered is None:
-            self._without += 1
-            return
+            return WITHOUT
         by_id = {str(item["id"]): item for item in answered}
         if by_id.keys() != set(self._items):
-            self._unlike += 1
+            return UNLIKE
+        return self._compared([by_id[item] for item in self._items])
+
+    def add(self, cell_id: str, flags: np.ndarray | str) -> None:
+        if isinstance(flags, str):
+            self._without += flags == WITHOUT
+            self._unlike += flags == UNLIKE
             return
         self._ids.append(cell_id)
-        self._flags.append(self._compared([by_id[item] for item in self._items]))
+        self._flags.append(flags)
 
     def _compared(self, items: Items) -> np.ndarray:
         """Return flags ``[items, 3]``: flipped, lost, gained."""

@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.audit import answers
 from analysis.audit import checks as auditing
+from analysis.audit.answers import wanted
 from analysis.audit.finding import Finding
 from analysis.cells import BITS, LOADS_IN, METRIC, WARNINGS, Cells, History, assignment, defined, loaders_shown
 from analysis.figures import catalog
@@ -85,7 +85,7 @@ def page(
     ``command`` is shown on the page; ``images`` is the folder of a published set. ``say`` receives the current step, since
     thousands of cells take minutes. ``found_by`` are the searches of the sources.
     """
-    answers.wanted(cells)
+    wanted(cells)
     found = families(cells, metric)
     if not found:
         asked = f"the metric {metric!r}" if metric else "a metric"
@@ -98,13 +98,16 @@ def page(
     found = [family for family in found if _sized(family)]
     if not found:
         raise ValueError("no finished cell has both a metric and bits per weight: nothing to report")
+    flips = []
     for number, family in enumerate(found, 1):
-        _worked_out(family, f"{family.title} ({number} of {len(found)})", say)
+        title = f"{family.title} ({number} of {len(found)})"
+        say(f"{title}: answers")
+        # First, since what reads a cell's items makes what all others need of them.
+        flips.append(flips_in(family.cells, family.metric))
+        _worked_out(family, title, say)
     numbers = numbers_of(cells.frame)
     shown = [
-        _Shown(
-            number, family, frontiers(family.cells, family.metric)[0], numbers, flips_in(family.cells, family.metric)
-        )
+        _Shown(number, family, frontiers(family.cells, family.metric)[0], numbers, flips[number])
         for number, family in enumerate(found)
     ]
     defects = auditing.audit(cells, metric, say)
