@@ -140,7 +140,10 @@ def compare(found: Mapping[str, Side], request: Mapping[str, Any], pairs: int) -
 
 def total(ours: Mapping[str, Sequence[float]], theirs: Mapping[str, Sequence[float]]) -> list[float]:
     """Return the sums of our output errors over theirs, by bit-width."""
-    return [sum(a) / sum(b) for a, b in zip(zip(*ours.values(), strict=True), zip(*theirs.values(), strict=True), strict=True)]
+    return [
+        sum(a) / sum(b)
+        for a, b in zip(zip(*ours.values(), strict=True), zip(*theirs.values(), strict=True), strict=True)
+    ]
 
 
 LINEARS = {name: list(members) for name, members in BLOCK.items()}
