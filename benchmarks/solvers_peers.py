@@ -60,7 +60,7 @@ class Side:
 
     def __init__(self, python: str, script: str, data: Path) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "OMP_WAIT_POLICY": "PASSIVE",
-                       "HF_HUB_OFFLINE": "1"}  # fmt: skip
+                       "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}  # fmt: skip
         environment.pop("PYTHONPATH", None)
         self._process = subprocess.Popen(
             [python, str(SCRIPTS / script), str(data)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
