@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from compressed_tensors.offload.cache import DeviceCache  # noqa: F401
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, initialize_module_for_quantization
 from llmcompressor.modifiers.gptq.gptq_quantize import quantize_weight
 from llmcompressor.modifiers.gptq.helpers import accumulate_hessian, make_empty_hessian
@@ -66,6 +65,13 @@ def linear(weight: Tensor) -> nn.Linear:
     return layer
 
 
+class SameCandidates(AWQModifier):
+    """Tries no scaling and 20 exponents from 0 to 0.95, as ours does, and not 1."""
+
+    def _get_grid_search_params(self) -> list[tuple[float, bool]]:
+        return super()._get_grid_search_params()[:-1]
+
+
 class Siblings(nn.Module):
     """The linears of an input: less to run than the attention or MLP whose outputs the modifier compares."""
 
@@ -105,7 +111,7 @@ def awq_siblings(members: Mapping[str, Tensor], x: Tensor, bits: list[int]) -> R
             parent=parent,
             parent_name="parent",
         )
-        modifier = AWQModifier(duo_scaling=True, n_grid=21)
+        modifier = SameCandidates(duo_scaling=True, n_grid=22)
         cache: Any = IntermediatesCache(None, None)
         for batch in x:
             cache.append({"x": batch[None]})

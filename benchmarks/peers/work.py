@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -57,7 +57,3 @@ def errors(
         for member, weight in members.items():
             found[member] = [float((x @ (weight - own).T).square().sum()) for own in restored[member]]
     return found
-
-
-def mean_abs(x: Sequence[Tensor]) -> Tensor:
-    return torch.stack([batch.abs().mean(dim=0) for batch in x]).mean(dim=0)
