@@ -32,7 +32,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), metavar="SECTION",
                         help=f"of {', '.join(SECTIONS)}")  # fmt: skip
     parser.add_argument("--pairs", type=int, default=5, help="pairs of timings for every ratio (default: 5)")
-    parser.add_argument("--divide", type=int, default=1, help="of peers and awq_peers: divide all sizes by this (default: 1)")
+    parser.add_argument(
+        "--divide", type=int, default=1, help="of peers and awq_peers: divide all sizes by this (default: 1)"
+    )
     options = parser.parse_args()
     solvers_peers.divisor = options.divide
     found = {}

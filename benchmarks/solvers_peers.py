@@ -60,7 +60,7 @@ class Side:
 
     def __init__(self, python: str, script: str, data: Path) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "OMP_WAIT_POLICY": "PASSIVE",
-                       "HF_HUB_OFFLINE": "1"}  # fmt: skip
+                       "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}  # fmt: skip
         environment.pop("PYTHONPATH", None)
         self._process = subprocess.Popen(
             [python, str(SCRIPTS / script), str(data)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -140,7 +140,10 @@ def compare(found: Mapping[str, Side], request: Mapping[str, Any], pairs: int) -
 
 def total(ours: Mapping[str, Sequence[float]], theirs: Mapping[str, Sequence[float]]) -> list[float]:
     """Return the sums of our output errors over theirs, by bit-width."""
-    return [sum(a) / sum(b) for a, b in zip(zip(*ours.values(), strict=True), zip(*theirs.values(), strict=True), strict=True)]
+    return [
+        sum(a) / sum(b)
+        for a, b in zip(zip(*ours.values(), strict=True), zip(*theirs.values(), strict=True), strict=True)
+    ]
 
 
 LINEARS = {name: list(members) for name, members in BLOCK.items()}

@@ -51,7 +51,15 @@ def solver(weight: Tensor, width: int) -> GPTQ:
     """Return its solver in activation order, with an asymmetric grid for each row."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = nn.Parameter(weight, requires_grad=False)
-    config = QuantizeConfig(bits=width, group_size=-1, desc_act=True, act_group_aware=False, sym=False, damp_percent=0.01, offload_to_disk=False)
+    config = QuantizeConfig(
+        bits=width,
+        group_size=-1,
+        desc_act=True,
+        act_group_aware=False,
+        sym=False,
+        damp_percent=0.01,
+        offload_to_disk=False,
+    )
     own = GPTQ(layer, config)
     own.quantizer.configure(perchannel=True)
     return own

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from compressed_tensors.offload.cache import DeviceCache  # noqa: F401
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, initialize_module_for_quantization
 from llmcompressor.modifiers.gptq.gptq_quantize import quantize_weight
 from llmcompressor.modifiers.gptq.helpers import accumulate_hessian, make_empty_hessian
@@ -44,8 +43,12 @@ def gptq_layer(weights: Weights, grams: Mapping[str, Tensor], bits: list[int]) -
 
 def solved(weight: Tensor, hessian: Tensor, width: int) -> Tensor:
     """Run ``quantize_weight`` in its static activation order, on its own asymmetric grid for each row."""
-    arguments = QuantizationArgs(num_bits=width, strategy="channel", symmetric=False, actorder="static", observer="memoryless_minmax")
-    observer = Observer.load_from_registry("memoryless_minmax", base_name="weight", args=arguments, module=linear(weight))
+    arguments = QuantizationArgs(
+        num_bits=width, strategy="channel", symmetric=False, actorder="static", observer="memoryless_minmax"
+    )
+    observer = Observer.load_from_registry(
+        "memoryless_minmax", base_name="weight", args=arguments, module=linear(weight)
+    )
     observer(weight)
     grid = observer.get_qparams()
     # It works in the memory it is given.
@@ -60,6 +63,13 @@ def linear(weight: Tensor) -> nn.Linear:
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = nn.Parameter(weight, requires_grad=False)
     return layer
+
+
+class SameCandidates(AWQModifier):
+    """Tries no scaling and 20 exponents from 0 to 0.95, as ours does, and not 1."""
+
+    def _get_grid_search_params(self) -> list[tuple[float, bool]]:
+        return super()._get_grid_search_params()[:-1]
 
 
 class Siblings(nn.Module):
@@ -84,7 +94,9 @@ def awq_block(weights: Weights, inputs: Mapping[str, Tensor], bits: list[int]) -
 def awq_siblings(members: Mapping[str, Tensor], x: Tensor, bits: list[int]) -> Restored:
     found: Restored = {member: [] for member in members}
     for width in bits:
-        arguments = QuantizationArgs(num_bits=width, strategy="group", group_size=128, symmetric=False, observer="memoryless_minmax")
+        arguments = QuantizationArgs(
+            num_bits=width, strategy="group", group_size=128, symmetric=False, observer="memoryless_minmax"
+        )
         layers = {member: linear(weight.clone()) for member, weight in members.items()}
         for layer in layers.values():
             initialize_module_for_quantization(layer, QuantizationScheme(targets=["Linear"], weights=arguments))
@@ -92,9 +104,14 @@ def awq_siblings(members: Mapping[str, Tensor], x: Tensor, bits: list[int]) -> R
             layer.quantization_enabled = False
         parent = Siblings(layers)
         mapping = ResolvedMapping(
-            "before", nn.LayerNorm(x.shape[-1]), list(layers.values()), list(layers), parent=parent, parent_name="parent"
+            "before",
+            nn.LayerNorm(x.shape[-1]),
+            list(layers.values()),
+            list(layers),
+            parent=parent,
+            parent_name="parent",
         )
-        modifier = AWQModifier(duo_scaling=True, n_grid=21)
+        modifier = SameCandidates(duo_scaling=True, n_grid=22)
         cache: Any = IntermediatesCache(None, None)
         for batch in x:
             cache.append({"x": batch[None]})
@@ -112,7 +129,9 @@ def rounded(weight: Tensor, arguments: QuantizationArgs) -> Tensor:
     """Round to the library's own grid, as ``QuantizationModifier`` does after the search."""
     from compressed_tensors.quantization import fake_quantize
 
-    observer = Observer.load_from_registry("memoryless_minmax", base_name="weight", args=arguments, module=linear(weight))
+    observer = Observer.load_from_registry(
+        "memoryless_minmax", base_name="weight", args=arguments, module=linear(weight)
+    )
     observer(weight)
     grid = observer.get_qparams()
     return fake_quantize(weight, grid["scale"], grid["zero_point"], arguments)

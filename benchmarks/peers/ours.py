@@ -8,15 +8,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+import torch
+from torch import Tensor, nn
 
-from benchmarks.peers.work import Restored, serve  # noqa: E402
-from mmq_sweeps.methods.affine import Format  # noqa: E402
-from mmq_sweeps.methods.awq import AWQ  # noqa: E402
-from mmq_sweeps.methods.base import LayerStats, Method, quantize_many  # noqa: E402
-from mmq_sweeps.methods.gptq import GPTQ  # noqa: E402
-from mmq_sweeps.quantization.calibration import Collector  # noqa: E402
+from benchmarks.peers.work import Restored, serve
+from mmq_sweeps.methods.affine import Format
+from mmq_sweeps.methods.awq import AWQ
+from mmq_sweeps.methods.base import LayerStats, Method, quantize_many
+from mmq_sweeps.methods.gptq import GPTQ
+from mmq_sweeps.quantization.calibration import Collector
 
 Weights = Mapping[str, Mapping[str, Tensor]]
 
@@ -36,7 +36,9 @@ def gptq_layer(weights: Weights, grams: Mapping[str, Tensor], bits: list[int]) -
 
 
 def awq_block(weights: Weights, inputs: Mapping[str, Tensor], bits: list[int]) -> Restored:
-    return _block(AWQ(group_size=128, clip_steps=0, fuse=False), weights, inputs, [Format(width, 128) for width in bits])
+    return _block(
+        AWQ(group_size=128, clip_steps=0, fuse=False), weights, inputs, [Format(width, 128) for width in bits]
+    )
 
 
 def _block(method: Method, weights: Weights, inputs: Mapping[str, Tensor], formats: list[Format]) -> Restored:

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -32,7 +32,9 @@ def serve(tasks: Mapping[str, Callable[..., Restored]], path: str) -> None:
         request = json.loads(line)
         # In memory of this process, as activations of a model are.
         inputs = {name: data["inputs"][name].clone() for name in request["linears"]}
-        weights = {name: {key: data["weights"][key].clone() for key in keys} for name, keys in request["linears"].items()}
+        weights = {
+            name: {key: data["weights"][key].clone() for key in keys} for name, keys in request["linears"].items()
+        }
         given = [torch.cat(list(x)) for x in inputs.values()] if request["from_gram"] else []
         grams = {name: x.T @ x / len(x) for name, x in zip(inputs, given, strict=False)}
         started, wall = time.process_time(), time.perf_counter()
@@ -45,7 +47,9 @@ def serve(tasks: Mapping[str, Callable[..., Restored]], path: str) -> None:
         del inputs, weights, grams, given, restored
 
 
-def errors(weights: Mapping[str, Mapping[str, Tensor]], inputs: Mapping[str, Tensor], restored: Restored) -> dict[str, list[float]]:
+def errors(
+    weights: Mapping[str, Mapping[str, Tensor]], inputs: Mapping[str, Tensor], restored: Restored
+) -> dict[str, list[float]]:
     """Return the squared output error on every fourth token, by linear and bit-width."""
     found: dict[str, list[float]] = {}
     for name, members in weights.items():
@@ -53,7 +57,3 @@ def errors(weights: Mapping[str, Mapping[str, Tensor]], inputs: Mapping[str, Ten
         for member, weight in members.items():
             found[member] = [float((x @ (weight - own).T).square().sum()) for own in restored[member]]
     return found
-
-
-def mean_abs(x: Sequence[Tensor]) -> Tensor:
-    return torch.stack([batch.abs().mean(dim=0) for batch in x]).mean(dim=0)

@@ -31,6 +31,7 @@ from mmq_sweeps.methods.affine import (
 )
 from mmq_sweeps.methods.base import LayerStats, Solution, check_vision_weight
 from mmq_sweeps.methods.gptq import GPTQ, Factor, NotDefiniteError, solve_many
+from mmq_sweeps.methods.products import product
 
 # Shares of a group's full range that GPTQ starts from, and in later rounds of the fitted scale.
 FIRST_RANGES = (1.0, 0.85, 0.7, 0.55, 0.4)
@@ -96,7 +97,7 @@ def _half_product(columns: Tensor, start: int, X: Tensor) -> Tensor:
     """
     stop = start + columns.shape[1]
     columns[:start] *= 2
-    return columns[:stop].T @ X[:stop]
+    return product(columns[:stop].T, X[:stop])
 
 
 def descend(W: Tensor, candidate: Candidate, H: Hessian, max_code: int, block_size: int) -> None:
@@ -107,7 +108,7 @@ def descend(W: Tensor, candidate: Candidate, H: Hessian, max_code: int, block_si
     Q, E = candidate.Q, candidate.error(W)
     width = len(Q) // len(candidate.scale)
     for at, columns in H.blocks(0, len(Q), block_size):
-        P, own = columns.T @ E, columns[at]
+        P, own = product(columns.T, E), columns[at]
         for k, j in enumerate(range(at.start, at.stop)):
             s = candidate.scale[j // width]
             q = (P[k] / (own[k, k] * s)).add_(Q[j]).round_().clamp_(0, max_code)
@@ -140,7 +141,7 @@ def _moments(Q: Tensor, E: Tensor, group: slice, H: Hessian, block_size: int) ->
     """Return ``q H e``, ``1 H e``, ``q H q``, ``q H 1`` and ``1 H 1`` per row ``[O]``; all but ``e`` are the group's only."""
     found = [torch.zeros_like(E[0]) for _ in range(5)]
     for at, columns in H.blocks(group.start, group.stop, block_size):
-        He, own = columns.T @ E, columns[group]
+        He, own = product(columns.T, E), columns[group]
         h = own.sum(dim=0)
         Hq = _half_product(own, at.start - group.start, Q[group])
         terms = ((He * Q[at]).sum(dim=0), He.sum(dim=0), Hq.mul_(Q[at]).sum(dim=0), h @ Q[at], h.sum())

@@ -118,7 +118,9 @@ def _restore(H: Tensor, blocks: Sequence[Tensor]) -> None:
     """Restore the lower triangle of ``H`` from the upper triangle and the diagonal ``blocks``."""
     for start, block in zip(range(0, len(H), BLOCK), blocks, strict=True):
         rows = H[start : start + BLOCK]
-        rows[:, :start] = H[:start, start : start + BLOCK].T
+        # By tiles, because turning long rows takes three times as long.
+        for tile in range(0, start, BLOCK):
+            rows[:, tile : tile + BLOCK] = H[tile : tile + BLOCK, start : start + BLOCK].T
         rows[:, start : start + BLOCK] = block
 
 
@@ -129,25 +131,27 @@ def _cholesky_in_place(H: Tensor) -> bool:
     diagonal, only the diagonal blocks are written.
     """
     diagonal = H.new_empty(len(H))
-    starts = range(0, len(H), BLOCK)
-    for start in reversed(starts):
+    for start in reversed(range(0, len(H), BLOCK)):
         stop = min(start + BLOCK, len(H))
-        rows = H[start:stop, :stop]
-        rest = rows - product(H[stop:, start:stop].T.contiguous(), H[stop:, :stop]) if stop < len(H) else rows.clone()
+        left, own = H[start:stop, :start], H[start:stop, start:stop]
+        if stop < len(H):
+            # Rows of M are those below times the diagonal; both sides of M^T M take one from the smaller factor.
+            done = product(H[stop:, start:stop].mul(diagonal[stop:, None].square()).T.contiguous(), H[stop:, :stop])
+            left, own = left - done[:, :start], own - done[:, start:]
+        else:
+            left = left.clone()
         # The block's factor D^T D, D lower, is the usual factor of the block with rows and columns reversed.
-        factor, failed = torch.linalg.cholesky_ex(rest[:, start:].flip(0, 1))
+        factor, failed = torch.linalg.cholesky_ex(own.flip(0, 1))
         if int(failed):
             return False
         block = factor.T.flip(0, 1)
-        rows[:, start:] = block
-        rest = rest[:, :start].contiguous()
-        _solve_upper(block.T, rest)
-        rows[:, :start] = rest
+        _solve_upper(block.T, left)
         diagonal[start:stop] = block.diagonal()
-        if not torch.stack(torch.aminmax(rows)).isfinite().all():
-            return False
-    for start in starts:
-        H[start : start + BLOCK, : start + BLOCK].div_(diagonal[start : start + BLOCK, None])
+        for part, at in ((left, slice(0, start)), (block, slice(start, stop))):
+            part.div_(diagonal[start:stop, None])
+            if part.numel() and not torch.stack(torch.aminmax(part)).isfinite().all():
+                return False
+            H[start:stop, at] = part
     return True
 
 
@@ -203,7 +207,7 @@ def solve_many(
 
 
 def _solve_rows(works: Sequence[_Work], weights: Sequence[Tensor], order: Tensor, start: int, stop: int) -> None:
-    W = _rows(weights, start, stop).T.index_select(0, order)
+    W = _rows(weights, start, stop).T.contiguous().index_select(0, order)
     X, Q = torch.empty_like(W), torch.empty_like(W, dtype=torch.uint8)
     for work in works:
         work.quantize(W, X.zero_(), Q, start)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmq_sweeps.memory import ran_out_of_memory
 from mmq_sweeps.methods.affine import Format
+from mmq_sweeps.methods.awq import output_error
 from mmq_sweeps.methods.base import LayerStats, Method, Solution
 from mmq_sweeps.methods.magnitude import solve_relative
 from mmq_sweeps.methods.rtn import RoundToNearest
@@ -64,11 +65,14 @@ class PackedUnit:
         solution: Solution,
         fold: Fold | None = None,
         stats: LayerStats | None = None,
+        squares: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         """Pack the solution of the linears ``names``, whose full-precision weights are ``originals`` ``[O, I]``.
 
-        ``fold`` is where their input scale goes, if anywhere; ``stats`` are those of their input.
+        ``fold`` is where their input scale goes, if anywhere; ``stats`` are those of their input. ``squares`` are
+        ``squares_of`` the originals, which serve every format.
         """
+        squares = squares or squares_of(names, originals, stats)
         solution, restored = self.scales.folded(names, originals, solution, fold)
         if solution.notes:
             self.notes |= dict.fromkeys(names, solution.notes)
@@ -77,8 +81,9 @@ class PackedUnit:
             changed = own.to(original.device, original.dtype)
             if torch.equal(changed, original):
                 self.unchanged.append(name)
-            output = None if stats is None else relative_error(changed, original, stats.gram)
-            self.errors.append((original.numel(), relative_error(changed, original), output))
+            change, gram = changed.float() - original.float(), None if stats is None else stats.gram
+            output = None if stats is None else _share(_square(change, gram), squares[name][1])
+            self.errors.append((original.numel(), _share(_square(change, None), squares[name][0]), output))
 
     def stored(self) -> dict[str, Tensor]:
         """Return the tensors of the unit's artifact."""
@@ -155,22 +160,38 @@ def solve_unit(
             solutions, errors = _solve_each(solver, weights, shared, formats, list(going))
             for place, error in errors.items():
                 solved.fail(place, _named(error, names))
+            own = [originals[name] for name in names]
+            squares = squares_of(names, own, group.of_all_tokens)
             for place, solution in solutions.items():
-                solved.packed[place].add(
-                    names, [originals[name] for name in names], solution, fold, group.of_all_tokens
-                )
+                solved.packed[place].add(names, own, solution, fold, group.of_all_tokens, squares)
     except (ValueError, RuntimeError) as error:
         for place in list(solved.packed):
             solved.fail(place, error)
     return solved
 
 
+def squares_of(
+    names: Sequence[str], originals: Sequence[Tensor], stats: LayerStats | None
+) -> dict[str, tuple[float, float]]:
+    """Return the squares of each of ``originals`` ``[O, I]`` and of its outputs; the latter 0 without ``stats``."""
+    weights = [original.float() for original in originals]
+    outputs = [0.0 if stats is None else _square(weight, stats.gram) for weight in weights]
+    return {name: (_square(weight, None), output) for name, weight, output in zip(names, weights, outputs, strict=True)}
+
+
 def relative_error(restored: Tensor, original: Tensor, gram: Tensor | None = None) -> float:
     """Return the share of the square of the output that ``restored`` ``[O, I]`` changes; of the weight without ``gram``."""
     weight = original.float()
-    change = restored.float() - weight
-    seen = [matrix if gram is None else matrix @ gram.to(matrix) for matrix in (weight, change)]
-    whole, changed = (float((own * matrix).sum()) for own, matrix in zip(seen, (weight, change), strict=True))
+    return _share(_square(restored.float() - weight, gram), _square(weight, gram))
+
+
+def _square(matrix: Tensor, gram: Tensor | None) -> float:
+    """Return the sum of the squares of ``matrix`` ``[O, I]``; with ``gram``, of its outputs."""
+    rows = (matrix * matrix).sum(dim=1) if gram is None else output_error(matrix, gram.to(matrix))
+    return float(rows.double().sum())
+
+
+def _share(changed: float, whole: float) -> float:
     # Rounding can make the square of next to nothing negative.
     return max(0.0, changed / whole) if whole > 0 else 0.0
 

@@ -265,3 +265,27 @@ def test_fields_that_cannot_be_are_errors(fields: dict, message: str) -> None:
 def test_without_statistics_it_says_so() -> None:
     with pytest.raises(ValueError, match="GPTQ needs the statistics"):
         GPTQ().quantize([torch.ones(2, 4)], None, Format(4))
+
+
+def test_a_layer_of_several_blocks_is_that_of_double_precision_whatever_else_is_solved() -> None:
+    # Large enough for the products that go to oneDNN.
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1500, 1100, generator=generator) @ (
+        torch.randn(1100, 1100, generator=generator) / 40 + torch.eye(1100)
+    )
+    gram, weight = x.T @ x / len(x), torch.randn(256, 1100, generator=generator) / 33
+    gram = (gram + gram.T) / 2
+    before, formats = gram.clone(), [Format(2), Format(4)]
+    with factorized_in_place(gram, 0.01, True) as factor:
+        together = solve_many([weight], factor, formats)
+        alone = solve_many([weight], factor, formats[1:])
+    assert torch.equal(gram, before)
+    assert torch.equal(together[1][0].codes, alone[0][0].codes)
+    exact = solve_many([weight.double()], factorize(gram.double()), formats[1:], grids=[[alone[0][0].grid]])[0][0]
+    assert (exact.codes == alone[0][0].codes).double().mean() > 0.99
+
+    def error(codes: torch.Tensor) -> float:
+        change = (replace(alone[0][0], codes=codes).dequantize() - weight).double()
+        return float(((change @ gram.double()) * change).sum())
+
+    assert error(alone[0][0].codes) < 1.001 * error(exact.codes)
