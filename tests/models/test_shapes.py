@@ -60,7 +60,9 @@ def test_a_part_that_sees_texts_says_which_tokens_are_of_the_image(name: str, co
     for part in found.parts.values():
         assert (part.vision_tokens is not None) == (bool(part.masked))
         # The configuration kept of BLIP-2, which counts its parameters, is of a revision from before it had the token.
-        assert (vision_tokens.problem(found.model, part) is None) == (name != "blip2_opt_2_7b" or not part.vision_tokens)
+        assert (vision_tokens.problem(found.model, part) is None) == (
+            name != "blip2_opt_2_7b" or not part.vision_tokens
+        )
 
 
 @pytest.mark.parametrize("name", model_names())
