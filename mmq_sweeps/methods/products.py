@@ -12,8 +12,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-# Multiplications from which oneDNN's call and the copy of its result are worth it.
-LEAST = 2**23
+# The least size of every dimension for which oneDNN's call and the copy of its result are worth it.
+LEAST = 512
 # Columns copied at a time, of a matrix with gaps between its rows.
 PANEL = 512
 
@@ -34,8 +34,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 def is_large(a: Tensor, b: Tensor) -> bool:
     """Return True if ``product`` of these leaves torch's default for oneDNN, which prefers its operands contiguous."""
-    large = a.shape[0] * a.shape[1] * b.shape[1] >= LEAST
-    return large and _is_plain(a) and _is_plain(b) and _onednn() is not None
+    return min(*a.shape, b.shape[1]) >= LEAST and _is_plain(a) and _is_plain(b) and _onednn() is not None
 
 
 def _is_plain(matrix: Tensor) -> bool:

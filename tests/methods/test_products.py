@@ -22,21 +22,20 @@ def layouts(matrix: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("first", ["rows", "part", "columns"])
 @pytest.mark.parametrize("second", ["rows", "part", "columns"])
 def test_a_large_product_is_that_of_double_precision_in_any_layout(first: str, second: str) -> None:
-    a, b = random(96, 160), random(160, PANEL + 300)
-    assert a.shape[0] * a.shape[1] * b.shape[1] > LEAST
+    a, b = random(LEAST, LEAST + 16), random(LEAST + 16, PANEL + 300)
     expected = a.double() @ b.double()
     found = product(layouts(a)[first], layouts(b)[second])
     assert (found.double() - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 def test_a_small_product_is_torchs_own() -> None:
-    a, b = random(30, 40), random(40, 50)
+    a, b = random(4 * LEAST, LEAST - 1), random(LEAST - 1, 2 * LEAST)
     assert not is_large(a, b)
     assert torch.equal(product(a, b), a @ b)
 
 
 def test_other_dtypes_and_matrices_that_need_a_derivative_are_left_to_torch() -> None:
-    a, b = random(256, 256), random(256, 256)
+    a, b = random(LEAST, LEAST), random(LEAST, LEAST)
     for one in (a.double(), a.bfloat16(), a.clone().requires_grad_()):
         other = b.to(one.dtype)
         assert not is_large(one, other)
