@@ -124,6 +124,11 @@ BAD = [
     (["-m", "bits=2,3,44"], "bits=44: choose 2 to 8, or 16"),
     (["-m", "bits="], "bits=: Value ''"),
     (["-m", "method=gptq,awk"], "method=awk: Unknown option of method 'awk'. Did you mean awq?"),
+    (
+        ["-m", "method=gptq,rtn", "method.vision_weight=0.5"],
+        "method.vision_weight: Unknown key 'vision_weight'. Choose group_size or symmetric, the fields of method=rtn.",
+    ),
+    (["-m", "method=gptq,awq", "method.vision_weight=2"], "method.vision_weight=2: choose a number from 0 (text"),
     (["-m", "store.dir=a,b"], "store: differs between the cells of one sweep"),
     (["method.group_size=7"], "method.group_size: group_size=7 does not divide"),
     (["method.group_size=rows"], "group_size='rows': choose tensor, channel or a positive number of input columns"),
