@@ -24,7 +24,7 @@ from launch.start import check_settings, start
 from launch.sweep_file import typed
 from mmq_sweeps.config import schema
 from mmq_sweeps.config.hydra_errors import explain, is_bad_input
-from mmq_sweeps.config.overrides import as_written, kept_apart
+from mmq_sweeps.config.overrides import as_written, kept_apart, swept_with_group
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.errors import ConfigError, StoreError
@@ -78,7 +78,9 @@ def main() -> None:
         sys.stdout.write(f"{told_versions()}\n")
         return
     given = [SHORT.get(argument, argument) for argument in sys.argv[1:]]
-    sys.argv[1:] = kept_apart(options_first(given))
+    arguments = kept_apart(options_first(given))
+    sweeps = any(argument in ("-m", "--multirun") for argument in arguments)
+    sys.argv[1:] = swept_with_group(arguments) if sweeps else arguments
     # Waiting OpenMP threads sleep instead of spinning; with spinning, a cell takes fifty times as long if all cores are busy
     # (docs/decisions.md). Torch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -124,9 +124,18 @@ BAD = [
     (["-m", "bits=2,3,44"], "bits=44: choose 2 to 8, or 16"),
     (["-m", "bits="], "bits=: Value ''"),
     (["-m", "method=gptq,awk"], "method=awk: Unknown option of method 'awk'. Did you mean awq?"),
+    (
+        ["-m", "method=gptq,rtn", "method.vision_weight=0.5"],
+        "method.vision_weight: Unknown key 'vision_weight'. Choose group_size or symmetric, the fields of method=rtn.",
+    ),
+    (["-m", "method=gptq,awq", "method.vision_weight=2"], "method.vision_weight=2: choose a number from 0 (text"),
     (["-m", "store.dir=a,b"], "store: differs between the cells of one sweep"),
     (["method.group_size=7"], "method.group_size: group_size=7 does not divide"),
     (["method.group_size=rows"], "group_size='rows': choose tensor, channel or a positive number of input columns"),
+    (
+        ["method=normal_float", "component.language.bits={attention: 4, mlp: 5}"],
+        "component.language: bits=5: method normal_float has 2 to 4 bits; choose these, or another method",
+    ),
     (["method.symmetric=perhaps"], "method.symmetric='perhaps'"),
     (["method=gptq", "method.damping=-2"], "damping=-2.0: choose a fraction from 0 to 10"),
     (["method=gptq", "calibration.samples=0"], "calibration.samples=0: choose a whole number above 0."),
@@ -147,6 +156,10 @@ BAD = [
     (["method._target_=3"], "method._target_=3: give the dotted path of a class"),
     (["task.metrics=[cidr]"], "task.metrics: Unknown metric 'cidr'. Did you mean cider?"),
     (["task.metrics=[vqa_accuracy]"], "vqa_accuracy"),
+    (
+        ["model=tiny_llava", "task=scenes_vqa", "task.metrics=[ece,aurc]"],
+        "task.metrics=[ece,aurc]: needs a metric that says which answers are right. Choose gqa_accuracy or vqa_accuracy.",
+    ),
     (["method=gptq", "task.calibration_split=evaluation"], "calibration samples are also evaluated in task.split"),
     (
         ["tracker=wandb", "tracker.mode=onlin"],

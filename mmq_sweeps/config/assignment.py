@@ -74,10 +74,17 @@ def _calibration_problems(config: Mapping[str, Any]) -> list[str]:
 
 def methods_of(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the nodes of all methods that an assigned configuration may use; the common one first."""
-    yield config["method"]
-    for selection in config["component"].values():
+    yield from (node for _, node in keyed_methods_of(config))
+
+
+def keyed_methods_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the nodes of ``methods_of``, each with the key that it stands at."""
+    yield "method", config["method"]
+    for part, selection in config["component"].items():
         finer = [*(selection.get("slots") or []), *(selection.get("units") or {}).values()]
-        yield from (own["method"] for own in (selection, *finer) if own.get("method") is not None)
+        if selection.get("method") is not None:
+            yield f"component.{part}.method", selection["method"]
+        yield from (("assignment: method", own["method"]) for own in finer if own.get("method") is not None)
 
 
 def calibration_of(config: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -177,6 +177,9 @@ def _metric_problems(task: Mapping[str, Any]) -> list[str]:
     found = [
         f"task.metrics: {unknown('metric', name, _metrics_of(task))}" for name in named if name not in metric_names()
     ]
+    if all(name in metric_names("confidences") for name in metrics):
+        judges = one_of(metric_names("answers"))
+        found.append(f"task.metrics=[{','.join(metrics)}]: needs a metric that says which answers are right. {judges}")
     return found + [
         f"task.metrics: {name} is no metric of task={task['name']}. {one_of(_metrics_of(task))}"
         for name in named

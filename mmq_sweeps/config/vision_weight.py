@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mmq_sweeps.config.assignment import methods_of
+from mmq_sweeps.config.assignment import keyed_methods_of
 from mmq_sweeps.identity.cell import VISION_TOKENS, VISION_WEIGHT
 from mmq_sweeps.identity.end_parts import EMBEDDINGS, HEAD
 
@@ -14,11 +14,12 @@ CHOICES = "choose a number from 0 (text tokens only) to 1 (vision tokens only), 
 
 def weight_problems(config: Mapping[str, Any]) -> list[str]:
     """Return a sentence for each ``vision_weight`` of an assigned configuration that is no weight."""
-    return [
-        f"method.{VISION_WEIGHT}={weight!r}: {CHOICES}"
-        for node in methods_of(config)
+    found = [
+        f"{key}.{VISION_WEIGHT}={weight!r}: {CHOICES}"
+        for key, node in keyed_methods_of(config)
         if (weight := node.get(VISION_WEIGHT)) is not None and not _is_weight(weight)
     ]
+    return list(dict.fromkeys(found))
 
 
 def _is_weight(weight: Any) -> bool:

@@ -78,7 +78,7 @@ def _of_rule(cell: Cell, rule: MethodRule, build: Build, part: Part) -> Iterator
     key = f"component.{part.name}.group_size" if part.name in cell.own_sizes else METHOD_GROUP_SIZE
     try:
         method = build(rule.key, cell.node(rule.method))
-        format = method.format(rule.bits)
+        format = _format(method, rule.bits, part.name)
         if rule.group_size is not None:
             format = replace(format, group_size=rule.group_size)
         format = replace(format, dtype=cell.model["dtype"])
@@ -104,6 +104,14 @@ def _of_rule(cell: Cell, rule: MethodRule, build: Build, part: Part) -> Iterator
             statistics=cell.statistics_key(name) if shareable else "",
             kinds=cell.kinds_key(name, part.name) if shareable and rule.vision_tokens else "",
         )
+
+
+def _format(method: Method, bits: int, part: str) -> Format:
+    """Return the format of ``method`` at ``bits``; a ValueError names the ``part`` whose width it does not have."""
+    try:
+        return method.format(bits)
+    except ValueError as error:
+        raise ValueError(f"component.{part}: {error}") from error
 
 
 def _is_chained(request: Request) -> bool:

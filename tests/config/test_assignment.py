@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from launch.planning.structures import cached_structures
 from mmq_sweeps.config.assignment import Source, matches
-from mmq_sweeps.config.overrides import as_written, kept_apart
+from mmq_sweeps.config.overrides import as_written, kept_apart, swept_with_group
 from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.cell import Cell
@@ -237,6 +237,17 @@ def test_overrides_below_bits_and_method_are_kept_apart_and_shown_as_written() -
     assert apart[:2] == ["++component.language.bits_at.end.mlp=2,3", "++component.vision.method_fields.group_size=64"]
     assert apart[2:] == typed[2:]
     assert as_written(apart) == typed
+
+
+def test_fields_of_a_swept_group_are_swept_with_it_and_shown_as_written() -> None:
+    typed = ["-m", "method=gptq,awq", "method.vision_weight=0.5", "method.damping=0.1,0.2", "task.limit=4", "bits=3"]
+    swept = swept_with_group(typed)
+    assert swept == [*typed[:2], "method.vision_weight=choice(0.5)", *typed[3:]]
+    assert as_written(swept) == typed
+    # The last value of a key is the one that counts.
+    last = [*typed[:2], *typed[3:], "method.vision_weight=1"]
+    assert as_written(swept_with_group([*typed, "method.vision_weight=1"])) == last
+    assert swept_with_group(["-m", "method=gptq", *typed[2:]]) == ["-m", "method=gptq", *typed[2:]]
 
 
 @pytest.mark.parametrize("place", range(3))

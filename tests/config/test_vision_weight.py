@@ -101,6 +101,13 @@ def test_what_is_no_weight_is_refused(configured: Configured, weight: Any) -> No
         cell(configured(weight=weight))
 
 
+def test_the_weight_of_one_part_is_refused_by_its_own_key(configured: Configured) -> None:
+    config = configured()
+    config["component"]["language"]["method_fields"] = {"vision_weight": 2}
+    with pytest.raises(ConfigError, match=r"^component\.language\.method\.vision_weight=2: choose"):
+        cell(config)
+
+
 def test_a_model_that_names_no_vision_tokens_is_refused_with_what_to_add(configured: Configured) -> None:
     with pytest.raises(ConfigError) as refused:
         plan([configured(weight=weight, tokens=None) for weight in (0.5, 0.5)])
