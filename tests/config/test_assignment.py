@@ -289,6 +289,8 @@ def test_a_class_takes_calibration_data_as_its_option_does(composed: Composed) -
     own = "component.language.method={_target_: mmq_sweeps.methods.gptq.GPTQ, calibration: '${calibration}'"
     fields = composed("method=gptq").method
     given = ", ".join(
-        f"{name}: {str(fields[name]).lower()}" for name in fields if name not in ("_target_", "calibration")
+        f"{name}: {'null' if fields[name] is None else str(fields[name]).lower()}"
+        for name in fields
+        if name not in ("_target_", "calibration")
     )
     assert cell(composed, LANGUAGE, f"{own}, {given}}}").id == cell(composed, LANGUAGE, "method=gptq").id

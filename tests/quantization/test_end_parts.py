@@ -388,7 +388,7 @@ def test_embeddings_have_no_inputs_to_calibrate_on(composed: Composed, tmp_path:
     for found in problems(composed, tmp_path, (f"method={method}", "component.embeddings.bits=8")):
         assert found == [
             f"component.embeddings: method={method} needs statistics of a linear's inputs, and embeddings have none; choose "
-            "component.embeddings.method=rtn, uniform or hqq"
+            "component.embeddings.method=rtn, uniform, hqq or normal_float"
         ]
 
 
