@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.max_bpw is not None and not 0 < arguments.max_bpw < math.inf:
+        raise ValueError(f"--max-bpw {arguments.max_bpw:g}: choose a number of bits above 0")
     store = Store.reading(arguments.store)
     if arguments.all:
         return _all(store, arguments.json)
