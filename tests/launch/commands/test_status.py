@@ -169,8 +169,9 @@ def test_a_state_that_is_not_readable_is_left_out(store: Store) -> None:
 
 
 @pytest.mark.parametrize("budget", ["-1", "0", "nan", "inf"])
-def test_a_budget_that_no_cell_can_have_is_refused(budget: str) -> None:
+def test_a_budget_that_no_cell_can_have_is_refused(tmp_path: Path, budget: str) -> None:
+    Store.open(tmp_path)
     given = ArgumentParser()
     status.add_arguments(given)
     with pytest.raises(ValueError, match=f"--max-bpw {budget}: choose a number of bits above 0"):
-        status.run(given.parse_args([f"--max-bpw={budget}"]))
+        status.run(given.parse_args(["--store", str(tmp_path), f"--max-bpw={budget}"]))
