@@ -194,12 +194,17 @@ def _difference(name: str, told: Mapping[str, Any] | None, results: Sequence[Any
         better,
         len(moved) - better,
         len(pairs) - len(moved),
-        _flips(name, pairs),
+        _flips(name, higher, pairs),
     )
 
 
-def _flips(name: str, pairs: Sequence[tuple[float, float]]) -> tuple[int, int] | None:
-    """Count the items that were right and are wrong, and the other way round."""
+def _flips(name: str, higher: bool, pairs: Sequence[tuple[float, float]]) -> tuple[int, int] | None:
+    """Count the items that were right and are wrong, and the other way round; None if a score does not tell.
+
+    A metric of which less is better counts errors or risks: its ones are no right answers.
+    """
+    if not higher:
+        return None
     if not any(word in name for word in JUDGING) and not {score for pair in pairs for score in pair} <= {0.0, 1.0}:
         return None
     judged = [(before >= RIGHT, after >= RIGHT) for before, after in pairs]

@@ -79,7 +79,7 @@ def flips_of(family: Cells, metric: str | None = None, title: str = "") -> Flips
     answered = ((str(row["id"]), _answered(family.items(row))) for _, row in full.iterrows())
     full_id, baseline = next((found for found in answered if found[1] is not None), ("", None))
     if baseline is None:
-        raise ValueError("full precision has no answers by item")
+        raise ValueError("has no answers by item at full precision")
     reader = _Reader(baseline, Quality.of(family, _judge(family.metrics, metric)))
     for cell_id, flags in zip(others["id"], family.summaries(others, reader.flags_of), strict=True):
         reader.add(str(cell_id), flags)
@@ -194,10 +194,14 @@ class _Reader:
     def notes(self) -> list[str]:
         told = []
         if self._without:
-            told.append(f"{self._without} cells have no answers by item and are left out")
+            told.append(f"{_cells(self._without)} without answers by item left out")
         if self._unlike:
-            told.append(f"{self._unlike} cells answer other items than full precision and are left out")
-        return told
+            told.append(f"{_cells(self._unlike)} with other items than full precision left out")
+        return told or ([] if self._ids else ["no cell but full precision: no answers to compare with it"])
+
+
+def _cells(number: int) -> str:
+    return "1 cell" if number == 1 else f"{number} cells"
 
 
 def _is_rank(text: str) -> bool:

@@ -142,9 +142,9 @@ def _frontier(title: str, family: Cells, metric: str, bpw: str) -> Frontier:
     if len(rows) == 1:
         notes.append("one cell only: it is the frontier by itself")
     elif np.ptp(score) == 0:
-        notes.append(f"every cell has the same {metric}: the one with the fewest bits is the frontier")
+        notes.append(f"every cell has the same {quality.label}: the one with the fewest bits is the frontier")
     if len(full) and quality.limit(float(full.median()), 1.0) is None:
-        notes.append(f"full precision has a {metric} of {full.median():.4f}: a share of it means nothing")
+        notes.append(f"full precision has a {quality.label} of {full.median():.4f}: a share of it means nothing")
     table = rows.assign(on_frontier=non_dominated(bits, score))
     scores = family.scores(rows, metric)
     if len(rows) > MOST_SCORED:
@@ -152,7 +152,7 @@ def _frontier(title: str, family: Cells, metric: str, bpw: str) -> Frontier:
     elif scores is None:
         notes.append("no per-item scores of all cells: no probabilities")
     elif not np.allclose(scores.mean(axis=1), rows[quality.column]):
-        notes.append(f"{metric} is no mean of items: no probabilities")
+        notes.append(f"{quality.label} is no mean of items: no probabilities")
     else:
         table = table.assign(**_uncertainty(bits, scores, (rows["method"] == "none").to_numpy(), quality.sign))
     notes += defined(rows, metric)

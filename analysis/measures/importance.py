@@ -78,16 +78,17 @@ def importances(
     ``LEAST_CELLS`` cells, fewer than two features whose bits vary, or a constant score are skipped. Forests are fitted in
     ``n_jobs`` processes, by default one a core. Raises ValueError with the reasons if no family remains.
     """
-    found, reasons = [], []
+    found: list[Importance] = []
+    reasons: dict[tuple[str, str], list[str]] = {}
     done = cells.of(cells.frame[cells.frame["status"] == "done"])
     for title, family in done.families():
         name = metric or (family.metrics or ["none"])[0]
         if name not in family.metrics:
-            reasons.append(f"{title}: has no metric {name!r}")
+            reasons[title, f"has no metric {name!r}"] = []
             continue
         methods = _methods(title, family.frame, by_method)
         if not methods:
-            reasons.append(f"{title}: has no quantized cell; run a sweep over bits")
+            reasons[title, "has no quantized cell; run a sweep over bits"] = []
         for label, method, rows in methods:
             parts = family.parts
             lacking = int(rows[f"{METRIC}{name}"].isna().sum())
@@ -106,12 +107,14 @@ def importances(
             features = fine_features(rows) if fine else part_features(rows)
             score = rows[f"{METRIC}{name}"].to_numpy(dtype=np.float64)
             if reason := _unfit(features, score):
-                reasons.append("; ".join([f"{label}: {reason}", *notes]))
+                reasons.setdefault((title, "; ".join([reason, *notes])), []).append(method)
                 continue
             one = _importance(label, name, rows, features, score, resamples, seed, n_jobs)
             found.append(replace(one, warnings=(*one.warnings, *notes, *warned(rows, name)), method=method))
     if not found:
-        raise ValueError("no importance can be told: " + "; ".join(reasons))
+        # Methods that lack the same are named together.
+        told = (f"{', '.join([title, *methods])}: {reason}" for (title, reason), methods in reasons.items())
+        raise ValueError("no importance can be told: " + "; ".join(told))
     return found
 
 
@@ -175,7 +178,9 @@ def _names(column: pd.Series, name: str) -> pd.Series:
 
 def _unfit(features: pd.DataFrame, score: np.ndarray) -> str | None:
     if len(score) < LEAST_CELLS:
-        return f"{len(score)} cells are too few for a forest; run at least {LEAST_CELLS}"
+        return (
+            f"{len(score)} cell{'s are' if len(score) != 1 else ' is'} too few for a forest; run at least {LEAST_CELLS}"
+        )
     if features.shape[1] < 2:
         return "fewer than two parts have several bit-widths; sweep component.PART.bits of two parts"
     if _constant(score):

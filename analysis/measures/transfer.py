@@ -80,7 +80,7 @@ def transfer(cells: Cells, metric: str | None = None, budgets: Sequence[float] =
     """
     sides, notes = _sides(cells, metric)
     if len(sides) < 2:
-        told = sides[0].title if sides else "none"
+        told = sides[0].title if sides else f"none with {metric or 'a metric'}"
         raise ValueError(
             f"transfer needs cells of at least two models or tasks; there is {told}. Name several --source"
         )

@@ -36,7 +36,8 @@ def changed(
     notes = [] if found is None else list(found.notes)
     lacking = [f"Answers cannot be compared with full precision: this family {reason}."] if reason else []
     yield Sentences([*map(sentence, notes), *lacking])
-    yield from _alike(list(map(sentence, alike_lines(family.frame))))
+    # A method's name keeps its letters at the beginning of a sentence.
+    yield from _alike([f"{line}." for line in alike_lines(family.frame)])
 
 
 def _rows(found: Flips, frontier: pd.DataFrame, numbers: Mapping[tuple[str, str], int]) -> Iterator[Changed]:

@@ -196,8 +196,12 @@ def _frontier_table(shown: _Shown) -> Table:
 
 def _frontier_notes(one: Frontier) -> Iterator[Block]:
     yield Sentences([words.sentence(note) for note in one.notes])
-    warned = [f"{assignment(row)}: {told}." for _, row in one.rows.iterrows() if (told := _warning(row, one.metric))]
-    yield Sentences(warned, warning=True)
+    warned: dict[str, list[str]] = {}
+    for _, row in one.rows.iterrows():
+        if told := _warning(row, one.metric):
+            warned.setdefault(told, []).append(assignment(row))
+    # A data set's own warning is that of every cell.
+    yield Sentences([f"{', '.join(cells)}: {told}." for told, cells in warned.items()], warning=True)
 
 
 def _warning(row: Mapping[str, Any] | pd.Series, metric: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Iterable
@@ -183,7 +184,10 @@ def sensitivity(arguments: argparse.Namespace) -> None:
 
 
 def transfer(arguments: argparse.Namespace) -> None:
-    found = transferring.transfer(_cells(arguments), arguments.metric, tuple(arguments.max_bpw or transferring.BUDGETS))
+    budgets = tuple(arguments.max_bpw or transferring.BUDGETS)
+    if wrong := [budget for budget in budgets if not 0 < budget < math.inf]:
+        raise ValueError(f"--max-bpw {wrong[0]:g}: choose numbers of bits above 0")
+    found = transferring.transfer(_cells(arguments), arguments.metric, budgets)
     if arguments.json:
         _told(transfer_json(found))
         return

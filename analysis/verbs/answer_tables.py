@@ -33,8 +33,9 @@ def flips_lines(one: Flips) -> Iterable[str]:
     if not one.table.empty:
         count = int(one.table["items"].iloc[0])
         worse, better = _judged(one)
+        label = METRIC_LABELS.get(one.metric, one.metric)
         turned = (
-            f"{one.metric} fell, and rose" if one.graded else "was right and is wrong now, was wrong and is right now"
+            f"{label} got worse, and better" if one.graded else "was right and is wrong now, was wrong and is right now"
         )
         yield f"flips: share of {count:,} items with another answer than full precision; {worse}, {better}: of these, {turned}"
     yield from one.notes

@@ -105,7 +105,8 @@ def _show(found: Comparison, examples: Mapping[str, Example], console: Console) 
     for sentence in comparison.sentences(found, FOOTNOTE):
         line(console, sentence)
     if found.most:
-        line(console, f"\nthe {len(found.most)} items that changed most by {_label(found.metric)}:")
+        named = "item" if len(found.most) == 1 else f"{len(found.most)} items"
+        line(console, f"\nthe {named} that changed most by {_label(found.metric)}:")
     for change in found.most:
         console.print()
         for text in _item(change, _example(examples, change.id), console):

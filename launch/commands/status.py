@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -39,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     store = Store.reading(arguments.store)
     if arguments.all:
         return _all(store, arguments.json)
+    if arguments.max_bpw is not None and not 0 < arguments.max_bpw < math.inf:
+        raise ValueError(f"--max-bpw {arguments.max_bpw:g}: choose a number of bits above 0")
     look = SweepReader(store, sweep_file.find(store.root, arguments.sweep))
     if arguments.watch and not arguments.json:
         return 0 if watch(look, output_console(), arguments.max_bpw).ended else 1

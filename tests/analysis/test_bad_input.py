@@ -53,7 +53,7 @@ TOLD = {
         "report": (False, "report.html"),
     },
     "constant metric": {
-        "frontier": (False, "every cell has the same cider: the one with the fewest bits is the frontier"),
+        "frontier": (False, "every cell has the same CIDEr: the one with the fewest bits is the frontier"),
         "importance": (True, "4 cells are too few for a forest"),
         "sensitivity": (False, "0.0000"),
         "recommend": (False, "best measured: gptq vision 3 language 3"),

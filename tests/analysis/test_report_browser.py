@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -17,7 +18,7 @@ from analysis.measures import family
 from analysis.measures.frontier import frontiers
 from analysis.measures.importance import Importance
 from analysis.report import content, page
-from analysis.report.blocks import Compared, Page, Sample, Section
+from analysis.report.blocks import Column, Compared, Page, Sample, Section, Table
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 from tests.analysis.browser import FAINT_TEXTS, asked, chromium, show
@@ -364,6 +365,46 @@ def test_a_narrower_window_and_print_redraw_the_page(report: Path, driver: Any) 
     assert len(column(driver, "cell")) == 54
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     assert driver.get_log("browser") == []
+
+
+def test_names_are_whole_and_the_usual_budget_fits(tmp_path: Path, driver: Any) -> None:
+    store = Store.open(tmp_path / "runs")
+    saved(store, record("none", {}, 16.0, 1.0), np.ones(40))
+    for place, bits in enumerate(({"vision": 2}, dict.fromkeys(PARTS, 2))):
+        named = record("kmeans method.corrected=True", bits, 3.5 - place / 10, 0.8 - place / 10)
+        saved(store, named, 0.8 - place / 10 + np.zeros(40))
+    show(driver, written(tmp_path), 390)
+    drawn(driver)
+    # The budget asked about fits, though all cells are smaller.
+    assert text(driver, ".answer").startswith("At 4 bits per weight take kmeans method.corrected=True vision 2: ")
+    cut = """return [...document.querySelectorAll(".plot svg [class^=name] text, .plot [aria-label='y-axis tick label'] text")]
+      .map((one) => [one.getBoundingClientRect(), one.closest(".plot").getBoundingClientRect(), one.textContent])
+      .map(([own, plot, said]) => [said, own.left < plot.left - 1 || own.right > plot.right + 1])"""
+    names = driver.execute_script(cut)
+    assert any("kmeans method.corrected=True vision 2" in name for name, _ in names)
+    assert [name for name, outside in names if outside] == []
+    show(driver, tmp_path / "report.html", 1280)
+    clipped = """return [...document.querySelector("section .scroll").querySelectorAll("td")]
+      .filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.textContent)"""
+    assert driver.execute_script(clipped) == []
+    assert driver.get_log("browser") == []
+
+
+def test_halves_are_rounded_as_in_print(tmp_path: Path, driver: Any) -> None:
+    figures = [8.25, 12.25, 8.35, 0.125, 2.5]
+    shown = Table("Figures", [Column("figure", 1)], [[value] for value in figures])
+    path = tmp_path / "figures.html"
+    path.write_text(page.render(Page("A", "", [Section("Figures", [shown])])))
+    show(driver, path)
+    said = driver.execute_script("return [...document.querySelectorAll('td')].map((one) => one.textContent)")
+    assert said == [f"{value:.1f}" for value in figures]
+
+
+def test_full_precision_alone_says_what_is_missing(tmp_path: Path, driver: Any) -> None:
+    saved(Store.open(tmp_path / "runs"), record("none", {}, 16.0, 1.0), np.ones(40))
+    show(driver, written(tmp_path))
+    assert text(driver, ".answer") == "At 16 bits per weight take full precision: CIDEr 1.00, 0.0001 MB."
+    assert "No cell but full precision: no answers to compare with it." in text(driver, "main")
 
 
 def test_defects_failures_and_cells_that_are_missing_are_told(report: Path) -> None:

@@ -71,3 +71,13 @@ def test_without_the_extra_the_command_that_installs_it_is_named(store: str) -> 
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.startswith("error: this verb needs the analysis extra: pip install 'mmq-sweeps[analysis]'")
+
+
+@pytest.mark.parametrize("budget", ["-1", "nan"])
+def test_a_budget_of_a_transfer_that_no_cell_can_have_is_refused(
+    budget: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["analysis", "transfer", f"--max-bpw={budget}"])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"--max-bpw {budget}: choose numbers of bits above 0" in capsys.readouterr().err

@@ -20,8 +20,12 @@ function element(name, attributes, ...children) {
   return made;
 }
 
-const fixed = (value, digits) =>
-  value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits, useGrouping: digits === 0 });
+// Exact halves go to the even digit, as in the tables that are printed: 8.25 is 8.2 in both.
+const fixed = (value, digits) => {
+  const exact = value.toFixed(digits + 40), cut = exact.slice(0, digits ? -40 : -41);
+  const text = /^50*$/.test(exact.slice(-40)) && Number(cut.at(-1)) % 2 === 0 ? cut : value.toFixed(digits);
+  return digits ? text : Number(text).toLocaleString("en-US");
+};
 const short = (value) => String(Number(value.toPrecision(4)));
 // A figure with as many digits as tell it from its neighbours.
 const figure = (value) => (Math.abs(value) >= 100 ? fixed(value, 1) : Math.abs(value) >= 1 ? fixed(value, 2) : fixed(value, 3));

@@ -1,6 +1,7 @@
 // The panels of a figure, drawn with Observable Plot: curves and points, bars with intervals, heat maps.
 
-const FONT = { fontSize: "12px", fontFamily: "inherit", background: "none", overflow: "visible" };
+const EM = 12;
+const FONT = { fontSize: `${EM}px`, fontFamily: "inherit", background: "none", overflow: "visible" };
 // Cividis, sampled at ten places: bright is better.
 const CIVIDIS = ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"];
 
@@ -91,8 +92,10 @@ function drawHeatmap(panel, width, paint, digits, say, pick) {
   const svg = Plot.plot({
     width: left + side * panel.columns.length + 8, height: 30 * panel.rows.length + 52, marginLeft: left, marginRight: 8, marginTop: 8, marginBottom: 44, style: FONT,
     x: { domain: panel.columns, label: panel.x_label, labelAnchor: "center", tickSize: 0, padding: 0 },
-    y: { domain: panel.higher || panel.y_label ? [...panel.rows].reverse() : panel.rows, label: null, tickSize: 0, padding: 0 },
+    y: { domain: panel.higher || panel.y_label ? [...panel.rows].reverse() : panel.rows, axis: null, padding: 0 },
     marks: [
+      // A name that is longer than its side goes on in a second line.
+      Plot.axisY({ label: null, tickSize: 0, lineWidth: (left - 12) / EM }),
       Plot.cell(squares, { x: "column", y: "row", fill: (one) => paint(one.value)[0], inset: 0.75, className: "square" }),
       side < 30 ? null : Plot.text(squares, { x: "column", y: "row", text: (one) => fixed(one.value, digits).replace(/^-(0(\.0+)?)$/, "$1"), fill: (one) => paint(one.value)[1], fontSize: 11, fontVariant: "tabular-nums", className: "onsquare" }),
       Plot.cell(squares, Plot.pointer({ x: "column", y: "row", stroke: "var(--ink)", strokeWidth: 2, inset: 0.75, fill: "none", maxRadius: Infinity })),
@@ -199,18 +202,22 @@ function changes(host, data) {
   host.append(
     element("p", { class: "quiet", text: "Share of items that cells on the frontier answer otherwise than full precision does. A mean hides them: what is lost here cancels what is gained." }),
     element("div", { class: "legend" }, ...kinds.map(([, text, ink]) => key({ kind: "block", colour: ink }, text)), key({ kind: "whisker", colour: "var(--ink)" }, "95% interval")), inner);
+  const longest = Math.max(...rows.map((row) => row.name.length));
   const say = (row) => `${row.name}\nchanges ${percent(row.flips)} of the answers [${fixed(100 * row.low, 1)}, ${fixed(100 * row.high, 1)}]\n${kinds.map(([name, text]) => `${percent(row[name])} ${text}`).join(", ")}`;
   responsive(inner, (width) => {
+    // Room for the further lines of a name that is wider than the picture, of about seven pixels a letter.
+    const extra = 15 * (Math.ceil((longest * 7) / (Math.min(width, 760) - 16)) - 1);
+    const middle = 7 + extra / 2;
     const svg = Plot.plot({
-      width: Math.min(width, 760), height: rows.length * 44 + 52, marginLeft: 12, marginRight: 64, marginTop: 2, marginBottom: 44, style: FONT,
+      width: Math.min(width, 760), height: rows.length * (44 + extra) + 52, marginLeft: 12, marginRight: 64, marginTop: 2, marginBottom: 44, style: FONT,
       x: { domain: [0, most * 1.02], label: "answers changed", labelAnchor: "center", labelArrow: "none", ticks: Math.max(3, Math.floor(width / 110)), tickFormat: (value) => `${Math.round(100 * value)} %`, grid: true },
       y: { domain: rows.map((row) => row.place), axis: null, padding: 0 },
       marks: [
-        Plot.barX(pieces, Plot.stackX({ x: "value", y: (piece) => piece.row.place, fill: "ink", fillOpacity: 0.85, insetTop: 22, insetBottom: 8 })),
-        Plot.link(rows, { y: "place", x1: "low", x2: "high", stroke: "var(--ink)", strokeWidth: 1.5, dy: 7 }),
-        Plot.text(rows, { x: 0, y: "place", text: (row) => row.name, textAnchor: "start", dy: -9, className: "name" }),
-        Plot.text(rows, { x: "high", y: "place", text: (row) => percent(row.flips), textAnchor: "start", dx: 6, dy: 7 }),
-        Plot.dot(rows, Plot.pointer({ x: "flips", y: "place", r: 4, fill: "var(--ink)", dy: 7, maxRadius: Infinity })),
+        Plot.barX(pieces, Plot.stackX({ x: "value", y: (piece) => piece.row.place, fill: "ink", fillOpacity: 0.85, insetTop: 22 + extra, insetBottom: 8 })),
+        Plot.link(rows, { y: "place", x1: "low", x2: "high", stroke: "var(--ink)", strokeWidth: 1.5, dy: middle }),
+        Plot.text(rows, { x: 0, y: "place", text: (row) => row.name, textAnchor: "start", dy: -9, lineWidth: (Math.min(width, 760) - 16) / EM, className: "name" }),
+        Plot.text(rows, { x: "high", y: "place", text: (row) => percent(row.flips), textAnchor: "start", dx: 6, dy: middle }),
+        Plot.dot(rows, Plot.pointer({ x: "flips", y: "place", r: 4, fill: "var(--ink)", dy: middle, maxRadius: Infinity })),
       ],
     });
     inner.replaceChildren(pointing(svg, say, (row) => pin(row.cell)));

@@ -50,6 +50,8 @@ class Family {
     // A ratio of sizes is as wide everywhere: few bits, where most is decided, get the room.
     this.range = [down(low * 0.97), up(high * 1.03)];
     if (this.limit === null) this.limit = [this.budget, 6, 8, up(low)].find((one) => one >= low);
+    // The budget asked about fits, if all cells are smaller.
+    if (this.size.name !== "size_bytes") this.range[1] = Math.max(this.range[1], this.limit);
     this.limit = Number(Math.min(Math.max(this.limit, this.range[0]), this.range[1]).toPrecision(10));
   }
 
@@ -85,7 +87,7 @@ class Family {
   interval(cell) { return (this.shares[this.metric.name] || {})[cell] || null; }
 
   ofFull(cell) {
-    const share = this.share(cell);
+    const share = of("method", cell) === "none" ? null : this.share(cell);
     if (share === null) return "";
     if (!this.metric.higher) return `${fixed(share, 2)} times full precision's`;
     const interval = this.interval(cell);
@@ -183,8 +185,8 @@ function overview(host, data) {
     if (!(family.full > 0)) return [];
     const asked = family.metric.higher ? percent(family.keep, 0) : `1 / ${short(family.keep)}`;
     if (kept === null || of("method", kept) === "none") return [`No quantized cell keeps ${asked} of full precision's ${figure(family.full)}.`];
-    const button = element("button", { type: "button", class: "link", text: family.name(kept), onclick: () => { family.limit = family.fitting(kept); update(false); } });
-    return [`Keeping ${asked} of full precision's ${figure(family.full)} takes ${figure(family.at(kept))} ${family.unit}: `, button, "."];
+    const button = element("button", { type: "button", class: "link", text: `${family.name(kept)}.`, onclick: () => { family.limit = family.fitting(kept); update(false); } });
+    return [`Keeping ${asked} of full precision's ${figure(family.full)} takes ${figure(family.at(kept))} ${family.unit}: `, button];
   }
 
   const setLimit = (text) => {

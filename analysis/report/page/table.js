@@ -1,11 +1,19 @@
 // Tables that sort and filter. Only the rows in sight are in the document, so that thousands scroll as quickly as ten.
 
 const ROW = 33, OVERSCAN = 12, PRINTED = 300, FEW = 60;
+// Pixels of a text column at most: a cell's bits stand at the end of its name.
+const WIDEST = 470;
 
 const COLLATOR = new Intl.Collator("en", { numeric: true });
 function compare(a, b) {
   if (a === b) return 0;
   return typeof a === "number" && typeof b === "number" ? a - b : COLLATOR.compare(String(a), String(b));
+}
+// The pixels that a text takes in a table.
+const brush = document.createElement("canvas").getContext("2d");
+function wideness(text, weight) {
+  brush.font = `${weight} 13px ${getComputedStyle(document.body).fontFamily}`;
+  return brush.measureText(text).width;
 }
 const blank = (value) => value === null || value === undefined || value === "";
 
@@ -37,9 +45,12 @@ function table(host, data) {
     const group = element("colgroup");
     let whole = 0;
     columns.forEach((column, place) => {
-      let longest = column.label.length + 2.5;
-      for (let row = 0; row < count; row += 1) longest = Math.max(longest, column.link ? column.link.length : format(row, place).length + (warning(row, place) ? 3 : 0));
-      const wide = Math.min(longest, column.digits === null ? 44 : 20) * 7.4 + 22;
+      let longest = "";
+      for (let row = 0; row < count; row += 1) {
+        const shown = column.link || format(row, place) + (warning(row, place) ? "000" : "");
+        if (shown.length > longest.length) longest = shown;
+      }
+      const wide = Math.min(Math.max(wideness(`${column.label} \u2195`, 600), wideness(longest, 400)), WIDEST) + 26;
       whole += wide;
       group.append(element("col", { style: `width:${Math.round(wide)}px` }));
     });

@@ -78,6 +78,13 @@ def test_flips_change_sides_with_the_cells(store: Path) -> None:
     assert there.differences[0].value == -back.differences[0].value  # type: ignore[operator]
 
 
+def test_ones_of_a_metric_of_errors_are_no_right_answers(tmp_path: Path) -> None:
+    saved(tmp_path, "none", None, FULL, wer=(1, 1, 0, 0))
+    saved(tmp_path, "rtn", 3, ("a", "x", "y", "e"), wer=(1, 0, 0, 0))
+    (found,) = compare(*pair(tmp_path), None, 20).differences
+    assert (found.better, found.worse, found.flips) == (1, 0, None)
+
+
 def test_the_items_that_changed_most_are_ranked_by_the_metric(store: Path) -> None:
     stored, first, second = pair(store)
     assert [one.id for one in compare(stored, first, second, "wer", 20).most] == [IDS[2], IDS[1], IDS[3]]
@@ -122,7 +129,7 @@ def test_the_command_shows_answers_with_references_and_writes_a_page_with_images
     page = tmp_path / "pair.html"
     run(monkeypatch, "compare", "none", "rtn", "--source", store, "--metric", "wer", "--html", page)
     lines = capsys.readouterr().out.splitlines()
-    assert "acc_accuracy: 1 items right with A are wrong with B, 1 the other way round" in lines
+    assert "acc_accuracy: 1 item right with A and wrong with B, 1 the other way round" in lines
     assert "3 of 4 answers changed" in lines
     place = lines.index(f"{IDS[2]}  0.3000 to 0.1000 (-0.2000)")
     assert lines[place + 1].startswith("  right  ")

@@ -99,9 +99,15 @@ def test_cells_that_cannot_be_compared_are_counted(tmp_path: Path) -> None:
     (found,) = flips(cells, "gqa_accuracy")
     assert list(found.table.index) == ["rtn-vision4"]
     assert found.notes == (
-        "1 cells have no answers by item and are left out",
-        "1 cells answer other items than full precision and are left out",
+        "1 cell without answers by item left out",
+        "1 cell with other items than full precision left out",
     )
+
+
+def test_full_precision_alone_is_said(tmp_path: Path) -> None:
+    (found,) = flips(load([str(kept(tmp_path, {"none": answers(["yes"], [1])}))]))
+    assert found.table.empty
+    assert found.notes == ("no cell but full precision: no answers to compare with it",)
 
 
 def test_without_full_precision_there_are_no_flips(tmp_path: Path) -> None:

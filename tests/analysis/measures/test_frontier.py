@@ -108,7 +108,7 @@ def test_discoveries_are_those_of_benjamini_and_hochberg() -> None:
     [
         ({"gptq": [({"vision": 4}, 8.0, 0.9), ({"vision": 3}, 7.0, 0.8)]}, "no full-precision cell"),
         (FULL, "one cell only"),
-        ({**FULL, "gptq": [({"vision": 4}, 8.0, 1.0)]}, "every cell has the same cider"),
+        ({**FULL, "gptq": [({"vision": 4}, 8.0, 1.0)]}, "every cell has the same CIDEr"),
     ],
 )
 def test_what_cannot_be_told_is_said(tmp_path: Path, cells: dict, note: str) -> None:

@@ -106,6 +106,12 @@ def test_noise_is_not_explained() -> None:
     assert cross_validated_fit(bits, bits.sum(axis=1)) > 0.9
 
 
+def test_methods_that_lack_the_same_are_named_together(tmp_path: Path) -> None:
+    stored(tmp_path, {name: [({"vision": 3}, 8.0, 0.5)] for name in ("awq", "gptq")}, items=2)
+    with pytest.raises(ValueError, match=r"told: m, t, awq, gptq: 1 cell is too few for a forest; run at least 20$"):
+        importances(load([str(tmp_path)]), resamples=2)
+
+
 @pytest.mark.parametrize(
     ("cells", "told"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -166,3 +166,12 @@ def test_a_state_that_is_not_readable_is_left_out(store: Store) -> None:
     worker(store, sweep_id, "whole")
     worker(store, sweep_id, "broken").write_text('{"name": "bro')
     assert [one.name for one in SweepReader(store, sweep_id)().workers] == ["whole"]
+
+
+@pytest.mark.parametrize("budget", ["-1", "0", "nan", "inf"])
+def test_a_budget_that_no_cell_can_have_is_refused(tmp_path: Path, budget: str) -> None:
+    Store.open(tmp_path)
+    given = ArgumentParser()
+    status.add_arguments(given)
+    with pytest.raises(ValueError, match=f"--max-bpw {budget}: choose a number of bits above 0"):
+        status.run(given.parse_args(["--store", str(tmp_path), f"--max-bpw={budget}"]))
