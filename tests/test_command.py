@@ -143,6 +143,7 @@ BAD = [
     ),
     (["method.symmetric=perhaps"], "method.symmetric='perhaps'"),
     (["method=gptq", "method.damping=-2"], "damping=-2.0: choose a fraction from 0 to 10"),
+    (["method=kmeans", "method.damping=nan"], "method.damping=nan: choose a finite number."),
     (["method=gptq", "calibration.samples=0"], "calibration.samples=0: choose a whole number above 0."),
     (["task.limit=0"], "task.limit=0: choose a whole number above 0."),
     (["task.limit=many"], "task.limit='many': choose a whole number above 0."),
@@ -163,7 +164,7 @@ BAD = [
     (["task.metrics=[vqa_accuracy]"], "vqa_accuracy"),
     (
         ["model=tiny_llava", "task=scenes_vqa", "task.metrics=[ece,aurc]"],
-        "task.metrics=[ece,aurc]: needs a metric that says which answers are right. Choose vqa_accuracy,",
+        "task.metrics=[ece,aurc]: needs a metric that says which answers are right. Choose vqa_accuracy, vqa_accuracy_2021",
     ),
     (["method=gptq", "task.calibration_split=evaluation"], "calibration samples are also evaluated in task.split"),
     (

@@ -19,6 +19,7 @@ from mmq_sweeps.config.schema import Config
 from mmq_sweeps.config.widths import BITS_CHOICES, is_width
 from mmq_sweeps.errors import one_of, unknown
 from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS
+from mmq_sweeps.identity.cell import VISION_WEIGHT
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.metrics import metric_names
 
@@ -46,6 +47,7 @@ def problems(config: Mapping[str, Any]) -> list[str]:
         *_metric_problems(config["task"]),
         *sample_problems(config["task"]),
         *_class_problems(config["task"], config["model"]),
+        *_infinite_problems(config),
     ]
     model, parts = config["model"], config["model"]["parts"]
     if not parts:
@@ -156,6 +158,16 @@ def _count_problems(config: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _infinite_problems(config: Mapping[str, Any]) -> list[str]:
+    """Refuse numbers that no id can hold; a ``vision_weight`` is refused with its range."""
+    leaves = (leaf for name in ("method", "component", "task", "model") for leaf in _leaves(config[name], name))
+    return [
+        f"{key}={value}: choose a finite number."
+        for key, value in leaves
+        if isinstance(value, float) and not math.isfinite(value) and not key.endswith(f".{VISION_WEIGHT}")
+    ]
+
+
 def _store_problems(store: Mapping[str, Any]) -> list[str]:
     found = []
     if not store["dir"].strip():
@@ -177,7 +189,7 @@ def _metric_problems(task: Mapping[str, Any]) -> list[str]:
     found = [
         f"task.metrics: {unknown('metric', name, _metrics_of(task))}" for name in named if name not in metric_names()
     ]
-    if all(name in metric_names("confidences") for name in metrics):
+    if set(metrics) <= set(metric_names("confidences")) & set(_metrics_of(task)):
         judges = one_of(metric_names("answers"))
         found.append(f"task.metrics=[{','.join(metrics)}]: needs a metric that says which answers are right. {judges}")
     return found + [

@@ -186,8 +186,10 @@ def fit_grid(weight: Tensor, format: Format, shrink: Tensor | float = 1.0) -> Gr
     """Fit a min/max grid to each group of ``weight`` ``[O, I]``, its range times ``shrink`` (``[O, G]`` or a number).
 
     The range always includes zero (unless ``real_zero``), so that zero weights stay zero. Scales are rounded to storage
-    precision before any use. Raises ValueError if the weight is not finite.
+    precision before any use. Raises ValueError if the weight is not finite, or if ``format`` has a codebook in place of steps.
     """
+    if format.codebook is not None:
+        raise ValueError(f"a min/max grid has even steps, and the format has a codebook: {format}")
     rows, columns = format.groups((weight.shape[0], weight.shape[1]))
     grouped = weight.reshape(rows, columns, -1)
     low, high = grouped.amin(dim=2), grouped.amax(dim=2)

@@ -87,20 +87,23 @@ class KMeans:
     def quantize_many(
         self, weights: Sequence[Tensor], stats: LayerStats | None, formats: Sequence[Format]
     ) -> list[Solution]:
-        """Quantize to all ``formats``, which share the rows in order and the factorization."""
-        if stats is None:
-            raise ValueError("k-means needs the statistics of the layer's inputs")
-        diagonal = stats.gram.diagonal().float()
-        importance = diagonal + max(self.damping, LEAST_DAMPING) * diagonal.mean()
-        if not float(importance.min()) > 0:
-            importance = torch.ones_like(importance)
-        factor, notes = self._factor(stats)
+        """Quantize to all ``formats``, which share the rows in order and the factorization.
+
+        Without ``stats``, as of an expert that no token reached, all columns count alike and nothing is corrected.
+        """
         weights = [weight.float() for weight in weights]
+        factor, notes = (None, {}) if stats is None else self._factor(stats)
+        importance = weights[0].new_ones(weights[0].shape[1]) if stats is None else self._importance(stats)
         grids = [fit_codebooks(weight, importance, formats) for weight in weights]
         return [
             Solution([_rounded(weight, own[place], factor) for weight, own in zip(weights, grids, strict=True)], notes)
             for place in range(len(formats))
         ]
+
+    def _importance(self, stats: LayerStats) -> Tensor:
+        diagonal = stats.gram.diagonal().float()
+        importance = diagonal + max(self.damping, LEAST_DAMPING) * diagonal.mean()
+        return importance if float(importance.min()) > 0 else torch.ones_like(importance)
 
     def _factor(self, stats: LayerStats) -> tuple[Factor | None, dict[str, object]]:
         """Return the factorization, None without correction, and notes on it for the record."""

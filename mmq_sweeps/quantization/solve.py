@@ -30,7 +30,7 @@ class PackedUnit:
 
     ``scales`` folds input scales and has the parameters beside quantized weights that take other values for it. ``errors``
     has a row ``(weights, weight error, output error)`` for each linear. ``without_tokens`` counts the experts that no
-    calibration token reached, which are rounded to nearest, and all experts.
+    calibration token reached, which are rounded to nearest (``kmeans``: to values fitted without weights), and all experts.
     """
 
     scales: FoldedScales
@@ -154,7 +154,9 @@ def solve_unit(
         for group in groups:
             names, fold = group.names, group.fold(unit, formats) if fuse else None
             going = dict.fromkeys(solved.packed)
-            solver = RoundToNearest() if names[0] in unreached else method
+            # Rounding has no codebook; such a method chooses one without statistics.
+            plain = names[0] in unreached and not any(format.codebook for format in formats)
+            solver = RoundToNearest() if plain else method
             weights = [originals[name].float() for name in names]
             shared = replace(group.stats, foldable=fold is not None) if group.stats is not None else None
             solutions, errors = _solve_each(solver, weights, shared, formats, list(going))

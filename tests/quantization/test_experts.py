@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmq_sweeps.methods.affine import Format, QuantizedWeight, round_nearest
 from mmq_sweeps.methods.awq import AWQ
 from mmq_sweeps.methods.gptq import GPTQ
+from mmq_sweeps.methods.kmeans import KMeans
 from mmq_sweeps.methods.rtn import RoundToNearest
 from mmq_sweeps.models import experts
 from mmq_sweeps.models.device_map import locations
@@ -221,6 +222,23 @@ def test_experts_without_tokens_are_rounded_to_nearest_and_counted(tmp_path: Pat
     for none in ([], [one for one in found if not any(map(experts.parse, one.linears))]):
         errors = solve_unit(unit, GPTQ(), [Format(3, "channel")], toy.loaded, none).errors
         assert "no calibration token reached any of its 5 experts" in str(errors[0])
+
+
+def test_experts_without_tokens_get_the_codebooks_of_their_format() -> None:
+    toy = make("qwen3_vl_moe")
+    never_choose_the_last(toy)
+    language, unit = unit_of(toy)
+    passes = capture(toy.loaded, [language], [toy.batch])["language"]
+    ((_, found),) = block_statistics(toy.loaded, language, passes, unit.linears)
+    method, form = KMeans(corrected=True), KMeans().format(3)
+    packed = solve_unit(unit, method, [form], toy.loaded, found).packed[0]
+    assert packed.without_tokens == (1, 5)
+    for name, shape in unit.linears.items():
+        stored = {key.removeprefix(f"{name}:"): x for key, x in packed.tensors.items() if key.startswith(f"{name}:")}
+        original = toy.loaded.weight(name).float()
+        weight = QuantizedWeight.unpack(stored, shape, form).dequantize()
+        # Eight values for the few weights of a row are close to all of them.
+        assert float((weight - original).norm() / original.norm()) < 0.3, name
 
 
 def test_a_linear_without_tokens_stays_an_error_beside_experts() -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from mmq_sweeps.store.store import Store
 from tests.conftest import SMALL
 
 Composed = Callable[..., DictConfig]
+AUTO_ROUND = pytest.mark.skipif(find_spec("auto_round") is None, reason="pip install -e '.[auto-round]'")
 
 
 @pytest.fixture
@@ -56,9 +58,19 @@ def weights(session: Session, *cells: Cell) -> list[dict[str, torch.Tensor]]:
     return found
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "rtn", "uniform"])
+SHARING = [
+    *("method=gptq", "method=awq", "method=rtn", "method=uniform", "method=kmeans", "method=normal_float"),
+    "method=kmeans method.corrected=true",
+    pytest.param("method=auto_round method.iterations=5", marks=AUTO_ROUND),
+]
+
+
+@pytest.mark.parametrize("method", SHARING)
 def test_sharing_changes_no_weight(session: Session, composed: Composed, tmp_path: Path, method: str) -> None:
-    cells = [cell(composed, f"method={method}", f"bits={bits}", "component=vision_connector") for bits in (2, 4)]
+    only = ["component=vision_connector"]
+    if method.startswith(("method=kmeans", "method=auto_round")):
+        only += ["component.vision.blocks=[front]", "component.connector.blocks=[end]"]
+    cells = [cell(composed, *method.split(), f"bits={bits}", *only) for bits in (2, 4)]
     together = weights(session, *cells)
     for index, one in enumerate(cells):
         alone = weights(replace(session, store=Store.open(tmp_path / f"alone{index}")), one)[0]

@@ -73,6 +73,8 @@ def test_a_shared_parameter_counts_once() -> None:
         ("method=gptq", "bits=3", "method.sequential=true", "component.connector.layers=[mlp]"),
         ("method=awq", "bits=7"),
         ("method=hqq", "bits=6", "method.group_size=8"),
+        ("method=kmeans", "bits=3"),
+        ("method=normal_float", "bits=3", "method.group_size=16"),
     ],
     ids=" ".join,
 )
