@@ -219,6 +219,7 @@ class GenerationTask(ABC):
             self._leave_out_too_long(loaded)
         items = self.items
         predictions = Predictions()
+        progress(0, len(items))  # All may be one batch.
         draws = self._draws(loaded)
         grouped = split_up(items, 1 if draws else self.batch_size)
         batches = self._prepared(loaded.processor, grouped, naming_the_item(prepare))
