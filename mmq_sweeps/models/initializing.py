@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel, initialization
+
+# By the innermost model: the same for all of its linears, and asked for each of them in every cell.
+_loads_packed: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def loads_packed(model: nn.Module, name: str) -> bool:
@@ -18,11 +23,17 @@ def loads_packed(model: nn.Module, name: str) -> bool:
     owner = [module for path in paths if isinstance(module := model.get_submodule(path), PreTrainedModel)][-1:]
     if not owner:
         return True
+    if owner[0] not in _loads_packed:
+        _loads_packed[owner[0]] = _initializes_bare(owner[0])
+    return _loads_packed[owner[0]]
+
+
+def _initializes_bare(model: PreTrainedModel) -> bool:
     bare = nn.Linear(1, 1, bias=False, device="meta")
     del bare.weight
     try:
         with torch.no_grad(), initialization.guard_torch_init_functions():
-            owner[0]._init_weights(bare)
+            model._init_weights(bare)
     except AttributeError:
         return False
     return True

@@ -21,6 +21,7 @@ from mmq_sweeps.metrics.degenerate import of_left_out, of_logits
 from mmq_sweeps.metrics.likelihood import LikelihoodScorer
 from mmq_sweeps.metrics.names import load_metrics
 from mmq_sweeps.models import model_check
+from mmq_sweeps.models.finished_rows import finished_rows_left_out
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.logits import watching_logits
 from mmq_sweeps.models.model_check import Asked, Asking
@@ -218,6 +219,7 @@ class GenerationTask(ABC):
             self._leave_out_too_long(loaded)
         items = self.items
         predictions = Predictions()
+        progress(0, len(items))  # All may be one batch.
         draws = self._draws(loaded)
         grouped = split_up(items, 1 if draws else self.batch_size)
         batches = self._prepared(loaded.processor, grouped, naming_the_item(prepare))
@@ -251,7 +253,8 @@ class GenerationTask(ABC):
             if self._asks_confidence:
                 found = generate_with_confidence(loaded.model, inputs, self.generation)
                 return _generated(found.tokens, inputs["input_ids"]), found.log_probabilities
-            return _generated(loaded.model.generate(**inputs, **self.generation), inputs["input_ids"]), []
+            with finished_rows_left_out(loaded, self.generation):
+                return _generated(loaded.model.generate(**inputs, **self.generation), inputs["input_ids"]), []
 
         return naming_the_item(generate)(batch)
 

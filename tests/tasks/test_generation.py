@@ -11,10 +11,12 @@ import torch
 from omegaconf import DictConfig
 
 from mmq_sweeps.config.instantiate import build
+from mmq_sweeps.config.model_catalog import read_model
 from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.data.scenes import Example, Scenes
 from mmq_sweeps.errors import ConfigError
-from mmq_sweeps.models.loading import LoadedModel
+from mmq_sweeps.execution.executor import quiet_libraries
+from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.tasks.generation import GenerationTask, _generated
 
 Composed = Callable[..., DictConfig]
@@ -32,6 +34,30 @@ def test_a_batch_size_changes_no_text(composed: Composed, loaded: LoadedModel, n
     texts = [replace(one, batch_size=size).predict(loaded, lambda done, total: None) for size in (1, 5, 12)]
     assert len(texts[0]) == 12
     assert texts[0] == texts[1] == texts[2]
+
+
+@pytest.mark.parametrize("model", ["tiny_blip2", "tiny_llava"])
+def test_texts_are_those_of_generate(composed: Composed, model: str) -> None:
+    """Whatever is left out of a batch on the way, a text is what transformers writes for it."""
+    with quiet_libraries():
+        loaded = load_model(read_model(model))
+    for name in ("scenes_caption", "scenes_vqa"):
+        one = task(composed, name, f"model={model}")
+        inputs = dict(
+            loaded.processor(
+                images=[[item.example.image] for item in one.items],
+                text=[item.prompt_for(loaded.processor) for item in one.items],
+                return_tensors="pt",
+                padding=True,
+                padding_side="left",
+            )
+        )
+        for beams in (1, 3):
+            asked = replace(one, generation={**one.generation, "num_beams": beams})
+            with torch.no_grad():
+                tokens = _generated(loaded.model.generate(**inputs, **asked.generation), inputs["input_ids"])
+            texts = loaded.processor.batch_decode(tokens, skip_special_tokens=True)
+            assert list(asked.predict(loaded, lambda done, total: None).values()) == [text.strip() for text in texts]
 
 
 def test_questions_are_scored_in_all_and_by_kind(composed: Composed, tmp_path: Path) -> None:
