@@ -254,7 +254,7 @@ def test_two_experiments_in_one_sweep_run_both_grids(own: Path) -> None:
     write(own, "experiment/third", "bits: 8\n")
     for arguments in (
         ["experiment=first,second,third"],
-        ["experiment=glob(*,exclude=[*_*,deployable,gqa,retrieval,vqav2])"],
+        ["experiment=glob(*,exclude=[*_*,deployable,gallery,gqa,retrieval,vqav2])"],
     ):
         with multirun(searched(own), *arguments) as run:
             found = [(config.method.symmetric, config.seed, config.bits, *config.component) for config in run.configs()]
