@@ -104,7 +104,9 @@ def test_the_batch_changes_no_confidence_and_items_have_it_only_if_asked(
 
 
 def test_confidence_needs_an_accuracy_beside_it_and_questions(composed: Composed, tmp_path: Path) -> None:
-    one, _ = made(composed, "task.metrics=[ece]")
+    with pytest.raises(ConfigError, match=r"task.metrics=\[ece\]: needs a metric that says which answers are right"):
+        made(composed, "task.metrics=[ece]")
+    one = replace(made(composed, "task.metrics=[gqa_accuracy,ece]")[0], metrics=["ece"])
     with pytest.raises(ValueError, match="ece needs a metric beside it that says which answers are right, such as gqa"):
         one.check([], tmp_path)
     with pytest.raises(ConfigError, match="ece is no metric of task=scenes_caption"):
