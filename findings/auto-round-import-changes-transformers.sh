@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Guess: importing AutoRound, to call its functions, leaves transformers as it is until a model is quantized.
-# Instead: the import alone replaces from_pretrained of AutoModelForCausalLM and adds a kind of rotary embedding, for the whole
-# process. A model that transformers by itself refuses for that kind is then built.
+# Instead: the import alone replaces from_pretrained of AutoModelForCausalLM and adds a kind of rotary
+# embedding, for the whole process.
 # Seen with auto-round 0.16.1, transformers 5.23.0, torch 2.13.0. Concerns whoever runs it beside measurements of other methods.
 set -euo pipefail
 work=$(mktemp -d)

@@ -502,3 +502,16 @@ def test_a_warning_is_marked_beside_its_figure_and_low_is_best_where_less_is_bet
     # Alone the parts score 0.2, two together 0.3: the former are the bright ones.
     assert (fills[0], set(fills)) == ("#fee838", {"#fee838", "#00224e"})
     assert driver.get_log("browser") == []
+
+
+def test_a_cell_whose_codebooks_take_more_than_the_budget_says_so(driver: Any, tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "runs")
+    store.save(record("none", {}, 16.0, 1.0), [])
+    for bits, exact in ((3, 5.34), (2, 2.9)):
+        made = record("kmeans", dict.fromkeys(PARTS, bits), bits + 0.7, bits / 4)
+        total = {**made.size["total"], "bpw_exact": exact}
+        store.save(Record(**{**made.__dict__, "size": {**made.size, "total": total}}), [])
+    driver.get(written(tmp_path).as_uri())
+    for budget, told in (("4", True), ("3", False)):
+        choose(driver, "input[aria-label=Budget]", budget, "input")
+        assert ("5.34 exact bits" in text(driver, ".answer")) is told

@@ -1,5 +1,7 @@
 // A family's first screen: the answer within a budget as a sentence, its selectors, and the picture of quality against size.
 
+// How many times the budget the exact bits must be to be told beside the paper's.
+const MUCH_MORE = 1.1;
 
 // The cells of a family that no other beats in both size and quality, from the smallest; all of those that tie,
 // the one with fewer bits by the ``other`` count first.
@@ -113,6 +115,9 @@ class Family {
     const bytes = of("size_bytes", answer);
     if (number(bytes)) told.push(`${megabytes(bytes / 1e6)} MB`);
     else told.push(`${figure(this.at(answer))} ${this.unit}`);
+    // The paper's bits count no codebooks, scales and zeros, which may be much of a narrow linear.
+    const exact = of("bpw_exact", answer);
+    if (this.size.name === "bpw_paper" && number(exact) && exact > this.limit * MUCH_MORE) told.push(`${figure(exact)} exact bits`);
     const full = of("method", answer) === "none";
     return { answer, parts: [[`${at} take `, ""], [this.name(answer), "strong"], [`: ${told.filter(Boolean).join(", ")}`, ""], [full ? "." : `; ${this.more(answer)}.`, ""]] };
   }
