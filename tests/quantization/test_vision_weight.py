@@ -36,6 +36,7 @@ from mmq_sweeps.store.store import Store
 from mmq_sweeps.tasks.caption import CaptionTask
 from tests.conftest import SMALL
 from tests.models.other_toys import IMAGE_TOKEN, Toy, make
+from tests.quantization.test_calibration import direct_inputs
 
 Composed = Callable[..., DictConfig]
 CALIBRATION = {"samples": 6, "batch_size": 4, "seed": 0}
@@ -69,17 +70,6 @@ def statistics(
     return {name: shared for _, own in found for shared in own for name in shared.linears}
 
 
-def inputs_of(loaded: LoadedModel, batches: list[dict[str, Any]], name: str) -> list[Tensor]:
-    """What a linear is given when the model simply runs, a batch each."""
-    seen: list[Tensor] = []
-    hook = loaded.model.get_submodule(name).register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
-    with torch.no_grad():
-        for batch in batches:
-            loaded.model(**loaded.to_device(batch), use_cache=False)
-    hook.remove()
-    return seen
-
-
 @pytest.mark.parametrize("model", ["tiny_blip2", "tiny_llava"])
 def test_both_kinds_are_what_hooks_on_the_whole_model_see(model: str, request: pytest.FixtureRequest) -> None:
     loaded: LoadedModel = request.getfixturevalue("loaded" if model == "tiny_blip2" else "llava")
@@ -91,7 +81,7 @@ def test_both_kinds_are_what_hooks_on_the_whole_model_see(model: str, request: p
         found, plain = statistics(loaded, part, batches), statistics(loaded, part, batches, by_kind=False)
         for linear in [*part.units[0].linears, *part.units[-1].linears]:
             rows: dict[str, list[Tensor]] = {"vision": [], "text": []}
-            for batch, x in zip(batches, inputs_of(loaded, batches, linear), strict=True):
+            for batch, x in zip(batches, direct_inputs(loaded, batches, linear), strict=True):
                 shows, counts = (batch["input_ids"] == image).flatten(), batch["attention_mask"].flatten().bool()
                 x = x.reshape(len(shows), -1)
                 rows["vision"].append(x[shows & counts])

@@ -195,27 +195,32 @@ GRID = [
 ]
 
 
-def test_a_grid_is_resolved_once_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    with multirun(*GRID) as run:
+@pytest.mark.parametrize(
+    ("arguments", "jobs", "resolutions"),
+    [
+        (GRID, 48, 1 + 2 + 3 + 1 + 1),
+        (
+            [
+                "++component.vision.bits_at.attention=2,3,4", "++component.vision.bits_at.mlp=2,3",
+                "component.language.bits=3,{attention:4,mlp:3},{front:4,middle:3,end:2}", "seed=0,1",
+            ],
+            36,
+            1 + 2 + 1 + 2 + 1,
+        ),
+    ],
+    ids=["plain", "kinds and mappings"],
+)  # fmt: skip
+def test_a_grid_is_resolved_once_a_value(
+    monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str], jobs: int, resolutions: int
+) -> None:
+    with multirun(*arguments) as run:
         resolved_of: list[DictConfig] = []
         monkeypatch.setattr(patches, "resolved", lambda config: resolved_of.append(config) or resolved(config))
         configs = list(plain_all(run.composer(), run.jobs))
-        assert len(configs) == 48
+        assert len(configs) == jobs
         assert all(isinstance(config, dict) for config in configs)
         # The first, and each other value of an axis.
-        assert len(resolved_of) == 1 + 2 + 3 + 1 + 1
-
-
-def test_widths_of_kinds_and_mappings_are_resolved_once_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds = ["++component.vision.bits_at.attention=2,3,4", "++component.vision.bits_at.mlp=2,3"]
-    mappings = "component.language.bits=3,{attention:4,mlp:3},{front:4,middle:3,end:2}"
-    with multirun(*kinds, mappings, "seed=0,1") as run:
-        resolved_of: list[DictConfig] = []
-        monkeypatch.setattr(patches, "resolved", lambda config: resolved_of.append(config) or resolved(config))
-        configs = list(plain_all(run.composer(), run.jobs))
-        assert len(configs) == 36
-        assert all(isinstance(config, dict) for config in configs)
-        assert len(resolved_of) == 1 + 2 + 1 + 2 + 1
+        assert len(resolved_of) == resolutions
 
 
 # Sweeps of every kind of override, with groups, experiments, references, additions and deletions.
