@@ -17,7 +17,7 @@ from torch import nn
 
 from mmq_sweeps.identity.cell import FULL_PRECISION_BITS
 from mmq_sweeps.identity.end_parts import EMBEDDINGS, END_PARTS, HEAD
-from mmq_sweeps.methods.affine import Format, QuantizedWeight
+from mmq_sweeps.methods.formats import Format, QuantizedWeight
 from mmq_sweeps.quantization.targets import Part
 
 
