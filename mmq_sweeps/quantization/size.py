@@ -90,6 +90,15 @@ def measure_stored(model: nn.Module, parts: Iterable[Part], stored: Mapping[str,
     return {"total": _size(_parameters(model, "", same), stored.values()), "parts": sizes}
 
 
+def larger_parts(measured: Mapping[str, Any]) -> dict[str, float]:
+    """Return the exact bits per weight of the parts of ``measure`` whose quantized weights take more than full precision."""
+    return {
+        name: part["bpw_exact"]
+        for name, part in measured["parts"].items()
+        if part["quantized_weights"] and part["bpw_exact"] > FULL_PRECISION_BITS
+    }
+
+
 def _tied_weights(parts: Iterable[Part]) -> dict[str, str]:
     """Return the name of the embeddings' weight by that of a head tied to it."""
     modules = {part.name: part.module for part in parts if part.tied_to is not None}
