@@ -39,15 +39,15 @@ class OutputError:
         for block in self._copied() if self._cached is None else self._cached:
             start, stop = block.shape[1] - len(block), block.shape[1]
             loss += product(error[:, :stop], block.T, least).mul_(error[:, start:stop]).sum(dim=1)
-        return loss
+        return loss.mul_(2)
 
     def _copied(self) -> Iterator[Tensor]:
-        """Yield the rows of each block up to the diagonal: the columns before it count twice, since G is symmetric."""
+        """Yield the rows of each block up to the diagonal, half of what lies on it: G is symmetric."""
         for start in range(0, len(self._gram), GRAM_BLOCK):
-            # oneDNN is slow on a matrix with gaps between its rows.
-            block = self._gram[start : start + GRAM_BLOCK, : start + GRAM_BLOCK].contiguous()
-            if start:
-                block[:, :start].mul_(2)
+            stop = start + GRAM_BLOCK
+            # A copy, because oneDNN is slow on a matrix with gaps between its rows.
+            block = self._gram[start:stop, :stop].clone(memory_format=torch.contiguous_format)
+            block[:, start:].mul_(0.5)
             yield block
 
 

@@ -13,11 +13,14 @@ from mmq_sweeps.methods.affine import Format, grid_over
 from mmq_sweeps.methods.awq.errors import CHUNK, OutputError, ranges, rounding_error, tensor_ranges
 from mmq_sweeps.methods.magnitude import loss_weights
 
+# With fewer rows than this in a weight, every candidate is measured on all of them. Telling the best few apart takes more
+# than finding the first.
+RACE_ROWS, FIRST_RACE_ROWS = 1024, 512
 # Rows per product: with fewer, reading a wide Gram matrix takes longer than multiplying.
 PRODUCT_ROWS = 512
 # The WIDEST share of rows, by range, is measured first, then a sample of at least SAMPLE of the others, which is doubled
 # from round to round.
-WIDEST, SAMPLE = 1 / 16, 64
+WIDEST, SAMPLE = 1 / 32, 64
 # A candidate is dropped once it is behind the leader by this many standard errors.
 MARGIN = 4.0
 
@@ -38,19 +41,21 @@ def stretches(format: Format) -> tuple[float, ...]:
     return (1.0, format.max_code / (format.max_code - 1)) if format.symmetric else (1.0,)
 
 
-def race(weights: Sequence[Tensor], scales: Tensor, gram: Tensor, trials: Sequence[Trial], least_rows: int) -> Tensor:
+def race(
+    weights: Sequence[Tensor], scales: Tensor, gram: Tensor, trials: Sequence[Trial], first_only: bool = False
+) -> Tensor:
     """Return the loss ``[F, C]`` of each of ``scales`` ``[C, I]`` in each trial; infinite if it was dropped.
 
     A candidate clearly behind the leader on the rows so far is dropped (racing: Maron and Moore, 1994); the others are
-    measured on all rows, so the losses finally compared are exact. A last one left is not measured any further. If a
-    weight has less than ``least_rows`` rows, every candidate is measured on all of them.
+    measured on all rows, so the losses finally compared are exact. With ``first_only`` the last candidate left in a trial is
+    measured no further, and its loss is that of some rows.
     """
     alive = torch.ones(len(trials), len(scales), dtype=torch.bool)
     measured = torch.zeros(len(trials), len(scales), 0, dtype=torch.float64)
     certain, population = 0, sum(len(weight) for weight in weights)
     factors, output_error = loss_weights(weights), OutputError(gram)
-    for rows_by_weight in _rounds(weights, least_rows):
-        entered, undecided = alive.clone(), alive.sum(dim=1, keepdim=True) > 1
+    for rows_by_weight in _rounds(weights, FIRST_RACE_ROWS if first_only else RACE_ROWS):
+        entered, undecided = alive.clone(), alive.sum(dim=1, keepdim=True) > first_only
         if not undecided.any():
             break
         for weight, factor, rows in zip(weights, factors, rows_by_weight, strict=True):

@@ -14,9 +14,6 @@ from mmq_sweeps.methods.awq.race import Trial, race, stretches
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.methods.magnitude import divided, exponent_of
 
-# With fewer rows than this in a weight, every candidate is measured on all of them. Several scales that go on to the clip
-# search need more, because a race is for the first place only.
-RACE_ROWS, CARRIED_RACE_ROWS = 512, 1024
 # Scales that enter the clip search.
 CARRIED = 3
 SMALLEST_INPUT_SCALE, LARGEST_INPUT_SCALE = 2.0**-14, 65504.0
@@ -84,7 +81,7 @@ def search_scale(
     candidates = candidate_scales(weights, stats.mean_abs, formats[0], n_grid, duo_scaling)
     if loss is None:
         trials = [Trial(format) for format in formats]
-        totals = race(weights, torch.stack([one.values for one in candidates]), stats.gram, trials, RACE_ROWS)
+        totals = race(weights, torch.stack([one.values for one in candidates]), stats.gram, trials, first_only=True)
     else:
         tried = [[loss(_restored(weights, one.values, format)) for one in candidates] for format in formats]
         totals = torch.tensor(tried, dtype=torch.float64)
@@ -107,7 +104,7 @@ def search_scales(
     """
     candidates = candidate_scales(weights, stats.mean_abs, formats[0], n_grid, duo_scaling)
     trials = [Trial(format, stretch) for format in formats for stretch in stretches(format)]
-    totals = race(weights, torch.stack([one.values for one in candidates]), stats.gram, trials, CARRIED_RACE_ROWS)
+    totals = race(weights, torch.stack([one.values for one in candidates]), stats.gram, trials)
     found = []
     for format in formats:
         own = [losses for trial, losses in zip(trials, totals, strict=True) if trial.format == format]
