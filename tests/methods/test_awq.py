@@ -151,7 +151,7 @@ def test_of_many_rows_the_best_candidate_is_found_without_measuring_all(
     trials = list(map(race.Trial, formats))
     raced = race.race(weights, scales, stats.gram, trials)
     first = race.race(weights, scales, stats.gram, trials, first_only=True)
-    monkeypatch.setattr(race, "RACE_ROWS", 10**6)
+    monkeypatch.setattr(race, "BEST_FEW", replace(race.BEST_FEW, least_rows=10**6))
     measured = race.race(weights, scales, stats.gram, trials)
     assert torch.isinf(raced).any()
     assert torch.isfinite(measured).all()

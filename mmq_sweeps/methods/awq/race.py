@@ -13,16 +13,31 @@ from mmq_sweeps.methods.affine import Format, grid_over
 from mmq_sweeps.methods.awq.errors import CHUNK, OutputError, ranges, rounding_error, tensor_ranges
 from mmq_sweeps.methods.magnitude import loss_weights
 
-# With fewer rows than this in a weight, every candidate is measured on all of them. Telling the best few apart takes more
-# than finding the first.
-RACE_ROWS, FIRST_RACE_ROWS = 1024, 512
 # Rows per product: with fewer, reading a wide Gram matrix takes longer than multiplying.
 PRODUCT_ROWS = 512
-# The WIDEST share of rows, by range, is measured first, then a sample of at least SAMPLE of the others, which is doubled
-# from round to round.
-WIDEST, SAMPLE = 1 / 32, 64
 # A candidate is dropped once it is behind the leader by this many standard errors.
 MARGIN = 4.0
+# A sample has at least this many rows.
+SAMPLE = 64
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The rows on which candidates are measured before some are dropped.
+
+    With fewer than ``least_rows`` rows in a weight all are measured at once. Otherwise the ``widest`` share of rows, by
+    range, comes first, since it may carry most of the loss, then every n-th of the others, with ``n`` a power of two up to
+    ``step``; from round to round that sample doubles.
+    """
+
+    least_rows: int
+    widest: float
+    step: int
+
+
+# For the best few, and for the first only. The second is quick where each row has a grid of its own; on a grid of the whole
+# matrix few rows may decide, and a small sample may have none of them.
+BEST_FEW, FIRST_ONLY = Schedule(1024, 1 / 16, 8), Schedule(512, 1 / 32, 2**20)
 
 
 @dataclass(frozen=True)
@@ -54,8 +69,10 @@ def race(
     measured = torch.zeros(len(trials), len(scales), 0, dtype=torch.float64)
     certain, population = 0, sum(len(weight) for weight in weights)
     factors, output_error = loss_weights(weights), OutputError(gram)
-    for rows_by_weight in _rounds(weights, FIRST_RACE_ROWS if first_only else RACE_ROWS):
-        entered, undecided = alive.clone(), alive.sum(dim=1, keepdim=True) > first_only
+    schedule = FIRST_ONLY if first_only and trials[0].format.group_size != "tensor" else BEST_FEW
+    fewest = 1 if first_only else 0
+    for rows_by_weight in _rounds(weights, schedule):
+        entered, undecided = alive.clone(), alive.sum(dim=1, keepdim=True) > fewest
         if not undecided.any():
             break
         for weight, factor, rows in zip(weights, factors, rows_by_weight, strict=True):
@@ -70,15 +87,16 @@ def race(
     return total.where(entered & total.isfinite(), torch.inf)
 
 
-def _rounds(weights: Sequence[Tensor], least_rows: int) -> Iterator[list[Tensor]]:
-    """Yield the rows of each weight by round: first those with the widest range, which may carry most of the loss."""
+def _rounds(weights: Sequence[Tensor], schedule: Schedule) -> Iterator[list[Tensor]]:
+    """Yield the rows of each weight by round."""
     orders = [torch.argsort(weight.amax(dim=1) - weight.amin(dim=1), descending=True) for weight in weights]
-    if min(len(order) for order in orders) < least_rows:
+    if min(len(order) for order in orders) < schedule.least_rows:
         yield orders
         return
-    yield [order[: int(WIDEST * len(order))] for order in orders]
-    others = [order[int(WIDEST * len(order)) :] for order in orders]
-    step = 2 ** max(0, int(math.log2(sum(map(len, others)) / SAMPLE)))
+    widest = [int(schedule.widest * len(order)) for order in orders]
+    yield [order[:count] for order, count in zip(orders, widest, strict=True)]
+    others = [order[count:] for order, count in zip(orders, widest, strict=True)]
+    step = min(schedule.step, 2 ** max(0, int(math.log2(sum(map(len, others)) / SAMPLE))))
     yield [order[::step] for order in others]
     while step > 1:
         yield [order[step // 2 :: step] for order in others]
