@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
 import torch
 
 from mmq_sweeps.methods.affine import Format, QuantizedWeight, round_nearest
-from mmq_sweeps.methods.awq import AWQ, candidate_scales, clip, errors, output_error, quantize_clipped, race
+from mmq_sweeps.methods.awq import (
+    AWQ,
+    best_clipped,
+    candidate_scales,
+    clip,
+    errors,
+    output_error,
+    quantize_clipped,
+    race,
+)
 from mmq_sweeps.methods.awq.scales import CARRIED, search_scale, search_scales
 from mmq_sweeps.methods.base import LayerStats
 from tests.methods.test_gptq import FORMATS, layer
@@ -64,9 +74,19 @@ def test_the_loss_is_the_squared_output_error_over_all_tokens(monkeypatch: pytes
     weight, stats, x = salient_layer(1)
     difference = weight - round_nearest(weight, Format(3)).dequantize()
     expected = (x @ difference.T).square().mean(dim=0)
-    for block in (1, 7, 32, 1024):
+    before = stats.gram.clone()
+    for block, cached in itertools.product((1, 7, 32, 1024), (0, 2**20)):
         monkeypatch.setattr(errors, "GRAM_BLOCK", block)
+        monkeypatch.setattr(errors, "CACHED_BYTES", cached)
         assert torch.allclose(output_error(difference, stats.gram), expected, rtol=1e-4)
+        assert torch.equal(stats.gram, before)
+
+
+def test_the_loss_on_a_wide_input_is_that_of_double_precision() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, error = torch.randn(300, 600, generator=generator), torch.randn(40, 600, generator=generator)
+    expected = (x.double() @ error.double().T).square().mean(dim=0)
+    assert torch.allclose(output_error(error, x.T @ x / len(x)).double(), expected, rtol=1e-4)
 
 
 def test_linears_that_share_an_input_share_the_scale() -> None:
@@ -159,6 +179,36 @@ def test_of_many_rows_the_best_candidate_is_found_without_measuring_all(
     assert torch.allclose(raced[finished], measured[finished], rtol=1e-5)
     assert torch.equal(raced.argmin(dim=1), measured.argmin(dim=1))
     assert torch.equal(first.argmin(dim=1), measured.argmin(dim=1))
+
+
+@pytest.mark.parametrize("group_size", ["channel", 8, "tensor"])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_first_alone_is_found_by_a_quicker_race(group_size: int | str, symmetric: bool) -> None:
+    weight, stats, _ = salient_layer(8)
+    generator = torch.Generator().manual_seed(8)
+    sizes = torch.randn(600, 1, generator=generator).mul(0.6).exp()
+    sizes[::97] *= 10
+    weight = torch.randn(600, 32, generator=generator) * sizes
+    formats = [Format(bits, group_size, symmetric) for bits in (2, 4, 8)]
+    scales = torch.stack([each.values for each in candidate_scales([weight], stats.mean_abs, formats[0], 20, True)])
+    measured = race.race([weight], scales, stats.gram, list(map(race.Trial, formats)))
+    assert torch.isfinite(measured).all()
+    first = race.race([weight], scales, stats.gram, list(map(race.Trial, formats)), first_only=True)
+    assert torch.equal(first.argmin(dim=1), measured.argmin(dim=1))
+    # Few rows decide on a grid of the whole matrix, which is not raced.
+    assert torch.isinf(first).any() == (group_size != "tensor")
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=str)
+def test_a_single_scale_without_clipping_is_rounded_as_when_losses_are_measured(form: Format) -> None:
+    weight, stats = layer(5)
+    scale = search_scale([weight], stats, [form])[0]
+    chosen, (quick,) = best_clipped([weight], [scale], stats.gram, form, [1.0])
+    measured, _ = quantize_clipped(weight, scale.values, stats.gram, form, [1.0])
+    assert chosen is scale
+    assert torch.equal(quick.codes, measured.codes)
+    assert torch.equal(quick.grid.scale, measured.grid.scale)
+    assert torch.equal(quick.grid.zero, measured.grid.zero)
 
 
 def test_rows_at_a_time_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
