@@ -20,7 +20,7 @@ from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.contents import content_digests
 
 # Tasks with an item per question; all others are assumed to have an item per example.
-ASKING = ("vqa",)
+ASKING = ("vqa", "benchmark")
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,15 @@ def sample_problems(task: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"task.sample.{key}: {unknown('key', key, KEYS)}" for key in wrong)
         return
     found = normal(given)
-    numbers = {key: found[key] for key in ("seed", "start", "stop")}
+    # Without an end it is worth giving only for what it leaves out.
+    counted = (
+        ("seed", "start") if found["stop"] is None and found["apart_from"] is not None else ("seed", "start", "stop")
+    )
+    numbers = {key: found[key] for key in counted}
     if wrong := [key for key, value in numbers.items() if not _is_count(value)]:
         for key in wrong:
             yield f"task.sample.{key}={numbers[key]!r}: choose a whole number from 0 on, for instance {EXAMPLE}."
-    elif found["stop"] <= found["start"]:
+    elif found["stop"] is not None and found["stop"] <= found["start"]:
         yield f"task.sample.stop={found['stop']}: choose a number above task.sample.start={found['start']}."
     yield from _apart_problems(found["apart_from"], task)
 

@@ -48,6 +48,8 @@ class Item:
     """Text to generate: an example's image, a prompt, the right texts (``references``), and the kind of item.
 
     ``question`` is the data's own text, substituted for ``{question}`` in ``template``; None if the prompt has none.
+    ``options`` are those of a choice. Items with the same ``group``, such as questions about one picture, are no independent
+    measurements. ``problem`` is why the data of an item cannot be used.
     """
 
     id: str
@@ -56,6 +58,9 @@ class Item:
     references: tuple[str, ...]
     kind: str = ""
     question: Any = None
+    options: tuple[Any, ...] = ()
+    group: str = ""
+    problem: str | None = None
 
     @property
     def prompt(self) -> str:
