@@ -29,8 +29,8 @@ class BenchmarkTask(VqaTask):
     and a context, if there is one, as ``context`` says.
 
     ``answers_as`` says how the data write the right option: as its ``letter``, its ``index`` from 0, or its ``text``; the
-    item's right answer is its letter. Without options answers are texts. With ``lists_as_text`` options and answers that are a
-    list of Python in a text are read. ``capitalized`` begins a question with its only capital, as some benchmarks ask.
+    item's right answer is its letter. Without options answers are texts; with ``lists_as_text`` one that is a list as Python
+    writes it is several. ``capitalized`` begins a question with its only capital, as some benchmarks ask.
     """
 
     instruction: str = "{question}"
@@ -88,7 +88,7 @@ class BenchmarkTask(VqaTask):
         return _PLACES.sub(lambda place: parts[place[1]], template)
 
     def _options(self, given: Sequence[Any]) -> tuple[str, ...]:
-        options = _listed(given, "options") if self.lists_as_text else tuple(given)
+        options = tuple(given)
         if wrong := [option for option in options if not isinstance(option, str)]:
             raise ValueError(f"one of its options is {text_of(wrong[0])}, not text")
         if len(options) > len(ascii_uppercase):
@@ -96,18 +96,19 @@ class BenchmarkTask(VqaTask):
         return options
 
     def _references(self, given: Sequence[Any], options: Sequence[str]) -> tuple[Any, ...]:
-        answers = _listed(given, "answers") if self.lists_as_text else tuple(given)
-        return tuple(_letter(answer, options, self.answers_as) for answer in answers) if options else answers
+        if options:
+            return tuple(_letter(answer, options, self.answers_as) for answer in given)
+        return _listed(given) if self.lists_as_text else tuple(given)
 
 
-def _listed(given: Sequence[Any], noun: str) -> tuple[Any, ...]:
+def _listed(given: Sequence[Any]) -> tuple[Any, ...]:
     """Return ``given``, or what is listed in the only text that it holds."""
     if len(given) != 1 or not isinstance(given[0], str) or not given[0].lstrip().startswith("["):
         return tuple(given)
     try:
         found = ast.literal_eval(given[0].strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise ValueError(f"its {noun} are {text_of(given[0])}, which is no list as Python writes it") from error
+        raise ValueError(f"its right answers are {text_of(given[0])}, which is no list as Python writes it") from error
     return tuple(one if isinstance(one, str) else str(one) for one in found)
 
 
