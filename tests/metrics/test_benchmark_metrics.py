@@ -202,10 +202,10 @@ def test_mme_is_lmms_evals(pictures: list[tuple[str, str, str]]) -> None:
     ours = of_mme(["mme", "mme_perception", "mme_cognition", "mme_accuracy", "mme_accuracy_plus"], asked)
     theirs = {kind: util.mme_aggregate_results(results[f"mme_{kind}_score"]) for kind in ("perception", "cognition")}
     for kind, value in theirs.items():
-        assert ours[f"mme_{kind}"].value == pytest.approx(value, abs=1e-9)
+        assert ours[f"mme_{kind}"].value == pytest.approx(value, rel=1e-12, abs=1e-12)
         assert ours[f"mme_{kind}"].count == len(results[f"mme_{kind}_score"])
-    assert ours["mme"].value == pytest.approx(sum(theirs.values()), abs=1e-9)
-    assert sum(ours["mme"].by_type.values()) == pytest.approx(ours["mme"].value, abs=1e-9)
+    assert ours["mme"].value == pytest.approx(sum(theirs.values()), rel=1e-12, abs=1e-12)
+    assert sum(ours["mme"].by_type.values()) == pytest.approx(ours["mme"].value, rel=1e-12, abs=1e-12)
     right = [util.parse_pred_ans(answer) == ("yes", "no")[place % 2] for place, (_, _, answer) in enumerate(asked)]
     assert ours["mme_accuracy"].value == pytest.approx(np.mean(right), abs=1e-12)
     both = np.logical_and(right[0::2], right[1::2])
