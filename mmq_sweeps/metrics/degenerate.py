@@ -100,11 +100,11 @@ def of_unparsed(unparsed: int, answers: int) -> tuple[str, ...]:
     return (f"{unparsed} of {answers} answers name no option",) if unparsed and unparsed >= EMPTY * answers else ()
 
 
-def of_neither(neither: int, answers: int) -> tuple[str, ...]:
-    """Warn about answers that say neither yes nor no, and are taken for yes."""
+def of_neither(neither: int, answers: int, taken: str) -> tuple[str, ...]:
+    """Warn about answers that say neither yes nor no; ``taken`` says what becomes of them."""
     if not neither or neither < EMPTY * answers:
         return ()
-    return (f"{neither} of {answers} answers say neither yes nor no and count as yes",)
+    return (f"{neither} of {answers} answers say neither yes nor no and {taken}",)
 
 
 def of_left_out(left_out: int, items: int, reason: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmq_sweeps.metrics.base import Count, Floats, RightAnswers, Scores, mean_of_totals, share
+from mmq_sweeps.metrics.degenerate import of_neither
 from mmq_sweeps.metrics.pope import problem_of_yes_no, yes_or_no
 
 PERCEPTION = (
@@ -71,7 +72,9 @@ class Mme:
         places = np.array([place for place, kind in enumerate(prepared.kind) if kind in self.kinds])
         totals = self._totals(right[places], both[places], [prepared.kind[place] for place in places])
         value = float(self.aggregate(totals.sum(axis=0, keepdims=True), len(places))[0])
-        return Scores(value, self._per_item(right, both)[places], totals, places=places)
+        neither = sum(said(predictions[place]) == "other" for place in places)
+        warnings = of_neither(neither, len(places), "are wrong")
+        return Scores(value, self._per_item(right, both)[places], totals, warnings, places)
 
     def aggregate(self, totals: Floats, count: Count) -> Floats:  # noqa: ARG002 (part of a metric)
         """Sum the scores of the kinds; one without questions adds nothing."""

@@ -26,7 +26,6 @@ class PopeAccuracy:
     name: ClassVar[str] = "pope_accuracy"
     needs: ClassVar[str] = "answers"
     higher_is_better: ClassVar[bool] = True
-    definition: ClassVar[str] = "evaluate.py of POPE: no, not or No in the first sentence is no, all else yes"
 
     def problem_of(self, answers: Sequence[str], options: Sequence[str], kind: str) -> str | None:  # noqa: ARG002
         """Return why a question cannot be scored: its right answer must be yes or no."""
@@ -43,7 +42,7 @@ class PopeAccuracy:
         totals = self._totals(said, prepared)
         value = float(self.aggregate(totals.sum(axis=0, keepdims=True), len(right))[0]) if len(right) else float("nan")
         neither = sum(not _says_either(answer) for answer in predictions)
-        return Scores(value, self._per_item(said, right), totals, of_neither(neither, len(right)))
+        return Scores(value, self._per_item(said, right), totals, of_neither(neither, len(right), "count as yes"))
 
     def aggregate(self, totals: Floats, count: Count) -> Floats:
         """Average over questions."""

@@ -139,6 +139,11 @@ class GenerationTask(ABC):
             return self.prompt
         return self.prompt.replace(self.image_prompt, self.image_prompt * image_count(example))
 
+    def left_out(self) -> Mapping[str, Any] | None:
+        """Return the ``samples`` and ``seed`` of the calibration whose samples are not evaluated, or None."""
+        apart: Mapping[str, Any] | None = (self.sample or {}).get("apart_from")
+        return apart
+
     def problem_of_scoring(self, item: Item) -> str | None:  # noqa: ARG002
         """Return the reason why the task's metrics cannot score ``item``, though it can be asked, or None."""
         return None
@@ -349,7 +354,7 @@ class GenerationTask(ABC):
     def _asked(self) -> list[Item]:
         """Requested items, whether or not their images are usable."""
         # An example has at least one item, so ``limit`` examples are enough.
-        examples = self.examples.first(self.limit, (self.sample or {}).get("apart_from"))
+        examples = self.examples.first(self.limit, self.left_out())
         every = (item for example in examples for item in self.items_of(example))
         found = list(islice(every, self.limit))
         if not found or (self.limit is not None and len(found) < self.limit):

@@ -1,7 +1,4 @@
-"""Choose some of a task's items: those from ``start`` to before ``stop`` of an order drawn by ``seed``.
-
-Without a ``stop`` all of them, in that order.
-"""
+"""Choose some of a task's items: those from ``start`` to before ``stop`` of an order drawn by ``seed``."""
 
 from __future__ import annotations
 
@@ -22,11 +19,10 @@ def drawn(items: Sequence[AnItem], sample: Mapping[str, Any] | None, split: str)
     """
     if sample is None:
         return list(items)
-    stop = len(items) if sample["stop"] is None else sample["stop"]
-    if stop > len(items):
+    if sample["stop"] > len(items):
         raise ValueError(
-            f"task.sample.stop={stop}: {split} has {len(items)} items to choose from; choose at most "
+            f"task.sample.stop={sample['stop']}: {split} has {len(items)} items to choose from; choose at most "
             f"{len(items)}, or a larger task.limit"
         )
     order = np.random.Generator(np.random.PCG64(sample["seed"])).permutation(len(items))
-    return [items[place] for place in order[sample.get("start", 0) : stop]]
+    return [items[place] for place in order[sample.get("start", 0) : sample["stop"]]]

@@ -164,6 +164,9 @@ def test_answers_that_are_neither_yes_nor_no_are_told() -> None:
     result = AnswerScorer({"1": ["yes"], "2": ["no"]}, ["pope_f1"]).score({"1": "yes", "2": "a dog"})["pope_f1"]
     assert "1 of 2 answers say neither yes nor no and count as yes" in result.warnings
     assert result.value == pytest.approx(2 / 3)
+    found = of_mme(["mme"], [("count", "0", "yes"), ("count", "0", "a dog")])["mme"]
+    assert "1 of 2 answers say neither yes nor no and are wrong" in found.warnings
+    assert found.value == 50.0
 
 
 MME_ANSWERS = st.sampled_from(

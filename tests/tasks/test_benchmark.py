@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from mmq_sweeps.config.sample import sample_problems
 from mmq_sweeps.execution.run_cell import _items
 from mmq_sweeps.tasks.base import Predictions
 from mmq_sweeps.tasks.benchmark import BenchmarkTask
@@ -167,3 +168,21 @@ def test_a_metric_that_cannot_score_a_question_names_it(tmp_path: Path) -> None:
 def test_fields_that_cannot_be_are_errors(field_: str, value: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         task(**{field_: value})
+
+
+def test_calibration_samples_are_left_out_of_a_split_that_calibrates_as_well(tmp_path: Path) -> None:
+    samples = {"samples": 1, "seed": 0}
+    one = task(calibration_split="test", apart_from=samples)
+    one.check([samples | {"batch_size": 1}], tmp_path)
+    assert [item.id for item in one.items] == ["1/0", "2/0"]
+    some = replace(one, sample={"seed": 0, "start": 0, "stop": 2})
+    assert {item.id for item in some.items} == {"1/0", "2/0"}
+    with pytest.raises(ValueError, match="1 calibration samples are also evaluated in task.split=test"):
+        replace(one, apart_from=None).check([samples | {"batch_size": 1}], tmp_path)
+
+
+def test_what_a_split_is_apart_from_must_be_its_calibration() -> None:
+    told = {"split": "test", "calibration_split": "train", "apart_from": {"samples": 4, "seed": 0}}
+    assert list(sample_problems(told | {"calibration_split": "test"})) == []
+    assert "task.apart_from: leaves calibration samples out, and task.split=test is not" in next(sample_problems(told))
+    assert "task.apart_from=128: give the calibration's own" in next(sample_problems(told | {"apart_from": 128}))

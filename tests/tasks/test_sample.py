@@ -57,10 +57,6 @@ def test_calibration_samples_are_left_out(composed: Composed, tmp_path: Path) ->
     samples = {example.id for example in one.examples.drawn(calibration)}
     assert len(ids(one)) == 20
     assert not samples & set(ids(one))
-    every = task(composed, APART[0], APART[1].replace("stop: 20", "stop: null"))
-    every.check([calibration], tmp_path)
-    assert len(ids(every)) == 24
-    assert ids(every)[:20] == ids(one)
     plain = task(composed, "task.split=calibration")
     with pytest.raises(ValueError, match="calibration samples are also evaluated"):
         plain.check([calibration], tmp_path)
@@ -90,7 +86,6 @@ def test_no_sample_is_no_other_cell_than_none(composed: Composed) -> None:
     [
         ("3", "give a mapping"),
         ("{seed: 0, start: 0, end: 4}", "Unknown key 'end'"),
-        ("{seed: 0, stop: null}", r"task\.sample\.stop=None: choose a whole number"),
         ("{start: 0, stop: 4}", r"task\.sample\.seed=None: choose a whole number"),
         ("{seed: 0, start: 4, stop: 4}", r"choose a number above task\.sample\.start=4"),
         ("{seed: 0, stop: 4, apart_from: {samples: 4, seed: 0}}", "is not the split that they are drawn from"),
