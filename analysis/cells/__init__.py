@@ -62,6 +62,7 @@ from mmq_sweeps.identity.assignment import (
 from mmq_sweeps.identity.cell import QUANTIZED_ELSEWHERE
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.identity.loads_in import parsed, shown
+from mmq_sweeps.metrics.intervals import Owners
 from mmq_sweeps.reporting.compare import ROUNDING, conflict_sentence, told_apart, with_variants
 from mmq_sweeps.reporting.table import definition_note
 
@@ -176,6 +177,13 @@ class Cells:
             if found[-1] is None:
                 return None
         return stacked(found)
+
+    def owners(self, rows: pd.DataFrame, metric: str) -> Owners:
+        """Return which items of ``scores`` are drawn together; None if every item is drawn by itself."""
+        for scores in self.summaries(rows.iloc[:1], self.book.scores):
+            first: Column | None = scores.get(metric)
+            return None if first is None else first.owners
+        return None
 
     def summaries(self, rows: pd.DataFrame, summary: Summary) -> Iterator[Any]:
         """Yield what ``summary`` makes of the items of each row, or of None; the items of a row are read once."""

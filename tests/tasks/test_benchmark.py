@@ -177,7 +177,7 @@ def test_calibration_samples_are_left_out_of_a_split_that_calibrates_as_well(tmp
     assert [item.id for item in one.items] == ["1/0", "2/0"]
     some = replace(one, sample={"seed": 0, "start": 0, "stop": 2})
     assert {item.id for item in some.items} == {"1/0", "2/0"}
-    with pytest.raises(ValueError, match="1 calibration samples are also evaluated in task.split=test"):
+    with pytest.raises(ValueError, match=r"1 calibration samples are also evaluated in task.split=test"):
         replace(one, apart_from=None).check([samples | {"batch_size": 1}], tmp_path)
 
 
