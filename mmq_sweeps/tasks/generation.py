@@ -118,7 +118,7 @@ class GenerationTask(ABC):
 
     @abstractmethod
     def items_of(self, example: Any) -> list[Item]:
-        """Return the items of an example; at least one."""
+        """Return the items of an example, at least one, with the prompt about one image."""
 
     @abstractmethod
     def make_scorer(self, items: Sequence[Item], cache: Path) -> Scorer:
@@ -128,16 +128,17 @@ class GenerationTask(ABC):
         """Return the reason why ``item`` can neither be asked nor calibrate, or None."""
         if self.image_prompt is None and (count := image_count(item.example)) != 1:
             return (
-                f"it has {count or 'no'} images, and the model is asked about one: no task.image_prompt says how its prompt "
-                "names several or none (that of the model: image_prompt: ${oc.select:model.prompts.image,null})"
+                f"it has {count or 'no'} images, and the prompt is for one (task.image_prompt is null: docs/tasks.md)"
             )
         return problem_of_references(item.references)
 
-    def prompt_about(self, example: Any) -> str:
-        """Return the prompt with as many images as ``example`` has."""
-        if self.image_prompt is None:
-            return self.prompt
-        return self.prompt.replace(self.image_prompt, self.image_prompt * image_count(example))
+    def _items_about(self, example: Any) -> list[Item]:
+        """Return the items of an example, with as many images in the prompt as it has."""
+        items, count = self.items_of(example), image_count(example)
+        if self.image_prompt is None or count == 1:
+            return items
+        images = self.image_prompt * count
+        return [replace(item, template=item.template.replace(self.image_prompt, images)) for item in items]
 
     def left_out(self) -> Mapping[str, Any] | None:
         """Return the ``samples`` and ``seed`` of the calibration whose samples are not evaluated, or None."""
@@ -355,7 +356,7 @@ class GenerationTask(ABC):
         """Requested items, whether or not their images are usable."""
         # An example has at least one item, so ``limit`` examples are enough.
         examples = self.examples.first(self.limit, self.left_out())
-        every = (item for example in examples for item in self.items_of(example))
+        every = (item for example in examples for item in self._items_about(example))
         found = list(islice(every, self.limit))
         if not found or (self.limit is not None and len(found) < self.limit):
             raise ValueError(f"task.limit={self.limit}: {self.split} has {len(found)} items to evaluate")
@@ -379,7 +380,7 @@ class GenerationTask(ABC):
 
     def _samples(self, examples: Sequence[Any]) -> list[Item]:
         """Pick one item per example, cycling through the first, second, ... of each example's items."""
-        found = [self.items_of(example) for example in examples]
+        found = [self._items_about(example) for example in examples]
         bare = [example.id for example, items in zip(examples, found, strict=True) if not items]
         if bare:
             raise ValueError(
