@@ -411,9 +411,11 @@ def too_long(loaded: LoadedModel, items: Sequence[Item], generation: Mapping[str
     tokens = dict.fromkeys(prompts, 0)
     tokens.update(zip(tokens, map(len, tokenizer(list(tokens))["input_ids"]), strict=True))
 
-    def exactly(place: int) -> int:
-        shown = decoded([items[place].example])
-        return int(_prompts(loaded, shown, [prompts[place]])["input_ids"].shape[1])
+    def length_of(alone: Sequence[Item]) -> int:
+        shown = decoded([item.example for item in alone])
+        return int(_prompts(loaded, shown, [item.prompt_for(loaded.processor) for item in alone])["input_ids"].shape[1])
+
+    exactly = naming_the_item(length_of)
 
     # An image adds about as many tokens to each prompt; only what exceeds the window by that is prepared to be counted.
     around: dict[int, int] = {}
@@ -421,11 +423,11 @@ def too_long(loaded: LoadedModel, items: Sequence[Item], generation: Mapping[str
     for place, item in enumerate(items):
         count = image_count(item.example)
         if count not in around:
-            around[count] = exactly(place) - tokens[prompts[place]]
+            around[count] = exactly([item]) - tokens[prompts[place]]
         # The last token is not read by the model.
         if (
             tokens[prompts[place]] + around[count] + answer - 1 > window
-            and (length := exactly(place)) + answer - 1 > window
+            and (length := exactly([item])) + answer - 1 > window
         ):
             found[item.id] = (
                 f"its prompt has {length} tokens and the answer up to {answer}, and the model's window is {window}"
