@@ -8,10 +8,7 @@ from typing import Any
 import pytest
 
 VERSION = "0.7.3"
-INSTALL = (
-    f"pip install --no-deps lmms-eval=={VERSION} && pip install pytz tenacity evaluate sacrebleu portalocker tabulate "
-    "colorama lxml loguru"
-)
+INSTALL = f"pip install 'mmq-sweeps[lmms-eval]' && pip install --no-deps lmms-eval=={VERSION}"
 
 
 def lmms(module: str) -> Any:
