@@ -266,7 +266,8 @@ SAID = st.builds(
         ("The answer is B, not C.", "B"), ("A cat.", "B"), ("two black cats", "C"), ("It shows two black cats", "C"),
         ("I would choose B here", "B"), ("A or B", None), ("B C", None), ("A dog is what I see in it", "A"),
         ("A picture of something else entirely", None), ("E", None), ("E. none", None), ("", None), ("a dog or a cat", None),
-        ("the answer is a dog", "A"), ("cats", None), ("bad", None), ("\uff22", None), ("option d", None), ("D", "D"),
+        ("the answer is a dog", "A"), ("the answer is b.", "B"), ("answer: c", "C"), ("Answer is **d**", "D"),
+        ("cats", None), ("bad", None), ("\uff22", None), ("option d", None), ("D", "D"),
         ("the cat is a cat", "B"), ("B\n\nBecause it is a cat and not a dog", "B"),
     ],
 )  # fmt: skip
