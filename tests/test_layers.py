@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "launch": ("mmq_sweeps",),
     "analysis": (
         "config.paths", "errors", "identity.assignment", "identity.cell", "identity.end_parts", "identity.loads_in",
-        "metrics.confidence", "metrics.intervals", "metrics.names", "metrics.normalize", "reporting", "store",
+        "metrics.answers.normalize", "metrics.intervals", "metrics.names", "metrics.probability", "reporting", "store",
     ),
 }  # fmt: skip
 

@@ -17,9 +17,9 @@ import pandas as pd
 from analysis.cells import Cells, Items
 from analysis.cells.table import MOST_SCORED
 from analysis.measures.quality import Quality
+from mmq_sweeps.metrics.answers.normalize import normalize_answer
 from mmq_sweeps.metrics.intervals import owners_of, resample
 from mmq_sweeps.metrics.names import metric_names
-from mmq_sweeps.metrics.normalize import normalize_answer
 
 COLUMNS = ("flips", "flips_low", "flips_high", "lost", "gained", "flipped", "items")
 _PERCENTILES = (2.5, 97.5)

@@ -15,9 +15,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mmq_sweeps.metrics.answers.pope import problem_of_yes_no, yes_or_no
 from mmq_sweeps.metrics.base import Count, Floats, RightAnswers, Scores, mean_of_totals, share
 from mmq_sweeps.metrics.degenerate import of_neither
-from mmq_sweeps.metrics.pope import problem_of_yes_no, yes_or_no
 
 PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmq_sweeps.metrics.ngrams import CandidateNgrams, ReferenceNgrams
-from mmq_sweeps.metrics.tokenizer import TOKENIZER_VERSION, PtbTokenizer
+from mmq_sweeps.metrics.captions.ngrams import CandidateNgrams, ReferenceNgrams
+from mmq_sweeps.metrics.captions.tokenizer import TOKENIZER_VERSION, PtbTokenizer
 
 SCORER_VERSION = "1"
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from mmq_sweeps.metrics import degenerate
+from mmq_sweeps.metrics.answers.normalize import normalize_answer
 from mmq_sweeps.metrics.base import Metric, RightAnswers, require
-from mmq_sweeps.metrics.captions import check_items
-from mmq_sweeps.metrics.confidence import Confident, confidences
+from mmq_sweeps.metrics.captions.scorer import check_items
 from mmq_sweeps.metrics.intervals import figure_of, result_of
 from mmq_sweeps.metrics.names import load_metrics
-from mmq_sweeps.metrics.normalize import normalize_answer
+from mmq_sweeps.metrics.probability.confidence import Confident, confidences
 from mmq_sweeps.metrics.result import MetricResult
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmq_sweeps.metrics import AnswerScorer
-from mmq_sweeps.metrics.normalize import normalize_answer
+from mmq_sweeps.metrics.answers.normalize import normalize_answer
 
 TABLE = Path(__file__).with_name("vqa_normalization.tsv")
 

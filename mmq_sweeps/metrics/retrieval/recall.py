@@ -14,7 +14,7 @@ import numpy as np
 from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals
 
 if TYPE_CHECKING:
-    from mmq_sweeps.metrics.ranks import Ranks
+    from mmq_sweeps.metrics.retrieval.scorer import Ranks
 
 
 class TextRecallAt1:

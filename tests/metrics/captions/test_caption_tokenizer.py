@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmq_sweeps.metrics import tokenizer as tokenizer_module
-from mmq_sweeps.metrics.tokenizer import shared_tokenizer
+from mmq_sweeps.metrics.captions import tokenizer as tokenizer_module
+from mmq_sweeps.metrics.captions.tokenizer import shared_tokenizer
 from tests.metrics.conftest import NASTY, Pycoco
 
 ENDS = [

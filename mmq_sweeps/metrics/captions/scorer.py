@@ -9,11 +9,11 @@ from typing import Any
 
 from mmq_sweeps.metrics import degenerate
 from mmq_sweeps.metrics.base import Metric, require
+from mmq_sweeps.metrics.captions.references import Candidates, References, read_references
+from mmq_sweeps.metrics.captions.tokenizer import shared_tokenizer
 from mmq_sweeps.metrics.intervals import result_of
 from mmq_sweeps.metrics.names import load_metrics
-from mmq_sweeps.metrics.references import Candidates, References, read_references
 from mmq_sweeps.metrics.result import MetricResult
-from mmq_sweeps.metrics.tokenizer import shared_tokenizer
 
 
 class CaptionScorer:

@@ -17,8 +17,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from mmq_sweeps.metrics.answers.choice import problem_of_choice
 from mmq_sweeps.metrics.base import Count, Floats, RightAnswers, Scores, mean_of_totals
-from mmq_sweeps.metrics.choice import problem_of_choice
 from mmq_sweeps.metrics.degenerate import of_unparsed
 
 _ENDS = ",.!?;:'"

@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
 
-from mmq_sweeps.metrics.java import JavaProcess, PerProcess, run_once
+from mmq_sweeps.metrics.captions.java import JavaProcess, PerProcess, run_once
 
 TOKENIZER_VERSION = "pycocoevalcap-1.2-ptb"
 PUNCTUATIONS = frozenset(

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from mmq_sweeps.metrics.base import Count, Floats, Metric, Scores, mean_of_totals, require
-from mmq_sweeps.metrics.captions import check_items
+from mmq_sweeps.metrics.captions.scorer import check_items
 from mmq_sweeps.metrics.intervals import result_of
 from mmq_sweeps.metrics.names import load_metrics
 from mmq_sweeps.metrics.result import MetricResult

@@ -17,9 +17,9 @@ from typing import ClassVar
 import numpy as np
 
 from mmq_sweeps.metrics.base import Count, Floats, Scores
-from mmq_sweeps.metrics.java import JavaProcess, PerProcess, take
-from mmq_sweeps.metrics.references import Candidates, References
-from mmq_sweeps.metrics.tokenizer import package_folder
+from mmq_sweeps.metrics.captions.java import JavaProcess, PerProcess, take
+from mmq_sweeps.metrics.captions.references import Candidates, References
+from mmq_sweeps.metrics.captions.tokenizer import package_folder
 
 _COMMAND = ("-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm")
 # METEOR 1.5's parameters for English: alpha, beta, gamma, delta, and the weights of its four matchers

@@ -10,7 +10,7 @@ from sklearn.calibration import calibration_curve
 
 from mmq_sweeps.execution.run_cell import _items
 from mmq_sweeps.metrics import AnswerScorer, paired_difference
-from mmq_sweeps.metrics.confidence import BINS, Aurc, Confident, Ece, risk_coverage
+from mmq_sweeps.metrics.probability.confidence import BINS, Aurc, Confident, Ece, risk_coverage
 from mmq_sweeps.tasks.base import Predictions
 
 PAIRS = st.lists(st.tuples(st.booleans(), st.integers(0, 1000)), min_size=1, max_size=60)

@@ -16,8 +16,8 @@ from typing import ClassVar
 import numpy as np
 
 from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals
-from mmq_sweeps.metrics.ngrams import ORDERS, Ints, ReferenceNgrams, sum_by
-from mmq_sweeps.metrics.references import Candidates, References
+from mmq_sweeps.metrics.captions.ngrams import ORDERS, Ints, ReferenceNgrams, sum_by
+from mmq_sweeps.metrics.captions.references import Candidates, References
 
 SIGMA = 6.0
 

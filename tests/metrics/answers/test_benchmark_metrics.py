@@ -12,8 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mmq_sweeps.metrics import AnswerScorer, choice, mme, mmmu, pope
-from mmq_sweeps.metrics.ocrbench import FORMULAS
+from mmq_sweeps.metrics import AnswerScorer
+from mmq_sweeps.metrics.answers import choice, mme, mmmu, pope
+from mmq_sweeps.metrics.answers.ocrbench import FORMULAS
 from tests.metrics.lmms import lmms
 
 NUMBERS = st.one_of(

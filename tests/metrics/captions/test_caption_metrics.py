@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmq_sweeps.metrics import CaptionScorer
-from mmq_sweeps.metrics.meteor import score_of_statistics
+from mmq_sweeps.metrics.captions.meteor import score_of_statistics
 from tests.metrics.conftest import NASTY, Captions, Pycoco, nasty_cell
 
 # Tests that need METEOR come last: its two programs read their tables meanwhile.

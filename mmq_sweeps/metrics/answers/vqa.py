@@ -23,8 +23,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from mmq_sweeps.metrics.answers.normalize import normalize_answer, on_one_line, strip_signs
 from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals
-from mmq_sweeps.metrics.normalize import normalize_answer, on_one_line, strip_signs
 
 _AGREEING = 3
 # Fewest annotators of a question: below, no answer could be right.

@@ -13,21 +13,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmq_sweeps.metrics import CaptionScorer, java
-from mmq_sweeps.metrics.java import JavaDiedError, JavaMissingError, JavaProcess, PerProcess, java_path, run_once, take
-from mmq_sweeps.metrics.meteor import MeteorProgram, shared_program
-from mmq_sweeps.metrics.tokenizer import PtbTokenizer, shared_tokenizer
+from mmq_sweeps.metrics import CaptionScorer
+from mmq_sweeps.metrics.captions import java
+from mmq_sweeps.metrics.captions.java import (
+    JavaDiedError,
+    JavaMissingError,
+    JavaProcess,
+    PerProcess,
+    java_path,
+    run_once,
+    take,
+)
+from mmq_sweeps.metrics.captions.meteor import MeteorProgram, shared_program
+from mmq_sweeps.metrics.captions.tokenizer import PtbTokenizer, shared_tokenizer
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 REFERENCES = {"a": ["A dog runs."], "b": ["A cat sleeps on a mat."]}
 PREDICTIONS = {"a": "a dog", "b": "a cat on a mat"}
 
 KILLED_PARENT = """
 import time
 from mmq_sweeps.metrics import CaptionScorer
-from mmq_sweeps.metrics.java import JavaProcess, take
-from mmq_sweeps.metrics.meteor import shared_program
-from mmq_sweeps.metrics.tokenizer import shared_tokenizer
+from mmq_sweeps.metrics.captions.java import JavaProcess, take
+from mmq_sweeps.metrics.captions.meteor import shared_program
+from mmq_sweeps.metrics.captions.tokenizer import shared_tokenizer
 CaptionScorer({"a": ["a dog"]}).score({"a": "a dog"})
 source = shared_program().process
 meteor = JavaProcess(source.name, (*source.arguments, "-m", "exact"), source.folder)
@@ -145,7 +154,7 @@ def test_a_forked_child_gets_its_own_program() -> None:
     tokenizer.tokenize(["before the fork"])
     mine = tokenizer.process.pid()
     code = (
-        "import os\nfrom mmq_sweeps.metrics.tokenizer import shared_tokenizer as s\n"
+        "import os\nfrom mmq_sweeps.metrics.captions.tokenizer import shared_tokenizer as s\n"
         "s().tokenize(['a dog'])\npid = s().process.pid()\nchild = os.fork()\n"
         "if child == 0:\n"
         "    ok = s().tokenize(['a cat.']) == ['a cat'] and s().process.pid() != pid\n"

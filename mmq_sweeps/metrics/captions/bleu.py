@@ -13,8 +13,8 @@ from typing import ClassVar
 import numpy as np
 
 from mmq_sweeps.metrics.base import Count, Floats, Scores
-from mmq_sweeps.metrics.ngrams import ORDERS, CandidateNgrams, Ints, ReferenceNgrams, sum_by
-from mmq_sweeps.metrics.references import Candidates, References
+from mmq_sweeps.metrics.captions.ngrams import ORDERS, CandidateNgrams, Ints, ReferenceNgrams, sum_by
+from mmq_sweeps.metrics.captions.references import Candidates, References
 
 _SMALL, _TINY = 1e-9, 1e-15
 

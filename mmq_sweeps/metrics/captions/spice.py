@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals
-from mmq_sweeps.metrics.java import run_once
-from mmq_sweeps.metrics.references import Candidates, References
-from mmq_sweeps.metrics.tokenizer import package_folder
+from mmq_sweeps.metrics.captions.java import run_once
+from mmq_sweeps.metrics.captions.references import Candidates, References
+from mmq_sweeps.metrics.captions.tokenizer import package_folder
 
 _JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 _FETCH = 'python -c "from pycocoevalcap.spice.get_stanford_models import get_stanford_models as get; get()"'

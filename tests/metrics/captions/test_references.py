@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmq_sweeps.metrics import CaptionScorer, references
-from mmq_sweeps.metrics.tokenizer import PtbTokenizer, shared_tokenizer
+from mmq_sweeps.metrics import CaptionScorer
+from mmq_sweeps.metrics.captions import references
+from mmq_sweeps.metrics.captions.tokenizer import PtbTokenizer, shared_tokenizer
 from tests.metrics.conftest import NASTY, Captions, nasty_cell
 
 METRICS = ["cider", "bleu_4", "rouge_l"]

@@ -13,8 +13,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mmq_sweeps.metrics.answers.choice import ChoiceAccuracy
 from mmq_sweeps.metrics.base import Count, Floats, RightAnswers, Scores, share
-from mmq_sweeps.metrics.choice import ChoiceAccuracy
 
 ORDERS_APART = 1_000_000
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals
-from mmq_sweeps.metrics.references import Candidates, References
+from mmq_sweeps.metrics.captions.references import Candidates, References
 
 _BETA = 1.2
 

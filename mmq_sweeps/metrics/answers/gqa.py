@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from mmq_sweeps.metrics.answers.normalize import normalize_answer
 from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals
-from mmq_sweeps.metrics.normalize import normalize_answer
 
 
 class GqaAccuracy:
