@@ -14,13 +14,16 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from launch import sweep_file
+from launch.monitor.findings import best_so_far, budget_of
+from launch.monitor.frontier import results
 from launch.planning.estimate import estimate
 from launch.planning.plan import Plan, make_plan
 from launch.planning.plan_table import show_plan
 from launch.planning.preflight import check
 from mmq_sweeps.config.sweep import Sweep, plan
 from mmq_sweeps.errors import ConfigError, StoreError, unknown
-from mmq_sweeps.reporting.table import output_console, rows, show
+from mmq_sweeps.reporting.compare import distinct_titles
+from mmq_sweeps.reporting.table import line, output_console, rows, show
 from mmq_sweeps.reporting.trackers import address
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
@@ -148,7 +151,8 @@ def tell(text: str) -> None:
 
 def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
     """Print the table of ``records`` to standard output and the failed cells to standard error."""
-    table_rows = rows(records, store.items)
+    records, titles = list(records), distinct_titles(sweep.cells)
+    table_rows, found = rows(records, store.items), results((titles[one.id], one) for one in records)
     failed = [row for row in table_rows if row["status"] != "done"]
     page = address(store.root / "wandb", sweep.settings["tracker"])
     if sweep.settings["output"] == "json":
@@ -157,6 +161,7 @@ def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
             "sweep": sweep.id,
             "cells": table_rows,
             "failed": len(failed),
+            "results": [one.as_json(budget_of(sweep.settings)) for one in found],
             "wandb": page,
         }
         output_console().out(json.dumps(told, indent=1), highlight=False)
@@ -164,6 +169,9 @@ def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
         console = output_console()
         if len(failed) < len(table_rows):
             show(table_rows, console)
+        if (budget := budget_of(sweep.settings)) is not None:
+            for text in best_so_far(found, budget, ended=len(records) == len(sweep.cells)):
+                line(console, text)
         console.print(f"store: {store.root}", soft_wrap=True, highlight=False, markup=False, emoji=False)
         if page:
             console.print(f"W&B: {page} (group {sweep.id})", soft_wrap=True, highlight=False, markup=False, emoji=False)

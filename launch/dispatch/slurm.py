@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import sweep_file
+from launch.monitor.findings import budget_of
 from launch.monitor.live_table import Foreground
 from launch.monitor.sweep_state import SweepReader
 from launch.planning.plan import Plan, check_counts
@@ -75,7 +76,7 @@ def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any
     if not options.wait:
         to_stderr(f"not waiting; {_how_to_come_back(store, sweep_id)}")
         return False
-    return _wait(store, sweep_id)
+    return _wait(store, sweep_id, budget_of(plan.sweep.settings))
 
 
 class Submission:
@@ -190,12 +191,12 @@ def _within_limit(groups: list[Cells], limit: int | None) -> list[Cells]:
     return [[cell for group in groups[low:high] for cell in group] for low, high in pairwise(bounds)]
 
 
-def _wait(store: Store, sweep_id: str) -> bool:
+def _wait(store: Store, sweep_id: str, budget: float | None) -> bool:
     """Show the sweep until its jobs have ended and return True. On Ctrl-C, return False and leave the jobs running."""
     gone, said = 0.0, ""
     told: set[JobId] = set()
     try:
-        with Foreground(SweepReader(store, sweep_id)) as shown, warnings_to(shown.say):
+        with Foreground(SweepReader(store, sweep_id), budget) as shown, warnings_to(shown.say):
             while not shown.now.ended and not (gone and time.monotonic() - gone >= SETTLE_SECONDS):
                 shown()
                 at_work = shown.now.jobs
