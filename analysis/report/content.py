@@ -118,6 +118,7 @@ def page(
         cells, numbers, [family.cells for family in found], on_frontier, flip_columns(one.flips[0] for one in shown)
     )
     data = {
+        "count": len(cells.frame),
         "cells": drawn,
         "families": [overview(family, numbers) for family in found],
     }
