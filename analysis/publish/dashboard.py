@@ -17,7 +17,7 @@ import pandas as pd
 from analysis.cells import METRIC, Cells, mixed, whole
 from analysis.load.wandb_cache import Cache
 from analysis.load.wandb_client import Project, connected, explained
-from mmq_sweeps.reporting.table import METRIC_LABELS
+from mmq_sweeps.reporting.table import metric_label
 
 # Unicode categories that W&B rejects in a view's name: mathematical, currency, modifier and other symbols, surrogates.
 REFUSED = ("Sm", "Sc", "Sk", "So", "Cs")
@@ -140,7 +140,7 @@ def _sections(view: View) -> list[Any]:
     # The running maximum (or minimum) draws the frontier.
     frontier = [
         _scatter(
-            f"{_label(metric)} against {told}",
+            f"{metric_label(metric)} against {told}",
             bpw,
             metric,
             **({"running_ymin": True} if metric in view.lower else {"running_ymax": True}),
@@ -149,7 +149,7 @@ def _sections(view: View) -> list[Any]:
         for bpw, told in BPW.items()
     ]
     bits = [
-        _scatter(f"{_label(metric)} against bits of {part}", f"{part}/bits", metric)
+        _scatter(f"{metric_label(metric)} against bits of {part}", f"{part}/bits", metric)
         for metric in view.metrics
         for part in view.parts
     ]
@@ -175,7 +175,7 @@ def _together(view: View) -> list[Any]:
 
     return [
         ParallelCoordinatesPlot(
-            title=f"bits of all parts, and {_label(metric)}",
+            title=f"bits of all parts, and {metric_label(metric)}",
             columns=[
                 ParallelCoordinatesPlotColumn(metric=SummaryMetric(column))
                 for column in (*(f"{part}/bits" for part in view.parts), "bpw_paper", metric)
@@ -183,7 +183,3 @@ def _together(view: View) -> list[Any]:
         )
         for metric in view.metrics
     ]
-
-
-def _label(metric: str) -> str:
-    return METRIC_LABELS.get(metric, metric)

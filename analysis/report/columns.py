@@ -13,7 +13,7 @@ from analysis.cells import ANSWERS, BITS, METRIC, WARNINGS, Cells, assignment, l
 from analysis.measures.missing import again
 from analysis.report.blocks import plain
 from analysis.report.packing import pack
-from mmq_sweeps.reporting.table import METRIC_LABELS
+from mmq_sweeps.reporting.table import metric_label
 
 SIZES = ("bpw_paper", "bpw_exact", "size_bytes")
 # Significant digits of drawn numbers: more are invisible and enlarge the page.
@@ -102,7 +102,7 @@ def _warnings(frame: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
     names = {name: f"{WARNINGS}{name}" for name in metrics if f"{WARNINGS}{name}" in frame}
     told: list[list[str]] = [[] for _ in range(len(frame))]
     for name, column in names.items():
-        label = METRIC_LABELS.get(name, name.replace("_", " "))
+        label = metric_label(name)
         for lines, text in zip(told, frame[column], strict=True):
             if isinstance(text, str):
                 lines.append(f"{label}: {'; '.join(text.splitlines())}")

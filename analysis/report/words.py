@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from analysis.cells import Cells
 from analysis.measures.importance import Importance
 from analysis.measures.sensitivity import Sensitivity
-from mmq_sweeps.reporting.table import METRIC_LABELS
+from mmq_sweeps.reporting.table import metric_label
 
 KEEP = 0.98
 BUDGETS = (8.0, 6.0, 4.0)
 
 
 def label(metric: str) -> str:
-    return METRIC_LABELS.get(metric, metric.replace("_", " "))
+    return metric_label(metric)
 
 
 def count(number: int, one: str, many: str = "") -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmq_sweeps.identity.assignment import is_mixed, part_order
-from mmq_sweeps.reporting.table import METRIC_LABELS, WARNED, by_family, definition_note, failures, warning_notes
+from mmq_sweeps.reporting.table import WARNED, by_family, definition_note, failures, metric_label, warning_notes
 
 Row = dict[str, Any]
 
@@ -75,7 +75,7 @@ def _pivot(family: Sequence[Row], named: str, metric: str) -> Grid:
 def _each(rows: Sequence[Row], metrics: Sequence[str], named: str) -> Grid:
     """Return a table with a line for each of ``rows``."""
     parts = sorted({part for row in rows for part in row["bits"]}, key=part_order)
-    heads = ["method", *parts, *(METRIC_LABELS.get(name, name) for name in metrics), "bits per weight", "MB"]
+    heads = ["method", *parts, *(metric_label(name) for name in metrics), "bits per weight", "MB"]
     lines = [
         [
             row["label"],

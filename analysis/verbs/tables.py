@@ -17,7 +17,7 @@ from analysis.measures import sensitivity as sensitivities
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS
 from mmq_sweeps.identity.end_parts import EMBEDDINGS
 from mmq_sweeps.identity.loads_in import DENSE_EMBEDDINGS, DEQUANTIZED
-from mmq_sweeps.reporting.table import METRIC_LABELS, SIGNIFICANT, WARNED, plain_table
+from mmq_sweeps.reporting.table import SIGNIFICANT, WARNED, metric_label, plain_table
 
 
 def recommendation_lines(one: recommending.Recommendation) -> Iterable[str]:
@@ -121,7 +121,7 @@ def frontier_table(one: frontiers.Frontier) -> Table:
     table = plain_table()
     uncertain, compared = "probability" in one.cells, "difference" in one.cells
     table.add_column("bpw", justify="right", no_wrap=True)
-    table.add_column(Text(METRIC_LABELS.get(one.metric, one.metric)), justify="right", no_wrap=True)
+    table.add_column(Text(metric_label(one.metric)), justify="right", no_wrap=True)
     if uncertain:
         table.add_column("95% interval", justify="right", no_wrap=True)
     if compared:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmq_sweeps.reporting.compare import family_of, settings, told_apart
 from mmq_sweeps.reporting.counts import counted
-from mmq_sweeps.reporting.table import METRIC_LABELS
+from mmq_sweeps.reporting.table import metric_label
 from mmq_sweeps.store.record import Record
 
 
@@ -40,7 +40,7 @@ class Results:
 
     @property
     def label(self) -> str:
-        return METRIC_LABELS.get(self.metric, self.metric)
+        return metric_label(self.metric)
 
     def frontier(self, method: str | None = None) -> list[Point]:
         """Return the cells (of ``method``) that no other beats in both bits and quality, from the fewest bits on."""

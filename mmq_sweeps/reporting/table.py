@@ -53,6 +53,13 @@ METRIC_LABELS = {
         for rank in (1, 5, 10)
     },
 }
+
+
+def metric_label(metric: str) -> str:
+    """Return the name by which people know a metric: ``CIDEr``, and ``log likelihood`` of one without a name of its own."""
+    return METRIC_LABELS.get(metric, metric.replace("_", " "))
+
+
 # With more metrics than this, only the first has a column for its difference from full precision.
 COMPARED = 3
 # Least digits of an id that a table shows.
@@ -227,7 +234,7 @@ def notes(family: Sequence[dict[str, Any]]) -> Iterator[str]:
     if any(metric.get("significant") for _, _, metric in metrics):
         yield FOOTNOTE
     for name in dict.fromkeys(name for _, name, metric in metrics if not metric["higher_is_better"]):
-        yield f"{METRIC_LABELS.get(name, name)}: lower is better"
+        yield f"{metric_label(name)}: lower is better"
     for name in dict.fromkeys(name for _, name, _ in metrics):
         yield from definition_note(name, [metric.get("definition") for _, other, metric in metrics if other == name])
     yield from warning_notes(metrics)
@@ -266,7 +273,7 @@ def _shared(sentences: Iterable[tuple[str, dict[str, Any], str]]) -> Iterator[tu
     for text, row, name in sentences:
         cells, labels = about.setdefault(text, ({}, {}))
         cells[title(row)] = None
-        labels[METRIC_LABELS.get(name, name)] = None
+        labels[metric_label(name)] = None
     for text, (cells, labels) in about.items():
         yield text, _some([*cells]), ", ".join(labels)
 
@@ -280,7 +287,7 @@ def _some(titles: Sequence[str]) -> str:
 def definition_note(metric: str, definitions: Iterable[str | None]) -> Iterator[str]:
     """Yield the script that ``metric`` equals, given each cell's ``definition``; a warning if cells differ in it."""
     counts = Counter(definition for definition in definitions if definition)
-    label = METRIC_LABELS.get(metric, metric)
+    label = metric_label(metric)
     if len(counts) == 1:
         yield f"{label}: {next(iter(counts))}"
     elif counts:
@@ -316,7 +323,7 @@ def _columns(family: Sequence[dict[str, Any]], ids: Mapping[str, str]) -> list[C
     columns = [Column("method", "method", [row["label"] for row in family], 0, "left", wrap=True, joins=True)]
     columns += [Column(part, part, [row["bits"].get(part, "16") for row in family], 0, joins=True) for part in parts]
     for place, name in enumerate(metrics):
-        label = METRIC_LABELS.get(name, name)
+        label = metric_label(name)
         columns.append(Column(label, label, _figures(family, name), 2 * place))
         if len(metrics) <= COMPARED or not place:
             told = [_difference(row["metrics"].get(name)) for row in family]
