@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.cells import Cells, Items, assignment
+from analysis.cells import Cells, Items
+from analysis.cells.selections import assignment
 from analysis.measures.quality import Quality
 from analysis.report.blocks import Sample, Samples, plain
 from analysis.report.columns import SIZES
