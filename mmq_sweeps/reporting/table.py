@@ -41,6 +41,7 @@ METRIC_LABELS = {
     "meteor": "METEOR",
     "rouge_l": "ROUGE-L",
     "spice": "SPICE",
+    **{f"bleu_{length}": f"BLEU-{length}" for length in (1, 2, 3, 4)},
     "gqa_accuracy": "acc.",
     "vqa_accuracy": "acc.",
     "vqa_accuracy_2021": "acc. 2021",

@@ -25,6 +25,7 @@ from analysis.report.overview import answers, overview, share_intervals
 from analysis.report.packing import SIGNS, pack
 from mmq_sweeps.store.store import Store
 from tests.analysis.grids import record, saved
+from tests.analysis.pages import unpacked
 
 ITEMS = tuple(f"{number}" for number in range(50))
 
@@ -99,18 +100,6 @@ def test_a_family_says_its_metrics_sizes_and_shares(tmp_path: Path) -> None:
     ]
     number = cells.frame["method"].tolist().index("gptq")
     assert told["shares"] == {"cider": {number: [0.8, 0.8]}}
-
-
-def unpacked(column: Any, count: int) -> list[Any]:
-    """What page/base.js does."""
-    if isinstance(column, list):
-        return column
-    if "words" in column:
-        rows = [[column["words"][SIGNS.index(sign)] for sign in row] for row in column["rows"].split(" ")]
-        return [column["cut"].join(row) or None for row in rows]
-    at = column.get("at", [0] * count)
-    places = [SIGNS.index(sign) for sign in at] if isinstance(at, str) else at
-    return [column["pool"][place] for place in places]
 
 
 TIMES = [

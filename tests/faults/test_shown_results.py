@@ -261,10 +261,10 @@ def test_markdown_keeps_families_methods_and_metrics_apart(
     tables = told.split("\n\nm, t")
     assert len(tables) == 3
     for values in (("full precision 2.0000", "1.0000", "1.5000"), ("full precision 4.0000", "3.0000", "3.5000")):
-        (one,) = [table for table in tables if values[0] in table and "cider; full" in table]
+        (one,) = [table for table in tables if values[0] in table and "CIDEr; full" in table]
         assert f"| gptq method.group_size=64 | vision + connector + language | {values[1]} |" in one
         assert f"| gptq method.group_size=32 | vision + connector + language | {values[2]} |" in one
-    assert "meteor; full precision 4.0000" in told
+    assert "METEOR; full precision 4.0000" in told
 
 
 def test_a_cell_over_other_items_than_full_precision_is_shown_without_a_difference() -> None:
