@@ -23,6 +23,7 @@ from launch.planning.preflight import check
 from mmq_sweeps.config.sweep import Sweep, plan
 from mmq_sweeps.errors import ConfigError, StoreError, unknown
 from mmq_sweeps.reporting.compare import distinct_titles
+from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.reporting.table import line, output_console, rows, show
 from mmq_sweeps.reporting.trackers import address
 from mmq_sweeps.store.record import Record
@@ -76,9 +77,12 @@ def start(sweep: Sweep, launcher: Mapping[str, Any], command: str = "", asked: i
         return 0
     show_records(outcome.records.values(), outcome.store, sweep)
     if outcome.stopped is not None:
-        tell(f"stopped: {outcome.stopped.strerror or outcome.stopped}; {outcome.missing} cells are missing")
+        tell(
+            f"stopped: {outcome.stopped.strerror or outcome.stopped}; "
+            f"{counted(outcome.missing, 'cell is', 'cells are')} missing"
+        )
     elif outcome.missing:
-        tell(f"{outcome.missing} cells are missing; run the same command again to go on")
+        tell(f"{counted(outcome.missing, 'cell is', 'cells are')} missing; run the same command again to go on")
     return 1 if outcome.stopped is not None or outcome.missing or outcome.failed else 0
 
 
@@ -192,7 +196,7 @@ def _tell_failed(failed: Sequence[Mapping[str, Any]], count: int, store: Store) 
         where = store.record_path(row["id"])
         errors.print(f"{message} (traceback in {where})", soft_wrap=True)
     if failed:
-        errors.print(f"{len(failed)} of {count} cells failed")
+        errors.print(f"{len(failed)} of {counted(count, 'cell')} failed")
 
 
 def _shortened(message: str) -> str:

@@ -19,6 +19,7 @@ from analysis.cells.columns import METRIC
 from analysis.cells.selections import mixed, whole
 from analysis.load.wandb_cache import Cache
 from analysis.load.wandb_client import Project, connected, explained
+from mmq_sweeps.reporting.counts import out_of
 from mmq_sweeps.reporting.table import metric_label
 
 # Unicode categories that W&B rejects in a view's name: mathematical, currency, modifier and other symbols, surrogates.
@@ -54,16 +55,23 @@ def views(cells: Cells) -> list[View]:
     return found
 
 
+# What runs do that panels hide: one of them, several of them.
+NARROWED = (
+    "narrows a part or its group size and stands at its bits all the same",
+    "narrow a part or its group size and stand at its bits all the same",
+)
+SEVERAL = ("mixes the bits of a part and stands at their mean", "mix the bits of a part and stand at their mean")
+
+
 def _notes(family: Cells) -> Iterator[str]:
     """Describe the differences that W&B's panels hide, since they know only the bits of a part."""
     several = pd.Series(data=False, index=family.frame.index)
     for part in family.parts:
         several |= mixed(family.frame, part)
     narrowed = int((~whole(family.frame, family.parts) & ~several).sum())
-    if narrowed:
-        yield f"{narrowed} of {len(family.frame)} runs narrow a part or its group size and stand at its bits all the same"
-    if several.any():
-        yield f"{int(several.sum())} of {len(family.frame)} runs mix the bits of a part and stand at their mean"
+    for count, verbs in ((narrowed, NARROWED), (int(several.sum()), SEVERAL)):
+        if count:
+            yield out_of(count, len(family.frame), "run", *verbs)
     told = [title.partition(" [")[2].rstrip("]") for title, _ in family.families()]
     if len(told) > 1:
         yield f"runs of {len(told)} settings are together and not comparable: {'; '.join(told)}"

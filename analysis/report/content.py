@@ -50,6 +50,7 @@ from analysis.report.samples import samples
 from analysis.report.transfer import transfer_section
 from mmq_sweeps import __version__
 from mmq_sweeps.identity.assignment import part_order
+from mmq_sweeps.reporting.counts import counted
 
 TABLES = {
     "alone": "Damage of one selection, all else at full precision",
@@ -316,7 +317,7 @@ def _defects(
     failures = [
         f"{assignment(row)} failed with {row.get('error')}: {row['id']}." for _, row in failed.head(FAILURES).iterrows()
     ]
-    more = [f"{len(failed) - FAILURES} more cells failed."] if len(failed) > FAILURES else []
+    more = [f"{counted(len(failed) - FAILURES, 'more cell', 'more cells')} failed."] if len(failed) > FAILURES else []
     lacking = [*failures, *more, *(f"{line}." for line in unmeasured)]
     if lacking:
         yield Sentences(["Cells without a result:", *lacking])

@@ -24,6 +24,7 @@ from analysis.measures.quality import Quality
 from analysis.report.blocks import Sample, Samples, plain
 from analysis.report.columns import SIZES
 from analysis.report.overview import answers as answers_of
+from mmq_sweeps.reporting.counts import counted
 
 SHOWN = 8
 CELLS = 4
@@ -71,11 +72,12 @@ def samples(
     answers = {cell: said for cell, items in by_cell.items() if (said := _said(items, shown, metric))}
     names = [assignment(row) for row, _ in answered]
     told = [
-        f"Of {len(shared):,} items, {name} says the same as {names[0]} to {_same(column, columns[0], shared):,}."
+        f"Of {counted(len(shared), 'item')}, {name} says the same as {names[0]} to {_same(column, columns[0], shared):,}."
         for name, column in zip(names[1:], columns[1:], strict=True)
     ]
-    which = f"the first {len(shown)} items that cells answer differently" if unlike else f"the first {len(shown)} items"
-    return Samples(number, rows, answers, picked), [f"Shown are {which}.", *told, *lacking]
+    first = f"are the first {len(shown)} items" if len(shown) > 1 else "is the first item"
+    shown_are = f"Shown {first}{' that cells answer differently' if unlike else ''}."
+    return Samples(number, rows, answers, picked), [shown_are, *told, *lacking]
 
 
 def _answered(family: Cells, metric: str, chosen: Sequence[pd.Series]) -> Iterator[tuple[pd.Series, Items]]:

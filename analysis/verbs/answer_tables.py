@@ -12,6 +12,7 @@ from rich.text import Text
 from analysis.cells.columns import METRIC
 from analysis.cells.selections import assignment
 from analysis.measures.flips import Flips
+from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.reporting.table import metric_label, plain_table
 
 
@@ -38,7 +39,8 @@ def flips_lines(one: Flips) -> Iterable[str]:
         turned = (
             f"{label} got worse, and better" if one.graded else "was right and is wrong now, was wrong and is right now"
         )
-        yield f"flips: share of {count:,} items with another answer than full precision; {worse}, {better}: of these, {turned}"
+        share = f"share of {counted(count, 'item')} with another answer than full precision"
+        yield f"flips: {share}; {worse}, {better}: of these, {turned}"
     yield from one.notes
 
 

@@ -21,6 +21,7 @@ from analysis.report import comparison, page
 from analysis.report.samples import Example, examples_of, readable
 from analysis.tables.records import find, read
 from analysis.verbs.files import written
+from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.reporting.table import SIGNIFICANT, line, metric_label, output_console, plain_table
 
 NAMES = ("A", "B")
@@ -31,8 +32,6 @@ FOOTNOTE = f"{SIGNIFICANT} differs (paired 95% bootstrap interval without zero)"
 
 def compare(arguments: argparse.Namespace) -> None:
     """Print the comparison, or write it as a page."""
-    if arguments.items < 0:
-        raise ValueError(f"--items {arguments.items}: choose 0 or more")
     stored = read([Path(source) for source in arguments.source], "compare")
     first, second = (find(stored, cell) for cell in arguments.cells)
     found = comparing.compare(stored, first, second, arguments.metric, arguments.items)
@@ -105,7 +104,7 @@ def _show(found: Comparison, examples: Mapping[str, Example], console: Console) 
     for sentence in comparison.sentences(found, FOOTNOTE):
         line(console, sentence)
     if found.most:
-        named = "item" if len(found.most) == 1 else f"{len(found.most)} items"
+        named = "item" if len(found.most) == 1 else counted(len(found.most), "item")
         line(console, f"\nthe {named} that changed most by {metric_label(found.metric)}:")
     for change in found.most:
         console.print()

@@ -27,6 +27,7 @@ from launch.slurm.options import Options
 from launch.slurm.scheduler import ClusterError, JobId
 from launch.workers.heartbeat import now
 from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.reporting.progress import to_stderr, warnings_to
 from mmq_sweeps.store.store import Store
 
@@ -68,7 +69,7 @@ def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any
     under_way = _under_way(store, sweep_id, _queued(name))
     groups = _without(plan.batches, under_way)
     if under_way:
-        to_stderr(f"{len(under_way)} cells are in jobs that are queued or running already")
+        to_stderr(f"{counted(len(under_way), 'cell is', 'cells are')} in jobs that are queued or running already")
     if groups:
         limit = scheduler.patiently(lambda: cluster.submit_limit(options.account, options.qos))
         groups = _within_limit(groups, limit)

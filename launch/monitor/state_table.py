@@ -17,6 +17,7 @@ from launch.monitor.findings import HIGHEST_PLOT, LEAST_PLOT, best_so_far, has_p
 from launch.monitor.plot import plot
 from launch.monitor.sweep_state import DONE, FAILED, QUEUED, REFUSED, RUNNING, Snapshot
 from launch.slurm import jobs
+from mmq_sweeps.reporting.counts import counted
 
 # Maximum rows of groups and of workers; --json has all.
 SHOWN = 12
@@ -103,7 +104,7 @@ def counts(now: Snapshot) -> str:
     counts = ", ".join(f"{now.count(state):,} {state}" for state in states_of(now))
     ended = now.count(DONE) + now.count(FAILED)
     share = f" ({100 * ended // len(now.cells)} % ended)" if now.cells else ""
-    return f"sweep {now.sweep}: {len(now.cells):,} cells: {counts}{share}"
+    return f"sweep {now.sweep}: {counted(len(now.cells), 'cell')}: {counts}{share}"
 
 
 def why_refused(now: Snapshot) -> str:

@@ -27,6 +27,7 @@ from mmq_sweeps.reporting.compare import (
     variant,
     with_variants,
 )
+from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.store.record import Record
 
 # Without a terminal, rich would assume 80 columns.
@@ -292,7 +293,7 @@ def definition_note(metric: str, definitions: Iterable[str | None]) -> Iterator[
     if len(counts) == 1:
         yield f"{label}: {next(iter(counts))}"
     elif counts:
-        told = "; ".join(f"{definition} ({number} cells)" for definition, number in counts.most_common())
+        told = "; ".join(f"{definition} ({counted(number, 'cell')})" for definition, number in counts.most_common())
         yield f"{WARNED} {label}: cells differ in the script and are not comparable: {told}"
 
 

@@ -128,7 +128,7 @@ def test_sensitivity_takes_embeddings_and_says_what_it_leaves_out(mixed: Path) -
     assert "embeddings" in set(told.whole_alone["part"])
     notes = " ".join(told.notes)
     assert "4 of 8 cells give the units of a part several bit-widths" in notes
-    assert "1 of 8 cells mix methods" in notes
+    assert "1 of 8 cells mixes methods" in notes
 
 
 def test_fine_importance_knows_the_bits_of_every_slot(mixed: Path) -> None:
@@ -197,7 +197,7 @@ def test_importance_says_which_cells_are_none_of_the_method(mixed: Path, capsys,
     with pytest.raises(SystemExit):
         main()
     told = capsys.readouterr().err
-    assert "1 cells mix rtn with another method and are left out here" in told
+    assert "1 cell mixes rtn with another method and is left out here" in told
     assert "give the units of a part several bit-widths" in told
 
 

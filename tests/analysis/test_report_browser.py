@@ -411,7 +411,7 @@ def test_full_precision_alone_says_what_is_missing(tmp_path: Path, driver: Any) 
 def test_defects_failures_and_cells_that_are_missing_are_told(report: Path) -> None:
     told = report.read_text()
     assert "failed with OutOfMemory: rtn-vision2." in told
-    assert "1 of 1 cells have no record yet: run python -m mmq_sweeps -m bits=3 again." in told
+    assert "1 of 1 cell has no record yet: run python -m mmq_sweeps -m bits=3 again." in told
     assert "This page: python -m analysis report" in told
     assert f"mmq-sweeps {mmq_sweeps.__version__}, Python " in told
 
