@@ -16,6 +16,7 @@ from analysis.cells.columns import DEFINITION, WARNINGS
 from analysis.cells.merging import conflicts
 from analysis.cells.selections import assignment
 from mmq_sweeps.reporting.counts import counted
+from mmq_sweeps.reporting.table import metric_label
 
 
 def fewer_items(rows: pd.DataFrame, metrics: Iterable[str]) -> Iterator[Told]:
@@ -30,7 +31,8 @@ def fewer_items(rows: pd.DataFrame, metrics: Iterable[str]) -> Iterator[Told]:
         for (_, row), count, most in zip(rows.iterrows(), counts, asked, strict=True):
             if count < most:
                 told.setdefault(
-                    row["id"], f"{assignment(row)}: {name} over {count:.0f} of {counted(int(most), 'item')}"
+                    row["id"],
+                    f"{assignment(row)}: {metric_label(name)} over {count:.0f} of {counted(int(most), 'item')}",
                 )
     if "missing" in rows:
         for _, row in rows[rows["missing"].fillna(0) > 0].iterrows():
@@ -59,7 +61,7 @@ def warned(rows: pd.DataFrame, metrics: Iterable[str]) -> Iterator[Told]:
         if f"{WARNINGS}{name}" in rows:
             for _, row in rows[rows[f"{WARNINGS}{name}"].notna()].iterrows():
                 texts = str(row[f"{WARNINGS}{name}"]).split("\n")
-                told.setdefault(row["id"], []).append(f"{assignment(row)}, {name}: {', '.join(texts)}")
+                told.setdefault(row["id"], []).append(f"{assignment(row)}, {metric_label(name)}: {', '.join(texts)}")
     if told:
         names = listed(["; ".join(texts) for texts in told.values()])
         yield "warnings", f"{counted(len(told), 'cell carries', 'cells carry')} warnings: {names}", len(told), len(rows)
@@ -89,7 +91,7 @@ def unlike_definitions(rows: pd.DataFrame, metrics: Iterable[str]) -> Iterator[T
             others = int(counts.iloc[1:].sum())
             yield (
                 "records differ",
-                f"{name} is computed by different scripts: {told}; not comparable",
+                f"{metric_label(name)} is computed by different scripts: {told}; not comparable",
                 others,
                 len(rows),
             )
@@ -107,7 +109,7 @@ def copies(cells: Cells) -> Iterator[tuple[str, Told]]:
             continue
         metric, spread = results.get(str(cell), ("", 0.0))
         apart = f"differs by {spread:.4g}" if np.isfinite(spread) else "has a value in some and none in others"
-        told = [f"{metric} {apart}"] if metric else []
+        told = [f"{metric_label(metric)} {apart}"] if metric else []
         told += [f"their records differ in {joined(unlike)}"] if unlike else []
         places = ", ".join(sorted(set(rows["where"])))
         row = rows.iloc[0]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.audit.answers import Answers, rounded
-from analysis.audit.finding import Told, joined
+from analysis.audit.finding import Told, labels
 from analysis.cells import Cells
 from analysis.cells.columns import BITS, METRIC, SELECTION
 from analysis.cells.selections import by_number, mixed, slots
@@ -20,6 +20,7 @@ from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.compare import ROUNDING
 from mmq_sweeps.reporting.counts import counted
+from mmq_sweeps.reporting.table import metric_label
 
 KINDS = ("attention", "mlp")
 GROUPS = ("front", "middle", "end")
@@ -122,7 +123,7 @@ def ties(settings: pd.DataFrame, score: np.ndarray, metric: str) -> Iterator[Tol
         yield (
             "do not tie",
             f"{touched} cells state an assignment that another has as well and score differently: "
-            f"{metric} up to {spread.max():.4g} apart",
+            f"{metric_label(metric)} up to {spread.max():.4g} apart",
             touched,
             len(score),
         )
@@ -142,7 +143,7 @@ def scatter(family: Cells, rows: pd.DataFrame, score: np.ndarray, metric: str) -
             yield (
                 "scatter",
                 f"{counted(int(near.sum()), 'cell')} of {method} have every part at {MANY_BITS} bits or more "
-                f"and should all but tie, yet {metric} lies between {score[near].min():.4f} and "
+                f"and should all but tie, yet {metric_label(metric)} lies between {score[near].min():.4f} and "
                 f"{score[near].max():.4f} (standard deviation "
                 f"{score[near].std(ddof=1):.4f}, {1 - rest.var() / score[near].var():.0%} of it explained by bits): "
                 "smaller differences than these mean nothing",
@@ -193,7 +194,7 @@ def unchanged(
         yield (
             "changed nothing",
             f"{counted(int(same.sum()), 'cell lowers bits and has', 'cells lower bits and have')} "
-            f"exactly the {joined(metrics)} of full precision{explained}",
+            f"exactly the {labels(metrics)} of full precision{explained}",
             int(same.sum()),
             len(rows),
         )

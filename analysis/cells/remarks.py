@@ -10,14 +10,15 @@ import pandas as pd
 from analysis.cells.columns import DEFINITION, WARNINGS
 from analysis.cells.selections import mixed, mixes_methods, quantized_elsewhere, whole
 from mmq_sweeps.reporting.counts import are, counted, out_of
-from mmq_sweeps.reporting.table import definition_note
+from mmq_sweeps.reporting.table import definition_note, metric_label
 
 
 def warned(rows: pd.DataFrame, metric: str) -> Iterator[str]:
     """Yield a sentence on how many cells carry a warning about ``metric``, if any do."""
     number = int(rows[f"{WARNINGS}{metric}"].notna().sum()) if f"{WARNINGS}{metric}" in rows else 0
     if number:
-        yield f"{out_of(number, len(rows), 'cell', 'carries', 'carry')} a warning about {metric}, which the audit tells"
+        carry = out_of(number, len(rows), "cell", "carries", "carry")
+        yield f"{carry} a warning about {metric_label(metric)}, which the audit tells"
 
 
 def defined(rows: pd.DataFrame, metric: str) -> Iterator[str]:

@@ -29,6 +29,7 @@ from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.compare import ROUNDING
 from mmq_sweeps.reporting.counts import are, out_of
+from mmq_sweeps.reporting.table import metric_label
 
 TREES = 100
 REPEATS = 10
@@ -97,7 +98,9 @@ def importances(
             parts = family.parts
             lacking = int(rows[f"{METRIC}{name}"].isna().sum())
             notes = (
-                [f"{out_of(lacking, len(rows), 'cell', 'has', 'have')} no {name} and {are(lacking)} left out"]
+                [
+                    f"{out_of(lacking, len(rows), 'cell', 'has', 'have')} no {metric_label(name)} and {are(lacking)} left out"
+                ]
                 if lacking
                 else []
             )

@@ -95,7 +95,7 @@ def page(
         asked = f"the metric {metric!r}" if metric else "a metric"
         raise ValueError(f"no finished cell has {asked}: nothing to report; run a sweep, or choose another --metric")
     unsized = [
-        f"{family.title}: no cell has both {family.metric} and bits per weight, so it is left out."
+        f"{family.title}: no cell has both {words.label(family.metric)} and bits per weight, so it is left out."
         for family in found
         if not _sized(family)
     ]
@@ -247,7 +247,9 @@ def _sensitivity(one: _Shown) -> Iterator[Block]:
     family, told = one.family, one.family.sensitivity
     if told is None:
         yield Sentences(
-            [f"There is no full-precision cell with {family.metric} to measure damage from: run method=none."]
+            [
+                f"There is no full-precision cell with {words.label(family.metric)} to measure damage from: run method=none."
+            ]
         )
     else:
         if (maps := damages(told, family.cells, one.numbers)) is not None:

@@ -62,7 +62,7 @@ def samples(
         return None, ["no cell of this source has its predictions here: no samples"]
     columns = [{str(item["id"]): item for item in items} for _, items in answered]
     shared = [item for item in columns[0] if all(item in column for column in columns)]
-    unlike = [item for item in shared if len({column[item]["prediction"] for column in columns}) > 1]
+    unlike = [item for item in shared if len({readable(column[item]["prediction"]) for column in columns}) > 1]
     shown = (unlike or shared)[:SHOWN]
     known, lacking = _examples(answered[0][0], set(shown), root)
     rows = [Sample(item, *known.get(item, Example("", "", ()))) for item in shown]
@@ -136,7 +136,7 @@ def readable(prediction: str) -> str:
 
 
 def _same(column: Mapping[str, Any], full: Mapping[str, Any], shared: Iterable[str]) -> int:
-    return sum(column[item]["prediction"] == full[item]["prediction"] for item in shared)
+    return sum(readable(column[item]["prediction"]) == readable(full[item]["prediction"]) for item in shared)
 
 
 def _examples(row: pd.Series, wanted: set[str], root: Path | None) -> tuple[dict[str, Example], list[str]]:

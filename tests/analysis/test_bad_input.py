@@ -60,7 +60,7 @@ TOLD = {
         "recommend": (False, "best measured: gptq vision 3 language 3"),
         "quality": (False, "best measured: gptq vision 3 language 3"),
         "figures": (False, "10 files in figures"),
-        "audit": (False, "3 cells lower bits and have exactly the cider of full precision"),
+        "audit": (False, "3 cells lower bits and have exactly the CIDEr of full precision"),
         "report": (False, "report.html"),
     },
     "missing baseline": {

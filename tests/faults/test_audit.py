@@ -46,9 +46,7 @@ def test_a_cell_that_ties_in_every_metric_changed_nothing_by_its_answers(tmp_pat
     said = [f"answer {number}" for number in range(20)]
     says = {full.id: said, same.id: said, other.id: [*said[1:], "another"]}
     found = defects(stored(tmp_path, full, same, other, says=says))
-    assert found["changed nothing"] == [
-        "1 cell lowers bits and has exactly the text_recall_at_1 and image_recall_at_1 of full precision"
-    ]
+    assert found["changed nothing"] == ["1 cell lowers bits and has exactly the TR@1 and IR@1 of full precision"]
     assert found["duplicated outputs"] == ["3 cells have 2 distinct outputs, by their predictions"]
 
 
@@ -260,7 +258,7 @@ def test_cells_measured_on_fewer_items_than_asked_are_told(tmp_path: Path) -> No
     left_out = made("rtn", {"vision": 4}, 8.0, {"cider": 4.0}, notes={"missing": {"images": 1, "items": 3}})
     (found,) = defects(stored(tmp_path / "a", full, fewer, left_out))["fewer items"]
     assert found == (
-        "2 cells were measured on fewer items than asked: gptq vision 4: cider over 18 of 20 items; "
+        "2 cells were measured on fewer items than asked: gptq vision 4: CIDEr over 18 of 20 items; "
         "rtn vision 4: 3 items were left out"
     )
     asked = [
@@ -269,7 +267,7 @@ def test_cells_measured_on_fewer_items_than_asked_are_told(tmp_path: Path) -> No
     ]
     (found,) = defects(stored(tmp_path / "b", *asked))["fewer items"]
     assert found.startswith(
-        "2 cells were measured on fewer items than asked: full precision: cider over 20 of 25 items"
+        "2 cells were measured on fewer items than asked: full precision: CIDEr over 20 of 25 items"
     )
 
 
@@ -297,7 +295,7 @@ def test_records_of_one_cell_that_disagree_are_told_with_what_differs(tmp_path: 
     ]
     (found,) = defects(*sources)["measured twice"]
     assert (
-        "(rtn vision 4) has 2 records: cider differs by 0.5; their records differ in images and versions.transformers"
+        "(rtn vision 4) has 2 records: CIDEr differs by 0.5; their records differ in images and versions.transformers"
         in found
     )
     # The same figure from other images is a coincidence; from another library it is none to speak of.
@@ -315,7 +313,7 @@ def test_warnings_in_records_are_told_by_cell(tmp_path: Path) -> None:
         warnings={"cider": ["all empty"], "meteor": ["all empty"]},
     )
     (found,) = defects(stored(tmp_path, made("none", {}, 16.0, {"cider": 5.8, "meteor": 0.5}), warned))["warnings"]
-    assert found == "1 cell carries warnings: gptq vision 2, cider: all empty; gptq vision 2, meteor: all empty"
+    assert found == "1 cell carries warnings: gptq vision 2, CIDEr: all empty; gptq vision 2, METEOR: all empty"
 
 
 def test_where_less_is_better_broken_cells_are_those_of_the_highest_figures(tmp_path: Path) -> None:
@@ -351,7 +349,7 @@ def test_a_layer_kind_that_one_of_two_methods_never_applies_is_found(tmp_path: P
         records.append(made(method, dict.fromkeys(PARTS, 2), 2.0, {"cider": 0.0}))
     one_method = [record for record in records if record.names["method"] != "awq"]
     told = "language mlp is counted as quantized in 7 cells"
-    compared = "never changes cider (6 comparisons of cells that differ in nothing else)"
+    compared = "never changes CIDEr (6 comparisons of cells that differ in nothing else)"
     assert defects(stored(tmp_path / "one", *one_method))["not applied"] == [f"{told} and {compared}"]
     assert defects(stored(tmp_path / "two", *records))["not applied"] == [f"{told} of gptq and {compared}"]
 

@@ -395,5 +395,5 @@ def test_cells_of_two_scripts_are_told_not_to_be_comparable(tmp_path: Path) -> N
     )
     (told,) = [one for one in audit(load([stored(tmp_path, *records)])) if one.defect == "records differ"]
     assert told.sentence == (
-        f"vqa_accuracy is computed by different scripts: 2 cells by {BEFORE}; 1 cell by {SINCE}; not comparable"
+        f"acc. is computed by different scripts: 2 cells by {BEFORE}; 1 cell by {SINCE}; not comparable"
     )

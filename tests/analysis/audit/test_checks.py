@@ -24,7 +24,7 @@ def test_what_the_published_uniform_file_never_quantized_is_found(published: Pat
         "connector mlp",
         "language attention",
     ]
-    assert "82 cells lower bits and have exactly the cider and meteor of full precision" in found["changed nothing"][0]
+    assert "82 cells lower bits and have exactly the CIDEr and METEOR of full precision" in found["changed nothing"][0]
     assert found["changed nothing"][0].endswith("82 of them quantize nothing but connector mlp and language attention")
 
 
@@ -51,7 +51,7 @@ def test_a_clean_store_has_no_finding(tmp_path: Path) -> None:
 def test_a_cell_that_changed_nothing_is_found(tmp_path: Path) -> None:
     stored(tmp_path, {"none": [({}, 16.0, 1.0)], "gptq": [({"vision": 4}, 8.0, 1.0), ({"vision": 3}, 7.0, 0.8)]})
     found = defects(str(tmp_path))
-    assert found["changed nothing"] == ["1 cell lowers bits and has exactly the cider of full precision"]
+    assert found["changed nothing"] == ["1 cell lowers bits and has exactly the CIDEr of full precision"]
     assert found["duplicated outputs"][0].startswith("3 cells have 2 distinct outputs")
 
 
@@ -87,7 +87,7 @@ def test_1500_rows_with_451_distinct_predictions_are_told(published: Path, tmp_p
 def test_cells_that_should_all_but_tie_are_told(published: Path) -> None:
     (told,) = defects(f"published:{published}")["scatter"]
     assert told.startswith(
-        "64 cells of gptq have every part at 6 bits or more and should all but tie, yet cider lies between"
+        "64 cells of gptq have every part at 6 bits or more and should all but tie, yet CIDEr lies between"
     )
     assert "standard deviation 0.0320, 4% of it explained by bits" in told
 
