@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from analysis.measures.compare import Comparison
 from analysis.report.blocks import Block, Column, Compared, Page, Sample, Section, Sentences, Table
 from analysis.report.samples import Example, readable
-from analysis.report.words import count
+from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.reporting.table import metric_label
 
 
@@ -37,9 +37,10 @@ def sentences(found: Comparison, marked: str = "") -> Iterator[str]:
         if not one.higher_is_better:
             yield f"{label}: lower is better"
         if not one.not_compared:
-            yield f"{label}: {count(one.better, 'item')} better, {one.worse:,} worse, {one.alike:,} alike"
+            yield f"{label}: {counted(one.better, 'item')} better, {one.worse:,} worse, {one.alike:,} alike"
         if one.flips is not None:
-            yield f"{label}: {count(one.flips[0], 'item')} right with A and wrong with B, {one.flips[1]:,} the other way round"
+            lost = counted(one.flips[0], "item")
+            yield f"{label}: {lost} right with A and wrong with B, {one.flips[1]:,} the other way round"
         if one.not_compared:
             yield f"{label} is not compared: {one.not_compared}"
 

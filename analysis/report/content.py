@@ -357,7 +357,6 @@ def _made(cells: Cells, command: str, history: History) -> Iterator[Block]:
     if history.versions:
         yield Sentences(["Cells were measured with:", *history.versions])
     places = [
-        f"{source}: {words.count(int(number), 'cell')}"
-        for source, number in cells.frame["source"].value_counts().items()
+        f"{source}: {counted(int(number), 'cell')}" for source, number in cells.frame["source"].value_counts().items()
     ]
     yield Sentences(["Read from:", *places])

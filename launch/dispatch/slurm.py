@@ -112,7 +112,7 @@ class Submission:
         cells = sum(len(group) for group in groups)
         arrays_told = f" in {len(arrays)} arrays" if len(arrays) > 1 else ""
         to_stderr(
-            f"submitted {_count(len(groups), 'job')}{arrays_told} for {_count(cells, 'cell')}; logs in {self.folder}"
+            f"submitted {counted(len(groups), 'job')}{arrays_told} for {counted(cells, 'cell')}; logs in {self.folder}"
         )
 
     def _submit_array(self, groups: Sequence[Cells], width: int, after: str | None) -> str:
@@ -247,7 +247,3 @@ def _outside_any_job() -> Iterator[None]:
         yield
     finally:
         os.environ.update(inherited)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
