@@ -84,6 +84,7 @@ FIELDS: dict[str, tuple[str, str, Any, str, Any]] = {
     "store": ("store: {dir: x}", "store.dir", "x", "store.dir=y", "y"),
     "retry": ("retry: all", "retry", "all", "retry=none", "none"),
     "retries": ("retries: 5", "retries", 5, "retries=6", 6),
+    "view": ("view: {max_bpw: 3}", "view.max_bpw", 3.0, "view.max_bpw=5", 5.0),
     "output": ("output: json", "output", "json", "output=table", "table"),
 }
 
