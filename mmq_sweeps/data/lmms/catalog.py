@@ -182,12 +182,12 @@ def _values(value: str, rest: str) -> list[str]:
     return [one for one in plain if one]
 
 
-class _Loader(yaml.FullLoader):
+class _Loader(yaml.FullLoader):  # type: ignore[misc]
     """The library's loader, with functions left as names."""
 
 
 def _function(loader: _Loader, node: yaml.Node) -> Function:
-    return Function(str(loader.construct_scalar(node)), Path(loader.name).parent)  # type: ignore[arg-type]
+    return Function(str(loader.construct_scalar(node)), Path(loader.name).parent)
 
 
 _Loader.add_constructor("!function", _function)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mmq_sweeps.data.lmms import library
 from mmq_sweeps.data.lmms.catalog import TaskYaml, find_task
+from mmq_sweeps.data.lmms.network import refuse_asking
 from mmq_sweeps.data.lmms.sources import data_place, refuse_unfit, task_sources
 from mmq_sweeps.identity.roles import LABEL
 
@@ -56,7 +57,8 @@ class LmmsDocuments:
     ``lmms_task`` is a task of the installed library or of the yaml files below ``include_path``. ``split`` is a split of its
     data set, or the key of its yaml that names one: ``test_split``, ``validation_split``, ``training_split``,
     ``fewshot_split``. ``lmms_model`` is lmms-eval's name of the model whose prompts apply (its ``--model``); None takes those
-    for any. ``dataset_path`` is a folder with a copy of the data set.
+    for any. ``dataset_path`` is a folder with a copy of the data set. Without ``allow_network``, a task whose code
+    may ask a server to score every document is refused.
     """
 
     lmms_task: str
@@ -64,6 +66,7 @@ class LmmsDocuments:
     include_path: str | None = field(default=None, metadata=LABEL)  # ids hold what lies there
     lmms_model: str | None = None
     dataset_path: str | None = field(default=None, metadata=LABEL)
+    allow_network: bool = field(default=False, metadata=LABEL)
     count: int | None = None
     seed: int | None = None
 
@@ -75,6 +78,8 @@ class LmmsDocuments:
         """Return the task's yaml and code, the library's own, and the files of the data set."""
         task = self.yaml
         refuse_unfit(task)
+        if not self.allow_network:
+            refuse_asking(task)
         return [*task_sources(task), *data_place(task, self.dataset_path).files]
 
     @property

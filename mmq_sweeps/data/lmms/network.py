@@ -9,17 +9,20 @@ runs the functions once with the network refused.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from mmq_sweeps.data.lmms.catalog import Function, module_file
+from mmq_sweeps.data.lmms.catalog import Function, TaskYaml, module_file
 
 PACKAGES = (
     "aiohttp", "anthropic", "azure", "dashscope", "google.genai", "google.generativeai", "httpx", "litellm",
     "lmms_eval.llm_judge", "lmms_eval.verifiers", "openai", "reka", "requests", "urllib.request", "zhipuai",
 )  # fmt: skip
+# The functions that every metric needs, and how they are told.
+_EVERYWHERE = ("process_results", "process_docs", "doc_to_text", "doc_to_visual", "doc_to_target", "doc_to_choice")
+EVERYWHERE = "every metric"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,28 @@ def packages_asked(functions: Iterable[Function]) -> list[str]:
         if function.file is not None:
             found |= dict.fromkeys(_asked(function.file, function.name))
     return list(found)
+
+
+def asking(task: TaskYaml, metrics: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Return the packages that talk to servers of the functions that all metrics need, else of each of ``metrics``."""
+    if every := packages_asked(task.functions(*_EVERYWHERE)):
+        return {EVERYWHERE: every}
+    listed = zip(task.metrics, task.config.get("metric_list") or (), strict=True)
+    asked = {name: packages_asked(TaskYaml(name, own, ()).functions()) for name, own in listed if name in metrics}
+    return {name: packages for name, packages in asked.items() if packages}
+
+
+def refuse_asking(task: TaskYaml, metrics: Sequence[str] = ()) -> None:
+    """Raise ValueError if scoring ``task`` by ``metrics`` may ask a server."""
+    if not (found := asking(task, metrics)):
+        return
+    told = ", ".join(f"{what} ({', '.join(packages)})" for what, packages in found.items())
+    free = [] if EVERYWHERE in found else [name for name in task.metrics if not asking(task, [name])]
+    instead = f"choose task.metrics=[{','.join(free)}], or " if free else ""
+    raise ValueError(
+        f"lmms_task={task.name}: its code may ask a server, such as a judge: {told}; {instead}set task.allow_network=true to "
+        "run it all the same"
+    )
 
 
 def modules_of(file: Path) -> list[Path]:
@@ -114,5 +139,5 @@ def _enter(node: ast.AST, bodies: dict[str, list[ast.AST]]) -> None:
         for name in [one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)]:
             bodies.setdefault(name, []).append(node.value)
     elif isinstance(node, ast.If | ast.Try | ast.With):
-        for inner in ast.iter_child_nodes(node):
-            _enter(inner, bodies)
+        for child in ast.iter_child_nodes(node):
+            _enter(child, bodies)

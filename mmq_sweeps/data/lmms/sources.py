@@ -1,7 +1,7 @@
 """List the files that a task's results depend on: its yaml, its code, the library's own, and its data.
 
-Data of the Hub are read from the cache of ``datasets``, in which their ``dataset_info.json`` names the commit; nothing is
-downloaded while a sweep runs, so that every cell sees the same data.
+Data of the Hub are read from the cache of ``datasets``; nothing is downloaded while a sweep runs, so that every cell sees the
+same data.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def data_place(task: TaskYaml, copy: str | None = None) -> DataPlace:
         return DataPlace(path, subset, tuple(_visible(Path(path))))
     if copy is not None or path.startswith(("/", "./", "../", "~")):
         raise ValueError(f"lmms_task={task.name}: there is no folder {path}, which should have its data set")
-    return DataPlace(path, subset, (_cached(task.name, path, subset),))
+    return DataPlace(path, subset, tuple(_cached(task.name, path, subset)))
 
 
 def cache_folder() -> Path:
@@ -88,8 +88,8 @@ def cache_folder() -> Path:
     return Path(os.path.expanduser(os.path.expandvars(named or os.path.join(home, "datasets"))))
 
 
-def _cached(task: str, path: str, subset: str | None) -> Path:
-    """Return the description of the newest prepared copy of a data set of the Hub, which ``datasets`` takes offline."""
+def _cached(task: str, path: str, subset: str | None) -> list[Path]:
+    """Return the tables of the newest prepared copy of a data set of the Hub, which ``datasets`` takes offline."""
     *above, name = path.split("/")
     name = re.sub(r"([a-z\d])([A-Z])", r"\1_\2", re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name)).lower()
     found = list((cache_folder() / "___".join([*above, name])).glob(f"{subset or '*'}/*/*/dataset_info.json"))
@@ -99,7 +99,8 @@ def _cached(task: str, path: str, subset: str | None) -> Path:
             f"lmms_task={task}: its data set {path} of the Hub is not in {cache_folder()}; get it first: "
             f'python -c "import datasets; datasets.load_dataset({asked})", or give a copy: task.dataset_path=FOLDER'
         )
-    return max(found, key=lambda info: info.parent.stat().st_mtime)
+    newest = max(found, key=lambda info: info.parent.stat().st_mtime)
+    return sorted(newest.parent.glob("*.arrow"))
 
 
 def _given(kwargs: Mapping[str, Any], folder: Path) -> Iterator[Path]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from mmq_sweeps.data.lmms import installed, library
 from mmq_sweeps.metrics import MetricResult, degenerate
-from mmq_sweeps.metrics.base import Floats, Scores, mean_of_totals
+from mmq_sweeps.metrics.base import Floats, Metric, Scores, mean_of_totals
 from mmq_sweeps.metrics.intervals import SEED, result_of
 from mmq_sweeps.metrics.result import Alike
 from mmq_sweeps.tasks.generation import Item
@@ -113,7 +113,14 @@ class LmmsScorer:
         instances = []
         for item, answer in zip(self._items, answers, strict=True):
             metadata = {"task": task.task_name, "doc_id": int(item.id), "repeats": 1, "split": item.example.split}
-            asked = (item.question, {}, task.doc_to_visual, int(item.id), task.task_name, item.example.split)
+            asked: tuple[Any, ...] = (
+                item.question,
+                {},
+                task.doc_to_visual,
+                int(item.id),
+                task.task_name,
+                item.example.split,
+            )
             instances.append(Instance("generate_until", asked, 0, metadata))
             instances[-1].resps = [answer]
         for ensemble in task._filters:
@@ -152,7 +159,7 @@ class LmmsScorer:
         better = self._task.higher_is_better().get(metric)
         direction = True if better is None else bool(better)
         if self.is_mean(metric) and numbers is not None:
-            found = result_of(_Mean(name, direction), tuple(entries.items), Scores.mean(numbers))
+            found = result_of(_mean(name, direction), tuple(entries.items), Scores.mean(numbers))
             return replace(found, value=float(value), definition=self._definition)
         interval, warnings = self._interval(metric, entries.values, float(value))
         per_item = {} if numbers is None else dict(zip(entries.items, numbers.tolist(), strict=True))
@@ -196,22 +203,24 @@ def is_figure(value: Any) -> bool:
     return isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating) and math.isfinite(value)
 
 
-class _Mean:
-    """The mean of what a task gives per document, under the name that the task gives it."""
+def _mean(metric: str, higher: bool) -> Metric:
+    """Return the mean of what a task gives per document, under the name that the task gives it."""
 
-    needs: ClassVar[str] = "answers"
+    class Mean:
+        name: ClassVar[str] = metric
+        needs: ClassVar[str] = "answers"
+        higher_is_better: ClassVar[bool] = higher
 
-    def __init__(self, name: str, higher_is_better: bool) -> None:
-        self.name, self.higher_is_better = name, higher_is_better
+        def prepare(self, references: Any) -> Any:
+            return references
 
-    def prepare(self, references: Any) -> Any:
-        return references
+        def score(self, prepared: Any, predictions: Any) -> Scores:  # noqa: ARG002
+            return Scores.mean(np.asarray(predictions, dtype=np.float64))
 
-    def score(self, prepared: Any, predictions: Any) -> Scores:  # noqa: ARG002
-        return Scores.mean(np.asarray(predictions, dtype=np.float64))
+        def aggregate(self, totals: Floats, count: int) -> Floats:
+            return mean_of_totals(totals, count)
 
-    def aggregate(self, totals: Floats, count: int) -> Floats:
-        return mean_of_totals(totals, count)
+    return Mean()
 
 
 @contextmanager

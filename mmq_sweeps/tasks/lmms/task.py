@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from mmq_sweeps.config.instantiate import find_class
 from mmq_sweeps.data.lmms.catalog import TaskYaml
-from mmq_sweeps.data.lmms.network import packages_asked
+from mmq_sweeps.data.lmms.network import refuse_asking
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.tasks.base import Predictions, Progress
@@ -23,7 +23,6 @@ from mmq_sweeps.tasks.lmms.scoring import LmmsScorer
 # What lmms-eval's models take of a task's generation_kwargs, and their values where it says nothing.
 GENERATION = {"max_new_tokens": 1024, "num_beams": 1}
 _SAMPLED = ("temperature", "top_p")
-_EVERYWHERE = ("process_results", "process_docs", "doc_to_text", "doc_to_visual", "doc_to_target", "doc_to_choice")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,24 +106,8 @@ class LmmsEvalTask(GenerationTask):
                     f"task.metrics: {name} is no metric of lmms-eval's task {self.lmms_task}.{hint} It has "
                     f"{', '.join(known)}"
                 )
-        if not self.allow_network and (asking := self._asking()):
-            told = ", ".join(f"{what} ({', '.join(packages)})" for what, packages in asking.items())
-            free = [name for name in known if name not in asking]
-            instead = f"choose task.metrics=[{','.join(free)}], or " if free and "process_results" not in asking else ""
-            raise ValueError(
-                f"lmms_task={self.lmms_task}: its code may ask a server, such as a judge: {told}; {instead}set "
-                "task.allow_network=true to run it all the same"
-            )
-
-    def _asking(self) -> dict[str, list[str]]:
-        """Return the packages that talk to servers of each metric, and of the functions that all metrics need."""
-        every = packages_asked(self._yaml.functions(*_EVERYWHERE))
-        if every:
-            return {"process_results": every}
-        listed = zip(self._yaml.metrics, self._yaml.config.get("metric_list") or (), strict=True)
-        chosen = self.metrics or self._yaml.metrics
-        asked = {name: packages_asked(TaskYaml(name, own, ()).functions()) for name, own in listed if name in chosen}
-        return {name: packages for name, packages in asked.items() if packages}
+        if not self.allow_network:
+            refuse_asking(self._yaml, self.metrics or known)
 
     def _until(self, answer: str) -> str:
         """End an answer before each of the task's ``until`` but a blank line, its default, at which models stay."""
