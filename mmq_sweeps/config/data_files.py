@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
@@ -114,10 +114,18 @@ class _Data:
             given["count"] = choice.items
         found: list[Any] = []
         for example in choice.of(self.reader(**given)):
-            if getattr(example, "path", None) is None and not found:
+            if _pictures(example) is None and not found:
                 return []
             found.append(example)
         return found
+
+
+def _pictures(example: Any) -> Sequence[Any] | None:
+    """Return the files of an example's images, and what lies inside a source; None if its images are drawn."""
+    if hasattr(example, "pictures"):
+        return list(example.pictures)
+    path = getattr(example, "path", None)
+    return None if path is None else [Path(path)]
 
 
 def _digest(data: _Data, choice: _Choice) -> str | None:
@@ -128,9 +136,13 @@ def _digest(data: _Data, choice: _Choice) -> str | None:
     except (ValueError, TypeError, OSError, AttributeError, IndexError, KeyError) as error:
         told.append(f"unreadable: {error}")
     else:
-        paths = {place: Path(example.path) for place, example in enumerate(examples) if getattr(example, "path", None)}
-        digests = content_digests(paths.values())
-        told += [[str(examples[place].id), digests[path] or "missing"] for place, path in paths.items()]
+        files = [[one for one in _pictures(example) or () if isinstance(one, Path)] for example in examples]
+        digests = content_digests(path for paths in files for path in paths)
+        told += [
+            [str(example.id), *(digests[path] or "missing" for path in paths)]
+            for example, paths in zip(examples, files, strict=True)
+            if paths
+        ]
     if not told:
         return None
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]

@@ -18,7 +18,7 @@ LIKELIEST, DIGITS = 16, 4
 
 @torch.no_grad()
 def likelihoods(
-    loaded: LoadedModel, images: Sequence[Any], prompts: Sequence[str], answers: Sequence[str]
+    loaded: LoadedModel, images: Sequence[Sequence[Any]], prompts: Sequence[str], answers: Sequence[str]
 ) -> tuple[list[str], list[bool]]:
     """Return the likelihood of each answer as JSON (``metrics/likelihood.py``), and whether its logits are no numbers."""
     texts: list[str] = []

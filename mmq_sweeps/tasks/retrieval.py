@@ -139,8 +139,8 @@ class RetrievalTask:
             found = list(
                 model_check.problems(
                     Asking(loaded, prepare, answer, prompted=False, batched=True),
-                    Asked(example.id, example.image, text),
-                    Asked(other.id, other.image, longest),
+                    Asked(example.id, [example.image], text),
+                    Asked(other.id, [other.image], longest),
                     "",
                     ((one.id, text) for one, text in said),
                 )
@@ -309,7 +309,7 @@ class RetrievalTask:
         rows = []
         batches = split_up(images, self.batch_size)
         for batch, pixels in self._prepared(
-            retriever.loaded.processor, batches, lambda batch: retriever.pixels(decoded(batch))
+            retriever.loaded.processor, batches, lambda batch: retriever.pixels([image for (image,) in decoded(batch)])
         ):
             vision, looks = retriever.encode_images(pixels)
             seen += vision.cpu()

@@ -24,6 +24,7 @@ class VqaTask(GenerationTask):
     known_as: ClassVar[str] = "vqa"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if "{question}" not in self.prompt:
             raise ValueError(f"prompt={self.prompt!r}: has no {{question}} in it")
 
@@ -32,7 +33,7 @@ class VqaTask(GenerationTask):
             Item(
                 id=getattr(asked, "id", f"{example.id}/{number}"),
                 example=example,
-                template=self.prompt,
+                template=self.prompt_about(example),
                 references=tuple(asked.answers),
                 kind=asked.kind,
                 question=asked.question,
