@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,6 +44,23 @@ class Document:
         if (other := next((one for one in shown if not isinstance(one, Image.Image)), None)) is not None:
             raise ValueError(f"document {self.id}: doc_to_visual gives {type(other).__name__}, which is no image")
         return shown
+
+    @cached_property
+    def _looked_at(self) -> tuple[int, str | None]:
+        try:
+            return len(self.images), None
+        except Exception as error:  # noqa: BLE001 - the code is anyone's
+            return 0, f"its images cannot be had: {type(error).__name__}: {error}"
+
+    @property
+    def image_count(self) -> int:
+        """How many images it has; 0 if there is a ``problem``. They are decoded once for this."""
+        return self._looked_at[0]
+
+    @property
+    def problem(self) -> str | None:
+        """The reason why its images cannot be had, or None."""
+        return self._looked_at[1]
 
     @property
     def image(self) -> Image.Image | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -14,25 +14,43 @@ from mmq_sweeps.data.lmms.catalog import TaskYaml
 from mmq_sweeps.data.lmms.network import refuse_asking
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
 from mmq_sweeps.models.loading import LoadedModel
+from mmq_sweeps.models.plain_text import plain_text
 from mmq_sweeps.tasks.base import Predictions, Progress
 from mmq_sweeps.tasks.generation import GenerationTask, Item
 from mmq_sweeps.tasks.items import is_blank, is_unicode, problem_of_references, text_of
 from mmq_sweeps.tasks.lmms.rehearsal import rehearse
 from mmq_sweeps.tasks.lmms.scoring import LmmsScorer
 
+# Where a document's text names an image, as some tasks' doc_to_text do.
+PLACE = "<image>"
 # What lmms-eval's models take of a task's generation_kwargs, and their values where it says nothing.
 GENERATION = {"max_new_tokens": 1024, "num_beams": 1}
 _SAMPLED = ("temperature", "top_p")
+
+
+@dataclass(frozen=True)
+class _Interleaved(Item):
+    """Item whose text says itself where its images are; ``image`` stands there in the prompt."""
+
+    image: str = ""
+
+    @property
+    def prompt(self) -> str:
+        return self._with(str(self.question).replace(PLACE, self.image))
+
+    def prompt_for(self, processor: Any) -> str:
+        return self._with(self.image.join(plain_text(text, processor) for text in str(self.question).split(PLACE)))
 
 
 @dataclass(frozen=True, eq=False)
 class LmmsEvalTask(GenerationTask):
     """Task ``lmms_task`` of the installed lmms-eval; ``data`` is the reader ``LmmsDocuments`` with the same fields.
 
-    ``prompt`` has ``{question}``, for which what the task's ``doc_to_text`` gives stands. ``generation`` wins over the task's
-    own ``generation_kwargs``. ``metrics`` are names of the task's metric_list; without any, all. With ``stop_at_until``
-    answers end before the first of the task's ``until``, as with some of lmms-eval's models. ``draws`` is the number of times
-    that an aggregation other than the mean is repeated for an interval. ``allow_network`` runs scoring that may ask servers.
+    ``prompt`` has ``{question}``, for which stands what the task's ``doc_to_text`` gives; where that names its images itself,
+    as ``<image>``, they stand there. ``generation`` wins over the task's own ``generation_kwargs``. ``metrics`` are names of
+    the task's metric_list; without any, all. With ``stop_at_until`` answers end before the first of the task's ``until``, as
+    with some of lmms-eval's models. ``draws`` is the number of times that an aggregation other than the mean is repeated for an
+    interval. ``allow_network`` runs scoring that may ask servers.
     """
 
     lmms_task: str = field(kw_only=True)
@@ -46,6 +64,7 @@ class LmmsEvalTask(GenerationTask):
     known_as: ClassVar[str] = "lmms_eval"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if "{question}" not in self.prompt:
             raise ValueError(f"prompt={self.prompt!r}: has no {{question}} in it")
         if self.draws < 0:
@@ -53,14 +72,25 @@ class LmmsEvalTask(GenerationTask):
         object.__setattr__(self, "generation", {**self._own_generation, **self.generation})
 
     def items_of(self, example: Any) -> list[Item]:
-        return [Item(example.id, example, self.prompt, example.references, question=example.text)]
+        inside = isinstance(example.text, str) and 0 < example.text.count(PLACE) == example.image_count
+        if not inside or self.image_prompt is None:
+            return [Item(example.id, example, self.prompt_about(example), example.references, question=example.text)]
+        bare = self.prompt.replace(self.image_prompt, "")
+        return [
+            _Interleaved(example.id, example, bare, example.references, "", example.text, self.image_prompt.strip())
+        ]
 
     def problem_of(self, item: Item) -> str | None:
         if not isinstance(item.question, str):
             return f"its text is {text_of(item.question)}, not text"
         if not is_unicode(item.question):
             return f"its text is {text_of(item.question)}, which holds half a character"
-        return "its text is empty" if is_blank(item.question) else None
+        if is_blank(item.question):
+            return "its text is empty"
+        if item.example.problem is not None:
+            return str(item.example.problem)
+        # Right texts are for calibration only: the task scores answers with what else its documents have.
+        return super().problem_of(replace(item, references=("",)))
 
     def check(self, calibrations: Sequence[Mapping[str, Any]], cache: Path) -> None:
         self._check_metrics()
