@@ -63,6 +63,11 @@ class Document:
         return self._looked_at[1]
 
     @property
+    def id_of_set(self) -> str:
+        """What tells a document without images from those of another split, whose ids are counted anew: its text."""
+        return str(self.text)
+
+    @property
     def image(self) -> Image.Image | None:
         """The first image; None if there is none."""
         return next(iter(self.images), None)
