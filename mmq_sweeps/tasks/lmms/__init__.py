@@ -1,1 +1,1 @@
-"""lmms-eval's tasks: its documents, prompts and scoring; generation and everything shared between cells from here."""
+"""Scoring of lmms-eval's tasks, and its rehearsal before any cell."""

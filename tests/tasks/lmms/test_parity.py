@@ -14,7 +14,7 @@ from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.identity.checkpoint import checkpoint_path
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.tasks.lmms.task import LmmsEvalTask
+from mmq_sweeps.tasks.lmms_eval import LmmsEvalTask
 from tests.commands import run_forked
 from tests.conftest import command_environment
 from tests.data.lmms.folders import COUNT, needs_its_evaluator

@@ -16,7 +16,7 @@ from mmq_sweeps.config.sweep import Sweep, plan
 from mmq_sweeps.data.lmms.documents import LmmsDocuments
 from mmq_sweeps.metrics.intervals import SEED
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.tasks.lmms.task import LmmsEvalTask
+from mmq_sweeps.tasks.lmms_eval import LmmsEvalTask
 from tests.data.lmms.folders import COUNT, UTILS, needs_lmms_eval
 
 pytestmark = needs_lmms_eval
