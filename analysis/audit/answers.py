@@ -11,7 +11,10 @@ from typing import Any
 import pandas as pd
 
 from analysis.audit.finding import Told, listed
-from analysis.cells import ANSWERS, METRIC, MOST_SCORED, Cells, Items, assignment
+from analysis.cells import Cells, Items
+from analysis.cells.columns import ANSWERS, METRIC
+from analysis.cells.selections import assignment
+from analysis.cells.table import MOST_SCORED
 from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.reporting.answers import called, repeats
 

@@ -27,11 +27,9 @@ from analysis.audit.answers import answers_of_rows, outputs, same_answers
 from analysis.audit.finding import Finding, Told, joined, listed
 from analysis.audit.records import copies, fewer_items, unlike_definitions, unlike_records, warned
 from analysis.audit.settings import UNTOUCHED, effective, never_applied_in_any, scatter, ties, unchanged
-from analysis.cells import (
-    METRIC,
-    Cells,
-    assignment,
-)
+from analysis.cells import Cells
+from analysis.cells.columns import METRIC
+from analysis.cells.selections import assignment
 from analysis.measures.missing import gaps, unlike_baselines
 from analysis.measures.quality import Quality
 

@@ -11,13 +11,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.audit.finding import Told, joined, listed
-from analysis.cells import (
-    DEFINITION,
-    WARNINGS,
-    Cells,
-    assignment,
-    conflicts,
-)
+from analysis.cells import Cells
+from analysis.cells.columns import DEFINITION, WARNINGS
+from analysis.cells.merging import conflicts
+from analysis.cells.selections import assignment
 
 
 def fewer_items(rows: pd.DataFrame, metrics: Iterable[str]) -> Iterator[Told]:

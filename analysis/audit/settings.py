@@ -11,7 +11,9 @@ import pandas as pd
 
 from analysis.audit.answers import Answers, rounded
 from analysis.audit.finding import Told, joined
-from analysis.cells import BITS, METRIC, SELECTION, Cells, by_number, mixed, slots
+from analysis.cells import Cells
+from analysis.cells.columns import BITS, METRIC, SELECTION
+from analysis.cells.selections import by_number, mixed, slots
 from analysis.measures.quality import Quality
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
 from mmq_sweeps.identity.cell import digest

@@ -25,7 +25,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import BITS, METRIC, Cells, History
+from analysis.cells import Cells, History
+from analysis.cells.columns import BITS, METRIC
 from analysis.load import cache, configured
 from analysis.load.configured import GROUPS, KINDS, Selected
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, PART_ORDER

@@ -13,7 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import (
+from analysis.cells import Cells, History, Items
+from analysis.cells.columns import (
     ANSWERS,
     BESIDE,
     BITS,
@@ -24,9 +25,6 @@ from analysis.cells import (
     SELECTION,
     VARIANT,
     WARNINGS,
-    Cells,
-    History,
-    Items,
 )
 from analysis.load import cache
 from analysis.load import overrides as commands

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import MOST_SCORED, Cells, Items
+from analysis.cells import Cells, Items
+from analysis.cells.table import MOST_SCORED
 from analysis.measures.quality import Quality
 from mmq_sweeps.metrics.intervals import resample
 from mmq_sweeps.metrics.names import metric_names

@@ -14,7 +14,11 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from analysis.cells import METRIC, MOST_SCORED, Cells, assignment, defined
+from analysis.cells import Cells
+from analysis.cells.columns import METRIC
+from analysis.cells.remarks import defined
+from analysis.cells.selections import assignment
+from analysis.cells.table import MOST_SCORED
 from analysis.measures.quality import Quality
 
 RESAMPLES = 1000

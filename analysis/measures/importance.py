@@ -19,7 +19,10 @@ from joblib import Parallel, delayed
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
-from analysis.cells import BITS, METRIC, SELECTION, Cells, by_number, left_out, other_methods, slots, warned, whole
+from analysis.cells import Cells
+from analysis.cells.columns import BITS, METRIC, SELECTION
+from analysis.cells.remarks import left_out, other_methods, warned
+from analysis.cells.selections import by_number, slots, whole
 from analysis.measures.forest import Grid, permutation_importances, shap_values
 from analysis.progress import counted
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order

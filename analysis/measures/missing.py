@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import BITS, METRIC, Cells, whole
+from analysis.cells import Cells
+from analysis.cells.columns import BITS, METRIC
+from analysis.cells.selections import whole
 from analysis.load.overrides import value_text
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS
 from mmq_sweeps.reporting.compare import ROUNDING

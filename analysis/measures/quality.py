@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.cells import METRIC, Cells
+from analysis.cells import Cells
+from analysis.cells.columns import METRIC
 from mmq_sweeps.reporting.table import METRIC_LABELS
 
 OTHER_BITS = {"bpw_paper": "bpw_exact", "bpw_exact": "bpw_paper"}

@@ -15,7 +15,10 @@ import pandas as pd
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
-from analysis.cells import BITS, METRIC, Cells, defined, mixed, mixes_methods, whole
+from analysis.cells import Cells
+from analysis.cells.columns import BITS, METRIC
+from analysis.cells.remarks import defined
+from analysis.cells.selections import mixed, mixes_methods, whole
 from analysis.measures.frontier import resampled_means
 from analysis.measures.importance import FOLDS, LEAST_CELLS, TREES
 from analysis.measures.missing import again, command

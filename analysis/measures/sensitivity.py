@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import BITS, METRIC, SELECTION, WHOLE, Cells, choice, defined, mixed, mixes_methods, warned
+from analysis.cells import Cells
+from analysis.cells.columns import BITS, METRIC, SELECTION, WHOLE
+from analysis.cells.remarks import defined, warned
+from analysis.cells.selections import choice, mixed, mixes_methods
 from analysis.measures.frontier import resampled_means
 from analysis.measures.quality import Quality
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order

@@ -19,7 +19,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from analysis.cells import BITS, SELECTION, WHOLE, Cells, assignment, by_number, mixes_methods
+from analysis.cells import Cells
+from analysis.cells.columns import BITS, SELECTION, WHOLE
+from analysis.cells.selections import assignment, by_number, mixes_methods
 from analysis.measures.family import Family, families
 from analysis.measures.frontier import resampled_means
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order

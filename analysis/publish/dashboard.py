@@ -14,7 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import METRIC, Cells, mixed, whole
+from analysis.cells import Cells
+from analysis.cells.columns import METRIC
+from analysis.cells.selections import mixed, whole
 from analysis.load.wandb_cache import Cache
 from analysis.load.wandb_client import Project, connected, explained
 from mmq_sweeps.reporting.table import METRIC_LABELS

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import pandas as pd
 
 from analysis.audit.answers import alike_lines
-from analysis.cells import Cells, assignment
+from analysis.cells import Cells
+from analysis.cells.selections import assignment
 from analysis.measures.flips import Flips, flips_of
 from analysis.report.blocks import Block, Changed, Changes, Sentences
 from analysis.report.columns import rounded

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import ANSWERS, BITS, METRIC, WARNINGS, Cells, assignment, loaders_shown
+from analysis.cells import Cells
+from analysis.cells.columns import ANSWERS, BITS, METRIC, WARNINGS
+from analysis.cells.selections import assignment, loaders_shown
 from analysis.measures.missing import again
 from analysis.report.blocks import plain
 from mmq_sweeps.reporting.table import METRIC_LABELS

@@ -15,7 +15,10 @@ import pandas as pd
 from analysis.audit import checks as auditing
 from analysis.audit.answers import wanted
 from analysis.audit.finding import Finding
-from analysis.cells import BITS, LOADS_IN, METRIC, WARNINGS, Cells, History, assignment, defined, loaders_shown
+from analysis.cells import Cells, History
+from analysis.cells.columns import BITS, LOADS_IN, METRIC, WARNINGS
+from analysis.cells.remarks import defined
+from analysis.cells.selections import assignment, loaders_shown
 from analysis.figures import catalog
 from analysis.figures.plots import Bars, Series
 from analysis.figures.searches import plots

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import METRIC, MOST_SCORED, Cells
+from analysis.cells import Cells
+from analysis.cells.columns import METRIC
 from analysis.cells.items import Column as Scores
 from analysis.cells.items import stacked
+from analysis.cells.table import MOST_SCORED
 from analysis.measures.family import Family
 from analysis.measures.frontier import non_dominated, resampled_means
 from analysis.measures.quality import Quality

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.cells import Cells, Items, assignment
+from analysis.cells import Cells, Items
+from analysis.cells.selections import assignment
 from analysis.measures.quality import Quality
 from analysis.report.blocks import Sample, Samples, plain
 from analysis.report.columns import SIZES
@@ -34,7 +35,7 @@ READERS = "mmq_sweeps.data."
 
 
 class Example(NamedTuple):
-    """What an item shows and asks: its image as a ``data:`` URL, the question or text, and the right answers."""
+    """What an item shows and asks: its image as a ``data:`` URL (empty: none), the question or text, and right answers."""
 
     image: str
     asked: str
@@ -163,7 +164,7 @@ def examples_of(
         for example in islice(iter(reader), task["limit"]):
             for item, asked, right in _items_of(example):
                 if item in wanted:
-                    found[item] = Example(_address(example.image), asked, right)
+                    found[item] = Example(_address(_shown(example)), asked, right)
             if wanted <= found.keys():
                 break
     except (OSError, ValueError) as error:
@@ -181,10 +182,10 @@ def _reader(task: Mapping[str, Any], root: Path | None) -> Any:
     made = known_as.get(target) or getattr(importlib.import_module(module), name)
     known = {field.name: field for field in dataclasses.fields(made)}
     given = {key: value for key, value in task["data"].items() if key in known and key != "annotations"}
-    if "root" in known:
+    if place := next((name for name in ("root", "path") if name in known), None):
         if root is None:
             return None
-        given["root"] = str(root)
+        given[place] = str(root)
     if known["count"].default is not None:
         given["count"] = task["limit"]
     return made(**given, split=task["split"])
@@ -200,8 +201,16 @@ def _items_of(example: Any) -> Iterator[tuple[str, str, Sequence[str]]]:
         yield str(getattr(asked, "id", f"{example.id}/{number}")), asked.question, tuple(dict.fromkeys(answers))
 
 
+def _shown(example: Any) -> Any:
+    """Return the image of an example, several side by side; ``None`` without any."""
+    images = importlib.import_module("mmq_sweeps.data.images")
+    return images.side_by_side(images.images_of(example))
+
+
 def _address(image: Any) -> str:
-    """Encode the image as a ``data:`` URL: losslessly if small, else as a JPEG thumbnail."""
+    """Encode the image as a ``data:`` URL: losslessly if small, else as a JPEG thumbnail; empty without an image."""
+    if image is None:
+        return ""
     shown, kept = image.convert("RGB"), io.BytesIO()
     if max(shown.size) <= LOSSLESS:
         shown.save(kept, "PNG")

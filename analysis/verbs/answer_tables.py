@@ -9,7 +9,8 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from analysis.cells import METRIC, assignment
+from analysis.cells.columns import METRIC
+from analysis.cells.selections import assignment
 from analysis.measures.flips import Flips
 from mmq_sweeps.reporting.table import METRIC_LABELS, plain_table
 

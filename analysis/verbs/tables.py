@@ -9,7 +9,8 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from analysis.cells import BITS, LOADS_IN, WARNINGS, assignment, loaders_of, loaders_shown
+from analysis.cells.columns import BITS, LOADS_IN, WARNINGS
+from analysis.cells.selections import assignment, loaders_of, loaders_shown
 from analysis.measures import frontier as frontiers
 from analysis.measures import importance as importances
 from analysis.measures import recommend as recommending

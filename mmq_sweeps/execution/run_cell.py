@@ -14,7 +14,7 @@ from typing import Any
 from mmq_sweeps.errors import OutOfMemory
 from mmq_sweeps.execution import environment
 from mmq_sweeps.execution.session import Session
-from mmq_sweeps.identity.cell import Cell
+from mmq_sweeps.identity.cell import FULL_PRECISION_BITS, Cell
 from mmq_sweeps.memory import asked_bytes, format_bytes, peak_memory, ran_out_of_memory
 from mmq_sweeps.metrics import MetricResult
 from mmq_sweeps.quantization import elsewhere, size
@@ -39,6 +39,8 @@ def run_cell(cell: Cell, session: Session, progress: Reporter) -> tuple[Record, 
     if quantized.experts_without_tokens:
         logger.warning("%s", _without_tokens(cell, quantized))
     storage = _storage(session, quantized)
+    for part, bits in size.larger_parts(storage.size).items() if cell.parts else ():
+        logger.warning("%s", _larger(cell, part, bits))
     seconds = dict(quantized.seconds) if cell.parts else {}
 
     started = time.perf_counter()
@@ -126,6 +128,14 @@ def _unchanged(cell: Cell, quantized: QuantizedWeights) -> str:
     named = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     whole = "this cell measures full precision: " if len(names) == count else ""
     return f"{whole}{cell.title()}: {len(names)} of {count} linears lie on their grid already and stay as they are: {named}"
+
+
+def _larger(cell: Cell, part: str, bits: float) -> str:
+    """Say that a part takes more than at full precision."""
+    return (
+        f"{cell.title()}: {part} takes {bits:.1f} bits per weight as stored, more than the {FULL_PRECISION_BITS} of full "
+        "precision, since its scales, zeros or codebooks outweigh its codes; fewer bits or another method take less"
+    )
 
 
 def _without_tokens(cell: Cell, quantized: QuantizedWeights) -> str:

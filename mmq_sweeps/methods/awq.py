@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.identity.roles import UNLESS_NULL
-from mmq_sweeps.methods.affine import (
+from mmq_sweeps.methods.base import LayerStats, Solution, check_vision_weight
+from mmq_sweeps.methods.formats import (
     MAX_BITS,
     Format,
     Grid,
@@ -28,7 +29,6 @@ from mmq_sweeps.methods.affine import (
     grid_over,
     round_to_grid,
 )
-from mmq_sweeps.methods.base import LayerStats, Solution, check_vision_weight
 from mmq_sweeps.methods.magnitude import divided, exponent_of, loss_weights
 from mmq_sweeps.methods.products import product
 

@@ -18,7 +18,7 @@ class CaptionTask(GenerationTask):
     known_as: ClassVar[str] = "caption"
 
     def items_of(self, example: Any) -> list[Item]:
-        return [Item(example.id, example, self.prompt_about(example), tuple(example.references))]
+        return [Item(example.id, example, self.prompt, tuple(example.references))]
 
     def make_scorer(self, items: Sequence[Item], cache: Path) -> CaptionScorer:
         references = {item.id: list(item.references) for item in items}

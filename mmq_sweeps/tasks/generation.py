@@ -113,7 +113,7 @@ class GenerationTask(ABC):
 
     @abstractmethod
     def items_of(self, example: Any) -> list[Item]:
-        """Return the items of an example; at least one."""
+        """Return the items of an example, at least one, with the prompt about one image."""
 
     @abstractmethod
     def make_scorer(self, items: Sequence[Item], cache: Path) -> Scorer:
@@ -123,16 +123,17 @@ class GenerationTask(ABC):
         """Return the reason why ``item`` can neither be asked nor calibrate, or None."""
         if self.image_prompt is None and (count := image_count(item.example)) != 1:
             return (
-                f"it has {count or 'no'} images, and the model is asked about one: no task.image_prompt says how its prompt "
-                "names several or none (that of the model: image_prompt: ${oc.select:model.prompts.image,null})"
+                f"it has {count or 'no'} images, and the prompt is for one (task.image_prompt is null: docs/tasks.md)"
             )
         return problem_of_references(item.references)
 
-    def prompt_about(self, example: Any) -> str:
-        """Return the prompt with as many images as ``example`` has."""
-        if self.image_prompt is None:
-            return self.prompt
-        return self.prompt.replace(self.image_prompt, self.image_prompt * image_count(example))
+    def _items_about(self, example: Any) -> list[Item]:
+        """Return the items of an example, with as many images in the prompt as it has."""
+        items, count = self.items_of(example), image_count(example)
+        if self.image_prompt is None or count == 1:
+            return items
+        images = self.image_prompt * count
+        return [replace(item, template=item.template.replace(self.image_prompt, images)) for item in items]
 
     def problem_of_scoring(self, item: Item) -> str | None:  # noqa: ARG002
         """Return the reason why the task's metrics cannot score ``item``, though it can be asked, or None."""
@@ -345,7 +346,7 @@ class GenerationTask(ABC):
         """Requested items, whether or not their images are usable."""
         # An example has at least one item, so ``limit`` examples are enough.
         examples = self.examples.first(self.limit, (self.sample or {}).get("apart_from"))
-        every = (item for example in examples for item in self.items_of(example))
+        every = (item for example in examples for item in self._items_about(example))
         found = list(islice(every, self.limit))
         if not found or (self.limit is not None and len(found) < self.limit):
             raise ValueError(f"task.limit={self.limit}: {self.split} has {len(found)} items to evaluate")
@@ -369,7 +370,7 @@ class GenerationTask(ABC):
 
     def _samples(self, examples: Sequence[Any]) -> list[Item]:
         """Pick one item per example, cycling through the first, second, ... of each example's items."""
-        found = [self.items_of(example) for example in examples]
+        found = [self._items_about(example) for example in examples]
         bare = [example.id for example, items in zip(examples, found, strict=True) if not items]
         if bare:
             raise ValueError(
@@ -400,9 +401,11 @@ def too_long(loaded: LoadedModel, items: Sequence[Item], generation: Mapping[str
     tokens = dict.fromkeys(prompts, 0)
     tokens.update(zip(tokens, map(len, tokenizer(list(tokens))["input_ids"]), strict=True))
 
-    def exactly(place: int) -> int:
-        shown = decoded([items[place].example])
-        return int(_prompts(loaded, shown, [prompts[place]])["input_ids"].shape[1])
+    def length_of(alone: Sequence[Item]) -> int:
+        shown = decoded([item.example for item in alone])
+        return int(_prompts(loaded, shown, [item.prompt_for(loaded.processor) for item in alone])["input_ids"].shape[1])
+
+    exactly = naming_the_item(length_of)
 
     # An image adds about as many tokens to each prompt; only what exceeds the window by that is prepared to be counted.
     around: dict[int, int] = {}
@@ -410,11 +413,11 @@ def too_long(loaded: LoadedModel, items: Sequence[Item], generation: Mapping[str
     for place, item in enumerate(items):
         count = image_count(item.example)
         if count not in around:
-            around[count] = exactly(place) - tokens[prompts[place]]
+            around[count] = exactly([item]) - tokens[prompts[place]]
         # The last token is not read by the model.
         if (
             tokens[prompts[place]] + around[count] + answer - 1 > window
-            and (length := exactly(place)) + answer - 1 > window
+            and (length := exactly([item])) + answer - 1 > window
         ):
             found[item.id] = (
                 f"its prompt has {length} tokens and the answer up to {answer}, and the model's window is {window}"

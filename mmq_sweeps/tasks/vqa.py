@@ -33,7 +33,7 @@ class VqaTask(GenerationTask):
             Item(
                 id=getattr(asked, "id", f"{example.id}/{number}"),
                 example=example,
-                template=self.prompt_about(example),
+                template=self.prompt,
                 references=tuple(asked.answers),
                 kind=asked.kind,
                 question=asked.question,

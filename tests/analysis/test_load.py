@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
-from analysis.cells import assignment
+from analysis.cells.selections import assignment
 from analysis.load import load
 from analysis.load.published import BLIP2_ITM, BLIP2_OPT, GROUPS, KINDS
 from mmq_sweeps.store.record import Record

@@ -12,7 +12,7 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.audit.settings import effective
-from analysis.cells import assignment, whole
+from analysis.cells.selections import assignment, whole
 from analysis.load import load
 from analysis.measures.importance import fine_features, numbered
 from analysis.measures.missing import again

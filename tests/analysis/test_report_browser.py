@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 import mmq_sweeps
-from analysis.cells import Cells, assignment
+from analysis.cells import Cells
+from analysis.cells.selections import assignment
 from analysis.load import load
 from analysis.measures import family
 from analysis.measures.frontier import frontiers

@@ -53,7 +53,7 @@ def write_parquet(folder: Path, images: Sequence[Sequence[Image.Image]], split: 
 
     own = {
         "images": [list(row) for row in images],
-        "question": [f"what is in picture {place}?" for place in range(len(images))],
+        "question": [f"what is in {split} picture {place}?" for place in range(len(images))],
         "answers": [["red", "a red one"]] * len(images),
         **columns,
     }

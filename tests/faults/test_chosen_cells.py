@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from analysis.cells import assignment
+from analysis.cells.selections import assignment
 from analysis.figures import interactive, paper
 from analysis.figures.catalog import figures
 from analysis.figures.plots import XY, Heatmap, Space

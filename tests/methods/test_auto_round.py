@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.methods import auto_round
-from mmq_sweeps.methods.affine import Format, QuantizedWeight, round_nearest
 from mmq_sweeps.methods.auto_round import AutoRound, learn, stored, wrapped
 from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.methods.formats import Format, QuantizedWeight, round_nearest
 
 pytestmark = pytest.mark.skipif(find_spec("auto_round") is None, reason="pip install -e '.[auto-round]'")
 FORMATS = [Format(bits, size, symmetric) for bits in (2, 4) for size in ("channel", 16) for symmetric in (False, True)]

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mmq_sweeps.methods import awq
-from mmq_sweeps.methods.affine import Format, QuantizedWeight, round_nearest
 from mmq_sweeps.methods.awq import AWQ, candidate_scales, output_error, quantize_clipped, search_scale, search_scales
 from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.methods.formats import Format, QuantizedWeight, round_nearest
 from tests.methods.test_gptq import FORMATS, layer
 
 

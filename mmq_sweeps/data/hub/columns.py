@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+# What ``datasets`` makes of a JSON column whose values are of several types: the values as JSON.
+MIXED = "extension<arrow.json>"
 # Marks an image whose bytes lie in the table itself.
 INSIDE: Final = object()
 NO_OPTION = "nan"
@@ -19,6 +22,7 @@ class TextColumn:
 
     path: tuple[str, ...]
     labels: Sequence[str] | None = None
+    mixed: bool = False
 
     @property
     def column(self) -> str:
@@ -32,6 +36,8 @@ class TextColumn:
     def _named(self, value: Any) -> Any:
         if isinstance(value, list):
             return [self._named(one) for one in value]
+        if self.mixed:
+            return None if value is None else json.loads(value)
         known = self.labels is not None and isinstance(value, int) and 0 <= value < len(self.labels)
         return self.labels[value] if known else value  # type: ignore[index]
 
@@ -54,7 +60,7 @@ def text_column(key: str, name: str, rows: Any) -> TextColumn:
     if there := _names(_inner(found)):
         choices = ", ".join(f"{key}={name}.{part}" for part in there)
         raise ValueError(f"{key}={name}: each value has several fields; choose one: {choices}")
-    return TextColumn(path, getattr(_inner_feature(feature), "names", None))
+    return TextColumn(path, getattr(_inner_feature(feature), "names", None), str(_inner(found)) == MIXED)
 
 
 def check_there(key: str, name: str, column: str, rows: Any) -> None:
@@ -98,6 +104,8 @@ class ImageColumn:
     def entries(self, table: Any) -> list[list[Any]]:
         """Return per row what stands for each image: ``INSIDE``, a path, or None; reads no bytes of images."""
         values = table.column(self.column).combine_chunks()
+        if str(values.type) == MIXED:
+            return [[one or None for one in texts(value and json.loads(value))] for value in values.to_pylist()]
         if not hasattr(values.type, "value_field"):
             return [[entry] for entry in _entries(values)]
         lengths = [length or 0 for length in values.value_lengths().to_pylist()]
@@ -117,7 +125,9 @@ def image_column(key: str, name: str, rows: Any) -> ImageColumn:
     check_there(key, name, name, rows)
     kind = rows.data.schema.field(name).type
     inner = _inner(kind)
-    if str(inner) not in ("null", "string", "large_string", "binary", "large_binary") and "bytes" not in _names(inner):
+    if str(inner) not in ("null", "string", "large_string", "binary", "large_binary", MIXED) and "bytes" not in _names(
+        inner
+    ):
         images = [own for own, feature in rows.features.items() if type(_inner_feature(feature)).__name__ == "Image"]
         hint = f"; columns of images: {', '.join(images)}" if images else ""
         raise ValueError(f"{key}={name}: holds {kind}, which is no image (encoded bytes, or the path of a file){hint}")

@@ -254,11 +254,14 @@ class _Part:
 
     def _picture(self, where: str, place: int, column: ImageColumn, number: int, entry: Any) -> Picture:
         if entry is not INSIDE:
+            if not isinstance(entry, str):
+                raise ValueError(f"{where}: image={column.column} is {entry!r}, no path of an image")
             if re.match(r"[a-z]+://", entry):
                 raise ValueError(
-                    f"{where}: {column.column} is the address {entry}; download its images, and give their paths"
+                    f"{where}: image={column.column} is the address {entry}; download its images, and give their paths"
                 )
-            return self._folder / entry
+            path = Path(entry)
+            return path if path.is_absolute() else self._folder / path
         of_list = "" if number == 0 else f" {number}"
         return Encoded(f"{where}, {column.column}{of_list}", partial(self._read, place, column, number))
 

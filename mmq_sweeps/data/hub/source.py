@@ -212,7 +212,10 @@ def _opened(
             cache = Path(datasets.config.HF_DATASETS_CACHE, "mmq-sweeps", content_digest(paths))
             files = {_SPLIT: [str(path.absolute()) for path in paths]}
             return datasets.load_dataset(kind, data_files=files, split=_SPLIT, cache_dir=str(cache), **dict(options))
-        except (datasets.exceptions.DatasetsError, OSError, ValueError, TypeError) as error:
+        # The last of an empty file of JSON lines.
+        except (datasets.exceptions.DatasetsError, OSError, ValueError, TypeError, StopIteration) as error:
+            if isinstance(error, StopIteration):
+                raise ValueError(f"{folder}: {', '.join(path.name for path in paths)}: has no rows") from None
             reason = " ".join(str(error.__cause__ or error).split())
             raise ValueError(f"{folder}: cannot be read as {kind}: {reason}") from error
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmq_sweeps.methods.affine import (
+from mmq_sweeps.methods.formats import (
     Format,
     QuantizedWeight,
     divided_rows,

@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmq_sweeps.methods import codebooks
-from mmq_sweeps.methods.affine import DTYPES, NORMAL_FLOAT, ROWS, Format, QuantizedWeight, round_nearest
 from mmq_sweeps.methods.base import LayerStats, Method, quantize_many
+from mmq_sweeps.methods.formats import DTYPES, NORMAL_FLOAT, ROWS, Format, QuantizedWeight, codebooks, round_nearest
 from mmq_sweeps.methods.gptq import GPTQ, factorize
 from mmq_sweeps.methods.kmeans import KMeans, round_corrected
 from mmq_sweeps.methods.normal_float import NormalFloat
