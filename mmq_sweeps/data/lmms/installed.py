@@ -20,7 +20,7 @@ def root() -> Path:
     """Return the folder of the installed package; a ValueError with the install commands if there is none."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        # Its latex2sympy2 wants antlr4 4.7.2 and Hydra's omegaconf 4.9, so that pip finds no versions for both.
+        # Its own requirements are sixty packages that few tasks import, and pin a wandb that is older than constraints.txt.
         raise ValueError(f"{DISTRIBUTION} is not installed; install it with: {INSTALL}")
     return Path(spec.origin).parent
 
