@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmq_sweeps.data.images import image_count
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
 from mmq_sweeps.metrics import MetricResult, RetrievalScorer
 from mmq_sweeps.metrics.captions import check_items
@@ -366,8 +367,15 @@ class _Steps:
 
 
 def _bad_texts_of(examples: Sequence[Any]) -> dict[str, str]:
-    found = ((example.id, problem_of_references(example.references)) for example in examples)
+    found = (
+        (example.id, _problem_of_images(example) or problem_of_references(example.references)) for example in examples
+    )
     return {identity: problem for identity, problem in found if problem is not None}
+
+
+def _problem_of_images(example: Any) -> str | None:
+    count = image_count(example)
+    return None if count == 1 else f"it has {count or 'no'} images, and texts are ranked for one"
 
 
 def _text_ids(example: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib
 import logging
 import os
@@ -23,7 +24,7 @@ from huggingface_hub import (
     snapshot_download,
 )
 
-from mmq_sweeps.data.hub.layout import CARD, SAVED, Files, files_of
+from mmq_sweeps.data.hub.layout import CARD, SAVED, STATE, Files, files_of
 from mmq_sweeps.identity.contents import content_digest
 from mmq_sweeps.identity.hub import COMMIT, TransportError, reachable
 
@@ -114,11 +115,8 @@ def _downloaded(place: Place, commit: str) -> Source:
     except ValueError as error:
         raise ValueError(f"path={place.path}, {error}") from None
     logger.info("downloading %d files of %s", len(files.names), place.path)
-    wanted = [
-        CARD,
-        *files.names,
-        *(str(Path(name).with_name("state.json")) for name in files.names if files.kind == SAVED),
-    ]
+    states = {Path(name).with_name(STATE).as_posix() for name in files.names if files.kind == SAVED}
+    wanted = [glob.escape(name) for name in (CARD, *files.names, *states) if name in names]
     return Source(Path(snapshot_download(place.path, allow_patterns=wanted, **asked)), files)
 
 
@@ -210,7 +208,8 @@ def _opened(
             if kind == SAVED:
                 return datasets.load_from_disk(str(paths[0].parent))
             cache = Path(datasets.config.HF_DATASETS_CACHE, "mmq-sweeps", content_digest(paths))
-            files = {_SPLIT: [str(path.absolute()) for path in paths]}
+            # It takes each for a pattern.
+            files = {_SPLIT: [glob.escape(str(path.absolute())) for path in paths]}
             return datasets.load_dataset(kind, data_files=files, split=_SPLIT, cache_dir=str(cache), **dict(options))
         # The last of an empty file of JSON lines.
         except (datasets.exceptions.DatasetsError, OSError, ValueError, TypeError, StopIteration) as error:
