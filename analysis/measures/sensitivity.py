@@ -117,7 +117,9 @@ def _of_family(title: str, family: Cells, metric: str) -> Sensitivity:
     figures = rows[quality.column].to_numpy(dtype=np.float64)
     scores = family.scores(rows, metric)
     usable = scores is not None and np.allclose(scores.mean(axis=1), figures)
-    draws = np.ascontiguousarray((quality.sign * resampled_means(scores)).T) if usable and scores is not None else None
+    draws = None
+    if usable and scores is not None:
+        draws = np.ascontiguousarray((quality.sign * resampled_means(scores, family.owners(rows, metric))).T)
     measured = _Measured(quality.sign * figures, draws)
     selections = [_selection(row, family.parts) for row in rows.to_dict("records")]
     # Of several full-precision cells the median one, as in a frontier.

@@ -149,7 +149,7 @@ class _Side:
         scores = self._family.scores(self.rows, self.quality.metric)
         if scores is None or not np.allclose(scores.mean(axis=1), self.rows[self.quality.column]):
             return None
-        return self.quality.sign * resampled_means(scores)
+        return self.quality.sign * resampled_means(scores, self._family.owners(self.rows, self.quality.metric))
 
     def best_by(self, parts: Sequence[str], within: np.ndarray) -> dict[_Key, int]:
         """Return the best of the cells ``within`` for every assignment of ``parts``, whatever its other parts have."""

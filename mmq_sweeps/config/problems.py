@@ -31,7 +31,7 @@ DEVICE_MAPS = ("auto", "cpu", "disk")
 LEASE_LIMITS = (2.0, 3600.0)
 DTYPES = ("float32", "float16", "bfloat16")
 # The input that metrics need, by kind of task. Tasks of users are checked when they are built.
-SCORED = {"CaptionTask": "captions", "VqaTask": "answers", "RetrievalTask": "ranks"}
+SCORED = {"CaptionTask": "captions", "VqaTask": "answers", "BenchmarkTask": "answers", "RetrievalTask": "ranks"}
 # Tasks that bring metrics of their own, and check their names before work starts; without any, all of them.
 OWN_METRICS = ("LmmsEvalTask",)
 

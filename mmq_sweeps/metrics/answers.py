@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmq_sweeps.metrics import degenerate
-from mmq_sweeps.metrics.base import Metric, require
+from mmq_sweeps.metrics.base import Metric, RightAnswers, require
 from mmq_sweeps.metrics.captions import check_items
 from mmq_sweeps.metrics.confidence import Confident, confidences
 from mmq_sweeps.metrics.intervals import figure_of, result_of
@@ -22,8 +22,11 @@ from mmq_sweeps.metrics.result import MetricResult
 class AnswerScorer:
     """Scorer of answers. ``answers``: question id -> its annotators' answers; ``types``: question id -> kind of answer.
 
-    Raises ValueError for an unknown metric, a question without answers, or ``types`` that do not cover exactly the
-    questions.
+    ``options`` are those of a choice, by question id. ``groups`` says what questions share, such as a picture: intervals draw
+    those together.
+
+    Raises ValueError for an unknown metric, a question without answers or one that a metric cannot score, or ``types`` that do
+    not cover exactly the questions.
     """
 
     def __init__(
@@ -31,6 +34,8 @@ class AnswerScorer:
         answers: Mapping[str, Sequence[str]],
         metrics: Sequence[str] = ("vqa_accuracy",),
         types: Mapping[str, str] | None = None,
+        options: Mapping[str, Sequence[str]] | None = None,
+        groups: Mapping[str, str] | None = None,
     ) -> None:
         self.metrics: tuple[Metric, ...] = load_metrics(metrics)
         for metric in self.metrics:
@@ -50,7 +55,13 @@ class AnswerScorer:
         if types is not None:
             check_items(tuple(answers), types, "type")
         self.question_ids = tuple(answers)
-        self._prepared: dict[str, Any] = {metric.name: metric.prepare(answers) for metric in self.metrics}
+        self._groups = groups or {}
+        known = RightAnswers(answers, options, types, groups)
+        for metric in self.metrics:
+            for question in known:
+                if (problem := problem_of_question(metric, known, question)) is not None:
+                    raise ValueError(f"{metric.name}: question {question!r}: {problem}")
+        self._prepared: dict[str, Any] = {metric.name: metric.prepare(known) for metric in self.metrics}
         # Answers recur, and normalizing takes longer than a lookup.
         self._normalized = functools.cache(normalize_answer)
         references = [list(map(self._normalized, given)) for given in answers.values()]
@@ -60,7 +71,7 @@ class AnswerScorer:
             *degenerate.of_references("question", references),
             *degenerate.of_kinds(list(map(str, kinds))),
         )
-        self._of_type = {str(kind): np.flatnonzero(kinds == kind) for kind in np.unique(kinds)}
+        self._kinds = kinds
 
     def score(self, predictions: Mapping[str, str]) -> dict[str, MetricResult]:
         """Return every metric of one cell's answers, question id -> answer; ``by_type`` has the figure of each kind.
@@ -84,5 +95,17 @@ class AnswerScorer:
 
     def _result(self, metric: Metric, inputs: Any) -> MetricResult:
         scores = metric.score(self._prepared[metric.name], inputs)
-        by_type = {kind: figure_of(metric, scores.totals[items]) for kind, items in self._of_type.items()}
-        return replace(result_of(metric, self.question_ids, scores), by_type=by_type)
+        kinds, ids = self._kinds, self.question_ids
+        if scores.places is not None:
+            kinds, ids = kinds[scores.places] if len(kinds) else kinds, tuple(ids[place] for place in scores.places)
+        by_type = {str(kind): figure_of(metric, scores.totals[kinds == kind]) for kind in np.unique(kinds)}
+        return replace(result_of(metric, ids, scores, self._groups), by_type=by_type)
+
+
+def problem_of_question(metric: Metric, answers: RightAnswers, question: str) -> str | None:
+    """Return why ``metric`` cannot score ``question``, or None."""
+    check = getattr(metric, "problem_of", None)
+    if check is None:
+        return None
+    problem: str | None = check(answers[question], answers.options.get(question, ()), answers.kinds.get(question, ""))
+    return problem

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Floats, Scores
+from mmq_sweeps.metrics.base import Count, Floats, Scores
 from mmq_sweeps.metrics.ngrams import ORDERS, CandidateNgrams, Ints, ReferenceNgrams, sum_by
 from mmq_sweeps.metrics.references import Candidates, References
 
@@ -44,7 +44,7 @@ class Bleu1:
             return ()
         return (f"no caption has {self.order} words, so BLEU-{self.order} compares nothing",)
 
-    def aggregate(self, totals: Floats, count: int) -> Floats:  # noqa: ARG002 (part of a metric)
+    def aggregate(self, totals: Floats, count: Count) -> Floats:  # noqa: ARG002 (part of a metric)
         """Compute BLEU of summed statistics."""
         return np.array([_bleu(row, self.order) for row in totals.tolist()])
 

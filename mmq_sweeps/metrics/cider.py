@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Floats, Scores, mean_of_totals
+from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals
 from mmq_sweeps.metrics.ngrams import ORDERS, Ints, ReferenceNgrams, sum_by
 from mmq_sweeps.metrics.references import Candidates, References
 
@@ -71,7 +71,7 @@ class Cider:
         references = (prepared.ngrams.lengths >= 0).sum(axis=1)
         return Scores.mean(totals.mean(axis=1) / references * 10.0, _weightless(prepared))
 
-    def aggregate(self, totals: Floats, count: int) -> Floats:
+    def aggregate(self, totals: Floats, count: Count) -> Floats:
         """Average over images."""
         return mean_of_totals(totals, count)
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Floats, Scores
+from mmq_sweeps.metrics.base import Count, Floats, Scores
 
 BINS = 15
 
@@ -63,7 +63,7 @@ class Ece:
         value = float(self.aggregate(totals.sum(axis=0, keepdims=True), len(gap))[0]) if len(gap) else float("nan")
         return Scores(value, np.abs(gap), totals)
 
-    def aggregate(self, totals: Floats, count: int) -> Floats:
+    def aggregate(self, totals: Floats, count: Count) -> Floats:
         """Return the error: the bins' absolute sums over the number of items."""
         figure: Floats = np.abs(totals).sum(axis=1) / count
         return figure
@@ -91,7 +91,7 @@ class Aurc:
         value = float(self.figures(totals, np.ones((1, len(error))))[0]) if len(error) else float("nan")
         return Scores(value, error, totals)
 
-    def aggregate(self, totals: Floats, count: int) -> Floats:
+    def aggregate(self, totals: Floats, count: Count) -> Floats:
         """Refuse: the order of the items is lost in a sum; use ``figures``."""
         raise NotImplementedError(f"{self.name} is no function of sums over items")
 

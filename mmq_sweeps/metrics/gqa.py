@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Floats, Scores, mean_of_totals
+from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals
 from mmq_sweeps.metrics.normalize import normalize_answer
 
 
@@ -27,6 +27,6 @@ class GqaAccuracy:
         pairs = zip(predictions, prepared, strict=True)
         return Scores.mean(np.array([float(normalize_answer(answer) in right) for answer, right in pairs]))
 
-    def aggregate(self, totals: Floats, count: int) -> Floats:
+    def aggregate(self, totals: Floats, count: Count) -> Floats:
         """Average over questions."""
         return mean_of_totals(totals, count)

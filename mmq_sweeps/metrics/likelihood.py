@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Floats, Metric, Scores, mean_of_totals, require
+from mmq_sweeps.metrics.base import Count, Floats, Metric, Scores, mean_of_totals, require
 from mmq_sweeps.metrics.captions import check_items
 from mmq_sweeps.metrics.intervals import result_of
 from mmq_sweeps.metrics.names import load_metrics
@@ -33,7 +33,7 @@ class LogLikelihood:
         """Score each item by the mean of its tokens."""
         return Scores.mean(np.array(predictions, dtype=np.float64))
 
-    def aggregate(self, totals: Floats, count: int) -> Floats:
+    def aggregate(self, totals: Floats, count: Count) -> Floats:
         """Average over items."""
         return mean_of_totals(totals, count)
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Floats, Scores
+from mmq_sweeps.metrics.base import Count, Floats, Scores
 from mmq_sweeps.metrics.java import JavaProcess, PerProcess, take
 from mmq_sweeps.metrics.references import Candidates, References
 from mmq_sweeps.metrics.tokenizer import package_folder
@@ -86,7 +86,7 @@ class Meteor:
         totals = np.array([line.split() for line in statistics], dtype=np.float64).reshape(-1, _STATISTICS)
         return Scores(float(scores[-1]), scores[:-1], _without_perfect_chunks(totals))
 
-    def aggregate(self, totals: Floats, count: int) -> Floats:  # noqa: ARG002 (part of a metric)
+    def aggregate(self, totals: Floats, count: Count) -> Floats:  # noqa: ARG002 (part of a metric)
         """Score the summed statistics."""
         return score_of_statistics(totals)
 

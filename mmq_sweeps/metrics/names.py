@@ -33,7 +33,25 @@ _METRICS = {
     "image_recall_at_10": "retrieval:ImageRecallAt10",
     "vqa_accuracy": "vqa:VqaAccuracy",
     "vqa_accuracy_2021": "vqa:VqaAccuracy2021",
+    "textvqa_accuracy": "vqa:TextVqaAccuracy",
+    "vizwiz_accuracy": "vqa:VizWizAccuracy",
     "gqa_accuracy": "gqa:GqaAccuracy",
+    "anls": "anls:Anls",
+    "relaxed_accuracy": "relaxed:RelaxedAccuracy",
+    "choice_accuracy": "choice:ChoiceAccuracy",
+    "choice_unparsed": "choice:ChoiceUnparsed",
+    "mmmu_accuracy": "mmmu:MmmuAccuracy",
+    "ocrbench": "ocrbench:OcrBench",
+    "pope_accuracy": "pope:PopeAccuracy",
+    "pope_precision": "pope:PopePrecision",
+    "pope_recall": "pope:PopeRecall",
+    "pope_f1": "pope:PopeF1",
+    "pope_yes_ratio": "pope:PopeYesRatio",
+    "mme": "mme:Mme",
+    "mme_perception": "mme:MmePerception",
+    "mme_cognition": "mme:MmeCognition",
+    "mme_accuracy": "mme:MmeAccuracy",
+    "mme_accuracy_plus": "mme:MmeAccuracyPlus",
     "ece": "confidence:Ece",
     "aurc": "confidence:Aurc",
     "log_likelihood": "likelihood:LogLikelihood",
@@ -44,10 +62,9 @@ _PARTS = ("name", "needs", "higher_is_better", "prepare", "score", "aggregate")
 
 # The ``needs`` of each module's metrics, available without importing them.
 _NEEDS = dict.fromkeys(("cider", "meteor", "bleu", "rouge", "spice"), "captions")
+_NEEDS |= dict.fromkeys(("vqa", "gqa", "anls", "relaxed", "choice", "mmmu", "ocrbench", "pope", "mme"), "answers")
 _NEEDS |= {
     "retrieval": "ranks",
-    "vqa": "answers",
-    "gqa": "answers",
     "likelihood": "likelihoods",
     "confidence": "confidences",
 }

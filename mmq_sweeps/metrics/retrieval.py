@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Floats, Scores, mean_of_totals
+from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals
 
 if TYPE_CHECKING:
     from mmq_sweeps.metrics.ranks import Ranks
@@ -34,7 +34,7 @@ class TextRecallAt1:
         hits = (predictions.of_texts < self.k).astype(np.float64)
         return Scores.mean(hits, _certain(self.k, predictions, texts=True))
 
-    def aggregate(self, totals: Floats, count: int) -> Floats:
+    def aggregate(self, totals: Floats, count: Count) -> Floats:
         """Return the share of images or texts found."""
         return mean_of_totals(totals, count)
 
@@ -103,7 +103,7 @@ class RecallAt1:
         warnings = [warning for k in self.ks for warning in _certain(k, predictions, texts=True, images=True)]
         return Scores(float(value), (found_text + hits / texts) / 2, totals, tuple(warnings))
 
-    def aggregate(self, totals: Floats, count: int) -> Floats:
+    def aggregate(self, totals: Floats, count: Count) -> Floats:
         """Return the mean of the share of images and the share of texts."""
         figure: Floats = (totals[:, 0] / count + totals[:, 1] / totals[:, 2]) / 2
         return figure

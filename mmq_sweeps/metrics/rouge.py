@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Floats, Scores, mean_of_totals
+from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals
 from mmq_sweeps.metrics.references import Candidates, References
 
 _BETA = 1.2
@@ -49,7 +49,7 @@ class RougeL:
         pairs = zip(predictions.tokens, prepared, strict=True)
         return Scores.mean(np.array([_rouge(caption.split(" "), references) for caption, references in pairs]))
 
-    def aggregate(self, totals: Floats, count: int) -> Floats:
+    def aggregate(self, totals: Floats, count: Count) -> Floats:
         """Average over images."""
         return mean_of_totals(totals, count)
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Floats, Scores, mean_of_totals
+from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals
 from mmq_sweeps.metrics.java import run_once
 from mmq_sweeps.metrics.references import Candidates, References
 from mmq_sweeps.metrics.tokenizer import package_folder
@@ -47,7 +47,7 @@ class Spice:
         scores = {row["image_id"]: _number(row["scores"]["All"]["f"]) for row in results}
         return Scores.mean(np.array([scores[index] for index in range(len(predictions.tokens))]))
 
-    def aggregate(self, totals: Floats, count: int) -> Floats:
+    def aggregate(self, totals: Floats, count: Count) -> Floats:
         """Average over images."""
         return mean_of_totals(totals, count)
 

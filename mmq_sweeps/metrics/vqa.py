@@ -8,6 +8,11 @@ before the comparison:
   their signs, and only if they are not all the same.
 - since then (GT-Vision-Lab/VQA, commit a013f00): both sides are fully normalized if the annotators' answers are not all
   the same; otherwise neither is.
+
+Two benchmarks took the accuracy over with a normalization of their own:
+
+- TextVQA (arXiv 1904.08920), in its authors' mmf: both sides always, without commas and question marks, and with ``'s`` apart.
+- VizWiz (arXiv 1802.08218): the model's answer always, the annotators' never; they are published normalized.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Floats, Scores, mean_of_totals
+from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals
 from mmq_sweeps.metrics.normalize import normalize_answer, on_one_line, strip_signs
 
 _AGREEING = 3
@@ -61,7 +66,7 @@ class VqaAccuracy:
         pairs = zip(predictions, prepared, strict=True)
         return Scores.mean(np.array([_accuracy(answer, given) for answer, given in pairs]))
 
-    def aggregate(self, totals: Floats, count: int) -> Floats:
+    def aggregate(self, totals: Floats, count: Count) -> Floats:
         """Average over questions."""
         return mean_of_totals(totals, count)
 
@@ -81,6 +86,35 @@ class VqaAccuracy2021(VqaAccuracy):
         if len(set(trimmed)) > 1:
             return Given(list(map(normalize_answer, trimmed)), normalized=True)
         return Given(trimmed, normalized=False)
+
+
+class TextVqaAccuracy(VqaAccuracy):
+    """Accuracy of TextVQA's authors, as a fraction and unrounded."""
+
+    name: ClassVar[str] = "textvqa_accuracy"
+    definition: ClassVar[str] = "EvalAI answer processor of mmf, both sides"
+
+    def score(self, prepared: list[Given], predictions: Sequence[str]) -> Scores:
+        """Score answers in the order of the questions."""
+        return super().score(prepared, list(map(_apart, predictions)))
+
+    def _given(self, answers: Sequence[str]) -> Given:
+        return Given([normalize_answer(_apart(answer)) for answer in answers], normalized=True)
+
+
+class VizWizAccuracy(VqaAccuracy):
+    """Accuracy of VizWiz's authors, as a fraction and unrounded."""
+
+    name: ClassVar[str] = "vizwiz_accuracy"
+    definition: ClassVar[str] = "VizWiz script: the annotators' answers as they are"
+
+    def _given(self, answers: Sequence[str]) -> Given:
+        return Given(list(answers), normalized=True)
+
+
+def _apart(answer: str) -> str:
+    """Apply what TextVQA's authors do ahead of the script's normalization."""
+    return answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
 
 
 def _accuracy(answer: str, given: Given) -> float:

@@ -109,6 +109,7 @@ def results_of(record: Record, items: Items) -> dict[str, MetricResult]:
             interval=(metric["interval"][0], metric["interval"][1]),
             higher_is_better=metric.get("higher_is_better", True),
             totals=_totals(name, items),
+            groups={item["id"]: item["group"] for item in items if "group" in item},
         )
         for name, metric in record.metrics.items()
         if metric["value"] is not None

@@ -73,12 +73,11 @@ class LmmsEvalTask(GenerationTask):
 
     def items_of(self, example: Any) -> list[Item]:
         inside = isinstance(example.text, str) and 0 < example.text.count(PLACE) == example.image_count
+        given = {"references": example.references, "question": example.text, "group": example.group}
         if not inside or self.image_prompt is None:
-            return [Item(example.id, example, self.prompt_about(example), example.references, question=example.text)]
+            return [Item(example.id, example, self.prompt, **given)]
         bare = self.prompt.replace(self.image_prompt, "")
-        return [
-            _Interleaved(example.id, example, bare, example.references, "", example.text, self.image_prompt.strip())
-        ]
+        return [_Interleaved(example.id, example, bare, **given, image=self.image_prompt.strip())]
 
     def problem_of(self, item: Item) -> str | None:
         if not isinstance(item.question, str):

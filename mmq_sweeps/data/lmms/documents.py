@@ -46,16 +46,22 @@ class Document:
         return shown
 
     @cached_property
-    def _looked_at(self) -> tuple[int, str | None]:
+    def _looked_at(self) -> tuple[list[str], str | None]:
+        """Digests of its images, and the problem with them."""
         try:
-            return len(self.images), None
+            return [_digest(image) for image in self.images], None
         except Exception as error:  # noqa: BLE001 - the code is anyone's
-            return 0, f"its images cannot be had: {type(error).__name__}: {error}"
+            return [], f"its images cannot be had: {type(error).__name__}: {error}"
 
     @property
     def image_count(self) -> int:
         """How many images it has; 0 if there is a ``problem``. They are decoded once for this."""
-        return self._looked_at[0]
+        return len(self._looked_at[0])
+
+    @property
+    def group(self) -> str:
+        """What documents about the same images share; empty for one without images."""
+        return "+".join(self._looked_at[0])
 
     @property
     def problem(self) -> str | None:
@@ -153,3 +159,7 @@ class LmmsDocuments:
             ) from error
         texts = right if isinstance(right, list | tuple) else [] if right is None else [right]
         return Document(str(place), text, tuple(map(str, texts)), doc, task, split)
+
+
+def _digest(image: Image.Image) -> str:
+    return hashlib.sha256(f"{image.size}{image.mode}".encode() + image.tobytes()).hexdigest()[:16]

@@ -21,8 +21,8 @@ import numpy as np
 
 from mmq_sweeps.data.lmms import installed, library
 from mmq_sweeps.metrics import MetricResult, degenerate
-from mmq_sweeps.metrics.base import Floats, Metric, Scores, mean_of_totals
-from mmq_sweeps.metrics.intervals import SEED, result_of
+from mmq_sweeps.metrics.base import Count, Floats, Metric, Scores, mean_of_totals
+from mmq_sweeps.metrics.intervals import SEED, owners_of, result_of
 from mmq_sweeps.metrics.result import Alike
 from mmq_sweeps.tasks.generation import Item
 
@@ -59,6 +59,7 @@ class LmmsScorer:
     def __init__(self, task: Any, items: Sequence[Item], metrics: Sequence[str], draws: int) -> None:
         self._task, self._items, self._draws = task, list(items), draws
         self._metrics = list(metrics) or list(task.aggregation())
+        self._groups = {item.id: item.group for item in items if item.group}
         self._rights = [item.references[0] if item.references else "" for item in items]
 
     def score(self, predictions: Mapping[str, str]) -> dict[str, MetricResult]:
@@ -159,9 +160,9 @@ class LmmsScorer:
         better = self._task.higher_is_better().get(metric)
         direction = True if better is None else bool(better)
         if self.is_mean(metric) and numbers is not None:
-            found = result_of(_mean(name, direction), tuple(entries.items), Scores.mean(numbers))
+            found = result_of(_mean(name, direction), tuple(entries.items), Scores.mean(numbers), self._groups)
             return replace(found, value=float(value), definition=self._definition)
-        interval, warnings = self._interval(metric, entries.values, float(value))
+        interval, warnings = self._interval(metric, entries, float(value))
         per_item = {} if numbers is None else dict(zip(entries.items, numbers.tolist(), strict=True))
         return MetricResult(
             name, float(value), per_item, interval, direction, definition=self._definition, warnings=warnings
@@ -173,19 +174,25 @@ class LmmsScorer:
 
         return self._task.aggregation()[metric] is mean
 
-    def _interval(
-        self, metric: str, values: Sequence[Any], value: float
-    ) -> tuple[tuple[float, float], tuple[str, ...]]:
-        """Return the 95% interval over draws of documents, aggregated anew; without a width where there is none, and why."""
+    def _interval(self, metric: str, entries: Entries, value: float) -> tuple[tuple[float, float], tuple[str, ...]]:
+        """Return the 95% interval over draws of documents, aggregated anew; without a width where there is none, and why.
+
+        Documents about the same images are drawn together.
+        """
+        values = entries.values
         if len(values) == 1:
             return (value, value), degenerate.of_count(1)
         if not self._draws:
             return (value, value), ("its interval has no width, since task.draws is 0",)
+        owners = owners_of(entries.items, self._groups)
+        together: list[list[Any]] = [[] for _ in range(len(values) if owners is None else int(owners.max()) + 1)]
+        for place, entry in enumerate(values):
+            together[place if owners is None else owners[place]].append(entry)
         figures = []
         generator = np.random.Generator(np.random.PCG64(SEED))
-        for chosen in generator.integers(0, len(values), (self._draws, len(values))):
+        for chosen in generator.integers(0, len(together), (self._draws, len(together))):
             try:
-                figures.append(self.figure(metric, [values[place] for place in chosen]))
+                figures.append(self.figure(metric, [entry for place in chosen for entry in together[place]]))
             except ValueError as error:
                 return (value, value), (f"its interval has no width, since on a draw of documents {error}",)
         if not all(map(is_figure, figures)):
@@ -217,7 +224,7 @@ def _mean(metric: str, higher: bool) -> Metric:
         def score(self, prepared: Any, predictions: Any) -> Scores:  # noqa: ARG002
             return Scores.mean(np.asarray(predictions, dtype=np.float64))
 
-        def aggregate(self, totals: Floats, count: int) -> Floats:
+        def aggregate(self, totals: Floats, count: Count) -> Floats:
             return mean_of_totals(totals, count)
 
     return Mean()

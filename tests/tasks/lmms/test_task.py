@@ -196,7 +196,7 @@ def test_documents_with_several_images_or_none_are_asked_by_a_model_that_takes_t
     one.check(CALIBRATION, tmp_path)
     assert len(one.predict(llava, lambda done, total: None)) == COUNT
     with pytest.raises(
-        ValueError, match=r"\d+ of 12 items cannot be used: \d+: it has (no|2) images, and the model is asked"
+        ValueError, match=r"\d+ of 12 items cannot be used: \d+: it has (no|2) images, and the prompt is for one"
     ):
         task("mine", folder=folder, model="tiny_blip2").check(CALIBRATION, tmp_path)
 
