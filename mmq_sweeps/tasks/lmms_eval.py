@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -21,6 +22,7 @@ from mmq_sweeps.tasks.items import is_blank, is_unicode, problem_of_references, 
 from mmq_sweeps.tasks.lmms.rehearsal import rehearse
 from mmq_sweeps.tasks.lmms.scoring import LmmsScorer
 
+logger = logging.getLogger(__name__)
 # Where a document's text names an image, as some tasks' doc_to_text do.
 PLACE = "<image>"
 # What lmms-eval's models take of a task's generation_kwargs, and their values where it says nothing.
@@ -93,6 +95,7 @@ class LmmsEvalTask(GenerationTask):
 
     def check(self, calibrations: Sequence[Mapping[str, Any]], cache: Path) -> None:
         self._check_metrics()
+        self._warn_of_chat_models()
         super().check(calibrations, cache)
         if not self.teacher_forced:
             scorer = self._scorer(cache)
@@ -137,6 +140,22 @@ class LmmsEvalTask(GenerationTask):
                 )
         if not self.allow_network:
             refuse_asking(self._yaml, self.metrics or known)
+
+    def _warn_of_chat_models(self) -> None:
+        """Warn if lmms-eval's models with a chat format ask something else than its others, whose way is taken here."""
+        config = self._yaml.config
+        if config.get("doc_to_messages") is not None:
+            what = "by its doc_to_messages"
+        elif config.get("description") or config.get("num_fewshot"):
+            what = "without its description and few-shot examples"
+        else:
+            return
+        logger.warning(
+            "lmms_task=%s: lmms-eval asks its models with a chat format %s, and the others, as here, by doc_to_text; figures "
+            "of the former may differ",
+            self.lmms_task,
+            what,
+        )
 
     def _until(self, answer: str) -> str:
         """End an answer before each of the task's ``until`` but a blank line, its default, at which models stay."""

@@ -97,15 +97,25 @@ def test_answers_end_where_the_task_says_if_asked(
     assert cut != whole
 
 
-def test_an_interval_is_that_of_the_aggregation_on_draws_of_documents(task: Tasks, tmp_path: Path) -> None:
-    one = task("mine", "task.draws=20")
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_interval_is_that_of_the_aggregation_on_draws_of_documents(
+    task: Tasks, changed: Callable[..., Path], tmp_path: Path, shared: bool
+) -> None:
+    """Documents about the same image are drawn together."""
+    of_kind = 'return [doc["image"].resize((1, 1)).resize((48, 48 + len(doc["kind"]))).point(lambda _: 0)]'
+    folder = changed(("utils.py", 'return [doc["image"].convert("RGB")]', of_kind) if shared else ("utils.py", "", ""))
+    one = task("mine", "task.draws=20", folder=folder)
     answers = answers_of(one, wrong=5)
     found = one.score(answers, tmp_path)["by_kind"]
     kinds = [item.example.doc["kind"] for item in one.items]
     right = [float(place >= 5) for place in range(COUNT)]
+    owners = [list(dict.fromkeys(map(len, kinds))).index(len(kind)) for kind in kinds] if shared else list(range(COUNT))
+    groups = max(owners) + 1
+    assert groups < COUNT or not shared
     figures = []
-    for chosen in np.random.Generator(np.random.PCG64(SEED)).integers(0, COUNT, (20, COUNT)):
-        own = {kind: [right[place] for place in chosen if kinds[place] == kind] for kind in set(kinds)}
+    for chosen in np.random.Generator(np.random.PCG64(SEED)).integers(0, groups, (20, groups)):
+        drawn = [place for group in chosen for place in range(COUNT) if owners[place] == group]
+        own = {kind: [right[place] for place in drawn if kinds[place] == kind] for kind in set(kinds)}
         figures.append(np.mean([np.mean(scores) for scores in own.values() if scores]))
     assert found.interval == pytest.approx(np.percentile(figures, (2.5, 97.5)), abs=1e-12)
     assert list(found.per_item.values()) == right
@@ -199,6 +209,18 @@ def test_documents_with_several_images_or_none_are_asked_by_a_model_that_takes_t
         ValueError, match=r"\d+ of 12 items cannot be used: \d+: it has (no|2) images, and the prompt is for one"
     ):
         task("mine", folder=folder, model="tiny_blip2").check(CALIBRATION, tmp_path)
+
+
+def test_a_task_that_chat_models_are_asked_otherwise_says_so(
+    task: Tasks, changed: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = changed(messages="doc_to_messages: !function utils.text\n", described='description: "Look closely. "\n')
+    one, described = (task(name, "task.limit=2", folder=folder) for name in ("messages", "described"))
+    one.check(CALIBRATION, tmp_path)
+    described.check(CALIBRATION, tmp_path)
+    assert "lmms_task=messages: lmms-eval asks its models with a chat format by its doc_to_messages" in caplog.text
+    assert "lmms_task=described: lmms-eval asks its models with a chat format without its description" in caplog.text
+    assert all(item.question.startswith("Look closely. ") for item in described.items)
 
 
 def test_an_id_depends_on_yaml_code_and_data_and_not_on_places(
