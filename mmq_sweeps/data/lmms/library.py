@@ -22,11 +22,12 @@ from PIL import ImageFile
 
 from mmq_sweeps.data.lmms import installed
 from mmq_sweeps.data.lmms.catalog import TaskYaml, find_task
-from mmq_sweeps.data.lmms.sources import BUILDERS, cache_folder, data_place, refuse_unfit
+from mmq_sweeps.data.lmms.sources import BUILDERS, DataPlace, cache_folder, data_place, refuse_unfit
 
 logger = logging.getLogger(__name__)
 # What its modules have set in the environment; they find it there whenever they run.
 _ENVIRONMENT: dict[str, str] = {}
+_FORWARDED: set[tuple[bool, bool]] = set()
 # As its command draws few-shot examples.
 _FEWSHOT_SEED = 1234
 
@@ -44,7 +45,7 @@ def load_task(name: str, include_path: str | None, model: str | None, copy: str 
     installed.warn_if_untested()
     with contained(), _offline():
         try:
-            return _made(task, model, place.path)
+            return _made(task, model, place)
         except ModuleNotFoundError as error:
             raise ValueError(
                 f"lmms_task={name}: its code imports {error.name}, which is not installed; install the package that has it, "
@@ -89,7 +90,7 @@ def truncated_allowed() -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def _made(task: TaskYaml, model: str | None, path: str) -> Any:
+def _made(task: TaskYaml, model: str | None, place: DataPlace) -> Any:
     import datasets
     from lmms_eval.tasks import ConfigurableTask  # With all metrics and filters registered.
     from lmms_eval.utils import load_yaml_config
@@ -102,11 +103,11 @@ def _made(task: TaskYaml, model: str | None, path: str) -> Any:
         download = ConfigurableTask.download.__wrapped__
 
     config = load_yaml_config(str(task.files[0]), mode="full")
-    config["dataset_path"] = path
+    config["dataset_path"], config["dataset_name"] = place.path, place.subset
     kwargs = {**(config.get("dataset_kwargs") or {})}
     kwargs.pop("token", None)  # Nothing is downloaded, and without a login it is an error.
     config["dataset_kwargs"] = kwargs
-    if path not in BUILDERS and not os.path.isdir(path):
+    if place.path not in BUILDERS and not os.path.isdir(place.path):
         os.environ["LMMS_EVAL_DATASETS_CACHE"] = str(cache_folder())
     bars, told = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
@@ -138,9 +139,12 @@ def _offline() -> Iterator[None]:
 
 
 def _forward_log() -> None:
-    """Send what lmms-eval logs with loguru as warnings and errors to ``logging``; it replaces loguru's handlers itself."""
-    if "loguru" in sys.modules:
+    """Send what lmms-eval logs with loguru as warnings and errors to ``logging``, in place of standard error."""
+    # Its models' module, which few tasks import, sets other handlers.
+    known = "loguru" in sys.modules, f"{installed.PACKAGE}.models" in sys.modules
+    if known[0] and known not in _FORWARDED:
         sys.modules["loguru"].logger.configure(handlers=[{"sink": _log, "level": "WARNING", "format": "{message}"}])
+        _FORWARDED.add(known)
 
 
 def _log(message: Any) -> None:

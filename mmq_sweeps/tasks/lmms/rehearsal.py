@@ -6,9 +6,10 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from mmq_sweeps.data.lmms import library
 from mmq_sweeps.tasks.lmms.scoring import LmmsScorer, is_figure
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ class NetworkAskedError(BaseException):
 def rehearse(scorer: LmmsScorer, task: str, count: int, allow_network: bool) -> None:
     """Score ``count`` made-up answers; raise ValueError if that fails, asks a server, or gives no figure at all."""
     try:
-        with _refused() if not allow_network else _allowed():
+        with library.contained(), nullcontext() if allow_network else _refused():
             found = scorer.entries([ANSWER] * count)
             figures = {name: scorer.figure(metric, own.values) for (name, metric), own in found.items()}
     except NetworkAskedError as error:
@@ -64,8 +65,3 @@ def _refused() -> Iterator[None]:
         yield
     finally:
         socket.socket.connect, socket.getaddrinfo = before  # type: ignore[method-assign]
-
-
-@contextmanager
-def _allowed() -> Iterator[None]:
-    yield

@@ -11,7 +11,7 @@ import inspect
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -65,7 +65,8 @@ class LmmsScorer:
     def score(self, predictions: Mapping[str, str]) -> dict[str, MetricResult]:
         """Return every metric that has a figure; raises ValueError naming what of the task's code fails."""
         entries = self.entries([predictions[item.id] for item in self._items])
-        found = {name: self._result(name, metric, own) for (name, metric), own in entries.items()}
+        with library.contained():
+            found = {name: self._result(name, metric, own) for (name, metric), own in entries.items()}
         results = {name: result for name, result in found.items() if result is not None}
         answers = [predictions[item.id].strip().lower() for item in self._items]
         rights = [right.strip().lower() for right in self._rights]
@@ -90,11 +91,13 @@ class LmmsScorer:
         return {key: found[key] for key in known}
 
     def figure(self, metric: str, values: Sequence[Any]) -> Any:
-        """Return the aggregation of ``values``, whatever it is; raises ValueError if it fails."""
-        aggregate = self._task.aggregation()[metric]
-        with library.contained(), _unchanged(aggregate), TemporaryDirectory() as folder:
-            asked = inspect.signature(aggregate).parameters
-            given = {"args": SimpleNamespace(output_path=folder, tasks=self._task.task_name)} if "args" in asked else {}
+        """Return the aggregation of ``values``, whatever it is; raises ValueError if it fails. To be called ``contained``."""
+        aggregate, given = self._task.aggregation()[metric], {}
+        with ExitStack() as stack:
+            if "args" in inspect.signature(aggregate).parameters:
+                folder = stack.enter_context(TemporaryDirectory())  # For a file of answers to be submitted.
+                given = {"args": SimpleNamespace(output_path=folder, tasks=self._task.task_name)}
+            stack.enter_context(_unchanged(aggregate))
             try:
                 return aggregate(list(values), **given)
             except Exception as error:
