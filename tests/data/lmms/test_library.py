@@ -2,51 +2,65 @@
 
 from __future__ import annotations
 
-import json
+import os
+import random
+import sys
+import warnings
 from pathlib import Path
 
-from tests.commands import run_forked
-from tests.conftest import command_environment
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from mmq_sweeps.data.lmms import library
+from mmq_sweeps.data.lmms.documents import LmmsDocuments
 from tests.data.lmms.folders import needs_lmms_eval
 
-PROGRAM = """
-import json, logging, os, random, sys, warnings
-import numpy, datasets
-from PIL import ImageFile
-from mmq_sweeps.data.lmms.documents import LmmsDocuments
 
-def state():
-    return {
-        "truncated": ImageFile.LOAD_TRUNCATED_IMAGES,
-        "warnings": [str(one) for one in warnings.filters],
-        "environment": dict(os.environ),
-        "drawn": [random.getstate()[1][:3], numpy.random.get_state()[1][:3].tolist()],
-        "path": list(sys.path),
-        "handlers": [str(one) for one in logging.getLogger().handlers],
-        "offline": datasets.config.HF_HUB_OFFLINE,
-        "bars": datasets.are_progress_bars_disabled(),
-    }
-
-folder, out = sys.argv[1:]
-before = state()
-documents = list(LmmsDocuments("mine", "test_split", include_path=folder))
-images = [document.images for document in documents]
-after = state()
-with open(out, "w") as file:
-    json.dump({"count": len(documents), "imported": "lmms_eval" in sys.modules, "before": before, "after": after}, file)
-"""
+def state() -> list[object]:
+    numbers = random.getstate()[1][:3], np.random.get_state()[1][:3].tolist()
+    return [ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters), dict(os.environ), numbers, list(sys.path)]
 
 
 @needs_lmms_eval
-def test_an_import_changes_nothing_for_others(tasks: Path, tmp_path: Path) -> None:
-    out = tmp_path / "state.json"
-    done = run_forked("-c", [PROGRAM, str(tasks), str(out)], tmp_path, command_environment())
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    found = json.loads(out.read_text())
-    assert found["imported"]
-    assert found["count"] > 1
-    # Of modules that are imported on the way, such as urllib3's, which add what they ignore.
-    ignored = [one for one in found["after"].pop("warnings") if one not in found["before"]["warnings"]]
-    assert not any("'ignore', None, <class 'Warning'>, None, 0" in one for one in ignored)
-    del found["before"]["warnings"]
-    assert found["after"] == found["before"]
+def test_reading_documents_changes_nothing_for_others(tasks: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import datasets
+
+    before = [*state(), datasets.config.HF_HUB_OFFLINE, datasets.are_progress_bars_disabled()]
+    library.load_task.cache_clear()
+    documents = list(LmmsDocuments("mine", "test_split", include_path=str(tasks)))
+    assert all(document.image_count == 1 for document in documents)
+    assert [*state(), datasets.config.HF_HUB_OFFLINE, datasets.are_progress_bars_disabled()] == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_its_code_sets_is_undone_and_there_again_when_it_runs(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "_ENVIRONMENT", {})
+    monkeypatch.setenv("MMQ_OLD", "old")
+    before = state()
+    with library.contained():
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+        warnings.filterwarnings("ignore")
+        warnings.warn("of its own", stacklevel=1)
+        os.environ |= {"MMQ_NEW": "1", "MMQ_OLD": "2"}
+        random.seed(0)
+        np.random.seed(0)
+        sys.path.insert(0, "/somewhere")
+        print("a line")  # noqa: T201
+    assert state() == before
+    assert capfd.readouterr() == ("", "")
+    with library.contained():
+        assert (os.environ["MMQ_NEW"], os.environ["MMQ_OLD"]) == ("1", "2")
+    assert state() == before
+
+
+def test_half_a_picture_is_refused_elsewhere(tmp_path: Path) -> None:
+    Image.effect_noise((64, 64), 50).save(tmp_path / "whole.png")
+    whole = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    with library.truncated_allowed(), Image.open(tmp_path / "half.png") as image:
+        image.load()
+    with Image.open(tmp_path / "half.png") as image, pytest.raises(OSError, match="truncated"):
+        image.load()

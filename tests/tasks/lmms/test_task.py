@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,9 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from omegaconf import DictConfig
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
 
+from mmq_sweeps.config import schema
 from mmq_sweeps.config.instantiate import build
+from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.config.sweep import Sweep, plan
 from mmq_sweeps.data.lmms.documents import LmmsDocuments
 from mmq_sweeps.metrics.intervals import SEED
@@ -24,13 +30,28 @@ Tasks = Callable[..., LmmsEvalTask]
 CALIBRATION = [{"samples": 4, "seed": 0}]
 
 
+@pytest.fixture(scope="module")
+def bases() -> dict[str, DictConfig]:
+    """The configuration by model, composed once."""
+    schema.register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        given = ("task=lmms_eval", "calibration.samples=4")
+        return {name: compose("config", overrides=[f"model={name}", *given]) for name in ("tiny_llava", "tiny_blip2")}
+
+
 @pytest.fixture
-def planned(composed: Callable[..., DictConfig], tasks: Path) -> Callable[..., Sweep]:
+def planned(bases: dict[str, DictConfig], tasks: Path) -> Callable[..., Sweep]:
     """``planned("mine", "task.limit=4")``: the sweep of a cell of the task, by default below ``tasks``."""
 
     def made(name: str, *overrides: str, folder: Path = tasks, model: str = "tiny_llava") -> Sweep:
-        given = (f"task.lmms_task={name}", f"task.include_path={folder}", *overrides)
-        return plan([composed(f"model={model}", "task=lmms_eval", "calibration.samples=4", *given)])
+        config = copy.deepcopy(bases[model])
+        OmegaConf.set_struct(config, False)
+        for key, value in (override.split("=", 1) for override in overrides):
+            OmegaConf.update(config, key, yaml.safe_load(value))
+        OmegaConf.update(config, "task.lmms_task", name)
+        OmegaConf.update(config, "task.include_path", str(folder))
+        return plan([config])
 
     return made
 
@@ -81,7 +102,7 @@ def test_generation_is_mapped_as_llava_hf_does(task: Tasks, changed: Callable[..
     greedy = {"max_new_tokens": 1024, "num_beams": 1, "do_sample": False}
     assert task("silent", folder=folder).generation == greedy
     assert task("mine", folder=folder).generation == greedy | {"max_new_tokens": 10}
-    assert task("mine", "+task.generation.max_new_tokens=3", folder=folder).generation["max_new_tokens"] == 3
+    assert task("mine", "task.generation.max_new_tokens=3", folder=folder).generation["max_new_tokens"] == 3
     sampled = {"max_new_tokens": 1024, "num_beams": 2, "do_sample": True, "temperature": 0.2, "top_p": 0.9}
     assert task("warm", folder=folder).generation == sampled
 
@@ -154,6 +175,11 @@ def test_an_aggregation_that_counts_in_its_module_starts_from_zero_each_time(tas
                 "__import__('so' + 'cket').create_connection(('judge.example.com', 443))\n    right = float",
             ),
             r"its scoring asks a server \(judge.example.com\)",
+        ),
+        (
+            "",
+            ('doc["image"].convert', 'doc["picture"].convert'),
+            "12 of 12 items cannot be used: 0: its images cannot be had: Key",
         ),
         ("", ("import os\n", "import os\nimport not_there\n"), "its code imports not_there, which is not installed"),
     ],
