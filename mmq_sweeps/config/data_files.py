@@ -104,7 +104,9 @@ class _Data:
         return found
 
     def examples(self, choice: _Choice) -> list[Any]:
-        """Read the examples; return none if their images are not files, judged by the first example."""
+        """Read the examples; return none if their images are not files, as the reader or the first example says."""
+        if not getattr(self.reader, "has_files", True):
+            return []
         given = {**self.given, **self.draw}
         if not self.draw and not any(own.name == "count" and own.default is None for own in fields(self.reader)):
             if choice.items is None:
