@@ -20,7 +20,7 @@ from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.contents import content_digests
 
 # Tasks with an item per question; all others are assumed to have an item per example.
-ASKING = ("vqa",)
+ASKING = ("vqa", "benchmark")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class _Choice:
 
 def _evaluated(task: Mapping[str, Any]) -> _Choice:
     limit, sample = task.get("limit"), task.get("sample")
-    if isinstance(sample, Mapping) and sample.get("apart_from") is not None:
+    if task.get("apart_from") is not None or (isinstance(sample, Mapping) and sample.get("apart_from") is not None):
         # Examples are left out, so those within the limit lie further back, by a number that the images decide.
         return _Choice(None)
     asking = isinstance(limit, int) and declaration("task._target_", task["_target_"]).known_as in ASKING
@@ -104,7 +104,9 @@ class _Data:
         return found
 
     def examples(self, choice: _Choice) -> list[Any]:
-        """Read the examples; return none if their images are not files, judged by the first example."""
+        """Read the examples; return none if their images are not files, as the reader or the first example says."""
+        if not getattr(self.reader, "has_files", True):
+            return []
         given = {**self.given, **self.draw}
         if not self.draw and not any(own.name == "count" and own.default is None for own in fields(self.reader)):
             if choice.items is None:

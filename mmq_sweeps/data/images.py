@@ -92,6 +92,8 @@ def pictures_of(example: Any) -> tuple[Picture, ...] | None:
 
 def image_count(example: Any) -> int:
     """Return how many images an example has, without decoding them if that can be told."""
+    if (known := getattr(example, "image_count", None)) is not None:
+        return int(known)
     pictures = pictures_of(example)
     return len(pictures) if pictures is not None else len(getattr(example, "images", (None,)))
 

@@ -170,7 +170,7 @@ def _summary(result: MetricResult) -> dict[str, Any]:
 
 
 def _items(predictions: Mapping[str, str], metrics: Mapping[str, MetricResult]) -> Items:
-    """Join predictions and scores by item, with the counts of metrics whose value is not a mean of scores."""
+    """Join predictions and scores by item, with the counts of metrics whose value is not a mean of scores, and its group."""
     items: dict[str, dict[str, Any]] = {
         item: {
             "id": item,
@@ -185,6 +185,8 @@ def _items(predictions: Mapping[str, str], metrics: Mapping[str, MetricResult]) 
         told = log_probability if math.isfinite(log_probability) else None
         items[item]["log_probability"] = {"sum": told, "mean": told and told / tokens, "tokens": tokens}
     for name, result in metrics.items():
+        for item, group in result.groups.items():
+            items[item]["group"] = group
         if result.totals is not None:
             for item, row in zip(result.per_item, result.totals.tolist(), strict=True):
                 items[item].setdefault("totals", {})[name] = row

@@ -19,8 +19,8 @@ from mmq_sweeps.data.images import image_count, images_of, side_by_side
 from mmq_sweeps.identity.roles import EVALUATION, LABEL, UNLESS_NULL
 from mmq_sweeps.metrics import MetricResult
 from mmq_sweeps.metrics.degenerate import of_left_out, of_logits
-from mmq_sweeps.metrics.likelihood import LikelihoodScorer
 from mmq_sweeps.metrics.names import load_metrics
+from mmq_sweeps.metrics.probability.likelihood import LikelihoodScorer
 from mmq_sweeps.models import model_check
 from mmq_sweeps.models.finished_rows import finished_rows_left_out
 from mmq_sweeps.models.loading import LoadedModel
@@ -49,6 +49,8 @@ class Item:
     """Text to generate: an example's images, a prompt, the right texts (``references``), and the kind of item.
 
     ``question`` is the data's own text, substituted for ``{question}`` in ``template``; None if the prompt has none.
+    ``options`` are those of a choice. Items with the same ``group``, such as questions about one picture, are no independent
+    measurements. ``problem`` is why the data of an item cannot be used.
     """
 
     id: str
@@ -57,6 +59,9 @@ class Item:
     references: tuple[str, ...]
     kind: str = ""
     question: Any = None
+    options: tuple[Any, ...] = ()
+    group: str = ""
+    problem: str | None = None
 
     @property
     def prompt(self) -> str:
@@ -134,6 +139,11 @@ class GenerationTask(ABC):
             return items
         images = self.image_prompt * count
         return [replace(item, template=item.template.replace(self.image_prompt, images)) for item in items]
+
+    def left_out(self) -> Mapping[str, Any] | None:
+        """Return the ``samples`` and ``seed`` of the calibration whose samples are not evaluated, or None."""
+        apart: Mapping[str, Any] | None = (self.sample or {}).get("apart_from")
+        return apart
 
     def problem_of_scoring(self, item: Item) -> str | None:  # noqa: ARG002
         """Return the reason why the task's metrics cannot score ``item``, though it can be asked, or None."""
@@ -345,7 +355,7 @@ class GenerationTask(ABC):
     def _asked(self) -> list[Item]:
         """Requested items, whether or not their images are usable."""
         # An example has at least one item, so ``limit`` examples are enough.
-        examples = self.examples.first(self.limit, (self.sample or {}).get("apart_from"))
+        examples = self.examples.first(self.limit, self.left_out())
         every = (item for example in examples for item in self._items_about(example))
         found = list(islice(every, self.limit))
         if not found or (self.limit is not None and len(found) < self.limit):
