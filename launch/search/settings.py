@@ -107,8 +107,8 @@ def metric_of(settings: Settings, task: Mapping[str, Any]) -> str:
 
     if task.get("_target_", "").rpartition(".")[2] in OWN_METRICS:
         raise ConfigError(
-            f"task={task['name']}: a search draws items and their scores by metrics of this package, and lmms-eval's tasks bring "
-            "their own; search with another task, and measure its answer with this one"
+            f"task={task['name']}: a search draws items and scores them by metrics of this package, and lmms-eval's "
+            "tasks bring their own; search with another task, and measure its answer with this one"
         )
     metrics = list(task["metrics"])
     name = settings.metric or metrics[0]

@@ -83,5 +83,5 @@ def test_a_metric_of_which_less_is_better_is_refused() -> None:
 def test_a_task_with_metrics_of_its_own_is_refused() -> None:
     task = OmegaConf.load(conf_dir() / "task" / "lmms_eval.yaml")
     task.lmms_task = "mme"
-    with pytest.raises(ConfigError, match="lmms-eval's tasks bring their own; search with another task"):
+    with pytest.raises(ConfigError, match="tasks bring their own; search with another task"):
         metric_of(Settings("max_bpw", (3.0,)), {"name": "mme", "_target_": task["_target_"], "metrics": []})
