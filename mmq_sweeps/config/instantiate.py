@@ -68,7 +68,7 @@ def find_class(key: str, target: str) -> Any:
 
 def _dotted(key: str, target: str) -> str:
     """Return the dotted path of a class; raise ConfigError for a reader's name that is none of ``READERS``."""
-    if "." in target:
+    if "." in target or not key.endswith("data._target_"):
         return target
     if target in READERS:
         return READERS[target]

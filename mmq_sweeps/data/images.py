@@ -43,9 +43,14 @@ _SIGNED = 2
 
 @dataclass(frozen=True)
 class Encoded:
-    """Image that lies encoded inside another file, such as a column of Parquet; ``name`` says where, and is unique."""
+    """Image that lies encoded inside another file, such as a column of Parquet.
+
+    ``name`` says where, and is unique in a process; ``key`` is the same for the same image only, and ``size`` is in bytes.
+    """
 
     name: str
+    key: str
+    size: int
     read: Callable[[], bytes] = field(compare=False, repr=False)
 
     def __str__(self) -> str:
@@ -213,7 +218,7 @@ def inspect(
 ) -> dict[APicture, Verdict]:
     """Decode every picture of ``paths`` and return its verdict, in the order of ``paths``.
 
-    ``cache`` is a JSON file of verdicts by path, size, times and inode, or by the digest of an image inside a file; a
+    ``cache`` is a JSON file of verdicts by path, size, times and inode, or by the key of an image inside a file; a
     damaged cache is rewritten. ``progress``
     is called with the number of files done and their total.
     """
@@ -254,7 +259,7 @@ def describe(found: Mapping[Any, str], total: int, shown: int = 3) -> str:
 
 
 def _stamp(path: Picture) -> list[int]:
-    """Return what changes with a file; zeros for an image inside one, whose key is its digest."""
+    """Return what changes with a file; zeros for an image inside one, whose key tells it from any other."""
     if isinstance(path, Encoded):
         return [0, 0, 0, 0]
     status = path.stat()
@@ -273,7 +278,7 @@ def _reason(path: Picture, error: Exception) -> str:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return "missing"
     if isinstance(error, UnidentifiedImageError):
-        size = path.stat().st_size if isinstance(path, Path) else len(path.read())
+        size = path.stat().st_size if isinstance(path, Path) else path.size
         return "not an image" if size else "empty"
     if isinstance(error, OSError) and error.strerror:
         return f"unreadable: {error.strerror}"
@@ -281,7 +286,7 @@ def _reason(path: Picture, error: Exception) -> str:
 
 
 def _key(path: Picture) -> str:
-    return str(path.absolute()) if isinstance(path, Path) else f"sha256:{path.digest}"
+    return str(path.absolute()) if isinstance(path, Path) else f"inside:{path.key}"
 
 
 def _read_cache(cache: Path | None) -> dict[str, list[Any]]:

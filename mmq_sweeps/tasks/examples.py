@@ -325,7 +325,7 @@ def _named(found: Mapping[Picture, str], examples: Iterable[Any]) -> dict[str, s
 
 
 def _size(picture: Picture) -> int:
-    return picture.stat().st_size if isinstance(picture, Path) else len(picture.read())
+    return picture.stat().st_size if isinstance(picture, Path) else picture.size
 
 
 def _digests(pictures: Sequence[Picture]) -> dict[Picture, str | None]:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.data import images
+from mmq_sweeps.data.__main__ import main
 from mmq_sweeps.data.hub import HubData, columns, dataset
 from mmq_sweeps.data.hub.dataset import Question
 from mmq_sweeps.errors import ConfigError
@@ -393,6 +394,17 @@ def test_a_reader_is_named_by_its_class_alone(composed: Composed, tmp_path: Path
     write_lines(own, "test", [{"answer": "a", "question": "b"}])
     with pytest.raises(ConfigError, match=r"task.data: path=.*, split=test: image=image: there is no such column"):
         ids(composed, own)
+
+
+def test_columns_are_shown_before_a_yaml_is_written(parquet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(parquet), "--split", "test"]) == 0
+    first, second, *lines = capsys.readouterr().out.splitlines()
+    assert (first, second) == ("splits here: test, train", f"test: 3 rows, parquet, in {parquet}")
+    assert [line.split()[0] for line in lines] == list(FEATURES)
+    assert re.fullmatch(r" +asked +string +'what, 0\?'", lines[2])
+    assert "bytes: 75 bytes" in lines[0]
+    assert main(["show", "someone/asked", "--split", "test"]) == 1
+    assert "revision=null: path=someone/asked is no folder here" in capsys.readouterr().err
 
 
 def test_short_names_are_those_of_the_readers() -> None:

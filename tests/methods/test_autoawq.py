@@ -157,7 +157,7 @@ def test_on_the_output_of_an_attention_module_the_choice_is_the_library_s(family
         theirs = solver._search_best_scale(module, module.before, linears, x, module, dict(arguments))[2]
         ours = search_scale(weights, statistics(x.flatten(0, 1)), [form], duo_scaling=True, loss=on_output)[0].values
         if not torch.equal(ours, theirs.half().float()):
-            from mmq_sweeps.methods.awq import _restored
+            from mmq_sweeps.methods.awq.scales import _restored
 
             assert on_output(_restored(weights, ours, form)) <= on_output(_restored(weights, theirs, form))
 

@@ -17,6 +17,7 @@ from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.data.scenes import Scenes
 from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.store.store import Store
 from tests.data.hub_folders import write_lines
 
 Composed = Callable[..., DictConfig]
@@ -66,8 +67,8 @@ def test_a_yaml_of_ones_own_from_the_command_to_the_record(command: Command, min
     assert done.returncode == 0, done.stderr
     cells = json.loads(done.stdout)["cells"]
     assert [cell["status"] for cell in cells] == ["done"] * 2
-    for path in (tmp_path / "runs" / "cells").rglob("*.items.json"):
-        assert [item["id"] for item in json.loads(path.read_text())] == ["0", "1", "2", "3"]
+    store = Store.open(tmp_path / "runs")
+    assert [[item["id"] for item in store.items(cell["id"])] for cell in cells] == [["0", "1", "2", "3"]] * 2
     moved = tmp_path / "elsewhere"
     shutil.move(mine, moved)
     again = command("method=gptq", "bits=3", "component=language", *RUN, f"task.data.path={moved}")

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from omegaconf import DictConfig
@@ -184,3 +185,29 @@ def test_images_inside_a_table_are_told_apart_by_their_bytes(
     same = replace(one, data={**one.data, "path": str(tmp_path / "same")})
     with pytest.raises(ValueError, match=r"4 calibration samples are also evaluated in task.split=test \(train/"):
         same.check([CALIBRATION], tmp_path)
+
+
+def test_a_damaged_image_inside_a_table_is_named_with_its_row(
+    task: Callable[..., GenerationTask], folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "cut")
+    path = str(tmp_path / "cut" / "data" / PARQUET.format("test"))
+    rows = (
+        datasets.Dataset.from_parquet(path).cast_column("images", datasets.List(datasets.Image(decode=False))).to_list()
+    )
+    rows[4]["images"][1]["bytes"] = rows[4]["images"][1]["bytes"][:-200]
+    kinds = {"images": datasets.List(datasets.Image()), "question": datasets.Value("string")}
+    kinds["answers"] = datasets.List(datasets.Value("string"))
+    datasets.Dataset.from_list(rows, features=datasets.Features(kinds)).to_parquet(path)
+    one = task()
+    one = replace(one, data={**one.data, "path": str(tmp_path / "cut")})
+    with pytest.raises(
+        ValueError, match=rf"1 of 6 images cannot be used \(1 truncated\): row 4 of {tmp_path}/cut, split"
+    ):
+        one.check([CALIBRATION], tmp_path)
+    left = replace(one, allow_missing=True)
+    left.check([CALIBRATION], tmp_path)
+    assert "test/4" not in [item.id for item in left.items]
+    missing = left.notes()["missing"]
+    assert (missing["images"], missing["items"]) == (1, 1)
+    assert next(iter(missing["first"])).endswith("row 4 of " + f"{tmp_path}/cut, split test, images 1")

@@ -11,9 +11,7 @@ from typing import Any, Final
 
 # What ``datasets`` makes of a JSON column whose values are of several types: the values as JSON.
 MIXED = "extension<arrow.json>"
-# Marks an image whose bytes lie in the table itself.
-INSIDE: Final = object()
-NO_OPTION = "nan"
+NO_OPTION: Final = "nan"
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ class ImageColumn:
     column: str
 
     def entries(self, table: Any) -> list[list[Any]]:
-        """Return per row what stands for each image: ``INSIDE``, a path, or None; reads no bytes of images."""
+        """Return per row what stands for each image: its size if it lies in the table, a path, or None; reads no image."""
         values = table.column(self.column).combine_chunks()
         if str(values.type) == MIXED:
             return [[one or None for one in texts(value and json.loads(value))] for value in values.to_pylist()]
@@ -135,17 +133,17 @@ def image_column(key: str, name: str, rows: Any) -> ImageColumn:
 
 
 def _entries(values: Any) -> list[Any]:
+    import pyarrow.compute as pc
+
     inside = getattr(values.type, "num_fields", 0) and values.type.get_field_index("bytes") >= 0
     if not inside:
         if str(values.type) in ("string", "large_string"):
             return [path or None for path in values.to_pylist()]
-        return [INSIDE if there else None for there in values.is_valid().to_pylist()]
-    import pyarrow.compute as pc
-
-    there = pc.is_valid(pc.struct_field(values, "bytes")).to_pylist()
+        return pc.binary_length(values).to_pylist() if "binary" in str(values.type) else [None] * len(values)
+    sizes = pc.binary_length(pc.struct_field(values, "bytes")).to_pylist()
     has_path = values.type.get_field_index("path") >= 0
-    paths = pc.struct_field(values, "path").to_pylist() if has_path else [None] * len(there)
-    return [INSIDE if has else path or None for has, path in zip(there, paths, strict=True)]
+    paths = pc.struct_field(values, "path").to_pylist() if has_path else [None] * len(sizes)
+    return [path or None if size is None else size for size, path in zip(sizes, paths, strict=True)]
 
 
 def texts(value: Any) -> tuple[Any, ...]:

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, NoReturn
 from PIL import Image
 
 from mmq_sweeps.data.hub.columns import (
-    INSIDE,
     ImageColumn,
     TextColumn,
     chunks,
@@ -253,7 +252,7 @@ class _Part:
         return Row(identity, where, pictures, asked, answers, own, None if group is None else joined([group], ", "))
 
     def _picture(self, where: str, place: int, column: ImageColumn, number: int, entry: Any) -> Picture:
-        if entry is not INSIDE:
+        if isinstance(entry, bool) or not isinstance(entry, int):
             if not isinstance(entry, str):
                 raise ValueError(f"{where}: image={column.column} is {entry!r}, no path of an image")
             if re.match(r"[a-z]+://", entry):
@@ -263,7 +262,8 @@ class _Part:
             path = Path(entry)
             return path if path.is_absolute() else self._folder / path
         of_list = "" if number == 0 else f" {number}"
-        return Encoded(f"{where}, {column.column}{of_list}", partial(self._read, place, column, number))
+        key = f"{self._digest}/{place}/{column.column}/{number}"
+        return Encoded(f"{where}, {column.column}{of_list}", key, entry, partial(self._read, place, column, number))
 
     def _read(self, place: int, column: ImageColumn, number: int) -> bytes:
         return column.read(self.table.select_columns([column.column]).with_format("arrow")[place : place + 1], number)
@@ -290,6 +290,10 @@ class _Part:
     def _pictured(self) -> bool:
         """True for a folder of pictures, whose classes only their paths tell."""
         return self.source.files.kind == "imagefolder"
+
+    @cached_property
+    def _digest(self) -> str:
+        return content_digest(self.source.paths)
 
     @cached_property
     def _folder(self) -> Path:

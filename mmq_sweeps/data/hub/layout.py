@@ -44,9 +44,8 @@ def files_of(names: Iterable[str], card: str, name: str | None, split: str) -> F
     Raises ValueError, listing the choices, if there is no such configuration or split, or if the split's files are of two
     kinds or incomplete.
     """
-    every = sorted(one for one in names if not any(part.startswith(".") for part in PurePosixPath(one).parts))
-    configured = _configurations(card)
-    splits, options = _by_card(every, configured, name) if configured else (_by_name(every, name), {})
+    every = _shown(names)
+    splits, options = _splits(every, card, name)
     if split not in splits:
         there = ", ".join(sorted(splits)) or "none"
         raise ValueError(f"split={split}: there is no such split; the splits there: {there}")
@@ -72,6 +71,21 @@ def files_of(names: Iterable[str], card: str, name: str | None, split: str) -> F
         kind = SAVED
     kept = tuple(one for one in found if kind == PICTURE_FOLDER or _suffix(one) in KINDS)
     return Files(kept, kind, options)
+
+
+def splits_of(names: Iterable[str], card: str, name: str | None) -> list[str]:
+    """Return the splits of the configuration ``name``; raise ValueError, listing the choices, if there is none."""
+    return sorted(_splits(_shown(names), card, name)[0])
+
+
+def _shown(names: Iterable[str]) -> list[str]:
+    return sorted(one for one in names if not any(part.startswith(".") for part in PurePosixPath(one).parts))
+
+
+def _splits(names: Sequence[str], card: str, name: str | None) -> tuple[dict[str, list[str]], dict[str, Any]]:
+    """Return the files of each split, and the options of their builder."""
+    configured = _configurations(card)
+    return _by_card(names, configured, name) if configured else (_by_name(names, name), {})
 
 
 def _configurations(card: str) -> list[Mapping[str, Any]]:

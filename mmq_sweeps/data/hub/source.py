@@ -24,7 +24,7 @@ from huggingface_hub import (
     snapshot_download,
 )
 
-from mmq_sweeps.data.hub.layout import CARD, SAVED, STATE, Files, files_of
+from mmq_sweeps.data.hub.layout import CARD, SAVED, STATE, Files, files_of, splits_of
 from mmq_sweeps.identity.contents import content_digest
 from mmq_sweeps.identity.hub import COMMIT, TransportError, reachable
 
@@ -160,6 +160,11 @@ def _absent(place: Place, problem: str) -> str:
         f"run `hf download --repo-type dataset {place.path} --revision {place.revision}` where there is network, and set "
         "HF_HOME to the folder it fills and HF_HUB_OFFLINE=1, or give a folder that holds the data set as task.data.path=FOLDER"
     )
+
+
+def splits_in(folder: Path, name: str | None) -> list[str]:
+    """Return the splits of a data set on this machine."""
+    return splits_of(_names(folder), _text(folder / CARD), name)
 
 
 def _names(folder: Path) -> list[str]:
