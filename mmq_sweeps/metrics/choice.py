@@ -5,8 +5,8 @@ What an answer chooses is told by the first of these that decides:
 1. The answer is a letter and nothing else but signs, in either case: ``B``, ``b.``, ``(B)``, ``**B**``.
 2. It begins with a capital letter and a full stop, colon or closing bracket: ``B. a dog``, ``(B) a dog``. A letter of no option
    chooses none.
-3. It says ``answer is`` or ``answer:``, followed by a capital letter and a sign or the end, or by a letter in brackets: ``The
-   answer is B.``, ``Answer: (b)``. The last of them counts.
+3. It says ``answer is`` or ``answer:``, followed by a letter in either case and a sign or the end: ``The answer is B.``,
+   ``Answer: (b)``. The last of them counts.
 4. It is the text of exactly one option, but for case and signs at its ends.
 5. Exactly one option's letter stands in it as a word of its own, in capitals. ``A`` is no letter but an article in answers of
    more than three words.

@@ -40,6 +40,7 @@ _METRICS = {
     "relaxed_accuracy": "relaxed:RelaxedAccuracy",
     "choice_accuracy": "choice:ChoiceAccuracy",
     "choice_unparsed": "choice:ChoiceUnparsed",
+    "mmbench": "mmbench:MmBench",
     "mmmu_accuracy": "mmmu:MmmuAccuracy",
     "ocrbench": "ocrbench:OcrBench",
     "pope_accuracy": "pope:PopeAccuracy",
@@ -62,7 +63,9 @@ _PARTS = ("name", "needs", "higher_is_better", "prepare", "score", "aggregate")
 
 # The ``needs`` of each module's metrics, available without importing them.
 _NEEDS = dict.fromkeys(("cider", "meteor", "bleu", "rouge", "spice"), "captions")
-_NEEDS |= dict.fromkeys(("vqa", "gqa", "anls", "relaxed", "choice", "mmmu", "ocrbench", "pope", "mme"), "answers")
+_NEEDS |= dict.fromkeys(
+    ("vqa", "gqa", "anls", "relaxed", "choice", "mmbench", "mmmu", "ocrbench", "pope", "mme"), "answers"
+)
 _NEEDS |= {
     "retrieval": "ranks",
     "likelihood": "likelihoods",

@@ -50,6 +50,7 @@ METRIC_LABELS = {
     "relaxed_accuracy": "relaxed acc.",
     "choice_accuracy": "acc.",
     "choice_unparsed": "unparsed",
+    "mmbench": "circular acc.",
     "mmmu_accuracy": "acc.",
     "ocrbench": "OCRBench",
     "pope_accuracy": "acc.",

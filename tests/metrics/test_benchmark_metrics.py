@@ -266,7 +266,8 @@ SAID = st.builds(
         ("The answer is B, not C.", "B"), ("A cat.", "B"), ("two black cats", "C"), ("It shows two black cats", "C"),
         ("I would choose B here", "B"), ("A or B", None), ("B C", None), ("A dog is what I see in it", "A"),
         ("A picture of something else entirely", None), ("E", None), ("E. none", None), ("", None), ("a dog or a cat", None),
-        ("the answer is a dog", "A"), ("cats", None), ("bad", None), ("\uff22", None), ("option d", None), ("D", "D"),
+        ("the answer is a dog", "A"), ("the answer is b.", "B"), ("answer: c", "C"), ("Answer is **d**", "D"),
+        ("cats", None), ("bad", None), ("\uff22", None), ("option d", None), ("D", "D"),
         ("the cat is a cat", "B"), ("B\n\nBecause it is a cat and not a dog", "B"),
     ],
 )  # fmt: skip
@@ -328,6 +329,52 @@ def test_choices_that_cannot_be_scored_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=f"{metric}: question 'q': {message}"):
         AnswerScorer({"q": [right]}, [metric], options={"q": options})
+
+
+MOST = 1_000_000
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(
+    st.lists(
+        st.tuples(st.integers(2, 4), st.lists(st.sampled_from(["B", "A.", "(A)", "A", "A"]), min_size=4, max_size=4)),
+        min_size=1,
+        max_size=5,
+    )
+)
+@pytest.mark.filterwarnings("ignore")
+def test_mmbench_is_lmms_evals_circular_evaluation(questions: list[tuple[int, list[str]]]) -> None:
+    rows = [
+        (place + MOST * order, count, said[order])
+        for place, (count, said) in enumerate(questions)
+        for order in range(count)
+    ]
+    theirs = lmms("tasks.mmbench.en_utils").mmbench_evaluator.eval_result(
+        [
+            {"index": index, "prediction": said, "answer": "A", "category": "c", "question": "", "hint": ""}
+            | {letter: OPTIONS[place] if place < count else float("nan") for place, letter in enumerate(LETTERS)}
+            for index, count, said in rows
+        ],
+        "static",
+    )[0]
+    scorer = AnswerScorer(
+        {str(index): ["A"] for index, *_ in rows},
+        ["mmbench"],
+        options={str(index): OPTIONS[:count] for index, count, _ in rows},
+    )
+    result = scorer.score({str(index): said for index, _, said in rows})["mmbench"]
+    assert result.value == pytest.approx(theirs, abs=1e-12)
+    assert not any("fewer orders" in warning for warning in result.warnings)
+
+
+def test_mmbench_tells_of_orders_that_are_not_asked_and_of_ids_that_are_no_numbers() -> None:
+    rows = {"7": ["A"], "1000007": ["B"], "8": ["A"]}
+    scorer = AnswerScorer(rows, ["mmbench"], options={"7": OPTIONS[:2], "1000007": OPTIONS[:2], "8": OPTIONS})
+    result = scorer.score({"7": "A", "1000007": "B", "8": "B"})["mmbench"]
+    assert (result.value, result.per_item) == (0.5, {"7": 1.0, "1000007": 1.0, "8": 0.0})
+    assert "1 of 2 questions are asked in fewer orders than they have options" in result.warnings
+    with pytest.raises(ValueError, match=r"must be whole numbers as MMBench's index, and one is 'q'"):
+        AnswerScorer({"q": ["A"]}, ["mmbench"], options={"q": OPTIONS})
 
 
 @pytest.fixture
