@@ -17,9 +17,10 @@ import pandas as pd
 from analysis.cells import Cells, Items
 from analysis.cells.table import MOST_SCORED
 from analysis.measures.quality import Quality
+from mmq_sweeps.metrics.answers.normalize import normalize_answer
 from mmq_sweeps.metrics.intervals import owners_of, resample
 from mmq_sweeps.metrics.names import metric_names
-from mmq_sweeps.metrics.normalize import normalize_answer
+from mmq_sweeps.reporting.counts import counted
 
 COLUMNS = ("flips", "flips_low", "flips_high", "lost", "gained", "flipped", "items")
 _PERCENTILES = (2.5, 97.5)
@@ -197,14 +198,10 @@ class _Reader:
     def notes(self) -> list[str]:
         told = []
         if self._without:
-            told.append(f"{_cells(self._without)} without answers by item left out")
+            told.append(f"{counted(self._without, 'cell')} without answers by item left out")
         if self._unlike:
-            told.append(f"{_cells(self._unlike)} with other items than full precision left out")
+            told.append(f"{counted(self._unlike, 'cell')} with other items than full precision left out")
         return told or ([] if self._ids else ["no cell but full precision: no answers to compare with it"])
-
-
-def _cells(number: int) -> str:
-    return "1 cell" if number == 1 else f"{number} cells"
 
 
 def _is_rank(text: str) -> bool:

@@ -21,6 +21,7 @@ from analysis.cells.selections import assignment
 from analysis.cells.table import MOST_SCORED
 from analysis.measures.quality import Quality
 from mmq_sweeps.metrics.intervals import Owners
+from mmq_sweeps.reporting.counts import out_of
 
 RESAMPLES = 1000
 SEED = 20260
@@ -141,7 +142,9 @@ def _frontier(title: str, family: Cells, metric: str, bpw: str) -> Frontier:
     full = family.frame.loc[family.frame["method"] == "none", f"{METRIC}{metric}"].dropna()
     notes = []
     if len(rows) < len(family.frame):
-        notes.append(f"{len(family.frame) - len(rows)} of {len(family.frame)} cells lack {metric} or {bpw}: left out")
+        notes.append(
+            f"{out_of(len(family.frame) - len(rows), len(family.frame), 'cell', 'lacks', 'lack')} {metric} or {bpw}: left out"
+        )
     if full.empty:
         notes.append("no full-precision cell: what is kept of full precision is not known; run method=none")
     if len(rows) == 1:

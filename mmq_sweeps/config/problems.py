@@ -46,6 +46,7 @@ def problems(config: Mapping[str, Any]) -> list[str]:
         *_choice_problems(config),
         *_count_problems(config),
         *_store_problems(config["store"]),
+        *_view_problems(config["view"]),
         *_metric_problems(config["task"]),
         *sample_problems(config["task"]),
         *_class_problems(config["task"], config["model"]),
@@ -180,6 +181,13 @@ def _store_problems(store: Mapping[str, Any]) -> list[str]:
         low, high = LEASE_LIMITS
         found.append(f"store.lease_seconds={store['lease_seconds']:g}: choose {low:g} to {high:g} seconds.")
     return found
+
+
+def _view_problems(view: Mapping[str, Any]) -> list[str]:
+    budget = view["max_bpw"]
+    if budget is None or 0 < budget < math.inf:
+        return []
+    return [f"view.max_bpw={budget:g}: choose a number of bits above 0, or null for no budget."]
 
 
 def _metric_problems(task: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 from mmq_sweeps.identity.assignment import method_name, part_order, rules_in
 from mmq_sweeps.identity.cell import QUANTIZED, Cell, digest, is_quantized_elsewhere
 from mmq_sweeps.metrics import MetricResult, paired_differences
+from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.store.record import Record
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def conflict_sentence(cell_id: str, count: int, metric: str, spread: float, plac
     """
     apart = f"differs by {spread:.4g}" if math.isfinite(spread) else "has a value in some and none in others"
     return (
-        f"cell {cell_id} was measured {count} times with different results ({metric} {apart}); "
+        f"cell {cell_id} was measured {counted(count, 'time')} with different results ({metric} {apart}); "
         f"the newest is shown: {', '.join(sorted(set(places)))}"
     )
 

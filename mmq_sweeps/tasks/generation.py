@@ -19,8 +19,8 @@ from mmq_sweeps.data.images import image_count, images_of, side_by_side
 from mmq_sweeps.identity.roles import EVALUATION, LABEL, UNLESS_NULL
 from mmq_sweeps.metrics import MetricResult
 from mmq_sweeps.metrics.degenerate import of_left_out, of_logits
-from mmq_sweeps.metrics.likelihood import LikelihoodScorer
 from mmq_sweeps.metrics.names import load_metrics
+from mmq_sweeps.metrics.probability.likelihood import LikelihoodScorer
 from mmq_sweeps.models import model_check
 from mmq_sweeps.models.finished_rows import finished_rows_left_out
 from mmq_sweeps.models.loading import LoadedModel

@@ -24,10 +24,10 @@ from torch import Tensor
 from mmq_sweeps.data.images import image_count
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
 from mmq_sweeps.metrics import MetricResult, RetrievalScorer
-from mmq_sweeps.metrics.captions import check_items
+from mmq_sweeps.metrics.captions.scorer import check_items
 from mmq_sweeps.metrics.degenerate import alike, of_first, of_left_out, of_scores
-from mmq_sweeps.metrics.ranks import NEVER, Ranks
 from mmq_sweeps.metrics.result import Alike
+from mmq_sweeps.metrics.retrieval.scorer import NEVER, Ranks
 from mmq_sweeps.models import model_check
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.model_check import Asked, Asking

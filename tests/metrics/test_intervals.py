@@ -17,9 +17,9 @@ from mmq_sweeps.metrics import (
     paired_difference,
     paired_differences,
 )
+from mmq_sweeps.metrics.answers.gqa import GqaAccuracy
 from mmq_sweeps.metrics.base import Floats, Scores, mean_of_totals
-from mmq_sweeps.metrics.bleu import Bleu4
-from mmq_sweeps.metrics.gqa import GqaAccuracy
+from mmq_sweeps.metrics.captions.bleu import Bleu4
 from mmq_sweeps.metrics.intervals import RESAMPLES, PairedDifference, paired_share, resample, result_of
 from tests.metrics.conftest import Captions
 

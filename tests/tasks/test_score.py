@@ -165,7 +165,7 @@ def test_an_unknown_metric_is_told_before_the_file_is_read(capsys: pytest.Captur
 
 
 def _tokenizer_without_java() -> Any:
-    from mmq_sweeps.metrics.java import JavaProcess
-    from mmq_sweeps.metrics.tokenizer import PtbTokenizer
+    from mmq_sweeps.metrics.captions.java import JavaProcess
+    from mmq_sweeps.metrics.captions.tokenizer import PtbTokenizer
 
     return PtbTokenizer(JavaProcess("Java", ("-version",), CHECKOUT))
