@@ -179,7 +179,7 @@ def test_an_aggregation_that_counts_in_its_module_starts_from_zero_each_time(tas
         (
             "",
             ('doc["image"].convert', 'doc["picture"].convert'),
-            "12 of 12 items cannot be used: 0: its images cannot be had: Key",
+            "12 of 12 items cannot be used: 0: its images cannot",
         ),
         ("", ("import os\n", "import os\nimport not_there\n"), "its code imports not_there, which is not installed"),
     ],
