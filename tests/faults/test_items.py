@@ -23,8 +23,8 @@ from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.models.plain_text import plain_text
 from mmq_sweeps.models.retriever import Retriever
-from mmq_sweeps.tasks import generation
 from mmq_sweeps.tasks.generation import GenerationTask, Item
+from mmq_sweeps.tasks.generation.window import too_long
 from mmq_sweeps.tasks.vqa import VqaTask
 from tests.data.layouts import (
     karpathy_image,
@@ -289,15 +289,15 @@ def test_a_question_as_long_as_the_window_is_asked(task: Callable[..., Any], loa
     one = asking(task("task=vqav2", "task.limit=1"), "red")
     window = loaded.model.config.get_text_config().max_position_embeddings
     (item,) = one.items
-    size = generation.too_long(loaded, [replace(item, question="red " * 1000)], {})[item.id]
+    size = too_long(loaded, [replace(item, question="red " * 1000)], {})[item.id]
     around = int(re.findall(r"has (\d+) tokens", size)[0]) - 1000
     for words, answer in ((window - around, 1), (window - around - 4, 5)):
         asked = replace(asking(one, "red " * words), generation={"max_new_tokens": answer, "min_new_tokens": answer})
         asked.__dict__["_asked"] = [replace(item, question="red " * words)]
-        assert generation.too_long(loaded, asked.items, asked.generation) == {}
+        assert too_long(loaded, asked.items, asked.generation) == {}
         assert len(asked.predict(loaded, lambda done, total: None)) == 1
         longer = [replace(item, question="red " * (words + 1))]
-        assert list(generation.too_long(loaded, longer, asked.generation)) == [item.id]
+        assert list(too_long(loaded, longer, asked.generation)) == [item.id]
 
 
 def test_a_question_with_too_few_annotators_is_refused_or_left_out_and_counted(

@@ -19,8 +19,9 @@ from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel, load_model
-from mmq_sweeps.tasks.confidence import generate_with_confidence
-from mmq_sweeps.tasks.generation import GenerationTask, _generated
+from mmq_sweeps.tasks.generation import GenerationTask
+from mmq_sweeps.tasks.generation.confidence import generate_with_confidence
+from mmq_sweeps.tasks.generation.inputs import new_tokens
 
 Composed = Callable[..., DictConfig]
 ASKED = ("task=scenes_vqa", "method=none", "task.metrics=[gqa_accuracy,ece,aurc]", "task.limit=6", "tracker=none")
@@ -56,7 +57,7 @@ def test_it_is_the_log_probability_by_teacher_forcing(composed: Composed, model:
         settings = {"max_new_tokens": 6, "num_beams": beams, "do_sample": False}
         found = generate_with_confidence(loaded.model, inputs, settings)
         assert torch.equal(found.tokens, loaded.model.generate(**inputs, **settings))
-        written = _generated(found.tokens, inputs["input_ids"])
+        written = new_tokens(found.tokens, inputs["input_ids"])
         for row, (item, prompt) in enumerate(zip(items, prompts, strict=True)):
             told, count = found.log_probabilities[row]
             text = loaded.processor.batch_decode(written[row : row + 1, : count - 1], skip_special_tokens=True)

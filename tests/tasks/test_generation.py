@@ -17,7 +17,8 @@ from mmq_sweeps.data.scenes import Example, Scenes
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel, load_model
-from mmq_sweeps.tasks.generation import GenerationTask, _generated
+from mmq_sweeps.tasks.generation import GenerationTask
+from mmq_sweeps.tasks.generation.inputs import new_tokens
 
 Composed = Callable[..., DictConfig]
 CALIBRATION = {"samples": 6, "batch_size": 4, "seed": 0}
@@ -55,7 +56,7 @@ def test_texts_are_those_of_generate(composed: Composed, model: str) -> None:
         for beams in (1, 3):
             asked = replace(one, generation={**one.generation, "num_beams": beams})
             with torch.no_grad():
-                tokens = _generated(loaded.model.generate(**inputs, **asked.generation), inputs["input_ids"])
+                tokens = new_tokens(loaded.model.generate(**inputs, **asked.generation), inputs["input_ids"])
             texts = loaded.processor.batch_decode(tokens, skip_special_tokens=True)
             assert list(asked.predict(loaded, lambda done, total: None).values()) == [text.strip() for text in texts]
 
@@ -150,5 +151,5 @@ def test_fields_that_cannot_be_are_errors(
 def test_a_prompt_returned_in_front_is_cut_off() -> None:
     prompt = torch.tensor([[1, 2], [1, 3]])
     answer = torch.tensor([[7], [8]])
-    assert torch.equal(_generated(torch.cat([prompt, answer], dim=1), prompt), answer)
-    assert torch.equal(_generated(answer, prompt), answer)
+    assert torch.equal(new_tokens(torch.cat([prompt, answer], dim=1), prompt), answer)
+    assert torch.equal(new_tokens(answer, prompt), answer)

@@ -15,7 +15,7 @@ from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.search.prediction.sensitivity import divergence
-from mmq_sweeps.tasks.likelihood import LIKELIEST
+from mmq_sweeps.tasks.generation.likelihood import LIKELIEST
 
 Composed = Callable[..., DictConfig]
 FORCED = (

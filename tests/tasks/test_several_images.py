@@ -20,7 +20,9 @@ from mmq_sweeps.config.model_catalog import read_model
 from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel, load_model
-from mmq_sweeps.tasks.generation import GenerationTask, _generated, too_long
+from mmq_sweeps.tasks.generation import GenerationTask
+from mmq_sweeps.tasks.generation.inputs import new_tokens
+from mmq_sweeps.tasks.generation.window import too_long
 from tests.data.hub_folders import scenes, write_parquet
 from tests.models.toys import write_checkpoint
 
@@ -82,7 +84,7 @@ def by_hand(loaded: LoadedModel, images: list[Any], text: str, generation: dict[
         loaded.processor(images=[images] if images else None, text=[text], return_tensors="pt")
     )
     with torch.no_grad():
-        tokens = _generated(loaded.model.generate(**inputs, **generation), inputs["input_ids"])
+        tokens = new_tokens(loaded.model.generate(**inputs, **generation), inputs["input_ids"])
     return loaded.processor.batch_decode(tokens, skip_special_tokens=True)[0].strip()
 
 

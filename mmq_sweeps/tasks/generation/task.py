@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -28,8 +28,13 @@ from mmq_sweeps.models.logits import watching_logits
 from mmq_sweeps.models.model_check import Asked, Asking
 from mmq_sweeps.models.plain_text import plain_text
 from mmq_sweeps.tasks.base import Predictions, Progress
-from mmq_sweeps.tasks.confidence import generate_with_confidence
 from mmq_sweeps.tasks.examples import Examples, Prepared, decoded, split_up
+from mmq_sweeps.tasks.generation.confidence import generate_with_confidence
+from mmq_sweeps.tasks.generation.inputs import batches_of, by_images, examples_of, new_tokens, prompt_inputs, seeded
+from mmq_sweeps.tasks.generation.item import Item
+from mmq_sweeps.tasks.generation.likelihood import likelihoods
+from mmq_sweeps.tasks.generation.teaching import teacher_forced
+from mmq_sweeps.tasks.generation.window import too_long
 from mmq_sweeps.tasks.items import (
     bad_texts,
     check_ids,
@@ -38,43 +43,7 @@ from mmq_sweeps.tasks.items import (
     naming_the_item,
     problem_of_references,
 )
-from mmq_sweeps.tasks.likelihood import likelihoods
 from mmq_sweeps.tasks.sample import drawn
-from mmq_sweeps.tasks.teaching import nested, teacher_forced
-from mmq_sweeps.tasks.window import model_window
-
-
-@dataclass(frozen=True)
-class Item:
-    """Text to generate: an example's images, a prompt, the right texts (``references``), and the kind of item.
-
-    ``question`` is the data's own text, substituted for ``{question}`` in ``template``; None if the prompt has none.
-    ``options`` are those of a choice. Items with the same ``group``, such as questions about one picture, are no independent
-    measurements. ``problem`` is why the data of an item cannot be used.
-    """
-
-    id: str
-    example: Any
-    template: str
-    references: tuple[str, ...]
-    kind: str = ""
-    question: Any = None
-    options: tuple[Any, ...] = ()
-    group: str = ""
-    problem: str | None = None
-
-    @property
-    def prompt(self) -> str:
-        """Prompt as people read it."""
-        return self._with(str(self.question))
-
-    def prompt_for(self, processor: Any) -> str:
-        """Return the prompt for a model: no part of the question is parsed as a special token of ``processor``."""
-        return self.template if self.question is None else self._with(plain_text(self.question, processor))
-
-    def _with(self, question: str) -> str:
-        # Not str.format: a chat template may contain braces.
-        return self.template if self.question is None else self.template.replace("{question}", question)
 
 
 class Scorer(Protocol):
@@ -185,7 +154,7 @@ class GenerationTask(ABC):
         """Ask the first item and the longest prompt, comparing the logits of the first generated token."""
 
         def prepare(asked: Sequence[Asked]) -> dict[str, Any]:
-            return _prompts(loaded, [list(one.images) for one in asked], [one.text for one in asked])
+            return prompt_inputs(loaded, [list(one.images) for one in asked], [one.text for one in asked])
 
         def answer(inputs: Mapping[str, Any]) -> Tensor:
             found = loaded.model.generate(
@@ -245,7 +214,7 @@ class GenerationTask(ABC):
             return teacher_forced(loaded, shown, prompts, answers)
 
         samples = self._samples(self.examples.drawn(calibration))
-        batches = _batches(samples, calibration["batch_size"])
+        batches = batches_of(samples, calibration["batch_size"])
         for _, inputs in Prepared[list[dict[str, Any]]]()(loaded.processor, batches, naming_the_item(prepare)):
             yield from inputs
 
@@ -259,7 +228,7 @@ class GenerationTask(ABC):
         def prepare(batch: Sequence[Item]) -> dict[str, Any]:
             shown = decoded([item.example for item in batch])
             with tokenizing:
-                return _prompts(loaded, shown, [item.prompt_for(loaded.processor) for item in batch])
+                return prompt_inputs(loaded, shown, [item.prompt_for(loaded.processor) for item in batch])
 
         if self.allow_missing:
             self._leave_out_too_long(loaded)
@@ -267,11 +236,11 @@ class GenerationTask(ABC):
         predictions = Predictions()
         progress(0, len(items))  # All may be one batch.
         draws = self._draws(loaded)
-        grouped = split_up(items, 1) if draws else _batches(items, self.batch_size)
+        grouped = split_up(items, 1) if draws else batches_of(items, self.batch_size)
         batches = self._prepared(loaded.processor, grouped, naming_the_item(prepare))
         with watching_logits(loaded.model) as watch:
             for batch, prompts in batches:
-                with _seeded(len(predictions), loaded.device) if draws else nullcontext():
+                with seeded(len(predictions), loaded.device) if draws else nullcontext():
                     generated, sure = self._generate(loaded, batch, prompts, prepare)
                 predictions.log_probabilities.update(zip((item.id for item in batch), sure, strict=False))
                 with tokenizing:
@@ -298,15 +267,15 @@ class GenerationTask(ABC):
             inputs = loaded.to_device(prompts if asked is batch else prepare(asked))
             if self._asks_confidence:
                 found = generate_with_confidence(loaded.model, inputs, self.generation)
-                return _generated(found.tokens, inputs["input_ids"]), found.log_probabilities
+                return new_tokens(found.tokens, inputs["input_ids"]), found.log_probabilities
             with finished_rows_left_out(loaded, self.generation):
-                return _generated(loaded.model.generate(**inputs, **self.generation), inputs["input_ids"]), []
+                return new_tokens(loaded.model.generate(**inputs, **self.generation), inputs["input_ids"]), []
 
         return naming_the_item(generate)(batch)
 
     def _likelihoods(self, loaded: LoadedModel, progress: Progress) -> Predictions:
         items, predictions = self.items, Predictions()
-        for batch in _batches(items, self.batch_size):
+        for batch in batches_of(items, self.batch_size):
             shown = decoded([item.example for item in batch])
             prompts = [item.prompt_for(loaded.processor) for item in batch]
             answers = [plain_text(item.references[0], loaded.processor) for item in batch]
@@ -326,7 +295,7 @@ class GenerationTask(ABC):
         warnings = (
             *of_logits(wrong, len(predictions)),
             *of_left_out(len(self._asked) - len(self.items), len(self._asked), left_out_for(self.notes())),
-            *self.examples.remarks(_examples_of(self.items)),
+            *self.examples.remarks(examples_of(self.items)),
         )
         return {
             name: result.warned(*warnings)
@@ -398,83 +367,4 @@ class GenerationTask(ABC):
     @cached_property
     def _shown(self) -> list[Any]:
         """Examples of the requested items, without repeats."""
-        return _examples_of(self._asked)
-
-
-def too_long(loaded: LoadedModel, items: Sequence[Item], generation: Mapping[str, Any]) -> dict[str, str]:
-    """Return the items whose prompt and answer exceed the model's window, with the reason, by id."""
-    window, tokenizer = model_window(loaded.model), getattr(loaded.processor, "tokenizer", None)
-    if window is None or tokenizer is None or not items:
-        return {}
-    answer = generation.get("max_new_tokens") or 1
-    prompts = [item.prompt_for(loaded.processor) for item in items]
-    tokens = dict.fromkeys(prompts, 0)
-    tokens.update(zip(tokens, map(len, tokenizer(list(tokens))["input_ids"]), strict=True))
-
-    def length_of(alone: Sequence[Item]) -> int:
-        shown = decoded([item.example for item in alone])
-        return int(_prompts(loaded, shown, [item.prompt_for(loaded.processor) for item in alone])["input_ids"].shape[1])
-
-    exactly = naming_the_item(length_of)
-
-    # An image adds about as many tokens to each prompt; only what exceeds the window by that is prepared to be counted.
-    around: dict[int, int] = {}
-    found = {}
-    for place, item in enumerate(items):
-        count = image_count(item.example)
-        if count not in around:
-            around[count] = exactly([item]) - tokens[prompts[place]]
-        # The last token is not read by the model.
-        if (
-            tokens[prompts[place]] + around[count] + answer - 1 > window
-            and (length := exactly([item])) + answer - 1 > window
-        ):
-            found[item.id] = (
-                f"its prompt has {length} tokens and the answer up to {answer}, and the model's window is {window}"
-            )
-    return found
-
-
-def _examples_of(items: Sequence[Item]) -> list[Any]:
-    return list({id(item.example): item.example for item in items}.values())
-
-
-def _prompts(loaded: LoadedModel, images: Sequence[list[Any]], texts: Sequence[str]) -> dict[str, Any]:
-    """Return the inputs of ``generate``, a row per text with its images."""
-    found = loaded.processor(
-        images=nested(images),
-        text=list(texts),
-        return_tensors="pt",
-        padding=True,
-        # Text is generated after the prompt, so padding goes before it.
-        padding_side="left",
-    )
-    return dict(found)
-
-
-def by_images(items: Sequence[Item]) -> list[list[Item]]:
-    """Group items by their number of images, in the order in which each number first occurs."""
-    found: dict[int, list[Item]] = {}
-    for item in items:
-        found.setdefault(image_count(item.example), []).append(item)
-    return list(found.values())
-
-
-def _batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    """Split items into batches with as many images a row, since many processors cannot mix rows with and without."""
-    return [batch for alike in by_images(items) for batch in split_up(alike, size)]
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-def _generated(tokens: Tensor, prompt: Tensor) -> Tensor:
-    """Strip the prompt: some releases of transformers return it before the new tokens, some do not."""
-    length = prompt.shape[1]
-    if tokens.shape[1] >= length and bool((tokens[:, :length] == prompt).all()):
-        return tokens[:, length:]
-    return tokens
+        return examples_of(self._asked)

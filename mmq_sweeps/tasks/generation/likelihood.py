@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.tasks.teaching import teacher_forced
+from mmq_sweeps.tasks.generation.teaching import teacher_forced
 
 # Tokens kept at each place, and the digits of their log-probabilities.
 LIKELIEST, DIGITS = 16, 4
