@@ -153,7 +153,8 @@ def _by_name(names: Sequence[str], name: str | None, before: str = "") -> dict[s
         if not inside:
             folders = sorted({PurePosixPath(one).parts[0] for one in names if "/" in one})
             raise ValueError(
-                f"name={name}: there is no such folder in it; the folders there: {', '.join(folders) or 'none'}"
+                f"name={name}: there is no such folder in it; the folders there: {', '.join(folders) or 'none'} (name=null "
+                "reads the files that are in none)"
             )
         return _by_name(inside, None, f"{before}{name}/")
     tables = [one for one in names if _suffix(one) in KINDS and PurePosixPath(one).name not in _NO_ROWS]
