@@ -85,7 +85,13 @@ def test_patterns_are_those_of_the_hub(pattern: str, name: str) -> None:
     [
         (["a.jsonl", "b.jsonl"], "", None, "test", "split=test: there is no such split; the splits there: a, b"),
         (["notes.txt"], "", None, "test", "the splits there: none"),
-        (["test.jsonl"], "", "de", "test", "name=de: there is no such folder in it; the folders there: none (name=null"),
+        (
+            ["test.jsonl"],
+            "",
+            "de",
+            "test",
+            "name=de: there is no such folder in it; the folders there: none (name=null",
+        ),
         (
             ["test.jsonl", "test.csv"],
             "",

@@ -211,3 +211,16 @@ def test_a_damaged_image_inside_a_table_is_named_with_its_row(
     missing = left.notes()["missing"]
     assert (missing["images"], missing["items"]) == (1, 1)
     assert next(iter(missing["first"])).endswith("row 4 of " + f"{tmp_path}/cut, split test, images 1")
+
+
+def test_retrieval_takes_one_image_each(composed: Composed, folder: Path, tmp_path: Path) -> None:
+    config = composed(
+        "model=tiny_blip2_itm", "task=scenes_retrieval", "task.data._target_=HubData", f"+task.data.path={folder}",
+        "+task.data.image=images", "+task.data.question=null", "~task.data.seed", "task.split=test", "task.limit=null",
+        "task.calibration_split=train", "tracker=none",
+    )  # fmt: skip
+    one = build("task", next(iter(plan([config]).configs.values()))["task"])
+    with pytest.raises(
+        ValueError, match=r"4 of 6 items cannot be used: test/1: it has 2 images, and texts are ranked for one"
+    ):
+        one.check([], tmp_path)
