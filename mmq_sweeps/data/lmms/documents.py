@@ -15,6 +15,7 @@ from mmq_sweeps.data.lmms import library
 from mmq_sweeps.data.lmms.catalog import TaskYaml, find_task
 from mmq_sweeps.data.lmms.network import refuse_asking
 from mmq_sweeps.data.lmms.sources import data_place, refuse_unfit, task_sources
+from mmq_sweeps.identity.contents import content_digest
 from mmq_sweeps.identity.roles import LABEL
 
 # Splits of loaded tasks that their yaml does not name, and that ``process_docs`` has been applied to.
@@ -38,7 +39,8 @@ class Document:
     @property
     def images(self) -> list[Image.Image]:
         """What ``doc_to_visual`` returns; a ValueError if something of it is no image."""
-        with library.contained(), library.truncated_allowed():
+        # Called in a thread that prepares inputs while the model runs, from which nothing else of the process may be changed.
+        with library.truncated_allowed():
             found = self.task.doc_to_visual(self.task.dataset[self.split][int(self.id)])
         shown = [one for one in found or [] if one is not None]
         if (other := next((one for one in shown if not isinstance(one, Image.Image)), None)) is not None:
@@ -118,7 +120,8 @@ class LmmsDocuments:
 
     def load(self) -> Any:
         """Return lmms-eval's own object of the task."""
-        return library.load_task(self.lmms_task, self.include_path, self.lmms_model, self.dataset_path)
+        contents = content_digest(self.sources())
+        return library.load_task(self.lmms_task, self.include_path, self.lmms_model, self.dataset_path, contents)
 
     def __iter__(self) -> Iterator[Document]:
         task, split = self.load(), self.yaml.split_named(self.split)

@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -27,17 +28,20 @@ from mmq_sweeps.data.lmms.sources import BUILDERS, DataPlace, cache_folder, data
 logger = logging.getLogger(__name__)
 # What its modules have set in the environment; they find it there whenever they run.
 _ENVIRONMENT: dict[str, str] = {}
+# What is changed belongs to all threads: nothing may be undone in another order than it was done.
+_ALONE = threading.RLock()
 _FORWARDED: set[tuple[bool, bool]] = set()
 # As its command draws few-shot examples.
 _FEWSHOT_SEED = 1234
 
 
 @lru_cache(maxsize=4)
-def load_task(name: str, include_path: str | None, model: str | None, copy: str | None) -> Any:
+def load_task(name: str, include_path: str | None, model: str | None, copy: str | None, contents: str) -> Any:  # noqa: ARG001
     """Return lmms-eval's object of a task, with its data set read from this machine.
 
     ``model`` is the lmms-eval model whose prompts apply, None for the defaults; ``copy`` a folder in place of the task's data
-    set. Raises ValueError if the task, its data or a package that its code imports is missing.
+    set; ``contents`` a digest of all that it is made from, so that a process which outlives a change reads it anew. Raises
+    ValueError if the task, its data or a package that its code imports is missing.
     """
     task = find_task(name, include_path)
     refuse_unfit(task)
@@ -57,7 +61,12 @@ def load_task(name: str, include_path: str | None, model: str | None, copy: str 
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """Run code of lmms-eval and undo what it does to the process."""
+    """Run code of lmms-eval and undo what it does to the process; in one thread at a time."""
+    with _ALONE:
+        yield from _contained()
+
+
+def _contained() -> Iterator[None]:
     environment, truncated = dict(os.environ), ImageFile.LOAD_TRUNCATED_IMAGES
     drawn, drawn_by_numpy, path = random.getstate(), np.random.get_state(), list(sys.path)
     printed = io.StringIO()
@@ -68,8 +77,9 @@ def contained() -> Iterator[None]:
             yield
     finally:
         _ENVIRONMENT.update({key: value for key, value in os.environ.items() if environment.get(key) != value})
-        os.environ.clear()
-        os.environ.update(environment)
+        for key in [key for key, value in os.environ.items() if environment.get(key) != value]:
+            del os.environ[key]
+        os.environ.update({key: value for key, value in environment.items() if key not in os.environ})
         ImageFile.LOAD_TRUNCATED_IMAGES = truncated
         random.setstate(drawn)
         np.random.set_state(drawn_by_numpy)
@@ -82,12 +92,13 @@ def contained() -> Iterator[None]:
 @contextmanager
 def truncated_allowed() -> Iterator[None]:
     """Decode images as lmms-eval does, which fills the missing rest of truncated files with grey."""
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = True
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
+    with _ALONE:
+        before = ImageFile.LOAD_TRUNCATED_IMAGES
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def _made(task: TaskYaml, model: str | None, place: DataPlace) -> Any:

@@ -272,6 +272,13 @@ def test_an_id_depends_on_yaml_code_and_data_and_not_on_places(
     assert len(found) == 6
 
 
+def test_a_process_that_outlives_a_change_reads_the_task_anew(task: Tasks, changed: Callable[..., Path]) -> None:
+    folder = changed()
+    before = task("mine", folder=folder).items[0].question
+    (folder / "utils.py").write_text(UTILS.replace('return doc["question"]', 'return "Look! " + doc["question"]'))
+    assert task("mine", folder=folder).items[0].question == f"Look! {before}"
+
+
 def test_a_data_set_of_the_hub_is_read_from_the_cache_of_datasets(
     task: Tasks, tasks: Path, changed: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
