@@ -10,6 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Every worker has a core; more threads than cores would only wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import shutil
 import signal
 import subprocess
@@ -68,6 +69,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Those of SLURM go before the others, since they take turns: the whole is no shorter than they are."""
     if shutil.which("slurmctld") and not os.getuid():
         os.setpriority(os.PRIO_PROCESS, 0, 0 if item.get_closest_marker("slurm") else 5)
+
+
+def pytest_collection_finish() -> None:
+    """Modules and items stay to the end, so neither this process nor its forks need look for garbage among them."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
