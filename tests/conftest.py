@@ -10,7 +10,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Every worker has a core; more threads than cores would only wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import gc
 import shutil
 import signal
 import subprocess
@@ -29,7 +28,7 @@ from mmq_sweeps.models.loading import LoadedModel, load_model, silent_bars
 from mmq_sweeps.quantization.targets import Part, find_parts
 from mmq_sweeps.reporting.progress import warnings_to
 from tests import configurations
-from tests.commands import HUB_VARIABLES, run_forked, start_server, use_server
+from tests.commands import HUB_VARIABLES, keep_what_is_imported, run_forked, start_server, use_server
 from tests.reporting.wandb_server import Site, serve, settings
 
 # Few items: these tests ask whether a cell is right, not how good its model is.
@@ -72,9 +71,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Modules and items stay to the end, so neither this process nor its forks need look for garbage among them."""
-    gc.collect()
-    gc.freeze()
+    import hypothesis  # noqa: F401 - it looks for references to what it is given, which are not found any more later
+
+    keep_what_is_imported()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -1,10 +1,11 @@
 """Imports what commands import late: the embedded model's classes, which transformers reads when first asked, and more."""
 
-import gc
 import importlib
 from contextlib import suppress
 
 from transformers import AutoProcessor, Blip2ForConditionalGeneration  # noqa: F401
+
+from tests.commands import keep_what_is_imported
 
 # All but ``__main__``, which runpy runs anew.
 LATE = [
@@ -18,5 +19,4 @@ for name in LATE:
 with suppress(ImportError):  # It needs an extra.
     import analysis.verbs  # noqa: F401
 
-# What a fork inherits is not garbage: looking through it, which copies it, takes longer than most commands.
-gc.freeze()
+keep_what_is_imported()
