@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=2 python benchmarks/solvers.py [--json] [--only SECTION ...] [--pairs 5]
 
-Needs the extras `auto-gptq` and `autoawq`, except for the sections `peers` and `awq_peers`, which make environments of
-their own. Ratios are medians over pairs of runs, ours and theirs back to back in
+Needs the extras `auto-gptq` and `autoawq`, except for the sections `peers`, `awq_peers` and `awq_widths_peers`, which make
+environments of their own. Ratios are medians over pairs of runs, ours and theirs back to back in
 alternating order. `--help` lists the sections; without `--only` all of them run, in that order. Progress is printed to
 stderr.
 """
@@ -33,7 +33,7 @@ def main() -> None:
                         help=f"of {', '.join(SECTIONS)}")  # fmt: skip
     parser.add_argument("--pairs", type=int, default=5, help="pairs of timings for every ratio (default: 5)")
     parser.add_argument(
-        "--divide", type=int, default=1, help="of peers and awq_peers: divide all sizes by this (default: 1)"
+        "--divide", type=int, default=1, help="of the sections with peers: divide all sizes by this (default: 1)"
     )
     options = parser.parse_args()
     solvers_peers.divisor = options.divide

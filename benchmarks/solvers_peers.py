@@ -3,6 +3,7 @@
     peers      GPTQ: the six linears of a block of OPT-2.7b at four bit-widths from activations, and layers at 4 bits from
                their Hessians, against llm-compressor and GPTQModel
     awq_peers  AWQ's search for the same block at 4 bits in groups of 128, against llm-compressor's ``AWQModifier``
+    awq_widths_peers  the same at 2, 3, 4 and 8 bits
 
 Each library gets a virtual environment of its own in ``~/.cache/mmq-benchmarks`` with the torch that we run, because they
 pin other releases of transformers; making them takes minutes, once. Every side runs in a process of its own with the same
@@ -162,11 +163,11 @@ def measure_peers(pairs: int) -> dict[str, Any]:
     return {"rows": rows, "divisor": divisor}
 
 
-def measure_awq(pairs: int) -> dict[str, Any]:
+def measure_awq(pairs: int, bits: Sequence[int] = (4,)) -> dict[str, Any]:
     with sides(["llm-compressor"]) as found:
-        request = {"task": "awq_block", "linears": LINEARS, "bits": [4], "from_gram": False}
-        row = {"of": f"six linears, 4 bits, groups of 128, from {BATCHES * TOKENS} tokens", "bits": [4]}
-        return {"rows": [{**row, **compare(found, request, pairs)}], "divisor": divisor}
+        request = {"task": "awq_block", "linears": LINEARS, "bits": bits, "from_gram": False}
+        what = f"six linears, bits {', '.join(map(str, bits))}, groups of 128, from {BATCHES * TOKENS} tokens"
+        return {"rows": [{"of": what, "bits": bits, **compare(found, request, pairs)}], "divisor": divisor}
 
 
 def lines(found: Mapping[str, Any]) -> Iterable[str]:
@@ -187,4 +188,5 @@ def lines(found: Mapping[str, Any]) -> Iterable[str]:
 SECTIONS: dict[str, Section] = {
     "peers": Section(measure_peers, lines),
     "awq_peers": Section(measure_awq, lines),
+    "awq_widths_peers": Section(lambda pairs: measure_awq(pairs, BITS), lines),
 }

@@ -37,6 +37,8 @@ SMALL = ("task.limit=24", "calibration.samples=16", "calibration.batch_size=8", 
 
 # Digests of files that tests write are kept apart from the developer's own; processes that tests start inherit it.
 os.environ.setdefault("MMQ_CACHE", str(Path(tempfile.gettempdir(), f"mmq-cache-{os.getuid()}")))
+# So are the copies that datasets makes of them.
+os.environ.setdefault("HF_DATASETS_CACHE", str(Path(tempfile.gettempdir(), f"mmq-datasets-{os.getuid()}")))
 
 # Names the folder of the SLURM clusters that tests/launch/slurm share, across the processes of pytest-xdist.
 SLURM_ROOT = "MMQ_SLURM_ROOT"

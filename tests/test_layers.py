@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "launch": ("mmq_sweeps",),
     "analysis": (
         "config.paths", "errors", "identity.assignment", "identity.cell", "identity.end_parts", "identity.loads_in",
-        "metrics.confidence", "metrics.intervals", "metrics.names", "metrics.normalize", "reporting", "store",
+        "metrics.answers.normalize", "metrics.intervals", "metrics.names", "metrics.probability", "reporting", "store",
     ),
 }  # fmt: skip
 
@@ -140,7 +140,8 @@ LIGHT = [
     "launch.start", "launch.commands.store", "launch.sweep_file", "launch.commands.cancel", "launch.commands.logs",
     "launch.workers.pool", "launch.commands.retry", "launch.commands.status", "launch.workers.slurm_job",
     "launch.plugin.budget", "launch.search.choices", "launch.search.journal", "launch.dispatch.slurm",
-    "analysis.report.content", "mmq_sweeps.data.scenes", "mmq_sweeps.data.coco", "mmq_sweeps.search.loop",
+    "analysis.report.content", "mmq_sweeps.data.scenes", "mmq_sweeps.data.coco", "mmq_sweeps.data.lmms.documents",
+    "mmq_sweeps.search.loop",
     "mmq_sweeps.models.quantized.checkpoint", "mmq_sweeps.export.check",
 ]  # fmt: skip
 # Each module is imported in a fork of an interpreter that has imported nothing of ours, only what most of ours do.

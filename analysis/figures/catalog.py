@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.cells import BITS, METRIC, WARNINGS, WHOLE, Cells, assignment, left_out, whole
+from analysis.cells import Cells
+from analysis.cells.columns import BITS, METRIC, WARNINGS, WHOLE
+from analysis.cells.remarks import left_out
+from analysis.cells.selections import assignment, whole
 from analysis.figures.confidence import risk_coverage
 from analysis.figures.plots import XY, Bars, Heatmap, Panel, Plot, Series, Space
 from analysis.figures.transfer import transfer_plots, with_key_drawn

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from analysis.cells import Cells, joined
+from analysis.cells import Cells
+from analysis.cells.merging import joined
 from analysis.load import published, stores, wandb_runs
 from mmq_sweeps.errors import one_of
 

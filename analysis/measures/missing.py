@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import BITS, METRIC, Cells, whole
+from analysis.cells import Cells
+from analysis.cells.columns import BITS, METRIC
+from analysis.cells.selections import whole
 from analysis.load.overrides import value_text
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS
 from mmq_sweeps.reporting.compare import ROUNDING
@@ -33,10 +35,8 @@ class Gaps:
     @property
     def sentence(self) -> str:
         more = f"; and {len(self.missing) - SHOWN} more" if len(self.missing) > SHOWN else ""
-        return (
-            f"{len(self.missing)} of {self.many} assignments of {self.method} were not measured: "
-            f"{'; '.join(self.commands)}{more}"
-        )
+        not_measured = f"{'was' if len(self.missing) == 1 else 'were'} not measured: {'; '.join(self.commands)}{more}"
+        return f"{len(self.missing)} of {self.many} assignments of {self.method} {not_measured}"
 
 
 def gaps(family: Cells) -> Iterator[Gaps]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import BITS, WHOLE, Cells
+from analysis.cells import Cells
+from analysis.cells.columns import BITS, WHOLE
 from analysis.figures.plots import Heatmap
 from analysis.measures.sensitivity import Sensitivity, with_common_groups
 from analysis.report.blocks import Damages

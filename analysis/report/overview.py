@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import METRIC, MOST_SCORED, Cells
+from analysis.cells import Cells
+from analysis.cells.columns import METRIC
 from analysis.cells.items import Column as Scores
 from analysis.cells.items import stacked
+from analysis.cells.table import MOST_SCORED
 from analysis.measures.family import Family
 from analysis.measures.frontier import non_dominated, resampled_means
 from analysis.measures.quality import Quality
@@ -119,7 +121,7 @@ def share_intervals(
         return {}
     table = np.stack([baseline.values, *(pair[1] for pair in pairs.values() if pair is not None)])
     means = np.isclose(table.mean(axis=1), figures[[full, *alike]].to_numpy(dtype=np.float64))
-    draws = resampled_means(table)
+    draws = resampled_means(table, baseline.owners)
     if not means[0] or not (draws[:, 0] > 0).all():
         return {}
     low, high = np.percentile(draws[:, 1:] / draws[:, :1], (2.5, 97.5), axis=0)

@@ -18,10 +18,13 @@ LEAST = 512
 PANEL = 512
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """Return ``a @ b`` of two matrices; only the last bits depend on the library."""
+def product(a: Tensor, b: Tensor, least: int = LEAST) -> Tensor:
+    """Return ``a @ b`` of two matrices; only the last bits depend on the library.
+
+    A caller that knows its matrices gives another ``least``, as ``is_large`` takes it.
+    """
     fast = _onednn()
-    if fast is None or not is_large(a, b):
+    if fast is None or not is_large(a, b, least):
         return a @ b
     if b.is_contiguous() or b.T.is_contiguous():
         return fast(a, b.T)
@@ -32,9 +35,12 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return result
 
 
-def is_large(a: Tensor, b: Tensor) -> bool:
-    """Return True if ``product`` of these leaves torch's default for oneDNN, which prefers its operands contiguous."""
-    return min(*a.shape, b.shape[1]) >= LEAST and _is_plain(a) and _is_plain(b) and _onednn() is not None
+def is_large(a: Tensor, b: Tensor, least: int = LEAST) -> bool:
+    """Return True if ``product`` of these leaves torch's default for oneDNN, which prefers its operands contiguous.
+
+    Every dimension is to be ``least`` or more.
+    """
+    return min(*a.shape, b.shape[1]) >= least and _is_plain(a) and _is_plain(b) and _onednn() is not None
 
 
 def _is_plain(matrix: Tensor) -> bool:

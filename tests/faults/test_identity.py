@@ -299,6 +299,7 @@ ALTERED: dict[str, Any] = {
     "tracker._target_": "mmq_sweeps.reporting.trackers.WandbTracker",
     "retry": "all",
     "output": "json",
+    "view.max_bpw": 4.0,
     "task.sample": {"seed": 0, "start": 0, "stop": 2},
     "task.split": "train",
     "task.calibration_split": "train",

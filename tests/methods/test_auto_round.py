@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.methods import auto_round
-from mmq_sweeps.methods.affine import Format, QuantizedWeight, round_nearest
 from mmq_sweeps.methods.auto_round import AutoRound, learn, stored, wrapped
 from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.methods.formats import Format, QuantizedWeight, round_nearest
 from tests.commands import run_forked
 from tests.conftest import command_environment
 

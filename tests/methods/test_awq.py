@@ -1,14 +1,24 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
 import torch
 
-from mmq_sweeps.methods import awq
-from mmq_sweeps.methods.affine import Format, QuantizedWeight, round_nearest
-from mmq_sweeps.methods.awq import AWQ, candidate_scales, output_error, quantize_clipped, search_scale, search_scales
+from mmq_sweeps.methods.awq import (
+    AWQ,
+    best_clipped,
+    candidate_scales,
+    clip,
+    errors,
+    output_error,
+    quantize_clipped,
+    race,
+)
+from mmq_sweeps.methods.awq.scales import CARRIED, search_scale, search_scales
 from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.methods.formats import Format, QuantizedWeight, round_nearest
 from tests.methods.test_gptq import FORMATS, layer
 
 
@@ -64,9 +74,19 @@ def test_the_loss_is_the_squared_output_error_over_all_tokens(monkeypatch: pytes
     weight, stats, x = salient_layer(1)
     difference = weight - round_nearest(weight, Format(3)).dequantize()
     expected = (x @ difference.T).square().mean(dim=0)
-    for block in (1, 7, 32, 1024):
-        monkeypatch.setattr(awq, "GRAM_BLOCK", block)
+    before = stats.gram.clone()
+    for block, cached in itertools.product((1, 7, 32, 1024), (0, 2**20)):
+        monkeypatch.setattr(errors, "GRAM_BLOCK", block)
+        monkeypatch.setattr(errors, "CACHED_BYTES", cached)
         assert torch.allclose(output_error(difference, stats.gram), expected, rtol=1e-4)
+        assert torch.equal(stats.gram, before)
+
+
+def test_the_loss_on_a_wide_input_is_that_of_double_precision() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, error = torch.randn(300, 600, generator=generator), torch.randn(40, 600, generator=generator)
+    expected = (x.double() @ error.double().T).square().mean(dim=0)
+    assert torch.allclose(output_error(error, x.T @ x / len(x)).double(), expected, rtol=1e-4)
 
 
 def test_linears_that_share_an_input_share_the_scale() -> None:
@@ -74,7 +94,7 @@ def test_linears_that_share_an_input_share_the_scale() -> None:
     solved = AWQ().quantize([weight, weight.flip(0) * 2], stats, Format(3)).weights
     assert torch.equal(solved[0].input_scale, solved[1].input_scale)
     carried = search_scales([weight, weight.flip(0) * 2], stats, [Format(3)])[0]
-    assert 1 < len(carried) <= awq.CARRIED
+    assert 1 < len(carried) <= CARRIED
     assert any(torch.equal(solved[0].input_scale.float(), scale.values) for scale in carried)
     unclipped = AWQ(clip_steps=0).quantize([weight, weight.flip(0) * 2], stats, Format(3)).weights
     assert torch.equal(unclipped[0].input_scale.float(), carried[0].values)
@@ -92,7 +112,7 @@ def test_of_the_best_scales_that_one_is_taken_which_is_best_after_clipping(
         solved = method.quantize([weight], stats, form).weights[0]
         assert error(weight, solved, stats) == pytest.approx(float(min(losses)), rel=1e-4)
     # Of many rows a share decides: what it takes is one of those that are near each other, and never loses to rounding.
-    monkeypatch.setattr(awq, "RACE_ROWS", 32)
+    monkeypatch.setattr(clip, "DECIDING_ROWS", 32)
     shared = method.quantize([weight], stats, form).weights[0]
     assert any(torch.equal(shared.input_scale.float(), one.values) for one in carried)
     assert error(weight, shared, stats) <= max(losses) * (1 + 1e-4)
@@ -148,23 +168,57 @@ def test_of_many_rows_the_best_candidate_is_found_without_measuring_all(
     weight = torch.randn(1200, 32, generator=generator) * torch.where(torch.arange(1200) % 300 == 7, 30.0, 1.0)[:, None]
     weights, formats = [weight, torch.randn(1100, 32, generator=generator)], [Format(bits, 8) for bits in (2, 3, 4)]
     scales = torch.stack([each.values for each in candidate_scales(weights, stats.mean_abs, formats[0], 20, True)])
-    trials = list(map(awq.Trial, formats))
-    raced = awq._race(weights, scales, stats.gram, trials)
-    monkeypatch.setattr(awq, "RACE_ROWS", 10**6)
-    measured = awq._race(weights, scales, stats.gram, trials)
+    trials = list(map(race.Trial, formats))
+    raced = race.race(weights, scales, stats.gram, trials)
+    first = race.race(weights, scales, stats.gram, trials, first_only=True)
+    monkeypatch.setattr(race, "BEST_FEW", replace(race.BEST_FEW, least_rows=10**6))
+    measured = race.race(weights, scales, stats.gram, trials)
     assert torch.isinf(raced).any()
     assert torch.isfinite(measured).all()
     finished = torch.isfinite(raced)
     assert torch.allclose(raced[finished], measured[finished], rtol=1e-5)
     assert torch.equal(raced.argmin(dim=1), measured.argmin(dim=1))
+    assert torch.equal(first.argmin(dim=1), measured.argmin(dim=1))
+
+
+@pytest.mark.parametrize("group_size", ["channel", 8, "tensor"])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_first_alone_is_found_by_a_quicker_race(group_size: int | str, symmetric: bool) -> None:
+    weight, stats, _ = salient_layer(8)
+    generator = torch.Generator().manual_seed(8)
+    sizes = torch.randn(600, 1, generator=generator).mul(0.6).exp()
+    sizes[::97] *= 10
+    weight = torch.randn(600, 32, generator=generator) * sizes
+    formats = [Format(bits, group_size, symmetric) for bits in (2, 4, 8)]
+    scales = torch.stack([each.values for each in candidate_scales([weight], stats.mean_abs, formats[0], 20, True)])
+    measured = race.race([weight], scales, stats.gram, list(map(race.Trial, formats)))
+    assert torch.isfinite(measured).all()
+    first = race.race([weight], scales, stats.gram, list(map(race.Trial, formats)), first_only=True)
+    assert torch.equal(first.argmin(dim=1), measured.argmin(dim=1))
+    # Few rows decide on a grid of the whole matrix, which is not raced.
+    assert torch.isinf(first).any() == (group_size != "tensor")
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=str)
+def test_a_single_scale_without_clipping_is_rounded_as_when_losses_are_measured(form: Format) -> None:
+    weight, stats = layer(5)
+    scale = search_scale([weight], stats, [form])[0]
+    chosen, (quick,) = best_clipped([weight], [scale], stats.gram, form, [1.0])
+    measured, _ = quantize_clipped(weight, scale.values, stats.gram, form, [1.0])
+    assert chosen is scale
+    assert torch.equal(quick.codes, measured.codes)
+    assert torch.equal(quick.grid.scale, measured.grid.scale)
+    assert torch.equal(quick.grid.zero, measured.grid.zero)
 
 
 def test_rows_at_a_time_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, stats = layer(3, rows=40)
     for form in FORMATS:
         whole = AWQ(form.group_size, form.symmetric).quantize([weight], stats, form).weights[0]
-        monkeypatch.setattr(awq, "CHUNK", 7 * 32)
-        monkeypatch.setattr(awq, "CHUNK_ROWS", 1)
+        for module in (errors, race):
+            monkeypatch.setattr(module, "CHUNK", 7 * 32)
+        monkeypatch.setattr(errors, "CHUNK_ROWS", 1)
+        monkeypatch.setattr(race, "PRODUCT_ROWS", 7)
         parts = AWQ(form.group_size, form.symmetric).quantize([weight], stats, form).weights[0]
         monkeypatch.undo()
         assert torch.equal(whole.codes, parts.codes)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.methods.base import LayerStats
-from mmq_sweeps.methods.products import is_large, product
+from mmq_sweeps.methods.products import LEAST, is_large, product
 
 # Tokens summed in single precision before being added to the double-precision sums: TOKENS_AT_ONCE, or as many as fit
 # into WAITING_BYTES, but at least LEAST_TOKENS, so that adding does not take as long as multiplying.
@@ -58,15 +58,16 @@ class Sums:
         if not self._waiting_count:
             return
         rows, self._waiting_count = self._waiting[: self._waiting_count], 0
-        columns = rows.T.contiguous() if is_large(rows[:, :PANEL].T, rows) else rows.T
+        least = min(PANEL, LEAST) if rows.shape[1] >= LEAST else LEAST
+        columns = rows.T.contiguous() if is_large(rows[:, :PANEL].T, rows, least) else rows.T
         for panel in self._panels:
             stop = panel.shape[1]
             own = slice(stop - len(panel), stop)
-            panel += product(columns[own], columns[:stop].T)
+            panel += product(columns[own], columns[:stop].T, least)
             self.magnitude[own] += rows[:, own].abs().sum(dim=0)
         if self._inputs is not None:
             self._inputs.append(rows.clone())
-        self._not_finite += (~torch.linalg.vector_norm(rows, torch.inf, dim=1).isfinite()).sum()
+        self._not_finite += (~rows.abs().amax(dim=1).isfinite()).sum()
 
     def mean(self) -> LayerStats:
         """Return the statistics; frees the sums panel by panel, so that there is no second matrix. Works only once."""

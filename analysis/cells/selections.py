@@ -1,0 +1,128 @@
+"""Say in words what a cell quantizes, and pick the rows whose parts are quantized as a whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis.cells.columns import BITS, LOADS_IN, SELECTION, WHOLE
+from mmq_sweeps.identity.assignment import (
+    BLOCK_GROUPS,
+    FULL_PRECISION_BITS,
+    LAYER_KINDS,
+    bits_label,
+    part_order,
+    rules_in,
+)
+from mmq_sweeps.identity.cell import QUANTIZED_ELSEWHERE
+from mmq_sweeps.identity.end_parts import END_PARTS
+from mmq_sweeps.identity.loads_in import parsed, shown
+
+
+def quantized_elsewhere(rows: pd.DataFrame) -> pd.Series:
+    """Return a mask of the cells whose checkpoint was quantized before."""
+    return rows["method"].str.startswith(QUANTIZED_ELSEWHERE)
+
+
+def assignment(row: pd.Series) -> str:
+    """Describe a cell in words, with own group sizes and partial selections.
+
+    Examples: ``gptq vision 3 connector 4 g64 language 8 (front mlp)``, ``gptq vision 4 language attention 4, mlp 3``.
+    """
+    told = []
+    for column in sorted(
+        (name for name in row.index if name.startswith(BITS)), key=lambda c: part_order(c[len(BITS) :])
+    ):
+        part, bits = column.removeprefix(BITS), row[column]
+        if selection := _text(row.get(f"{SELECTION}{part}")):
+            told.append(f"{part} {bits_label(json.loads(selection))}")
+            continue
+        if pd.isna(bits) or bits == FULL_PRECISION_BITS:
+            continue
+        told.append(
+            choice(part, _plain(bits), *(_text(row.get(f"{what}.{part}")) for what in ("blocks", "layers", "group")))
+        )
+    if not told and str(row["method"]).startswith(QUANTIZED_ELSEWHERE):
+        return str(row["method"])
+    return f"{row['method']} {' '.join(told)}" if told else "full precision"
+
+
+def choice(part: str, bits: float, blocks: str, layers: str, group: str = "") -> str:
+    """Describe a part: ``connector 3``, or with its own group size and partial selection ``connector 3 g64 (front mlp)``."""
+    narrowed = [text for text, name in ((blocks, "blocks"), (layers, "layers")) if text not in ("", WHOLE[name])]
+    own = f" g{group}" if group.isdigit() else f" {group}" if group else ""
+    return f"{part} {bits}{own}" + (f" ({' '.join(narrowed)})" if narrowed else "")
+
+
+def _plain(bits: float) -> float:
+    """Return whole bits as an int, and the mean of several widths with two digits."""
+    return int(bits) if bits == int(bits) else round(bits, 2)
+
+
+def loaders_of(row: Mapping[str, Any] | pd.Series) -> list[str] | None:
+    """Return the loaders of a cell; None if they are not known."""
+    text = _text(row.get(LOADS_IN))
+    return parsed(text) if text else None
+
+
+def loaders_shown(row: Mapping[str, Any] | pd.Series) -> str:
+    """Format the loaders of a cell for a table; empty if they are not known."""
+    return shown(loaders_of(row) or ())
+
+
+def mixed(rows: pd.DataFrame, part: str) -> pd.Series:
+    """Return a mask of the cells that give units of ``part`` several settings, or select them by number."""
+    column = f"{SELECTION}{part}"
+    return rows[column].fillna("") != "" if column in rows else pd.Series(data=False, index=rows.index)
+
+
+def slots(selection: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the rule of every block group and layer kind that a selection quantizes as a whole."""
+    rules = rules_in(json.loads(selection)) if selection else []
+    return {
+        (group, kind): dict(rule)
+        for rule in rules
+        if "units" not in rule
+        for group in rule.get("blocks", BLOCK_GROUPS)
+        for kind in rule.get("layers", LAYER_KINDS)
+    }
+
+
+def by_number(selection: str) -> dict[str, dict[str, Any]]:
+    """Return the rule of every unit that a selection names by number."""
+    rules = rules_in(json.loads(selection)) if selection else []
+    return {unit: dict(rule) for rule in rules for unit in rule.get("units", ())}
+
+
+def mixes_methods(method: str) -> bool:
+    """Return true for the name of several methods: ``rtn (vision), gptq (connector, language)``."""
+    return "), " in method
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def whole(rows: pd.DataFrame, parts: Sequence[str]) -> pd.Series:
+    """Return a mask of the cells that quantize each of ``parts`` as a whole in one width or not at all, in usual groups.
+
+    The usual group size is the most common of the part within the method. Views that identify a cell by the bits of its
+    parts use only these cells: bits do not describe a partial selection, several widths or another group size.
+    """
+    kept = pd.Series(data=True, index=rows.index)
+    for part in parts:
+        low = rows[f"{BITS}{part}"] < FULL_PRECISION_BITS
+        kept &= ~mixed(rows, part)
+        for what, everything in WHOLE.items():
+            if f"{what}.{part}" in rows:
+                kept &= ~low | (rows[f"{what}.{part}"] == everything) | (part in END_PARTS)
+        if f"group.{part}" in rows:
+            for _, of_method in rows[low].groupby("method"):
+                sizes = of_method[f"group.{part}"].fillna("")
+                # The method's own size, the empty string, sorts first and wins a tie.
+                common = sizes.value_counts().sort_index().idxmax()
+                kept.loc[of_method.index[sizes != common]] = False
+    return kept
