@@ -7,6 +7,8 @@ seconds of importing torch and transformers.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import multiprocessing
 import os
@@ -38,6 +40,13 @@ CONTEXT.set_forkserver_preload(PRELOADED)
 # Names the address of the server that forks, where the processes of pytest-xdist share one.
 SERVER = "MMQ_FORKSERVER"
 FORK = multiprocessing.get_context("fork")
+
+
+def keep_what_is_imported() -> None:
+    """Leave all that there is out of garbage collection, which would copy the pages that forks share with this process."""
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # Some libraries report what is left at the end as leaked.
 
 
 def start_server() -> None:

@@ -28,7 +28,7 @@ from mmq_sweeps.models.loading import LoadedModel, load_model, silent_bars
 from mmq_sweeps.quantization.targets import Part, find_parts
 from mmq_sweeps.reporting.progress import warnings_to
 from tests import configurations
-from tests.commands import HUB_VARIABLES, run_forked, start_server, use_server
+from tests.commands import HUB_VARIABLES, keep_what_is_imported, run_forked, start_server, use_server
 from tests.reporting.wandb_server import Site, serve, settings
 
 # Few items: these tests ask whether a cell is right, not how good its model is.
@@ -70,6 +70,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Those of SLURM go before the others, since they take turns: the whole is no shorter than they are."""
     if shutil.which("slurmctld") and not os.getuid():
         os.setpriority(os.PRIO_PROCESS, 0, 0 if item.get_closest_marker("slurm") else 5)
+
+
+def pytest_collection_finish() -> None:
+    import hypothesis  # noqa: F401 - it looks for references to what it is given, which are not found any more later
+
+    keep_what_is_imported()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

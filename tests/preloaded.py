@@ -1,8 +1,22 @@
 """Imports what commands import late: the embedded model's classes, which transformers reads when first asked, and more."""
 
+import importlib
 from contextlib import suppress
 
 from transformers import AutoProcessor, Blip2ForConditionalGeneration  # noqa: F401
 
+from tests.commands import keep_what_is_imported
+
+# All but ``__main__``, which runpy runs anew.
+LATE = [
+    "antlr4.LL1Analyzer", "launch.dispatch.local", "launch.monitor.live_table", "launch.planning.plan_table",
+    "launch.planning.preflight", "launch.plugin.launchers", "launch.plugin.sweeper", "mmq_sweeps.config.hydra_errors",
+    "mmq_sweeps.config.overrides", "mmq_sweeps.data.scenes", "mmq_sweeps.metrics.captions", "mmq_sweeps.metrics.cider",
+    "mmq_sweeps.reporting.versions", "mmq_sweeps.tasks.caption", "omegaconf._impl",
+]  # fmt: skip
+for name in LATE:
+    importlib.import_module(name)
 with suppress(ImportError):  # It needs an extra.
     import analysis.verbs  # noqa: F401
+
+keep_what_is_imported()

@@ -128,7 +128,12 @@ SETTINGS = [
     ["task.prompt='say: {x} = \"1\" \\\\'"],
     ["method.group_size=32", "calibration.samples=5", "seed=3"],
     ["component.vision.group_size=16", "method.damping=0.02", "method.act_order=false"],
-    ["model=tiny_llava", "task=scenes_vqa", "calibration.samples=8", "+task.generation.repetition_penalty=1.5"],
+    [
+        "model=tiny_llava",
+        "task=scenes_vqa",
+        "calibration.samples=8",
+        "+model.generation.question.repetition_penalty=1.5",
+    ],
     ["model=tiny_blip2_itm", "task=scenes_retrieval", "task.shortlist=5"],
 ]
 

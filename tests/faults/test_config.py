@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -27,6 +28,8 @@ PLANNED = ("hydra.launcher.check=false", "--json")
 @pytest.fixture
 def told(tmp_path: Path) -> Callable[..., Told]:
     """Runs the command in a process forked off this one; its exit status, standard output and standard error."""
+
+    importlib.import_module("tests.preloaded")  # Here, since each fork would import it again.
 
     def run(*arguments: str, module: str = "mmq_sweeps") -> Told:
         paths = [tmp_path / "standard-output", tmp_path / "standard-error"]
