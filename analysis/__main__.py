@@ -14,11 +14,13 @@ from analysis.tables.flat import csv_text
 from analysis.tables.latex import latex
 from analysis.tables.pivot import markdown
 from analysis.tables.records import as_rows, read
-from mmq_sweeps.errors import StoreError
+from mmq_sweeps.errors import BITS, COUNT, SHARE, StoreError, check_ranges
 from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.reporting.table import output_console, show, title
 
 BAD_INPUT = 2
+# Of every option that is a number.
+RANGES = {"keep": SHARE, "min_quality": SHARE, "max_bpw": BITS, "items": COUNT, "samples": COUNT}
 SOURCES = "stores, wandb:ENTITY/PROJECT[/GROUP], or published:FOLDER for the study's own results; default: runs"
 FORMATS = {"markdown": markdown, "latex": latex, "csv": csv_text}
 NEEDS_EXTRA = (
@@ -188,6 +190,7 @@ def main() -> None:
     arguments.source = list(dict.fromkeys(arguments.source or ["runs"]))
     try:
         with warnings_to():
+            check_ranges(vars(arguments), RANGES)
             arguments.run(arguments)
     except (OSError, StoreError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")

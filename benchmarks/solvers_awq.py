@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from benchmarks.solvers_gptq import BLOCK
 from benchmarks.solvers_parity import embedded_layers
 from benchmarks.timing import Section, correlated_inputs, progress, random_weight, seconds
-from mmq_sweeps.methods.affine import Format, QuantizedWeight
 from mmq_sweeps.methods.autoawq import AutoAWQ, SharedInput, library_solver
 from mmq_sweeps.methods.awq import AWQ, Scale, best_clipped, output_error
 from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.methods.formats import Format, QuantizedWeight
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
 FORMAT = Format(4, 128)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from benchmarks.timing import Section, correlated_inputs, in_pairs, random_weight, seconds
-from mmq_sweeps.methods.affine import QuantizedWeight, pack_codes, unpack_codes
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.methods.coordinate_descent import CoordinateDescent
+from mmq_sweeps.methods.formats import QuantizedWeight, pack_codes, unpack_codes
 from mmq_sweeps.methods.gptq import GPTQ
 from mmq_sweeps.methods.hqq import HQQ
 from mmq_sweeps.methods.rtn import RoundToNearest

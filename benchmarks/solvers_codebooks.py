@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import Section, correlated_inputs, in_pairs, random_weight
-from mmq_sweeps.methods import codebooks
+from mmq_sweeps.methods.formats import codebooks
 
 ROWS, COLUMNS = 2560, 2560
 BITS = (3, 4)

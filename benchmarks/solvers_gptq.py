@@ -29,9 +29,9 @@ from torch import Tensor, nn
 
 from benchmarks.solvers_parity import BITS, linear
 from benchmarks.timing import Section, correlated_inputs, in_pairs, progress, random_weight
-from mmq_sweeps.methods.affine import Format, QuantizedWeight
 from mmq_sweeps.methods.auto_gptq import AutoGPTQ, load, run
 from mmq_sweeps.methods.base import LayerStats, quantize_many
+from mmq_sweeps.methods.formats import Format, QuantizedWeight
 from mmq_sweeps.methods.gptq import GPTQ
 from mmq_sweeps.quantization.calibration import Collector
 from mmq_sweeps.quantization.calibration.sums import PANEL

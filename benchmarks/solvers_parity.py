@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import Section, correlated_inputs, progress, random_weight
-from mmq_sweeps.methods.affine import Format, Grid
 from mmq_sweeps.methods.auto_gptq import codes_of, run
 from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.methods.formats import Format, Grid
 from mmq_sweeps.methods.gptq import GPTQ, factorize, solve_many
 
 BITS = (2, 3, 4, 8)

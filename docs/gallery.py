@@ -4,13 +4,14 @@
 
 Runs ``experiment=gallery`` (about 200 cells of the embedded captioner; cells that the store has are not run again) and draws
 its figures. ``--published`` is a clone of https://github.com/gautomdas/mmq; without it that part of the page stays as it is.
-Of the study's data only figures of what is computed here from them are kept.
+Of the study's data only pictures, and some numbers beside them, are kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import math
 import re
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from PIL import Image
 
 from analysis.figures import paper
 from analysis.figures.catalog import FIGURES, figures
-from analysis.figures.plots import XY, Bars, Plot
+from analysis.figures.plots import XY, Bars, Heatmap, Plot, Space
 from analysis.load import load
 
 DOCS = Path(__file__).resolve().parent
@@ -44,11 +45,14 @@ Every figure of `python -m analysis figures`, drawn by `python docs/gallery.py`.
 STUDY = """
 ## The study's files
 
-    python -m analysis figures --source published:mmq --metric cider --only {names}
+    python -m analysis figures --source published:mmq --metric cider
 
-The study (arXiv 2601.15287) published its cells; [claims.md](claims.md) says what these can tell. Only pictures of what is
-computed from its files are kept here: with other names, the command draws the others.
+The study (arXiv 2601.15287) published its cells; [claims.md](claims.md) says what these can tell. Below each picture are the
+numbers that it must show. Compare within a file: their full precision differs.
 """
+# Budgets of the best cells, in bits per weight.
+BUDGETS = (4, 5, 6, 7, 8)
+Lines = Iterator[str]
 
 
 def main() -> None:
@@ -89,41 +93,135 @@ def picture(plot: Plot, path: Path) -> None:
     Image.open(drawn).convert("RGB").quantize(COLOURS).save(path, optimize=True)
 
 
-def _study(published: Path, folder: Path) -> Iterator[str]:
+def _study(published: Path, folder: Path) -> Lines:
     """Yield the part of the page about the study's files: pictures and, below each, the numbers that it must show."""
-    names = ("importance", "interaction")
-    yield STUDY.format(names=" ".join(names))
-    plots = {plot.name: plot for plot in figures(load([f"published:{published}"]), "cider", names)}
-    for name, plot in plots.items():
-        kind, source = name.partition("-")[0], "GPTQ" if "gptq" in name else "uniform"
+    yield STUDY
+    for plot in figures(load([f"published:{published}"]), "cider"):
+        kind, source = plot.name.partition("-")[0], "GPTQ" if "gptq" in plot.name else "uniform"
         path = f"{PICTURES}/study_{kind}_{source.lower()}.png"
         picture(plot, folder / path)
         yield f"### {FIGURES[kind][0]}, {source}\n\n![{kind} of the study's {source} cells]({path})\n"
-        yield from _importance(plot, source) if kind == "importance" else _interaction(plot)
+        yield from numbers(plot)
 
 
-def _importance(plot: Plot, source: str) -> Iterator[str]:
-    (panel,) = plot.panels
-    assert isinstance(panel, Bars)
-    printed = PRINTED if source == "GPTQ" else {}
-    yield "| part | drawn | 95% interval |" + (" printed in the study |" if printed else "")
-    yield "|---|---:|---:|" + ("---:|" if printed else "")
-    (bars,) = panel.groups
-    for part, value, low, high in zip(panel.labels, bars.y, bars.low or (), bars.high or (), strict=True):
-        told = f"| {part} | {value:.1f} | {low:.1f} .. {high:.1f} |"
-        yield told + (f" {printed[part]} |" if printed else "")
+def numbers(plot: Plot) -> Lines:
+    """Yield the numbers that a picture of the study's files must show, as Markdown."""
+    yield from NUMBERS[plot.name.partition("-")[0]](plot)
     yield ""
 
 
-def _interaction(plot: Plot) -> Iterator[str]:
-    for panel in plot.panels:
-        assert isinstance(panel, XY)
+def _importance(plot: Plot) -> Lines:
+    (panel,) = plot.panels
+    assert isinstance(panel, Bars)
+    printed = PRINTED if "gptq" in plot.name else {}
+    (bars,) = panel.groups
+    rows = [
+        [part, f"{value:.1f}", f"{low:.1f} .. {high:.1f}", *([str(printed[part])] if printed else [])]
+        for part, value, low, high in zip(panel.labels, bars.y, bars.low or (), bars.high or (), strict=True)
+    ]
+    yield from _table(["part", "drawn", "95% interval", *(["printed in the study"] if printed else [])], rows)
+
+
+def _interaction(plot: Plot) -> Lines:
+    for panel in _xy(plot):
         alone = [value for one in panel.series for value in one.x]
         together = [value for one in panel.series for value in one.y]
         yield (
             f"{panel.title}: {len(alone)} pairs of parts; damage together {sum(together) / len(together):.4f} on average, the "
-            f"sum of each alone {sum(alone) / len(alone):.4f} ([claims.md](claims.md#damages-add-up)).\n"
+            f"sum of each alone {sum(alone) / len(alone):.4f} ([claims.md](claims.md#damages-add-up))."
         )
+
+
+def _tradeoff(plot: Plot) -> Lines:
+    """Yield the best cell within each budget, from the frontier that is drawn."""
+    rows = []
+    for panel in _xy(plot):
+        for curve in (one for one in panel.series if one.label):
+            points = [*zip(curve.x, curve.y, curve.names, strict=True)]
+            for budget in BUDGETS:
+                within = [point for point in points if point[0] <= budget]
+                if within:
+                    bits, score, name = max(within, key=lambda point: point[1])
+                    share = f"{score / panel.level:.1%}" if panel.level else ""
+                    rows.append([str(budget), name.split("\n")[0], f"{bits:.3f}", f"{score:.4f}", share])
+    yield from _table(["at most", "best cell", "bits per weight", "CIDEr", "of full precision"], rows)
+
+
+def _curves(plot: Plot) -> Lines:
+    """Yield a row for each curve with its value at every bit-width."""
+    curves = [(panel.title, one) for panel in _xy(plot) for one in panel.series]
+    widths = sorted({width for _, one in curves for width in one.x})
+    rows = []
+    for title, one in curves:
+        values = dict(zip(one.x, one.y, strict=True))
+        rows.append([title, one.label, *(f"{values[width]:.4f}" if width in values else "" for width in widths)])
+    yield from _table(["", "", *(f"{width:g} bits" for width in widths)], rows)
+
+
+def _heatmaps(plot: Plot) -> Lines:
+    """Yield the three corners of each map in which a part has its fewest bits."""
+    rows = []
+    for panel in _maps(plot):
+        for row, column in ((0, 0), (0, -1), (-1, 0)):
+            cell = f"{panel.x_label} {panel.columns[column]}, {panel.y_label} {panel.rows[row]}"
+            rows.append([panel.title, cell, f"{panel.values[row][column]:.4f}"])
+    yield from _table(["", "cell", "CIDEr"], rows)
+
+
+def _pairs(plot: Plot) -> Lines:
+    """Yield a row for each part alone and each two together, with a column for each bit-width."""
+    maps = _maps(plot)
+    parts = maps[0].columns
+    places = [(i, j) for i in range(len(parts)) for j in range(i, len(parts))]
+    rows = []
+    for i, j in sorted(places, key=lambda place: place[0] != place[1]):
+        name = parts[i] if i == j else f"{parts[i]} and {parts[j]}"
+        values = [panel.values[i][j] for panel in maps]
+        rows.append([name, *("" if math.isnan(value) else f"{value:.4f}" for value in values)])
+    yield from _table(["", *(panel.title.rpartition(", ")[2] for panel in maps)], rows)
+
+
+def _space(plot: Plot) -> Lines:
+    """Yield the mean over all cells by the bits of each part."""
+    (panel,) = plot.panels
+    assert isinstance(panel, Space)
+    levels = sorted({width for point in panel.points for width in point})
+    rows = []
+    for level in levels:
+        row = [f"{level:g}"]
+        for axis in range(3):
+            values = [value for point, value in zip(panel.points, panel.values, strict=True) if point[axis] == level]
+            row.append(f"{sum(values) / len(values):.4f}" if values else "")
+        rows.append(row)
+    yield from _table(["mean CIDEr at", *panel.labels], rows)
+
+
+NUMBERS = {
+    "tradeoff": _tradeoff,
+    "parts": _curves,
+    "groups": _curves,
+    "layers": _curves,
+    "heatmaps": _heatmaps,
+    "pairs": _pairs,
+    "importance": _importance,
+    "space": _space,
+    "interaction": _interaction,
+}
+
+
+def _xy(plot: Plot) -> list[XY]:
+    return [panel for panel in plot.panels if isinstance(panel, XY)]
+
+
+def _maps(plot: Plot) -> list[Heatmap]:
+    return [panel for panel in plot.panels if isinstance(panel, Heatmap)]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Lines:
+    yield f"| {' | '.join(head)} |"
+    texts = [not any(row[place][:1].isdigit() for row in rows) for place in range(len(head))]
+    yield f"|{'|'.join('---' if text else '---:' for text in texts)}|"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
 
 
 def pictures(page: str) -> list[str]:

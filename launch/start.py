@@ -14,13 +14,17 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from launch import sweep_file
+from launch.monitor.findings import best_so_far, budget_of
+from launch.monitor.frontier import results
 from launch.planning.estimate import estimate
 from launch.planning.plan import Plan, make_plan
 from launch.planning.plan_table import show_plan
 from launch.planning.preflight import check
 from mmq_sweeps.config.sweep import Sweep, plan
 from mmq_sweeps.errors import ConfigError, StoreError, unknown
-from mmq_sweeps.reporting.table import output_console, rows, show
+from mmq_sweeps.reporting.compare import distinct_titles
+from mmq_sweeps.reporting.counts import counted
+from mmq_sweeps.reporting.table import line, output_console, rows, show
 from mmq_sweeps.reporting.trackers import address
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
@@ -73,9 +77,12 @@ def start(sweep: Sweep, launcher: Mapping[str, Any], command: str = "", asked: i
         return 0
     show_records(outcome.records.values(), outcome.store, sweep)
     if outcome.stopped is not None:
-        tell(f"stopped: {outcome.stopped.strerror or outcome.stopped}; {outcome.missing} cells are missing")
+        tell(
+            f"stopped: {outcome.stopped.strerror or outcome.stopped}; "
+            f"{counted(outcome.missing, 'cell is', 'cells are')} missing"
+        )
     elif outcome.missing:
-        tell(f"{outcome.missing} cells are missing; run the same command again to go on")
+        tell(f"{counted(outcome.missing, 'cell is', 'cells are')} missing; run the same command again to go on")
     return 1 if outcome.stopped is not None or outcome.missing or outcome.failed else 0
 
 
@@ -148,7 +155,8 @@ def tell(text: str) -> None:
 
 def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
     """Print the table of ``records`` to standard output and the failed cells to standard error."""
-    table_rows = rows(records, store.items)
+    records, titles = list(records), distinct_titles(sweep.cells)
+    table_rows, found = rows(records, store.items), results((titles[one.id], one) for one in records)
     failed = [row for row in table_rows if row["status"] != "done"]
     page = address(store.root / "wandb", sweep.settings["tracker"])
     if sweep.settings["output"] == "json":
@@ -157,6 +165,7 @@ def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
             "sweep": sweep.id,
             "cells": table_rows,
             "failed": len(failed),
+            "results": [one.as_json(budget_of(sweep.settings)) for one in found],
             "wandb": page,
         }
         output_console().out(json.dumps(told, indent=1), highlight=False)
@@ -164,6 +173,9 @@ def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
         console = output_console()
         if len(failed) < len(table_rows):
             show(table_rows, console)
+        if (budget := budget_of(sweep.settings)) is not None:
+            for text in best_so_far(found, budget, ended=len(records) == len(sweep.cells)):
+                line(console, text)
         console.print(f"store: {store.root}", soft_wrap=True, highlight=False, markup=False, emoji=False)
         if page:
             console.print(f"W&B: {page} (group {sweep.id})", soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -184,7 +196,7 @@ def _tell_failed(failed: Sequence[Mapping[str, Any]], count: int, store: Store) 
         where = store.record_path(row["id"])
         errors.print(f"{message} (traceback in {where})", soft_wrap=True)
     if failed:
-        errors.print(f"{len(failed)} of {count} cells failed")
+        errors.print(f"{len(failed)} of {counted(count, 'cell')} failed")
 
 
 def _shortened(message: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 
 class ConfigError(ValueError):
@@ -31,6 +33,34 @@ class OutOfMemory(MemoryError):
 
 class TargetError(ValueError):
     """The linears selected by a cell cannot be quantized as requested."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that an option takes, and how they are told."""
+
+    told: str
+    holds: Callable[[float], bool]
+
+
+BITS = Range("a number of bits above 0", lambda value: 0 < value < math.inf)
+SHARE = Range("a share above 0, at most 1", lambda value: 0 < value <= 1)
+COUNT = Range("0 or more", lambda value: 0 <= value < math.inf)
+
+
+def check_ranges(options: Mapping[str, object], ranges: Mapping[str, Range]) -> None:
+    """Raise a ``ConfigError`` that lists every number among ``options``, by name, that is not in its range.
+
+    What is no number, or not given, is left to others.
+    """
+    found = []
+    for name, allowed in ranges.items():
+        given = options.get(name)
+        for value in given if isinstance(given, list) else [given]:
+            if isinstance(value, int | float) and not isinstance(value, bool) and not allowed.holds(value):
+                found.append(f"--{name.replace('_', '-')} {value:g}: choose {allowed.told}")
+    if found:
+        raise ConfigError(found)
 
 
 def unknown(what: str, value: object, choices: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from types import SimpleNamespace
@@ -34,7 +35,24 @@ PROGRAM = "-c"
 HUB_VARIABLES = {"HF_HOME", "HF_ENDPOINT"}
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)
+# Names the address of the server that forks, where the processes of pytest-xdist share one.
+SERVER = "MMQ_FORKSERVER"
 FORK = multiprocessing.get_context("fork")
+
+
+def start_server() -> None:
+    """Start the server that forks, for this process and those that it starts, so that only it need import torch."""
+    forkserver.ensure_running()
+    os.environ[SERVER] = forkserver._forkserver._forkserver_address  # type: ignore[attr-defined]
+
+
+def use_server() -> None:
+    """Have this process's commands forked by the server that another has started, if one has."""
+    if address := os.environ.get(SERVER):
+        server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+        server._forkserver_address, server.ensure_running = address, lambda: None
+        # Whoever has started it ends it; each process that it forks is given this one's end of a pipe all the same.
+        server._forkserver_alive_fd = os.pipe()[1]
 
 
 class Forked:

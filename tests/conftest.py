@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from mmq_sweeps.config import schema
@@ -29,7 +27,8 @@ from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel, load_model, silent_bars
 from mmq_sweeps.quantization.targets import Part, find_parts
 from mmq_sweeps.reporting.progress import warnings_to
-from tests.commands import HUB_VARIABLES, run_forked
+from tests import configurations
+from tests.commands import HUB_VARIABLES, run_forked, start_server, use_server
 from tests.reporting.wandb_server import Site, serve, settings
 
 # Few items: these tests ask whether a cell is right, not how good its model is.
@@ -38,18 +37,28 @@ SMALL = ("task.limit=24", "calibration.samples=16", "calibration.batch_size=8", 
 
 # Digests of files that tests write are kept apart from the developer's own; processes that tests start inherit it.
 os.environ.setdefault("MMQ_CACHE", str(Path(tempfile.gettempdir(), f"mmq-cache-{os.getuid()}")))
+# So are the copies that datasets makes of them.
+os.environ.setdefault("HF_DATASETS_CACHE", str(Path(tempfile.gettempdir(), f"mmq-datasets-{os.getuid()}")))
 
 # Names the folder of the SLURM clusters that tests/launch/slurm share, across the processes of pytest-xdist.
 SLURM_ROOT = "MMQ_SLURM_ROOT"
 SLURM_CLUSTERS = 2
 
 
+configurations.parse_once()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # Inherited from a shell that runs the tests in the background; the processes that tests interrupt would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if not hasattr(config, "workerinput"):
-        os.environ[SLURM_ROOT] = str(Path(tempfile.gettempdir(), f"mmq-slurm-{os.getpid()}"))
+    if hasattr(config, "workerinput"):
+        use_server()
+        return
+    os.environ[SLURM_ROOT] = str(Path(tempfile.gettempdir(), f"mmq-slurm-{os.getpid()}"))
+    if config.getoption("tx", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # As in the workers, which have a core each.
+        start_server()
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -85,12 +94,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 @pytest.fixture
-def composed() -> Iterator[Callable[..., DictConfig]]:
+def composed() -> Callable[..., DictConfig]:
     """``composed("method=gptq", "bits=3")``: the configuration of one cell."""
-    schema.register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        yield lambda *overrides: compose("config", overrides=list(overrides))
+    return configurations.composed
 
 
 @pytest.fixture

@@ -348,7 +348,7 @@ def test_a_disk_that_fills_up_stops_the_sweep_and_loses_nothing(tmp_path: Path) 
     assert weights.returncode == 1, weights.stderr
     assert f"stopped: cannot write {tmp_path}/runs/artifacts/quantized" in weights.stderr
     assert "File too large. Choose another folder with store.dir=FOLDER" in weights.stderr
-    assert weights.stderr.endswith("; 1 cells are missing\n")
+    assert weights.stderr.endswith("; 1 cell is missing\n")
     assert "none" in weights.stdout, "the cell that is there is shown"
     roomy = run(50_000_000)
     assert roomy.returncode == 0, roomy.stderr

@@ -17,6 +17,7 @@ from analysis.cells.selections import assignment
 from analysis.cells.table import MOST_SCORED
 from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.reporting.answers import called, repeats
+from mmq_sweeps.reporting.counts import counted
 
 # Suspect shares of items with the same answer: SAME_ANSWER for captions, or SAME_CAPTION if more than twice full precision's
 # share; for other answers SAME_ANSWER, and MORE_THAN_FULL above full precision. Below LEAST_ITEMS only a share of 1 is.
@@ -115,7 +116,7 @@ def outputs(rows: pd.DataFrame, answers: Sequence[Answers | None], metrics: Sequ
                 else "by their scores"
             )
             by += ": predictions of all cells would tell exactly"
-        told = f"{len(rows)} cells have {distinct} distinct outputs, {by}"
+        told = f"{counted(len(rows), 'cell has', 'cells have')} {counted(distinct, 'distinct output')}, {by}"
         yield "duplicated outputs", told, len(rows) - distinct, len(rows)
 
 
@@ -145,7 +146,7 @@ def same_answers(rows: pd.DataFrame, answers: Sequence[Answers | None], metrics:
     if told:
         yield (
             "identical answers",
-            f"{len(told)} cells give many items one answer: {listed(told)}",
+            f"{counted(len(told), 'cell gives', 'cells give')} many items one answer: {listed(told)}",
             len(told),
             len(rows),
         )

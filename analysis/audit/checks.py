@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from analysis.audit.answers import answers_of_rows, outputs, same_answers
-from analysis.audit.finding import Finding, Told, joined, listed
+from analysis.audit.finding import Finding, Told, labels, listed
 from analysis.audit.records import copies, fewer_items, unlike_definitions, unlike_records, warned
 from analysis.audit.settings import UNTOUCHED, effective, never_applied_in_any, scatter, ties, unchanged
 from analysis.cells import Cells
@@ -32,6 +32,8 @@ from analysis.cells.columns import METRIC
 from analysis.cells.selections import assignment
 from analysis.measures.missing import gaps, unlike_baselines
 from analysis.measures.quality import Quality
+from mmq_sweeps.reporting.counts import are, counted
+from mmq_sweeps.reporting.table import metric_label
 
 
 def audit(cells: Cells, metric: str | None = None, say: Callable[[str], None] = lambda text: None) -> list[Finding]:
@@ -59,8 +61,8 @@ def _of_family(family: Cells, metric: str) -> Iterator[Told]:
     rows = family.frame[family.frame[quality.column].notna()].reset_index(drop=True)
     if len(rows) < len(family.frame):
         lacking = [assignment(row) for _, row in family.frame[family.frame[quality.column].isna()].iterrows()]
-        told = f"{len(lacking)} cells have no {metric} and are left out of all other checks: {listed(lacking)}"
-        yield "no figure", told, len(lacking), len(family.frame)
+        have = f"{counted(len(lacking), 'cell has', 'cells have')} no {metric_label(metric)} and {are(len(lacking))} left out"
+        yield "no figure", f"{have} of all other checks: {listed(lacking)}", len(lacking), len(family.frame)
     metrics = [name for name in family.metrics if rows[f"{METRIC}{name}"].notna().all()]
     score = quality.score(rows)
     settings, answers = effective(rows), answers_of_rows(family, rows)
@@ -72,8 +74,8 @@ def _of_family(family: Cells, metric: str) -> Iterator[Told]:
         touched = int(((settings[name] != UNTOUCHED) & (settings["method"] == method)).sum())
         yield (
             "not applied",
-            f"{name} is counted as quantized in {touched} cells{f' of {method}' if several else ''} and never changes "
-            f"{joined(metrics)} ({compared} comparisons of cells that differ in nothing else)",
+            f"{name} is counted as quantized in {counted(touched, 'cell')}{f' of {method}' if several else ''} and never "
+            f"changes {labels(metrics)} ({counted(compared, 'comparison')} of cells that differ in nothing else)",
             touched,
             len(rows),
         )

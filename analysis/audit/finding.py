@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mmq_sweeps.reporting.table import metric_label
+
 # Cells that a finding lists by name.
 SHOWN = 5
 
@@ -31,6 +33,11 @@ Told = tuple[str, str, int, int]
 def joined(names: Sequence[str]) -> str:
     """Return ``cider, bleu and wer``."""
     return " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def labels(metrics: Sequence[str]) -> str:
+    """Return ``CIDEr, BLEU-4 and wer``: the names by which people know ``metrics``."""
+    return joined([metric_label(name) for name in metrics])
 
 
 def listed(told: Sequence[str]) -> str:

@@ -15,6 +15,8 @@ from analysis.cells import Cells
 from analysis.cells.columns import DEFINITION, WARNINGS
 from analysis.cells.merging import conflicts
 from analysis.cells.selections import assignment
+from mmq_sweeps.reporting.counts import counted
+from mmq_sweeps.reporting.table import metric_label
 
 
 def fewer_items(rows: pd.DataFrame, metrics: Iterable[str]) -> Iterator[Told]:
@@ -28,15 +30,20 @@ def fewer_items(rows: pd.DataFrame, metrics: Iterable[str]) -> Iterator[Told]:
         asked = np.fmax(limits.to_numpy(dtype=np.float64), float(counts.max()))
         for (_, row), count, most in zip(rows.iterrows(), counts, asked, strict=True):
             if count < most:
-                told.setdefault(row["id"], f"{assignment(row)}: {name} over {count:.0f} of {most:.0f} items")
+                told.setdefault(
+                    row["id"],
+                    f"{assignment(row)}: {metric_label(name)} over {count:.0f} of {counted(int(most), 'item')}",
+                )
     if "missing" in rows:
         for _, row in rows[rows["missing"].fillna(0) > 0].iterrows():
-            told.setdefault(row["id"], f"{assignment(row)}: {row['missing']:.0f} items were left out")
+            told.setdefault(
+                row["id"], f"{assignment(row)}: {counted(int(row['missing']), 'item was', 'items were')} left out"
+            )
     if told:
         names = listed(list(told.values()))
         yield (
             "fewer items",
-            f"{len(told)} cells were measured on fewer items than asked: {names}",
+            f"{counted(len(told), 'cell was', 'cells were')} measured on fewer items than asked: {names}",
             len(told),
             len(rows),
         )
@@ -54,10 +61,10 @@ def warned(rows: pd.DataFrame, metrics: Iterable[str]) -> Iterator[Told]:
         if f"{WARNINGS}{name}" in rows:
             for _, row in rows[rows[f"{WARNINGS}{name}"].notna()].iterrows():
                 texts = str(row[f"{WARNINGS}{name}"]).split("\n")
-                told.setdefault(row["id"], []).append(f"{assignment(row)}, {name}: {', '.join(texts)}")
+                told.setdefault(row["id"], []).append(f"{assignment(row)}, {metric_label(name)}: {', '.join(texts)}")
     if told:
         names = listed(["; ".join(texts) for texts in told.values()])
-        yield "warnings", f"{len(told)} cells carry warnings: {names}", len(told), len(rows)
+        yield "warnings", f"{counted(len(told), 'cell carries', 'cells carry')} warnings: {names}", len(told), len(rows)
 
 
 def unlike_records(rows: pd.DataFrame) -> Iterator[Told]:
@@ -70,9 +77,8 @@ def unlike_records(rows: pd.DataFrame) -> Iterator[Told]:
         if len(groups) > 1:
             (_, most), *rest = groups.most_common()
             others = sum(number for _, number in rest)
-            sentence = (
-                f"{key} differs between the records: {most} cells have one, {others} others; they are not comparable"
-            )
+            have = f"{counted(most, 'cell has', 'cells have')} one, {counted(others, 'other')} another"
+            sentence = f"{key} differs between the records: {have}; they are not comparable"
             yield "records differ", sentence, others, len(rows)
 
 
@@ -81,11 +87,11 @@ def unlike_definitions(rows: pd.DataFrame, metrics: Iterable[str]) -> Iterator[T
     for name in metrics:
         counts = rows.get(f"{DEFINITION}{name}", pd.Series(dtype=object)).value_counts()
         if len(counts) > 1:
-            told = "; ".join(f"{number} cells by {script}" for script, number in counts.items())
+            told = "; ".join(f"{counted(number, 'cell')} by {script}" for script, number in counts.items())
             others = int(counts.iloc[1:].sum())
             yield (
                 "records differ",
-                f"{name} is computed by different scripts: {told}; not comparable",
+                f"{metric_label(name)} is computed by different scripts: {told}; not comparable",
                 others,
                 len(rows),
             )
@@ -103,7 +109,7 @@ def copies(cells: Cells) -> Iterator[tuple[str, Told]]:
             continue
         metric, spread = results.get(str(cell), ("", 0.0))
         apart = f"differs by {spread:.4g}" if np.isfinite(spread) else "has a value in some and none in others"
-        told = [f"{metric} {apart}"] if metric else []
+        told = [f"{metric_label(metric)} {apart}"] if metric else []
         told += [f"their records differ in {joined(unlike)}"] if unlike else []
         places = ", ".join(sorted(set(rows["where"])))
         row = rows.iloc[0]

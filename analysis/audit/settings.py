@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.audit.answers import Answers, rounded
-from analysis.audit.finding import Told, joined
+from analysis.audit.finding import Told, labels
 from analysis.cells import Cells
 from analysis.cells.columns import BITS, METRIC, SELECTION
 from analysis.cells.selections import by_number, mixed, slots
@@ -19,6 +19,8 @@ from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
 from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.compare import ROUNDING
+from mmq_sweeps.reporting.counts import counted
+from mmq_sweeps.reporting.table import metric_label
 
 KINDS = ("attention", "mlp")
 GROUPS = ("front", "middle", "end")
@@ -121,7 +123,7 @@ def ties(settings: pd.DataFrame, score: np.ndarray, metric: str) -> Iterator[Tol
         yield (
             "do not tie",
             f"{touched} cells state an assignment that another has as well and score differently: "
-            f"{metric} up to {spread.max():.4g} apart",
+            f"{metric_label(metric)} up to {spread.max():.4g} apart",
             touched,
             len(score),
         )
@@ -140,8 +142,9 @@ def scatter(family: Cells, rows: pd.DataFrame, score: np.ndarray, metric: str) -
         if rest.std() > SCATTER * abs(score[near].mean()) and rest.var() > (1 - EXPLAINED) * score[near].var():
             yield (
                 "scatter",
-                f"{int(near.sum())} cells of {method} have every part at {MANY_BITS} bits or more and should all but tie, yet "
-                f"{metric} lies between {score[near].min():.4f} and {score[near].max():.4f} (standard deviation "
+                f"{counted(int(near.sum()), 'cell')} of {method} have every part at {MANY_BITS} bits or more "
+                f"and should all but tie, yet {metric_label(metric)} lies between {score[near].min():.4f} and "
+                f"{score[near].max():.4f} (standard deviation "
                 f"{score[near].std(ddof=1):.4f}, {1 - rest.var() / score[near].var():.0%} of it explained by bits): "
                 "smaller differences than these mean nothing",
                 int(near.sum()),
@@ -185,10 +188,13 @@ def unchanged(
                 applied.loc[applied["method"] == method, name] = UNTOUCHED
             real = (applied.drop(columns="method") == UNTOUCHED).all(axis=1).to_numpy()
             names = " and ".join(dict.fromkeys(name for _, name in idle))
-            explained = f"; {int((same & real).sum())} of them quantize nothing but {names}"
+            explained = (
+                f"; {counted(int((same & real).sum()), 'of them quantizes', 'of them quantize')} nothing but {names}"
+            )
         yield (
             "changed nothing",
-            f"{int(same.sum())} cells lower bits and have exactly the {joined(metrics)} of full precision{explained}",
+            f"{counted(int(same.sum()), 'cell lowers bits and has', 'cells lower bits and have')} "
+            f"exactly the {labels(metrics)} of full precision{explained}",
             int(same.sum()),
             len(rows),
         )

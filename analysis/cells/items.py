@@ -6,11 +6,13 @@ a reading of a cell's items makes everything that is known to be asked for: its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from mmq_sweeps.metrics.intervals import Owners, owners_of
 
 Items = Sequence[dict[str, Any]]
 # Makes of a cell's items, of which there may be none, whatever is kept of them.
@@ -21,10 +23,11 @@ MOST_KEPT = 1_000_000_000
 
 @dataclass(frozen=True)
 class Column:
-    """The scores ``values`` of a cell by one metric, over the items ``ids``."""
+    """The scores ``values`` of a cell by one metric, over the items ``ids``; ``owners`` says which are drawn together."""
 
     ids: tuple[str, ...]
     values: np.ndarray
+    owners: Owners = None
 
 
 @dataclass
@@ -33,8 +36,8 @@ class Book:
 
     _wanted: list[Summary] = field(default_factory=list)
     _kept: dict[tuple[str, str], dict[Summary, Any]] = field(default_factory=dict)
-    # Of equal item ids, those that came first: cells of a task have the same.
-    _ids: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
+    # Of equal item ids, those that came first with what is drawn together: cells of a task have the same.
+    _ids: dict[tuple[str, ...], tuple[tuple[str, ...], Owners]] = field(default_factory=dict)
     _left: int = MOST_KEPT
 
     def want(self, summary: Summary) -> None:
@@ -64,10 +67,14 @@ class Book:
                 ids, values = found.setdefault(name, ([], []))
                 ids.append(item["id"])
                 values.append(score)
-        return {
-            name: Column(self._ids.setdefault(tuple(ids), tuple(ids)), np.array(values, dtype=np.float64))
-            for name, (ids, values) in found.items()
-        }
+        groups = {item["id"]: item["group"] for item in items or () if "group" in item}
+        return {name: self._column(tuple(ids), values, groups) for name, (ids, values) in found.items()}
+
+    def _column(self, ids: tuple[str, ...], values: Sequence[float], groups: Mapping[str, str]) -> Column:
+        if ids not in self._ids:
+            self._ids[ids] = ids, owners_of(ids, groups)
+        first, owners = self._ids[ids]
+        return Column(first, np.array(values, dtype=np.float64), owners)
 
 
 def stacked(columns: Sequence[Column | None]) -> np.ndarray | None:

@@ -16,6 +16,7 @@ from analysis.cells.table import Cells, History, _no_items
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.compare import ROUNDING, conflict_sentence, with_variants
+from mmq_sweeps.reporting.counts import counted
 
 # Conflicts that get a note of their own.
 CONFLICTS_TOLD = 5
@@ -112,7 +113,10 @@ def _deduplicated(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         for cell, metric, spread, rows in found[:CONFLICTS_TOLD]
     ]
     if len(found) > CONFLICTS_TOLD:
-        notes.append(f"{len(found) - CONFLICTS_TOLD} more cells were measured several times with different results")
+        notes.append(
+            f"{counted(len(found) - CONFLICTS_TOLD, 'more cell was', 'more cells were')} "
+            "measured several times with different results"
+        )
     # A finished record wins over a failed one, even if older.
     order = [name for name in ("done", "created") if name == "done" or name in frame]
     newest = frame.assign(done=frame["status"] == "done").sort_values(order, kind="stable", na_position="first")

@@ -9,14 +9,16 @@ import pandas as pd
 
 from analysis.cells.columns import DEFINITION, WARNINGS
 from analysis.cells.selections import mixed, mixes_methods, quantized_elsewhere, whole
-from mmq_sweeps.reporting.table import definition_note
+from mmq_sweeps.reporting.counts import are, counted, out_of
+from mmq_sweeps.reporting.table import definition_note, metric_label
 
 
 def warned(rows: pd.DataFrame, metric: str) -> Iterator[str]:
     """Yield a sentence on how many cells carry a warning about ``metric``, if any do."""
     number = int(rows[f"{WARNINGS}{metric}"].notna().sum()) if f"{WARNINGS}{metric}" in rows else 0
     if number:
-        yield f"{number} of {len(rows)} cells carry a warning about {metric}, which the audit tells"
+        carry = out_of(number, len(rows), "cell", "carries", "carry")
+        yield f"{carry} a warning about {metric_label(metric)}, which the audit tells"
 
 
 def defined(rows: pd.DataFrame, metric: str) -> Iterator[str]:
@@ -32,18 +34,21 @@ def left_out(rows: pd.DataFrame, parts: Sequence[str]) -> Iterator[str]:
         several |= mixed(rows, part)
     elsewhere = quantized_elsewhere(rows)
     number = int((~whole(rows, parts) & ~several & ~elsewhere).sum())
-    if elsewhere.any():
-        yield f"{int(elsewhere.sum())} of {len(rows)} cells were quantized elsewhere and are left out here"
-    if number:
-        yield (
-            f"{number} of {len(rows)} cells quantize only some blocks or layers of a part, or give a part a group size of "
-            "its own, and are left out here"
-        )
-    if several.any():
-        yield (
-            f"{int(several.sum())} of {len(rows)} cells give the units of a part several bit-widths, or choose them by "
-            "number, and are left out here"
-        )
+    for count, verbs in ((int(elsewhere.sum()), ELSEWHERE), (number, NARROWED), (int(several.sum()), SEVERAL)):
+        if count:
+            yield f"{out_of(count, len(rows), 'cell', *verbs)} and {are(count)} left out here"
+
+
+# What cells do that are left out: one of them, several of them.
+ELSEWHERE = ("was quantized elsewhere", "were quantized elsewhere")
+NARROWED = (
+    "quantizes only some blocks or layers of a part, or gives a part a group size of its own,",
+    "quantize only some blocks or layers of a part, or give a part a group size of its own,",
+)
+SEVERAL = (
+    "gives the units of a part several bit-widths, or chooses them by number,",
+    "give the units of a part several bit-widths, or choose them by number,",
+)
 
 
 def other_methods(family: pd.DataFrame, method: str) -> Iterator[str]:
@@ -53,4 +58,4 @@ def other_methods(family: pd.DataFrame, method: str) -> Iterator[str]:
     named = re.compile(rf"(^|, ){re.escape(method.split(' ')[0])} \(")
     number = sum(mixes_methods(name) and named.search(name) is not None for name in family["method"])
     if number:
-        yield f"{number} cells mix {method} with another method and are left out here"
+        yield f"{counted(number, 'cell mixes', 'cells mix')} {method} with another method and {are(number)} left out here"

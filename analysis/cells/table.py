@@ -16,6 +16,7 @@ from analysis.cells.selections import loaders_of, quantized_elsewhere
 from analysis.loads_in import kept
 from analysis.progress import counted
 from mmq_sweeps.identity.assignment import part_order
+from mmq_sweeps.metrics.intervals import Owners
 from mmq_sweeps.reporting.compare import told_apart
 
 # Above this many cells, items are not read: they would take minutes, and gigabytes of memory.
@@ -118,6 +119,13 @@ class Cells:
             if found[-1] is None:
                 return None
         return stacked(found)
+
+    def owners(self, rows: pd.DataFrame, metric: str) -> Owners:
+        """Return which items of ``scores`` are drawn together; None if every item is drawn by itself."""
+        for scores in self.summaries(rows.iloc[:1], self.book.scores):
+            first: Column | None = scores.get(metric)
+            return None if first is None else first.owners
+        return None
 
     def summaries(self, rows: pd.DataFrame, summary: Summary) -> Iterator[Any]:
         """Yield what ``summary`` makes of the items of each row, or of None; the items of a row are read once."""

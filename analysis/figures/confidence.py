@@ -9,7 +9,7 @@ import numpy as np
 from analysis.cells.selections import assignment
 from analysis.figures.plots import XY, Panel, Series
 from analysis.measures.family import Family
-from mmq_sweeps.metrics.confidence import risk_coverage as curve_of
+from mmq_sweeps.metrics.probability.confidence import risk_coverage as curve_of
 
 AURC = "aurc"
 # More curves than these cannot be told apart, and more points than these are not seen.

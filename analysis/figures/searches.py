@@ -9,7 +9,7 @@ from typing import Any
 from analysis.figures.plots import XY, Heatmap, Panel, Plot, Series
 from analysis.load.searches import Search
 from mmq_sweeps.identity.assignment import part_order
-from mmq_sweeps.reporting.table import METRIC_LABELS
+from mmq_sweeps.reporting.table import metric_label
 
 
 def plots(search: Search) -> list[Plot]:
@@ -66,7 +66,7 @@ def _frontier(content: Mapping[str, Any]) -> Iterator[Panel]:
     yield XY(
         "",
         "exact bits per weight",
-        METRIC_LABELS.get(metric, metric),
+        metric_label(metric),
         [one for one in series if len(one.x)],
         level=full,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS
+from mmq_sweeps.reporting.counts import out_of
 
 GROUPS, KINDS = ("front", "middle", "end"), ("attention", "mlp")
 PARTS = {"VIT": "vision", "QFORMER": "connector", "LLM": "language"}
@@ -56,8 +57,9 @@ def differences(stated: Mapping[int, Selected], configured: Mapping[int, Selecte
         return []
     first = unlike[0]
     meant = configured[first]
+    state = ("states something else than its", "state something else than their")
     return [
-        f"{len(unlike)} of {len(stated)} rows state something else than their configuration; what is configured is shown. "
+        f"{out_of(len(unlike), len(stated), 'row', *state)} configuration; what is configured is shown. "
         f"The first is config {first}: row {_told(stated[first])}, configuration "
         + ("with several bit-widths in a part, shown as the row has it" if meant is None else _told(meant))
     ]

@@ -31,6 +31,7 @@ from analysis.load import cache, configured
 from analysis.load.configured import GROUPS, KINDS, Selected
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, PART_ORDER
 from mmq_sweeps.identity.cell import digest
+from mmq_sweeps.reporting.counts import counted
 
 READERS = (Path(__file__), Path(configured.__file__))
 _PLACES = {"FIRST": "front", "MIDDLE": "middle", "LAST": "end"}
@@ -132,7 +133,9 @@ def _table(folder: Path, tables: list[Path], predictions: dict[int, Path], confi
             found, odd = layout.read(table, path, chosen)
             rows, notes = rows + found, notes + odd
             if len(table) < layout.count:
-                notes.append(f"{path.name} has {len(table)} of the {layout.count} rows that were published")
+                notes.append(
+                    f"{path.name} has {len(table):,} of the {counted(layout.count, 'row', 'rows')} that were published"
+                )
     if not rows:
         raise ValueError(
             f"--source published:{folder}: no file in it has the columns of one of the study's tables. A clone that "

@@ -42,6 +42,7 @@ from mmq_sweeps.identity.assignment import (
 from mmq_sweeps.identity.cell import digest, is_quantized_elsewhere
 from mmq_sweeps.reporting import compare
 from mmq_sweeps.reporting.compare import beside_of, settings, variant
+from mmq_sweeps.reporting.counts import are, counted, out_of
 from mmq_sweeps.store.record import CorruptRecordError, Record
 from mmq_sweeps.store.store import Store
 
@@ -71,13 +72,13 @@ def load(folder: Path) -> Cells:
         )
     raced = table["settings"].str.contains('"task.sample.', regex=False)
     if raced.any() and not raced.all():
-        count = int(raced.sum())
-        cells_are = "1 cell" if count == 1 else f"{count} cells"
-        notes.append(f"{cells_are} on some items alone, as in races of a search, left out")
+        notes.append(f"{counted(int(raced.sum()), 'cell')} on some items alone, as in races of a search, left out")
         table = table[~raced].reset_index(drop=True)
     failed = int((table["status"] != "done").sum())
     if failed:
-        notes.append(f"{failed} of {len(table)} cells in {folder} failed and are left out of figures")
+        notes.append(
+            f"{failed} of {counted(len(table), 'cell')} in {folder} failed and {are(failed)} left out of figures"
+        )
     return Cells(table, tuple(notes), lambda row: _items(store, row), lambda: _history(store, table["id"]))
 
 
@@ -236,7 +237,9 @@ def _history(store: Store, measured: pd.Series) -> History:
             continue  # The history is informational: skip sweeps that cannot be read.
         commands.append(command)
         if missing := asked - present:
-            lacking.append(f"{len(missing)} of {len(asked)} cells have no record yet: run {command} again")
+            lacking.append(
+                f"{out_of(len(missing), len(asked), 'cell', 'has', 'have')} no record yet: run {command} again"
+            )
     versions = set()
     for cell_id in present:
         try:

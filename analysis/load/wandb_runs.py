@@ -15,12 +15,16 @@ from analysis.cells import Cells, History
 from analysis.load.stores import SHARED, row_of, versions_of
 from analysis.load.wandb_cache import Cache
 from analysis.load.wandb_client import Fetched, Listed, Project, Server, UnreachableError, connected
+from mmq_sweeps.reporting.counts import are, counted
 from mmq_sweeps.reporting.trackers import ASSIGNED, RECORD, summary
 from mmq_sweeps.store.record import CorruptRecordError, Record
 
 RUNNING = ("running", "pending", "preempting")
-BEING_LOGGED = "are still being logged"
-NO_RECORD = "hold no cell: something else logged them, or they ended before their cell did"
+# Why a run has no cell: of one run, of several.
+Why = tuple[str, str]
+BEING_LOGGED = ("is still being logged", "are still being logged")
+NO_CELL = "no cell: something else logged them, or they ended before their cell did"
+NO_RECORD = (f"holds {NO_CELL}", f"hold {NO_CELL}")
 
 
 def load(place: str) -> Cells:
@@ -33,29 +37,33 @@ def load(place: str) -> Cells:
     notes: list[str] = []
     runs = _pull(project, notes)
     found, left_out = _sorted_out(runs)
-    told = [f"{len(names)} of {len(runs)} runs in {project} {why}" for why, names in left_out.items()]
+    told = [
+        f"{len(names)} of {counted(len(runs), 'run')} in {project} {why[len(names) > 1]}"
+        for why, names in left_out.items()
+    ]
     if not found:
         raise ValueError(_nothing(project, told))
     failed = sum(not record.done for _, record in found)
     if failed:
-        notes.append(f"{failed} of {len(found)} cells in {project} failed and are left out of figures")
+        notes.append(
+            f"{failed} of {counted(len(found), 'cell')} in {project} failed and {are(failed)} left out of figures"
+        )
     versions = sorted({versions_of(record.versions) for _, record in found})
     table = pd.DataFrame([_row(run, record) for run, record in found]).astype(dict.fromkeys(SHARED, "category"))
     return Cells(table, (*notes, *told), history=lambda: History(versions=tuple(versions)))
 
 
-def _sorted_out(runs: Sequence[Fetched]) -> tuple[list[tuple[Fetched, Record]], dict[str, list[str]]]:
+def _sorted_out(runs: Sequence[Fetched]) -> tuple[list[tuple[Fetched, Record]], dict[Why, list[str]]]:
     """Split runs into those that hold a cell, in a store's order, and the names of the others by reason."""
-    found, left_out = [], dict[str, list[str]]()
+    found, left_out = [], dict[Why, list[str]]()
     for run in runs:
         text = run.summary.get(RECORD)
         if isinstance(text, str):
             try:
                 found.append((run, Record.from_json(text)))
             except CorruptRecordError as error:
-                left_out.setdefault(f"hold a record that {error}; log these cells again with this version", []).append(
-                    run.listed.name
-                )
+                record = f"a record that {error}; log these cells again with this version"
+                left_out.setdefault((f"holds {record}", f"hold {record}"), []).append(run.listed.name)
             continue
         why = BEING_LOGGED if run.listed.state in RUNNING else NO_RECORD
         left_out.setdefault(why, []).append(run.listed.name)
@@ -85,7 +93,7 @@ def _pull(project: Project, notes: list[str]) -> list[Fetched]:
         if last is None:
             raise
         pulled, runs = last
-        notes.append(f"{error}. Shown are the {len(runs)} runs of the pull of {pulled}")
+        notes.append(f"{error}. Shown are the {counted(len(runs), 'run')} of the pull of {pulled}")
         return runs
     cache.finish(runs)
     return runs

@@ -17,9 +17,10 @@ import pandas as pd
 from analysis.cells import Cells, Items
 from analysis.cells.table import MOST_SCORED
 from analysis.measures.quality import Quality
-from mmq_sweeps.metrics.intervals import resample
+from mmq_sweeps.metrics.answers.normalize import normalize_answer
+from mmq_sweeps.metrics.intervals import owners_of, resample
 from mmq_sweeps.metrics.names import metric_names
-from mmq_sweeps.metrics.normalize import normalize_answer
+from mmq_sweeps.reporting.counts import counted
 
 COLUMNS = ("flips", "flips_low", "flips_high", "lost", "gained", "flipped", "items")
 _PERCENTILES = (2.5, 97.5)
@@ -115,6 +116,7 @@ class _Reader:
         self._items = [str(item["id"]) for item in self.baseline]
         self._answers = [str(item["prediction"]) for item in self.baseline]
         self._ranked = all(map(_is_rank, self._answers))
+        self._groups = {str(item["id"]): str(item["group"]) for item in self.baseline if "group" in item}
         self._asked = self.quality.metric in metric_names("answers")
         self._scores = [item.get("scores", {}).get(self.quality.metric) for item in self.baseline]
 
@@ -184,8 +186,9 @@ class _Reader:
         return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), index=pd.Index(self._ids, name="id"))
 
     def _interval(self, flipped: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the 95% interval of each cell over items drawn with replacement; an image is drawn with its texts."""
-        owner = _owners(self._items) if self._ranked else np.arange(len(self._items))
+        """Return the 95% interval of each cell over items drawn with replacement; what shares an image is drawn together."""
+        owner = _owners(self._items) if self._ranked else owners_of(self._items, self._groups)
+        owner = np.arange(len(self._items)) if owner is None else owner
         totals = np.zeros((owner.max() + 1, flipped.shape[1] + 1))
         np.add.at(totals, owner, np.column_stack([flipped, np.ones(len(flipped))]))
         drawn = resample(totals)
@@ -195,14 +198,10 @@ class _Reader:
     def notes(self) -> list[str]:
         told = []
         if self._without:
-            told.append(f"{_cells(self._without)} without answers by item left out")
+            told.append(f"{counted(self._without, 'cell')} without answers by item left out")
         if self._unlike:
-            told.append(f"{_cells(self._unlike)} with other items than full precision left out")
+            told.append(f"{counted(self._unlike, 'cell')} with other items than full precision left out")
         return told or ([] if self._ids else ["no cell but full precision: no answers to compare with it"])
-
-
-def _cells(number: int) -> str:
-    return "1 cell" if number == 1 else f"{number} cells"
 
 
 def _is_rank(text: str) -> bool:

@@ -20,6 +20,8 @@ from analysis.cells.remarks import defined
 from analysis.cells.selections import assignment
 from analysis.cells.table import MOST_SCORED
 from analysis.measures.quality import Quality
+from mmq_sweeps.metrics.intervals import Owners
+from mmq_sweeps.reporting.counts import out_of
 
 RESAMPLES = 1000
 SEED = 20260
@@ -140,7 +142,9 @@ def _frontier(title: str, family: Cells, metric: str, bpw: str) -> Frontier:
     full = family.frame.loc[family.frame["method"] == "none", f"{METRIC}{metric}"].dropna()
     notes = []
     if len(rows) < len(family.frame):
-        notes.append(f"{len(family.frame) - len(rows)} of {len(family.frame)} cells lack {metric} or {bpw}: left out")
+        notes.append(
+            f"{out_of(len(family.frame) - len(rows), len(family.frame), 'cell', 'lacks', 'lack')} {metric} or {bpw}: left out"
+        )
     if full.empty:
         notes.append("no full-precision cell: what is kept of full precision is not known; run method=none")
     if len(rows) == 1:
@@ -150,7 +154,7 @@ def _frontier(title: str, family: Cells, metric: str, bpw: str) -> Frontier:
     if len(full) and quality.limit(float(full.median()), 1.0) is None:
         notes.append(f"full precision has a {quality.label} of {full.median():.4f}: a share of it means nothing")
     table = rows.assign(on_frontier=non_dominated(bits, score))
-    scores = family.scores(rows, metric)
+    scores, owners = family.scores(rows, metric), family.owners(rows, metric)
     if len(rows) > MOST_SCORED:
         notes.append(f"more than {MOST_SCORED:,} cells: their items are not read, so there are no probabilities")
     elif scores is None:
@@ -158,7 +162,7 @@ def _frontier(title: str, family: Cells, metric: str, bpw: str) -> Frontier:
     elif not np.allclose(scores.mean(axis=1), rows[quality.column]):
         notes.append(f"{quality.label} is no mean of items: no probabilities")
     else:
-        table = table.assign(**_uncertainty(bits, scores, (rows["method"] == "none").to_numpy(), quality.sign))
+        table = table.assign(**_uncertainty(bits, scores, owners, (rows["method"] == "none").to_numpy(), quality.sign))
     notes += defined(rows, metric)
     return Frontier(title, quality, bpw, None if full.empty else float(full.median()), table, tuple(notes))
 
@@ -178,12 +182,15 @@ def non_dominated(bits: np.ndarray, quality: np.ndarray) -> np.ndarray:
     return kept
 
 
-def _uncertainty(bits: np.ndarray, scores: np.ndarray, full: np.ndarray, sign: float) -> dict[str, np.ndarray]:
+def _uncertainty(
+    bits: np.ndarray, scores: np.ndarray, owners: Owners, full: np.ndarray, sign: float
+) -> dict[str, np.ndarray]:
     """Bootstrap over items the columns of ``Frontier.cells``.
 
-    ``scores`` is ``[cells, items]``; ``sign`` is 1 if higher is better, else -1. ``full`` ``[cells]`` marks full precision.
+    ``scores`` is ``[cells, items]``, those of equal ``owners`` drawn together; ``sign`` is 1 if higher is better, else -1.
+    ``full`` ``[cells]`` marks full precision.
     """
-    draws = resampled_means(scores)
+    draws = resampled_means(scores, owners)
     on = np.mean([non_dominated(bits, sign * draw) for draw in draws], axis=0)
     low, high = np.percentile(draws, (2.5, 97.5), axis=0)
     columns = {"probability": on, "low": low, "high": high}
@@ -202,14 +209,22 @@ def _uncertainty(bits: np.ndarray, scores: np.ndarray, full: np.ndarray, sign: f
     return columns
 
 
-def resampled_means(scores: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
+def resampled_means(
+    scores: np.ndarray, owners: Owners = None, resamples: int = RESAMPLES, seed: int = SEED
+) -> np.ndarray:
     """Return means ``[resamples, cells]`` of ``scores`` ``[cells, items]`` over items drawn with replacement.
 
-    Every cell sees the same draws.
+    Every cell sees the same draws. Items of equal ``owners`` ``[items]`` are drawn together.
     """
+    sizes = None if owners is None else np.bincount(owners)
+    if owners is not None and sizes is not None:
+        together = np.zeros((len(sizes), len(scores)))
+        np.add.at(together, owners, scores.T)
+        scores = together.T
     items, means = scores.shape[1], np.empty((resamples, len(scores)))
     for start, counts in _drawn_counts(items, resamples, seed):
-        means[start : start + len(counts)] = counts @ scores.T / items
+        drawn = items if sizes is None else (counts @ sizes)[:, None]
+        means[start : start + len(counts)] = counts @ scores.T / drawn
     return means
 
 

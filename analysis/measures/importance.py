@@ -28,6 +28,8 @@ from analysis.progress import counted
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.compare import ROUNDING
+from mmq_sweeps.reporting.counts import are, out_of
+from mmq_sweeps.reporting.table import metric_label
 
 TREES = 100
 REPEATS = 10
@@ -95,15 +97,20 @@ def importances(
         for label, method, rows in methods:
             parts = family.parts
             lacking = int(rows[f"{METRIC}{name}"].isna().sum())
-            notes = [f"{lacking} of {len(rows)} cells have no {name} and are left out"] if lacking else []
+            notes = (
+                [
+                    f"{out_of(lacking, len(rows), 'cell', 'has', 'have')} no {metric_label(name)} and {are(lacking)} left out"
+                ]
+                if lacking
+                else []
+            )
             rows = rows[rows[f"{METRIC}{name}"].notna()]
             notes += list(other_methods(family.frame, method))
             kept = ~numbered(rows, parts) if fine else whole(rows, parts)
             if fine:
                 number = int((~kept).sum())
-                notes += (
-                    [f"{number} of {len(rows)} cells choose units by number and are left out here"] if number else []
-                )
+                chosen = out_of(number, len(rows), "cell", "chooses", "choose")
+                notes += [f"{chosen} units by number and {are(number)} left out here"] if number else []
             else:
                 notes += [f"{told}; {FINE}" for told in left_out(rows, parts)]
             rows = rows[kept]

@@ -35,10 +35,8 @@ class Gaps:
     @property
     def sentence(self) -> str:
         more = f"; and {len(self.missing) - SHOWN} more" if len(self.missing) > SHOWN else ""
-        return (
-            f"{len(self.missing)} of {self.many} assignments of {self.method} were not measured: "
-            f"{'; '.join(self.commands)}{more}"
-        )
+        not_measured = f"{'was' if len(self.missing) == 1 else 'were'} not measured: {'; '.join(self.commands)}{more}"
+        return f"{len(self.missing)} of {self.many} assignments of {self.method} {not_measured}"
 
 
 def gaps(family: Cells) -> Iterator[Gaps]:

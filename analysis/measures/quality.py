@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.cells import Cells
 from analysis.cells.columns import METRIC
-from mmq_sweeps.reporting.table import METRIC_LABELS
+from mmq_sweeps.reporting.table import metric_label
 
 OTHER_BITS = {"bpw_paper": "bpw_exact", "bpw_exact": "bpw_paper"}
 
@@ -39,7 +39,7 @@ class Quality:
     @property
     def label(self) -> str:
         """The display name: ``CIDEr``, ``wer (lower is better)``."""
-        name = METRIC_LABELS.get(self.metric, self.metric.replace("_", " "))
+        name = metric_label(self.metric)
         return name if self.higher else f"{name} (lower is better)"
 
     def score(self, rows: pd.DataFrame) -> np.ndarray:

@@ -138,7 +138,7 @@ def _as_good(
     scores = family.scores(chosen, quality.metric)
     if scores is None or not np.allclose(scores.mean(axis=1), chosen[quality.column]):
         return rows.iloc[:0], ("which cells are as good cannot be told: not all have per-item scores",)
-    draws = quality.sign * resampled_means(scores)
+    draws = quality.sign * resampled_means(scores, family.owners(chosen, quality.metric))
     position = int(np.flatnonzero(chosen.index == best)[0])
     high = np.percentile(draws - draws[:, position : position + 1], 97.5, axis=0)
     kept = chosen[(high >= 0) & (chosen.index != best)]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from analysis.load.searches import Search
+from mmq_sweeps.reporting.counts import counted
 
 COLUMNS = ("budget", "assignment", "value", "low", "high", "vs uniform", "vs full", "bpw exact", "cell")
 
@@ -24,8 +25,8 @@ def search_lines(search: Search) -> Iterator[str]:
         return
     cost = search.content["cost"]
     grid = cost["grid"]["cells"]
-    counted = f"{grid:,}" if grid < 10**9 else f"10^{len(str(grid)) - 1}"
-    yield f"{cost['cells']:,} cells and {cost['items']:,} items instead of {counted} cells"
+    told = f"{grid:,}" if grid < 10**9 else f"10^{len(str(grid)) - 1}"
+    yield f"{counted(cost['cells'], 'cell')} and {counted(cost['items'], 'item')} instead of {told} cells"
     yield "* paired 95% bootstrap interval without zero"
     for answer in search.content["answers"]:
         if answer["optimistic"]:

@@ -23,6 +23,7 @@ from analysis.measures.frontier import resampled_means
 from analysis.measures.quality import Quality
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
 from mmq_sweeps.identity.end_parts import END_PARTS
+from mmq_sweeps.reporting.counts import out_of
 
 # Weighted sums of draws in memory at a time.
 _AT_ONCE = 500
@@ -117,7 +118,9 @@ def _of_family(title: str, family: Cells, metric: str) -> Sensitivity:
     figures = rows[quality.column].to_numpy(dtype=np.float64)
     scores = family.scores(rows, metric)
     usable = scores is not None and np.allclose(scores.mean(axis=1), figures)
-    draws = np.ascontiguousarray((quality.sign * resampled_means(scores)).T) if usable and scores is not None else None
+    draws = None
+    if usable and scores is not None:
+        draws = np.ascontiguousarray((quality.sign * resampled_means(scores, family.owners(rows, metric))).T)
     measured = _Measured(quality.sign * figures, draws)
     selections = [_selection(row, family.parts) for row in rows.to_dict("records")]
     # Of several full-precision cells the median one, as in a frontier.
@@ -147,13 +150,20 @@ def _left_out(rows: pd.DataFrame, parts: Iterable[str]) -> Iterable[str]:
     several = pd.Series(data=False, index=rows.index)
     for part in parts:
         several |= mixed(rows, part)
-    if several.any():
-        yield (
-            f"{int(several.sum())} of {len(rows)} cells give the units of a part several bit-widths, or choose them by number: "
-            "they are compared between methods only"
-        )
-    if number := int(rows["method"].map(mixes_methods).sum()):
-        yield f"{number} of {len(rows)} cells mix methods: they are no damage of one method, and a method of their own"
+    for number, verbs in ((int(several.sum()), SEVERAL), (int(rows["method"].map(mixes_methods).sum()), MIXED)):
+        if number:
+            yield out_of(number, len(rows), "cell", *verbs)
+
+
+# What cells do that say nothing of one selection: one of them, several of them.
+SEVERAL = (
+    "gives the units of a part several bit-widths, or chooses them by number: it is compared between methods only",
+    "give the units of a part several bit-widths, or choose them by number: they are compared between methods only",
+)
+MIXED = (
+    "mixes methods: it is no damage of one method, and a method of its own",
+    "mix methods: they are no damage of one method, and a method of their own",
+)
 
 
 # A quantized part: name, bits, block groups, layer kinds, own group size, and what these do not describe. A cell's

@@ -26,6 +26,7 @@ from analysis.measures.family import Family, families
 from analysis.measures.frontier import resampled_means
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
 from mmq_sweeps.identity.end_parts import END_PARTS
+from mmq_sweeps.reporting.counts import counted
 
 BUDGETS = (3.0, 4.0, 5.0, 6.0, 8.0)
 # Fewer assignments leave no choice, fewer units no order.
@@ -118,7 +119,7 @@ def _sides(cells: Cells, metric: str | None) -> tuple[list[_Side], list[str]]:
         left_out += known is not None
         if known is None or len(family.cells.frame) > len(known.cells.frame):
             largest[key] = family
-    note = f"{left_out} families of the same model and task with fewer cells are left out"
+    note = f"{counted(left_out, 'family', 'families')} of the same model and task with fewer cells left out"
     return [_Side(family) for family in largest.values()], [note] * bool(left_out)
 
 
@@ -149,7 +150,7 @@ class _Side:
         scores = self._family.scores(self.rows, self.quality.metric)
         if scores is None or not np.allclose(scores.mean(axis=1), self.rows[self.quality.column]):
             return None
-        return self.quality.sign * resampled_means(scores)
+        return self.quality.sign * resampled_means(scores, self._family.owners(self.rows, self.quality.metric))
 
     def best_by(self, parts: Sequence[str], within: np.ndarray) -> dict[_Key, int]:
         """Return the best of the cells ``within`` for every assignment of ``parts``, whatever its other parts have."""

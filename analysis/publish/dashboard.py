@@ -19,7 +19,8 @@ from analysis.cells.columns import METRIC
 from analysis.cells.selections import mixed, whole
 from analysis.load.wandb_cache import Cache
 from analysis.load.wandb_client import Project, connected, explained
-from mmq_sweeps.reporting.table import METRIC_LABELS
+from mmq_sweeps.reporting.counts import out_of
+from mmq_sweeps.reporting.table import metric_label
 
 # Unicode categories that W&B rejects in a view's name: mathematical, currency, modifier and other symbols, surrogates.
 REFUSED = ("Sm", "Sc", "Sk", "So", "Cs")
@@ -54,16 +55,23 @@ def views(cells: Cells) -> list[View]:
     return found
 
 
+# What runs do that panels hide: one of them, several of them.
+NARROWED = (
+    "narrows a part or its group size and stands at its bits all the same",
+    "narrow a part or its group size and stand at its bits all the same",
+)
+SEVERAL = ("mixes the bits of a part and stands at their mean", "mix the bits of a part and stand at their mean")
+
+
 def _notes(family: Cells) -> Iterator[str]:
     """Describe the differences that W&B's panels hide, since they know only the bits of a part."""
     several = pd.Series(data=False, index=family.frame.index)
     for part in family.parts:
         several |= mixed(family.frame, part)
     narrowed = int((~whole(family.frame, family.parts) & ~several).sum())
-    if narrowed:
-        yield f"{narrowed} of {len(family.frame)} runs narrow a part or its group size and stand at its bits all the same"
-    if several.any():
-        yield f"{int(several.sum())} of {len(family.frame)} runs mix the bits of a part and stand at their mean"
+    for count, verbs in ((narrowed, NARROWED), (int(several.sum()), SEVERAL)):
+        if count:
+            yield out_of(count, len(family.frame), "run", *verbs)
     told = [title.partition(" [")[2].rstrip("]") for title, _ in family.families()]
     if len(told) > 1:
         yield f"runs of {len(told)} settings are together and not comparable: {'; '.join(told)}"
@@ -142,7 +150,7 @@ def _sections(view: View) -> list[Any]:
     # The running maximum (or minimum) draws the frontier.
     frontier = [
         _scatter(
-            f"{_label(metric)} against {told}",
+            f"{metric_label(metric)} against {told}",
             bpw,
             metric,
             **({"running_ymin": True} if metric in view.lower else {"running_ymax": True}),
@@ -151,7 +159,7 @@ def _sections(view: View) -> list[Any]:
         for bpw, told in BPW.items()
     ]
     bits = [
-        _scatter(f"{_label(metric)} against bits of {part}", f"{part}/bits", metric)
+        _scatter(f"{metric_label(metric)} against bits of {part}", f"{part}/bits", metric)
         for metric in view.metrics
         for part in view.parts
     ]
@@ -177,7 +185,7 @@ def _together(view: View) -> list[Any]:
 
     return [
         ParallelCoordinatesPlot(
-            title=f"bits of all parts, and {_label(metric)}",
+            title=f"bits of all parts, and {metric_label(metric)}",
             columns=[
                 ParallelCoordinatesPlotColumn(metric=SummaryMetric(column))
                 for column in (*(f"{part}/bits" for part in view.parts), "bpw_paper", metric)
@@ -185,7 +193,3 @@ def _together(view: View) -> list[Any]:
         )
         for metric in view.metrics
     ]
-
-
-def _label(metric: str) -> str:
-    return METRIC_LABELS.get(metric, metric)

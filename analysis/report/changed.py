@@ -12,7 +12,8 @@ from analysis.cells.selections import assignment
 from analysis.measures.flips import Flips, flips_of
 from analysis.report.blocks import Block, Changed, Changes, Sentences
 from analysis.report.columns import rounded
-from analysis.report.words import count, sentence
+from analysis.report.words import sentence
+from mmq_sweeps.reporting.counts import counted
 
 # Cells that are named with their empty or repeated answers.
 NAMED = 8
@@ -56,7 +57,7 @@ def _rows(found: Flips, frontier: pd.DataFrame, numbers: Mapping[tuple[str, str]
 
 def _alike(lines: list[str]) -> Iterator[Block]:
     if lines:
-        more = [f"And {count(len(lines) - NAMED, 'more cell')}."] if len(lines) > NAMED else []
+        more = [f"And {counted(len(lines) - NAMED, 'more cell')}."] if len(lines) > NAMED else []
         yield Sentences(["Empty and repeated answers:", *lines[:NAMED], *more])
 
 

@@ -14,7 +14,8 @@ from analysis.cells.columns import ANSWERS, BITS, METRIC, WARNINGS
 from analysis.cells.selections import assignment, loaders_shown
 from analysis.measures.missing import again
 from analysis.report.blocks import plain
-from mmq_sweeps.reporting.table import METRIC_LABELS
+from analysis.report.packing import pack
+from mmq_sweeps.reporting.table import metric_label
 
 SIZES = ("bpw_paper", "bpw_exact", "size_bytes")
 # Significant digits of drawn numbers: more are invisible and enlarge the page.
@@ -35,7 +36,7 @@ def columns(
     on_frontier: Collection[tuple[str, str]],
     more: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
-    """Return every column by name, each as ``pooled`` packs it, without those that are empty.
+    """Return every column by name, each as ``pack`` packs it, without those that are empty.
 
     ``numbers`` are those of ``numbers_of``; ``families`` are those with a section of their own; ``on_frontier`` has
     ``(id, where)`` of cells on a frontier. ``more`` are other columns, by cell id.
@@ -57,7 +58,7 @@ def columns(
         "warnings": _warnings(frame, cells.metrics),
         "loads in": [loaders_shown(row) for row in rows],
         "where": _templates(frame["where"], ids),
-        "command": _commands(rows, ids),
+        "command": _templates((again(row) for row in rows), ids),
         **{name: frame[name] for name in RECORD if name in frame},
         **{name: frame[name] for name in ("url",) if name in frame},
         **{name: _rounded(frame[name]) for name in SIZES if name in frame},
@@ -70,19 +71,18 @@ def columns(
                 found[column] = _rounded(frame[column])
         if f"{WARNINGS}{name}" in frame:
             found[f"{WARNINGS}{name}"] = frame[f"{WARNINGS}{name}"]
-    packed = {name: pooled([_missing(value) for value in values]) for name, values in found.items()}
+    if "created" in found:
+        found["created"] = [_short_time(value) for value in found["created"]]
+    packed = {name: pack([_missing(value) for value in values]) for name, values in found.items()}
     return {name: column for name, column in packed.items() if column is not None}
 
 
-def pooled(values: Sequence[Any]) -> Any:
-    """Pack a column: a list, or each distinct value once with the number of every row's; ``None`` if all are missing."""
-    distinct = list(dict.fromkeys(values))
-    if distinct in ([], [None]):
-        return None
-    if len(distinct) * 2 > len(values) and len(values) > 1:
-        return list(values)
-    index = {value: number for number, value in enumerate(distinct)}
-    return {"pool": distinct, "at": [index[value] for value in values]}
+def _short_time(value: Any) -> Any:
+    """Cut a time to seconds: ``2026-01-31 12:00:00 UTC``."""
+    return TIME.sub(r"\1 \2 UTC", value) if isinstance(value, str) else value
+
+
+TIME = re.compile(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?(?:Z|\+00:00)$")
 
 
 def _missing(value: Any) -> Any:
@@ -104,7 +104,7 @@ def _warnings(frame: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
     names = {name: f"{WARNINGS}{name}" for name in metrics if f"{WARNINGS}{name}" in frame}
     told: list[list[str]] = [[] for _ in range(len(frame))]
     for name, column in names.items():
-        label = METRIC_LABELS.get(name, name.replace("_", " "))
+        label = metric_label(name)
         for lines, text in zip(told, frame[column], strict=True):
             if isinstance(text, str):
                 lines.append(f"{label}: {'; '.join(text.splitlines())}")
@@ -126,15 +126,6 @@ def rounded(value: float) -> float | int | None:
 def _templates(texts: Iterable[Any], ids: Sequence[str]) -> list[str]:
     """Replace each cell's id in its text by ``{id}``, so that texts are alike and pack well."""
     return [str(text).replace(own, "{id}") for text, own in zip(texts, ids, strict=True)]
-
-
-def _commands(rows: Sequence[pd.Series], ids: Sequence[str]) -> list[str]:
-    """Return the commands that measure the cells, with bits by part written short: see ``SHORT``."""
-    return [SHORT.sub(r"{\1=\2}", text) for text in _templates((again(row) for row in rows), ids)]
-
-
-# ``component.vision.bits=3`` is in every command: the page writes ``{vision=3}`` out.
-SHORT = re.compile(r"component\.(\w+)\.bits=(\d+)(?= |$)")
 
 
 def short_answers(answers: Mapping[int, Sequence[tuple[str, float | None]]]) -> dict[str, Any]:

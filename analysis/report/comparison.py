@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from analysis.measures.compare import Comparison
 from analysis.report.blocks import Block, Column, Compared, Page, Sample, Section, Sentences, Table
 from analysis.report.samples import Example, readable
-from analysis.report.words import count
-from mmq_sweeps.reporting.table import METRIC_LABELS
+from mmq_sweeps.reporting.counts import counted
+from mmq_sweeps.reporting.table import metric_label
 
 
 def page(found: Comparison, examples: Mapping[str, Example], lacking: Sequence[str], command: str) -> Page:
@@ -21,7 +21,7 @@ def page(found: Comparison, examples: Mapping[str, Example], lacking: Sequence[s
     sections = [
         Section("Cells", [_cells(found)]),
         Section("Metrics", [_metrics(found)]),
-        Section(f"Items that changed most by {_label(found.metric)}", answers),
+        Section(f"Items that changed most by {metric_label(found.metric)}", answers),
         Section("How this was made", [Sentences([f"This page: {command}"])]),
     ]
     return Page(f"{first.title} against {second.title}", found.family, sections)
@@ -33,13 +33,14 @@ def sentences(found: Comparison, marked: str = "") -> Iterator[str]:
         yield marked
     yield f"{found.changed:,} of {found.shared:,} answers changed"
     for one in found.differences:
-        label = _label(one.metric)
+        label = metric_label(one.metric)
         if not one.higher_is_better:
             yield f"{label}: lower is better"
         if not one.not_compared:
-            yield f"{label}: {count(one.better, 'item')} better, {one.worse:,} worse, {one.alike:,} alike"
+            yield f"{label}: {counted(one.better, 'item')} better, {one.worse:,} worse, {one.alike:,} alike"
         if one.flips is not None:
-            yield f"{label}: {count(one.flips[0], 'item')} right with A and wrong with B, {one.flips[1]:,} the other way round"
+            lost = counted(one.flips[0], "item")
+            yield f"{label}: {lost} right with A and wrong with B, {one.flips[1]:,} the other way round"
         if one.not_compared:
             yield f"{label} is not compared: {one.not_compared}"
 
@@ -64,7 +65,7 @@ def _metrics(found: Comparison) -> Table:
     columns = [Column("metric"), *(Column(name, 4) for name in ("A", "B", "B less A", "low", "high"))]
     rows = [
         [
-            _label(one.metric),
+            metric_label(one.metric),
             *(side.figure(one.metric)["value"] for side in found.sides),
             one.value,
             *(one.interval or (None, None)),
@@ -82,7 +83,3 @@ def _samples(found: Comparison, examples: Mapping[str, Example]) -> Compared:
         for change in found.most
     ]
     return Compared(names, rows, answers)
-
-
-def _label(metric: str) -> str:
-    return METRIC_LABELS.get(metric, metric)

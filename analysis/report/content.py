@@ -50,6 +50,7 @@ from analysis.report.samples import samples
 from analysis.report.transfer import transfer_section
 from mmq_sweeps import __version__
 from mmq_sweeps.identity.assignment import part_order
+from mmq_sweeps.reporting.counts import counted
 
 TABLES = {
     "alone": "Damage of one selection, all else at full precision",
@@ -94,7 +95,7 @@ def page(
         asked = f"the metric {metric!r}" if metric else "a metric"
         raise ValueError(f"no finished cell has {asked}: nothing to report; run a sweep, or choose another --metric")
     unsized = [
-        f"{family.title}: no cell has both {family.metric} and bits per weight, so it is left out."
+        f"{family.title}: no cell has both {words.label(family.metric)} and bits per weight, so it is left out."
         for family in found
         if not _sized(family)
     ]
@@ -121,6 +122,7 @@ def page(
         cells, numbers, [family.cells for family in found], on_frontier, flip_columns(one.flips[0] for one in shown)
     )
     data = {
+        "count": len(cells.frame),
         "cells": drawn,
         "families": [overview(family, numbers) for family in found],
     }
@@ -245,7 +247,9 @@ def _sensitivity(one: _Shown) -> Iterator[Block]:
     family, told = one.family, one.family.sensitivity
     if told is None:
         yield Sentences(
-            [f"There is no full-precision cell with {family.metric} to measure damage from: run method=none."]
+            [
+                f"There is no full-precision cell with {words.label(family.metric)} to measure damage from: run method=none."
+            ]
         )
     else:
         if (maps := damages(told, family.cells, one.numbers)) is not None:
@@ -315,7 +319,7 @@ def _defects(
     failures = [
         f"{assignment(row)} failed with {row.get('error')}: {row['id']}." for _, row in failed.head(FAILURES).iterrows()
     ]
-    more = [f"{len(failed) - FAILURES} more cells failed."] if len(failed) > FAILURES else []
+    more = [f"{counted(len(failed) - FAILURES, 'more cell', 'more cells')} failed."] if len(failed) > FAILURES else []
     lacking = [*failures, *more, *(f"{line}." for line in unmeasured)]
     if lacking:
         yield Sentences(["Cells without a result:", *lacking])
@@ -353,7 +357,6 @@ def _made(cells: Cells, command: str, history: History) -> Iterator[Block]:
     if history.versions:
         yield Sentences(["Cells were measured with:", *history.versions])
     places = [
-        f"{source}: {words.count(int(number), 'cell')}"
-        for source, number in cells.frame["source"].value_counts().items()
+        f"{source}: {counted(int(number), 'cell')}" for source, number in cells.frame["source"].value_counts().items()
     ]
     yield Sentences(["Read from:", *places])

@@ -121,7 +121,7 @@ def share_intervals(
         return {}
     table = np.stack([baseline.values, *(pair[1] for pair in pairs.values() if pair is not None)])
     means = np.isclose(table.mean(axis=1), figures[[full, *alike]].to_numpy(dtype=np.float64))
-    draws = resampled_means(table)
+    draws = resampled_means(table, baseline.owners)
     if not means[0] or not (draws[:, 0] > 0).all():
         return {}
     low, high = np.percentile(draws[:, 1:] / draws[:, :1], (2.5, 97.5), axis=0)

@@ -24,6 +24,7 @@ from analysis.measures.quality import Quality
 from analysis.report.blocks import Sample, Samples, plain
 from analysis.report.columns import SIZES
 from analysis.report.overview import answers as answers_of
+from mmq_sweeps.reporting.counts import counted
 
 SHOWN = 8
 CELLS = 4
@@ -35,7 +36,7 @@ READERS = "mmq_sweeps.data."
 
 
 class Example(NamedTuple):
-    """What an item shows and asks: its image as a ``data:`` URL, the question or text, and the right answers."""
+    """What an item shows and asks: its image as a ``data:`` URL (empty: none), the question or text, and right answers."""
 
     image: str
     asked: str
@@ -61,7 +62,7 @@ def samples(
         return None, ["no cell of this source has its predictions here: no samples"]
     columns = [{str(item["id"]): item for item in items} for _, items in answered]
     shared = [item for item in columns[0] if all(item in column for column in columns)]
-    unlike = [item for item in shared if len({column[item]["prediction"] for column in columns}) > 1]
+    unlike = [item for item in shared if len({readable(column[item]["prediction"]) for column in columns}) > 1]
     shown = (unlike or shared)[:SHOWN]
     known, lacking = _examples(answered[0][0], set(shown), root)
     rows = [Sample(item, *known.get(item, Example("", "", ()))) for item in shown]
@@ -71,11 +72,12 @@ def samples(
     answers = {cell: said for cell, items in by_cell.items() if (said := _said(items, shown, metric))}
     names = [assignment(row) for row, _ in answered]
     told = [
-        f"Of {len(shared):,} items, {name} says the same as {names[0]} to {_same(column, columns[0], shared):,}."
+        f"Of {counted(len(shared), 'item')}, {name} says the same as {names[0]} to {_same(column, columns[0], shared):,}."
         for name, column in zip(names[1:], columns[1:], strict=True)
     ]
-    which = f"the first {len(shown)} items that cells answer differently" if unlike else f"the first {len(shown)} items"
-    return Samples(number, rows, answers, picked), [f"Shown are {which}.", *told, *lacking]
+    first = f"are the first {len(shown)} items" if len(shown) > 1 else "is the first item"
+    shown_are = f"Shown {first}{' that cells answer differently' if unlike else ''}."
+    return Samples(number, rows, answers, picked), [shown_are, *told, *lacking]
 
 
 def _answered(family: Cells, metric: str, chosen: Sequence[pd.Series]) -> Iterator[tuple[pd.Series, Items]]:
@@ -134,7 +136,7 @@ def readable(prediction: str) -> str:
 
 
 def _same(column: Mapping[str, Any], full: Mapping[str, Any], shared: Iterable[str]) -> int:
-    return sum(column[item]["prediction"] == full[item]["prediction"] for item in shared)
+    return sum(readable(column[item]["prediction"]) == readable(full[item]["prediction"]) for item in shared)
 
 
 def _examples(row: pd.Series, wanted: set[str], root: Path | None) -> tuple[dict[str, Example], list[str]]:
@@ -164,7 +166,7 @@ def examples_of(
         for example in islice(iter(reader), task["limit"]):
             for item, asked, right in _items_of(example):
                 if item in wanted:
-                    found[item] = Example(_address(example.image), asked, right)
+                    found[item] = Example(_address(_shown(example)), asked, right)
             if wanted <= found.keys():
                 break
     except (OSError, ValueError) as error:
@@ -182,10 +184,10 @@ def _reader(task: Mapping[str, Any], root: Path | None) -> Any:
     made = known_as.get(target) or getattr(importlib.import_module(module), name)
     known = {field.name: field for field in dataclasses.fields(made)}
     given = {key: value for key, value in task["data"].items() if key in known and key != "annotations"}
-    if "root" in known:
+    if place := next((name for name in ("root", "path") if name in known), None):
         if root is None:
             return None
-        given["root"] = str(root)
+        given[place] = str(root)
     if known["count"].default is not None:
         given["count"] = task["limit"]
     return made(**given, split=task["split"])
@@ -201,8 +203,16 @@ def _items_of(example: Any) -> Iterator[tuple[str, str, Sequence[str]]]:
         yield str(getattr(asked, "id", f"{example.id}/{number}")), asked.question, tuple(dict.fromkeys(answers))
 
 
+def _shown(example: Any) -> Any:
+    """Return the image of an example, several side by side; ``None`` without any."""
+    images = importlib.import_module("mmq_sweeps.data.images")
+    return images.side_by_side(images.images_of(example))
+
+
 def _address(image: Any) -> str:
-    """Encode the image as a ``data:`` URL: losslessly if small, else as a JPEG thumbnail."""
+    """Encode the image as a ``data:`` URL: losslessly if small, else as a JPEG thumbnail; empty without an image."""
+    if image is None:
+        return ""
     shown, kept = image.convert("RGB"), io.BytesIO()
     if max(shown.size) <= LOSSLESS:
         shown.save(kept, "PNG")

@@ -7,18 +7,15 @@ from collections.abc import Iterator
 from analysis.cells import Cells
 from analysis.measures.importance import Importance
 from analysis.measures.sensitivity import Sensitivity
-from mmq_sweeps.reporting.table import METRIC_LABELS
+from mmq_sweeps.reporting.counts import counted
+from mmq_sweeps.reporting.table import metric_label
 
 KEEP = 0.98
 BUDGETS = (8.0, 6.0, 4.0)
 
 
 def label(metric: str) -> str:
-    return METRIC_LABELS.get(metric, metric.replace("_", " "))
-
-
-def count(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+    return metric_label(metric)
 
 
 def sentence(text: str) -> str:
@@ -27,9 +24,7 @@ def sentence(text: str) -> str:
 
 
 def of_fit(one: Importance) -> str:
-    return (
-        f"{count(one.count, 'cell')}; the forest explains {one.fit:.0%} of the variation of cells that it has not seen."
-    )
+    return f"{counted(one.count, 'cell')}; the forest explains {one.fit:.0%} of the variation of cells that it has not seen."
 
 
 def of_sensitivity(one: Sensitivity) -> Iterator[str]:
@@ -47,13 +42,13 @@ def of_sensitivity(one: Sensitivity) -> Iterator[str]:
         worse = int((pairs["interaction"] > 0).sum())
         yield (
             f"{method} in two parts together costs {together:.4f} on average, against {alone:.4f} for the sum of each alone; "
-            f"worse together in {worse} of {count(len(pairs), 'pair')}."
+            f"worse together in {worse} of {counted(len(pairs), 'pair')}."
         )
     for _, row in one.methods.iterrows():
         by = f"{abs(row['better_by']):.4f} {'better' if row['better_by'] > 0 else 'worse'} than"
         yield (
             f"{row['method']} scores {by if row['better_by'] else 'the same as'} {row['than']} on average at the same bits, "
-            f"better in {row['better_in']} of {count(row['cells'], 'assignment')}."
+            f"better in {row['better_in']} of {counted(row['cells'], 'assignment')}."
         )
 
 
@@ -61,10 +56,13 @@ def of_cells(cells: Cells, defects: int) -> str:
     """Count cells and what readers should know before they trust them."""
     done = int((cells.frame["status"] == "done").sum())
     failed = len(cells.frame) - done
-    told = [count(done, "finished cell"), *([count(failed, "failed cell")] if failed else [])]
+    told = [counted(done, "finished cell"), *([counted(failed, "failed cell")] if failed else [])]
     odd = [
         text
-        for number, text in ((defects, count(defects, "defect")), (len(cells.notes), count(len(cells.notes), "note")))
+        for number, text in (
+            (defects, counted(defects, "defect")),
+            (len(cells.notes), counted(len(cells.notes), "note")),
+        )
         if number
     ]
     return ", ".join([*told, *odd])

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmq_sweeps.identity.assignment import is_mixed, part_order
-from mmq_sweeps.reporting.table import METRIC_LABELS, WARNED, by_family, definition_note, failures, warning_notes
+from mmq_sweeps.reporting.table import WARNED, by_family, definition_note, failures, metric_label, warning_notes
 
 Row = dict[str, Any]
+JOINED = " + "
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def _pivot(family: Sequence[Row], named: str, metric: str) -> Grid:
     measured = [row for row in family if metric in row["metrics"]]
     for row in measured:
         if row["bits"] and not _several_widths(row):
-            line = placed.setdefault((row["label"], " + ".join(row["bits"])), {})
+            line = placed.setdefault((row["label"], JOINED.join(row["bits"])), {})
             # Cells that differ in other settings share a table cell.
             line.setdefault(next(iter(row["bits"].values())), []).append(figure(row["metrics"][metric]))
     columns = sorted({width for line in placed.values() for width in line}, key=_width)
@@ -64,18 +65,18 @@ def _pivot(family: Sequence[Row], named: str, metric: str) -> Grid:
     better = "" if all(row["metrics"][metric]["higher_is_better"] for row in measured) else "; lower is better"
     lines = [
         [method, parts, *(", ".join(values.get(width, [])) for width in columns)]
-        for (method, parts), values in sorted(placed.items(), key=lambda item: (item[0][1], item[0][0]))
+        for (method, parts), values in sorted(placed.items(), key=lambda item: (_parts_order(item[0][1]), item[0][0]))
     ]
     definitions = definition_note(metric, [row["metrics"][metric].get("definition") for row in measured])
     warned = warning_notes((row, metric, row["metrics"][metric]) for row in measured)
-    caption = f"{named}, {metric}; full precision {full}{better}"
+    caption = f"{named}, {metric_label(metric)}; full precision {full}{better}"
     return Grid(caption, ["method", "parts", *columns], lines, 2, [*definitions, *warned])
 
 
 def _each(rows: Sequence[Row], metrics: Sequence[str], named: str) -> Grid:
     """Return a table with a line for each of ``rows``."""
     parts = sorted({part for row in rows for part in row["bits"]}, key=part_order)
-    heads = ["method", *parts, *(METRIC_LABELS.get(name, name) for name in metrics), "bits per weight", "MB"]
+    heads = ["method", *parts, *(metric_label(name) for name in metrics), "bits per weight", "MB"]
     lines = [
         [
             row["label"],
@@ -115,6 +116,12 @@ def _line(texts: Sequence[str]) -> str:
 def _escaped(text: str) -> str:
     """Escape Markdown in users' names."""
     return "".join(f"\\{sign}" if sign in "\\|*<`" else sign for sign in text)
+
+
+def _parts_order(joined: str) -> tuple[Any, ...]:
+    """Sort parts alone before several together, and as a model runs them."""
+    parts = joined.split(JOINED)
+    return len(parts), [part_order(part) for part in parts]
 
 
 def _width(label: str) -> tuple[int, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import shlex
 import sys
 from collections.abc import Iterable
@@ -46,6 +45,7 @@ from analysis.verbs.tables import (
 )
 from analysis.verbs.transfer_tables import CORRELATIONS, correlation_table, regret_tables, transfer_json
 from mmq_sweeps.errors import one_of
+from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.reporting.table import line, output_console
 
 # Verbs that also work if every cell failed.
@@ -104,7 +104,7 @@ def importance(arguments: argparse.Namespace) -> None:
     for one in found:
         _heading(console, one.title)
         console.print(importance_table(one), crop=False)
-        told = f"{one.count} cells; the forest explains {one.fit:.0%} of the variation of cells that it has not seen"
+        told = f"{counted(one.count, 'cell')}; the forest explains {one.fit:.0%} of the variation of cells that it has not seen"
         _lines(console, [told, *(f"warning: {warning}" for warning in one.warnings)])
 
 
@@ -147,9 +147,7 @@ def dashboard(arguments: argparse.Namespace) -> None:
 
 
 def wandb_push(arguments: argparse.Namespace) -> None:
-    if arguments.samples < 0:
-        raise ValueError(f"--samples {arguments.samples}: choose 0 or more")
-    told = {}
+    told: dict[str, dict[str, Any]] = {}
     for source in arguments.source:
         if source.partition(":")[0] in ("wandb", "published"):
             raise ValueError(f"--source {source}: what is sent to W&B is a store; name its folder")
@@ -161,7 +159,8 @@ def wandb_push(arguments: argparse.Namespace) -> None:
         _told(told)
         return
     lines = [
-        f"{source}: {one['sent']} cells sent, {one['had']} there already: {one['url']}" for source, one in told.items()
+        f"{source}: {counted(one['sent'], 'cell')} sent, {one['had']} there already: {one['url']}"
+        for source, one in told.items()
     ]
     _lines(output_console(), lines)
 
@@ -185,8 +184,6 @@ def sensitivity(arguments: argparse.Namespace) -> None:
 
 def transfer(arguments: argparse.Namespace) -> None:
     budgets = tuple(arguments.max_bpw or transferring.BUDGETS)
-    if wrong := [budget for budget in budgets if not 0 < budget < math.inf]:
-        raise ValueError(f"--max-bpw {wrong[0]:g}: choose numbers of bits above 0")
     found = transferring.transfer(_cells(arguments), arguments.metric, budgets)
     if arguments.json:
         _told(transfer_json(found))
@@ -239,7 +236,7 @@ def figures(arguments: argparse.Namespace) -> None:
     console = output_console()
     for plot in plots:
         _lines(console, [f"{plot.name}: {plot.title}", *(f"  {note}" for note in plot.notes)])
-    _lines(console, [f"{len(written)} files in {arguments.out}"])
+    _lines(console, [f"{counted(len(written), 'file')} in {arguments.out}"])
 
 
 def search(arguments: argparse.Namespace) -> None:
@@ -260,7 +257,7 @@ def search(arguments: argparse.Namespace) -> None:
             console.print(search_table(one), crop=False)
         _lines(console, search_lines(one))
     if arguments.out is not None:
-        _lines(console, [f"{len(files)} files in {arguments.out}"])
+        _lines(console, [f"{counted(len(files), 'file')} in {arguments.out}"])
 
 
 def _search_figures(found: Iterable[Search], out: Path) -> list[Path]:

@@ -12,13 +12,14 @@ from rich.text import Text
 from analysis.cells.columns import METRIC
 from analysis.cells.selections import assignment
 from analysis.measures.flips import Flips
-from mmq_sweeps.reporting.table import METRIC_LABELS, plain_table
+from mmq_sweeps.reporting.counts import counted
+from mmq_sweeps.reporting.table import metric_label, plain_table
 
 
 def flips_table(one: Flips, frame: pd.DataFrame) -> Table:
     """Build a table of the compared cells, from the most bits to the fewest; ``frame`` is the table of cells."""
     table = plain_table()
-    for name in ("bpw", METRIC_LABELS.get(one.metric, one.metric), "flips", "95% interval", *_judged(one)):
+    for name in ("bpw", metric_label(one.metric), "flips", "95% interval", *_judged(one)):
         table.add_column(Text(name), justify="right", no_wrap=True)
     table.add_column("cell", overflow="fold")
     for cell, row in _rows(one, frame):
@@ -34,11 +35,12 @@ def flips_lines(one: Flips) -> Iterable[str]:
     if not one.table.empty:
         count = int(one.table["items"].iloc[0])
         worse, better = _judged(one)
-        label = METRIC_LABELS.get(one.metric, one.metric)
+        label = metric_label(one.metric)
         turned = (
             f"{label} got worse, and better" if one.graded else "was right and is wrong now, was wrong and is right now"
         )
-        yield f"flips: share of {count:,} items with another answer than full precision; {worse}, {better}: of these, {turned}"
+        share = f"share of {counted(count, 'item')} with another answer than full precision"
+        yield f"flips: {share}; {worse}, {better}: of these, {turned}"
     yield from one.notes
 
 

@@ -21,7 +21,8 @@ from analysis.report import comparison, page
 from analysis.report.samples import Example, examples_of, readable
 from analysis.tables.records import find, read
 from analysis.verbs.files import written
-from mmq_sweeps.reporting.table import METRIC_LABELS, SIGNIFICANT, line, output_console, plain_table
+from mmq_sweeps.reporting.counts import counted
+from mmq_sweeps.reporting.table import SIGNIFICANT, line, metric_label, output_console, plain_table
 
 NAMES = ("A", "B")
 # Columns before an item's texts.
@@ -31,8 +32,6 @@ FOOTNOTE = f"{SIGNIFICANT} differs (paired 95% bootstrap interval without zero)"
 
 def compare(arguments: argparse.Namespace) -> None:
     """Print the comparison, or write it as a page."""
-    if arguments.items < 0:
-        raise ValueError(f"--items {arguments.items}: choose 0 or more")
     stored = read([Path(source) for source in arguments.source], "compare")
     first, second = (find(stored, cell) for cell in arguments.cells)
     found = comparing.compare(stored, first, second, arguments.metric, arguments.items)
@@ -105,8 +104,8 @@ def _show(found: Comparison, examples: Mapping[str, Example], console: Console) 
     for sentence in comparison.sentences(found, FOOTNOTE):
         line(console, sentence)
     if found.most:
-        named = "item" if len(found.most) == 1 else f"{len(found.most)} items"
-        line(console, f"\nthe {named} that changed most by {_label(found.metric)}:")
+        named = "item" if len(found.most) == 1 else counted(len(found.most), "item")
+        line(console, f"\nthe {named} that changed most by {metric_label(found.metric)}:")
     for change in found.most:
         console.print()
         for text in _item(change, _example(examples, change.id), console):
@@ -135,7 +134,7 @@ def _metrics(found: Comparison) -> Table:
             mark = SIGNIFICANT if one.significant else " "
             told = [f"{one.value:+.4f}{mark}", "{:+.4f} .. {:+.4f}".format(*one.interval)]
         figures = ["none" if value is None else f"{value:.4f}" for value in values]
-        table.add_row(*map(Text, (_label(one.metric), *figures, *told)))
+        table.add_row(*map(Text, (metric_label(one.metric), *figures, *told)))
     return table
 
 
@@ -162,7 +161,3 @@ def _marked(first: str, second: str) -> tuple[Text, Text]:
                 text.append(" " if text else "")
                 text.append(word, style=style)
     return tuple(text or Text("(nothing)") for text in texts)  # type: ignore[return-value]
-
-
-def _label(metric: str) -> str:
-    return METRIC_LABELS.get(metric, metric)

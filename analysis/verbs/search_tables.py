@@ -10,7 +10,7 @@ from rich.text import Text
 
 from analysis.load.searches import Search
 from analysis.measures.searches import COLUMNS, answer_row
-from mmq_sweeps.reporting.table import METRIC_LABELS, SIGNIFICANT, WARNED
+from mmq_sweeps.reporting.table import SIGNIFICANT, WARNED, metric_label
 
 
 def search_table(search: Search) -> Table:
@@ -18,7 +18,7 @@ def search_table(search: Search) -> Table:
     metric = search.content["metric"]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in COLUMNS:
-        label = METRIC_LABELS.get(metric, metric) if name == "value" else name
+        label = metric_label(metric) if name == "value" else name
         table.add_column(label, justify="left" if name in ("budget", "assignment", "cell") else "right")
     for answer in search.content["answers"]:
         marks = {"value": WARNED * answer["optimistic"]} | {

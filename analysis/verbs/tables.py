@@ -18,7 +18,8 @@ from analysis.measures import sensitivity as sensitivities
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS
 from mmq_sweeps.identity.end_parts import EMBEDDINGS
 from mmq_sweeps.identity.loads_in import DENSE_EMBEDDINGS, DEQUANTIZED
-from mmq_sweeps.reporting.table import METRIC_LABELS, SIGNIFICANT, WARNED, plain_table
+from mmq_sweeps.reporting.counts import out_of
+from mmq_sweeps.reporting.table import SIGNIFICANT, WARNED, metric_label, plain_table
 
 
 def recommendation_lines(one: recommending.Recommendation) -> Iterable[str]:
@@ -122,7 +123,7 @@ def frontier_table(one: frontiers.Frontier) -> Table:
     table = plain_table()
     uncertain, compared = "probability" in one.cells, "difference" in one.cells
     table.add_column("bpw", justify="right", no_wrap=True)
-    table.add_column(Text(METRIC_LABELS.get(one.metric, one.metric)), justify="right", no_wrap=True)
+    table.add_column(Text(metric_label(one.metric)), justify="right", no_wrap=True)
     if uncertain:
         table.add_column("95% interval", justify="right", no_wrap=True)
     if compared:
@@ -152,7 +153,7 @@ def frontier_lines(one: frontiers.Frontier, keep: float) -> Iterable[str]:
     """Yield sentences on the frontier: its area, and the smallest cell that keeps a share ``keep`` of the quality."""
     area = one.hypervolume()
     told = "lower is better" if area is None else f"hypervolume {area:.4f}"
-    yield f"{len(one.rows)} of {len(one.cells)} cells are on the frontier; {told}"
+    yield f"{out_of(len(one.rows), len(one.cells), 'cell', 'is', 'are')} on the frontier; {told}"
     if "significant" in one.cells and one.rows["significant"].any():
         yield f"{SIGNIFICANT} differs from full precision (paired bootstrap over items, false discovery rate 5%)"
     limit = None if one.full is None else one.quality.limit(one.full, keep)

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.measures.transfer import Transfer
-from mmq_sweeps.reporting.table import METRIC_LABELS, plain_table
+from mmq_sweeps.reporting.table import metric_label, plain_table
 
 CORRELATIONS = "rank correlation (Spearman) of the damage of parts and units quantized alone"
 
@@ -20,7 +20,7 @@ def regret_tables(found: Transfer) -> Iterator[tuple[str, Table]]:
     for (source, target), rows in found.regrets.groupby(["from", "to"], sort=False):
         metric, full = rows["metric"].iloc[0], rows["full"].iloc[0]
         known = "" if pd.isna(full) else f", full precision {full:.4f}"
-        label = METRIC_LABELS.get(metric, metric)
+        label = metric_label(metric)
         yield f"best on {source}, used on {target} ({label}{known})", _regrets(rows)
 
 

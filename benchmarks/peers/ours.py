@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.peers.work import Restored, serve
-from mmq_sweeps.methods.affine import Format
 from mmq_sweeps.methods.awq import AWQ
 from mmq_sweeps.methods.base import LayerStats, Method, quantize_many
+from mmq_sweeps.methods.formats import Format
 from mmq_sweeps.methods.gptq import GPTQ
 from mmq_sweeps.quantization.calibration import Collector
 

@@ -16,6 +16,7 @@ from launch import sweep_file
 from launch.monitor.worker_states import State, states
 from launch.slurm import jobs, scheduler
 from launch.workers.cancel_request import request
+from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.store.lock_owner import this_machine
 from mmq_sweeps.store.store import Store
 
@@ -32,12 +33,12 @@ def run(arguments: argparse.Namespace) -> int:
     request(store, started.id, started.created, [state.name for state in running])
     signalled = [state for state in running if _signal(state)]
     cancelled = scheduler.cancel(job.id for job in jobs.submitted(store, started.id))
-    asked = f"asked {_count(len(running), 'worker')} to stop after the cell at hand" if running else "no worker runs"
+    asked = f"asked {counted(len(running), 'worker')} to stop after the cell at hand" if running else "no worker runs"
     told = [f"sweep {started.id}: {asked}"]
     if signalled:
         told.append(f"{len(signalled)} of them on this machine")
     if cancelled:
-        told.append(f"cancelled {_count(len(cancelled), 'job')}: {' '.join(cancelled)}")
+        told.append(f"cancelled {counted(len(cancelled), 'job')}: {' '.join(cancelled)}")
     sys.stdout.write("; ".join(told) + "\n")
     return 0
 
@@ -50,7 +51,3 @@ def _signal(state: State) -> bool:
         os.kill(state.owner.pid, signal.SIGTERM)
         return True
     return False
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

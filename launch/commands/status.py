@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -19,10 +18,12 @@ from rich.live import Live
 from launch import sweep_file
 from launch.monitor.state_table import add_row, as_json, counts, empty, show, states_of, table, why_refused
 from launch.monitor.sweep_state import Snapshot, SweepReader
+from mmq_sweeps.errors import BITS, check_ranges
 from mmq_sweeps.reporting.table import output_console
 from mmq_sweeps.reporting.trackers import address
 from mmq_sweeps.store.store import Store
 
+RANGES = {"max_bpw": BITS}
 REFRESH_SECONDS = 2.0
 SETTLED_LOOKS = 3
 
@@ -37,11 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    check_ranges(vars(arguments), RANGES)
     store = Store.reading(arguments.store)
     if arguments.all:
         return _all(store, arguments.json)
-    if arguments.max_bpw is not None and not 0 < arguments.max_bpw < math.inf:
-        raise ValueError(f"--max-bpw {arguments.max_bpw:g}: choose a number of bits above 0")
     look = SweepReader(store, sweep_file.find(store.root, arguments.sweep))
     if arguments.watch and not arguments.json:
         return 0 if watch(look, output_console(), arguments.max_bpw).ended else 1

@@ -14,13 +14,15 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.errors import COUNT, ConfigError, check_ranges
+from mmq_sweeps.reporting.counts import are, counted
 from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.reporting.table import output_console
 from mmq_sweeps.store import checkpoint_names
 from mmq_sweeps.store.eviction import GB, KINDS, Stored, artifacts
 from mmq_sweeps.store.store import Store
 
+RANGES = {"max_gb": COUNT, "older_than": COUNT}
 DAY = 24 * 3600
 # Folders listed besides cells and artifacts.
 FOLDERS = ("artifacts/references", "sweeps", "wandb", "corrupt", "tmp")
@@ -39,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     _check_options(arguments)
+    check_ranges(vars(arguments), RANGES)
     actions = {"list": _list, "check": _check, "prune": _prune}
     return actions[arguments.action](arguments)
 
@@ -47,11 +50,8 @@ def _check_options(arguments: argparse.Namespace) -> None:
     found = []
     for name in ("max_gb", "kind", "older_than"):
         value = getattr(arguments, name)
-        option = f"--{name.replace('_', '-')}"
         if value is not None and arguments.action != "prune":
-            found.append(f"{option}: is for prune, not for {arguments.action}")
-        elif isinstance(value, float) and not 0 <= value < float("inf"):
-            found.append(f"{option} {value:g}: choose a number from 0")
+            found.append(f"--{name.replace('_', '-')}: is for prune, not for {arguments.action}")
     if arguments.dry_run and arguments.action != "prune":
         found.append(f"--dry-run: is for prune, {arguments.action} changes nothing")
     if arguments.action == "prune" and arguments.max_gb is arguments.kind is arguments.older_than is None:
@@ -141,7 +141,9 @@ def _check(arguments: argparse.Namespace) -> int:
     unfinished = len(stored) - len(whole)
     warnings = checkpoint_names.told((record.names["model"], record.cell["model"]) for record in records)
     if unfinished:
-        warnings.append(f"{unfinished} artifacts were not written completely; they are computed again when needed")
+        warnings.append(
+            f"{counted(unfinished, 'artifact was', 'artifacts were')} not written completely; computed again when needed"
+        )
     if arguments.json:
         told = {"store": str(store.root), "records": len(records), "artifacts": checked}
         _tell({**told, "problems": problems, "warnings": warnings})
@@ -151,7 +153,8 @@ def _check(arguments: argparse.Namespace) -> int:
         for text in warnings:
             sys.stdout.write(f"warning: {text}\n")
         sys.stdout.write(
-            f"{len(records)} records and {checked} artifacts are what was written, {len(problems)} are not\n"
+            f"{counted(len(records), 'record')} and {counted(checked, 'artifact')} are what was written, "
+            f"{len(problems)} {are(len(problems))} not\n"
         )
     return 1 if problems else 0
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import sweep_file
+from launch.monitor.findings import budget_of
 from launch.monitor.live_table import Foreground
 from launch.monitor.sweep_state import SweepReader
 from launch.planning.plan import Plan, check_counts
@@ -26,6 +27,7 @@ from launch.slurm.options import Options
 from launch.slurm.scheduler import ClusterError, JobId
 from launch.workers.heartbeat import now
 from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.reporting.progress import to_stderr, warnings_to
 from mmq_sweeps.store.store import Store
 
@@ -67,7 +69,7 @@ def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any
     under_way = _under_way(store, sweep_id, _queued(name))
     groups = _without(plan.batches, under_way)
     if under_way:
-        to_stderr(f"{len(under_way)} cells are in jobs that are queued or running already")
+        to_stderr(f"{counted(len(under_way), 'cell is', 'cells are')} in jobs that are queued or running already")
     if groups:
         limit = scheduler.patiently(lambda: cluster.submit_limit(options.account, options.qos))
         groups = _within_limit(groups, limit)
@@ -75,7 +77,7 @@ def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any
     if not options.wait:
         to_stderr(f"not waiting; {_how_to_come_back(store, sweep_id)}")
         return False
-    return _wait(store, sweep_id)
+    return _wait(store, sweep_id, budget_of(plan.sweep.settings))
 
 
 class Submission:
@@ -110,7 +112,7 @@ class Submission:
         cells = sum(len(group) for group in groups)
         arrays_told = f" in {len(arrays)} arrays" if len(arrays) > 1 else ""
         to_stderr(
-            f"submitted {_count(len(groups), 'job')}{arrays_told} for {_count(cells, 'cell')}; logs in {self.folder}"
+            f"submitted {counted(len(groups), 'job')}{arrays_told} for {counted(cells, 'cell')}; logs in {self.folder}"
         )
 
     def _submit_array(self, groups: Sequence[Cells], width: int, after: str | None) -> str:
@@ -190,12 +192,12 @@ def _within_limit(groups: list[Cells], limit: int | None) -> list[Cells]:
     return [[cell for group in groups[low:high] for cell in group] for low, high in pairwise(bounds)]
 
 
-def _wait(store: Store, sweep_id: str) -> bool:
+def _wait(store: Store, sweep_id: str, budget: float | None) -> bool:
     """Show the sweep until its jobs have ended and return True. On Ctrl-C, return False and leave the jobs running."""
     gone, said = 0.0, ""
     told: set[JobId] = set()
     try:
-        with Foreground(SweepReader(store, sweep_id)) as shown, warnings_to(shown.say):
+        with Foreground(SweepReader(store, sweep_id), budget) as shown, warnings_to(shown.say):
             while not shown.now.ended and not (gone and time.monotonic() - gone >= SETTLE_SECONDS):
                 shown()
                 at_work = shown.now.jobs
@@ -245,7 +247,3 @@ def _outside_any_job() -> Iterator[None]:
         yield
     finally:
         os.environ.update(inherited)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

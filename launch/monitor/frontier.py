@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmq_sweeps.reporting.compare import family_of, settings, told_apart
-from mmq_sweeps.reporting.table import METRIC_LABELS
+from mmq_sweeps.reporting.counts import counted
+from mmq_sweeps.reporting.table import metric_label
 from mmq_sweeps.store.record import Record
 
 
@@ -39,7 +40,7 @@ class Results:
 
     @property
     def label(self) -> str:
-        return METRIC_LABELS.get(self.metric, self.metric)
+        return metric_label(self.metric)
 
     def frontier(self, method: str | None = None) -> list[Point]:
         """Return the cells (of ``method``) that no other beats in both bits and quality, from the fewest bits on."""
@@ -58,15 +59,18 @@ class Results:
     def _worth(self, point: Point) -> float:
         return point.value if self.higher else -point.value
 
-    def sentence(self, max_bpw: float | None) -> str:
-        """Say which cell is the best so far, within ``max_bpw`` if given, with its share of full precision."""
-        within = "" if max_bpw is None else f" within {max_bpw:g} bits per weight"
+    def sentence(self, max_bpw: float | None, ended: bool = False) -> str:
+        """Say which cell is the best, "so far" unless the sweep has ``ended``, with its share of full precision.
+
+        With ``max_bpw``, of the cells of at most so many bits per weight.
+        """
+        within = "" if max_bpw is None else f" within {counted(max_bpw, 'bit')} per weight"
         best = self.best(max_bpw)
         if best is None:
-            return f"{self.title}: none{within} of {len(self.points):,} finished cells"
+            return f"{self.title}: none{within} of {counted(len(self.points), 'finished cell')}"
         share = f", {best.value / self.full:.1%} of full precision" if self.full else ""
         told = f"{self.label} {best.value:.4f} at {best.bpw:.2f}{share}"
-        return f"{self.title}: best{within} so far: {best.title} ({best.cell}), {told}"
+        return f"{self.title}: best{within}{'' if ended else ' so far'}: {best.title} ({best.cell}), {told}"
 
     def as_json(self, max_bpw: float | None) -> dict[str, Any]:
         """Return the frontier and the best cell as plain values."""

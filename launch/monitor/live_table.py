@@ -22,12 +22,15 @@ SHARE = 0.1
 
 
 class Foreground:
-    """A live view of a sweep: call it often; it reads the sweep at intervals and shows changes."""
+    """A live view of a sweep: call it often; it reads the sweep at intervals and shows changes.
 
-    def __init__(self, look: SweepReader) -> None:
+    It names the best cell within ``max_bpw``.
+    """
+
+    def __init__(self, look: SweepReader, max_bpw: float | None = None) -> None:
         self.console = Console(stderr=True, markup=False, emoji=False, highlight=False)
         self.now = look()
-        self._look = look
+        self._look, self._max_bpw = look, max_bpw
         self._next = 0.0
         self._told = {cell.id for cell in self.now.cells if cell.ended}
         self._live = Live(
@@ -64,7 +67,7 @@ class Foreground:
         self._next = began + max(PAUSE_SECONDS, (time.monotonic() - began) / SHARE)
 
     def _table(self) -> RenderableType:
-        return state_table.table(self.now, self.console.width, self.console.height)
+        return state_table.table(self.now, self.console.width, self.console.height, self._max_bpw)
 
     def _tell_ended(self, now: Snapshot) -> None:
         records = {

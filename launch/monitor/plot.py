@@ -9,6 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from launch.monitor.frontier import Point, Results
+from mmq_sweeps.reporting.counts import counted
 
 # Beside the plot: a label of the y axis.
 LEFT = 9
@@ -47,7 +48,7 @@ def plot(found: Results, width: int, height: int, max_bpw: float | None = None) 
         star.text(best.bpw, best.value, BEST)
         layers.append((star, f"bold {BEST_COLOUR}"))
     rows = _together([(canvas.plot("\n").split("\n"), style) for canvas, style in layers])
-    title = f"{found.title}: {found.label} over bits per weight, {len(found.points):,} cells"
+    title = f"{found.title}: {found.label} over bits per weight, {counted(len(found.points), 'cell')}"
     shown = [Text(title[:width]), *_labelled(rows, limits[1], limits[3]), Text(" " * LEFT + "└" + "─" * columns)]
     shown += [_ticks(limits[0], limits[2], columns), _legend(methods, found)]
     for line in shown:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import time
 from dataclasses import asdict
 from datetime import timedelta
@@ -14,17 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 from launch import sweep_file
-from launch.monitor.plot import fits, plot
+from launch.monitor.findings import HIGHEST_PLOT, LEAST_PLOT, best_so_far, has_plot, wrapped
+from launch.monitor.plot import plot
 from launch.monitor.sweep_state import DONE, FAILED, QUEUED, REFUSED, RUNNING, Snapshot
 from launch.slurm import jobs
+from mmq_sweeps.reporting.counts import counted
 
 # Maximum rows of groups and of workers; --json has all.
 SHOWN = 12
-# Beside a plot, at most so many workers; at most so many models and tasks with a line of their own.
+# Beside a plot, at most so many workers.
 FEW = 4
 # Lines of a table beside its rows: a blank one, head and rule.
 HEADS = 3
-LEAST_PLOT, HIGHEST_PLOT = 10, 18
 STATES = (QUEUED, RUNNING, DONE, FAILED)
 
 
@@ -36,7 +36,7 @@ def states_of(*sweeps: Snapshot) -> tuple[str, ...]:
 def show(now: Snapshot, console: Console, max_bpw: float | None = None) -> None:
     """Print the whole sweep; lines are not wrapped, so that commands and paths can be copied."""
     console.print(_headline(now), soft_wrap=True)
-    for text in best_so_far(now, max_bpw):
+    for text in best_so_far(now.results, max_bpw, now.ended):
         console.print(Text(text), soft_wrap=True)
     console.print(Group(*_tables(now, SHOWN, SHOWN)))
 
@@ -46,12 +46,12 @@ def table(now: Snapshot, width: int, height: int, max_bpw: float | None = None) 
 
     The headline comes first, then workers, the plot, and groups.
     """
-    best = [piece for text in best_so_far(now, max_bpw) for piece in textwrap.wrap(text, width, subsequent_indent="  ")]
-    head = [*_headline(now).split("\n"), *map(Text, best)][: max(1, height - 1)]
+    best = wrapped(best_so_far(now.results, max_bpw, now.ended), width)
+    head = [*_headline(now).split("\n"), *best][: max(1, height - 1)]
     for line in head:
         line.truncate(width, overflow="ellipsis")
     left = height - len(head) - 1
-    plots = bool(now.results) and left > LEAST_PLOT and fits(now.results[0], width, LEAST_PLOT)
+    plots = has_plot(now.results, width, left)
     workers = _fitting(len(now.workers), left - (LEAST_PLOT + 1) * plots, FEW if plots else SHOWN)
     left -= _lines(len(now.workers), workers)
     drawn = plot(now.results[0], width, min(left - 1, HIGHEST_PLOT), max_bpw) if plots else None
@@ -61,11 +61,6 @@ def table(now: Snapshot, width: int, height: int, max_bpw: float | None = None) 
     if drawn is not None:
         shown += [Text(), drawn]
     return Group(*shown, *_tables(now, groups, workers, whole=False))
-
-
-def best_so_far(now: Snapshot, max_bpw: float | None) -> list[str]:
-    """Return a line for each model and task: its best cell within ``max_bpw``, or of all if None."""
-    return [found.sentence(max_bpw) for found in now.results if found.points][:FEW]
 
 
 def _fitting(count: int, room: int, most: int) -> int:
@@ -109,7 +104,7 @@ def counts(now: Snapshot) -> str:
     counts = ", ".join(f"{now.count(state):,} {state}" for state in states_of(now))
     ended = now.count(DONE) + now.count(FAILED)
     share = f" ({100 * ended // len(now.cells)} % ended)" if now.cells else ""
-    return f"sweep {now.sweep}: {len(now.cells):,} cells: {counts}{share}"
+    return f"sweep {now.sweep}: {counted(len(now.cells), 'cell')}: {counts}{share}"
 
 
 def why_refused(now: Snapshot) -> str:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from launch.planning.estimate import Estimate
 from launch.planning.plan import Plan, passes, quantizations
+from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.reporting.table import output_console
 
 
@@ -91,7 +92,7 @@ def _estimated(told: dict[str, Any]) -> str:
     return (
         f"estimate: {duration(found['seconds'])} on one worker and {told_size(found['size_bytes'])} for records and packed "
         f"weights, from {found['records']:,} earlier records of the same model and task"
-        + (f"; {without:,} cells have none and are not counted" if without else "")
+        + (f"; {counted(without, 'cell has', 'cells have')} none, not counted" if without else "")
         + "".join(f"; quantizing by {method} is not counted, it has no record" for method in found["methods_without"])
     )
 

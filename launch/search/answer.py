@@ -19,7 +19,7 @@ from rich.text import Text
 from launch.planning.plan_table import told_size
 from launch.search.cells import EVALUATION, Subject
 from launch.search.journal import Batch
-from mmq_sweeps.reporting.table import METRIC_LABELS, SIGNIFICANT, WARNED, output_console
+from mmq_sweeps.reporting.table import SIGNIFICANT, WARNED, metric_label, output_console
 from mmq_sweeps.search.loop import Search
 from mmq_sweeps.search.measuring import NOTHING, Answer, Outcome
 from mmq_sweeps.search.space import Option, Point, Space
@@ -231,7 +231,7 @@ def told_count(count: int) -> str:
 
 
 def _answers(found: Found, content: Mapping[str, Any]) -> Table:
-    metric = METRIC_LABELS.get(found.subject.question.scored, found.subject.question.scored)
+    metric = metric_label(found.subject.question.scored)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in ("budget", "assignment"):
         table.add_column(heading)

@@ -125,12 +125,14 @@ class Subject:
     def settings(self) -> searching.Settings:
         """The settings that the course of the search depends on."""
         asked, limit = self.question.settings, self.question.base["task"]["limit"]
-        optimistic = asked.split == EVALUATION
+        task = self.question.base["task"]
+        # A benchmark with one split is searched on what it is measured on.
+        optimistic = asked.split == EVALUATION or task["split"] == task["calibration_split"]
         settings = searching.Settings(
             self.question.scored, asked.seed, error=asked.error, candidates=asked.candidates, optimistic=optimistic
         )
         settings = settings if asked.granularity == "part" else settings.finer()
-        most = limit if optimistic else self.available
+        most = limit if asked.split == EVALUATION else self.available
         items = asked.items or settings.items
         items = items if most is None else min(items, most)
         forced = settings.forced if self._likely else 0

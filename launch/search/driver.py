@@ -18,6 +18,7 @@ from launch.search.cells import Question, Subject, check_task, outcome_of
 from launch.workers import warm
 from mmq_sweeps.config.sweep import Sweep, plan_each
 from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.search import loop
 from mmq_sweeps.search.measuring import STAGES, Measurement, Outcome
 from mmq_sweeps.search.prediction.sensitivity import read_errors
@@ -73,7 +74,7 @@ def search(question: Question, launcher: Mapping[str, Any], command: str = "") -
     if run.failed:
         were = "was" if run.failed == 1 else "were"
         start.tell(
-            f"{_count(run.failed, 'cell')} failed and {were} left out of the search; the same command tries again"
+            f"{counted(run.failed, 'cell')} failed and {were} left out of the search; the same command tries again"
         )
     return 1 if run.failed else 0
 
@@ -216,12 +217,12 @@ class Run:
         where = sweep_file.command("status", self.store.root, sweep.id)
         if outcome.left:
             raise Halted(
-                f"the search waits for {_count(outcome.missing, 'cell')}; {AGAIN} when they have ended: {where}", 0
+                f"the search waits for {counted(outcome.missing, 'cell')}; {AGAIN} when they have ended: {where}", 0
             )
         if outcome.stopped is not None:
             raise Halted(f"stopped: {outcome.stopped.strerror or outcome.stopped}; {AGAIN}")
         if outcome.missing:
-            raise Halted(f"{_count(outcome.missing, 'cell')} of the search did not run; {AGAIN}")
+            raise Halted(f"{counted(outcome.missing, 'cell')} of the search did not run; {AGAIN}")
         if failed := outcome.failed:
             start.show_failed(outcome)
             self.failed += len(failed)
@@ -229,7 +230,3 @@ class Run:
                 raise Halted(
                     f"every cell of this batch failed; mend the cause and {AGAIN}, or leave out the choice that fails"
                 )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmq_sweeps.config.problems import OWN_METRICS
 from mmq_sweeps.errors import ConfigError, one_of, unknown
 
 BUDGETS = ("max_bpw", "max_gb", "min_quality")
@@ -104,6 +105,11 @@ def metric_of(settings: Settings, task: Mapping[str, Any]) -> str:
     # Imported here because metrics load slowly.
     from mmq_sweeps.metrics.names import load_metric
 
+    if task.get("_target_", "").rpartition(".")[2] in OWN_METRICS:
+        raise ConfigError(
+            f"task={task['name']}: a search draws items and scores them by metrics of this package, and lmms-eval's "
+            "tasks bring their own; search with another task, and measure its answer with this one"
+        )
     metrics = list(task["metrics"])
     name = settings.metric or metrics[0]
     if name not in metrics:

@@ -27,6 +27,7 @@ from launch.slurm.scheduler import ClusterError, JobId
 from launch.workers import pool
 from launch.workers.stop import Stop
 from launch.workers.worker import FINISHED, STOPPED
+from mmq_sweeps.reporting.counts import counted, out_of
 from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.store.claims import missing
 from mmq_sweeps.store.store import Store
@@ -102,7 +103,10 @@ class Supervisor:
     def work(self) -> None:
         """Run the workers; return when they have ended, by themselves or because the job has to stop."""
         left = self._left()
-        _say(f"{len(left)} of {len(self._job.cells)} cells are left; put back into the queue {self._restarts} times")
+        _say(
+            f"{out_of(len(left), len(self._job.cells), 'cell', 'is', 'are')} left; "
+            f"put back into the queue {counted(self._restarts, 'time')}"
+        )
         own = replace(self._started, batches=tuple((cell,) for cell in left))
         try:
             if left:
@@ -115,13 +119,14 @@ class Supervisor:
     def conclude(self) -> str:
         """Return the outcome of the job after all workers have ended; requeue it if necessary."""
         left = self._left()
-        _say(f"{len(self._job.cells) - len(left)} of {len(self._job.cells)} cells are done")
+        _say(f"{out_of(len(self._job.cells) - len(left), len(self._job.cells), 'cell', 'is', 'are')} done")
         if not left:
             return FINISHED
         if self._stop.reason is None:
             because = f" ({self._heard})" if self._heard else ""
             raise Unfinished(
-                f"{len(left)} of {len(self._job.cells)} cells are left{because}; the same command again submits them"
+                f"{out_of(len(left), len(self._job.cells), 'cell', 'is', 'are')} left{because}; "
+                "the same command again submits them"
             )
         if self._back_to_queue is None:
             self._decide()
@@ -184,7 +189,7 @@ class Supervisor:
         """Return True unless the job was requeued as often as ``requeues`` allows, and say so."""
         if self._restarts < self._job.requeues:
             return True
-        _say(f"not put back into the queue: that was done {self._restarts} times, hydra.launcher.requeues")
+        _say(f"not put back into the queue: that was done {counted(self._restarts, 'time')}, hydra.launcher.requeues")
         return False
 
     def _seconds_by_signal(self) -> float:

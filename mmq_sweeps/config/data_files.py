@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.contents import content_digests
 
 # Tasks with an item per question; all others are assumed to have an item per example.
-ASKING = ("vqa",)
+ASKING = ("vqa", "benchmark")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class _Choice:
 
 def _evaluated(task: Mapping[str, Any]) -> _Choice:
     limit, sample = task.get("limit"), task.get("sample")
-    if isinstance(sample, Mapping) and sample.get("apart_from") is not None:
+    if task.get("apart_from") is not None or (isinstance(sample, Mapping) and sample.get("apart_from") is not None):
         # Examples are left out, so those within the limit lie further back, by a number that the images decide.
         return _Choice(None)
     asking = isinstance(limit, int) and declaration("task._target_", task["_target_"]).known_as in ASKING
@@ -104,7 +104,9 @@ class _Data:
         return found
 
     def examples(self, choice: _Choice) -> list[Any]:
-        """Read the examples; return none if their images are not files, judged by the first example."""
+        """Read the examples; return none if their images are not files, as the reader or the first example says."""
+        if not getattr(self.reader, "has_files", True):
+            return []
         given = {**self.given, **self.draw}
         if not self.draw and not any(own.name == "count" and own.default is None for own in fields(self.reader)):
             if choice.items is None:
@@ -112,10 +114,18 @@ class _Data:
             given["count"] = choice.items
         found: list[Any] = []
         for example in choice.of(self.reader(**given)):
-            if getattr(example, "path", None) is None and not found:
+            if _pictures(example) is None and not found:
                 return []
             found.append(example)
         return found
+
+
+def _pictures(example: Any) -> Sequence[Any] | None:
+    """Return the files of an example's images, and what lies inside a source; None if its images are drawn."""
+    if hasattr(example, "pictures"):
+        return list(example.pictures)
+    path = getattr(example, "path", None)
+    return None if path is None else [Path(path)]
 
 
 def _digest(data: _Data, choice: _Choice) -> str | None:
@@ -126,9 +136,13 @@ def _digest(data: _Data, choice: _Choice) -> str | None:
     except (ValueError, TypeError, OSError, AttributeError, IndexError, KeyError) as error:
         told.append(f"unreadable: {error}")
     else:
-        paths = {place: Path(example.path) for place, example in enumerate(examples) if getattr(example, "path", None)}
-        digests = content_digests(paths.values())
-        told += [[str(examples[place].id), digests[path] or "missing"] for place, path in paths.items()]
+        files = [[one for one in _pictures(example) or () if isinstance(one, Path)] for example in examples]
+        digests = content_digests(path for paths in files for path in paths)
+        told += [
+            [str(example.id), *(digests[path] or "missing" for path in paths)]
+            for example, paths in zip(examples, files, strict=True)
+            if paths
+        ]
     if not told:
         return None
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]

@@ -13,6 +13,17 @@ from omegaconf.errors import OmegaConfBaseException
 from mmq_sweeps.errors import ConfigError, unknown
 from mmq_sweeps.identity.declared import Declared, declared
 
+# Readers of this package may be named without their module: ``task.data._target_: HubData``.
+READERS = {
+    "Scenes": "mmq_sweeps.data.scenes.Scenes",
+    "CocoCaptions": "mmq_sweeps.data.coco.CocoCaptions",
+    "CocoKarpathy": "mmq_sweeps.data.coco.CocoKarpathy",
+    "Flickr30k": "mmq_sweeps.data.flickr30k.Flickr30k",
+    "VqaV2": "mmq_sweeps.data.vqav2.VqaV2",
+    "Gqa": "mmq_sweeps.data.gqa.Gqa",
+    "HubData": "mmq_sweeps.data.hub.HubData",
+}
+
 
 def build(key: str, node: Mapping[str, Any]) -> Any:
     """Build the dataclass of ``node``, at ``key`` of the configuration; raise ConfigError naming any wrong field."""
@@ -36,7 +47,7 @@ def build(key: str, node: Mapping[str, Any]) -> Any:
 def declaration(key: str, target: str, read: Callable[[str], Declared] = declared) -> Declared:
     """Read the declaration of the dataclass at a dotted path; raise ConfigError if it does not exist or is no dataclass."""
     try:
-        return read(target)
+        return read(_dotted(key, target))
     except TypeError as error:
         raise ConfigError(f"{key}={target}: is no dataclass") from error
     except (ImportError, ValueError, AttributeError) as error:
@@ -45,7 +56,7 @@ def declaration(key: str, target: str, read: Callable[[str], Declared] = declare
 
 def find_class(key: str, target: str) -> Any:
     """Import the dataclass at a dotted path; raise ConfigError if it does not exist or is no dataclass."""
-    module_name, _, class_name = target.rpartition(".")
+    module_name, _, class_name = _dotted(key, target).rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, ValueError, AttributeError) as error:
@@ -53,3 +64,12 @@ def find_class(key: str, target: str) -> Any:
     if not dataclasses.is_dataclass(found):
         raise ConfigError(f"{key}={target}: is no dataclass")
     return found
+
+
+def _dotted(key: str, target: str) -> str:
+    """Return the dotted path of a class; raise ConfigError for a reader's name that is none of ``READERS``."""
+    if "." in target or not key.endswith("data._target_"):
+        return target
+    if target in READERS:
+        return READERS[target]
+    raise ConfigError(f"{key}={target}: {unknown('reader', target, READERS)[:-1]}, or give the dotted path of a class.")

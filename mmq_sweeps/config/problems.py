@@ -31,7 +31,9 @@ DEVICE_MAPS = ("auto", "cpu", "disk")
 LEASE_LIMITS = (2.0, 3600.0)
 DTYPES = ("float32", "float16", "bfloat16")
 # The input that metrics need, by kind of task. Tasks of users are checked when they are built.
-SCORED = {"CaptionTask": "captions", "VqaTask": "answers", "RetrievalTask": "ranks"}
+SCORED = {"CaptionTask": "captions", "VqaTask": "answers", "BenchmarkTask": "answers", "RetrievalTask": "ranks"}
+# Tasks that bring metrics of their own, and check their names before work starts; without any, all of them.
+OWN_METRICS = ("LmmsEvalTask",)
 
 
 def problems(config: Mapping[str, Any]) -> list[str]:
@@ -44,6 +46,7 @@ def problems(config: Mapping[str, Any]) -> list[str]:
         *_choice_problems(config),
         *_count_problems(config),
         *_store_problems(config["store"]),
+        *_view_problems(config["view"]),
         *_metric_problems(config["task"]),
         *sample_problems(config["task"]),
         *_class_problems(config["task"], config["model"]),
@@ -180,8 +183,17 @@ def _store_problems(store: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def _view_problems(view: Mapping[str, Any]) -> list[str]:
+    budget = view["max_bpw"]
+    if budget is None or 0 < budget < math.inf:
+        return []
+    return [f"view.max_bpw={budget:g}: choose a number of bits above 0, or null for no budget."]
+
+
 def _metric_problems(task: Mapping[str, Any]) -> list[str]:
     metrics = task.get("metrics")
+    if task["_target_"].rpartition(".")[2] in OWN_METRICS and not task.get("teacher_forced"):
+        return []
     if not metrics:
         return [f"task.metrics={metrics}: selects no metric. {one_of(_metrics_of(task))}"]
     # A user's metric is written module:Class and is resolved when the task is built.

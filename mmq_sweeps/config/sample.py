@@ -12,7 +12,8 @@ EXAMPLE = "task.sample={seed: 0, start: 0, stop: 32}"
 
 
 def sample_problems(task: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with the sample of a task; nothing if it has none."""
+    """Yield what is wrong with the sample of a task, and with what it is apart from; nothing if it has neither."""
+    yield from _apart_problems("task.apart_from", task.get("apart_from"), task)
     given = task.get("sample")
     if given is None:
         return
@@ -29,13 +30,12 @@ def sample_problems(task: Mapping[str, Any]) -> Iterator[str]:
             yield f"task.sample.{key}={numbers[key]!r}: choose a whole number from 0 on, for instance {EXAMPLE}."
     elif found["stop"] <= found["start"]:
         yield f"task.sample.stop={found['stop']}: choose a number above task.sample.start={found['start']}."
-    yield from _apart_problems(found["apart_from"], task)
+    yield from _apart_problems("task.sample.apart_from", found["apart_from"], task)
 
 
-def _apart_problems(apart: Any, task: Mapping[str, Any]) -> Iterator[str]:
+def _apart_problems(key: str, apart: Any, task: Mapping[str, Any]) -> Iterator[str]:
     if apart is None:
         return
-    key = "task.sample.apart_from"
     if not isinstance(apart, Mapping) or set(apart) != {"samples", "seed"} or not all(map(_is_count, apart.values())):
         yield f"{key}={apart!r}: give the calibration's own {{samples: 128, seed: 0}}, or null."
     elif task.get("split") != task.get("calibration_split"):

@@ -99,6 +99,13 @@ class StoreConfig:
 
 
 @dataclass
+class ViewConfig:
+    """What a sweep shows of its results while it runs and at its end; no part of a cell."""
+
+    max_bpw: float | None = None  # name the best cell of at most so many bits per weight; null: of all
+
+
+@dataclass
 class Config:
     """Root of the configuration: a cell, and settings of the sweep that it belongs to."""
 
@@ -115,6 +122,7 @@ class Config:
     retry: str = MISSING
     retries: int = MISSING
     output: str = MISSING
+    view: ViewConfig = field(default_factory=ViewConfig)
 
 
 def register() -> None:

@@ -28,7 +28,7 @@ from mmq_sweeps.identity.declared import declared
 
 logger = logging.getLogger(__name__)
 # Settings of the sweep as a whole; they cannot be swept over.
-OF_THE_SWEEP = ("store", "retry", "retries", "output", "tracker")
+OF_THE_SWEEP = ("store", "retry", "retries", "output", "view", "tracker")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """``python -m mmq_sweeps.data prepare|check NAME --root DIR``: get a published data set, or report its state.
 
+``python -m mmq_sweeps.data show PATH --split SPLIT`` shows the columns of any other one, of the Hub or in a folder.
+
 Exit status 0: complete. 1: something is missing or could not be obtained. 2: bad usage. 130: stopped by Ctrl-C; run the
 same command again to resume. Never prompts on the terminal.
 """
@@ -13,7 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mmq_sweeps.data.catalog import SETS, DataSet
 from mmq_sweeps.data.check import Draw, Report, check
@@ -94,7 +96,7 @@ def _duration(seconds: float) -> str:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m mmq_sweeps.data", description="Published data sets: get one, or say what is there.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{prepare,check}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{prepare,check,show}")
     for command, text in (("prepare", "download, verify and unpack what is missing"), ("check", "say what is there")):
         sub = commands.add_parser(command, help=text, description=text)
         sub.add_argument("name", metavar="NAME", choices=SETS, help=", ".join(SETS))
@@ -108,10 +110,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         sub.add_argument("--json", action="store_true", help="the report for a program")
         if command == "prepare":
             _add_prepare(sub)
+    _add_show(commands)
     parsed = parser.parse_args(arguments)
     if parsed.command == "prepare":
         _check_usage(parser, parsed)
     return parsed
+
+
+def _add_show(commands: Any) -> None:
+    text = "show splits, columns and first row of a data set for HubData, downloading the split if need be"
+    sub = commands.add_parser("show", help=text, description=text)
+    sub.add_argument("path", metavar="PATH", help="a folder, or a name on the Hub")
+    sub.add_argument("--split", required=True, metavar="SPLIT", help="such as test; without a range")
+    sub.add_argument("--name", metavar="NAME", help="its configuration, or subfolder")
+    sub.add_argument("--revision", metavar="COMMIT", help="of the Hub: 40 hexadecimal digits")
 
 
 def _add_prepare(sub: argparse.ArgumentParser) -> None:
@@ -155,6 +167,13 @@ def _calibration(text: str) -> int | None:
 
 
 def run(options: argparse.Namespace, line: Line) -> int:
+    if options.command == "show":
+        from mmq_sweeps.data.hub import show
+        from mmq_sweeps.data.hub.source import Place
+
+        for text in show.lines(Place(options.path, options.name, options.revision, options.split)):
+            sys.stdout.write(f"{text}\n")
+        return 0
     one, root = SETS[options.name], options.root.expanduser()
     draw = Draw(options.calibration, options.seed)
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from mmq_sweeps.data.whole_files import write_whole
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+APicture = TypeVar("APicture", bound="Path | Encoded")
 # Raised by Pillow for a file that it cannot decode, besides OSError.
 _UNDECODABLE = (SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 # Bump when the same file may get another verdict: it invalidates cached ones.
@@ -37,18 +41,76 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _SIGNED = 2
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """Image that lies encoded inside another file, such as a column of Parquet.
+
+    ``name`` says where, and is unique in a process; ``key`` is the same for the same image only, and ``size`` is in bytes.
+    """
+
+    name: str
+    key: str
+    size: int
+    read: Callable[[], bytes] = field(compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @cached_property
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 of the encoded image, as ``content_digests`` gives of a file with the same bytes."""
+        return hashlib.sha256(self.read()).hexdigest()
+
+
+# An image that can be decoded: a file, or an image inside one.
+Picture = Path | Encoded
+
+
 class ImageError(ValueError):
-    """An image file cannot be used.
+    """An image cannot be used.
 
     ``reason`` begins with missing, empty, truncated, not an image, unreadable or unsupported.
     """
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: Picture, reason: str) -> None:
         self.path, self.reason = path, reason
         super().__init__(f"{path}: {reason}")
 
 
-def open_image(path: Path) -> Image.Image:
+def images_of(example: Any) -> list[Image.Image]:
+    """Decode the images of an example, of which readers with one image each only say ``image``; some have none."""
+    return list(example.images) if hasattr(example, "images") else [example.image]
+
+
+def pictures_of(example: Any) -> tuple[Picture, ...] | None:
+    """Return what the images of an example are decoded from; None for a drawn image."""
+    if hasattr(example, "pictures"):
+        return tuple(example.pictures)
+    path: Path | None = getattr(example, "path", None)
+    return None if path is None else (path,)
+
+
+def image_count(example: Any) -> int:
+    """Return how many images an example has, without decoding them if that can be told."""
+    if (known := getattr(example, "image_count", None)) is not None:
+        return int(known)
+    pictures = pictures_of(example)
+    return len(pictures) if pictures is not None else len(getattr(example, "images", (None,)))
+
+
+def side_by_side(images: Sequence[Image.Image]) -> Image.Image | None:
+    """Return images as one, to be shown to a person; None if there are none."""
+    if len(images) < 2:
+        return images[0] if images else None
+    whole = Image.new("RGB", (sum(image.width for image in images), max(image.height for image in images)), "white")
+    left = 0
+    for image in images:
+        whole.paste(image, (left, 0))
+        left += image.width
+    return whole
+
+
+def open_image(path: Picture) -> Image.Image:
     """Decode the first frame of a file as 8-bit RGB, without applying its EXIF orientation.
 
     16-bit grey is scaled to 8 bits and transparency is composited on white. ``inspect`` reports ignored orientations
@@ -58,10 +120,10 @@ def open_image(path: Path) -> Image.Image:
     return _decoded(path)[0]
 
 
-def _decoded(path: Path) -> tuple[Image.Image, tuple[str, ...]]:
+def _decoded(path: Picture) -> tuple[Image.Image, tuple[str, ...]]:
     """Return the picture, and ``TURNED`` or ``FRAMES`` if a viewer may show it differently."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path if isinstance(path, Path) else io.BytesIO(path.read())) as image:
             # Further pictures of an MPO are previews of the first, or its stereo twin.
             several = image.format != "MPO" and getattr(image, "n_frames", 1) > 1
             rgb = _to_rgb(image, path)
@@ -74,7 +136,7 @@ def _decoded(path: Path) -> tuple[Image.Image, tuple[str, ...]]:
         raise ImageError(path, _reason(path, error)) from error
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+def _to_rgb(image: Image.Image, path: Picture) -> Image.Image:
     """Convert to RGB as a viewer shows it.
 
     Pillow's own ``convert("RGB")`` clips 16-bit values at 255 and reveals the colour hidden by transparency.
@@ -96,7 +158,7 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def _scale_transparent(image: Image.Image, path: Path) -> None:
+def _scale_transparent(image: Image.Image, path: Picture) -> None:
     """Scale the transparent value of a PNG to 8 bits like its pixels; Pillow leaves it as the file has it.
 
     Raises ImageError for 16-bit colour, whose pixels have lost the digits that tell the value from its neighbours.
@@ -144,33 +206,32 @@ class Verdict:
 
 
 def problems(
-    paths: Iterable[Path], cache: Path | None = None, progress: Callable[[int, int], None] | None = None
-) -> dict[Path, str]:
-    """Return the unusable files of ``paths`` with the reason for each; arguments as for ``inspect``."""
+    paths: Iterable[APicture], cache: Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> dict[APicture, str]:
+    """Return the unusable ones of ``paths`` with the reason for each; arguments as for ``inspect``."""
     found = inspect(paths, cache, progress)
     return {path: verdict.problem for path, verdict in found.items() if verdict.problem is not None}
 
 
 def inspect(
-    paths: Iterable[Path], cache: Path | None = None, progress: Callable[[int, int], None] | None = None
-) -> dict[Path, Verdict]:
-    """Decode every file of ``paths`` and return its verdict, in the order of ``paths``.
+    paths: Iterable[APicture], cache: Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> dict[APicture, Verdict]:
+    """Decode every picture of ``paths`` and return its verdict, in the order of ``paths``.
 
-    ``cache`` is a JSON file of verdicts by path, size, times and inode; a damaged cache is rewritten. ``progress``
+    ``cache`` is a JSON file of verdicts by path, size, times and inode, or by the key of an image inside a file; a
+    damaged cache is rewritten. ``progress``
     is called with the number of files done and their total.
     """
     asked = list(dict.fromkeys(paths))
     known = _read_cache(cache)
-    found: dict[Path, Verdict] = {}
-    stamps: dict[Path, list[int]] = {}
+    found: dict[APicture, Verdict] = {}
+    stamps: dict[APicture, list[int]] = {}
     for path in asked:
         try:
-            status = path.stat()
+            stamps[path] = _stamp(path)
         except OSError as error:
             found[path] = Verdict(_reason(path, error))
             continue
-        # Programs can set the modification time, but not the others.
-        stamps[path] = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         entry = known.get(_key(path))
         if entry is not None and entry[:4] == stamps[path]:
             found[path] = Verdict(entry[4], tuple(entry[5]))
@@ -187,7 +248,7 @@ def inspect(
     return {path: found[path] for path in asked}
 
 
-def describe(found: Mapping[Path, str], total: int, shown: int = 3) -> str:
+def describe(found: Mapping[Any, str], total: int, shown: int = 3) -> str:
     """Format as ``2 of 5000 images cannot be used (1 missing, 1 truncated): a.jpg: missing, b.jpg: truncated``."""
     kinds = Counter(reason.partition(":")[0] for reason in found.values())
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
@@ -197,25 +258,35 @@ def describe(found: Mapping[Path, str], total: int, shown: int = 3) -> str:
     )
 
 
-def _judged(path: Path) -> Verdict:
+def _stamp(path: Picture) -> list[int]:
+    """Return what changes with a file; zeros for an image inside one, whose key tells it from any other."""
+    if isinstance(path, Encoded):
+        return [0, 0, 0, 0]
+    status = path.stat()
+    # Programs can set the modification time, but not the others.
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _judged(path: Picture) -> Verdict:
     try:
         return Verdict(None, _decoded(path)[1])
     except ImageError as error:
         return Verdict(error.reason)
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(path: Picture, error: Exception) -> str:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return "missing"
     if isinstance(error, UnidentifiedImageError):
-        return "not an image" if path.stat().st_size else "empty"
+        size = path.stat().st_size if isinstance(path, Path) else path.size
+        return "not an image" if size else "empty"
     if isinstance(error, OSError) and error.strerror:
         return f"unreadable: {error.strerror}"
     return "truncated" if "truncated" in str(error).lower() else f"unreadable: {error}"
 
 
-def _key(path: Path) -> str:
-    return str(path.absolute())
+def _key(path: Picture) -> str:
+    return str(path.absolute()) if isinstance(path, Path) else f"inside:{path.key}"
 
 
 def _read_cache(cache: Path | None) -> dict[str, list[Any]]:

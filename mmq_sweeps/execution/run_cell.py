@@ -14,7 +14,7 @@ from typing import Any
 from mmq_sweeps.errors import OutOfMemory
 from mmq_sweeps.execution import environment
 from mmq_sweeps.execution.session import Session
-from mmq_sweeps.identity.cell import Cell
+from mmq_sweeps.identity.cell import FULL_PRECISION_BITS, Cell
 from mmq_sweeps.memory import asked_bytes, format_bytes, peak_memory, ran_out_of_memory
 from mmq_sweeps.metrics import MetricResult
 from mmq_sweeps.quantization import elsewhere, size
@@ -39,6 +39,8 @@ def run_cell(cell: Cell, session: Session, progress: Reporter) -> tuple[Record, 
     if quantized.experts_without_tokens:
         logger.warning("%s", _without_tokens(cell, quantized))
     storage = _storage(session, quantized)
+    for part, bits in size.larger_parts(storage.size).items() if cell.parts else ():
+        logger.warning("%s", _larger(cell, part, bits))
     seconds = dict(quantized.seconds) if cell.parts else {}
 
     started = time.perf_counter()
@@ -128,6 +130,14 @@ def _unchanged(cell: Cell, quantized: QuantizedWeights) -> str:
     return f"{whole}{cell.title()}: {len(names)} of {count} linears lie on their grid already and stay as they are: {named}"
 
 
+def _larger(cell: Cell, part: str, bits: float) -> str:
+    """Say that a part takes more than at full precision."""
+    return (
+        f"{cell.title()}: {part} takes {bits:.1f} bits per weight as stored, more than the {FULL_PRECISION_BITS} of full "
+        "precision, since its scales, zeros or codebooks outweigh its codes; fewer bits or another method take less"
+    )
+
+
 def _without_tokens(cell: Cell, quantized: QuantizedWeights) -> str:
     """Say how many experts were rounded to nearest for lack of tokens."""
     units = [f"{few} of {count} experts of {unit}" for unit, (few, count) in quantized.experts_without_tokens.items()]
@@ -160,7 +170,7 @@ def _summary(result: MetricResult) -> dict[str, Any]:
 
 
 def _items(predictions: Mapping[str, str], metrics: Mapping[str, MetricResult]) -> Items:
-    """Join predictions and scores by item, with the counts of metrics whose value is not a mean of scores."""
+    """Join predictions and scores by item, with the counts of metrics whose value is not a mean of scores, and its group."""
     items: dict[str, dict[str, Any]] = {
         item: {
             "id": item,
@@ -175,6 +185,8 @@ def _items(predictions: Mapping[str, str], metrics: Mapping[str, MetricResult]) 
         told = log_probability if math.isfinite(log_probability) else None
         items[item]["log_probability"] = {"sum": told, "mean": told and told / tokens, "tokens": tokens}
     for name, result in metrics.items():
+        for item, group in result.groups.items():
+            items[item]["group"] = group
         if result.totals is not None:
             for item, row in zip(result.per_item, result.totals.tolist(), strict=True):
                 items[item].setdefault("totals", {})[name] = row

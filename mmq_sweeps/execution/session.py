@@ -22,7 +22,7 @@ from mmq_sweeps.execution.output_cache import OutputCache, Player, standing_in
 from mmq_sweeps.execution.weight_swap import WeightSwap, put_when_called
 from mmq_sweeps.identity.cell import Cell, digest
 from mmq_sweeps.memory import asked_bytes, cache, cache_bytes, format_bytes, ran_out_of_memory
-from mmq_sweeps.methods.affine import QuantizedWeight
+from mmq_sweeps.methods.formats import QuantizedWeight
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.quantization.quantize import quantize_units
 from mmq_sweeps.quantization.requests import Request, requests

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmq_sweeps.methods.affine import QuantizedWeight
+from mmq_sweeps.methods.formats import QuantizedWeight
 from mmq_sweeps.models.experts import module_of
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization.stored_units import Dequantized

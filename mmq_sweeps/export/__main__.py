@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from launch import sweep_file
 from mmq_sweeps.assignment import find
-from mmq_sweeps.errors import ConfigError, StoreError, one_of
+from mmq_sweeps.errors import BITS, SHARE, ConfigError, StoreError, check_ranges, one_of
 from mmq_sweeps.identity.cell import is_quantized_elsewhere
 from mmq_sweeps.identity.loads_in import CHOICES
 from mmq_sweeps.reporting.progress import Progress, warnings_to
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mmq_sweeps.export.source import Source
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+RANGES = {"max_bpw": BITS, "min_quality": SHARE}
 PROGRAM = "python -m mmq_sweeps.export"
 # First arguments that are no cells, and the modules whose ``main(arguments)`` runs them.
 SUBCOMMANDS = {"check": "mmq_sweeps.export.check"}
@@ -119,6 +120,7 @@ def _run(options: argparse.Namespace, command: str) -> int:
 def _cell(options: argparse.Namespace) -> str:
     if options.best == (options.cell is not None):
         raise ConfigError("CELL: give a cell's id, or --best with --max-bpw or --min-quality; not both")
+    check_ranges(vars(options), RANGES)
     if not options.best:
         for name in ("max_bpw", "min_quality", "metric", "loads_in"):
             if getattr(options, name) is not None:

@@ -12,7 +12,7 @@ from mmq_sweeps.execution.session import Session
 from mmq_sweeps.export.formats.base import LinearSpec
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.identity.end_parts import EMBEDDINGS
-from mmq_sweeps.methods.affine import QuantizedWeight
+from mmq_sweeps.methods.formats import QuantizedWeight
 from mmq_sweeps.models import experts
 from mmq_sweeps.models.initializing import loads_packed
 from mmq_sweeps.quantization.requests import Request

@@ -28,8 +28,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mmq_sweeps.methods.affine import Format, Grid, QuantizedWeight, check_group_size, storable_scale
 from mmq_sweeps.methods.base import LayerStats, Solution, check_installed
+from mmq_sweeps.methods.formats import Format, Grid, QuantizedWeight, check_group_size, storable_scale
 from mmq_sweeps.methods.gptq import check_solver_fields
 from mmq_sweeps.methods.magnitude import divided, exponent_of
 

@@ -23,14 +23,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mmq_sweeps.methods.affine import (
+from mmq_sweeps.methods.base import LayerStats, Solution, check_installed
+from mmq_sweeps.methods.formats import (
     Format,
     Grid,
     QuantizedWeight,
     check_group_size,
     storable_scale,
 )
-from mmq_sweeps.methods.base import LayerStats, Solution, check_installed
 from mmq_sweeps.methods.magnitude import divided, exponent_of
 
 PACKAGE = "auto_round"

@@ -21,8 +21,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mmq_sweeps.methods.affine import Format, Grid, QuantizedWeight, check_group_size, storable_scale
 from mmq_sweeps.methods.base import LayerStats, Solution, check_installed
+from mmq_sweeps.methods.formats import Format, Grid, QuantizedWeight, check_group_size, storable_scale
 from mmq_sweeps.methods.magnitude import divided, exponent_of, loss_weights
 
 # The library's clip search takes rows in batches of 256 if that divides them, otherwise of 64, which must.

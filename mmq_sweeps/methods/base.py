@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from mmq_sweeps.methods.affine import Format, QuantizedWeight
+from mmq_sweeps.methods.formats import Format, QuantizedWeight
 
 # Key in ``LayerStats.shared`` for the set of factorizations that several methods will request.
 EXPECTED = "expected"

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.identity.roles import UNLESS_NULL
-from mmq_sweeps.methods.affine import (
+from mmq_sweeps.methods.base import LayerStats, Solution, check_vision_weight
+from mmq_sweeps.methods.formats import (
     Format,
     Grid,
     QuantizedWeight,
@@ -29,7 +30,6 @@ from mmq_sweeps.methods.affine import (
     fit_grid,
     storable_scale,
 )
-from mmq_sweeps.methods.base import LayerStats, Solution, check_vision_weight
 from mmq_sweeps.methods.gptq import GPTQ, Factor, NotDefiniteError, solve_many
 from mmq_sweeps.methods.products import product
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.identity.roles import UNLESS_NULL
-from mmq_sweeps.methods.affine import Format, Grid, QuantizedWeight, check_group_size, fit_grid, round_nearest
 from mmq_sweeps.methods.base import EXPECTED, LayerStats, Solution, check_vision_weight
 from mmq_sweeps.methods.columns import round_columns
+from mmq_sweeps.methods.formats import Format, Grid, QuantizedWeight, check_group_size, fit_grid, round_nearest
 from mmq_sweeps.methods.products import product
 
 # Damping grows tenfold per retry, from the configured fraction of the mean diagonal up to this multiple of it.

@@ -15,8 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mmq_sweeps.methods.affine import Format, Grid, QuantizedWeight, check_group_size, fit_grid, round_to_grid
 from mmq_sweeps.methods.base import LayerStats, Solution
+from mmq_sweeps.methods.formats import Format, Grid, QuantizedWeight, check_group_size, fit_grid, round_to_grid
 from mmq_sweeps.methods.magnitude import divided, exponent_of
 
 

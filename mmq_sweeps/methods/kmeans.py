@@ -17,9 +17,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mmq_sweeps.methods import codebooks
-from mmq_sweeps.methods.affine import ROWS, Format, Grid, QuantizedWeight, check_finite, codebook_grid, round_to_grid
 from mmq_sweeps.methods.base import LayerStats, Solution
+from mmq_sweeps.methods.formats import (
+    ROWS,
+    Format,
+    Grid,
+    QuantizedWeight,
+    check_finite,
+    codebook_grid,
+    codebooks,
+    round_to_grid,
+)
 from mmq_sweeps.methods.gptq import GPTQ, Factor, NotDefiniteError
 
 # Columns corrected singly between two products.

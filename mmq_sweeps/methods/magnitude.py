@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmq_sweeps.methods.affine import Format
 from mmq_sweeps.methods.base import LayerStats, Method, Solution, quantize_many
+from mmq_sweeps.methods.formats import Format
 
 # For weights from 2**-20 to 2**20, squared errors times Gram matrices stay far from float32's limits.
 ORDINARY_EXPONENTS = 20

@@ -12,7 +12,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mmq_sweeps.methods.affine import (
+from mmq_sweeps.methods.base import LayerStats, Solution
+from mmq_sweeps.methods.formats import (
     NORMAL_FLOAT,
     Format,
     QuantizedWeight,
@@ -21,7 +22,6 @@ from mmq_sweeps.methods.affine import (
     codebook_grid,
     round_to_grid,
 )
-from mmq_sweeps.methods.base import LayerStats, Solution
 
 
 def solve(weight: Tensor, format: Format) -> QuantizedWeight:

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mmq_sweeps.methods.affine import Format, QuantizedWeight, check_group_size, round_nearest
 from mmq_sweeps.methods.base import LayerStats, Solution
+from mmq_sweeps.methods.formats import Format, QuantizedWeight, check_group_size, round_nearest
 
 
 @dataclass(frozen=True)

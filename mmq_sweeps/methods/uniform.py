@@ -11,8 +11,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mmq_sweeps.methods.affine import Format, round_nearest
 from mmq_sweeps.methods.base import LayerStats, Solution
+from mmq_sweeps.methods.formats import Format, round_nearest
 
 
 @dataclass(frozen=True)

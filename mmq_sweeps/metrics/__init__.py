@@ -12,10 +12,10 @@ from mmq_sweeps.metrics.names import check_metric_names, load_metric, metric_nam
 from mmq_sweeps.metrics.result import MetricResult
 
 if TYPE_CHECKING:
-    from mmq_sweeps.metrics.answers import AnswerScorer
-    from mmq_sweeps.metrics.captions import CaptionScorer
+    from mmq_sweeps.metrics.answers.scorer import AnswerScorer
+    from mmq_sweeps.metrics.captions.scorer import CaptionScorer
     from mmq_sweeps.metrics.intervals import paired_difference, paired_differences
-    from mmq_sweeps.metrics.ranks import RetrievalScorer
+    from mmq_sweeps.metrics.retrieval.scorer import RetrievalScorer
 
 __all__ = [
     "AnswerScorer",
@@ -30,9 +30,9 @@ __all__ = [
 ]
 
 _LATER = {
-    "AnswerScorer": "answers",
-    "CaptionScorer": "captions",
-    "RetrievalScorer": "ranks",
+    "AnswerScorer": "answers.scorer",
+    "CaptionScorer": "captions.scorer",
+    "RetrievalScorer": "retrieval.scorer",
     "paired_difference": "intervals",
     "paired_differences": "intervals",
 }

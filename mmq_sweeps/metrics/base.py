@@ -7,6 +7,7 @@ bootstrap needs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -14,19 +15,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+# How many items a figure is of; of draws of groups of unequal size, of each draw ``[B]``.
+Count = int | Floats
+
+
+class RightAnswers(dict[str, Sequence[str]]):
+    """Right answers by question id, and what else some metrics ask of a question, by id.
+
+    ``options`` are those of a choice, ``kinds`` the kind of each question, ``groups`` what it shares with other questions,
+    such as the picture. Questions without them are left out of each.
+    """
+
+    def __init__(
+        self,
+        answers: Mapping[str, Sequence[str]],
+        options: Mapping[str, Sequence[str]] | None = None,
+        kinds: Mapping[str, str] | None = None,
+        groups: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(answers)
+        self.options, self.kinds, self.groups = options or {}, kinds or {}, groups or {}
+
+    @staticmethod
+    def of(answers: Mapping[str, Sequence[str]]) -> RightAnswers:
+        """Return ``answers`` themselves if they know all of this, else with nothing but the answers."""
+        return answers if isinstance(answers, RightAnswers) else RightAnswers(answers)
+
+    def choices(self) -> list[Sequence[str]]:
+        """Return the options of each question, in the order of the questions."""
+        return [self.options.get(question, ()) for question in self]
 
 
 @dataclass(frozen=True)
 class Scores:
     """Scores of one cell: ``value``, ``per_item`` ``[N]`` and ``totals`` ``[N, S]``.
 
-    ``warnings`` are short sentences with numbers on why the figure means less than it seems.
+    ``warnings`` are short sentences with numbers on why the figure means less than it seems. ``places`` are those of the items
+    that the metric is about, if it is not about all.
     """
 
     value: float
     per_item: Floats
     totals: Floats
     warnings: tuple[str, ...] = ()
+    places: NDArray[np.intp] | None = None
 
     @staticmethod
     def mean(per_item: Floats, warnings: tuple[str, ...] = ()) -> Scores:
@@ -43,6 +75,9 @@ class Metric(Protocol):
 
     A metric that depends on the order of its items has ``figures(totals [N, S], counts [B, N])`` in place of ``aggregate``:
     the figures ``[B]`` of draws that hold each item so many times.
+
+    A metric of answers may have ``problem_of(answers, options, kind)``: why it cannot score a question with these right
+    answers, or None.
     """
 
     name: ClassVar[str]
@@ -57,12 +92,15 @@ class Metric(Protocol):
         """Return the scores of one cell, items in the order of the references."""
         ...
 
-    def aggregate(self, totals: Floats, count: int) -> Floats:
-        """Return the figures ``[B]`` of ``B`` sets of ``count`` items, from the sums ``[B, S]`` of their ``totals``."""
+    def aggregate(self, totals: Floats, count: Count) -> Floats:
+        """Return the figures ``[B]`` of ``B`` sets of ``count`` items, from the sums ``[B, S]`` of their ``totals``.
+
+        Of sets of unequal size, ``count`` holds the size of each.
+        """
         ...
 
 
-def mean_of_totals(totals: Floats, count: int) -> Floats:
+def mean_of_totals(totals: Floats, count: Count) -> Floats:
     """Aggregate a metric that is the mean of its items."""
     result: Floats = totals[:, 0] / count
     return result
@@ -72,3 +110,9 @@ def require(metric: Metric, needs: str, scorer: str, also: str = "") -> None:
     """Raise ValueError if ``metric`` cannot be computed from ``scorer``'s data."""
     if metric.needs not in (needs, also):
         raise ValueError(f"Metric {metric.name!r} needs {metric.needs}; {scorer} has {needs}")
+
+
+def share(part: Floats, whole: Floats) -> Floats:
+    """Return ``part / whole``, 0 where both are none."""
+    found: Floats = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+    return found

@@ -95,6 +95,18 @@ def of_logits(wrong: int, items: int) -> tuple[str, ...]:
     return (f"logits were not finite for {wrong} of {items} items",) if wrong else ()
 
 
+def of_unparsed(unparsed: int, answers: int) -> tuple[str, ...]:
+    """Warn about answers that name no option of a choice: they are wrong whatever the model meant."""
+    return (f"{unparsed} of {answers} answers name no option",) if unparsed and unparsed >= EMPTY * answers else ()
+
+
+def of_neither(neither: int, answers: int, taken: str) -> tuple[str, ...]:
+    """Warn about answers that say neither yes nor no; ``taken`` says what becomes of them."""
+    if not neither or neither < EMPTY * answers:
+        return ()
+    return (f"{neither} of {answers} answers say neither yes nor no and {taken}",)
+
+
 def of_left_out(left_out: int, items: int, reason: str) -> tuple[str, ...]:
     """Warn that a figure covers fewer items than requested."""
     return (f"{left_out} of {items} items were left out: {reason}",) if left_out else ()

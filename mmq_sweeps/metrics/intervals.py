@@ -1,19 +1,21 @@
 """Bootstrap intervals over items, and the paired difference of two cells.
 
-Items are drawn with replacement 1,000 times from a fixed seed; metrics with equally many items share the draws. The
-interval is the 2.5th to 97.5th percentile of the metric's figure on the draws. Only the items vary: document
-frequencies and everything else derived from the references stay those of the whole task.
+Items are drawn with replacement 1,000 times from a fixed seed; metrics with equally many items share the draws. Items that
+share a group, such as the questions about one picture, are drawn together: a draw has as many groups as there are, and its
+figure is that of the items in them, however many. The interval is the 2.5th to 97.5th percentile of the metric's figure on the
+draws. Only the items vary: document frequencies and everything else derived from the references stay those of the whole task.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mmq_sweeps.metrics.base import Floats, Metric, Scores
+from mmq_sweeps.metrics.base import Count, Floats, Metric, Scores
 from mmq_sweeps.metrics.degenerate import of_count
 from mmq_sweeps.metrics.names import load_metric
 from mmq_sweeps.metrics.result import MetricResult
@@ -21,6 +23,8 @@ from mmq_sweeps.metrics.result import MetricResult
 RESAMPLES = 1000
 SEED = 20260
 _PERCENTILES = (2.5, 97.5)
+# The number of each item's group ``[N]``; None if every item is drawn by itself.
+Owners = NDArray[np.intp] | None
 _BLOCK = 6_000_000  # counts in memory at a time; up to this size, all 1,000 draws are cached
 
 
@@ -39,9 +43,12 @@ class PairedDifference:
         return low > 0 or high < 0
 
 
-def result_of(metric: Metric, items: tuple[str, ...], scores: Scores) -> MetricResult:
-    """Return the result of ``scores`` over ``items``, with its interval."""
-    draws = _drawn(metric, scores.totals) if items else np.full(1, np.nan)
+def result_of(
+    metric: Metric, items: tuple[str, ...], scores: Scores, groups: Mapping[str, str] | None = None
+) -> MetricResult:
+    """Return the result of ``scores`` over ``items``, with its interval; ``groups`` says what is drawn together, by item."""
+    owners = owners_of(items, groups or {})
+    draws = _drawn(metric, scores.totals, owners) if items else np.full(1, np.nan)
     return MetricResult(
         name=metric.name,
         value=scores.value,
@@ -51,7 +58,24 @@ def result_of(metric: Metric, items: tuple[str, ...], scores: Scores) -> MetricR
         totals=None if scores.totals.shape[1] == 1 else scores.totals,
         definition=getattr(metric, "definition", ""),
         warnings=(*scores.warnings, *of_count(len(items))),
+        groups={} if owners is None else _named(items, groups or {}),
     )
+
+
+def _named(items: Sequence[str], groups: Mapping[str, str]) -> dict[str, str]:
+    return {item: groups[item] for item in items if groups.get(item, item) != item}
+
+
+def owners_of(items: Sequence[str], groups: Mapping[str, str]) -> Owners:
+    """Return the number of each item's group, by first appearance; None if no two items share one.
+
+    An item that ``groups`` does not name has its own id for a group.
+    """
+    if not groups:
+        return None
+    places: dict[str, int] = {}
+    found = np.array([places.setdefault(groups.get(item, item), len(places)) for item in items], dtype=np.intp)
+    return found if len(places) < len(items) else None
 
 
 def paired_difference(a: MetricResult, b: MetricResult) -> PairedDifference:
@@ -96,18 +120,19 @@ def _unlike(a: MetricResult, b: MetricResult) -> ValueError | None:
 def _drawn_differences(a: MetricResult, several: Sequence[MetricResult]) -> Iterator[PairedDifference]:
     """Yield the differences of results that can be compared."""
     items = tuple(a.per_item)
+    owners = _owners([a, *several], items)
     size = 1 if a.totals is None else a.totals.shape[1]
     at_once = max(1, _BLOCK // (max(len(items), RESAMPLES) * size))
     for start in range(0, len(several), at_once):
         block = several[start : start + at_once]
         widths = {None if one.totals is None else one.totals.shape[1] for one in (a, *block)}
         if widths == {None}:
-            figures = _mean_differences(a, block, items)
+            figures = _mean_differences(a, block, items, owners)
         elif len(widths) == 1:
-            figures = _figures([*block, a], items)
+            figures = _figures([*block, a], items, owners)
             figures = figures[:-1] - figures[-1]
         else:
-            figures = np.concatenate([_figures([b], items) - _figures([a], items) for b in block])
+            figures = np.concatenate([_figures([b], items, owners) - _figures([a], items, owners) for b in block])
         low, high = np.percentile(figures, _PERCENTILES, axis=1)
         for place, b in enumerate(block):
             yield PairedDifference(a.name, b.value - a.value, (float(low[place]), float(high[place])))
@@ -121,15 +146,23 @@ def paired_share(a: MetricResult, b: MetricResult) -> tuple[float, tuple[float, 
     if (error := _unlike(a, b)) is not None:
         raise error
     items = tuple(a.per_item)
-    whole, part = (_figures([result], items)[0] for result in (a, b))
+    whole, part = (_figures([result], items, _owners([a, b], items))[0] for result in (a, b))
     return b.value / a.value, _interval(part[whole != 0] / whole[whole != 0])
 
 
-def _mean_differences(a: MetricResult, several: Sequence[MetricResult], items: tuple[str, ...]) -> Floats:
+def _owners(results: Sequence[MetricResult], items: tuple[str, ...]) -> Owners:
+    """Return what is drawn together; records from before groups were kept go by those of the others."""
+    return owners_of(items, next((result.groups for result in results if result.groups), {}))
+
+
+def _mean_differences(
+    a: MetricResult, several: Sequence[MetricResult], items: tuple[str, ...], owners: Owners
+) -> Floats:
     """Return the means ``[R, RESAMPLES]`` of the items' differences from ``a``; of equal items exactly zero."""
     of_a = _scores(a, items)
     apart = np.stack([_scores(b, items) - of_a for b in several], axis=1)
-    drawn: Floats = resample(apart).T / len(items)
+    sums, count = _sums(apart, owners)
+    drawn: Floats = sums.T / count
     return drawn
 
 
@@ -137,16 +170,20 @@ def _scores(result: MetricResult, items: tuple[str, ...]) -> Floats:
     return np.fromiter((result.per_item[item] for item in items), np.float64, len(items))
 
 
-def _figures(results: Sequence[MetricResult], items: tuple[str, ...]) -> Floats:
+def _figures(results: Sequence[MetricResult], items: tuple[str, ...], owners: Owners) -> Floats:
     """Return the figures ``[R, RESAMPLES]`` of results of one kind on the same draws; equal counts give equal figures."""
     if results[-1].totals is None:
-        return resample(np.stack([_scores(result, items) for result in results], axis=1)).T / len(items)
+        sums, count = _sums(np.stack([_scores(result, items) for result in results], axis=1), owners)
+        means: Floats = sums.T / count
+        return means
     totals = [_totals(result, items) for result in results]
     size, metric = totals[-1].shape[1], load_metric(results[-1].name)
     if getattr(metric, "figures", None) is not None:
-        return np.stack([_drawn(metric, own) for own in totals])  # No sum over items tells its figure.
-    sums = resample(np.concatenate(totals, axis=1)).reshape(RESAMPLES, len(results), size).swapaxes(0, 1)
-    figures: Floats = metric.aggregate(sums.reshape(-1, size), len(items)).reshape(len(results), RESAMPLES)
+        return np.stack([_drawn(metric, own, owners) for own in totals])  # No sum over items tells its figure.
+    sums, count = _sums(np.concatenate(totals, axis=1), owners)
+    by_result = sums.reshape(RESAMPLES, len(results), size).swapaxes(0, 1).reshape(-1, size)
+    counts = count if isinstance(count, int) else np.tile(count, len(results))
+    figures: Floats = metric.aggregate(by_result, counts).reshape(len(results), RESAMPLES)
     # Sums of fractions may differ in their last digit by their place among the columns.
     for place, own in enumerate(totals[:-1]):
         if np.array_equal(own, totals[-1]):
@@ -167,11 +204,23 @@ def figure_of(metric: Metric, totals: Floats) -> float:
     return float(metric.aggregate(totals.sum(axis=0, keepdims=True), len(totals))[0])
 
 
-def _drawn(metric: Metric, totals: Floats) -> Floats:
+def _drawn(metric: Metric, totals: Floats, owners: Owners) -> Floats:
     """Return the metric's figure on every draw of items."""
     if (figures := getattr(metric, "figures", None)) is not None:
-        return np.concatenate([figures(totals, counts) for counts in _draws(len(totals))])
-    return metric.aggregate(resample(totals), len(totals))
+        if owners is None:
+            return np.concatenate([figures(totals, counts) for counts in _draws(len(totals))])
+        return np.concatenate([figures(totals, counts[:, owners]) for counts in _draws(int(owners.max()) + 1)])
+    return metric.aggregate(*_sums(totals, owners))
+
+
+def _sums(totals: Floats, owners: Owners) -> tuple[Floats, Count]:
+    """Return the sums ``[RESAMPLES, S]`` of the items of each draw, and how many items that are."""
+    if owners is None:
+        return resample(totals), len(totals)
+    together = np.zeros((int(owners.max()) + 1, totals.shape[1] + 1))
+    np.add.at(together, owners, np.column_stack([totals, np.ones(len(totals))]))
+    drawn = resample(together)
+    return drawn[:, :-1], drawn[:, -1]
 
 
 def _interval(figures: Floats) -> tuple[float, float]:

@@ -12,44 +12,62 @@ if TYPE_CHECKING:
 
 _PACKAGE = "mmq_sweeps.metrics"
 _METRICS = {
-    "cider": "cider:Cider",
-    "cider_d": "cider:CiderD",
-    "meteor": "meteor:Meteor",
-    "bleu_1": "bleu:Bleu1",
-    "bleu_2": "bleu:Bleu2",
-    "bleu_3": "bleu:Bleu3",
-    "bleu_4": "bleu:Bleu4",
-    "rouge_l": "rouge:RougeL",
-    "spice": "spice:Spice",
-    "recall_at_1": "retrieval:RecallAt1",
-    "recall_at_5": "retrieval:RecallAt5",
-    "recall_at_10": "retrieval:RecallAt10",
-    "recall_mean": "retrieval:RecallMean",
-    "text_recall_at_1": "retrieval:TextRecallAt1",
-    "text_recall_at_5": "retrieval:TextRecallAt5",
-    "text_recall_at_10": "retrieval:TextRecallAt10",
-    "image_recall_at_1": "retrieval:ImageRecallAt1",
-    "image_recall_at_5": "retrieval:ImageRecallAt5",
-    "image_recall_at_10": "retrieval:ImageRecallAt10",
-    "vqa_accuracy": "vqa:VqaAccuracy",
-    "vqa_accuracy_2021": "vqa:VqaAccuracy2021",
-    "gqa_accuracy": "gqa:GqaAccuracy",
-    "ece": "confidence:Ece",
-    "aurc": "confidence:Aurc",
-    "log_likelihood": "likelihood:LogLikelihood",
+    "cider": "captions.cider:Cider",
+    "cider_d": "captions.cider:CiderD",
+    "meteor": "captions.meteor:Meteor",
+    "bleu_1": "captions.bleu:Bleu1",
+    "bleu_2": "captions.bleu:Bleu2",
+    "bleu_3": "captions.bleu:Bleu3",
+    "bleu_4": "captions.bleu:Bleu4",
+    "rouge_l": "captions.rouge:RougeL",
+    "spice": "captions.spice:Spice",
+    "recall_at_1": "retrieval.recall:RecallAt1",
+    "recall_at_5": "retrieval.recall:RecallAt5",
+    "recall_at_10": "retrieval.recall:RecallAt10",
+    "recall_mean": "retrieval.recall:RecallMean",
+    "text_recall_at_1": "retrieval.recall:TextRecallAt1",
+    "text_recall_at_5": "retrieval.recall:TextRecallAt5",
+    "text_recall_at_10": "retrieval.recall:TextRecallAt10",
+    "image_recall_at_1": "retrieval.recall:ImageRecallAt1",
+    "image_recall_at_5": "retrieval.recall:ImageRecallAt5",
+    "image_recall_at_10": "retrieval.recall:ImageRecallAt10",
+    "vqa_accuracy": "answers.vqa:VqaAccuracy",
+    "vqa_accuracy_2021": "answers.vqa:VqaAccuracy2021",
+    "textvqa_accuracy": "answers.vqa:TextVqaAccuracy",
+    "vizwiz_accuracy": "answers.vqa:VizWizAccuracy",
+    "gqa_accuracy": "answers.gqa:GqaAccuracy",
+    "anls": "answers.anls:Anls",
+    "relaxed_accuracy": "answers.relaxed:RelaxedAccuracy",
+    "choice_accuracy": "answers.choice:ChoiceAccuracy",
+    "choice_unparsed": "answers.choice:ChoiceUnparsed",
+    "mmbench": "answers.mmbench:MmBench",
+    "mmmu_accuracy": "answers.mmmu:MmmuAccuracy",
+    "ocrbench": "answers.ocrbench:OcrBench",
+    "pope_accuracy": "answers.pope:PopeAccuracy",
+    "pope_precision": "answers.pope:PopePrecision",
+    "pope_recall": "answers.pope:PopeRecall",
+    "pope_f1": "answers.pope:PopeF1",
+    "pope_yes_ratio": "answers.pope:PopeYesRatio",
+    "mme": "answers.mme:Mme",
+    "mme_perception": "answers.mme:MmePerception",
+    "mme_cognition": "answers.mme:MmeCognition",
+    "mme_accuracy": "answers.mme:MmeAccuracy",
+    "mme_accuracy_plus": "answers.mme:MmeAccuracyPlus",
+    "ece": "probability.confidence:Ece",
+    "aurc": "probability.confidence:Aurc",
+    "log_likelihood": "probability.likelihood:LogLikelihood",
 }
 
 # Attributes of a metric, see ``base.Metric``.
 _PARTS = ("name", "needs", "higher_is_better", "prepare", "score", "aggregate")
 
-# The ``needs`` of each module's metrics, available without importing them.
-_NEEDS = dict.fromkeys(("cider", "meteor", "bleu", "rouge", "spice"), "captions")
-_NEEDS |= {
+# The ``needs`` of the metrics in each folder or module, available without importing them.
+_NEEDS = {
+    "captions": "captions",
+    "answers": "answers",
     "retrieval": "ranks",
-    "vqa": "answers",
-    "gqa": "answers",
-    "likelihood": "likelihoods",
-    "confidence": "confidences",
+    "probability.confidence": "confidences",
+    "probability.likelihood": "likelihoods",
 }
 
 
@@ -58,7 +76,12 @@ def metric_names(needs: str | None = None) -> tuple[str, ...]:
 
     ``needs`` restricts them to metrics that need ``captions``, ``answers``, ``confidences``, ``ranks`` or ``likelihoods``.
     """
-    return tuple(name for name, path in _METRICS.items() if needs in (None, _NEEDS[path.partition(":")[0]]))
+    return tuple(name for name, path in _METRICS.items() if needs in (None, _needs(path)))
+
+
+def _needs(path: str) -> str:
+    module = path.partition(":")[0]
+    return _NEEDS.get(module) or _NEEDS[module.partition(".")[0]]
 
 
 def check_metric_names(names: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,8 @@ class MetricResult:
     over both directions), in the order of ``per_item``; ``paired_difference`` needs them. ``by_type`` holds the figure
     of each kind of item, if the scorer knows kinds. ``definition`` names the published script that the figure equals,
     if several share the name. ``warnings`` are short sentences on why the figure means less than it seems; show them
-    beside it. ``alike`` says how alike the answers behind the figure are, if there are answers.
+    beside it. ``alike`` says how alike the answers behind the figure are, if there are answers. ``groups`` says what items
+    share, such as a picture, if some share it: they are drawn together.
     """
 
     name: str
@@ -44,6 +46,7 @@ class MetricResult:
     definition: str = ""
     warnings: tuple[str, ...] = ()
     alike: Alike | None = None
+    groups: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def count(self) -> int:

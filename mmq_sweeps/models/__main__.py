@@ -30,7 +30,7 @@ from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, bits_label
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.identity.loads_in import TRANSFORMERS, VLLM
-from mmq_sweeps.methods.affine import check_group_size
+from mmq_sweeps.methods.formats import check_group_size
 from mmq_sweeps.models.quantized.checkpoint import read_checkpoint
 from mmq_sweeps.models.quantized.loaders import Verdict
 from mmq_sweeps.models.quantized.measuring import fit_class

@@ -19,8 +19,8 @@ from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mmq_sweeps.methods.affine import QuantizedWeight, divided_rows
 from mmq_sweeps.methods.base import Solution
+from mmq_sweeps.methods.formats import QuantizedWeight, divided_rows
 from mmq_sweeps.models.loading import LoadedModel
 
 # How many linears before another are tried as its source, and into how many parts the rows of a source may fall (query,

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.identity.cell import digest
-from mmq_sweeps.methods.affine import QuantizedWeight
 from mmq_sweeps.methods.base import expect
+from mmq_sweeps.methods.formats import QuantizedWeight
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization import statistics
 from mmq_sweeps.quantization.calibration import BlockRunner, Pass, block_statistics, capture

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmq_sweeps.identity.cell import Cell, MethodRule
-from mmq_sweeps.methods.affine import Format
 from mmq_sweeps.methods.base import Method
+from mmq_sweeps.methods.formats import Format
 from mmq_sweeps.quantization.targets import METHOD_GROUP_SIZE, Part, Unit, check_format, inputs_problem
 
 # Makes a method of its key in the configuration and its node.

@@ -17,7 +17,7 @@ from torch import nn
 
 from mmq_sweeps.identity.cell import FULL_PRECISION_BITS
 from mmq_sweeps.identity.end_parts import EMBEDDINGS, END_PARTS, HEAD
-from mmq_sweeps.methods.affine import Format, QuantizedWeight
+from mmq_sweeps.methods.formats import Format, QuantizedWeight
 from mmq_sweeps.quantization.targets import Part
 
 
@@ -88,6 +88,15 @@ def measure_stored(model: nn.Module, parts: Iterable[Part], stored: Mapping[str,
             nothing = {"parameters": 0, "quantized_weights": 0, "size_bytes": 0}
             sizes[part.name] = sizes[part.tied_to] | nothing | {"tied_to": part.tied_to}
     return {"total": _size(_parameters(model, "", same), stored.values()), "parts": sizes}
+
+
+def larger_parts(measured: Mapping[str, Any]) -> dict[str, float]:
+    """Return the exact bits per weight of the parts of ``measure`` whose quantized weights take more than full precision."""
+    return {
+        name: part["bpw_exact"]
+        for name, part in measured["parts"].items()
+        if part["quantized_weights"] and part["bpw_exact"] > FULL_PRECISION_BITS
+    }
 
 
 def _tied_weights(parts: Iterable[Part]) -> dict[str, str]:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.memory import ran_out_of_memory
-from mmq_sweeps.methods.affine import Format
 from mmq_sweeps.methods.awq import output_error
 from mmq_sweeps.methods.base import LayerStats, Method, Solution
+from mmq_sweeps.methods.formats import Format
 from mmq_sweeps.methods.magnitude import solve_relative
 from mmq_sweeps.methods.rtn import RoundToNearest
 from mmq_sweeps.models.experts import module_of, parse

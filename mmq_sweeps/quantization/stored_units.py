@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from mmq_sweeps.memory import keep
-from mmq_sweeps.methods.affine import QuantizedWeight
+from mmq_sweeps.methods.formats import QuantizedWeight
 from mmq_sweeps.quantization.requests import Request
 from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.store import Store

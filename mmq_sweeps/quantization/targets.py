@@ -19,7 +19,7 @@ from torch import nn
 from mmq_sweeps.errors import TargetError, one_of
 from mmq_sweeps.identity.assignment import Structure, block_groups, rules_in, selects
 from mmq_sweeps.identity.end_parts import EMBEDDINGS, END_PARTS, HEAD
-from mmq_sweeps.methods.affine import Format
+from mmq_sweeps.methods.formats import Format
 from mmq_sweeps.models import experts
 from mmq_sweeps.quantization.blocks import find_blocks, linears_by_kind, loose_by_kind, refuse_computed, resolve, under
 

@@ -13,6 +13,7 @@ import numpy as np
 from mmq_sweeps.identity.assignment import method_name, part_order, rules_in
 from mmq_sweeps.identity.cell import QUANTIZED, Cell, digest, is_quantized_elsewhere
 from mmq_sweeps.metrics import MetricResult, paired_differences
+from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.store.record import Record
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def results_of(record: Record, items: Items) -> dict[str, MetricResult]:
             interval=(metric["interval"][0], metric["interval"][1]),
             higher_is_better=metric.get("higher_is_better", True),
             totals=_totals(name, items),
+            groups={item["id"]: item["group"] for item in items if "group" in item},
         )
         for name, metric in record.metrics.items()
         if metric["value"] is not None
@@ -150,7 +152,7 @@ def conflict_sentence(cell_id: str, count: int, metric: str, spread: float, plac
     """
     apart = f"differs by {spread:.4g}" if math.isfinite(spread) else "has a value in some and none in others"
     return (
-        f"cell {cell_id} was measured {count} times with different results ({metric} {apart}); "
+        f"cell {cell_id} was measured {counted(count, 'time')} with different results ({metric} {apart}); "
         f"the newest is shown: {', '.join(sorted(set(places)))}"
     )
 

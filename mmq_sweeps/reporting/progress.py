@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
@@ -33,14 +33,28 @@ class Reporter(Protocol):
         """Report a message."""
 
 
-class Progress:
-    """``Reporter`` for a terminal or log: progress over ``total`` cells and over the stages of the current cell."""
+class _Bars(Bars):
+    """rich's bars, below what ``above`` draws."""
 
-    def __init__(self, total: int) -> None:
+    above: Callable[[Console], RenderableType] | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        if self.above is not None:
+            yield self.above(self.console)
+        yield from super().get_renderables()
+
+
+class Progress:
+    """``Reporter`` for a terminal or log: progress over ``total`` cells and over the stages of the current cell.
+
+    On a terminal, what ``above`` draws for it stands above the bars.
+    """
+
+    def __init__(self, total: int, above: Callable[[Console], RenderableType] | None = None) -> None:
         # Users' names may contain text that rich would take for markup or an emoji.
         self.console = Console(stderr=True, markup=False, emoji=False, highlight=False)
         self.total, self.done = total, 0
-        self._bars = Bars(
+        self.bars = _Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
@@ -49,33 +63,39 @@ class Progress:
             transient=True,
             disable=not self.console.is_terminal,
         )
-        self._cells = self._bars.add_task("cells", total=total)
-        self._stage = self._bars.add_task("", total=None, visible=False)
+        self.bars.above = above
+        self._cells = self.bars.add_task("cells", total=total)
+        self._stage = self.bars.add_task("", total=None, visible=False)
 
     def __enter__(self) -> Self:
-        self._bars.start()
+        self.bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        self.bars.stop()
+
+    @property
+    def shows_bars(self) -> bool:
+        """True on a terminal."""
+        return not self.bars.disable
 
     def skip(self, count: int) -> None:
         """Count ``count`` cells as done already."""
         self.done += count
-        self._bars.update(self._cells, completed=self.done)
+        self.bars.update(self._cells, completed=self.done)
 
     def begin(self, title: str, cell: str = "") -> None:  # noqa: ARG002
-        self._bars.update(self._cells, description=f"cells · {title}", refresh=True)
+        self.bars.update(self._cells, description=f"cells · {title}", refresh=True)
 
     def stage(self, name: str, done: int, total: int) -> None:
-        self._bars.update(self._stage, description=f"  {name}", completed=done, total=total, visible=True)
+        self.bars.update(self._stage, description=f"  {name}", completed=done, total=total, visible=True)
 
     def finish(self, title: str, outcome: str, cell: str = "") -> None:  # noqa: ARG002
         self.done += 1
-        self._bars.update(self._cells, completed=self.done)
-        self._bars.update(self._stage, visible=False)
+        self.bars.update(self._cells, completed=self.done)
+        self.bars.update(self._stage, visible=False)
         if not self.console.is_terminal:
             self.say(f"cell {self.done} of {self.total}: {title}: {outcome}")
 

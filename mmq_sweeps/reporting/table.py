@@ -27,6 +27,7 @@ from mmq_sweeps.reporting.compare import (
     variant,
     with_variants,
 )
+from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.store.record import Record
 
 # Without a terminal, rich would assume 80 columns.
@@ -41,9 +42,29 @@ METRIC_LABELS = {
     "meteor": "METEOR",
     "rouge_l": "ROUGE-L",
     "spice": "SPICE",
+    **{f"bleu_{length}": f"BLEU-{length}" for length in (1, 2, 3, 4)},
     "gqa_accuracy": "acc.",
     "vqa_accuracy": "acc.",
     "vqa_accuracy_2021": "acc. 2021",
+    "textvqa_accuracy": "acc.",
+    "vizwiz_accuracy": "acc.",
+    "anls": "ANLS",
+    "relaxed_accuracy": "relaxed acc.",
+    "choice_accuracy": "acc.",
+    "choice_unparsed": "unparsed",
+    "mmbench": "circular acc.",
+    "mmmu_accuracy": "acc.",
+    "ocrbench": "OCRBench",
+    "pope_accuracy": "acc.",
+    "pope_precision": "precision",
+    "pope_recall": "recall",
+    "pope_f1": "F1",
+    "pope_yes_ratio": "yes",
+    "mme": "MME",
+    "mme_perception": "perception",
+    "mme_cognition": "cognition",
+    "mme_accuracy": "acc.",
+    "mme_accuracy_plus": "acc.+",
     "ece": "ECE",
     "aurc": "AURC",
     "recall_mean": "R@mean",
@@ -53,6 +74,13 @@ METRIC_LABELS = {
         for rank in (1, 5, 10)
     },
 }
+
+
+def metric_label(metric: str) -> str:
+    """Return the name by which people know a metric: ``CIDEr``, and ``log likelihood`` of one without a name of its own."""
+    return METRIC_LABELS.get(metric, metric.replace("_", " "))
+
+
 # With more metrics than this, only the first has a column for its difference from full precision.
 COMPARED = 3
 # Least digits of an id that a table shows.
@@ -227,7 +255,7 @@ def notes(family: Sequence[dict[str, Any]]) -> Iterator[str]:
     if any(metric.get("significant") for _, _, metric in metrics):
         yield FOOTNOTE
     for name in dict.fromkeys(name for _, name, metric in metrics if not metric["higher_is_better"]):
-        yield f"{METRIC_LABELS.get(name, name)}: lower is better"
+        yield f"{metric_label(name)}: lower is better"
     for name in dict.fromkeys(name for _, name, _ in metrics):
         yield from definition_note(name, [metric.get("definition") for _, other, metric in metrics if other == name])
     yield from warning_notes(metrics)
@@ -266,7 +294,7 @@ def _shared(sentences: Iterable[tuple[str, dict[str, Any], str]]) -> Iterator[tu
     for text, row, name in sentences:
         cells, labels = about.setdefault(text, ({}, {}))
         cells[title(row)] = None
-        labels[METRIC_LABELS.get(name, name)] = None
+        labels[metric_label(name)] = None
     for text, (cells, labels) in about.items():
         yield text, _some([*cells]), ", ".join(labels)
 
@@ -280,11 +308,11 @@ def _some(titles: Sequence[str]) -> str:
 def definition_note(metric: str, definitions: Iterable[str | None]) -> Iterator[str]:
     """Yield the script that ``metric`` equals, given each cell's ``definition``; a warning if cells differ in it."""
     counts = Counter(definition for definition in definitions if definition)
-    label = METRIC_LABELS.get(metric, metric)
+    label = metric_label(metric)
     if len(counts) == 1:
         yield f"{label}: {next(iter(counts))}"
     elif counts:
-        told = "; ".join(f"{definition} ({number} cells)" for definition, number in counts.most_common())
+        told = "; ".join(f"{definition} ({counted(number, 'cell')})" for definition, number in counts.most_common())
         yield f"{WARNED} {label}: cells differ in the script and are not comparable: {told}"
 
 
@@ -316,7 +344,7 @@ def _columns(family: Sequence[dict[str, Any]], ids: Mapping[str, str]) -> list[C
     columns = [Column("method", "method", [row["label"] for row in family], 0, "left", wrap=True, joins=True)]
     columns += [Column(part, part, [row["bits"].get(part, "16") for row in family], 0, joins=True) for part in parts]
     for place, name in enumerate(metrics):
-        label = METRIC_LABELS.get(name, name)
+        label = metric_label(name)
         columns.append(Column(label, label, _figures(family, name), 2 * place))
         if len(metrics) <= COMPARED or not place:
             told = [_difference(row["metrics"].get(name)) for row in family]

@@ -26,18 +26,18 @@ from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.metrics.intervals import paired_difference, paired_share
 from mmq_sweeps.metrics.result import MetricResult
 from mmq_sweeps.search.measuring import (
-    NOTHING,
     SEARCH,
     STAGES,
     Answer,
     Items,
     Measurement,
     Outcome,
-    count_of_items,
 )
 from mmq_sweeps.search.prediction import sensitivity
 from mmq_sweeps.search.prediction.allocation import Frontier, frontier, ranked
-from mmq_sweeps.search.prediction.model import DamageModel, Observation
+from mmq_sweeps.search.prediction.first_batch import FirstBatch, quantized_uniform
+from mmq_sweeps.search.prediction.model import DamageModel
+from mmq_sweeps.search.prediction.observations import aligned, observations
 from mmq_sweeps.search.racing.contest import Contest
 from mmq_sweeps.search.racing.race import Race, Round, Threshold
 from mmq_sweeps.search.settings import Settings
@@ -124,14 +124,14 @@ class Search:
         return self.model
 
     def _stages(self) -> Generator[Batch, None, None]:
-        first = self._first_batch()
-        yield first
-        self._refuse_nothing(first)
+        first = FirstBatch(self.space, self.settings)
+        yield first.measurements()
+        first.refuse_nothing(self.outcomes)
         table = sensitivity.error_table(self.space, self._errors())
         parts = list(dict.fromkeys(axis.part for axis in self.space.axes))
         numbers = [parts.index(axis.part) for axis in self.space.axes]
         exponent = 1.2
-        lowered = self._divergences()
+        lowered = first.divergences(self.outcomes)
         if lowered:
             table, exponent = sensitivity.with_divergences(table, lowered), 1.1
         self.model = DamageModel(table, numbers, exponent, methods=self.space.methods)
@@ -157,94 +157,12 @@ class Search:
         self._found = [self._choice(own) for own in contests]
         yield self._final_batch()
 
-    # First batch
-
-    def _first_batch(self) -> Batch:
-        items = Items(SEARCH, 0, self.settings.first)
-        points = [None, *self._uniform(), *self._lowered_parts()]
-        batch = [Measurement(point, items, STAGES[0]) for point in dict.fromkeys(points)]
-        if self._finer and self.settings.forced:
-            forced = Items(SEARCH, 0, self.settings.forced, teacher_forced=True)
-            batch += [Measurement(point, forced, STAGES[0]) for point in (None, *self._lowered_axes())]
-        return batch
-
     @property
     def _finer(self) -> bool:
         return len({axis.part for axis in self.space.axes}) < len(self.space.axes)
 
-    def _uniform(self) -> list[Point]:
-        return [point for point in self.space.uniform() if point != self._full]
-
-    @property
-    def _full(self) -> Point | None:
-        return sensitivity.full_precision(self.space)
-
-    def _lowered_parts(self) -> list[Point]:
-        best, least = self.space.best_options, self.space.smallest
-        parts = dict.fromkeys(axis.part for axis in self.space.axes)
-        return [
-            tuple(least[n] if axis.part == part else best[n] for n, axis in enumerate(self.space.axes))
-            for part in parts
-        ]
-
-    def _lowered_axes(self) -> list[Point]:
-        best, least = self.space.best_options, self.space.smallest
-        return [(*best[:n], least[n], *best[n + 1 :]) for n in range(len(self.space.axes))]
-
-    def _refuse_nothing(self, batch: Batch) -> None:
-        """Raise a ConfigError if full precision failed or scores nothing, or no quantized point scores more than nothing."""
-        full = self.outcomes[batch[0]].result
-        name = self.settings.metric
-        if full is None:
-            raise ConfigError("the search: full precision could not be measured; its record has the error.")
-        on = count_of_items(full.count)
-        if full.value <= 0:
-            raise ConfigError(
-                f"hydra.sweeper.metric={name}: full precision has {full.value:g} on {on}, and a search needs a "
-                "score above zero, of which shares are kept; choose another metric or task."
-            )
-        plain = [self.outcomes[one].result for one in batch[1:] if not one.items.teacher_forced]
-        best = max((result.value for result in plain if result is not None), default=0.0)
-        if best <= NOTHING * full.value:
-            told = f"at most {best:.2g} of {full.value:.4g}" if best > 0 else "nothing"
-            raise ConfigError(
-                f"hydra.sweeper.metric={name}: every quantized candidate scores {told} on {on}; add higher "
-                "bit-widths or a calibrated method."
-            )
-
-    def _divergences(self) -> dict[int, tuple[int, float]]:
-        """Return the option and the divergence of every axis that was lowered alone; empty if that was not measured."""
-        forced = [one for one in self.outcomes if one.items.teacher_forced]
-        full = next((self.outcomes[one].predictions for one in forced if one.point is None), {})
-        found = {}
-        for number, point in enumerate(self._lowered_axes() if full else []):
-            outcome = next((self.outcomes[one] for one in forced if one.point == point), None)
-            if outcome is not None and outcome.result is not None:
-                found[number] = point[number], sensitivity.divergence(full, outcome.predictions)
-        return found
-
-    # Model
-
     def _refit(self) -> None:
-        self._fitted.fit(self._observations())
-
-    def _observations(self) -> list[Observation]:
-        """Return the mean of every cell of the search's items; its variance is that of its ratio to one reference's."""
-        sets: dict[Items, dict[Point | None, MetricResult]] = {}
-        for one, outcome in self.outcomes.items():
-            if one.items.split == SEARCH and not one.items.teacher_forced and outcome.result is not None:
-                sets.setdefault(one.items, {})[one.point] = outcome.result
-        found = []
-        for number, own in enumerate(sets.values()):
-            reference = own[None] if None in own else max(own.values(), key=lambda result: result.value)
-            for point, result in own.items():
-                scores, others = _scores(result, reference), _scores(reference, reference)
-                mean, other = float(scores.mean()), float(others.mean())
-                # Of a bad point hardly anything is left of the reference's ups and downs.
-                rest = scores - (mean / other if other else 1.0) * others
-                spread = float(rest.var(ddof=1)) / len(rest) if len(rest) > 1 else result.value**2
-                found.append(Observation(point, number, mean, spread))
-        return found
+        self._fitted.fit(observations(self.outcomes))
 
     # Races
 
@@ -306,7 +224,7 @@ class Search:
         return point not in self._failed and self.bits(point) <= budget.bits
 
     def _best_uniform(self, budget: Budget) -> Point | None:
-        inside = [point for point in self._uniform() if self._fits(point, budget)]
+        inside = [point for point in quantized_uniform(self.space) if self._fits(point, budget)]
         return max(inside, key=self._fitted.estimate, default=None)
 
     def _round_batch(self, asked: Sequence[tuple[Contest, Round]]) -> Batch:
@@ -328,7 +246,7 @@ class Search:
         if contest.budget.share is not None:
             results[Threshold.REFERENCE] = order = self.outcomes[Measurement(None, items, "")].result
         if order is not None:
-            contest.race.tell({name: _scores(result, order) for name, result in results.items() if result is not None})
+            contest.race.tell({name: aligned(result, order) for name, result in results.items() if result is not None})
 
     def _join(self, contest: Contest) -> None:
         """Let the points that the refitted model prefers, and the leader's neighbours, run if it expects more of them."""
@@ -374,12 +292,12 @@ class Search:
         share = contest.budget.share
         if share is None:
             return contest.budget, max(running, key=self._fitted.estimate), self._best_uniform(contest.budget)
-        known = [*running, *self._uniform()]
+        known = [*running, *quantized_uniform(self.space)]
         keeping = [
             point for point in known if self._fits(point, contest.budget) and self._fitted.estimate(point) >= share
         ]
         best = min(keeping, key=self.bits, default=max(known, key=self._fitted.estimate))
-        uniform = [point for point in self._uniform() if point in keeping]
+        uniform = [point for point in quantized_uniform(self.space) if point in keeping]
         return contest.budget, best, min(uniform, key=self.bits, default=None)
 
     def _final_batch(self) -> Batch:
@@ -410,10 +328,6 @@ class Search:
         if outcome.result is None:
             raise ConfigError(f"the search: the final cell {outcome.cell} failed; its record has the error.")
         return outcome.result
-
-
-def _scores(result: MetricResult, order: MetricResult) -> Floats:
-    return np.array([result.per_item[item] for item in order.per_item], dtype=np.float64)
 
 
 def kinds_of(batch: Sequence[Measurement]) -> Mapping[str, int]:

@@ -9,8 +9,8 @@ from torch import nn
 
 from mmq_sweeps.errors import ConfigError, one_of, unknown
 from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS
-from mmq_sweeps.methods.affine import Format
 from mmq_sweeps.methods.base import Method
+from mmq_sweeps.methods.formats import Format
 from mmq_sweeps.quantization.size import StoredLinear, measure_stored
 from mmq_sweeps.quantization.targets import Part, Unit, tied_problems
 from mmq_sweeps.search.space import GRANULARITIES, Axis, Option, Space

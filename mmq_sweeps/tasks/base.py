@@ -26,6 +26,12 @@ class Predictions(dict[str, str]):
         self.not_finite = set(not_finite)
         self.log_probabilities: dict[str, tuple[float, int]] = {}
 
+    def in_order(self, ids: Iterable[str]) -> Predictions:
+        """Return the same with the answers in the order of ``ids``."""
+        found = Predictions({identity: self[identity] for identity in ids}, self.not_finite)
+        found.log_probabilities = self.log_probabilities
+        return found
+
 
 class Task(Protocol):
     """Frozen dataclass with the fields of its yaml in ``conf/task/``."""

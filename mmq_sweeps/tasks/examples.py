@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mmq_sweeps.config.instantiate import find_class
 from mmq_sweeps.data import images
+from mmq_sweeps.data.images import Encoded, Picture, images_of, pictures_of
 from mmq_sweeps.identity.contents import content_digests
 from mmq_sweeps.memory import available_bytes
 
@@ -39,8 +40,9 @@ class Examples:
     """Examples of a reader, for evaluation and calibration.
 
     ``data`` is the ``_target_`` and the fields of a reader: a dataclass that also takes ``split``, ``count`` and
-    ``seed``, and a sequence of examples with ``id`` and ``image``, and with ``path`` if the image is a file. ``image``
-    is decoded on access and not cached here, so that a set of any size fits in memory.
+    ``seed``, and a sequence of examples with ``id`` and ``image``, and with ``path`` if the image is a file. Examples with
+    several images or none have ``images``, and ``pictures`` that they are decoded from. Images are decoded on access and
+    not cached here, so that a set of any size fits in memory.
     """
 
     data: dict[str, Any]
@@ -49,12 +51,12 @@ class Examples:
     allow_missing: bool
 
     @cached_property
-    def _unusable(self) -> dict[Path, str]:
-        """Unusable files found by ``check`` and tolerated by ``allow_missing``, with the reason for each."""
+    def _unusable(self) -> dict[Picture, str]:
+        """Unusable images found by ``check`` and tolerated by ``allow_missing``, with the reason for each."""
         return {}
 
     @cached_property
-    def _remarks(self) -> dict[Path, tuple[str, ...]]:
+    def _remarks(self) -> dict[Picture, tuple[str, ...]]:
         """Ways in which viewers may show an image differently, as far as ``check`` has looked."""
         return {}
 
@@ -63,9 +65,10 @@ class Examples:
 
         ``evaluated`` are the examples behind the figure, without those left out.
         """
-        counts = Counter(remark for path in _paths(evaluated) for remark in self._remarks.get(path, ()))
+        pictures = _pictures(evaluated)
+        counts = Counter(remark for picture in pictures for remark in self._remarks.get(picture, ()))
         return tuple(
-            f"{count} of {len(evaluated)} images {'has' if count == 1 else 'have'} {remark}"
+            f"{count} of {len(pictures)} images {'has' if count == 1 else 'have'} {remark}"
             for remark, count in counts.items()
         )
 
@@ -104,7 +107,7 @@ class Examples:
 
     def usable(self, examples: Iterable[Any]) -> list[Any]:
         """Return the examples with decodable images, as far as ``check`` has looked."""
-        return [example for example in examples if _path(example) not in self._unusable]
+        return [example for example in examples if not self._unusable.keys() & set(pictures_of(example) or ())]
 
     def check(
         self,
@@ -122,12 +125,12 @@ class Examples:
         and shared.
         """
         verdicts = cache / "images.json"
-        paths = _paths(evaluated)
-        judged = images.inspect(paths, verdicts)
-        self._remarks.update({path: verdict.remarks for path, verdict in judged.items() if verdict.remarks})
-        if found := {path: verdict.problem for path, verdict in judged.items() if verdict.problem is not None}:
-            told = f"task.split={self.split}: {images.describe(found, len(paths), SHOWN)}"
-            if len(found) == len(paths):
+        pictures = _pictures(evaluated)
+        judged = images.inspect(pictures, verdicts)
+        self._remarks.update({picture: verdict.remarks for picture, verdict in judged.items() if verdict.remarks})
+        if found := {picture: verdict.problem for picture, verdict in judged.items() if verdict.problem is not None}:
+            told = f"task.split={self.split}: {images.describe(_named(found, evaluated), len(pictures), SHOWN)}"
+            if all(found.keys() & set(pictures_of(example) or ()) for example in evaluated):
                 raise ValueError(f"{told}. None is left; get them again")
             if not self.allow_missing:
                 raise ValueError(
@@ -136,10 +139,11 @@ class Examples:
         self._unusable.update(found)
         for calibration in calibrations:
             samples = self.drawn(calibration)
-            paths = _paths(samples)
-            if found := images.problems(paths, verdicts):
+            pictures = _pictures(samples)
+            if found := images.problems(pictures, verdicts):
+                told = images.describe(_named(found, samples), len(pictures), SHOWN)
                 raise ValueError(
-                    f"task.calibration_split={self.calibration_split}: {images.describe(found, len(paths), SHOWN)}. "
+                    f"task.calibration_split={self.calibration_split}: {told}. "
                     f"Get them again, or draw others than those of calibration.seed={calibration['seed']}"
                 )
             check_samples(samples)
@@ -147,25 +151,27 @@ class Examples:
 
     def alike(self, evaluated: Sequence[Any]) -> int:
         """Return how many image files of ``evaluated`` have the contents of another one."""
-        by_size: dict[int, list[Path]] = {}
-        paths = [path for example in evaluated if (path := _path(example)) is not None]
-        for path in paths:
-            by_size.setdefault(path.stat().st_size, []).append(path)
-        doubtful = [path for same in by_size.values() if len(same) > 1 for path in same]
-        digests = content_digests(doubtful)
-        counts = Counter(digests[path] for path in doubtful)
+        by_size: dict[int, list[Picture]] = {}
+        for picture in (picture for example in evaluated for picture in pictures_of(example) or ()):
+            by_size.setdefault(_size(picture), []).append(picture)
+        doubtful = [picture for same in by_size.values() if len(same) > 1 for picture in same]
+        digests = _digests(doubtful)
+        counts = Counter(digests[picture] for picture in doubtful)
         return sum(count for count in counts.values() if count > 1)
 
     def missing(self, evaluated: Sequence[Any]) -> dict[str, Any]:
         """Return the record's entry on unusable images: their number, the total, and the first few; empty if none."""
-        bad = {path: self._unusable[path] for path in _paths(evaluated) if path in self._unusable}
+        pictures = _pictures(evaluated)
+        bad = {picture: self._unusable[picture] for picture in pictures if picture in self._unusable}
         if not bad:
             return {}
-        named = Counter(path.name for path in bad)
+        named = Counter(picture.name for picture in bad)
         first = {
             # Files of one name in several folders are several images.
-            path.name if named[path.name] == 1 else f"{path.parent.name}/{path.name}": reason
-            for path, reason in list(bad.items())[:SHOWN]
+            picture.name
+            if named[picture.name] == 1 or isinstance(picture, Encoded)
+            else f"{picture.parent.name}/{picture.name}": reason
+            for picture, reason in list(bad.items())[:SHOWN]
         }
         return {"images": len(bad), "of": len(evaluated), "first": first}
 
@@ -207,23 +213,29 @@ class Examples:
 
 
 class _SameImage:
-    """Set of images, compared by the size and content of files, or by the pixels of drawn images."""
+    """Set of images, compared by the size and content of files, or by the pixels of drawn images.
+
+    An example with several images is in it if one of them is; one without images, if its id and question are.
+    """
 
     def __init__(self, examples: Sequence[Any]) -> None:
-        self._by_size: dict[int, list[Path]] = {}
-        for path in _paths(examples):
-            self._by_size.setdefault(path.stat().st_size, []).append(path)
-        self._pixels = {_pixels(example.image) for example in examples if _path(example) is None}
+        self._by_size: dict[int, list[Picture]] = {}
+        for picture in _pictures(examples):
+            self._by_size.setdefault(_size(picture), []).append(picture)
+        self._others = {key for example in examples if not pictures_of(example) for key in _without_pictures(example)}
 
     def __contains__(self, example: Any) -> bool:
-        path = _path(example)
-        if path is None:
-            return bool(self._pixels) and _pixels(example.image) in self._pixels
-        alike = self._by_size.get(path.stat().st_size, [])
+        pictures = pictures_of(example)
+        if not pictures:
+            return bool(self._others) and not self._others.isdisjoint(_without_pictures(example))
+        return any(map(self._has, pictures))
+
+    def _has(self, picture: Picture) -> bool:
+        alike = self._by_size.get(_size(picture), [])
         if not alike:
             return False
-        digests = content_digests([path, *alike])
-        return digests[path] in {digests[other] for other in alike}
+        digests = _digests([picture, *alike])
+        return digests[picture] in {digests[other] for other in alike}
 
 
 class Prepared(Generic[Inputs]):
@@ -283,12 +295,12 @@ def _tensors(inputs: Any) -> list[Tensor]:
     return [value for value in values if isinstance(value, Tensor)]
 
 
-def decoded(examples: Sequence[Any]) -> list[Any]:
-    """Return the image of each example; an example that occurs repeatedly is decoded once."""
-    kept: dict[int, Any] = {}
+def decoded(examples: Sequence[Any]) -> list[list[Any]]:
+    """Return the images of each example; an example that occurs repeatedly is decoded once."""
+    kept: dict[int, list[Any]] = {}
     for example in examples:
         if id(example) not in kept:
-            kept[id(example)] = example.image
+            kept[id(example)] = images_of(example)
     return [kept[id(example)] for example in examples]
 
 
@@ -297,13 +309,37 @@ def split_up(items: Sequence[Batch], size: int) -> list[Sequence[Batch]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def _path(example: Any) -> Path | None:
-    path: Path | None = getattr(example, "path", None)
-    return path
+def _pictures(examples: Iterable[Any]) -> list[Picture]:
+    return list(dict.fromkeys(picture for example in examples for picture in pictures_of(example) or ()))
 
 
-def _paths(examples: Iterable[Any]) -> list[Path]:
-    return list(dict.fromkeys(path for example in examples if (path := _path(example)) is not None))
+def _named(found: Mapping[Picture, str], examples: Iterable[Any]) -> dict[str, str]:
+    """Return ``found`` by the name of each picture, with that of the row if the reader names rows."""
+    rows: dict[Picture, str] = {}
+    for example in examples:
+        if (where := getattr(example, "where", None)) is not None:
+            rows |= {
+                picture: f"{where}, {picture}" for picture in pictures_of(example) or () if isinstance(picture, Path)
+            }
+    return {rows.get(picture, str(picture)): reason for picture, reason in found.items()}
+
+
+def _size(picture: Picture) -> int:
+    return picture.stat().st_size if isinstance(picture, Path) else picture.size
+
+
+def _digests(pictures: Sequence[Picture]) -> dict[Picture, str | None]:
+    found: dict[Picture, str | None] = {one: one.digest for one in pictures if isinstance(one, Encoded)}
+    return found | content_digests(one for one in pictures if isinstance(one, Path))
+
+
+def _without_pictures(example: Any) -> set[Any]:
+    """Return what tells a drawn example from others: each image's pixels, or its id and questions if it has no image."""
+    if pictures_of(example) is None and (drawn := images_of(example)):
+        return {_pixels(image) for image in drawn}
+    # An id that counts rows differs between splits.
+    own = getattr(example, "id_of_set", example.id)
+    return {(own, tuple(str(asked.question) for asked in getattr(example, "questions", ())))}
 
 
 def _pixels(image: Any) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
@@ -15,11 +15,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mmq_sweeps.identity.roles import EVALUATION, LABEL
+from mmq_sweeps.data.images import image_count, images_of, side_by_side
+from mmq_sweeps.identity.roles import EVALUATION, LABEL, UNLESS_NULL
 from mmq_sweeps.metrics import MetricResult
 from mmq_sweeps.metrics.degenerate import of_left_out, of_logits
-from mmq_sweeps.metrics.likelihood import LikelihoodScorer
 from mmq_sweeps.metrics.names import load_metrics
+from mmq_sweeps.metrics.probability.likelihood import LikelihoodScorer
 from mmq_sweeps.models import model_check
 from mmq_sweeps.models.finished_rows import finished_rows_left_out
 from mmq_sweeps.models.loading import LoadedModel
@@ -39,15 +40,17 @@ from mmq_sweeps.tasks.items import (
 )
 from mmq_sweeps.tasks.likelihood import likelihoods
 from mmq_sweeps.tasks.sample import drawn
-from mmq_sweeps.tasks.teaching import teacher_forced
+from mmq_sweeps.tasks.teaching import nested, teacher_forced
 from mmq_sweeps.tasks.window import model_window
 
 
 @dataclass(frozen=True)
 class Item:
-    """Text to generate: an example's image, a prompt, the right texts (``references``), and the kind of item.
+    """Text to generate: an example's images, a prompt, the right texts (``references``), and the kind of item.
 
     ``question`` is the data's own text, substituted for ``{question}`` in ``template``; None if the prompt has none.
+    ``options`` are those of a choice. Items with the same ``group``, such as questions about one picture, are no independent
+    measurements. ``problem`` is why the data of an item cannot be used.
     """
 
     id: str
@@ -56,6 +59,9 @@ class Item:
     references: tuple[str, ...]
     kind: str = ""
     question: Any = None
+    options: tuple[Any, ...] = ()
+    group: str = ""
+    problem: str | None = None
 
     @property
     def prompt(self) -> str:
@@ -83,6 +89,9 @@ class GenerationTask(ABC):
     items with unusable images or texts are left out and the record says so; otherwise they are an error. ``sample`` chooses
     some of the items (``config/sample.py``); calibration samples that it is apart from do not count for ``limit``. With
     ``teacher_forced`` the model is not asked to write, but how likely it finds the first right text of each item.
+
+    ``image_prompt`` is the text in ``prompt`` that stands for an image: items with several have it so often, items without
+    an image do not. None: all items have one image.
     """
 
     name: str = field(metadata=LABEL)
@@ -98,10 +107,18 @@ class GenerationTask(ABC):
     allow_missing: bool = field(default=False, metadata=EVALUATION)
     sample: dict[str, Any] | None = field(default=None, metadata=EVALUATION)
     teacher_forced: bool = field(default=False, metadata=EVALUATION)
+    image_prompt: str | None = field(default=None, metadata=UNLESS_NULL)
+
+    def __post_init__(self) -> None:
+        if self.image_prompt is not None and (not self.image_prompt or self.prompt.count(self.image_prompt) != 1):
+            raise ValueError(
+                f"image_prompt={self.image_prompt!r}: prompt={self.prompt!r} has it {self.prompt.count(self.image_prompt)} "
+                "times; give the text in it that stands for the image, or null"
+            )
 
     @abstractmethod
     def items_of(self, example: Any) -> list[Item]:
-        """Return the items of an example; at least one."""
+        """Return the items of an example, at least one, with the prompt about one image."""
 
     @abstractmethod
     def make_scorer(self, items: Sequence[Item], cache: Path) -> Scorer:
@@ -109,7 +126,24 @@ class GenerationTask(ABC):
 
     def problem_of(self, item: Item) -> str | None:
         """Return the reason why ``item`` can neither be asked nor calibrate, or None."""
+        if self.image_prompt is None and (count := image_count(item.example)) != 1:
+            return (
+                f"it has {count or 'no'} images, and the prompt is for one (task.image_prompt is null: docs/tasks.md)"
+            )
         return problem_of_references(item.references)
+
+    def _items_about(self, example: Any) -> list[Item]:
+        """Return the items of an example, with as many images in the prompt as it has."""
+        items, count = self.items_of(example), image_count(example)
+        if self.image_prompt is None or count == 1:
+            return items
+        images = self.image_prompt * count
+        return [replace(item, template=item.template.replace(self.image_prompt, images)) for item in items]
+
+    def left_out(self) -> Mapping[str, Any] | None:
+        """Return the ``samples`` and ``seed`` of the calibration whose samples are not evaluated, or None."""
+        apart: Mapping[str, Any] | None = (self.sample or {}).get("apart_from")
+        return apart
 
     def problem_of_scoring(self, item: Item) -> str | None:  # noqa: ARG002
         """Return the reason why the task's metrics cannot score ``item``, though it can be asked, or None."""
@@ -151,7 +185,7 @@ class GenerationTask(ABC):
         """Ask the first item and the longest prompt, comparing the logits of the first generated token."""
 
         def prepare(asked: Sequence[Asked]) -> dict[str, Any]:
-            return _prompts(loaded, [[one.image] for one in asked], [one.text for one in asked])
+            return _prompts(loaded, [list(one.images) for one in asked], [one.text for one in asked])
 
         def answer(inputs: Mapping[str, Any]) -> Tensor:
             found = loaded.model.generate(
@@ -174,16 +208,28 @@ class GenerationTask(ABC):
             if not self.items:
                 yield f"{told}. None is left"
                 return
-        items = self.items
+        asking = Asking(loaded, prepare, answer, prompted=True, batched=self.batch_size > 1)
+        every = self.items
+        # Those with an image go first: without one, only the texts can be checked.
+        alike = sorted(by_images(every), key=lambda own: image_count(own[0].example) == 0)
+        items = alike[0]
         longest = max(items, key=lambda item: len(item.prompt))
         others = (item for item in [longest, *items] if item.example is not items[0].example)
-        yield from model_check.problems(
-            Asking(loaded, prepare, answer, prompted=True, batched=self.batch_size > 1),
-            Asked(items[0].id, items[0].example.image, items[0].prompt_for(loaded.processor)),
-            Asked(longest.id, next(others, longest).example.image, longest.prompt_for(loaded.processor)),
-            self.prompt.replace("{question}", ""),
-            ((item.id, item.prompt_for(loaded.processor)) for item in items),
+        template = items[0].template
+        texts = ((item.id, replace(item, template=template).prompt_for(loaded.processor)) for item in every)
+        problems = list(
+            model_check.problems(
+                asking,
+                Asked(items[0].id, images_of(items[0].example), items[0].prompt_for(loaded.processor)),
+                Asked(longest.id, images_of(next(others, longest).example), longest.prompt_for(loaded.processor)),
+                template.replace("{question}", ""),
+                texts,
+            )
         )
+        for item in () if problems else (own[0] for own in alike[1:]):
+            text = item.prompt_for(loaded.processor)
+            problems += model_check.problems_of_places(asking, Asked(item.id, images_of(item.example), text))
+        yield from problems
 
     def notes(self) -> dict[str, Any]:
         missing = self.examples.missing(self._shown) | bad_texts(self._bad | self._too_long)
@@ -199,7 +245,7 @@ class GenerationTask(ABC):
             return teacher_forced(loaded, shown, prompts, answers)
 
         samples = self._samples(self.examples.drawn(calibration))
-        batches = split_up(samples, calibration["batch_size"])
+        batches = _batches(samples, calibration["batch_size"])
         for _, inputs in Prepared[list[dict[str, Any]]]()(loaded.processor, batches, naming_the_item(prepare)):
             yield from inputs
 
@@ -211,7 +257,7 @@ class GenerationTask(ABC):
         tokenizing = Lock()
 
         def prepare(batch: Sequence[Item]) -> dict[str, Any]:
-            shown = _one_each(batch)
+            shown = decoded([item.example for item in batch])
             with tokenizing:
                 return _prompts(loaded, shown, [item.prompt_for(loaded.processor) for item in batch])
 
@@ -221,7 +267,7 @@ class GenerationTask(ABC):
         predictions = Predictions()
         progress(0, len(items))  # All may be one batch.
         draws = self._draws(loaded)
-        grouped = split_up(items, 1 if draws else self.batch_size)
+        grouped = split_up(items, 1) if draws else _batches(items, self.batch_size)
         batches = self._prepared(loaded.processor, grouped, naming_the_item(prepare))
         with watching_logits(loaded.model) as watch:
             for batch, prompts in batches:
@@ -234,7 +280,7 @@ class GenerationTask(ABC):
                 wrong = watch.rows(len(batch))
                 predictions.not_finite |= {item.id for item, flag in zip(batch, wrong, strict=True) if flag}
                 progress(len(predictions), len(items))
-        return predictions
+        return predictions.in_order(item.id for item in items)
 
     def _generate(
         self,
@@ -260,7 +306,7 @@ class GenerationTask(ABC):
 
     def _likelihoods(self, loaded: LoadedModel, progress: Progress) -> Predictions:
         items, predictions = self.items, Predictions()
-        for batch in split_up(items, self.batch_size):
+        for batch in _batches(items, self.batch_size):
             shown = decoded([item.example for item in batch])
             prompts = [item.prompt_for(loaded.processor) for item in batch]
             answers = [plain_text(item.references[0], loaded.processor) for item in batch]
@@ -268,7 +314,7 @@ class GenerationTask(ABC):
             predictions.update({item.id: text for item, text in zip(batch, texts, strict=True)})
             predictions.not_finite |= {item.id for item, flag in zip(batch, wrong, strict=True) if flag}
             progress(len(predictions), len(items))
-        return predictions
+        return predictions.in_order(item.id for item in items)
 
     def _draws(self, loaded: LoadedModel) -> bool:
         """Return whether decoding samples; then items run one by one, so that samples do not depend on the batch size."""
@@ -290,7 +336,8 @@ class GenerationTask(ABC):
     def samples(self, count: int) -> list[tuple[str, Any, list[str]]]:
         shown = self.items[:count]
         return [
-            (item.id, item.example.image, [item.prompt] * bool(item.prompt) + list(item.references)) for item in shown
+            (item.id, side_by_side(images_of(item.example)), [item.prompt] * bool(item.prompt) + list(item.references))
+            for item in shown
         ]
 
     @lru_cache(maxsize=1)  # noqa: B019 - a task lives as long as its process
@@ -308,8 +355,8 @@ class GenerationTask(ABC):
     def _asked(self) -> list[Item]:
         """Requested items, whether or not their images are usable."""
         # An example has at least one item, so ``limit`` examples are enough.
-        examples = self.examples.first(self.limit, (self.sample or {}).get("apart_from"))
-        every = (item for example in examples for item in self.items_of(example))
+        examples = self.examples.first(self.limit, self.left_out())
+        every = (item for example in examples for item in self._items_about(example))
         found = list(islice(every, self.limit))
         if not found or (self.limit is not None and len(found) < self.limit):
             raise ValueError(f"task.limit={self.limit}: {self.split} has {len(found)} items to evaluate")
@@ -333,7 +380,7 @@ class GenerationTask(ABC):
 
     def _samples(self, examples: Sequence[Any]) -> list[Item]:
         """Pick one item per example, cycling through the first, second, ... of each example's items."""
-        found = [self.items_of(example) for example in examples]
+        found = [self._items_about(example) for example in examples]
         bare = [example.id for example, items in zip(examples, found, strict=True) if not items]
         if bare:
             raise ValueError(
@@ -364,17 +411,26 @@ def too_long(loaded: LoadedModel, items: Sequence[Item], generation: Mapping[str
     tokens = dict.fromkeys(prompts, 0)
     tokens.update(zip(tokens, map(len, tokenizer(list(tokens))["input_ids"]), strict=True))
 
-    def exactly(place: int) -> int:
-        return int(_prompts(loaded, _one_each(items[place : place + 1]), [prompts[place]])["input_ids"].shape[1])
+    def length_of(alone: Sequence[Item]) -> int:
+        shown = decoded([item.example for item in alone])
+        return int(_prompts(loaded, shown, [item.prompt_for(loaded.processor) for item in alone])["input_ids"].shape[1])
 
-    # Images add about as many tokens to each prompt; only what exceeds the window by that is prepared to be counted.
-    around = exactly(0) - tokens[prompts[0]]
+    exactly = naming_the_item(length_of)
+
+    # An image adds about as many tokens to each prompt; only what exceeds the window by that is prepared to be counted.
+    around: dict[int, int] = {}
     found = {}
     for place, item in enumerate(items):
+        count = image_count(item.example)
+        if count not in around:
+            around[count] = exactly([item]) - tokens[prompts[place]]
         # The last token is not read by the model.
-        if tokens[prompts[place]] + around + answer - 1 > window and (count := exactly(place)) + answer - 1 > window:
+        if (
+            tokens[prompts[place]] + around[count] + answer - 1 > window
+            and (length := exactly([item])) + answer - 1 > window
+        ):
             found[item.id] = (
-                f"its prompt has {count} tokens and the answer up to {answer}, and the model's window is {window}"
+                f"its prompt has {length} tokens and the answer up to {answer}, and the model's window is {window}"
             )
     return found
 
@@ -386,7 +442,7 @@ def _examples_of(items: Sequence[Item]) -> list[Any]:
 def _prompts(loaded: LoadedModel, images: Sequence[list[Any]], texts: Sequence[str]) -> dict[str, Any]:
     """Return the inputs of ``generate``, a row per text with its images."""
     found = loaded.processor(
-        images=list(images),
+        images=nested(images),
         text=list(texts),
         return_tensors="pt",
         padding=True,
@@ -396,9 +452,17 @@ def _prompts(loaded: LoadedModel, images: Sequence[list[Any]], texts: Sequence[s
     return dict(found)
 
 
-def _one_each(batch: Sequence[Item]) -> list[list[Any]]:
-    # Some processors read a flat list as several images of a single text.
-    return [[image] for image in decoded([item.example for item in batch])]
+def by_images(items: Sequence[Item]) -> list[list[Item]]:
+    """Group items by their number of images, in the order in which each number first occurs."""
+    found: dict[int, list[Item]] = {}
+    for item in items:
+        found.setdefault(image_count(item.example), []).append(item)
+    return list(found.values())
+
+
+def _batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Split items into batches with as many images a row, since many processors cannot mix rows with and without."""
+    return [batch for alike in by_images(items) for batch in split_up(alike, size)]
 
 
 @contextmanager

@@ -70,7 +70,8 @@ def check_ids(split: str, named: Iterable[tuple[str, Any]]) -> None:
     first: dict[str, Any] = {}
     for identity, example in named:
         if identity in first:
-            files = " and ".join(str(getattr(one, "path", one.id)) for one in (first[identity], example))
+            places = (getattr(one, "where", getattr(one, "path", one.id)) for one in (first[identity], example))
+            files = " and ".join(map(str, places))
             raise ValueError(
                 f"task.split={split}: two items have the id {identity!r}, of {files}; one would stand for both. Give "
                 "each its own id"

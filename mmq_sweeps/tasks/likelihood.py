@@ -18,9 +18,9 @@ LIKELIEST, DIGITS = 16, 4
 
 @torch.no_grad()
 def likelihoods(
-    loaded: LoadedModel, images: Sequence[Any], prompts: Sequence[str], answers: Sequence[str]
+    loaded: LoadedModel, images: Sequence[Sequence[Any]], prompts: Sequence[str], answers: Sequence[str]
 ) -> tuple[list[str], list[bool]]:
-    """Return the likelihood of each answer as JSON (``metrics/likelihood.py``), and whether its logits are no numbers."""
+    """Return the likelihood of each answer as JSON, for ``metrics/probability/likelihood.py``, and if it is not finite."""
     texts: list[str] = []
     wrong: list[bool] = []
     lengths = [_length(loaded, answer) for answer in answers]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mmq_sweeps.metrics.ranks import NEVER, Ranks
+from mmq_sweeps.metrics.retrieval.scorer import NEVER, Ranks
 from mmq_sweeps.tasks.base import Predictions
 
 # Best answers stored per query in a record.

@@ -21,12 +21,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmq_sweeps.data.images import image_count
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
 from mmq_sweeps.metrics import MetricResult, RetrievalScorer
-from mmq_sweeps.metrics.captions import check_items
+from mmq_sweeps.metrics.captions.scorer import check_items
 from mmq_sweeps.metrics.degenerate import alike, of_first, of_left_out, of_scores
-from mmq_sweeps.metrics.ranks import NEVER, Ranks
 from mmq_sweeps.metrics.result import Alike
+from mmq_sweeps.metrics.retrieval.scorer import NEVER, Ranks
 from mmq_sweeps.models import model_check
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.model_check import Asked, Asking
@@ -139,8 +140,8 @@ class RetrievalTask:
             found = list(
                 model_check.problems(
                     Asking(loaded, prepare, answer, prompted=False, batched=True),
-                    Asked(example.id, example.image, text),
-                    Asked(other.id, other.image, longest),
+                    Asked(example.id, [example.image], text),
+                    Asked(other.id, [other.image], longest),
                     "",
                     ((one.id, text) for one, text in said),
                 )
@@ -309,7 +310,7 @@ class RetrievalTask:
         rows = []
         batches = split_up(images, self.batch_size)
         for batch, pixels in self._prepared(
-            retriever.loaded.processor, batches, lambda batch: retriever.pixels(decoded(batch))
+            retriever.loaded.processor, batches, lambda batch: retriever.pixels([image for (image,) in decoded(batch)])
         ):
             vision, looks = retriever.encode_images(pixels)
             seen += vision.cpu()
@@ -366,8 +367,15 @@ class _Steps:
 
 
 def _bad_texts_of(examples: Sequence[Any]) -> dict[str, str]:
-    found = ((example.id, problem_of_references(example.references)) for example in examples)
+    found = (
+        (example.id, _problem_of_images(example) or problem_of_references(example.references)) for example in examples
+    )
     return {identity: problem for identity, problem in found if problem is not None}
+
+
+def _problem_of_images(example: Any) -> str | None:
+    count = image_count(example)
+    return None if count == 1 else f"it has {count or 'no'} images, and texts are ranked for one"
 
 
 def _text_ids(example: Any) -> list[str]:

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, help="folder that keeps the tokenized references for the next call")
     options = parser.parse_args(arguments)
     # imported here: --help and a misspelt metric need neither numpy nor pycocoevalcap
-    from mmq_sweeps.metrics.java import JavaDiedError, JavaMissingError
+    from mmq_sweeps.metrics.captions.java import JavaDiedError, JavaMissingError
 
     try:
         names = _split(options.metrics)

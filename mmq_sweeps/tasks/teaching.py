@@ -16,30 +16,38 @@ from mmq_sweeps.models.loading import LoadedModel
 
 
 def teacher_forced(
-    loaded: LoadedModel, images: Sequence[Any], prompts: Sequence[str], answers: Sequence[str]
+    loaded: LoadedModel, images: Sequence[Sequence[Any]], prompts: Sequence[str], answers: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Return the model's keyword arguments: for a forward pass over all samples, or for a pass per sample.
 
-    The answer follows the prompt; with an encoder-decoder, the encoder reads the prompt and the decoder the answer.
+    ``images`` has as many for each sample. The answer follows the prompt; with an encoder-decoder, the encoder reads the
+    prompt and the decoder the answer.
     """
     together = _inputs(loaded, images, prompts, answers)
-    if len({image.size for image in images}) < 2:
+    if len({image.size for own in images for image in own}) < 2:
         return [together]
-    alone = [_inputs(loaded, *map(list, zip(sample))) for sample in zip(images, prompts, answers, strict=True)]
+    alone = [
+        _inputs(loaded, [own], [prompt], [answer]) for own, prompt, answer in zip(images, prompts, answers, strict=True)
+    ]
     return [together] if _is_joined(together, alone) else alone
 
 
 def _inputs(
-    loaded: LoadedModel, images: Sequence[Any], prompts: Sequence[str], answers: Sequence[str]
+    loaded: LoadedModel, images: Sequence[Sequence[Any]], prompts: Sequence[str], answers: Sequence[str]
 ) -> dict[str, Any]:
-    # Some processors read a flat list as several images of a single text.
-    shown = [[image] for image in images]
+    shown = nested(images)
     if not is_encoder_decoder(loaded.model):
         texts = [f"{prompt} {answer}".strip() for prompt, answer in zip(prompts, answers, strict=True)]
         return dict(loaded.processor(images=shown, text=texts, return_tensors="pt", padding=True))
     inputs = dict(loaded.processor(images=shown, text=list(prompts), return_tensors="pt", padding=True))
     told = loaded.processor.tokenizer(list(answers), return_tensors="pt", padding=True, padding_side="right")
     return inputs | decoder_inputs(loaded.model, told["input_ids"], told["attention_mask"])
+
+
+def nested(images: Sequence[Sequence[Any]]) -> list[list[Any]] | None:
+    """Return a processor's ``images`` for rows with as many each; None if they have none."""
+    # Some processors read a flat list as several images of a single text.
+    return [list(own) for own in images] if any(images) else None
 
 
 def _is_joined(together: Mapping[str, Any], alone: Sequence[Mapping[str, Any]]) -> bool:

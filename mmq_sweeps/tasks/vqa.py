@@ -17,13 +17,15 @@ from mmq_sweeps.tasks.items import is_blank, is_unicode, text_of
 class VqaTask(GenerationTask):
     """Question answering; the reader's examples have ``id``, ``image`` and ``questions``.
 
-    Each question has ``question``, ``answers``, ``kind`` and optionally ``id``; the default id is its example's id and
-    its index. ``prompt`` contains ``{question}``. ``limit`` counts questions.
+    Each question has ``question``, ``answers``, ``kind`` and optionally ``id`` and ``options``; the default id is its
+    example's id and its index. Examples may have a ``group`` that their questions share with others', for intervals. ``prompt``
+    contains ``{question}``. ``limit`` counts questions.
     """
 
     known_as: ClassVar[str] = "vqa"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if "{question}" not in self.prompt:
             raise ValueError(f"prompt={self.prompt!r}: has no {{question}} in it")
 
@@ -36,6 +38,8 @@ class VqaTask(GenerationTask):
                 references=tuple(asked.answers),
                 kind=asked.kind,
                 question=asked.question,
+                options=tuple(getattr(asked, "options", ())),
+                group=getattr(example, "group", ""),
             )
             for number, asked in enumerate(example.questions)
         ]
@@ -49,6 +53,10 @@ class VqaTask(GenerationTask):
 
     def problem_of_scoring(self, item: Item) -> str | None:
         for metric in load_metrics(self.metrics):
+            check = getattr(metric, "problem_of", None)
+            problem: str | None = None if check is None else check(item.references, item.options, item.kind)
+            if problem is not None:
+                return f"{metric.name} cannot score it: {problem}"
             if len(item.references) < (fewest := getattr(metric, "fewest_answers", 1)):
                 return (
                     f"{metric.name} compares answers of at least {fewest} annotators, and it has {len(item.references)} (for "
@@ -59,4 +67,6 @@ class VqaTask(GenerationTask):
     def make_scorer(self, items: Sequence[Item], cache: Path) -> AnswerScorer:  # noqa: ARG002 - nothing is worth caching
         answers = {item.id: list(item.references) for item in items}
         kinds = {item.id: item.kind for item in items}
-        return AnswerScorer(answers, metrics=self.metrics, types=kinds)
+        options = {item.id: item.options for item in items if item.options}
+        groups = {item.id: item.group for item in items if item.group}
+        return AnswerScorer(answers, metrics=self.metrics, types=kinds, options=options, groups=groups)

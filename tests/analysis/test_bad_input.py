@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
 import pytest
 
-from analysis.__main__ import main
+from analysis.__main__ import main, parser
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 from tests.analysis.grids import record, stored
@@ -59,7 +60,7 @@ TOLD = {
         "recommend": (False, "best measured: gptq vision 3 language 3"),
         "quality": (False, "best measured: gptq vision 3 language 3"),
         "figures": (False, "10 files in figures"),
-        "audit": (False, "3 cells lower bits and have exactly the cider of full precision"),
+        "audit": (False, "3 cells lower bits and have exactly the CIDEr of full precision"),
         "report": (False, "report.html"),
     },
     "missing baseline": {
@@ -144,7 +145,7 @@ def test_a_store_of_failures_is_one_sentence(
     Store.open("runs").save(Record(**{**lost.__dict__, "status": "failed", "error": error, "metrics": {}}))
     failed, told = run([*VERBS[verb], "--source", "runs"], monkeypatch, capsys)
     assert failed
-    assert "note: 1 of 1 cells in runs failed" in told
+    assert "note: 1 of 1 cell in runs failed" in told
     assert "look at what failed: python -m analysis table --source runs" in told
 
 
@@ -157,3 +158,36 @@ def test_a_source_that_cannot_be_read_is_one_sentence(
     failed, told = run(["frontier", "--source", "runs"], monkeypatch, capsys)
     assert failed
     assert "is no store" in told
+
+
+def numbers() -> list[tuple[str, str, list[str]]]:
+    """Every option of every verb that is a number, with what else the verb has to be given."""
+    (verbs,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    needed = {"compare": ["a", "b"]}
+    found = [
+        (verb, action.option_strings[0], needed.get(verb, []))
+        for verb, command in verbs.choices.items()
+        for action in command._actions
+        if action.type in (int, float)
+    ]
+    assert len(found) >= 6
+    return found
+
+
+@pytest.mark.parametrize(("verb", "option", "needed"), numbers())
+def test_an_option_out_of_range_is_told_with_its_range(
+    verb: str, option: str, needed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed, told = run([verb, *needed, option, "-1"], monkeypatch, capsys)
+    assert failed
+    assert told.startswith(f"error: {option} -1: choose ")
+
+
+@pytest.mark.parametrize("share", ["0", "2", "nan", "inf"])
+def test_a_share_is_above_nothing_and_at_most_everything(
+    share: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (["frontier", "--keep", share], ["recommend", "--min-quality", share]):
+        failed, told = run(arguments, monkeypatch, capsys)
+        assert failed
+        assert told == f"error: {arguments[1]} {share}: choose a share above 0, at most 1\n"

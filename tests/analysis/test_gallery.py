@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import re
+import statistics
 from pathlib import Path
 from types import ModuleType
 
+import pandas as pd
 import pytest
 from PIL import Image
 
-from analysis.figures.catalog import FIGURES
+from analysis.figures.catalog import FIGURES, figures
+from analysis.load import load
 from tests.analysis.grids import PARTS, stored
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 LARGEST = 100_000
+Uniform = dict[tuple[int, str, tuple[str, ...]], list[float]]
+GPTQ = {"vision": "vit_bits", "connector": "qformer_bits", "language": "llm_bits"}
+UNIFORM = {"vision": "VIT", "connector": "QFORMER", "language": "LLM"}
+KINDS = {"attention": "ATTENTION", "mlp": "MLP", "all": "BOTH"}
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +39,12 @@ def test_the_page_shows_every_figure_as_a_small_picture(gallery: ModuleType) -> 
     page = (DOCS / gallery.PAGE).read_text()
     shown = gallery.pictures(page)
     assert [name for name in FIGURES if f"images/gallery_{name}.png" not in shown] == []
+    of_study = {"gptq": {"space"}, "uniform": {"groups", "layers"}}
+    both = {"tradeoff", "parts", "heatmaps", "pairs", "importance", "interaction"}
+    for source, own in of_study.items():
+        assert {path for path in shown if path.endswith(f"_{source}.png")} == {
+            f"images/study_{name}_{source}.png" for name in both | own
+        }
     for path in shown:
         assert (DOCS / path).stat().st_size < LARGEST, path
 
@@ -41,6 +55,114 @@ def test_the_numbers_beside_the_study_s_figures_are_those_that_it_prints(gallery
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[head + 2 : head + 5]]
     assert {part: float(printed) for part, _, _, printed in rows} == gallery.PRINTED
     assert all(abs(float(drawn) - float(printed)) <= 0.2 for _, drawn, _, printed in rows)
+
+
+def tables(source: str) -> dict[str, list[list[str]]]:
+    """The rows of the page's tables about a file of the study, with the heads, by the name of the figure."""
+    found = {}
+    for section in (DOCS / "gallery.md").read_text().split("\n### "):
+        named = re.search(rf"images/study_(\w+)_{source}.png", section)
+        if named:
+            rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+            found[named[1]] = [[cell.strip() for cell in row] for row in rows if not row[0].startswith("---")]
+    return found
+
+
+@pytest.fixture(scope="module")
+def gptq(published: Path) -> dict[tuple[int, ...], float]:
+    """CIDEr by the bits of vision, connector and language, as the study's file has it."""
+    rows = pd.read_csv(published / "gptq_captioning.csv")
+    bits = rows[[*GPTQ.values()]].itertuples(index=False, name=None)
+    return dict(zip(bits, rows["cider"], strict=True))
+
+
+@pytest.fixture(scope="module")
+def uniform(published: Path) -> Uniform:
+    """CIDEr by bits, kind and the block groups that are quantized, those rows once that the study's file has twice."""
+    rows = pd.read_csv(published / "uniform_captioning.csv")
+    flags = [f"{part}_{group}" for part in UNIFORM.values() for group in ("FIRST", "MIDDLE", "LAST")]
+    found: Uniform = {}
+    for _, row in rows.iterrows():
+        chosen = tuple(flag for flag in flags if row[flag])
+        found.setdefault((row["bit_size"], row["type"], chosen), []).append(row["CIDEr"])
+    return found
+
+
+def test_the_figures_show_what_the_study_s_files_hold(gallery: ModuleType, published: Path) -> None:
+    """The pictures are of the very panels whose numbers stand beside them."""
+    page = (DOCS / gallery.PAGE).read_text()
+    names = [name for name in FIGURES if name != "importance"]  # Its forests take half a minute: test_importance.py.
+    plots = figures(load([f"published:{published}"]), "cider", names)
+    assert len(plots) == 13
+    for plot in plots:
+        assert "\n".join(gallery.numbers(plot)).strip() in page, plot.name
+
+
+def test_the_numbers_of_gptq_are_those_of_the_file(gptq: dict[tuple[int, ...], float]) -> None:
+    told, full, parts = tables("gptq"), 16, list(GPTQ)
+
+    def score(**bits: int) -> str:
+        return f"{gptq[tuple(bits.get(part, full) for part in parts)]:.4f}"
+
+    for _, name, bits, cider, share in told["tradeoff"][1:]:
+        own = tuple(int(name.split()[place]) for place in (2, 4, 6))
+        assert f"{gptq[own]:.4f}" == cider
+        assert f"{gptq[own] / gptq[16, 16, 16]:.1%}" == share
+        assert min(own) <= float(bits) <= max(own) + 1
+    widths = [int(head.split()[0]) for head in told["parts"][0][2:]]
+    for row in told["parts"][1:]:
+        (part,) = (part for part in parts if row[0] == f"{part} alone")
+        assert row[2:] == [score(**{part: width}) if part != "language" or width > 2 else "" for width in widths]
+    for name, *values in told["pairs"][1:]:
+        chosen = name.split(" and ")
+        known = [width for width in widths if "language" not in chosen or width > 2]
+        assert [value for value in values if value] == [score(**dict.fromkeys(chosen, width)) for width in known]
+    for _, cell, cider in told["heatmaps"][1:]:
+        bits = {part: int(width) for part, width in re.findall(r"(\w+) bits (\d+)", cell)}
+        assert score(**bits) == cider
+    for level, *means in told["space"][1:]:
+        for place, mean in enumerate(means):
+            values = [value for bits, value in gptq.items() if bits[place] == int(level)]
+            assert mean == (f"{statistics.fmean(values):.4f}" if values else "")
+
+
+def test_the_damages_of_gptq_are_those_of_the_file(gptq: dict[tuple[int, ...], float]) -> None:
+    damage = {bits: gptq[16, 16, 16] - value for bits, value in gptq.items()}
+    pairs = [bits for bits in damage if sum(width < 16 for width in bits) == 2]
+    alone = [
+        sum(
+            damage[tuple(width if place == own else 16 for place in range(3))]
+            for own, width in enumerate(bits)
+            if width < 16
+        )
+        for bits in pairs
+    ]
+    together = statistics.fmean(damage[bits] for bits in pairs)
+    told = f"{len(pairs)} pairs of parts; damage together {together:.4f} on average, the sum of each alone "
+    assert f"gptq: {told}{statistics.fmean(alone):.4f} (" in (DOCS / "gallery.md").read_text()
+
+
+def test_the_numbers_of_uniform_quantization_are_those_of_the_file(uniform: Uniform) -> None:
+    told, thirds = tables("uniform"), {"front": ["FIRST"], "middle": ["MIDDLE"], "end": ["LAST"]}
+
+    def scores(width: int, kind: str, *chosen: tuple[str, list[str]]) -> set[str]:
+        flags = tuple(f"{UNIFORM[part]}_{group}" for part, groups in chosen for group in groups)
+        return {f"{value:.4f}" for value in uniform.get((width, kind, flags), [])}
+
+    every = ["FIRST", "MIDDLE", "LAST"]
+    for name in ("parts", "groups", "layers"):
+        head, *rows = told[name]
+        widths = [int(width.split()[0]) for width in head[2:]]
+        for title, label, *values in rows:
+            part = title.split()[0].strip(",")
+            groups, kind = thirds.get(label, every), KINDS.get(label, "BOTH")
+            for width, value in zip(widths, values, strict=True):
+                held = scores(width, kind, (part, groups))
+                assert value in held if value else not held, (name, title, label, width)
+    for name, *values in told["pairs"][1:]:
+        chosen = [(part, every) for part in name.split(" and ")]
+        for head, value in zip(told["pairs"][0][1:], values, strict=True):
+            assert value in scores(int(head.split()[0]), "BOTH", *chosen), (name, head)
 
 
 def test_the_script_writes_the_page_again_and_keeps_the_study_s_part(gallery: ModuleType, tmp_path: Path) -> None:

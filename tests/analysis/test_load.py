@@ -56,7 +56,7 @@ def test_a_failed_cell_is_told_and_left_out_of_figures(tmp_path: Path) -> None:
             }
         ),
     )
-    assert load([str(tmp_path)]).notes == (f"1 of 2 cells in {tmp_path} failed and are left out of figures",)
+    assert load([str(tmp_path)]).notes == (f"1 of 2 cells in {tmp_path} failed and is left out of figures",)
 
 
 def test_a_record_that_is_being_written_counts_as_not_there(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_configurations_say_what_a_row_quantized(published: Path, tmp_path: Path
     assert assignment(shown.loc[678]) == "uniform vision 4"
     assert shown.loc[678, "bpw_paper"] == pytest.approx(16 - 12 * 39 * (7_929_856 + 17_301_504) / 3_744_679_936)
     (note,) = [note for note in cells.notes if "configuration" in note]
-    assert note.startswith("1 of 2 rows state something else than their configuration; what is configured is shown.")
+    assert note.startswith("1 of 2 rows states something else than its configuration; what is configured is shown.")
     assert "config 678: row vision 6 (front+middle+end attention)" in note
     assert cells.history().lacking == ("1 of 3 configurations have no row of results: 7",)
     assert load([f"published:{tmp_path}"]).notes == cells.notes
@@ -262,7 +262,7 @@ def test_predictions_that_were_cut_off_are_an_error(published: Path, tmp_path: P
 
 def test_a_table_with_fewer_rows_than_were_published_is_told(published: Path, tmp_path: Path) -> None:
     uniform_rows(published, tmp_path, 894, 678)
-    assert "uniform.csv has 2 of the 1500 rows that were published" in load([f"published:{tmp_path}"]).notes
+    assert "uniform.csv has 2 of the 1,500 rows that were published" in load([f"published:{tmp_path}"]).notes
 
 
 def test_columns_that_nobody_knows_are_kept(tmp_path: Path) -> None:

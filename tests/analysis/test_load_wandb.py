@@ -139,9 +139,9 @@ def test_what_others_logged_is_kept_or_told(site: Site, store: Store) -> None:
     assert not {"_runtime", "samples", "cider", "record"} & set(cells.frame)
     assert len(cells.frame) == 15
     assert sorted(cells.notes) == [
-        "1 of 18 runs in wandb:me/p are still being logged",
-        "1 of 18 runs in wandb:me/p hold a record that does not match its sha256; log these cells again with this version",
-        "1 of 18 runs in wandb:me/p hold no cell: something else logged them, or they ended before their cell did",
+        "1 of 18 runs in wandb:me/p is still being logged",
+        "1 of 18 runs in wandb:me/p holds a record that does not match its sha256; log these cells again with this version",
+        "1 of 18 runs in wandb:me/p holds no cell: something else logged them, or they ended before their cell did",
     ]
 
 
@@ -170,7 +170,7 @@ def test_the_key_may_lie_in_netrc(site: Site, tmp_path: Path, monkeypatch: pytes
         ("wandb:you/p", {}, "shows no project 'p' of 'you' to your key (permission denied). Check both names"),
         ("wandb:me/p/sweep", {}, "no cell is there (it has no run in the group 'sweep': check its name)"),
         ("wandb:me/empty", {}, "no cell is there (it has no run). A sweep logs its cells with tracker=wandb"),
-        ("wandb:me/other", {}, "no cell is there (1 of 1 runs in wandb:me/other hold no cell"),
+        ("wandb:me/other", {}, "no cell is there (1 of 1 run in wandb:me/other holds no cell"),
         ("wandb:me/p", {"WANDB_API_KEY": ""}, "there is no key for http://127.0.0.1"),
         ("wandb:me/p", {"WANDB_API_KEY": "f" * 40}, "does not take the key (Failed to verify credentials"),
         ("wandb:me/p", {"WANDB_API_KEY": "f"}, "does not take the key (WANDB_API_KEY invalid"),

@@ -391,6 +391,25 @@ def test_names_are_whole_and_the_usual_budget_fits(tmp_path: Path, driver: Any) 
     assert driver.get_log("browser") == []
 
 
+def test_on_a_phone_figures_stand_beside_the_names_of_cells_and_no_label_is_cut(tmp_path: Path, driver: Any) -> None:
+    store = Store.open(tmp_path / "runs")
+    saved(store, record("none", {}, 16.0, 1.0), np.ones(40))
+    saved(store, record("rtn", {"embeddings": 2}, 15.0, 0.95), np.full(40, 0.95))
+    saved(store, record("gptq", dict.fromkeys(PARTS, 2), 3.0, 0.9), np.full(40, 0.9))
+    show(driver, written(tmp_path), 390)
+    drawn(driver)
+    edges = """const scroll = document.querySelector("section .scroll"), edge = scroll.getBoundingClientRect().right;
+      return [...scroll.querySelectorAll("th")].slice(0, 3).map((one) => one.getBoundingClientRect().right <= edge)"""
+    assert driver.execute_script(edges) == [True] * 3
+    heights = "return [...document.querySelectorAll('section .scroll tbody tr')].map((one) => one.clientHeight)"
+    assert max(driver.execute_script(heights)) < 35  # Names take two lines of a row as high as others.
+    cut = """return [...document.querySelectorAll(".damages .plot text")].map((one) => [one.textContent,
+      one.getBoundingClientRect().left - one.closest(".plot").getBoundingClientRect().left])"""
+    labels = driver.execute_script(cut)
+    assert "embeddings" in [text for text, _ in labels]
+    assert [text for text, left in labels if left < 0] == []
+
+
 def test_halves_are_rounded_as_in_print(tmp_path: Path, driver: Any) -> None:
     figures = [8.25, 12.25, 8.35, 0.125, 2.5]
     shown = Table("Figures", [Column("figure", 1)], [[value] for value in figures])
@@ -411,7 +430,7 @@ def test_full_precision_alone_says_what_is_missing(tmp_path: Path, driver: Any) 
 def test_defects_failures_and_cells_that_are_missing_are_told(report: Path) -> None:
     told = report.read_text()
     assert "failed with OutOfMemory: rtn-vision2." in told
-    assert "1 of 1 cells have no record yet: run python -m mmq_sweeps -m bits=3 again." in told
+    assert "1 of 1 cell has no record yet: run python -m mmq_sweeps -m bits=3 again." in told
     assert "This page: python -m analysis report" in told
     assert f"mmq-sweeps {mmq_sweeps.__version__}, Python " in told
 

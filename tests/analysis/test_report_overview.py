@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import configparser
 import fnmatch
+import itertools
 import json
+import unicodedata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,10 +20,12 @@ from analysis.load import load
 from analysis.measures.family import families
 from analysis.measures.quality import Quality
 from analysis.report import page
-from analysis.report.columns import numbers_of, pooled
+from analysis.report.columns import numbers_of
 from analysis.report.overview import answers, overview, share_intervals
+from analysis.report.packing import SIGNS, pack
 from mmq_sweeps.store.store import Store
 from tests.analysis.grids import record, saved
+from tests.analysis.pages import unpacked
 
 ITEMS = tuple(f"{number}" for number in range(50))
 
@@ -97,12 +102,43 @@ def test_a_family_says_its_metrics_sizes_and_shares(tmp_path: Path) -> None:
     assert told["shares"] == {"cider": {number: [0.8, 0.8]}}
 
 
-def test_a_column_is_packed_without_loss() -> None:
-    for values in ([1, 2, 3], ["x"] * 5, [None, "a", None, "a"], [0.5], [True, None, True, True]):
-        packed = pooled(values)
-        kept = packed if isinstance(packed, list) else [packed["pool"][place] for place in packed["at"]]
-        assert kept == values
-    assert pooled([None, None]) is None
+TIMES = [
+    f"2026-01-{day:02} {minute // 60:02}:{minute % 60:02}:{day:02} UTC" for day in range(1, 29) for minute in (7, 99)
+]
+COMMANDS = [
+    f"python -m mmq_sweeps method={name} bits={bits} x='a  b'" for name in ("rtn", "gptq") for bits in range(50)
+]
+COLUMNS: list[tuple[list[Any], str]] = [
+    ([1, 2, 3], "list"),
+    (["x"] * 5, "pool"),
+    ([None, "a", None, "a"] * 5, "at"),
+    ([0.5], "list"),
+    ([True, 1, None, 1.0] * 9, "at"),
+    ([*range(2_000)] * 2, "list"),
+    ([f"a rather long text with {number}" for number in range(2_000)] * 2, "at"),
+    (COMMANDS, "rows"),
+    ([None, *TIMES, None], "rows"),
+    (["<", "\\", '"', "\u2028", None] * 3, "at"),
+]
+
+
+@pytest.mark.parametrize(("values", "kind"), COLUMNS)
+def test_a_column_is_packed_without_loss(values: list[Any], kind: str) -> None:
+    packed = json.loads(json.dumps(pack(values)))
+    assert list(map(repr, unpacked(packed, len(values)))) == list(map(repr, values))
+    assert kind == "list" if isinstance(packed, list) else kind in packed
+    assert pack([None, None]) is None
+
+
+def test_signs_are_safe_in_a_page_and_the_commands_of_thousands_of_cells_take_little() -> None:
+    assert not {"<", "\\", '"', " "} & set(SIGNS)
+    assert all(sign.isprintable() or sign == "\xad" or unicodedata.category(sign) == "Cn" for sign in SIGNS)
+    bits = itertools.product(("rtn", "gptq", "awq", "hqq"), range(2, 12), range(2, 12), range(2, 12))
+    texts = [
+        f"python -m mmq_sweeps method={name} component.vision.bits={a} component.connector.bits={b} component.language.bits={c}"
+        for name, a, b, c in bits
+    ]
+    assert len(json.dumps(pack(texts), ensure_ascii=False).encode()) < 40_000  # 12 bytes a cell, of 112.
 
 
 def test_the_library_is_the_one_that_is_locked_and_comes_with_its_licences() -> None:

@@ -13,9 +13,10 @@ from PIL import Image
 from analysis.load import load
 from analysis.report.blocks import Samples
 from analysis.report.columns import numbers_of
-from analysis.report.samples import THUMBNAIL, samples
+from analysis.report.samples import THUMBNAIL, examples_of, samples
 from mmq_sweeps.store.store import Store
 from tests.analysis.grids import record
+from tests.data.hub_folders import write_parquet
 from tests.data.layouts import SIZE, write_coco
 
 IDS = (37, 9, 139, 25)
@@ -41,6 +42,17 @@ def told(folder: Path, images: Path | None) -> tuple[Samples, list[str]]:
     shown, sentences = samples(cells, "cider", chosen, numbers_of(cells.frame), images)
     assert shown is not None
     return shown, sentences
+
+
+def test_rows_with_several_images_show_them_side_by_side_and_those_without_none(tmp_path: Path) -> None:
+    write_parquet(tmp_path, [[Image.new("RGB", (8, 4)), Image.new("RGB", (6, 8))], []])
+    task = {"limit": None, "split": "test", "data": {"_target_": "hub", "image": "images"}}
+    found, sentences = examples_of(task, "mine", {"test/0", "test/1"}, tmp_path)
+    assert not sentences
+    assert opened(found["test/0"].image).size == (14, 8)
+    assert found["test/1"] == ("", "what is in test picture 1?", ("red", "a red one"))
+    _, sentences = examples_of(task, "mine", {"test/0"}, None)
+    assert sentences == ["No images: the records of mine do not say where they lie; name their folder with --images"]
 
 
 def opened(address: str) -> Image.Image:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -59,7 +61,7 @@ def test_markdown_places_methods_and_parts_against_bits() -> None:
     )
     assert told == "\n".join(
         [
-            "m, t, cider; full precision 1.0000",
+            "m, t, CIDEr; full precision 1.0000",
             "",
             "| method | parts | 2 | 4 |",
             "|---|---|---:|---:|",
@@ -81,11 +83,38 @@ def test_markdown_places_methods_and_parts_against_bits() -> None:
 ODD = r"50% of_it #1 {a} & $b ~c^d \e <f> \"g\""
 
 
+FOREIGN = "naïve `x` '' ,, -- Größe\n中 \u22121 ≤ 2 …"
+
+
 def unescaped(text: str) -> str:
     """Read LaTeX back, as far as ``latex`` writes it."""
     for sign, written in SIGNS.items():
         text = text.replace(written, sign) if len(written) > 2 else text
-    return re.sub(r"\\([&%$#_{}])", r"\1", text)
+    return re.sub(r"\\([&%$#_{}])", r"\1", text.replace("-{}-", "--").replace(",{},", ",,"))
+
+
+def odd_tables() -> list[dict]:
+    """A family of short tables with names that hold what LaTeX reads as its own, and one that breaks over pages."""
+    cells = [record(16.0, 1.0, "none", ODD), record(4.5, -0.75, "[gptq]", ODD, vision=4, connector=3, language=8)]
+    cells += [record(4.0, 0.5, name, ODD, vision=4) for name in (ODD, FOREIGN, "auto_round", "*x")]
+    many = [record(4.0, 0.5, f"a method with a rather long name {number}", vision=4) for number in range(50)]
+    cells[0].metrics["cider"]["warnings"] = [f"100% of {FOREIGN} & {ODD}"]
+    return table_of(*cells, failed(), *many)
+
+
+def environments(told: str) -> Iterator[tuple[str, str]]:
+    """Check that all environments and braces close, and yield the columns and the lines of every table."""
+    stack: list[str] = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", told):
+        if kind == "begin":
+            stack.append(name)
+        else:
+            assert stack.pop() == name
+    assert not stack
+    assert len(re.findall(r"(?<!\\)\{", told)) == len(re.findall(r"(?<!\\)\}", told))
+    yield from re.findall(
+        r"\\begin\{(?:tabular|longtable)\}\{([lr]+)\}\n(.*?)\\end\{(?:tabular|longtable)\}", told, re.S
+    )
 
 
 def test_latex_has_the_rules_of_booktabs_and_names_as_they_are() -> None:
@@ -94,7 +123,41 @@ def test_latex_has_the_rules_of_booktabs_and_names_as_they_are() -> None:
     assert r"{[gptq]} & vision & 0.7500 \\" in told.splitlines()
     caption = next(line for line in told.splitlines() if line.startswith(r"\caption"))
     assert not re.search(r"(?<!\\)[%#&$_~^<>|\"]", caption)
-    assert f"m, {ODD}, cider; full precision 1.0000" in unescaped(caption)
+    assert f"m, {ODD}, CIDEr; full precision 1.0000" in unescaped(caption)
+
+
+def test_latex_is_well_formed_whatever_the_names() -> None:
+    found = list(environments(latex(odd_tables())))
+    assert len(found) == 3
+    for columns, lines in found:
+        rows = [line for line in lines.splitlines() if re.search(r"(?<!\\)&", line)]
+        assert rows
+        for line in rows:
+            assert line.endswith(r" \\")
+            assert len(re.findall(r"(?<!\\)&", line)) == len(columns) - 1
+    told = latex(odd_tables())
+    assert r"& $-$0.7500 &" in told
+    assert "[U+4E2D]" in told
+    assert f"{' '.join(FOREIGN.split())}" in unescaped(told).replace("[U+4E2D]", "中")
+
+
+@pytest.mark.latex
+def test_latex_compiles_within_the_width_of_the_text(tmp_path: Path) -> None:
+    if not (program := shutil.which("pdflatex")):
+        pytest.skip("pdflatex is not here: apt-get install --no-install-recommends texlive-latex-recommended")
+    told = latex(odd_tables())
+    packages = told.splitlines()[0].removeprefix("% ").replace(" ", "\n")
+    document = f"\\documentclass{{article}}\n{packages}\n\\begin{{document}}\n{told}\n\\end{{document}}\n"
+    (tmp_path / "tables.tex").write_text(document)
+    # A long table finds the widths of its columns in the second run.
+    for _ in range(2):
+        command = [program, "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+        assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+    assert (tmp_path / "tables.pdf").stat().st_size > 0
+    log = (tmp_path / "tables.log").read_text(errors="replace")
+    assert "Overfull" not in log
+    assert "Missing character" not in log
 
 
 def test_a_long_latex_table_breaks_over_pages() -> None:

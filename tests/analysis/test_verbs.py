@@ -80,4 +80,4 @@ def test_a_budget_of_a_transfer_that_no_cell_can_have_is_refused(
     monkeypatch.setattr("sys.argv", ["analysis", "transfer", f"--max-bpw={budget}"])
     with pytest.raises(SystemExit):
         main()
-    assert f"--max-bpw {budget}: choose numbers of bits above 0" in capsys.readouterr().err
+    assert f"--max-bpw {budget}: choose a number of bits above 0" in capsys.readouterr().err

@@ -58,7 +58,8 @@ def figures(sweep: Sweep, cells: Any, store: Store, redo: Any = None) -> dict[st
 def test_a_cell_alone_equals_the_cell_in_a_sweep(
     composed: Composed, tmp_path: Path, model: str, task: str, bits: dict[str, tuple[int, int]]
 ) -> None:
-    common = (*SMALL, f"model={model}", f"task={task}", "method=gptq", "task.batch_size=8")
+    few = ("task.limit=16", "calibration.samples=8", "task.batch_size=8")
+    common = (*SMALL, *few, f"model={model}", f"task={task}", "method=gptq")
     grid = [
         composed(*common, *(f"component.{part}.bits={width}" for part, width in zip(bits, widths, strict=True)))
         for widths in product(*bits.values())

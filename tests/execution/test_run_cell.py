@@ -17,7 +17,7 @@ from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.execution.failure_policy import record_cell
 from mmq_sweeps.execution.session import Sessions
 from mmq_sweeps.execution.weight_swap import Dequantized
-from mmq_sweeps.methods.affine import Format, round_nearest
+from mmq_sweeps.methods.formats import Format, round_nearest
 from mmq_sweeps.reporting.progress import Progress
 from mmq_sweeps.store.store import Store
 from tests.commands import run_forked

@@ -9,11 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
-from mmq_sweeps.config import schema
-from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.execution.failure_policy import record_cell
@@ -23,6 +19,7 @@ from mmq_sweeps.export.export import Exported, Order, export
 from mmq_sweeps.export.source import Source, only
 from mmq_sweeps.reporting.progress import Progress
 from mmq_sweeps.store.store import Store
+from tests.configurations import composed
 
 # Few items: what is asked is whether two models are the same, not how good they are.
 FEW = ("task.limit=4", "calibration.samples=4", "calibration.batch_size=4", "tracker=none")
@@ -35,11 +32,7 @@ MIXED = (
 
 def measured(store: Path, *overrides: str) -> Source:
     """Measure one cell into ``store`` and return it as the source of an export."""
-    schema.register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose("config", overrides=[*FEW, *overrides, f"store.dir={store}"])
-    sweep = plan([config])
+    sweep = plan([composed(*FEW, *overrides, f"store.dir={store}")])
     opened = Store.open(store)
     with quiet_libraries(), Progress(1) as progress:
         record, _ = record_cell(sweep.cells[-1], Sessions(sweep, opened).open(sweep.cells[-1]), progress)

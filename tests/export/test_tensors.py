@@ -19,7 +19,7 @@ from mmq_sweeps.export.formats.compressed_tensors import CompressedTensors
 from mmq_sweeps.export.formats.dequantized import Dequantized
 from mmq_sweeps.export.tensors import ExportedTensors
 from mmq_sweeps.export.writer import WeightFiles, write_json
-from mmq_sweeps.methods.affine import Format, QuantizedWeight, round_nearest
+from mmq_sweeps.methods.formats import Format, QuantizedWeight, round_nearest
 from mmq_sweeps.models import experts
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization.targets import find_parts

@@ -46,9 +46,7 @@ def test_a_cell_that_ties_in_every_metric_changed_nothing_by_its_answers(tmp_pat
     said = [f"answer {number}" for number in range(20)]
     says = {full.id: said, same.id: said, other.id: [*said[1:], "another"]}
     found = defects(stored(tmp_path, full, same, other, says=says))
-    assert found["changed nothing"] == [
-        "1 cells lower bits and have exactly the text_recall_at_1 and image_recall_at_1 of full precision"
-    ]
+    assert found["changed nothing"] == ["1 cell lowers bits and has exactly the TR@1 and IR@1 of full precision"]
     assert found["duplicated outputs"] == ["3 cells have 2 distinct outputs, by their predictions"]
 
 
@@ -219,7 +217,7 @@ CAPTIONS = [f"caption {number}" for number in range(100)]
 def test_a_cell_that_gives_most_items_one_answer_or_none_is_told(tmp_path: Path, says: list[str], told: str) -> None:
     broken = made("gptq", {"vision": 2}, 5.0, {"cider": 0.1}, count=100)
     (found,) = defects(stored(tmp_path, FULL, broken, says={FULL.id: CAPTIONS, broken.id: says}))["identical answers"]
-    assert found == f"1 cells give many items one answer: {told}"
+    assert found == f"1 cell gives many items one answer: {told}"
 
 
 def test_answers_that_are_right_for_most_items_are_no_defect(tmp_path: Path) -> None:
@@ -230,7 +228,7 @@ def test_answers_that_are_right_for_most_items_are_no_defect(tmp_path: Path) -> 
     yes = {full.id: 60, fine.id: 65, broken.id: 100}
     says = {name: ["yes"] * number + [f"{name} no"] * (100 - number) for name, number in yes.items()}
     (found,) = defects(stored(tmp_path, full, fine, broken, says=says))["identical answers"]
-    assert found == "1 cells give many items one answer: gptq vision 2 says 'yes' to all of 100"
+    assert found == "1 cell gives many items one answer: gptq vision 2 says 'yes' to all of 100"
 
 
 def test_ranks_of_a_retriever_are_no_identical_answers(tmp_path: Path) -> None:
@@ -249,7 +247,7 @@ def test_a_retriever_that_finds_one_image_for_every_text_is_told(tmp_path: Path)
 
     told = {records[0].id: says([str(place) for place in range(20)]), records[1].id: says(["7"] * 20)}
     (found,) = defects(stored(tmp_path, *records, says=told))["identical answers"]
-    assert found == "1 cells give many items one answer: gptq vision 4 says '7' to all of 20"
+    assert found == "1 cell gives many items one answer: gptq vision 4 says '7' to all of 20"
 
 
 def test_cells_measured_on_fewer_items_than_asked_are_told(tmp_path: Path) -> None:
@@ -260,7 +258,7 @@ def test_cells_measured_on_fewer_items_than_asked_are_told(tmp_path: Path) -> No
     left_out = made("rtn", {"vision": 4}, 8.0, {"cider": 4.0}, notes={"missing": {"images": 1, "items": 3}})
     (found,) = defects(stored(tmp_path / "a", full, fewer, left_out))["fewer items"]
     assert found == (
-        "2 cells were measured on fewer items than asked: gptq vision 4: cider over 18 of 20 items; "
+        "2 cells were measured on fewer items than asked: gptq vision 4: CIDEr over 18 of 20 items; "
         "rtn vision 4: 3 items were left out"
     )
     asked = [
@@ -269,7 +267,7 @@ def test_cells_measured_on_fewer_items_than_asked_are_told(tmp_path: Path) -> No
     ]
     (found,) = defects(stored(tmp_path / "b", *asked))["fewer items"]
     assert found.startswith(
-        "2 cells were measured on fewer items than asked: full precision: cider over 20 of 25 items"
+        "2 cells were measured on fewer items than asked: full precision: CIDEr over 20 of 25 items"
     )
 
 
@@ -280,7 +278,7 @@ def test_cells_whose_records_tell_of_other_files_are_told(tmp_path: Path, key: s
         made("rtn", {"vision": 4}, 8.0, {"cider": 4.0}, notes={key: "sha256:2"}),
     ]
     (found,) = defects(stored(tmp_path / "a", *told))["records differ"]
-    assert found == f"{key} differs between the records: 1 cells have one, 1 others; they are not comparable"
+    assert found == f"{key} differs between the records: 1 cell has one, 1 other another; they are not comparable"
     alike = [Record(**{**one.__dict__, "notes": {key: "sha256:1"}}) for one in told]
     assert "records differ" not in defects(stored(tmp_path / "b", *alike))
 
@@ -297,7 +295,7 @@ def test_records_of_one_cell_that_disagree_are_told_with_what_differs(tmp_path: 
     ]
     (found,) = defects(*sources)["measured twice"]
     assert (
-        "(rtn vision 4) has 2 records: cider differs by 0.5; their records differ in images and versions.transformers"
+        "(rtn vision 4) has 2 records: CIDEr differs by 0.5; their records differ in images and versions.transformers"
         in found
     )
     # The same figure from other images is a coincidence; from another library it is none to speak of.
@@ -315,7 +313,7 @@ def test_warnings_in_records_are_told_by_cell(tmp_path: Path) -> None:
         warnings={"cider": ["all empty"], "meteor": ["all empty"]},
     )
     (found,) = defects(stored(tmp_path, made("none", {}, 16.0, {"cider": 5.8, "meteor": 0.5}), warned))["warnings"]
-    assert found == "1 cells carry warnings: gptq vision 2, cider: all empty; gptq vision 2, meteor: all empty"
+    assert found == "1 cell carries warnings: gptq vision 2, CIDEr: all empty; gptq vision 2, METEOR: all empty"
 
 
 def test_where_less_is_better_broken_cells_are_those_of_the_highest_figures(tmp_path: Path) -> None:
@@ -351,7 +349,7 @@ def test_a_layer_kind_that_one_of_two_methods_never_applies_is_found(tmp_path: P
         records.append(made(method, dict.fromkeys(PARTS, 2), 2.0, {"cider": 0.0}))
     one_method = [record for record in records if record.names["method"] != "awq"]
     told = "language mlp is counted as quantized in 7 cells"
-    compared = "never changes cider (6 comparisons of cells that differ in nothing else)"
+    compared = "never changes CIDEr (6 comparisons of cells that differ in nothing else)"
     assert defects(stored(tmp_path / "one", *one_method))["not applied"] == [f"{told} and {compared}"]
     assert defects(stored(tmp_path / "two", *records))["not applied"] == [f"{told} of gptq and {compared}"]
 
@@ -373,7 +371,7 @@ def test_the_full_precision_cell_that_a_grid_lacks_is_measured_at_full_precision
         made("gptq", one, 8.0 + place, {"cider": 0.5 + place / 100}, fields=fields) for place, one in enumerate(parts)
     ]
     (told,) = defects(stored(tmp_path, *records))["missing cells"]
-    command = told.removeprefix("1 of 8 assignments of gptq were not measured: ")
+    command = told.removeprefix("1 of 8 assignments of gptq was not measured: ")
     assert shlex.split(command) == [
         "python",
         "-m",

@@ -88,8 +88,8 @@ def test_the_main_metric_is_the_first_that_was_asked_for_whatever_else_the_store
     cells = load([stored(tmp_path, *others, *mine)])
     main = [one.metric for one in frontiers(cells) if "m, t" in one.title]
     assert main == [first[0]]
-    heads = [word for word in shown(*mine).split() if word in ("CIDEr", "bleu_4")]
-    assert [name.lower() for name in heads] == list(first)
+    heads = [word for word in shown(*mine).split() if word in ("CIDEr", "BLEU-4")]
+    assert [name.lower().replace("-", "_") for name in heads] == list(first)
 
 
 # Cells that narrow a part are not the cells of their bits.

@@ -14,9 +14,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from launch.plugin.sweeper import axes_of_grids
+from mmq_sweeps.config.instantiate import READERS
 from mmq_sweeps.config.schema import Config
 from mmq_sweeps.config.sweep import plan
-from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.errors import ConfigError, unknown
 from tests.launch.multiruns import multirun
 
 Told = tuple[int, str, str]
@@ -84,23 +85,29 @@ FIELDS: dict[str, tuple[str, str, Any, str, Any]] = {
     "store": ("store: {dir: x}", "store.dir", "x", "store.dir=y", "y"),
     "retry": ("retry: all", "retry", "all", "retry=none", "none"),
     "retries": ("retries: 5", "retries", 5, "retries=6", 6),
+    "view": ("view: {max_bpw: 3}", "view.max_bpw", 3.0, "view.max_bpw=5", 5.0),
     "output": ("output: json", "output", "json", "output=table", "table"),
 }
 
 
-@pytest.mark.parametrize("field", Config.__dataclass_fields__)
-def test_an_experiment_wins_over_the_defaults_and_loses_to_the_command_line(field: str, own: Path) -> None:
-    yaml, key, expected, override, overridden = FIELDS[field]
-    write(own, "experiment/mine", yaml)
+def test_an_experiment_wins_over_the_defaults_and_loses_to_the_command_line(own: Path) -> None:
+    assert FIELDS.keys() == Config.__dataclass_fields__.keys()
+    yamls, keys, expected, overrides, overridden = zip(*FIELDS.values(), strict=True)
+    write(own, "experiment/mine", "\n".join(yamls))
     alone = [searched(own), "experiment=mine"]
-    assert value(alone, key) == [expected]
-    assert value([*alone, override], key) == [overridden]
+    assert values(alone, keys) == [expected]
+    assert values([*alone, *overrides], keys) == [overridden]
     # The sweep of another axis, as jobs of SLURM are told of it.
-    axis = "bits=6,7" if field != "bits" else "seed=1,2"
-    assert value([*alone, axis], key) == [expected] * 2
-    assert value([*alone, axis, override], key) == [overridden] * 2
-    swept = [*alone, f"{key}={expected},{overridden}"]
-    assert value(swept, key) == [expected, overridden]
+    assert values([*alone, "task.batch_size=6,7"], keys) == [expected] * 2
+    assert values([*alone, "task.batch_size=6,7", *overrides], keys) == [overridden] * 2
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_an_axis_of_the_command_line_wins_over_an_experiment(field: str, own: Path) -> None:
+    yaml, key, expected, _, overridden = FIELDS[field]
+    write(own, "experiment/mine", yaml)
+    swept = values([searched(own), "experiment=mine", f"{key}={expected},{overridden}"], [key])
+    assert swept == [(expected,), (overridden,)]
 
 
 ADDED = [
@@ -165,18 +172,24 @@ def test_a_key_added_where_the_reference_leads_keeps_the_others() -> None:
 def test_a_class_that_is_not_there_is_one_line_whatever_the_limit(
     composed: Callable[..., Any], key: str, target: str, reason: str, limit: str
 ) -> None:
+    if (key, target) == ("task.data._target_", "Alone"):  # Readers have short names.
+        reason = f"{unknown('reader', target, READERS)[:-1]}, or give the dotted path of a class."
     configs = [composed(f"{key}={target}", f"task.limit={limit}", f"bits={bits}") for bits in (2, 3)]
     with pytest.raises(ConfigError) as error:
         plan(configs)
     assert error.value.problems == [f"{key}={target}: {reason}"]
 
 
-def value(arguments: Sequence[str], key: str) -> list[Any]:
+def values(arguments: Sequence[str], keys: Sequence[str]) -> list[tuple[Any, ...]]:
+    """What each configuration of a multirun has at ``keys``; a single one has what a run without ``-m`` has."""
     with multirun(*arguments) as run:
         master, configs = run.master, list(run.configs())
     if len(configs) == 1:
-        assert OmegaConf.select(master, key) == OmegaConf.select(configs[0], key), "a single run has another value"
-    return [OmegaConf.select(config, key) for config in configs]
+        configs.append(master)
+    found = [tuple(OmegaConf.select(config, key) for key in keys) for config in configs]
+    if configs[-1] is master:
+        assert found.pop() == found[0], "a single run has another value"
+    return found
 
 
 def test_the_cells_of_a_sweep_have_the_experiments_values(own: Path) -> None:

@@ -27,8 +27,8 @@ from mmq_sweeps.execution import environment
 from mmq_sweeps.execution.executor import execute
 from mmq_sweeps.execution.session import Sessions
 from mmq_sweeps.identity.checkpoint import checkpoint_path
-from mmq_sweeps.methods.affine import Format
 from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.methods.formats import Format
 from mmq_sweeps.methods.gptq import GPTQ
 from mmq_sweeps.models import experts, processors
 from mmq_sweeps.models.loading import load_model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmq_sweeps.methods.affine import Format
+from mmq_sweeps.methods.formats import Format
 from mmq_sweeps.quantization.requests import Request, problems
 from mmq_sweeps.quantization.targets import METHOD_GROUP_SIZE, Unit, check_format
 

@@ -172,7 +172,8 @@ def test_generation_inherits_nothing_that_the_yaml_does_not_say(composed: Compos
 
 
 def test_answers_that_are_drawn_are_the_same_in_every_run_and_batch(composed: Composed, tmp_path: Path) -> None:
-    drawn = ("method=rtn", "bits=8", "+task.generation.do_sample=true", "+task.generation.temperature=9.0", *FEW)
+    caption = "+model.generation.caption"
+    drawn = ("method=rtn", "bits=8", f"{caption}.do_sample=true", f"{caption}.temperature=9.0", *FEW)
     one = predictions(composed(*drawn), tmp_path / "one")
     assert one == predictions(composed(*drawn, "task.batch_size=2"), tmp_path / "other")
     assert one[1] != predictions(composed("method=rtn", "bits=8", *FEW), tmp_path / "greedy")[1]
@@ -298,6 +299,7 @@ ALTERED: dict[str, Any] = {
     "tracker._target_": "mmq_sweeps.reporting.trackers.WandbTracker",
     "retry": "all",
     "output": "json",
+    "view.max_bpw": 4.0,
     "task.sample": {"seed": 0, "start": 0, "stop": 2},
     "task.split": "train",
     "task.calibration_split": "train",

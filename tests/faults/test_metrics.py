@@ -18,9 +18,9 @@ from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.execution.run_cell import _summary
 from mmq_sweeps.metrics import AnswerScorer, CaptionScorer, MetricResult, RetrievalScorer
+from mmq_sweeps.metrics.answers.vqa import VqaAccuracy
 from mmq_sweeps.metrics.base import Scores
 from mmq_sweeps.metrics.intervals import result_of
-from mmq_sweeps.metrics.vqa import VqaAccuracy
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.models.logits import watching_logits
 from mmq_sweeps.store.store import Store

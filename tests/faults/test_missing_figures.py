@@ -48,7 +48,7 @@ def test_a_method_without_a_figure_has_no_frontier_and_that_is_said(tmp_path: Pa
     assert (one.method, len(one.cells)) == ("gptq", 2)
     assert "no frontier of awq: no cell of it has both cider and bpw_paper" in one.notes
     (overall,) = frontiers(cells)
-    assert "1 of 3 cells lack cider or bpw_paper: left out" in overall.notes
+    assert "1 of 3 cells lacks cider or bpw_paper: left out" in overall.notes
 
 
 def test_a_method_without_exact_bits_has_no_frontier_of_them(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_cells_without_a_figure_are_left_out_of_importance_with_a_word(tmp_path:
     folder = stored(tmp_path, *records, valueless("gptq", {"vision": 7, "language": 7}, 8.0))
     (found,) = importances(load([folder]), resamples=2)
     assert found.count == 25
-    assert "1 of 26 cells have no cider and are left out" in found.warnings
+    assert "1 of 26 cells has no CIDEr and is left out" in found.warnings
 
 
 def test_what_json_does_not_know_is_null() -> None:
@@ -188,7 +188,7 @@ def test_a_cell_without_a_figure_empties_no_field_of_a_figure_and_is_a_defect(tm
     assert isinstance(panel, Heatmap)
     assert panel.values[0][0] == 4.0
     (told,) = [one for one in audit(cells) if one.defect == "no figure"]
-    assert told.sentence == "1 cells have no cider and are left out of all other checks: gptq vision 4"
+    assert told.sentence == "1 cell has no CIDEr and is left out of all other checks: gptq vision 4"
     assert (told.cells, told.of) == (1, 7)
 
 
@@ -198,7 +198,7 @@ def test_copies_of_which_one_has_no_figure_are_told(tmp_path: Path) -> None:
     cells = load([stored(tmp_path / "a", FULL, one), stored(tmp_path / "b", FULL, empty)])
     assert [note for note in cells.notes if f"cell {one.id} was measured 2 times with different results" in note]
     (told,) = [finding.sentence for finding in audit(cells) if finding.defect == "measured twice"]
-    assert "has 2 records: cider has a value in some and none in others" in told
+    assert "has 2 records: CIDEr has a value in some and none in others" in told
 
 
 def test_cells_without_bits_per_weight_are_no_recommendation_and_a_family_of_them_no_report(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_cells_without_bits_per_weight_are_no_recommendation_and_a_family_of_the
     (told,) = recommend(cells, min_quality=0.5)
     assert (told.title, told.best["id"], told.full) == ("m, t", best.id, 5.88)
     text = page.render(content.page(cells, None, "c"))
-    assert "m, u: no cell has both cider and bits per weight, so it is left out." in text
+    assert "m, u: no cell has both CIDEr and bits per weight, so it is left out." in text
     only = cells.of(cells.frame[cells.frame["task"] == "u"])
     with pytest.raises(ValueError, match="m, u: no cell has bits per weight"):
         recommend(only, max_bpw=8)

@@ -261,10 +261,10 @@ def test_markdown_keeps_families_methods_and_metrics_apart(
     tables = told.split("\n\nm, t")
     assert len(tables) == 3
     for values in (("full precision 2.0000", "1.0000", "1.5000"), ("full precision 4.0000", "3.0000", "3.5000")):
-        (one,) = [table for table in tables if values[0] in table and "cider; full" in table]
+        (one,) = [table for table in tables if values[0] in table and "CIDEr; full" in table]
         assert f"| gptq method.group_size=64 | vision + connector + language | {values[1]} |" in one
         assert f"| gptq method.group_size=32 | vision + connector + language | {values[2]} |" in one
-    assert "meteor; full precision 4.0000" in told
+    assert "METEOR; full precision 4.0000" in told
 
 
 def test_a_cell_over_other_items_than_full_precision_is_shown_without_a_difference() -> None:
@@ -305,7 +305,7 @@ def test_a_view_has_a_name_that_is_taken_and_the_frontier_of_its_direction(tmp_p
         )
     )
     assert view.lower == ("wer",)
-    assert view.notes == ("1 of 6 runs narrow a part or its group size and stand at its bits all the same",)
+    assert view.notes == ("1 of 6 runs narrows a part or its group size and stands at its bits all the same",)
     panels = [panel for section in dashboard._sections(view) for panel in section.panels]
     assert (panels[0].running_ymin, panels[0].running_ymax) == (True, None)
 
@@ -390,10 +390,10 @@ def test_the_script_of_a_metric_is_told_wherever_the_metric_is_explained(
 
 def test_cells_of_two_scripts_are_told_not_to_be_comparable(tmp_path: Path) -> None:
     records = [scripted("none", {}, 16.0), scripted("gptq", WHOLE4, 4.0), scripted("gptq", {"vision": 4}, 8.0, SINCE)]
-    assert f"! acc.: cells differ in the script and are not comparable: {BEFORE} (2 cells); {SINCE} (1 cells)" in shown(
+    assert f"! acc.: cells differ in the script and are not comparable: {BEFORE} (2 cells); {SINCE} (1 cell)" in shown(
         *records
     )
     (told,) = [one for one in audit(load([stored(tmp_path, *records)])) if one.defect == "records differ"]
     assert told.sentence == (
-        f"vqa_accuracy is computed by different scripts: 2 cells by {BEFORE}; 1 cells by {SINCE}; not comparable"
+        f"acc. is computed by different scripts: 2 cells by {BEFORE}; 1 cell by {SINCE}; not comparable"
     )

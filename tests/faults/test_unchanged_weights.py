@@ -1,4 +1,4 @@
-"""A weight that quantization cannot change is named, and the cell goes on; a rescaled MLP gives the same answers."""
+"""A weight that quantization cannot change, or stores in more bits, is named, and the cell goes on."""
 
 from __future__ import annotations
 
@@ -135,3 +135,13 @@ def test_an_mlp_rescaled_without_changing_its_function_gives_the_same_answers(
     assert before[0].done, before[0].error
     assert before[1] == after[1]
     assert before[0].metrics == after[0].metrics
+
+
+def test_a_part_that_takes_more_than_full_precision_is_named(measured: Any) -> None:
+    record, _, said = measured("method=rtn", "method.group_size=1", *MLP[:1], "bits=8")
+    size = record.size["parts"]["language"]["bpw_exact"]
+    assert size > 16
+    (line,) = [line for line in said if "full precision" in line]
+    assert f"language takes {size:.1f} bits per weight as stored, more than the 16 of full precision" in line
+    _, _, said = measured("method=rtn", *MLP[:1], "bits=8")
+    assert not [line for line in said if "full precision" in line]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mmq_sweeps.export.formats.base import LinearSpec
 from mmq_sweeps.export.formats.compressed_tensors import CompressedTensors, Scheme
 from mmq_sweeps.identity.loads_in import ExportedLinear, joined, loads_in, parsed, shown
-from mmq_sweeps.methods.affine import Format
+from mmq_sweeps.methods.formats import Format
 
 BOTH, TRANSFORMERS, NONE = ["transformers", "vllm"], ["transformers"], ["dequantized"]
 SIZES = st.sampled_from(["tensor", "channel", 32, 128])

@@ -17,8 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from launch.plugin import launchers
 from launch.plugin.compose import Composer
 from launch.plugin.launchers import LocalLauncher
+from launch.plugin.patches import plain_all
 from mmq_sweeps.config import schema
 from mmq_sweeps.config.paths import conf_dir
+from mmq_sweeps.config.sweep import Sweep, plan
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class Multirun:
 
     def composer(self) -> Composer:
         return Composer(self.loader, self.master)
+
+    def plan(self) -> Sweep:
+        """The sweep that the command plans, from plain values; ``test_patches`` compares them with configurations."""
+        return plan(plain_all(self.composer(), self.jobs))
 
 
 @contextmanager

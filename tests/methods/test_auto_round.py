@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from mmq_sweeps.methods import auto_round
-from mmq_sweeps.methods.affine import Format, QuantizedWeight, round_nearest
 from mmq_sweeps.methods.auto_round import AutoRound, learn, stored, wrapped
 from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.methods.formats import Format, QuantizedWeight, round_nearest
+from tests.commands import run_forked
+from tests.conftest import command_environment
 
 pytestmark = pytest.mark.skipif(find_spec("auto_round") is None, reason="pip install -e '.[auto-round]'")
 FORMATS = [Format(bits, size, symmetric) for bits in (2, 4) for size in ("channel", 16) for symmetric in (False, True)]
@@ -57,18 +58,20 @@ def test_the_same_result_every_time_and_the_weight_unchanged() -> None:
     assert torch.equal(weight, before)
 
 
-def test_transformers_stays_as_it_is() -> None:
+def test_transformers_stays_as_it_is(tmp_path: Path) -> None:
     script = (
+        "import sys\n"
+        "assert 'auto_round' not in sys.modules\n"
         "from transformers import AutoModelForCausalLM as M\n"
         "from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS as R\n"
         "before = M.from_pretrained.__func__, sorted(R)\n"
-        "import sys\n"
         "from mmq_sweeps.methods import auto_round\n"
         "auto_round.load()\n"
         "assert before == (M.from_pretrained.__func__, sorted(R))\n"
         "assert 'auto_round' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True)
+    done = run_forked("-c", [script], tmp_path, command_environment())
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmq_sweeps.methods.affine import Format, QuantizedWeight
 from mmq_sweeps.methods.autoawq import AutoAWQ, SharedInput, keep_copies, library_solver
 from mmq_sweeps.methods.awq import AWQ, output_error, quantize_clipped, search_scale, search_scales
 from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.methods.formats import Format, QuantizedWeight
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization.targets import Part
 from tests.commands import run_forked
@@ -222,7 +222,8 @@ def test_inputs_are_not_mutated_and_rows_need_not_fill_the_library_s_batches() -
 
 def test_importing_the_library_changes_no_warning_filter_and_says_nothing(tmp_path: Path) -> None:
     program = (
-        "import warnings; from mmq_sweeps.methods.affine import Format; from mmq_sweeps.methods.autoawq import library_solver\n"
+        "import warnings; from mmq_sweeps.methods.formats import Format\n"
+        "from mmq_sweeps.methods.autoawq import library_solver\n"
         "import sys, torch; warnings.simplefilter('error'); before = list(warnings.filters); assert 'awq' not in sys.modules\n"
         "library_solver(Format(4), 8, True); assert warnings.filters == before and 'awq' in sys.modules"
     )

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmq_sweeps.methods.affine import Format, QuantizedWeight, round_nearest
 from mmq_sweeps.methods.awq import (
     AWQ,
     best_clipped,
@@ -19,6 +18,7 @@ from mmq_sweeps.methods.awq import (
 )
 from mmq_sweeps.methods.awq.scales import CARRIED, search_scale, search_scales
 from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.methods.formats import Format, QuantizedWeight, round_nearest
 from tests.methods.test_gptq import FORMATS, layer
 
 

@@ -5,7 +5,6 @@ import itertools
 import pytest
 import torch
 
-from mmq_sweeps.methods.affine import Format, fit_grid, round_nearest
 from mmq_sweeps.methods.base import LayerStats, Method, quantize_many
 from mmq_sweeps.methods.coordinate_descent import (
     Candidate,
@@ -16,6 +15,7 @@ from mmq_sweeps.methods.coordinate_descent import (
     refit,
     solve,
 )
+from mmq_sweeps.methods.formats import Format, fit_grid, round_nearest
 from mmq_sweeps.methods.gptq import GPTQ, factorize
 from mmq_sweeps.methods.gptq import solve as gptq_solve
 from tests.methods.test_gptq import layer, statistics

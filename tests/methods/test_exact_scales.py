@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmq_sweeps.methods.affine import DTYPES, Format, QuantizedWeight, round_nearest, storable_scale
 from mmq_sweeps.methods.auto_gptq import AutoGPTQ
 from mmq_sweeps.methods.auto_round import AutoRound
 from mmq_sweeps.methods.autoawq import AutoAWQ
 from mmq_sweeps.methods.awq import AWQ
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.methods.coordinate_descent import CoordinateDescent
+from mmq_sweeps.methods.formats import DTYPES, Format, QuantizedWeight, round_nearest, storable_scale
 from mmq_sweeps.methods.gptq import GPTQ
 from mmq_sweeps.methods.hqq import HQQ
 from mmq_sweeps.methods.magnitude import solve_relative

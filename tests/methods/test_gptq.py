@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mmq_sweeps.methods import gptq
-from mmq_sweeps.methods.affine import Format, fit_grid, round_nearest
 from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.methods.formats import Format, fit_grid, round_nearest
 from mmq_sweeps.methods.gptq import GPTQ, MAX_DAMPING, factorize, factorized_in_place, solve, solve_many
 
 FORMATS = [Format(2), Format(3), Format(4, 8), Format(3, symmetric=True), Format(4, "tensor")]

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmq_sweeps.methods.affine import Format, fit_grid, round_nearest
 from mmq_sweeps.methods.base import Method
+from mmq_sweeps.methods.formats import Format, fit_grid, round_nearest
 from mmq_sweeps.methods.hqq import HQQ, lp_error, shrink, solve, update_zero
 
 FORMATS = [Format(bits, size, real_zero=True) for bits in (2, 3, 4, 8) for size in ("tensor", "channel", 16)]

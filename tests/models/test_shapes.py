@@ -13,7 +13,7 @@ from mmq_sweeps.config.model_catalog import model_names
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.identity.cell import BLOCK_GROUPS, LAYER_KINDS
 from mmq_sweeps.identity.end_parts import EMBEDDINGS, END_PARTS, HEAD
-from mmq_sweeps.methods.affine import Format, round_nearest
+from mmq_sweeps.methods.formats import Format, round_nearest
 from mmq_sweeps.models.__main__ import Counted, describe, read_assignment, size_of
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization import vision_tokens

@@ -23,8 +23,8 @@ from mmq_sweeps.execution.checks import Checks, model_problems
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.execution.session import Session, Sessions
 from mmq_sweeps.identity.cell import Cell
-from mmq_sweeps.methods.affine import Format, round_nearest
 from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.methods.formats import Format, round_nearest
 from mmq_sweeps.methods.gptq import GPTQ
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.quantization.calibration import block_statistics, capture

@@ -11,8 +11,8 @@ import torch
 from accelerate import dispatch_model
 from torch import Tensor, nn
 
-from mmq_sweeps.methods.affine import Format, QuantizedWeight, round_nearest
 from mmq_sweeps.methods.awq import AWQ
+from mmq_sweeps.methods.formats import Format, QuantizedWeight, round_nearest
 from mmq_sweeps.methods.gptq import GPTQ
 from mmq_sweeps.methods.kmeans import KMeans
 from mmq_sweeps.methods.rtn import RoundToNearest

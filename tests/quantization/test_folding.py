@@ -21,9 +21,9 @@ from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.execution.run_cell import run_cell
 from mmq_sweeps.execution.session import Session, Sessions
 from mmq_sweeps.identity.cell import Cell
-from mmq_sweeps.methods.affine import Format
 from mmq_sweeps.methods.awq import AWQ
 from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.methods.formats import Format
 from mmq_sweeps.methods.gptq import GPTQ
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.quantization import folding, quantize

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from mmq_sweeps.methods.affine import Format, QuantizedWeight, round_nearest
+from mmq_sweeps.methods.formats import Format, QuantizedWeight, round_nearest
 from mmq_sweeps.models import experts
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization.loaders import loaders

@@ -19,8 +19,8 @@ from mmq_sweeps.execution.failure_policy import record_cell
 from mmq_sweeps.execution.session import Session
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.methods import gptq
-from mmq_sweeps.methods.affine import Format, QuantizedWeight, round_nearest
 from mmq_sweeps.methods.base import Solution
+from mmq_sweeps.methods.formats import Format, QuantizedWeight, round_nearest
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization import quantize, solve
 from mmq_sweeps.quantization.calibration import block_statistics, capture

@@ -10,7 +10,7 @@ from torch import nn
 from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.execution.session import Session
-from mmq_sweeps.methods.affine import Format, round_nearest
+from mmq_sweeps.methods.formats import Format, round_nearest
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization.size import measure
 from mmq_sweeps.quantization.stored_units import DENSE, load

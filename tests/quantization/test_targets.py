@@ -12,7 +12,7 @@ from torch import nn
 
 from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.errors import ConfigError, TargetError
-from mmq_sweeps.methods.affine import Format
+from mmq_sweeps.methods.formats import Format
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization.targets import Part, block_groups, check_format, find_parts
 

@@ -262,6 +262,8 @@ def test_a_record_that_is_being_replaced_is_not_taken_for_a_corrupt_one(store: S
         ("store.max_gb=-2.5", "store.max_gb=-2.5: choose a number"),
         ("store.max_gb=nan", "store.max_gb=nan: choose a number"),
         ("store.max_gb=inf", "store.max_gb=inf: choose a number"),
+        ("view.max_bpw=0", "view.max_bpw=0: choose a number of bits above 0, or null for no budget."),
+        ("view.max_bpw=inf", "view.max_bpw=inf: choose a number of bits"),
         ("store.lease_seconds=1", "store.lease_seconds=1: choose 2 to 3600 seconds."),
         ("store.lease_seconds=nan", "store.lease_seconds=nan: choose 2 to 3600"),
         ("store.dir=''", "store.dir='': choose a folder"),

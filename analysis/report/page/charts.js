@@ -87,7 +87,7 @@ function drawBars(panel, width) {
 function drawHeatmap(panel, width, paint, digits, say, pick) {
   const squares = panel.rows.flatMap((row, i) => panel.columns.map((column, j) => ({ row, column, i, j, value: panel.values[i][j] }))).filter((one) => number(one.value));
   const named = panel.columns.some((column) => column.length > 4);
-  const left = Math.min(width * 0.42, Math.max(...panel.rows.map((row) => row.length)) * 6.6 + 12 + (panel.y_label ? 18 : 0));
+  const left = Math.min(width * 0.42, Math.max(...panel.rows.map((row) => row.length)) * 7.2 + 14 + (panel.y_label ? 18 : 0));
   const side = Math.min(named ? 84 : 64, (width - left - 8) / panel.columns.length);
   const svg = Plot.plot({
     width: left + side * panel.columns.length + 8, height: 30 * panel.rows.length + 52, marginLeft: left, marginRight: 8, marginTop: 8, marginBottom: 44, style: FONT,

@@ -1,8 +1,9 @@
 // Tables that sort and filter. Only the rows in sight are in the document, so that thousands scroll as quickly as ten.
 
 const ROW = 33, OVERSCAN = 12, PRINTED = 300, FEW = 60;
-// Pixels of a text column at most: a cell's bits stand at the end of its name.
-const WIDEST = 470;
+// Pixels of a text column at most: a cell's bits stand at the end of its name. On a phone texts take two lines, so that
+// figures are in sight beside them.
+const NARROW = document.documentElement.clientWidth < 480, WIDEST = NARROW ? 160 : 470;
 
 const COLLATOR = new Intl.Collator("en", { numeric: true });
 function compare(a, b) {
@@ -50,7 +51,9 @@ function table(host, data) {
         const shown = column.link || format(row, place) + (warning(row, place) ? "000" : "");
         if (shown.length > longest.length) longest = shown;
       }
-      const wide = Math.min(Math.max(wideness(`${column.label} \u2195`, 600), wideness(longest, 400)), WIDEST) + 26;
+      const heading = wideness(`${column.label} \u2195`, 600), words = column.label.split(" ").map((word) => wideness(word, 600));
+      const least = NARROW ? Math.max(...words, heading / 2 + 12) : heading;
+      const wide = Math.min(Math.max(least, wideness(longest, 400)), WIDEST) + (NARROW ? 20 : 26);
       whole += wide;
       group.append(element("col", { style: `width:${Math.round(wide)}px` }));
     });
@@ -129,6 +132,7 @@ function table(host, data) {
       const shown = element("td", { class: column.digits === null ? null : "number" });
       if (text !== "") {
         if (column.link) shown.append(element("a", { href: text, rel: "noopener", text: column.link }));
+        else if (NARROW && column.digits === null) shown.append(element("span", { class: "lines", text, title: text.length > 40 ? text : null }));
         else { shown.textContent = text; if (text.length > 40) shown.title = text; }
         const told = warning(row, at);
         if (told) shown.append(warningMark(told));

@@ -13,7 +13,7 @@ from mmq_sweeps.export.formats.base import LinearSpec, TensorSpec
 from mmq_sweeps.export.formats.bitstream import WORD, from_awq_order, in_awq_order, pack_rows, unpack_rows
 from mmq_sweeps.export.formats.exact import equal_scale, first_problem, refusal, steps, whole_zero
 from mmq_sweeps.export.formats.single import BETTER, HALVES, group_size, half_scale, only_format, problem_of_mix
-from mmq_sweeps.methods.affine import QuantizedWeight
+from mmq_sweeps.methods.formats import QuantizedWeight
 
 WIDTHS = (2, 4, 8)
 GROUP_SIZES = (16, 32, 64, 128)

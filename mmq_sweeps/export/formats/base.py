@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from mmq_sweeps.methods.affine import Format, QuantizedWeight
+from mmq_sweeps.methods.formats import Format, QuantizedWeight
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from mmq_sweeps.export.formats.base import LinearSpec, TensorSpec
 from mmq_sweeps.export.formats.bitstream import pack_rows, unpack_rows, words
 from mmq_sweeps.export.formats.exact import FLOATS, equal_scale, exact_scale, first_problem, steps, whole_zero
 from mmq_sweeps.export.formats.targets import targets
-from mmq_sweeps.methods.affine import Format, QuantizedWeight
+from mmq_sweeps.methods.formats import Format, QuantizedWeight
 
 PACKED, BYTES, MIXED = "pack-quantized", "int-quantized", "mixed-precision"
 # Every head under whatever name a class has it.

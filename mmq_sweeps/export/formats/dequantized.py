@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.export.formats.base import LinearSpec, TensorSpec
-from mmq_sweeps.methods.affine import QuantizedWeight
+from mmq_sweeps.methods.formats import QuantizedWeight
 
 
 class Dequantized:

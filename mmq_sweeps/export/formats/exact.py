@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.export.formats.base import LinearSpec
-from mmq_sweeps.methods.affine import QuantizedWeight
+from mmq_sweeps.methods.formats import QuantizedWeight
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 

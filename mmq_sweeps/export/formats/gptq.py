@@ -18,7 +18,7 @@ from mmq_sweeps.export.formats.base import LinearSpec, TensorSpec
 from mmq_sweeps.export.formats.bitstream import WORD, pack_rows, unpack_rows
 from mmq_sweeps.export.formats.exact import equal_scale, first_problem, refusal, steps, whole_zero
 from mmq_sweeps.export.formats.single import BETTER, HALVES, group_size, half_scale, only_format, problem_of_mix
-from mmq_sweeps.methods.affine import Format, QuantizedWeight
+from mmq_sweeps.methods.formats import Format, QuantizedWeight
 
 WIDTHS = (2, 3, 4, 8)
 GROUP_SIZES = (16, 32, 64, 128, 256, 512, 1024)

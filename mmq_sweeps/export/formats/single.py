@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmq_sweeps.export.formats.base import LinearSpec
 from mmq_sweeps.export.formats.exact import exact_scale, refusal
-from mmq_sweeps.methods.affine import Format, QuantizedWeight
+from mmq_sweeps.methods.formats import Format, QuantizedWeight
 
 # Loaders compute in these, and keep scales in the first.
 HALVES = (torch.float16, torch.bfloat16)

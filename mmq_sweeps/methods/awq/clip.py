@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mmq_sweeps.methods.affine import Format, Grid, QuantizedWeight, grid_over, round_to_grid
 from mmq_sweeps.methods.awq.errors import (
     OutputError,
     chunks,
@@ -18,6 +17,7 @@ from mmq_sweeps.methods.awq.errors import (
 )
 from mmq_sweeps.methods.awq.race import stretches
 from mmq_sweeps.methods.awq.scales import Scale
+from mmq_sweeps.methods.formats import Format, Grid, QuantizedWeight, grid_over, round_to_grid
 from mmq_sweeps.methods.magnitude import loss_weights
 
 # With as many rows as this, each CLIPPED_SHARE-th decides among scales.

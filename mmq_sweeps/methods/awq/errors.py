@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mmq_sweeps.methods.affine import Format, Grid
+from mmq_sweeps.methods.formats import Format, Grid
 from mmq_sweeps.methods.products import LEAST, product
 
 # Weights per chunk: few enough for a processor's cache, but enough rows for a matrix product.

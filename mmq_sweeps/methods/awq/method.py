@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.identity.roles import UNLESS_NULL
-from mmq_sweeps.methods.affine import MAX_BITS, Format, check_group_size
 from mmq_sweeps.methods.awq.clip import best_clipped
 from mmq_sweeps.methods.awq.scales import Scale, search_scale, search_scales
 from mmq_sweeps.methods.base import LayerStats, Solution, check_vision_weight
+from mmq_sweeps.methods.formats import MAX_BITS, Format, check_group_size
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmq_sweeps.methods.affine import Format, fit_grid
 from mmq_sweeps.methods.awq.errors import chunks, grouped, rounding_error
 from mmq_sweeps.methods.awq.race import Trial, race, stretches
 from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.methods.formats import Format, fit_grid
 from mmq_sweeps.methods.magnitude import divided, exponent_of
 
 # Scales that enter the clip search.

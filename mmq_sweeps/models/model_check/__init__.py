@@ -18,7 +18,11 @@ from mmq_sweeps.models.model_check.modules import Filled, called
 from mmq_sweeps.models.model_check.pictures import check_pictures
 from mmq_sweeps.models.model_check.texts import check_prompts, check_texts, check_tokens
 
-__all__ = ["Asked", "Asking", "Filled", "called", "problems"]
+__all__ = ["Asked", "Asking", "Filled", "called", "problems", "problems_of_places"]
+
+OF_IMAGES = (check_pictures, check_tokens, check_places, check_images, check_batch)
+# Of a task without images.
+OF_TEXTS = (check_places, check_batch)
 
 
 def problems(
@@ -39,12 +43,17 @@ def problems(
         return
     trial = Trial(asking, first, second)
     checks: list[Callable[[], Iterable[str]]] = [
-        lambda: check_texts(asking, first.image, around, texts),
+        lambda: check_texts(asking, first.images, around, texts),
         lambda: check_prompts(asking, [replace(first, text=around), first, second]) if asking.prompted else (),
-        *(partial(check, trial) for check in (check_pictures, check_tokens, check_places, check_images, check_batch)),
+        *(partial(check, trial) for check in (OF_IMAGES if first.images else OF_TEXTS)),
     ]
     for check in checks:
         found = list(check())
         yield from found
         if found:
             return
+
+
+def problems_of_places(asking: Asking, asked: Asked) -> Iterator[str]:
+    """Yield problems of an item with another number of images: it cannot be prepared, or an image has no placeholder."""
+    yield from check_places(Trial(asking, asked, asked))

@@ -21,11 +21,16 @@ SHORT = 60
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """An item as a task asks it: ``image`` is a PIL image, ``text`` the prompt."""
+    """An item as a task asks it: ``images`` are PIL images, ``text`` the prompt."""
 
     id: str
-    image: Image.Image
+    images: Sequence[Image.Image]
     text: str
+
+    @property
+    def image(self) -> Image.Image:
+        """The first image."""
+        return self.images[0]
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Trial:
     def __init__(self, asking: Asking, first: Asked, second: Asked) -> None:
         self.asking, self.first, self.second = asking, first, second
         again = second if second.text == first.text else replace(second, text=first.text)
-        self.others = (again, replace(first, image=ImageOps.invert(first.image.convert("RGB"))))
+        self.others = (again, replace(first, images=[ImageOps.invert(image.convert("RGB")) for image in first.images]))
         self._inputs: dict[Asked, Mapping[str, Any]] = {}
         self._answers: dict[Asked, tuple[Tensor, Filled]] = {}
 

@@ -19,7 +19,9 @@ LEAST_TEXT = 0.9
 SHOWN = 3
 
 
-def check_texts(asking: Asking, image: Image.Image, around: str, texts: Iterable[tuple[str, str]]) -> Iterator[str]:
+def check_texts(
+    asking: Asking, images: Sequence[Image.Image], around: str, texts: Iterable[tuple[str, str]]
+) -> Iterator[str]:
     """Yield the first text with special tokens of the tokenizer that the prompt ``around`` it does not contain.
 
     A question about "<image>" would add an image placeholder; an end-of-text token would end the prompt.
@@ -28,7 +30,7 @@ def check_texts(asking: Asking, image: Image.Image, around: str, texts: Iterable
     signs = {token[0]: around.count(token[0]) for token in special.values()}
 
     def count(text: str) -> int:
-        ids = asking.prepare([Asked("", image, text)])["input_ids"]
+        ids = asking.prepare([Asked("", images, text)])["input_ids"]
         return int(torch.isin(ids, torch.tensor(list(special))).sum())
 
     def is_text(text: str) -> bool:

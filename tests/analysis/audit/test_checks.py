@@ -24,7 +24,7 @@ def test_what_the_published_uniform_file_never_quantized_is_found(published: Pat
         "connector mlp",
         "language attention",
     ]
-    assert "82 cells lower bits and have exactly the cider and meteor of full precision" in found["changed nothing"][0]
+    assert "82 cells lower bits and have exactly the CIDEr and METEOR of full precision" in found["changed nothing"][0]
     assert found["changed nothing"][0].endswith("82 of them quantize nothing but connector mlp and language attention")
 
 
@@ -51,7 +51,7 @@ def test_a_clean_store_has_no_finding(tmp_path: Path) -> None:
 def test_a_cell_that_changed_nothing_is_found(tmp_path: Path) -> None:
     stored(tmp_path, {"none": [({}, 16.0, 1.0)], "gptq": [({"vision": 4}, 8.0, 1.0), ({"vision": 3}, 7.0, 0.8)]})
     found = defects(str(tmp_path))
-    assert found["changed nothing"] == ["1 cells lower bits and have exactly the cider of full precision"]
+    assert found["changed nothing"] == ["1 cell lowers bits and has exactly the CIDEr of full precision"]
     assert found["duplicated outputs"][0].startswith("3 cells have 2 distinct outputs")
 
 
@@ -81,13 +81,13 @@ def test_1500_rows_with_451_distinct_predictions_are_told(published: Path, tmp_p
         told = {"predictions": [{"image_id": 1, "caption": f"caption {place % 451}"}], "references": [["a"]]}
         (tmp_path / "results" / f"{number}.json").write_text(json.dumps(told))
     found = defects(f"published:{tmp_path}")
-    assert found["duplicated outputs"] == ["1500 cells have 451 distinct outputs, by their predictions"]
+    assert found["duplicated outputs"] == ["1,500 cells have 451 distinct outputs, by their predictions"]
 
 
 def test_cells_that_should_all_but_tie_are_told(published: Path) -> None:
     (told,) = defects(f"published:{published}")["scatter"]
     assert told.startswith(
-        "64 cells of gptq have every part at 6 bits or more and should all but tie, yet cider lies between"
+        "64 cells of gptq have every part at 6 bits or more and should all but tie, yet CIDEr lies between"
     )
     assert "standard deviation 0.0320, 4% of it explained by bits" in told
 
@@ -111,7 +111,7 @@ def test_assignments_that_a_grid_lacks_come_with_the_command_that_measures_them(
     cells = [(bits, 16.0 - len(bits), 0.9 - index / 100) for index, bits in enumerate(rows)]
     stored(tmp_path, {"none": [({}, 16.0, 1.0)], "gptq": cells})
     assert defects(str(tmp_path))["missing cells"] == [
-        "1 of 9 assignments of gptq were not measured: python -m mmq_sweeps model=m task=t method=gptq "
+        "1 of 9 assignments of gptq was not measured: python -m mmq_sweeps model=m task=t method=gptq "
         f"component.vision.bits=3 component.connector.bits=16 component.language.bits=3 store.dir={tmp_path}"
     ]
 

@@ -129,7 +129,7 @@ def test_the_command_shows_answers_with_references_and_writes_a_page_with_images
     page = tmp_path / "pair.html"
     run(monkeypatch, "compare", "none", "rtn", "--source", store, "--metric", "wer", "--html", page)
     lines = capsys.readouterr().out.splitlines()
-    assert "acc_accuracy: 1 item right with A and wrong with B, 1 the other way round" in lines
+    assert "acc accuracy: 1 item right with A and wrong with B, 1 the other way round" in lines
     assert "3 of 4 answers changed" in lines
     place = lines.index(f"{IDS[2]}  0.3000 to 0.1000 (-0.2000)")
     assert lines[place + 1].startswith("  right  ")

@@ -22,6 +22,7 @@ def kept(
     cells: Mapping[str, Sequence[tuple[str, str, float]]],
     metric: str = "gqa_accuracy",
     higher: bool = True,
+    pictures: Sequence[int] | None = None,
 ) -> Path:
     """A store of ``{method: [(item, prediction, score)]}``; ``none`` is full precision."""
     store = Store.open(folder)
@@ -30,6 +31,8 @@ def kept(
         value = float(np.mean([score for *_, score in answers]))
         told = {"value": value, "interval": [value, value], "higher_is_better": higher, "count": len(answers)}
         items = [{"id": item, "prediction": text, "scores": {metric: score}} for item, text, score in answers]
+        for item, picture in zip(items, pictures or (), strict=False):
+            item["group"] = f"picture {picture}"
         store.save(replace(record(method, bits, 16.0 if not bits else 8.0, value), metrics={metric: told}), items)
     return folder
 
@@ -60,6 +63,19 @@ def test_captions_are_compared_by_text_and_by_whether_the_score_fell(tmp_path: P
     row = found.table.loc["rtn-vision4"]
     assert found.graded
     assert (row["flips"], row["lost"], row["gained"]) == pytest.approx((0.8, lost, 0.75 - lost))
+
+
+def test_questions_about_one_picture_are_drawn_together(tmp_path: Path) -> None:
+    flipped = np.repeat(np.random.default_rng(2).integers(0, 2, 30), 4)
+    full = answers(["yes"] * 120, [1.0] * 120)
+    cell = answers([("yes", "no")[flip] for flip in flipped], (1.0 - flipped).tolist())
+    widths = []
+    for folder, pictures in (("apart", None), ("together", [place // 4 for place in range(120)])):
+        kept(tmp_path / folder, {"none": full, "rtn": cell}, pictures=pictures)
+        row = flips_of(load([str(tmp_path / folder)])).table.loc["rtn-vision4"]
+        assert row["flips"] == flipped.mean()
+        widths.append(row["flips_high"] - row["flips_low"])
+    assert widths[1] == pytest.approx(2 * widths[0], rel=0.15)
 
 
 def test_nothing_flipped_leaves_no_share_of_it(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as arrays
 
 from analysis.load import load
 from analysis.measures.frontier import discoveries, frontiers, non_dominated, resampled_means
-from tests.analysis.grids import stored
+from mmq_sweeps.store.store import Store
+from tests.analysis.grids import record, stored
 
 FULL = {"none": [({}, 16.0, 1.0)]}
 
@@ -75,6 +76,37 @@ def test_resampled_means_are_centred_and_the_same_draw_for_all() -> None:
     assert np.allclose(draws[:, 1] - draws[:, 0], 1)
     assert draws[:, 0].mean() == pytest.approx(scores.mean(), abs=0.02)
     assert draws[:, 0].std() == pytest.approx(scores.std() / np.sqrt(200), rel=0.1)
+
+
+def test_items_of_a_group_are_drawn_together() -> None:
+    single = np.random.default_rng(0).normal(0, 1, (2, 50))
+    copies, owners = np.repeat(single, 4, axis=1), np.repeat(np.arange(50), 4)
+    assert np.allclose(resampled_means(copies, owners), resampled_means(single))
+    assert resampled_means(copies)[:, 0].std() == pytest.approx(resampled_means(single)[:, 0].std() / 2, rel=0.1)
+
+
+def test_questions_about_one_picture_are_one_piece_of_evidence(tmp_path: Path) -> None:
+    """A cell with four questions a picture, and one that counts them apart: the interval is twice as wide."""
+    scores = np.repeat(np.random.default_rng(1).normal(0.5, 0.2, 20), 4)
+    widths = []
+    for name, group in (("apart", "{item}"), ("together", "picture {picture}")):
+        store = Store.open(tmp_path / name)
+        for method, bits, shift in (("none", {}, 0.0), ("gptq", {"vision": 4}, -0.1)):
+            one = record(method, bits, 8.0 if bits else 16.0, float(scores.mean() + shift))
+            items = [
+                {
+                    "id": str(item),
+                    "group": group.format(item=item, picture=item // 4),
+                    "prediction": "",
+                    "scores": {"cider": score},
+                }
+                for item, score in enumerate((scores + shift).tolist())
+            ]
+            store.save(one, items)
+        (found,) = frontiers(load([str(tmp_path / name)]))
+        row = found.cells.set_index("id").loc["gptq-vision4"]
+        widths.append(row["high"] - row["low"])
+    assert widths[1] == pytest.approx(2 * widths[0], rel=0.15)
 
 
 def test_discoveries_are_those_of_benjamini_and_hochberg() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmq_sweeps.export.formats.awq import AWQ
-from mmq_sweeps.methods.affine import Format
+from mmq_sweeps.methods.formats import Format
 from tests.export.formats.weights import assert_refused, quantized, spec, specs
 
 FORMAT = AWQ()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmq_sweeps.export.formats.compressed_tensors import CompressedTensors
-from mmq_sweeps.methods.affine import Format, round_nearest
+from mmq_sweeps.methods.formats import Format, round_nearest
 from tests.export.formats.weights import BITS, DTYPES, SEEDS, assert_layout, assert_refused, quantized, spec, specs
 
 FORMAT = CompressedTensors()

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmq_sweeps.export.formats.dequantized import Dequantized
-from mmq_sweeps.methods.affine import Format, Grid, QuantizedWeight, round_nearest
+from mmq_sweeps.methods.formats import Format, Grid, QuantizedWeight, round_nearest
 from tests.export.formats.weights import BITS, DTYPES, assert_layout, spec
 
 FORMAT = Dequantized()

@@ -19,7 +19,7 @@ from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.export.formats.base import CheckpointFormat, LinearSpec
 from mmq_sweeps.export.formats.compressed_tensors import CompressedTensors
 from mmq_sweeps.export.formats.dequantized import Dequantized
-from mmq_sweeps.methods.affine import Format, QuantizedWeight
+from mmq_sweeps.methods.formats import Format, QuantizedWeight
 from tests.export.formats.weights import quantized
 from tests.models.toys import toy_batch, toy_model
 

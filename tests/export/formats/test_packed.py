@@ -11,7 +11,7 @@ from mmq_sweeps.export.formats.awq import AWQ
 from mmq_sweeps.export.formats.base import CheckpointFormat
 from mmq_sweeps.export.formats.compressed_tensors import CompressedTensors
 from mmq_sweeps.export.formats.gptq import GPTQ
-from mmq_sweeps.methods.affine import Format, Grid, QuantizedWeight
+from mmq_sweeps.methods.formats import Format, Grid, QuantizedWeight
 from tests.export.formats.weights import SEEDS, assert_layout, quantized, spec
 
 # Of each: bit-widths, group sizes, and numbers of rows and of columns.

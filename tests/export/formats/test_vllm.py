@@ -17,7 +17,7 @@ from mmq_sweeps import models
 from mmq_sweeps.export.formats.base import CheckpointFormat
 from mmq_sweeps.export.formats.compressed_tensors import CompressedTensors
 from mmq_sweeps.export.formats.dequantized import Dequantized
-from mmq_sweeps.methods.affine import Format, round_nearest
+from mmq_sweeps.methods.formats import Format, round_nearest
 from tests.export.formats.test_loading import linears, write
 
 # vLLM does not fit into one environment with us.

@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 
 from mmq_sweeps.export.formats.base import LinearSpec
-from mmq_sweeps.methods.affine import Format, Grid, QuantizedWeight
+from mmq_sweeps.methods.formats import Format, Grid, QuantizedWeight
 
 BITS = st.integers(2, 8)
 SEEDS = st.integers(0, 2**31)

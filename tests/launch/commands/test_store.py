@@ -87,7 +87,7 @@ def test_a_check_finds_what_is_not_what_was_written_and_changes_nothing(root: Pa
     assert len(told["problems"]) == 2
     assert one in told["problems"][0]
     assert "s.safetensors does not match" in told["problems"][1]
-    assert "1 artifacts were not written completely" in told["warnings"][0]
+    assert "1 artifact was not written completely" in told["warnings"][0]
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
@@ -135,9 +135,9 @@ def test_pruning_says_when_another_evicts(root: Path, launch: Run) -> None:
         (["list", "--max-gb", "1"], "--max-gb: is for prune, not for list"),
         (["check", "--dry-run"], "--dry-run: is for prune, check changes nothing"),
         (["prune"], "prune: say what with --max-gb GB, --older-than DAYS or --kind KIND"),
-        (["prune", "--max-gb", "-1"], "--max-gb -1: choose a number from 0"),
-        (["prune", "--max-gb", "nan"], "--max-gb nan: choose a number from 0"),
-        (["prune", "--older-than", "-2"], "--older-than -2: choose a number from 0"),
+        (["prune", "--max-gb", "-1"], "--max-gb -1: choose 0 or more"),
+        (["prune", "--max-gb", "nan"], "--max-gb nan: choose 0 or more"),
+        (["prune", "--older-than", "-2"], "--older-than -2: choose 0 or more"),
     ],
 )
 def test_options_that_do_not_fit_are_named(root: Path, launch: Run, arguments: list[str], told: str) -> None:

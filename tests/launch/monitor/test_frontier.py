@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
 
+from launch import start
 from launch.monitor import state_table
+from launch.monitor.findings import Findings
 from launch.monitor.frontier import Results, results
 from launch.monitor.plot import plot
 from launch.monitor.sweep_state import Snapshot, SweepReader
 from mmq_sweeps.identity.cell import Cell
+from mmq_sweeps.reporting.progress import Progress
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 from tests.launch import cells as made
@@ -67,7 +71,57 @@ def test_the_best_within_a_budget_is_the_best_of_the_cells_within_it(budget: flo
     assert best.value == max(point.value for point in found.points if budget is None or point.bpw <= budget)
     assert f"{best.title} ({best.cell})" in found.sentence(budget)
     assert found.best(1.0) is None
-    assert "none within 1 bits per weight of 63 finished cells" in found.sentence(1.0)
+    assert "none within 1 bit per weight of 63 finished cells" in found.sentence(1.0)
+
+
+def test_a_sweep_that_has_ended_has_its_best_not_one_so_far() -> None:
+    found = of(made.grid(2, 3, 4, 16))
+    assert "best within 3 bits per weight so far: " in found.sentence(3.0)
+    assert "best within 3 bits per weight: " in found.sentence(3.0, ended=True)
+
+
+@pytest.mark.parametrize("height", [6, 12, 40])
+def test_the_bars_of_a_run_stand_below_its_plot_and_its_best_cell(
+    height: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("LINES", str(height))
+    cells = made.grid(2, 3, 4, 16)
+    shown = Findings({cell.id: cell.title() for cell in cells}, 3.0)
+    records = [record for _, record in measured(cells)]
+    with Progress(len(cells), shown) as progress:
+        assert progress.shows_bars
+        shown.keep(*records[:1])
+        first = shown(progress.console)
+        assert shown(progress.console) is first  # Bars are redrawn ten times a second.
+        shown.keep(*records[1:])
+        lines = progress.console.render_lines(Group(*progress.bars.get_renderables()), pad=False)
+    text = ["".join(segment.text for segment in line) for line in lines]
+    assert len(lines) < height
+    assert text[-1].startswith("cells ")
+    assert any("best within 3 bits per weight so far: rtn" in line for line in text)
+    assert (BEST in "".join(text)) is (height > 12)
+    assert "best within" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_a_sweep_ends_with_its_best_cell_within_the_budget(
+    output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, cells = Store.open(tmp_path), made.grid(2, 3)
+    records = [store.save(replace(one, seconds={"evaluate": 1.0})) for _, one in measured(cells)]
+    start.show_records(records, store, made.sweep(cells, output=output, view={"max_bpw": 2.5}))
+    told = capsys.readouterr().out
+    best = of(cells).best(2.5)
+    assert best is not None
+    if output == "json":
+        (found,) = json.loads(told)["results"]
+        assert found["best"] == vars(best)
+    else:
+        assert f"one, captions: best within 2.5 bits per weight: {best.title} ({best.cell})" in told
+    start.show_records(records, store, made.sweep(cells))
+    assert "best within" not in capsys.readouterr().out
 
 
 def test_models_and_tasks_are_apart_and_the_newest_comes_first() -> None:

@@ -18,7 +18,7 @@ from launch.planning.preflight import look
 from launch.start import run_sweep
 from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.paths import conf_dir
-from mmq_sweeps.config.sweep import Sweep, plan
+from mmq_sweeps.config.sweep import Sweep
 from mmq_sweeps.identity.cell import Cell, digest
 from mmq_sweeps.models.shapes import build_on_meta, find_shape
 from mmq_sweeps.quantization.loaders import loaders
@@ -60,7 +60,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def planned(*arguments: str) -> tuple[int, Sweep]:
     with multirun(*arguments) as run:
-        return len(run.jobs), plan(run.configs())
+        return len(run.jobs), run.plan()
 
 
 # Of each: configurations; distinct cells; part-quantizations; passes of vision, connector and language.

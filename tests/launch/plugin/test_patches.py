@@ -83,7 +83,7 @@ def composer() -> Iterator[Composer]:
         yield run.composer()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_any_grid_is_as_composed_in_full(composer: Composer, data: st.DataObject) -> None:
     chosen = data.draw(st.lists(st.sampled_from(AXES), min_size=1, max_size=6, unique_by=id))

@@ -101,6 +101,14 @@ def test_a_race_on_the_evaluation_split_stays_within_its_items() -> None:
     assert "apart_from" not in task["sample"]
 
 
+def test_a_race_on_the_one_split_of_a_benchmark_is_optimistic() -> None:
+    settings = [
+        Subject.of(question("method=rtn", "bits=3,4", *FEW, *more)).settings
+        for more in ([], ["task.split=calibration"])
+    ]
+    assert [one.optimistic for one in settings] == [False, True]
+
+
 def test_a_small_split_gives_each_stage_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMQ_DATA", str(tmp_path))
     layouts.write_coco(tmp_path / "coco_caption", "val2017")

@@ -78,3 +78,10 @@ def test_a_metric_of_which_less_is_better_is_refused() -> None:
         metric_of(Settings("max_bpw", (3.0,)), {"metrics": [own, "cider"]})
     with pytest.raises(ConfigError, match=r"add one to task\.metrics"):
         metric_of(Settings("max_bpw", (3.0,)), {"metrics": [own]})
+
+
+def test_a_task_with_metrics_of_its_own_is_refused() -> None:
+    task = OmegaConf.load(conf_dir() / "task" / "lmms_eval.yaml")
+    task.lmms_task = "mme"
+    with pytest.raises(ConfigError, match="tasks bring their own; search with another task"):
+        metric_of(Settings("max_bpw", (3.0,)), {"name": "mme", "_target_": task["_target_"], "metrics": []})

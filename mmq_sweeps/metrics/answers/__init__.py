@@ -1,0 +1,1 @@
+"""Metrics of short answers, letters of options, and yes or no."""

@@ -1,0 +1,1 @@
+"""Metrics of ranks: texts found for images and images for texts."""

@@ -1,0 +1,1 @@
+"""Scoring of lmms-eval's tasks, and its rehearsal before any cell."""

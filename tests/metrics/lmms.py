@@ -1,0 +1,23 @@
+"""lmms-eval's own functions, to which the benchmarks' metrics and prompts are compared."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import pytest
+from PIL import ImageFile
+
+VERSION = "0.7.3"
+INSTALL = f"pip install 'mmq-sweeps[lmms-eval]' && pip install --no-deps lmms-eval=={VERSION}"
+
+
+def lmms(module: str) -> Any:
+    """``lmms("tasks.pope.utils")``: a module of the library; without it the test is skipped, naming the command."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    try:
+        pytest.importorskip("lmms_eval", reason=INSTALL)
+        return import_module(f"lmms_eval.{module}")
+    finally:
+        # Some of its modules have Pillow take truncated images for whole ones, in all of the process.
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
