@@ -126,7 +126,7 @@ def awq_siblings(members: Mapping[str, Tensor], x: Tensor, bits: list[int]) -> R
 
 
 def rounded(weight: Tensor, arguments: QuantizationArgs) -> Tensor:
-    """Round to the library's own grid, as ``QuantizationModifier`` does after the search, with scales of 16 bits as ours."""
+    """Round to the library's own grid, as ``QuantizationModifier`` does after the search."""
     from compressed_tensors.quantization import fake_quantize
 
     observer = Observer.load_from_registry(
@@ -134,7 +134,7 @@ def rounded(weight: Tensor, arguments: QuantizationArgs) -> Tensor:
     )
     observer(weight)
     grid = observer.get_qparams()
-    return fake_quantize(weight, grid["scale"].half().float(), grid["zero_point"], arguments)
+    return fake_quantize(weight, grid["scale"], grid["zero_point"], arguments)
 
 
 if __name__ == "__main__":
