@@ -75,8 +75,9 @@ def test_the_loss_is_the_squared_output_error_over_all_tokens(monkeypatch: pytes
     difference = weight - round_nearest(weight, Format(3)).dequantize()
     expected = (x @ difference.T).square().mean(dim=0)
     before = stats.gram.clone()
-    for block, cached in itertools.product((1, 7, 32, 1024), (0, 2**20)):
+    for block, columns, cached in itertools.product((1, 7, 32, 1024), (1, 3), (0, 2**20)):
         monkeypatch.setattr(errors, "GRAM_BLOCK", block)
+        monkeypatch.setattr(errors, "GRAM_COLUMNS", columns * block)
         monkeypatch.setattr(errors, "CACHED_BYTES", cached)
         assert torch.allclose(output_error(difference, stats.gram), expected, rtol=1e-4)
         assert torch.equal(stats.gram, before)
