@@ -6,17 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmq_sweeps.methods.awq import (
-    AWQ,
-    best_clipped,
-    candidate_scales,
-    clip,
-    errors,
-    output_error,
-    quantize_clipped,
-    race,
-)
-from mmq_sweeps.methods.awq.scales import CARRIED, search_scale, search_scales
+from mmq_sweeps.methods.awq import AWQ
+from mmq_sweeps.methods.awq_search import clip, errors, race
+from mmq_sweeps.methods.awq_search.clip import best_clipped, quantize_clipped
+from mmq_sweeps.methods.awq_search.errors import output_error
+from mmq_sweeps.methods.awq_search.scales import CARRIED, candidate_scales, search_scale, search_scales
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.methods.formats import Format, QuantizedWeight, round_nearest
 from tests.methods.test_gptq import FORMATS, layer
