@@ -18,6 +18,7 @@ from mmq_sweeps.data.lmms.catalog import Function, find_task
 from mmq_sweeps.data.lmms.network import asking
 from mmq_sweeps.errors import ConfigError
 from tests.data.lmms.folders import needs_lmms_eval
+from tests.metrics.lmms import lmms
 
 pytestmark = needs_lmms_eval
 PUBLISHED = [
@@ -34,8 +35,6 @@ PUBLISHED = [
 
 
 def test_names_stand_for_what_they_do_in_lmms_eval(tasks: Path, tmp_path: Path) -> None:
-    from lmms_eval.tasks import TaskManager
-
     written = {
         "one": '"task": one  # a comment\ntag:\n  - few\n  - many # another\n',
         "two": "\ufefftask: 'two'\ntag: few\ngroup: old\n",
@@ -48,7 +47,7 @@ def test_names_stand_for_what_they_do_in_lmms_eval(tasks: Path, tmp_path: Path) 
     (tmp_path / "_template").write_text("task: of_the_template\noutput_type: generate_until\n")
     for name, text in written.items():
         (tmp_path / f"{name}.yaml").write_text(text)
-    index = TaskManager(include_path=str(tmp_path), include_defaults=False).task_index
+    index = lmms("tasks").TaskManager(include_path=str(tmp_path), include_defaults=False).task_index
     own = catalog._index(tmp_path)
     assert {name: entry["type"] for name, entry in index.items()} == {name: entry.kind for name, entry in own.items()}
     assert {name: entry["task"] for name, entry in index.items() if entry["type"] == "tag"} == {
@@ -58,7 +57,7 @@ def test_names_stand_for_what_they_do_in_lmms_eval(tasks: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_task_is_read_as_lmms_eval_reads_it(name: str) -> None:
-    from lmms_eval.utils import load_yaml_config
+    load_yaml_config = lmms("utils").load_yaml_config
 
     def named(value: Any) -> Any:
         """A value with its functions by name, which both leave as the yaml has them."""
