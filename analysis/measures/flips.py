@@ -17,7 +17,7 @@ import pandas as pd
 from analysis.cells import Cells, Items
 from analysis.cells.table import MOST_SCORED
 from analysis.measures.quality import Quality
-from mmq_sweeps.metrics.answers.normalize import normalize_answer
+from mmq_sweeps.metrics.answers.normalize import words_of_answer
 from mmq_sweeps.metrics.intervals import owners_of, resample
 from mmq_sweeps.metrics.names import metric_names
 from mmq_sweeps.reporting.counts import counted
@@ -148,9 +148,12 @@ class _Reader:
         flags = np.zeros((len(items), 3))
         for place, (item, before) in enumerate(zip(items, self._answers, strict=True)):
             after = str(item["prediction"])
-            if after == before or self._said(after) == self._said(before):
+            score = self._score(item)
+            # Some metrics tell answers apart that are the same words, such as -5 and 5.
+            told_apart = self._asked and score != self._scores[place]
+            if after == before or (self._said(after) == self._said(before) and not told_apart):
                 continue
-            was, now = self._judged(before, self._scores[place]), self._judged(after, self._score(item))
+            was, now = self._judged(before, self._scores[place]), self._judged(after, score)
             # A comparison with NaN is false.
             flags[place] = 1, was > now, now > was
         return flags
@@ -163,7 +166,7 @@ class _Reader:
         """Return the answer in the form in which two are compared."""
         if self._ranked:
             return next(iter(json.loads(answer).get("first", ())), "")
-        return normalize_answer(answer) if self._asked else answer.strip()
+        return words_of_answer(answer) if self._asked else answer.strip()
 
     def _judged(self, answer: str, score: float | None) -> float:
         """Return how good an answer is: 1 or 0 if it is right or wrong, else its score; NaN if it has none."""

@@ -22,6 +22,7 @@ from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LA
 from mmq_sweeps.identity.cell import VISION_WEIGHT
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.metrics import metric_names
+from mmq_sweeps.metrics.names import judges
 
 RETRY = ("failed", "all", "none")
 OUTPUT = ("table", "json")
@@ -201,9 +202,10 @@ def _metric_problems(task: Mapping[str, Any]) -> list[str]:
     found = [
         f"task.metrics: {unknown('metric', name, _metrics_of(task))}" for name in named if name not in metric_names()
     ]
-    if set(metrics) <= set(metric_names("confidences")) & set(_metrics_of(task)):
-        judges = one_of(metric_names("answers"))
-        found.append(f"task.metrics=[{','.join(metrics)}]: needs a metric that says which answers are right. {judges}")
+    fitting = set(metrics) <= set(_metrics_of(task)) | set(metrics).difference(named)
+    if fitting and set(metrics) & set(metric_names("confidences")) and not judges(metrics):
+        choices = one_of([name for name in metric_names("answers") if judges([name])])
+        found.append(f"task.metrics=[{','.join(metrics)}]: needs a metric that says which answers are right. {choices}")
     return found + [
         f"task.metrics: {name} is no metric of task={task['name']}. {one_of(_metrics_of(task))}"
         for name in named

@@ -58,6 +58,9 @@ _METRICS = {
     "log_likelihood": "probability.likelihood:LogLikelihood",
 }
 
+# Metrics of answers that do not say of every answer whether it is right.
+_NO_JUDGES = ("choice_unparsed", "pope_yes_ratio", "mme_perception", "mme_cognition")
+
 # Attributes of a metric, see ``base.Metric``.
 _PARTS = ("name", "needs", "higher_is_better", "prepare", "score", "aggregate")
 
@@ -77,6 +80,12 @@ def metric_names(needs: str | None = None) -> tuple[str, ...]:
     ``needs`` restricts them to metrics that need ``captions``, ``answers``, ``confidences``, ``ranks`` or ``likelihoods``.
     """
     return tuple(name for name, path in _METRICS.items() if needs in (None, _needs(path)))
+
+
+def judges(names: Iterable[str]) -> list[str]:
+    """Return those of ``names`` whose scores say how right each answer is, by name: their order in a task has no meaning."""
+    answers = metric_names("answers")
+    return sorted(name for name in names if (name in answers and name not in _NO_JUDGES) or ":" in name)
 
 
 def _needs(path: str) -> str:

@@ -110,5 +110,7 @@ def test_confidence_needs_an_accuracy_beside_it_and_questions(composed: Composed
     one = replace(made(composed, "task.metrics=[gqa_accuracy,ece]")[0], metrics=["ece"])
     with pytest.raises(ValueError, match="ece needs a metric beside it that says which answers are right, such as gqa"):
         one.check([], tmp_path)
+    with pytest.raises(ConfigError, match=r"=\[pope_yes_ratio,ece\]: needs a metric that says which answers are right"):
+        made(composed, "task.metrics=[pope_yes_ratio,ece]")
     with pytest.raises(ConfigError, match="ece is no metric of task=scenes_caption"):
         made(composed, "task=scenes_caption", "task.metrics=[ece]")

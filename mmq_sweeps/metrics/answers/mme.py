@@ -143,8 +143,9 @@ def _partners(known: RightAnswers, name: str) -> NDArray[np.intp]:
     if wrong := {group: count for group, count in Counter(groups).items() if count != 2}:
         group, count = next(iter(wrong.items()))
         raise ValueError(
-            f"{name} is of two questions about each picture, and {len(wrong)} pictures have another number, for example "
-            f"{group!r} with {count}; give the column that tells pictures apart as task.data.group, and an even task.limit"
+            f"{name} is of two questions about each picture, and {len(wrong)} of {len(set(groups))} have another "
+            f"number, for example {group!r} with {count}; give the column that tells pictures apart as task.data.group, an "
+            "even task.limit, and no task.sample"
         )
     order = np.argsort(np.unique(groups, return_inverse=True)[1], kind="stable")
     partner = np.empty(len(groups), dtype=np.intp)

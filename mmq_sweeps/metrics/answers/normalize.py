@@ -12,6 +12,7 @@ import re
 _SIGNS = ';/[]"{}()=+\\_-><@`,?!'
 _NUMBER_WITH_COMMA = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
+_WORD = re.compile(r"\w+")
 _FULL_STOPS_REMOVED = 32  # the script passes re.UNICODE, which is 32, as the count of ``sub``
 _ARTICLES = frozenset(["a", "an", "the"])
 _NUMBERS = {"none": "0", "zero": "0"} | {
@@ -43,6 +44,14 @@ _RESTORED["somebody'd"] = "somebodyd"
 def normalize_answer(answer: str) -> str:
     """Normalize an answer as the script compares it: lower case, no signs, no articles, numbers as digits."""
     return fold_words(strip_signs(on_one_line(answer)))
+
+
+def words_of_answer(answer: str) -> str:
+    """Normalize an answer to tell whether it is empty or like another.
+
+    Unlike ``normalize_answer`` it keeps an article that is the whole answer, such as the option ``A``.
+    """
+    return normalize_answer(answer) or " ".join(_WORD.findall(answer.lower()))
 
 
 def on_one_line(answer: str) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from mmq_sweeps.metrics import degenerate
-from mmq_sweeps.metrics.answers.normalize import normalize_answer
+from mmq_sweeps.metrics.answers.normalize import words_of_answer
 from mmq_sweeps.metrics.base import Metric, RightAnswers, require
 from mmq_sweeps.metrics.captions.scorer import check_items
 from mmq_sweeps.metrics.intervals import figure_of, result_of
-from mmq_sweeps.metrics.names import load_metrics
+from mmq_sweeps.metrics.names import judges, load_metrics
 from mmq_sweeps.metrics.probability.confidence import Confident, confidences
 from mmq_sweeps.metrics.result import MetricResult
 
@@ -40,13 +40,7 @@ class AnswerScorer:
         self.metrics: tuple[Metric, ...] = load_metrics(metrics)
         for metric in self.metrics:
             require(metric, "answers", type(self).__name__, "confidences")
-        judges = [metric for metric in self.metrics if metric.needs == "answers"]
-        if not judges:
-            raise ValueError(
-                f"{', '.join(metric.name for metric in self.metrics)} needs a metric beside it that says which answers are "
-                "right, such as gqa_accuracy or vqa_accuracy"
-            )
-        self._judge = judges[0]
+        self._judge = self._chosen_judge(metrics)
         if not answers:
             raise ValueError("There are no answers to score against")
         for question, given in answers.items():
@@ -63,8 +57,8 @@ class AnswerScorer:
                     raise ValueError(f"{metric.name}: question {question!r}: {problem}")
         self._prepared: dict[str, Any] = {metric.name: metric.prepare(known) for metric in self.metrics}
         # Answers recur, and normalizing takes longer than a lookup.
-        self._normalized = functools.cache(normalize_answer)
-        references = [list(map(self._normalized, given)) for given in answers.values()]
+        self._compared = functools.cache(words_of_answer)
+        references = [list(map(self._compared, given)) for given in answers.values()]
         self._right = degenerate.commonest(references)
         kinds = np.array([types[question] for question in answers]) if types is not None else np.array([])
         self._warnings = (
@@ -73,21 +67,35 @@ class AnswerScorer:
         )
         self._kinds = kinds
 
+    def _chosen_judge(self, metrics: Sequence[str]) -> Metric | None:
+        """Return the metric by which confidences are judged, if there are any."""
+        confident = [metric.name for metric in self.metrics if metric.needs == "confidences"]
+        named = dict(zip(metrics, self.metrics, strict=True))
+        if not confident:
+            return None
+        found = [named[name] for name in judges(metrics) if named[name].needs == "answers"]
+        if not found:
+            raise ValueError(
+                f"{', '.join(confident)} needs a metric beside it that says which answers are right, such as gqa_accuracy or "
+                "vqa_accuracy"
+            )
+        return found[0]
+
     def score(self, predictions: Mapping[str, str]) -> dict[str, MetricResult]:
         """Return every metric of one cell's answers, question id -> answer; ``by_type`` has the figure of each kind.
 
         For a metric that needs confidences, ``predictions`` have ``log_probabilities`` (``tasks.base.Predictions``); the
-        first metric that does not says which answers are right.
+        first accuracy beside it, by name, says which answers are right.
 
         Raises ValueError if answers are missing or belong to other questions.
         """
         check_items(self.question_ids, predictions, "answer")
         answers = [predictions[question] for question in self.question_ids]
-        compared = list(map(self._normalized, answers))
+        compared = list(map(self._compared, answers))
         warnings = degenerate.of_outputs("answers", compared, self._right, degenerate.SAME_ANSWER) + self._warnings
         alike = degenerate.alike(compared, self._right)
         inputs: dict[str, Any] = {"answers": answers}
-        if any(metric.needs == "confidences" for metric in self.metrics):
+        if self._judge is not None:
             right = self._judge.score(self._prepared[self._judge.name], answers).per_item
             inputs["confidences"] = Confident(right, confidences(self.question_ids, predictions))
         results = (self._result(metric, inputs[metric.needs]) for metric in self.metrics)

@@ -54,6 +54,12 @@ def test_answers_are_compared_as_the_metric_normalizes_them(tmp_path: Path) -> N
     assert not found.graded
 
 
+def test_answers_that_only_the_metric_or_only_an_article_tells_apart_are_flips(tmp_path: Path) -> None:
+    full, cell = answers(["A", "5", "B.", "a"], [1, 1, 1, 0]), answers(["the", "-5", "b", ""], [0, 0, 1, 0])
+    found = flips_of(load([str(kept(tmp_path, {"none": full, "rtn": cell}))]))
+    assert found.table.loc["rtn-vision4", "flipped"] == 3
+
+
 @pytest.mark.parametrize(("higher", "lost"), [(True, 0.5), (False, 0.25)])
 def test_captions_are_compared_by_text_and_by_whether_the_score_fell(tmp_path: Path, higher: bool, lost: float) -> None:
     full = answers(["a dog", "a cat", "two", "x", "same"], [0.5, 0.5, 0.5, 0.5, 0.1])

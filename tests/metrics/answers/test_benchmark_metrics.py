@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mmq_sweeps.metrics import AnswerScorer
+from mmq_sweeps.metrics.answers import choice, mme, mmmu, pope
 from mmq_sweeps.metrics.answers.ocrbench import FORMULAS
-from mmq_sweeps.metrics.answers.scorer import choice, mme, mmmu, pope
 from tests.metrics.lmms import lmms
 
 NUMBERS = st.one_of(
@@ -223,9 +223,19 @@ def test_mme_reads_answers_as_its_authors_do(answer: str, said: str) -> None:
     assert mme.said(answer) == said
 
 
+def test_the_letter_a_is_an_answer_and_no_article() -> None:
+    scorer = AnswerScorer(
+        {"0": ["A"], "1": ["A"], "2": ["B"]}, ["choice_accuracy"], options=dict.fromkeys("012", ("a dog", "a cat"))
+    )
+    result = scorer.score({"0": "A", "1": "(A)", "2": " . "})["choice_accuracy"]
+    assert result.alike is not None
+    assert (result.alike.empty, result.alike.identical, result.alike.expected) == (1 / 3, 2 / 3, 2 / 3)
+    assert not any("reference" in warning for warning in result.warnings)
+
+
 def test_mme_needs_pairs_of_its_kinds() -> None:
     with pytest.raises(
-        ValueError, match=r"mme is of two questions about each picture, and 1 pictures.*'count/1' with 1"
+        ValueError, match=r"mme is of two questions about each picture, and 1 of 2 have.*'count/1' with 1"
     ):
         of_mme(["mme"], [("count", "0", "yes"), ("count", "0", "no"), ("count", "1", "yes")])
     with pytest.raises(ValueError, match=r"mme: question '0': its kind is 'colour', which is none of MME's: existence"):

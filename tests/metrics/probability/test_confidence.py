@@ -81,6 +81,19 @@ def test_a_model_that_is_unsure_of_its_wrong_answers_is_better_in_both() -> None
     assert knowing["aurc"].value == pytest.approx(np.mean([0, 0, 0, 0, 1 / 5, 2 / 6, 3 / 7, 4 / 8]))
 
 
+def test_what_is_right_does_not_depend_on_the_order_of_the_metrics() -> None:
+    """Cells with the same metrics in another order are one cell."""
+    given = {"0": ["no"], "1": ["no"]}
+    found = asked([0.9, 0.4], [True, False])
+    orders = (["choice_unparsed", "gqa_accuracy", "anls", "ece"], ["ece", "gqa_accuracy", "choice_unparsed", "anls"])
+    options = {"0": ("yes", "no"), "1": ("yes", "no")}
+    scorers = [AnswerScorer({"0": ["B"], "1": ["B"]}, names, options=options) for names in orders]
+    first, second = (scorer.score(found)["ece"].value for scorer in scorers)
+    assert first == second == AnswerScorer(given | {"0": ["B"], "1": ["B"]}, ["anls", "ece"]).score(found)["ece"].value
+    with pytest.raises(ValueError, match="ece needs a metric beside it that says which answers are right"):
+        AnswerScorer({"0": ["B"], "1": ["B"]}, ["choice_unparsed", "ece"], options=options)
+
+
 def test_answers_without_a_log_probability_are_refused_and_one_that_is_no_number_is_never_sure() -> None:
     scorer = AnswerScorer({"0": ["yes"], "1": ["yes"]}, ["gqa_accuracy", "ece"])
     with pytest.raises(ValueError, match="2 of 2 answers have no log-probability, for example '0'"):
