@@ -187,6 +187,31 @@ def test_csv_and_splits_in_ranges(tmp_path: Path) -> None:
     assert (len(reader), reader[2].id) == (3, "test/2")
 
 
+def test_csv_is_read_as_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "test.csv").write_text("asked,answers,A,B,C\nNA,007,None,1.10,\n1,true,null,n/a,x\n2,,a,b,c\n")
+    rows = read(tmp_path, answers="answers", image=None, choices=["A", "B", "C"])
+    found = [(asked.question, asked.answers, asked.options) for row in rows for asked in row.questions]
+    assert found == [
+        ("NA", ("007",), ("None", "1.10")),
+        ("1", ("true",), ("null", "n/a", "x")),
+        ("2", (), ("a", "b", "c")),
+    ]
+
+
+def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_bytes('{"asked": "où?", "answers": "là"}\n'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"split=test: holds a text that is not in UTF-8 .*save the file so"):
+        list(read(tmp_path, answers="answers", image=None))
+
+
+def test_an_option_that_is_missing_between_others_is_refused(tmp_path: Path) -> None:
+    write_lines(tmp_path, "test", [{"asked": "?", "answers": "C", "A": "x", "B": "nan", "C": "y", "D": "nan"}])
+    with pytest.raises(
+        ValueError, match=r"row 0 of .*choices=\[A,B,C,D\]: option 2 is missing, and one behind it is not"
+    ):
+        list(read(tmp_path, answers="answers", image=None, choices=["A", "B", "C", "D"]))
+
+
 def test_nothing_is_decoded_before_it_is_asked_for(parquet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read_of = columns.ImageColumn.read
     asked: list[int] = []
@@ -370,6 +395,11 @@ def test_a_path_that_is_no_folder_is_refused(
             [{"id": 1, "image": "http://a/b.png"}],
             "row 0 of .*: image=image is the address http://a/b.png; download its images",
         ),
+        (
+            [{"id": 1, "image": "data:image/png;base64,iVBO"}],
+            "row 0 of .*: image=image is 'data:.*no path; if it is an image in base",
+        ),
+        ([{"id": 1, "image": "iVBO" * 100}], "row 0 of .*: image=image is 'iVBO.*a text of 400 characters and no path"),
         ([], "test.jsonl: has no rows"),
         (
             [{"id": 1, "image": "a.png"}, {"id": 2, "image": [True]}],

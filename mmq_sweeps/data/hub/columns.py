@@ -171,9 +171,15 @@ def options(value: Any) -> tuple[Any, ...] | None:
     return found if found is not None and all(isinstance(one, str) for one in found) else None
 
 
-def options_of_columns(values: Iterable[Any]) -> tuple[Any, ...]:
-    """Return the options of columns, one each, without the absent ones: null, or ``nan`` as in MMBench."""
-    return tuple(text(value) for value in values if not _absent(value))
+def options_of_columns(values: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the options of columns, one each, without absent ones at the end: null, or ``nan`` as in MMBench.
+
+    Raises ValueError for an absent one ahead of another: the letters of the others would be in doubt.
+    """
+    there = [not _absent(value) for value in values]
+    if not all(there[: sum(there)]):
+        raise ValueError(f"option {there.index(False) + 1} is missing, and one behind it is not")
+    return tuple(text(value) for value in values[: sum(there)])
 
 
 def _absent(value: Any) -> bool:

@@ -32,8 +32,8 @@ from mmq_sweeps.identity.roles import EVALUATION, LABEL
 
 # Fields that name columns of texts.
 _TEXTS = ("id", "question", "answers", "choices", "context", "kind", "group")
-# Fields that name columns of texts.
-_TEXTS = ("id", "question", "answers", "choices", "context", "kind", "group")
+# Longer texts are hardly paths, but images written as text; Linux takes no longer name.
+_LONGEST_PATH, _LONGEST_NAME = 1024, 255
 _SLICE = re.compile(r"(?P<name>[^\[\]]+?)\s*(?P<slice>\[[^\]]*\])?")
 
 
@@ -191,6 +191,10 @@ class HubData:
         raise ValueError(f"path={self.path}, split={self.split}: {what}")
 
 
+def _is_too_long(path: str) -> bool:
+    return len(path) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in path.split("/"))
+
+
 def _is_names(value: Any) -> bool:
     return isinstance(value, Sequence) and bool(value) and all(isinstance(one, str) for one in value)
 
@@ -222,7 +226,12 @@ class _Part:
         chosen = self.table if places == list(range(len(self.table))) else self.table.select(places)
         done = 0
         for chunk in chunks(chosen, sorted(columns)):
-            values = {key: [one.values(chunk) for one in found] for key, found in self.texts.items()}
+            try:
+                values = {key: [one.values(chunk) for one in found] for key, found in self.texts.items()}
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"path={self.data.path}, split={self.split}: holds a text that is not in UTF-8 ({error}); save the file so"
+                ) from error
             entries = [one.entries(chunk) for one in self.images]
             for row in range(len(chunk)):
                 yield self._row(
@@ -259,6 +268,11 @@ class _Part:
                 raise ValueError(
                     f"{where}: image={column.column} is the address {entry}; download its images, and give their paths"
                 )
+            if entry.startswith("data:") or _is_too_long(entry):
+                raise ValueError(
+                    f"{where}: image={column.column} is {entry[:40]!r}..., a text of {len(entry):,} characters and no path; "
+                    "if it is an image in base64, write it to a file, and give its path"
+                )
             path = Path(entry)
             return path if path.is_absolute() else self._folder / path
         of_list = "" if number == 0 else f" {number}"
@@ -281,7 +295,10 @@ class _Part:
 
     def _options(self, where: str, values: list[Any]) -> tuple[Any, ...]:
         if not isinstance(self.data.choices, str):
-            return options_of_columns(values)
+            try:
+                return options_of_columns(values)
+            except ValueError as error:
+                raise ValueError(f"{where}: choices=[{','.join(_named(self.data.choices))}]: {error}") from None
         if (found := options(values[0])) is None:
             raise ValueError(f"{where}: choices={self.data.choices} is {str(values[0])[:80]!r}, no list of texts")
         return found

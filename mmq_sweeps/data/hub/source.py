@@ -215,13 +215,23 @@ def _opened(
             cache = Path(datasets.config.HF_DATASETS_CACHE, "mmq-sweeps", content_digest(paths))
             # It takes each for a pattern.
             files = {_SPLIT: [glob.escape(str(path.absolute())) for path in paths]}
-            return datasets.load_dataset(kind, data_files=files, split=_SPLIT, cache_dir=str(cache), **dict(options))
+            given = dict(options) | (_all_texts(datasets, paths[0], dict(options)) if kind == "csv" else {})
+            return datasets.load_dataset(kind, data_files=files, split=_SPLIT, cache_dir=str(cache), **given)
         # The last of an empty file of JSON lines.
         except (datasets.exceptions.DatasetsError, OSError, ValueError, TypeError, StopIteration) as error:
             if isinstance(error, StopIteration):
                 raise ValueError(f"{folder}: {', '.join(path.name for path in paths)}: has no rows") from None
             reason = " ".join(str(error.__cause__ or error).split())
             raise ValueError(f"{folder}: cannot be read as {kind}: {reason}") from error
+
+
+def _all_texts(datasets: Any, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options to read all columns of CSV as they are written: ``007`` is no number, ``None`` an answer."""
+    import pandas as pd
+
+    names = pd.read_csv(path, nrows=0, **options).columns
+    columns = datasets.Features({str(name): datasets.Value("string") for name in names})
+    return {"features": columns, "keep_default_na": False, "na_values": [""]}
 
 
 def library() -> Any:
