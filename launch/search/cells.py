@@ -112,14 +112,17 @@ class Subject:
 
     @cached_property
     def available(self) -> int | None:
-        """How many items the calibration split has beside the samples, at least; None if it has no end, or cannot be read."""
-        task = self.question.base["task"]
+        """How many items the calibration split has beside the samples, at least; None if it has no end, or cannot be read.
+
+        Items with the image of a sample are none.
+        """
+        task, drawn = self.question.base["task"], self.calibration
+        apart = {"samples": drawn["samples"], "seed": drawn["seed"]} if drawn else task.get("apart_from")
         try:
-            examples = build("task", {**task, "split": task["calibration_split"]}).examples.first(None)
-            count = sum(1 for _ in examples)
+            examples = build("task", {**task, "split": task["calibration_split"]}).examples.first(None, apart)
+            return sum(1 for _ in examples)
         except (ValueError, OSError, AttributeError):
             return None  # Of data that cannot be read the checks of the first batch tell.
-        return count - (self.calibration["samples"] if self.calibration else 0)
 
     @property
     def settings(self) -> searching.Settings:

@@ -16,6 +16,7 @@ from mmq_sweeps.search import settings as searching
 from mmq_sweeps.search.measuring import Items, Measurement
 from mmq_sweeps.search.space import Point
 from tests.data import layouts
+from tests.data.hub_folders import write_own
 from tests.launch.multiruns import multirun
 from tests.launch.search.asking import question
 
@@ -107,6 +108,17 @@ def test_a_race_on_the_one_split_of_a_benchmark_is_optimistic() -> None:
         for more in ([], ["task.split=calibration"])
     ]
     assert [one.optimistic for one in settings] == [False, True]
+
+
+def test_items_with_the_picture_of_a_sample_are_not_available(tmp_path: Path) -> None:
+    own, asked = write_own(tmp_path / "own", count=5), ("method=rtn", "bits=3,4", "task=ocrbench", "tracker=none")
+    lines = (own / "test.jsonl").read_text()
+    (own / "test.jsonl").write_text(lines + lines.replace('"id": "test-', '"id": "again-'))
+    fields = (f"data.path={own}", "data.answers=answer", "data.kind=null", "split=test", "calibration_split=test")
+    subject = Subject.of(
+        question(*asked, *(f"task.{one}" for one in fields), "calibration.samples=2", "model=tiny_llava")
+    )
+    assert subject.available == 6
 
 
 def test_a_small_split_gives_each_stage_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
