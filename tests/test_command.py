@@ -135,6 +135,10 @@ BAD = [
     ),
     (["-m", "method=gptq,awq", "method.vision_weight=2"], "method.vision_weight=2: choose a number from 0 (text"),
     (["-m", "store.dir=a,b"], "store: differs between the cells of one sweep"),
+    (
+        ["task.allow_missing=true"],
+        "task=scenes_caption does not have this field, though its class does; add it as +task.al",
+    ),
     (["method.group_size=7"], "method.group_size: group_size=7 does not divide"),
     (["method.group_size=rows"], "group_size='rows': choose tensor, channel or a positive number of input columns"),
     (

@@ -7,7 +7,7 @@ failed override, and the keys found there are listed as choices.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from mmq_sweeps.config.instantiate import READERS
 from mmq_sweeps.config.overrides import APART, as_written
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.config.widths import BITS_CHOICES
 from mmq_sweeps.errors import ConfigError, StoreError, unknown
 from mmq_sweeps.identity.cell import BLOCK_GROUPS, LAYER_KINDS
+from mmq_sweeps.identity.declared import declared
 from mmq_sweeps.identity.end_parts import END_PARTS
 
 # Hints by the last part of a key.
@@ -226,11 +228,22 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
                 f"for instance component=all or component={name}"
             )
         told = unknown("part" if path == "component" else "key", name, choices)
+        if name in _fields_of_class(node):
+            return f"{key}: {owner} does not have this field, though its class does; add it as +{key}=VALUE, or to the yaml"
         return f"{key}: {told}" if owner == path else f"{key}: {told[:-1]}, the fields of {owner}."
     if not isinstance(node, DictConfig):
         return f"{key}: is {'a list' if OmegaConf.is_list(node) else 'one value'}, as in {key}={_written(node)}"
     names = [name for name in map(str, node) if name not in APART.values()]
     return f"{key}: has the fields {', '.join(names)}; set them one by one, and add another as +{key}.FIELD=VALUE"
+
+
+def _fields_of_class(node: DictConfig) -> Collection[str]:
+    """Return the fields of the class that a node is made into; none if it is unknown."""
+    try:
+        target = str(OmegaConf.to_container(node, resolve=False)["_target_"])  # type: ignore[index,call-overload]
+        return declared(READERS.get(target, target)).roles
+    except (KeyError, ValueError, ImportError, AttributeError):
+        return ()
 
 
 def _written(value: Any) -> str:

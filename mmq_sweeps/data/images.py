@@ -282,7 +282,7 @@ def _reason(path: Picture, error: Exception) -> str:
         return "not an image" if size else "empty"
     if isinstance(error, OSError) and error.strerror:
         return f"unreadable: {error.strerror}"
-    return "truncated" if "truncated" in str(error).lower() else f"unreadable: {error}"
+    return "truncated" if "truncated" in str(error).lower() else f"unreadable: {str(error).rstrip('.')}"
 
 
 def _key(path: Picture) -> str:

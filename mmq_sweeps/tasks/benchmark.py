@@ -18,6 +18,14 @@ from mmq_sweeps.tasks.vqa import VqaTask
 AS_TEXT, AS_LETTER, AS_INDEX = "text", "letter", "index"
 NOTATIONS = (AS_TEXT, AS_LETTER, AS_INDEX)
 _NEEDED = (("instruction", "question"), ("open_instruction", "question"), ("choice", "letter"), ("choice", "text"))
+_OFFERED = {
+    "instruction": ("question", "choices", "context"),
+    "open_instruction": ("question", "choices", "context"),
+    "choice": ("letter", "text"),
+    "context": ("context",),
+}
+# Not the argument of a command of LaTeX, as in an instruction to answer in ``\\boxed{answer}``.
+_PLACE = re.compile(r"(?<![\\\w])\{(\w+)\}")
 _PLACES = re.compile(r"\{(question|choices|context)\}")
 
 
@@ -52,14 +60,13 @@ class BenchmarkTask(VqaTask):
         super().__post_init__()
         if self.answers_as not in NOTATIONS:
             raise ValueError(f"task.answers_as={self.answers_as!r}: {unknown('notation', self.answers_as, NOTATIONS)}")
-        for key, needed in (
-            ("instruction", ("question",)),
-            ("open_instruction", ("question",)),
-            ("choice", ("letter", "text")),
-        ):
-            for name in needed:
-                if (given := getattr(self, key)) is not None and f"{{{name}}}" not in given:
-                    raise ValueError(f"task.{key}={given!r}: has no {{{name}}} in it")
+        for key, place in _NEEDED:
+            if (given := getattr(self, key)) is not None and f"{{{place}}}" not in given:
+                raise ValueError(f"task.{key}={given!r}: has no {{{place}}} in it")
+        for key, offered in _OFFERED.items():
+            for name in _PLACE.findall(getattr(self, key) or ""):
+                if name not in offered:
+                    raise ValueError(f"task.{key}={getattr(self, key)!r}: {unknown('place', name, offered)}")
 
     def items_of(self, example: Any) -> list[Item]:
         pairs = zip(super().items_of(example), example.questions, strict=True)

@@ -100,7 +100,12 @@ class Examples:
         """Return the calibration's ``samples`` examples, drawn with its seed; raises ValueError if there are fewer."""
         count = calibration["samples"]
         self._check_drawable("calibration.samples", count)
-        found = list(self._read(self.calibration_split, count, calibration["seed"]))
+        try:
+            found = list(self._read(self.calibration_split, count, calibration["seed"]))
+        except ValueError as error:
+            if f"count={count}, " not in str(error):
+                raise
+            raise ValueError(f"calibration.samples={count}: {error}") from error
         if len(found) < count:
             raise ValueError(f"calibration.samples={count}: {self.calibration_split} has {len(found)} examples")
         return found
@@ -156,7 +161,7 @@ class Examples:
             by_size.setdefault(_size(picture), []).append(picture)
         doubtful = [picture for same in by_size.values() if len(same) > 1 for picture in same]
         digests = _digests(doubtful)
-        counts = Counter(digests[picture] for picture in doubtful)
+        counts = Counter(digest for picture in doubtful if (digest := digests[picture]) is not None)
         return sum(count for count in counts.values() if count > 1)
 
     def missing(self, evaluated: Sequence[Any]) -> dict[str, Any]:
@@ -235,7 +240,7 @@ class _SameImage:
         if not alike:
             return False
         digests = _digests([picture, *alike])
-        return digests[picture] in {digests[other] for other in alike}
+        return digests[picture] is not None and digests[picture] in {digests[other] for other in alike}
 
 
 class Prepared(Generic[Inputs]):
@@ -325,7 +330,11 @@ def _named(found: Mapping[Picture, str], examples: Iterable[Any]) -> dict[str, s
 
 
 def _size(picture: Picture) -> int:
-    return picture.stat().st_size if isinstance(picture, Path) else picture.size
+    """Return the bytes of a picture; -1 for a file that is not there, which ``Examples.check`` reports."""
+    try:
+        return picture.stat().st_size if isinstance(picture, Path) else picture.size
+    except OSError:
+        return -1
 
 
 def _digests(pictures: Sequence[Picture]) -> dict[Picture, str | None]:

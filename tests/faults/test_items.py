@@ -269,8 +269,8 @@ def test_a_question_too_long_for_the_model_is_refused_or_left_out_and_counted(
     (said,) = one.check_model(model)
     (long,) = (item.id for item in one.items if len(item.question) > 100)
     assert re.search(
-        rf"1 of 3 items cannot be used: {long}: its prompt has 3\d\d tokens and the answer up to \d+, and the model's "
-        r"window is (76|128)\. Set task.allow_missing=true",
+        rf"1 of 3 items cannot be used: {long}: its prompt has 3\d\d tokens and the answer up to \d+ "
+        r"\(max_new_tokens\), and the model's window is (76|128)\. Set task.allow_missing=true",
         said,
     )
 

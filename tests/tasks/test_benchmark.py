@@ -163,11 +163,23 @@ def test_a_metric_that_cannot_score_a_question_names_it(tmp_path: Path) -> None:
         ("open_instruction", "why?", r"task.open_instruction='why\?': has no {question} in it"),
         ("choice", "{text}", r"task.choice='{text}': has no {letter} in it"),
         ("prompt", "what", r"prompt='what': has no {question} in it"),
+        ("instruction", "{question} {choice}", r"task.instruction=.*: Unknown place 'choice'. Did you mean choices\?"),
+        ("context", "{hint}", r"task.context='{hint}': Unknown place 'hint'. Choose context"),
     ],
 )
 def test_fields_that_cannot_be_are_errors(field_: str, value: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         task(**{field_: value})
+
+
+def test_an_instruction_may_have_latex() -> None:
+    boxed = task(instruction="{question}\n{choices}\n\\boxed{letter}")
+    assert boxed.items[0].question.endswith("\\boxed{letter}")
+
+
+def test_a_split_without_its_calibration_samples_may_have_nothing_left() -> None:
+    with pytest.raises(ValueError, match=r"task.limit=null: test has 0 items .* without the images of 3 calibration"):
+        _ = task(calibration_split="test", apart_from={"samples": 3, "seed": 0}).items
 
 
 def test_calibration_samples_are_left_out_of_a_split_that_calibrates_as_well(tmp_path: Path) -> None:

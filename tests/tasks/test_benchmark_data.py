@@ -17,7 +17,7 @@ from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.tasks.benchmark import BenchmarkTask
-from tests.data.hub_folders import scenes
+from tests.data.hub_folders import scenes, write_own
 from tests.metrics.lmms import lmms
 
 Composed = Callable[..., DictConfig]
@@ -231,6 +231,29 @@ def test_calibration_samples_that_would_be_evaluated_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"2 calibration samples are also evaluated in task.split=test"):
         task("pope", "++task.apart_from=null").check([CALIBRATION], tmp_path)
+
+
+def test_a_missing_picture_is_left_out_beside_those_of_calibration_samples(composed: Composed, tmp_path: Path) -> None:
+    own = write_own(tmp_path / "own", count=6)
+    for name in ("test_1", "test_4"):
+        (own / "pictures" / f"{name}.png").unlink()
+    fields = (f"data.path={own}", "data.answers=answer", "split=test", "calibration_split=test", "metrics=[anls]")
+
+    def made(*more: str) -> BenchmarkTask:
+        config = composed(
+            "model=tiny_llava", "task=ocrbench", *(f"++task.{one}" for one in (*fields, "data.kind=null", *more))
+        )
+        return build("task", next(iter(plan([config]).configs.values()))["task"])
+
+    with pytest.raises(
+        ValueError, match=r"images cannot be used \(\d missing\): row \d of .*, split test, .*test_\d.png"
+    ):
+        made("apart_from.samples=1").check([], tmp_path)
+    one = made("apart_from.samples=1", "allow_missing=true")
+    one.check([], tmp_path)
+    assert {"test-1", "test-4"}.isdisjoint(item.id for item in one.items)
+    with pytest.raises(ValueError, match=r"calibration.samples=9: .*count=9, but it has 6 rows"):
+        _ = made("apart_from.samples=9").items
 
 
 def test_a_name_of_the_hub_needs_its_commit(composed: Composed, tmp_path: Path) -> None:  # noqa: ARG001

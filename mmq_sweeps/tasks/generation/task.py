@@ -328,7 +328,9 @@ class GenerationTask(ABC):
         every = (item for example in examples for item in self._items_about(example))
         found = list(islice(every, self.limit))
         if not found or (self.limit is not None and len(found) < self.limit):
-            raise ValueError(f"task.limit={self.limit}: {self.split} has {len(found)} items to evaluate")
+            limit, apart = "null" if self.limit is None else self.limit, self.left_out()
+            told = f" without the images of {apart['samples']} calibration samples" if apart else ""
+            raise ValueError(f"task.limit={limit}: {self.split} has {len(found)} items to evaluate{told}")
         check_ids(self.split, [(item.id, item.example) for item in found])
         return drawn(found, self.sample, self.split)
 

@@ -54,6 +54,7 @@ def too_long(loaded: LoadedModel, items: Sequence[Item], generation: Mapping[str
             and (length := exactly([item])) + answer - 1 > window
         ):
             found[item.id] = (
-                f"its prompt has {length} tokens and the answer up to {answer}, and the model's window is {window}"
+                f"its prompt has {length} tokens and the answer up to {answer} (max_new_tokens), and the model's window is "
+                f"{window}"
             )
     return found
