@@ -3,6 +3,7 @@
 import importlib
 from contextlib import suppress
 
+import hypothesis  # noqa: F401 - it looks for references to what it is given, which are not found once they are frozen
 from transformers import AutoProcessor, Blip2ForConditionalGeneration  # noqa: F401
 
 from tests.commands import keep_what_is_imported
