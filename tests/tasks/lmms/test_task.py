@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import random
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +21,7 @@ from mmq_sweeps.config import schema
 from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.config.sweep import Sweep, plan
+from mmq_sweeps.data.lmms import library
 from mmq_sweeps.data.lmms.documents import LmmsDocuments
 from mmq_sweeps.metrics.intervals import SEED
 from mmq_sweeps.models.loading import LoadedModel
@@ -27,6 +30,21 @@ from tests.data.lmms.folders import COUNT, UTILS, needs_lmms_eval
 
 pytestmark = needs_lmms_eval
 Tasks = Callable[..., LmmsEvalTask]
+AGGREGATIONS = """
+def again(entries):
+    return sum(entry["score"] for entry in entries) / len(entries)
+
+
+def once(entries):
+    assert len(set(map(id, entries))) == len(entries)
+    return again(entries)
+
+
+def total(entries):
+    return once(entries) * len(entries)
+
+
+RIGHT = {"""
 CALIBRATION = [{"samples": 4, "seed": 0}]
 
 
@@ -143,6 +161,69 @@ def test_an_interval_is_that_of_the_aggregation_on_draws_of_documents(
     none = replace(one, draws=0).score(answers, tmp_path)["by_kind"]
     assert none.interval == (none.value, none.value)
     assert "its interval has no width, since task.draws is 0" in none.warnings
+
+
+def test_an_aggregation_that_refuses_documents_drawn_twice_has_the_interval_of_halves(
+    task: Tasks, changed: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As MME's does. Of a mean, halves vary as much as draws do; of a sum, they say nothing."""
+    names = ("again", "once", "total")
+    lines = "metric_list: [{metric: by_kind, aggregation: !function utils.NAME, higher_is_better: true}]\n"
+    folder = changed(("utils.py", "RIGHT = {", AGGREGATIONS), **{name: lines.replace("NAME", name) for name in names})
+    found = {}
+    for name in names:
+        one = task(name, "task.draws=1000", folder=folder)
+        found[name] = one.score(answers_of(one, wrong=5), tmp_path)["by_kind"]
+    again, once, total = (found[name] for name in names)
+    assert not again.warnings
+    assert not once.warnings
+    low, high = once.interval
+    assert low < once.value == again.value < high
+    assert (low, high) == pytest.approx(again.interval, abs=1 / COUNT)
+    assert total.interval == (COUNT - 5, COUNT - 5)
+    assert "on a draw of documents lmms-eval's task total: the aggregation of by_kind fails" in total.warnings[0]
+
+
+def test_texts_and_scores_that_draw_are_the_same_at_every_reading(
+    task: Tasks, changed: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Few-shot examples are drawn, options shuffled and unclear answers guessed."""
+    few = "num_fewshot: 2\nfewshot_split: train\n"
+    shuffle = 'return "".join(random.sample(doc["question"], 5)) + lmms_eval'
+    folder = changed(
+        ("utils.py", 'return doc["question"] + lmms_eval', shuffle),
+        ("utils.py", "import json", "import json\nimport random"),
+        ("utils.py", 'return {"exact": right', 'return {"exact": random.random()'),
+        few=f'{few}fewshot_config: {{sampler: default}}\ndoc_to_text: "{{{{question}}}}"\ndoc_to_target: first\n',
+        unsaid=few,
+    )
+    for name in ("few", "mine"):
+        one, again = (task(name, folder=folder) for _ in range(2))
+        texts = [item.question for item in one.items]
+        random.random()  # what else draws meanwhile
+        assert [item.question for item in again.items] == texts
+        assert len(set(texts)) > 1
+        drawn = [made.score(answers_of(made), tmp_path)["exact"].per_item for made in (one, again)]
+        assert drawn[0] == drawn[1]
+        assert len(set(drawn[0].values())) == COUNT
+    assert [text.count("\n\n") for text in (item.question for item in task("few", folder=folder).items)] == [2] * COUNT
+    with pytest.raises(ValueError, match="num_fewshot=2 without a fewshot_config"):
+        task("unsaid", folder=folder).check(CALIBRATION, tmp_path)
+
+
+def test_its_code_warns_of_answers_that_a_model_gave_and_not_for_each(
+    task: Tasks, changed: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = "from loguru import logger\n    logger.warning('seen ' + found[0])\n    right = float"
+    never = "{metric: never, aggregation: mean, higher_is_better: true}"
+    folder = changed(("utils.py", "right = float", told), ("_mine", "metric_list:\n", f"metric_list:\n  - {never}\n"))
+    one = task("mine", folder=folder)
+    one.check(CALIBRATION, tmp_path)
+    assert "lmms_task=mine: its documents give nothing for never" in caplog.text
+    assert "seen" not in caplog.text
+    one.score(answers_of(one, wrong=COUNT), tmp_path)
+    assert caplog.text.count("lmms-eval: seen wrong") == library.SHOWN
+    assert caplog.text.count("more from this line of its code are not shown") == 1
 
 
 def test_an_aggregation_that_counts_in_its_module_starts_from_zero_each_time(task: Tasks, tmp_path: Path) -> None:
@@ -270,6 +351,22 @@ def test_an_id_depends_on_yaml_code_and_data_and_not_on_places(
         file.write(b" ")
     found.add(cell_id(folder, f"task.dataset_path={data}"))
     assert len(found) == 6
+
+
+def test_the_command_of_a_cell_measures_the_same_cell(planned: Callable[..., Sweep]) -> None:
+    """By lmms-eval's name of the task, which may be an option of this package's too."""
+    pytest.importorskip("pandas")
+    from analysis.load.overrides import overrides
+
+    given = ("task.limit=4", "task.metrics=[exact]", "task.name=other")
+    cell = next(iter(planned("mine", *given).cells))
+    told = shlex.split(overrides(cell.effective, cell.names))
+    assert {"task=lmms_eval", "task.lmms_task=mine", *given} <= set(told)
+    own = [word for word in told if word.startswith("task.") and not word.startswith("task.lmms_task=")]
+    assert next(iter(planned("mine", *own).cells)).id == cell.id
+    mme = overrides({**cell.effective, "task": {**cell.task, "lmms_task": "mme"}}, {**cell.names, "task": "mme"})
+    assert "task=lmms_eval task.lmms_task=mme " in mme
+    assert "task.name=" not in mme
 
 
 def test_a_process_that_outlives_a_change_reads_the_task_anew(task: Tasks, changed: Callable[..., Path]) -> None:
