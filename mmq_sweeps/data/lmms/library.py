@@ -24,6 +24,7 @@ from PIL import ImageFile
 
 from mmq_sweeps.data.lmms import installed
 from mmq_sweeps.data.lmms.catalog import TaskYaml, find_task
+from mmq_sweeps.data.lmms.network import modules_of
 from mmq_sweeps.data.lmms.sources import BUILDERS, DataPlace, cache_folder, data_place, refuse_unfit
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ _SEED, _NUMPY_SEED, _FEWSHOT_SEED = 0, 1234, 1234
 SHOWN = 3
 _TOLD: Counter[tuple[str, int]] = Counter()
 _UNTOLD: list[bool] = []
+# Files of tasks' code.
+_BESIDE: set[str] = set()
 
 
 @lru_cache(maxsize=4)
@@ -123,6 +126,7 @@ def _made(task: TaskYaml, model: str | None, place: DataPlace) -> Any:
 
         download = ConfigurableTask.download.__wrapped__
 
+    _forget_beside(task)
     config = load_yaml_config(str(task.files[0]), mode="full")
     config["dataset_path"], config["dataset_name"] = place.path, place.subset
     kwargs = {**(config.get("dataset_kwargs") or {})}
@@ -147,6 +151,16 @@ def _made(task: TaskYaml, model: str | None, place: DataPlace) -> Any:
             "fewshot_config: {sampler: default}"
         )
     return made
+
+
+def _forget_beside(task: TaskYaml) -> None:
+    """Let Python import anew what a task's code imports from beside it, which may have changed or be another task's."""
+    _BESIDE.update(
+        str(path) for function in task.functions() if function.file is not None for path in modules_of(function.file)
+    )
+    for name, module in list(sys.modules.items()):
+        if getattr(module, "__file__", None) in _BESIDE and name.partition(".")[0] != installed.PACKAGE:
+            del sys.modules[name]
 
 
 def start_fewshot(task: Any) -> None:

@@ -18,6 +18,7 @@ from mmq_sweeps.data.lmms.catalog import Function, find_task
 from mmq_sweeps.data.lmms.network import asking
 from mmq_sweeps.errors import ConfigError
 from tests.data.lmms.folders import needs_lmms_eval
+from tests.metrics.lmms import lmms
 
 pytestmark = needs_lmms_eval
 PUBLISHED = [
@@ -34,7 +35,7 @@ PUBLISHED = [
 
 
 def test_names_stand_for_what_they_do_in_lmms_eval(tasks: Path, tmp_path: Path) -> None:
-    from lmms_eval.tasks import TaskManager
+    TaskManager = lmms("tasks").TaskManager
 
     written = {
         "one": '"task": one  # a comment\ntag:\n  - few\n  - many # another\n',
@@ -58,7 +59,7 @@ def test_names_stand_for_what_they_do_in_lmms_eval(tasks: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_task_is_read_as_lmms_eval_reads_it(name: str) -> None:
-    from lmms_eval.utils import load_yaml_config
+    load_yaml_config = lmms("utils").load_yaml_config
 
     def named(value: Any) -> Any:
         """A value with its functions by name, which both leave as the yaml has them."""

@@ -353,6 +353,29 @@ def test_an_id_depends_on_yaml_code_and_data_and_not_on_places(
     assert len(found) == 6
 
 
+@pytest.mark.parametrize(
+    "imported",
+    ["import sys; sys.path.insert(0, FOLDER); from helper import END", "END = open(FOLDER + '/end.py').read()[7:-2]"],
+)
+def test_files_that_the_code_reads_from_beside_it_count(
+    planned: Callable[..., Sweep], task: Tasks, changed: Callable[..., Path], tmp_path: Path, imported: str
+) -> None:
+    folder = changed(
+        ("utils.py", "import os\n", f"import os\nFOLDER = os.path.dirname(__file__)\n{imported}\n"),
+        ("utils.py", 'return doc["question"]', 'return doc["question"] + END'),
+    )
+    place = folder / ("helper.py" if "helper" in imported else "end.py")
+    found = []
+    for end in ("one!", "another!"):
+        place.write_text(f"END = '{end}'\n")
+        assert end in task("mine", folder=folder).items[0].question
+        found.append(next(iter(planned("mine", folder=folder).cells)).id)
+    (folder / "unused.py").write_text("END = 3\n")
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    found += [next(iter(planned("mine", folder=place).cells)).id for place in (folder, moved)]
+    assert found[0] != found[1] == found[2] == found[3]
+
+
 def test_the_command_of_a_cell_measures_the_same_cell(planned: Callable[..., Sweep]) -> None:
     """By lmms-eval's name of the task, which may be an option of this package's too."""
     pytest.importorskip("pandas")
