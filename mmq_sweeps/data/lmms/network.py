@@ -167,8 +167,8 @@ def _opened(node: ast.AST, folder: Path) -> Iterator[Path]:
         and re.fullmatch(r"[\w ./-]{1,200}", text)
     ):
         try:
-            if (path := folder / text).is_file():
-                yield path
+            # Also what code adds to its folder's name, as "/prompt.txt".
+            yield from (path for path in {folder / text, folder / text.lstrip("/")} if path.is_file())
         except OSError:
             return  # A text too long for a file's name.
 

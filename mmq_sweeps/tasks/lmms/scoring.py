@@ -101,7 +101,7 @@ class LmmsScorer:
             stack.enter_context(_unchanged(aggregate))
             try:
                 return aggregate(list(values), **given)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise ValueError(
                     f"lmms-eval's task {self._task.task_name}: the aggregation of {metric} fails: "
                     f"{type(error).__name__}: {error}"
@@ -148,7 +148,7 @@ class LmmsScorer:
         try:
             # Without the five attempts, seconds apart, that lmms-eval makes.
             found: dict[str, Any] = type(self._task).process_results.__wrapped__(self._task, item.example.doc, [answer])
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(
                 f"lmms-eval's task {self._task.task_name}: process_results fails on document {item.id} with the answer "
                 f"{answer!r}: {type(error).__name__}: {error}"

@@ -243,6 +243,11 @@ def test_an_aggregation_that_counts_in_its_module_starts_from_zero_each_time(tas
             ("return {", "return {}[0] or {"),
             "fails on document 0 with the answer 'I do not know.': KeyError",
         ),
+        (
+            "",
+            ("right = float", "raise SystemExit(3)\n    right = float"),
+            "fails on document 0 with the answer 'I do not know.': SystemExit: 3",
+        ),
         ("", ("return sum(", "return 1 / 0 + sum("), "the aggregation of by_kind fails: ZeroDivisionError"),
         (
             "metric_list: [{metric: submission, aggregation: !function utils.submission, higher_is_better: true}]\n",
