@@ -29,7 +29,10 @@ from benchmarks.solvers_gptq import BLOCK
 from benchmarks.solvers_parity import embedded_layers
 from benchmarks.timing import Section, correlated_inputs, progress, random_weight, seconds
 from mmq_sweeps.methods.autoawq import AutoAWQ, SharedInput, library_solver
-from mmq_sweeps.methods.awq import AWQ, Scale, best_clipped, output_error
+from mmq_sweeps.methods.awq import AWQ
+from mmq_sweeps.methods.awq_search.clip import best_clipped
+from mmq_sweeps.methods.awq_search.errors import output_error
+from mmq_sweeps.methods.awq_search.scales import Scale
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.methods.formats import Format, QuantizedWeight
 

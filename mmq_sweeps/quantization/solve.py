@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.memory import ran_out_of_memory
-from mmq_sweeps.methods.awq import output_error
+from mmq_sweeps.methods.awq_search.errors import output_error
 from mmq_sweeps.methods.base import LayerStats, Method, Solution
 from mmq_sweeps.methods.formats import Format
 from mmq_sweeps.methods.magnitude import solve_relative

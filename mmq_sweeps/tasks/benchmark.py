@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from mmq_sweeps.errors import unknown
 from mmq_sweeps.identity.roles import EVALUATION
-from mmq_sweeps.tasks.generation import Item
+from mmq_sweeps.tasks.generation.item import Item
 from mmq_sweeps.tasks.items import is_blank, text_of
 from mmq_sweeps.tasks.vqa import VqaTask
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmq_sweeps.metrics import CaptionScorer
-from mmq_sweeps.tasks.generation import GenerationTask, Item
+from mmq_sweeps.tasks.generation.item import Item
+from mmq_sweeps.tasks.generation.task import GenerationTask
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,8 @@ from mmq_sweeps.identity.roles import EVALUATION, LABEL
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.plain_text import plain_text
 from mmq_sweeps.tasks.base import Predictions, Progress
-from mmq_sweeps.tasks.generation import GenerationTask, Item
+from mmq_sweeps.tasks.generation.item import Item
+from mmq_sweeps.tasks.generation.task import GenerationTask
 from mmq_sweeps.tasks.items import is_blank, is_unicode, problem_of_references, text_of
 from mmq_sweeps.tasks.lmms.rehearsal import rehearse
 from mmq_sweeps.tasks.lmms.scoring import LmmsScorer

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from mmq_sweeps.metrics import AnswerScorer
 from mmq_sweeps.metrics.names import load_metrics
-from mmq_sweeps.tasks.generation import GenerationTask, Item
+from mmq_sweeps.tasks.generation.item import Item
+from mmq_sweeps.tasks.generation.task import GenerationTask
 from mmq_sweeps.tasks.items import is_blank, is_unicode, text_of
 
 

@@ -139,9 +139,9 @@ def test_what_others_logged_is_kept_or_told(site: Site, store: Store) -> None:
     assert not {"_runtime", "samples", "cider", "record"} & set(cells.frame)
     assert len(cells.frame) == 15
     assert sorted(cells.notes) == [
-        "1 of 18 runs in wandb:me/p is still being logged",
         "1 of 18 runs in wandb:me/p holds a record that does not match its sha256; log these cells again with this version",
         "1 of 18 runs in wandb:me/p holds no cell: something else logged them, or they ended before their cell did",
+        "1 of 18 runs in wandb:me/p is still being logged",
     ]
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -258,6 +259,7 @@ def test_the_documents_show_what_the_command_says(
 ) -> None:
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**12))
     for name in NAMES:
         assert command.main(["prepare", name, "--root", f"data/{name}", "--dry-run"]) == 0
         told = capsys.readouterr().out

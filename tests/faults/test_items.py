@@ -23,7 +23,8 @@ from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.models.plain_text import plain_text
 from mmq_sweeps.models.retriever import Retriever
-from mmq_sweeps.tasks.generation import GenerationTask, Item
+from mmq_sweeps.tasks.generation.item import Item
+from mmq_sweeps.tasks.generation.task import GenerationTask
 from mmq_sweeps.tasks.generation.window import too_long
 from mmq_sweeps.tasks.vqa import VqaTask
 from tests.data.layouts import (

@@ -321,7 +321,7 @@ def test_progress_shows_titles_as_they_are(capsys: pytest.CaptureFixture[str]) -
     console = Console(width=200, force_terminal=True, markup=False, emoji=False, highlight=False)
     progress.console = console
     with console.capture() as captured:
-        console.print(progress._bars.get_renderable())
+        console.print(progress.bars.get_renderable())
     assert f"cells · {title}" in captured.get()
 
 

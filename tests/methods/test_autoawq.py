@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mmq_sweeps.methods.autoawq import AutoAWQ, SharedInput, keep_copies, library_solver
-from mmq_sweeps.methods.awq import AWQ, output_error, quantize_clipped, search_scale, search_scales
+from mmq_sweeps.methods.awq import AWQ
+from mmq_sweeps.methods.awq_search.clip import quantize_clipped
+from mmq_sweeps.methods.awq_search.errors import output_error
+from mmq_sweeps.methods.awq_search.scales import search_scale, search_scales
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.methods.formats import Format, QuantizedWeight
 from mmq_sweeps.models.loading import LoadedModel
@@ -157,7 +160,7 @@ def test_on_the_output_of_an_attention_module_the_choice_is_the_library_s(family
         theirs = solver._search_best_scale(module, module.before, linears, x, module, dict(arguments))[2]
         ours = search_scale(weights, statistics(x.flatten(0, 1)), [form], duo_scaling=True, loss=on_output)[0].values
         if not torch.equal(ours, theirs.half().float()):
-            from mmq_sweeps.methods.awq.scales import _restored
+            from mmq_sweeps.methods.awq_search.scales import _restored
 
             assert on_output(_restored(weights, ours, form)) <= on_output(_restored(weights, theirs, form))
 

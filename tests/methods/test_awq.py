@@ -6,17 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmq_sweeps.methods.awq import (
-    AWQ,
-    best_clipped,
-    candidate_scales,
-    clip,
-    errors,
-    output_error,
-    quantize_clipped,
-    race,
-)
-from mmq_sweeps.methods.awq.scales import CARRIED, search_scale, search_scales
+from mmq_sweeps.methods.awq import AWQ
+from mmq_sweeps.methods.awq_search import clip, errors, race
+from mmq_sweeps.methods.awq_search.clip import best_clipped, quantize_clipped
+from mmq_sweeps.methods.awq_search.errors import output_error
+from mmq_sweeps.methods.awq_search.scales import CARRIED, candidate_scales, search_scale, search_scales
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.methods.formats import Format, QuantizedWeight, round_nearest
 from tests.methods.test_gptq import FORMATS, layer
@@ -75,8 +69,9 @@ def test_the_loss_is_the_squared_output_error_over_all_tokens(monkeypatch: pytes
     difference = weight - round_nearest(weight, Format(3)).dequantize()
     expected = (x @ difference.T).square().mean(dim=0)
     before = stats.gram.clone()
-    for block, cached in itertools.product((1, 7, 32, 1024), (0, 2**20)):
+    for block, columns, cached in itertools.product((1, 7, 32, 1024), (1, 3), (0, 2**20)):
         monkeypatch.setattr(errors, "GRAM_BLOCK", block)
+        monkeypatch.setattr(errors, "GRAM_COLUMNS", columns * block)
         monkeypatch.setattr(errors, "CACHED_BYTES", cached)
         assert torch.allclose(output_error(difference, stats.gram), expected, rtol=1e-4)
         assert torch.equal(stats.gram, before)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmq_sweeps.metrics import CaptionScorer, check_metric_names, load_metric, metric_names
-from mmq_sweeps.metrics.captions.scorer import spice
+from mmq_sweeps.metrics.captions import spice
 from mmq_sweeps.metrics.names import load_metrics
 
 CHECKOUT = Path(__file__).parents[2]

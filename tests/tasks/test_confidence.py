@@ -19,9 +19,9 @@ from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel, load_model
-from mmq_sweeps.tasks.generation import GenerationTask
 from mmq_sweeps.tasks.generation.confidence import generate_with_confidence
 from mmq_sweeps.tasks.generation.inputs import new_tokens
+from mmq_sweeps.tasks.generation.task import GenerationTask
 
 Composed = Callable[..., DictConfig]
 ASKED = ("task=scenes_vqa", "method=none", "task.metrics=[gqa_accuracy,ece,aurc]", "task.limit=6", "tracker=none")

@@ -17,8 +17,8 @@ from mmq_sweeps.data.scenes import Example, Scenes
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel, load_model
-from mmq_sweeps.tasks.generation import GenerationTask
 from mmq_sweeps.tasks.generation.inputs import new_tokens
+from mmq_sweeps.tasks.generation.task import GenerationTask
 
 Composed = Callable[..., DictConfig]
 CALIBRATION = {"samples": 6, "batch_size": 4, "seed": 0}

@@ -20,8 +20,8 @@ from mmq_sweeps.config.model_catalog import read_model
 from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import LoadedModel, load_model
-from mmq_sweeps.tasks.generation import GenerationTask
 from mmq_sweeps.tasks.generation.inputs import new_tokens
+from mmq_sweeps.tasks.generation.task import GenerationTask
 from mmq_sweeps.tasks.generation.window import too_long
 from tests.data.hub_folders import scenes, write_parquet
 from tests.models.toys import write_checkpoint

@@ -24,7 +24,7 @@ from mmq_sweeps.metrics import MetricResult, degenerate
 from mmq_sweeps.metrics.base import Count, Floats, Metric, Scores, mean_of_totals
 from mmq_sweeps.metrics.intervals import SEED, owners_of, result_of
 from mmq_sweeps.metrics.result import Alike
-from mmq_sweeps.tasks.generation import Item
+from mmq_sweeps.tasks.generation.item import Item
 
 logger = logging.getLogger(__name__)
 

@@ -35,8 +35,6 @@ PUBLISHED = [
 
 
 def test_names_stand_for_what_they_do_in_lmms_eval(tasks: Path, tmp_path: Path) -> None:
-    TaskManager = lmms("tasks").TaskManager
-
     written = {
         "one": '"task": one  # a comment\ntag:\n  - few\n  - many # another\n',
         "two": "\ufefftask: 'two'\ntag: few\ngroup: old\n",
@@ -49,7 +47,7 @@ def test_names_stand_for_what_they_do_in_lmms_eval(tasks: Path, tmp_path: Path) 
     (tmp_path / "_template").write_text("task: of_the_template\noutput_type: generate_until\n")
     for name, text in written.items():
         (tmp_path / f"{name}.yaml").write_text(text)
-    index = TaskManager(include_path=str(tmp_path), include_defaults=False).task_index
+    index = lmms("tasks").TaskManager(include_path=str(tmp_path), include_defaults=False).task_index
     own = catalog._index(tmp_path)
     assert {name: entry["type"] for name, entry in index.items()} == {name: entry.kind for name, entry in own.items()}
     assert {name: entry["task"] for name, entry in index.items() if entry["type"] == "tag"} == {

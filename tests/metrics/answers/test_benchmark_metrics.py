@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mmq_sweeps.metrics import AnswerScorer
+from mmq_sweeps.metrics.answers import choice, mme, mmmu, pope
 from mmq_sweeps.metrics.answers.ocrbench import FORMULAS
-from mmq_sweeps.metrics.answers.scorer import choice, mme, mmmu, pope
 from tests.metrics.lmms import lmms
 
 NUMBERS = st.one_of(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmq_sweeps.metrics.captions.scorer import tokenizer as tokenizer_module
+from mmq_sweeps.metrics.captions import tokenizer as tokenizer_module
 from mmq_sweeps.metrics.captions.tokenizer import shared_tokenizer
 from tests.metrics.conftest import NASTY, Pycoco
 

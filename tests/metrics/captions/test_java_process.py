@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from mmq_sweeps.metrics import CaptionScorer
+from mmq_sweeps.metrics.captions import java
 from mmq_sweeps.metrics.captions.java import (
     JavaDiedError,
     JavaMissingError,
@@ -24,7 +25,6 @@ from mmq_sweeps.metrics.captions.java import (
     take,
 )
 from mmq_sweeps.metrics.captions.meteor import MeteorProgram, shared_program
-from mmq_sweeps.metrics.captions.scorer import java
 from mmq_sweeps.metrics.captions.tokenizer import PtbTokenizer, shared_tokenizer
 
 CHECKOUT = Path(__file__).parents[3]

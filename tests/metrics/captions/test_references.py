@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmq_sweeps.metrics import CaptionScorer
-from mmq_sweeps.metrics.captions.scorer import references
+from mmq_sweeps.metrics.captions import references
 from mmq_sweeps.metrics.captions.tokenizer import PtbTokenizer, shared_tokenizer
 from tests.metrics.conftest import NASTY, Captions, nasty_cell
 

@@ -27,6 +27,7 @@ from mmq_sweeps.metrics.intervals import SEED
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.tasks.lmms_eval import LmmsEvalTask
 from tests.data.lmms.folders import COUNT, UTILS, needs_lmms_eval
+from tests.metrics.lmms import lmms
 
 pytestmark = needs_lmms_eval
 Tasks = Callable[..., LmmsEvalTask]
@@ -418,13 +419,12 @@ def test_a_data_set_of_the_hub_is_read_from_the_cache_of_datasets(
     (copy / "dataset_info.json").write_text(info)
     monkeypatch.setenv("LMMS_EVAL_DATASETS_CACHE", str(tmp_path / "hub"))
     folder = changed(hub="dataset_path: org/my_set\ndataset_kwargs: {token: true}\n")
-    from lmms_eval.api.task import _resolve_hf_datasets_cache_dir
-
-    _resolve_hf_datasets_cache_dir.cache_clear()
+    resolved = lmms("api.task")._resolve_hf_datasets_cache_dir
+    resolved.cache_clear()
     try:
         one = task("hub", folder=folder)
         assert [item.prompt for item in one.items] == [item.prompt for item in task("mine").items]
     finally:
-        _resolve_hf_datasets_cache_dir.cache_clear()
+        resolved.cache_clear()
     sources = LmmsDocuments("hub", "test_split", include_path=str(folder)).sources()
     assert {path.name for path in sources if path.suffix == ".arrow"} == {"my_set-train.arrow", "my_set-test.arrow"}

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmq_sweeps.methods.awq.errors import chunks, grouped, rounding_error
-from mmq_sweeps.methods.awq.race import Trial, race, stretches
+from mmq_sweeps.methods.awq_search.errors import chunks, grouped, rounding_error
+from mmq_sweeps.methods.awq_search.race import Trial, race, stretches
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.methods.formats import Format, fit_grid
 from mmq_sweeps.methods.magnitude import divided, exponent_of

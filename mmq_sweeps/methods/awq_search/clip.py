@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mmq_sweeps.methods.awq.errors import (
+from mmq_sweeps.methods.awq_search.errors import (
     OutputError,
     chunks,
     group_count,
@@ -15,8 +15,8 @@ from mmq_sweeps.methods.awq.errors import (
     rounding_error,
     tensor_ranges,
 )
-from mmq_sweeps.methods.awq.race import stretches
-from mmq_sweeps.methods.awq.scales import Scale
+from mmq_sweeps.methods.awq_search.race import stretches
+from mmq_sweeps.methods.awq_search.scales import Scale
 from mmq_sweeps.methods.formats import Format, Grid, QuantizedWeight, grid_over, round_to_grid
 from mmq_sweeps.methods.magnitude import loss_weights
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmq_sweeps.methods.awq.errors import CHUNK, OutputError, ranges, rounding_error, tensor_ranges
+from mmq_sweeps.methods.awq_search.errors import CHUNK, OutputError, ranges, rounding_error, tensor_ranges
 from mmq_sweeps.methods.formats import Format, grid_over
 from mmq_sweeps.methods.magnitude import loss_weights
 

@@ -1,4 +1,12 @@
-"""The method ``AWQ``: a search for input scales, then one for clipped ranges."""
+"""AWQ (arXiv 2306.00978): protect the columns with large activations by scaling them up before rounding.
+
+Both searches minimise the layer's squared output error over all calibration tokens, a quadratic form in the Gram matrix
+``G`` ``[I, I]`` of its inputs: ``sum_o e_o G e_o^T`` for the weight error ``e`` ``[O, I]``. No tokens are rerun.
+Linears that share an input share the scale with the least sum of their errors, each relative to its weight's size. With
+``fuse`` only scales are searched that the caller can fold into the layer before. Without, the scale is stored beside the
+codes (``Q(W s) / s``), so it works for a linear anywhere in a model, but no format that others load holds it. Rows are
+processed in chunks: nothing of the weight's size is allocated but its codes.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +18,8 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.identity.roles import UNLESS_NULL
-from mmq_sweeps.methods.awq.clip import best_clipped
-from mmq_sweeps.methods.awq.scales import Scale, search_scale, search_scales
+from mmq_sweeps.methods.awq_search.clip import best_clipped
+from mmq_sweeps.methods.awq_search.scales import Scale, search_scale, search_scales
 from mmq_sweeps.methods.base import LayerStats, Solution, check_vision_weight
 from mmq_sweeps.methods.formats import MAX_BITS, Format, check_group_size
 

@@ -15,12 +15,12 @@ from mmq_sweeps.methods.products import LEAST, product
 
 # Weights per chunk: few enough for a processor's cache, but enough rows for a matrix product.
 CHUNK, CHUNK_ROWS = 2**20, 256
-# Columns of the Gram matrix per product; blocks above the diagonal are multiplied once and counted twice.
-GRAM_BLOCK = 256
-# Blocks of a Gram matrix are copied once if all take no more than this, otherwise for each product.
-CACHED_BYTES = 2**26
-# With fewer rows of errors than this, oneDNN's product of a block gains nothing.
-LEAST_ROWS = 32
+# A product has a tile of the Gram matrix: GRAM_BLOCK of its rows, GRAM_COLUMNS of its columns (a multiple). Tiles above the
+# diagonal are multiplied once and counted twice. All are copied once if they take no more than CACHED_BYTES.
+GRAM_BLOCK, GRAM_COLUMNS, CACHED_BYTES = 256, 1024, 2**26
+# Rows of a product on a wide Gram matrix: a multiple of ROWS up to MOST_ROWS, since oneDNN compiles a program of half a
+# megabyte for each shape and keeps it.
+ROWS, MOST_ROWS = 64, 512
 
 
 class OutputError:
@@ -34,21 +34,32 @@ class OutputError:
     def __call__(self, error: Tensor) -> Tensor:
         if len(self._gram) <= GRAM_BLOCK:
             return product(error, self._gram).mul_(error).sum(dim=1)
-        least = LEAST_ROWS if len(self._gram) >= LEAST else LEAST
-        loss = torch.zeros(len(error), dtype=error.dtype, device=error.device)
-        for block in self._copied() if self._cached is None else self._cached:
-            start, stop = block.shape[1] - len(block), block.shape[1]
-            loss += product(error[:, :stop], block.T, least).mul_(error[:, start:stop]).sum(dim=1)
-        return loss.mul_(2)
+        return torch.cat([self._of(rows) for rows in error.split(MOST_ROWS)])
 
-    def _copied(self) -> Iterator[Tensor]:
-        """Yield the rows of each block up to the diagonal, half of what lies on it: G is symmetric."""
-        for start in range(0, len(self._gram), GRAM_BLOCK):
-            stop = start + GRAM_BLOCK
-            # A copy, because oneDNN is slow on a matrix with gaps between its rows.
-            block = self._gram[start:stop, :stop].clone(memory_format=torch.contiguous_format)
-            block[:, start:].mul_(0.5)
-            yield block
+    def _of(self, error: Tensor) -> Tensor:
+        count, least = len(error), LEAST
+        if len(self._gram) >= LEAST and error.device.type == "cpu":
+            error, least = torch.nn.functional.pad(error, (0, 0, 0, -count % ROWS)), ROWS
+        loss = torch.zeros(len(error), dtype=error.dtype, device=error.device)
+        at, part = -1, error
+        for start, first, tile in self._copied() if self._cached is None else self._cached:
+            if first != at:
+                at, part = first, error[:, first : first + GRAM_COLUMNS].contiguous()
+            found = product(part[:, : tile.shape[1]], tile.T, least)
+            loss += found.mul_(error[:, start : start + len(tile)]).sum(dim=1)
+        return loss[:count].mul_(2)
+
+    def _copied(self) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield first row, first column and weights of each tile up to the diagonal, half of what lies on it."""
+        for first in range(0, len(self._gram), GRAM_COLUMNS):
+            last = first + GRAM_COLUMNS
+            for start in range(first, len(self._gram), GRAM_BLOCK):
+                stop = start + GRAM_BLOCK
+                # A copy, because oneDNN is slow on a matrix with gaps between its rows.
+                tile = self._gram[start:stop, first : min(last, stop)].clone(memory_format=torch.contiguous_format)
+                if start < last:
+                    tile[:, start - first :].mul_(0.5)
+                yield start, first, tile
 
 
 def output_error(error: Tensor, gram: Tensor) -> Tensor:
