@@ -132,10 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write(record, given.out)
     except (ConfigError, StoreError, OSError) as error:
         parser.error(str(error))
-    model, task = record.names["model"], record.names["task"]
-    sys.stdout.write(
-        f"{given.out}: measure it with python -m mmq_sweeps model={model} task={task} assignment={given.out}\n"
-    )
+    model, own = record.names["model"], record.cell["task"].get("lmms_task")
+    task = f"task={record.names['task']}" if own is None else f"task=lmms_eval task.lmms_task={own}"
+    sys.stdout.write(f"{given.out}: measure it with python -m mmq_sweeps model={model} {task} assignment={given.out}\n")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ from mmq_sweeps.identity.cell import is_quantized_elsewhere
 MODEL_FIELDS = {"model.dtype": "float32", "model.revision": None, "model.inherit_generation": False}
 # Mappings that are interpolated as a whole and that a user may extend: overridden as a whole, or not at all.
 WHOLE = ("task.generation",)
+# Options named as their class is known, of which each value of a field is a task with a name of its own.
+OPTIONS_OF_MANY = ("lmms_eval",)
 # Text that needs no quotes on Hydra's command line.
 PLAIN = re.compile(r"[A-Za-z_./][\w./:-]*")
 NOT_TEXT = ("null", "true", "false", "yes", "no", "on", "off", "nan", "inf")
@@ -47,14 +49,17 @@ def overrides(cell: Mapping[str, Any], names: Mapping[str, str]) -> str:
     # The name of several methods is no option; the parts that have another one say so themselves.
     method = _option(cell.get("method")) if "), " in names["method"] else names["method"]
     method = "none" if is_quantized_elsewhere(cell) else method
-    defaults = _defaults(model, names["task"], method)
+    task = _task_option(names["task"], str(cell["task"].get("_target_", "")))
+    defaults = _defaults(model, task, method)
     told = [f"model={model}"]
     told += [f"model.name={value_text(names['model'])}"] if model != names["model"] else []
     told += _differing("model", cell["model"], defaults)
-    told += [f"task={names['task']}", *_differing("task", cell["task"], defaults)]
+    told += [f"task={task}", *_differing("task", cell["task"], defaults)]
+    if task != names["task"] not in cell["task"].values():
+        told.append(f"task.name={value_text(names['task'])}")
     told += [f"method={method}", *_differing("method", cell.get("method") or {}, defaults)]
     told += _differing("calibration", cell.get("calibration") or {}, defaults)
-    return " ".join(map(shlex.quote, [*told, *_part_methods(cell, names["task"], model)]))
+    return " ".join(map(shlex.quote, [*told, *_part_methods(cell, task, model)]))
 
 
 def assigned(cell_id: str, cell: Mapping[str, Any]) -> str:
@@ -198,12 +203,15 @@ def _defaults(model: str, task: str, method: str) -> dict[str, Any]:
     found: dict[str, Any] = dict(MODEL_FIELDS)
     for section in ("calibration", "model", "task", "method"):
         for name in merged[section] or ():
+            if OmegaConf.is_missing(merged[section], name):
+                found[f"{section}.{name}"] = None  # Whoever chooses the option gives it.
+                continue
             try:
                 value = merged[section][name]
+                if OmegaConf.is_config(value):
+                    value = OmegaConf.to_container(value, resolve=True)
             except OmegaConfBaseException:
-                continue  # It interpolates a field that this model lacks.
-            if OmegaConf.is_config(value):
-                value = OmegaConf.to_container(value, resolve=True)
+                continue  # It interpolates a field that this model lacks, or that whoever chooses the option gives.
             found |= dict(_leaves(f"{section}.{name}", value))
     return found
 
@@ -226,6 +234,16 @@ def _model_option(name: str, told: str) -> str:
         if json.dumps(_of_model(OmegaConf.to_container(_read(path))), sort_keys=True) == told:
             return path.stem
     return name
+
+
+@functools.lru_cache(maxsize=64)
+def _task_option(name: str, known_as: str) -> str:
+    """Return the option of a task that is named after a field, by its class; ``name`` itself if it is no such task.
+
+    Not by the name first: lmms-eval's task ``mme`` is not this package's.
+    """
+    folder = conf_dir() / "task"
+    return known_as if known_as in OPTIONS_OF_MANY and (folder / f"{known_as}.yaml").is_file() else name
 
 
 def _of_model(model: Any) -> Any:

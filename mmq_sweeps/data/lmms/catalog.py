@@ -106,7 +106,10 @@ def find_task(name: str, include_path: str | None = None) -> TaskYaml:
     if entry is None:
         close = get_close_matches(name, [*own, *library], n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
-        raise ValueError(f"lmms_task={name}: lmms-eval {installed.version()} has no task of this name{hint}")
+        yours = (
+            "; one of your own needs task.include_path=FOLDER" if include_path is None else f", nor has {include_path}"
+        )
+        raise ValueError(f"lmms_task={name}: lmms-eval {installed.version()} has no task of this name{yours}{hint}")
     if entry.kind in ("group", "tag"):
         members = list(entry.members)
         shown = ", ".join(members[:SHOWN]) + (f" and {len(members) - SHOWN} more" if len(members) > SHOWN else "")

@@ -129,8 +129,11 @@ class LmmsDocuments:
         chosen = range(len(docs))
         if self.seed is not None:
             chosen = sorted(chosen, key=lambda place: hashlib.sha256(f"{self.seed}/{place}".encode()).digest())  # type: ignore[assignment]
-        for place in chosen[: self.count]:
-            yield self._document(task, split, place, docs[place])
+        # Texts draw few-shot examples and may shuffle: made all at once, from the seeds, they are the same at every reading.
+        with library.contained():
+            library.start_fewshot(task)
+            documents = [self._document(task, split, place, docs[place]) for place in chosen[: self.count]]
+        yield from documents
 
     def _docs(self, task: Any, split: str) -> Any:
         """Return the documents of a split without their images, as ``process_docs`` leaves them."""
@@ -152,10 +155,9 @@ class LmmsDocuments:
 
     def _document(self, task: Any, split: str, place: int, doc: Any) -> Document:
         try:
-            with library.contained():
-                text, right = task.fewshot_context(doc, task.config.num_fewshot), task.doc_to_target(doc)
-                if isinstance(right, int) and task.config.doc_to_choice is not None:
-                    right = task.doc_to_choice(doc)[right]
+            text, right = task.fewshot_context(doc, task.config.num_fewshot), task.doc_to_target(doc)
+            if isinstance(right, int) and task.config.doc_to_choice is not None:
+                right = task.doc_to_choice(doc)[right]
         except Exception as error:
             raise ValueError(
                 f"lmms_task={self.lmms_task}: cannot ask document {place} of {split}: {type(error).__name__}: {error}"

@@ -13,6 +13,7 @@ import random
 import sys
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
@@ -23,6 +24,7 @@ from PIL import ImageFile
 
 from mmq_sweeps.data.lmms import installed
 from mmq_sweeps.data.lmms.catalog import TaskYaml, find_task
+from mmq_sweeps.data.lmms.network import modules_of
 from mmq_sweeps.data.lmms.sources import BUILDERS, DataPlace, cache_folder, data_place, refuse_unfit
 
 logger = logging.getLogger(__name__)
@@ -31,8 +33,14 @@ _ENVIRONMENT: dict[str, str] = {}
 # What is changed belongs to all threads: nothing may be undone in another order than it was done.
 _ALONE = threading.RLock()
 _FORWARDED: set[tuple[bool, bool]] = set()
-# As its command draws few-shot examples.
-_FEWSHOT_SEED = 1234
+# The defaults of its command's --seed: for random, numpy and few-shot examples.
+_SEED, _NUMPY_SEED, _FEWSHOT_SEED = 0, 1234, 1234
+# How often a line of its code may warn; some do so for every document.
+SHOWN = 3
+_TOLD: Counter[tuple[str, int]] = Counter()
+_UNTOLD: list[bool] = []
+# Files of tasks' code.
+_BESIDE: set[str] = set()
 
 
 @lru_cache(maxsize=4)
@@ -61,7 +69,10 @@ def load_task(name: str, include_path: str | None, model: str | None, copy: str 
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """Run code of lmms-eval and undo what it does to the process; in one thread at a time."""
+    """Run code of lmms-eval and undo what it does to the process; in one thread at a time.
+
+    Random numbers start from its seeds, so that what the code draws does not depend on what ran before.
+    """
     with _ALONE:
         yield from _contained()
 
@@ -71,6 +82,8 @@ def _contained() -> Iterator[None]:
     drawn, drawn_by_numpy, path = random.getstate(), np.random.get_state(), list(sys.path)
     printed = io.StringIO()
     os.environ.update(_ENVIRONMENT)
+    random.seed(_SEED)
+    np.random.seed(_NUMPY_SEED)
     try:
         with warnings.catch_warnings(), redirect_stdout(printed):
             warnings.simplefilter("ignore")
@@ -113,6 +126,7 @@ def _made(task: TaskYaml, model: str | None, place: DataPlace) -> Any:
 
         download = ConfigurableTask.download.__wrapped__
 
+    _forget_beside(task)
     config = load_yaml_config(str(task.files[0]), mode="full")
     config["dataset_path"], config["dataset_name"] = place.path, place.subset
     kwargs = {**(config.get("dataset_kwargs") or {})}
@@ -131,8 +145,27 @@ def _made(task: TaskYaml, model: str | None, place: DataPlace) -> Any:
             datasets.enable_progress_bars()
     if made.config.num_fewshot is None:
         made.set_config("num_fewshot", 0)
-    made.set_fewshot_seed(_FEWSHOT_SEED)
+    if made.config.num_fewshot and not hasattr(made, "sampler"):
+        raise ValueError(
+            f"num_fewshot={made.config.num_fewshot} without a fewshot_config, which lmms-eval takes its sampler from; add "
+            "fewshot_config: {sampler: default}"
+        )
     return made
+
+
+def _forget_beside(task: TaskYaml) -> None:
+    """Let Python import anew what a task's code imports from beside it, which may have changed or be another task's."""
+    _BESIDE.update(
+        str(path) for function in task.functions() if function.file is not None for path in modules_of(function.file)
+    )
+    for name, module in list(sys.modules.items()):
+        if getattr(module, "__file__", None) in _BESIDE and name.partition(".")[0] != installed.PACKAGE:
+            del sys.modules[name]
+
+
+def start_fewshot(task: Any) -> None:
+    """Let few-shot examples be drawn as in a new process of lmms-eval, from its seed."""
+    task.set_fewshot_seed(_FEWSHOT_SEED)
 
 
 @contextmanager
@@ -159,4 +192,22 @@ def _forward_log() -> None:
 
 
 def _log(message: Any) -> None:
-    logging.getLogger(installed.PACKAGE).log(message.record["level"].no, "%s", message.record["message"])
+    """Pass a message on; after ``SHOWN`` of a line of code, its rest are for debugging."""
+    if _UNTOLD:
+        return
+    record = message.record
+    place = str(record["name"]), int(record["line"])
+    _TOLD[place] += 1
+    level = record["level"].no if _TOLD[place] <= SHOWN else logging.DEBUG
+    more = " (more from this line of its code are not shown)" if _TOLD[place] == SHOWN else ""
+    logger.log(level, "lmms-eval: %s%s", record["message"], more)
+
+
+@contextmanager
+def untold() -> Iterator[None]:
+    """Drop what lmms-eval logs, such as about answers that no model gave; to be called ``contained``."""
+    _UNTOLD.append(True)
+    try:
+        yield
+    finally:
+        _UNTOLD.pop()

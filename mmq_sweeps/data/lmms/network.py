@@ -9,6 +9,7 @@ runs the functions once with the network refused.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -32,6 +33,7 @@ class _Module:
     bodies: dict[str, list[ast.AST]] = field(default_factory=dict)
     imports: dict[str, str] = field(default_factory=dict)
     modules: tuple[Path, ...] = ()
+    opened: tuple[Path, ...] = ()  # files beside it that its texts name, such as prompts
 
 
 def packages_asked(functions: Iterable[Function]) -> list[str]:
@@ -65,8 +67,14 @@ def refuse_asking(task: TaskYaml, metrics: Sequence[str] = ()) -> None:
     )
 
 
+def read_by(file: Path) -> list[Path]:
+    """Return ``file``, the modules that it imports, and the files beside them that they name."""
+    modules = modules_of(file)
+    return [*modules, *(path for module in modules for path in _module(module).opened)]
+
+
 def modules_of(file: Path) -> list[Path]:
-    """Return ``file`` and the files of the library's task modules that it imports, and so on."""
+    """Return ``file`` and the modules that it imports, of the library's tasks or from beside it, and so on."""
     found, left = [], [file]
     while left:
         path = left.pop()
@@ -106,15 +114,24 @@ def _names(body: ast.AST) -> Iterator[str]:
             yield node.attr
 
 
-@lru_cache(maxsize=256)
 def _module(file: Path) -> _Module:
     try:
-        tree = ast.parse(file.read_bytes())
+        told = file.stat()
+        return _parsed(file, told.st_mtime_ns, told.st_size)
     except (OSError, SyntaxError, ValueError):
         return _Module()
+
+
+@lru_cache(maxsize=256)
+def _parsed(file: Path, changed: int, size: int) -> _Module:  # noqa: ARG001 - they tell an edited file from the one before
+    tree = ast.parse(file.read_bytes())
     bodies: dict[str, list[ast.AST]] = {}
     imports: dict[str, str] = {}
+    beside: list[Path] = []
+    opened: list[Path] = []
     for node in ast.walk(tree):
+        beside += _beside(node, file.parent)
+        opened += _opened(node, file.parent)
         if isinstance(node, ast.Import):
             imports |= {alias.asname or alias.name.partition(".")[0]: alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -123,7 +140,37 @@ def _module(file: Path) -> _Module:
         _enter(node, bodies)
     named = (candidate for path in imports.values() for candidate in (path, path.rpartition(".")[0]))
     files = (module_file(name) for name in named if name.startswith("lmms_eval.tasks."))
-    return _Module(bodies, imports, tuple(dict.fromkeys(path for path in files if path is not None)))
+    modules = [path for path in (*files, *beside) if path is not None]
+    return _Module(bodies, imports, tuple(dict.fromkeys(modules)), tuple(dict.fromkeys(opened)))
+
+
+def _beside(node: ast.AST, folder: Path) -> Iterator[Path]:
+    """Yield the files beside a module that an import names; by ``sys.path``, some look a folder above too."""
+    if isinstance(node, ast.Import):
+        names, above = [alias.name for alias in node.names], 0
+    elif isinstance(node, ast.ImportFrom):
+        module = f"{node.module}." if node.module else ""
+        names, above = [module[:-1], *(f"{module}{alias.name}" for alias in node.names)], node.level
+    else:
+        return
+    folders = [folder, folder.parent] if not above else [folder.joinpath(*[".."] * (above - 1))]
+    for name in filter(None, names):
+        for place in folders:
+            path = place.joinpath(*name.split("."))
+            yield from (found for found in (path.with_suffix(".py"), path / "__init__.py") if found.is_file())
+
+
+def _opened(node: ast.AST, folder: Path) -> Iterator[Path]:
+    if (
+        isinstance(node, ast.Constant)
+        and isinstance(text := node.value, str)
+        and re.fullmatch(r"[\w ./-]{1,200}", text)
+    ):
+        try:
+            # Also what code adds to its folder's name, as "/prompt.txt".
+            yield from (path for path in {folder / text, folder / text.lstrip("/")} if path.is_file())
+        except OSError:
+            return  # A text too long for a file's name.
 
 
 def _enter(node: ast.AST, bodies: dict[str, list[ast.AST]]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from mmq_sweeps.data.lmms import installed
 from mmq_sweeps.data.lmms.catalog import TaskYaml
-from mmq_sweeps.data.lmms.network import modules_of
+from mmq_sweeps.data.lmms.network import read_by
 
 # Builders of ``datasets`` that read the files they are given.
 BUILDERS = ("arrow", "csv", "imagefolder", "json", "pandas", "parquet", "text", "webdataset")
@@ -54,8 +54,8 @@ def refuse_unfit(task: TaskYaml) -> None:
 
 
 def task_sources(task: TaskYaml) -> list[Path]:
-    """Return the yaml and code of ``task``, and those files of the library that prompt and score."""
-    code = [path for function in task.functions() if function.file is not None for path in modules_of(function.file)]
+    """Return the yaml and code of ``task``, what its code reads from beside it, and what of the library prompts and scores."""
+    code = [path for function in task.functions() if function.file is not None for path in read_by(function.file)]
     root = installed.root()
     own = [path for folder in ("api", "filters") for path in sorted((root / folder).glob("*.py"))]
     return list(dict.fromkeys([*task.files, *code, *own, *_metadata()]))

@@ -24,7 +24,7 @@ class NetworkAskedError(BaseException):
 def rehearse(scorer: LmmsScorer, task: str, count: int, allow_network: bool) -> None:
     """Score ``count`` made-up answers; raise ValueError if that fails, asks a server, or gives no figure at all."""
     try:
-        with library.contained(), nullcontext() if allow_network else _refused():
+        with library.contained(), library.untold(), nullcontext() if allow_network else _refused():
             found = scorer.entries([ANSWER] * count)
             figures = {name: scorer.figure(metric, own.values) for (name, metric), own in found.items()}
     except NetworkAskedError as error:
@@ -38,6 +38,8 @@ def rehearse(scorer: LmmsScorer, task: str, count: int, allow_network: bool) -> 
             f"lmms_task={task}: none of its metrics is a number ({', '.join(without) or 'it gives none'}), as of tasks that "
             "write a file to be submitted"
         )
+    if absent := [name for name in scorer.metrics if name not in {metric for _, metric in found}]:
+        logger.warning("lmms_task=%s: its documents give nothing for %s, so it is left out", task, ", ".join(absent))
     if without:
         logger.warning("lmms_task=%s: %s is no number, so it is left out", task, ", ".join(without))
 

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 REASONING_TAGS = [["<think>", "</think>"], ["<analysis>", "</analysis>"]]
 # The key of a score in what a document gives, by lmms-eval's convention; a task's score_key is another.
 SCORE = "score"
+PERCENTILES = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class LmmsScorer:
 
     def __init__(self, task: Any, items: Sequence[Item], metrics: Sequence[str], draws: int) -> None:
         self._task, self._items, self._draws = task, list(items), draws
-        self._metrics = list(metrics) or list(task.aggregation())
+        self.metrics = list(metrics) or list(task.aggregation())
         self._groups = {item.id: item.group for item in items if item.group}
         self._rights = [item.references[0] if item.references else "" for item in items]
 
@@ -86,7 +87,7 @@ class LmmsScorer:
                         own = found.setdefault((name, metric), Entries([], []))
                         own.items.append(item.id)
                         own.values.append(value)
-        order = {metric: place for place, metric in enumerate(self._metrics)}
+        order = {metric: place for place, metric in enumerate(self.metrics)}
         known = sorted((key for key in found if key[1] in order), key=lambda key: order[key[1]])
         return {key: found[key] for key in known}
 
@@ -100,7 +101,7 @@ class LmmsScorer:
             stack.enter_context(_unchanged(aggregate))
             try:
                 return aggregate(list(values), **given)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise ValueError(
                     f"lmms-eval's task {self._task.task_name}: the aggregation of {metric} fails: "
                     f"{type(error).__name__}: {error}"
@@ -147,7 +148,7 @@ class LmmsScorer:
         try:
             # Without the five attempts, seconds apart, that lmms-eval makes.
             found: dict[str, Any] = type(self._task).process_results.__wrapped__(self._task, item.example.doc, [answer])
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(
                 f"lmms-eval's task {self._task.task_name}: process_results fails on document {item.id} with the answer "
                 f"{answer!r}: {type(error).__name__}: {error}"
@@ -191,21 +192,50 @@ class LmmsScorer:
         together: list[list[Any]] = [[] for _ in range(len(values) if owners is None else int(owners.max()) + 1)]
         for place, entry in enumerate(values):
             together[place if owners is None else owners[place]].append(entry)
+        try:
+            figures = self._drawn(metric, together, len(together), replace=True)
+        except ValueError as error:
+            try:
+                return self._interval_of_halves(metric, together, value), ()
+            except ValueError:
+                return (value, value), (f"its interval has no width, since on a draw of documents {error}",)
+        low, high = np.percentile(figures, PERCENTILES)
+        return (float(low), float(high)), ()
+
+    def _interval_of_halves(self, metric: str, together: list[list[Any]], value: float) -> tuple[float, float]:
+        """Return the interval of an aggregation that refuses documents drawn twice, from halves without any.
+
+        The figure of a half is as far from that of all as two samples are, but for the square root of the halves' sizes.
+        """
+        count = len(together)
+        figures = self._drawn(metric, together, count // 2, replace=False)
+        if not figures.min() <= value <= figures.max():
+            raise ValueError("halves of the documents have another figure than all, as sums have")
+        away = (figures - value) * math.sqrt((count // 2) / (count - count // 2))
+        low, high = np.percentile(value + away, PERCENTILES)
+        return float(low), float(high)
+
+    def _drawn(self, metric: str, together: list[list[Any]], count: int, *, replace: bool) -> Floats:
+        """Return the figures of draws of ``count`` groups of documents; raises ValueError if one is none."""
         figures = []
         generator = np.random.Generator(np.random.PCG64(SEED))
-        for chosen in generator.integers(0, len(together), (self._draws, len(together))):
-            try:
-                figures.append(self.figure(metric, [entry for place in chosen for entry in together[place]]))
-            except ValueError as error:
-                return (value, value), (f"its interval has no width, since on a draw of documents {error}",)
-        if not all(map(is_figure, figures)):
-            return (value, value), ("its interval has no width, since on a draw of documents it is no number",)
-        low, high = np.percentile(np.array(figures, dtype=np.float64), (2.5, 97.5))
-        return (float(low), float(high)), ()
+        for chosen in _draws(generator, len(together), self._draws, count, replace=replace):
+            figures.append(self.figure(metric, [entry for place in chosen for entry in together[place]]))
+            if not is_figure(figures[-1]):
+                raise ValueError("it is no number")
+        return np.array(figures, dtype=np.float64)
 
     @property
     def _definition(self) -> str:
         return f"lmms-eval {installed.version()}, {self._task.task_name}"
+
+
+def _draws(generator: np.random.Generator, groups: int, draws: int, count: int, *, replace: bool) -> Iterator[Any]:
+    if replace:
+        yield from generator.integers(0, groups, (draws, count))
+        return
+    for _ in range(draws):
+        yield generator.permutation(groups)[:count]
 
 
 def is_figure(value: Any) -> bool:

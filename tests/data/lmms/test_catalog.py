@@ -84,7 +84,10 @@ def test_nothing_heavy_is_imported_to_read_a_task() -> None:
 @pytest.mark.parametrize(
     ("task", "said"),
     [
-        ("docvqa_vall", "has no task of this name; did you mean docvqa_val"),
+        (
+            "docvqa_vall",
+            "has no task of this name; one of your own needs task.include_path=FOLDER; did you mean docvqa_val",
+        ),
         ("docvqa", "is a group of tasks; choose one of them: docvqa_val, docvqa_test"),
         ("public_eval_gpt5_family", "is a tag of tasks; choose one of them: mmmu_val"),
         ("videomme", r"its documents have videos or sound \(dataset_kwargs.video\)"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import random
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +21,7 @@ from mmq_sweeps.config import schema
 from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.config.sweep import Sweep, plan
+from mmq_sweeps.data.lmms import library
 from mmq_sweeps.data.lmms.documents import LmmsDocuments
 from mmq_sweeps.metrics.intervals import SEED
 from mmq_sweeps.models.loading import LoadedModel
@@ -28,6 +31,21 @@ from tests.metrics.lmms import lmms
 
 pytestmark = needs_lmms_eval
 Tasks = Callable[..., LmmsEvalTask]
+AGGREGATIONS = """
+def again(entries):
+    return sum(entry["score"] for entry in entries) / len(entries)
+
+
+def once(entries):
+    assert len(set(map(id, entries))) == len(entries)
+    return again(entries)
+
+
+def total(entries):
+    return once(entries) * len(entries)
+
+
+RIGHT = {"""
 CALIBRATION = [{"samples": 4, "seed": 0}]
 
 
@@ -146,6 +164,69 @@ def test_an_interval_is_that_of_the_aggregation_on_draws_of_documents(
     assert "its interval has no width, since task.draws is 0" in none.warnings
 
 
+def test_an_aggregation_that_refuses_documents_drawn_twice_has_the_interval_of_halves(
+    task: Tasks, changed: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As MME's does. Of a mean, halves vary as much as draws do; of a sum, they say nothing."""
+    names = ("again", "once", "total")
+    lines = "metric_list: [{metric: by_kind, aggregation: !function utils.NAME, higher_is_better: true}]\n"
+    folder = changed(("utils.py", "RIGHT = {", AGGREGATIONS), **{name: lines.replace("NAME", name) for name in names})
+    found = {}
+    for name in names:
+        one = task(name, "task.draws=1000", folder=folder)
+        found[name] = one.score(answers_of(one, wrong=5), tmp_path)["by_kind"]
+    again, once, total = (found[name] for name in names)
+    assert not again.warnings
+    assert not once.warnings
+    low, high = once.interval
+    assert low < once.value == again.value < high
+    assert (low, high) == pytest.approx(again.interval, abs=1 / COUNT)
+    assert total.interval == (COUNT - 5, COUNT - 5)
+    assert "on a draw of documents lmms-eval's task total: the aggregation of by_kind fails" in total.warnings[0]
+
+
+def test_texts_and_scores_that_draw_are_the_same_at_every_reading(
+    task: Tasks, changed: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Few-shot examples are drawn, options shuffled and unclear answers guessed."""
+    few = "num_fewshot: 2\nfewshot_split: train\n"
+    shuffle = 'return "".join(random.sample(doc["question"], 5)) + lmms_eval'
+    folder = changed(
+        ("utils.py", 'return doc["question"] + lmms_eval', shuffle),
+        ("utils.py", "import json", "import json\nimport random"),
+        ("utils.py", 'return {"exact": right', 'return {"exact": random.random()'),
+        few=f'{few}fewshot_config: {{sampler: default}}\ndoc_to_text: "{{{{question}}}}"\ndoc_to_target: first\n',
+        unsaid=few,
+    )
+    for name in ("few", "mine"):
+        one, again = (task(name, folder=folder) for _ in range(2))
+        texts = [item.question for item in one.items]
+        random.random()  # what else draws meanwhile
+        assert [item.question for item in again.items] == texts
+        assert len(set(texts)) > 1
+        drawn = [made.score(answers_of(made), tmp_path)["exact"].per_item for made in (one, again)]
+        assert drawn[0] == drawn[1]
+        assert len(set(drawn[0].values())) == COUNT
+    assert [text.count("\n\n") for text in (item.question for item in task("few", folder=folder).items)] == [2] * COUNT
+    with pytest.raises(ValueError, match="num_fewshot=2 without a fewshot_config"):
+        task("unsaid", folder=folder).check(CALIBRATION, tmp_path)
+
+
+def test_its_code_warns_of_answers_that_a_model_gave_and_not_for_each(
+    task: Tasks, changed: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = "from loguru import logger\n    logger.warning('seen ' + found[0])\n    right = float"
+    never = "{metric: never, aggregation: mean, higher_is_better: true}"
+    folder = changed(("utils.py", "right = float", told), ("_mine", "metric_list:\n", f"metric_list:\n  - {never}\n"))
+    one = task("mine", folder=folder)
+    one.check(CALIBRATION, tmp_path)
+    assert "lmms_task=mine: its documents give nothing for never" in caplog.text
+    assert "seen" not in caplog.text
+    one.score(answers_of(one, wrong=COUNT), tmp_path)
+    assert caplog.text.count("lmms-eval: seen wrong") == library.SHOWN
+    assert caplog.text.count("more from this line of its code are not shown") == 1
+
+
 def test_an_aggregation_that_counts_in_its_module_starts_from_zero_each_time(task: Tasks, tmp_path: Path) -> None:
     one = task("mine", "task.metrics=[counted,exact]", "task.draws=3")
     values = [one.score(answers_of(one, wrong), tmp_path) for wrong in (2, 2, COUNT)]
@@ -162,6 +243,11 @@ def test_an_aggregation_that_counts_in_its_module_starts_from_zero_each_time(tas
             "",
             ("return {", "return {}[0] or {"),
             "fails on document 0 with the answer 'I do not know.': KeyError",
+        ),
+        (
+            "",
+            ("right = float", "raise SystemExit(3)\n    right = float"),
+            "fails on document 0 with the answer 'I do not know.': SystemExit: 3",
         ),
         ("", ("return sum(", "return 1 / 0 + sum("), "the aggregation of by_kind fails: ZeroDivisionError"),
         (
@@ -271,6 +357,45 @@ def test_an_id_depends_on_yaml_code_and_data_and_not_on_places(
         file.write(b" ")
     found.add(cell_id(folder, f"task.dataset_path={data}"))
     assert len(found) == 6
+
+
+@pytest.mark.parametrize(
+    "imported",
+    ["import sys; sys.path.insert(0, FOLDER); from helper import END", "END = open(FOLDER + '/end.py').read()[7:-2]"],
+)
+def test_files_that_the_code_reads_from_beside_it_count(
+    planned: Callable[..., Sweep], task: Tasks, changed: Callable[..., Path], tmp_path: Path, imported: str
+) -> None:
+    folder = changed(
+        ("utils.py", "import os\n", f"import os\nFOLDER = os.path.dirname(__file__)\n{imported}\n"),
+        ("utils.py", 'return doc["question"]', 'return doc["question"] + END'),
+    )
+    place = folder / ("helper.py" if "helper" in imported else "end.py")
+    found = []
+    for end in ("one!", "another!"):
+        place.write_text(f"END = '{end}'\n")
+        assert end in task("mine", folder=folder).items[0].question
+        found.append(next(iter(planned("mine", folder=folder).cells)).id)
+    (folder / "unused.py").write_text("END = 3\n")
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    found += [next(iter(planned("mine", folder=place).cells)).id for place in (folder, moved)]
+    assert found[0] != found[1] == found[2] == found[3]
+
+
+def test_the_command_of_a_cell_measures_the_same_cell(planned: Callable[..., Sweep]) -> None:
+    """By lmms-eval's name of the task, which may be an option of this package's too."""
+    pytest.importorskip("pandas")
+    from analysis.load.overrides import overrides
+
+    given = ("task.limit=4", "task.metrics=[exact]", "task.name=other")
+    cell = next(iter(planned("mine", *given).cells))
+    told = shlex.split(overrides(cell.effective, cell.names))
+    assert {"task=lmms_eval", "task.lmms_task=mine", *given} <= set(told)
+    own = [word for word in told if word.startswith("task.") and not word.startswith("task.lmms_task=")]
+    assert next(iter(planned("mine", *own).cells)).id == cell.id
+    mme = overrides({**cell.effective, "task": {**cell.task, "lmms_task": "mme"}}, {**cell.names, "task": "mme"})
+    assert "task=lmms_eval task.lmms_task=mme " in mme
+    assert "task.name=" not in mme
 
 
 def test_a_process_that_outlives_a_change_reads_the_task_anew(task: Tasks, changed: Callable[..., Path]) -> None:
