@@ -53,7 +53,8 @@ class LmmsEvalTask(GenerationTask):
     as ``<image>``, they stand there. ``generation`` wins over the task's own ``generation_kwargs``. ``metrics`` are names of
     the task's metric_list; without any, all. With ``stop_at_until`` answers end before the first of the task's ``until``, as
     with some of lmms-eval's models. ``draws`` is the number of times that an aggregation other than the mean is repeated for an
-    interval. ``allow_network`` runs scoring that may ask servers.
+    interval. ``allow_network`` runs scoring that may ask servers. ``apart_from``, the ``samples`` and ``seed`` of the
+    calibration, leaves its documents out of a split that is evaluated as well.
     """
 
     lmms_task: str = field(kw_only=True)
@@ -63,6 +64,7 @@ class LmmsEvalTask(GenerationTask):
     stop_at_until: bool = field(default=False, kw_only=True, metadata=EVALUATION)
     draws: int = field(default=200, kw_only=True, metadata=EVALUATION)
     allow_network: bool = field(default=False, kw_only=True, metadata=LABEL)
+    apart_from: dict[str, Any] | None = field(default=None, kw_only=True, metadata=EVALUATION)
 
     known_as: ClassVar[str] = "lmms_eval"
 
@@ -73,6 +75,9 @@ class LmmsEvalTask(GenerationTask):
         if self.draws < 0:
             raise ValueError(f"draws={self.draws}: choose 0 or more")
         object.__setattr__(self, "generation", {**self._own_generation, **self.generation})
+
+    def left_out(self) -> Mapping[str, Any] | None:
+        return super().left_out() or self.apart_from
 
     def items_of(self, example: Any) -> list[Item]:
         inside = isinstance(example.text, str) and 0 < example.text.count(PLACE) == example.image_count

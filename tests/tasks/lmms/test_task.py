@@ -279,6 +279,17 @@ def test_scoring_that_would_fail_is_found_before_any_cell(
         task("own", folder=folder).check(CALIBRATION, tmp_path)
 
 
+def test_documents_that_calibrate_are_left_out_of_a_split_that_does_both(task: Tasks, tmp_path: Path) -> None:
+    whole = task("mine", "task.split=test", "task.calibration_split=test")
+    with pytest.raises(ValueError, match="also"):
+        whole.check([{**CALIBRATION[0], "batch_size": 1}], tmp_path)
+    apart = replace(whole, apart_from=CALIBRATION[0])
+    apart.check([{**CALIBRATION[0], "batch_size": 1}], tmp_path)
+    left = {item.id for item in apart.items}
+    assert left < {item.id for item in whole.items}
+    assert not left & {example.id for example in apart.examples.drawn(CALIBRATION[0])}
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
