@@ -49,9 +49,9 @@ def normalize_answer(answer: str) -> str:
 def words_of_answer(answer: str) -> str:
     """Normalize an answer to tell whether it is empty or like another.
 
-    Unlike ``normalize_answer`` it keeps an article that is the whole answer, such as the option ``A``.
+    Unlike ``normalize_answer`` it keeps the option ``A``, which is no article.
     """
-    return normalize_answer(answer) or " ".join(_WORD.findall(answer.lower()))
+    return normalize_answer(answer) or ("a" if _WORD.findall(answer.lower()) == ["a"] else "")
 
 
 def on_one_line(answer: str) -> str:

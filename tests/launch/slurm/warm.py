@@ -55,7 +55,8 @@ def _serve(path: Path) -> None:
                 with suppress(OSError, ValueError):  # Whoever asked is gone.
                     workers[_fork(connection, listener)] = connection
             while workers and (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                with workers.pop(ended[0]) as connection, suppress(OSError):
+                # One whose asker was gone before it heard of it is in no list.
+                with workers.pop(ended[0], None) or socket.socket() as connection, suppress(OSError):
                     connection.sendall(f"{os.waitstatus_to_exitcode(ended[1])}\n".encode())
 
 
