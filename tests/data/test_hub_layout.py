@@ -84,7 +84,14 @@ def test_patterns_are_those_of_the_hub(pattern: str, name: str) -> None:
     ("names", "card", "name", "split", "message"),
     [
         (["a.jsonl", "b.jsonl"], "", None, "test", "split=test: there is no such split; the splits there: a, b"),
-        (["notes.txt"], "", None, "test", "the splits there: none"),
+        (
+            ["notes.txt"],
+            "",
+            None,
+            "test",
+            "split=test: no file of rows is there; put Parquet, Arrow, JSON lines, CSV or",
+        ),
+        ([], "", None, "test", "split=test: no file of rows is there"),
         (
             ["test.jsonl"],
             "",

@@ -46,9 +46,13 @@ def files_of(names: Iterable[str], card: str, name: str | None, split: str) -> F
     """
     every = _shown(names)
     splits, options = _splits(every, card, name)
+    if not splits:
+        raise ValueError(
+            f"split={split}: no file of rows is there; put Parquet, Arrow, JSON lines, CSV or pictures there, named after "
+            f"their split ({split}.jsonl, {split}/)"
+        )
     if split not in splits:
-        there = ", ".join(sorted(splits)) or "none"
-        raise ValueError(f"split={split}: there is no such split; the splits there: {there}")
+        raise ValueError(f"split={split}: there is no such split; the splits there: {', '.join(sorted(splits))}")
     found = splits[split]
     if not found:
         raise ValueError(f"split={split}: none of its files is here; get the data set again")
