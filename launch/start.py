@@ -44,7 +44,7 @@ def run_sweep(configs: Iterable[DictConfig], command: str = "", launcher: Mappin
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has come of a sweep: the records that there are, by cell, and the number of cells that did not run.
+    """Outcome of a sweep: its records so far, by cell, and the number of cells that did not run.
 
     ``left`` says that the cells were left to run elsewhere; ``stopped`` is the error of a store that could not be written.
     """

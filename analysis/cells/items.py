@@ -1,4 +1,4 @@
-"""What is kept of the items of cells, so that an analysis reads each cell's items once.
+"""Cache results of the items of cells, so that an analysis reads each cell's items once.
 
 Items of a cell are some hundred kilobytes of JSON, and frontiers, sensitivity and audit each ask for those of every cell. So
 a reading of a cell's items makes everything that is known to be asked for: its scores, and the summaries that are ``wanted``.

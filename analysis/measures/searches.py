@@ -1,4 +1,4 @@
-"""What a search found, as rows and sentences."""
+"""Describe the result of a search in rows and sentences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def answer_row(answer: Mapping[str, Any]) -> list[Any]:
 
 
 def search_lines(search: Search) -> Iterator[str]:
-    """Yield what is said below the table of a search, or in its place if it has not ended."""
+    """Yield the sentences below the table of a search, or in its place if it has not ended."""
     if not search.done:
         yield search.unfinished
         return

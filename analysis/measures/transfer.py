@@ -1,4 +1,4 @@
-"""Transfer: what the cells of one model or task say about another.
+"""Measure how well the cells of one model or task predict another.
 
 Regret: of the assignments that both measured, the one that is best on the first is used on the second within a budget, and
 compared there with the second's own best. A part that only one of them has takes what its best cell with that assignment
@@ -59,7 +59,7 @@ _Key = tuple[str, frozenset[_Choice]]
 
 @dataclass(frozen=True)
 class Transfer:
-    """Tables over pairs of families, and ``notes`` on what cannot be compared and why.
+    """Tables over pairs of families, and ``notes`` on pairs that cannot be compared and why.
 
     ``regrets`` has a row per ordered pair and budget of at most ``budget`` bits per weight (by the paper's formula): the
     assignment ``chosen`` by the cells of ``from``, the ``best`` of ``to``, and how much worse ``chosen`` is in the
@@ -124,7 +124,7 @@ def _sides(cells: Cells, metric: str | None) -> tuple[list[_Side], list[str]]:
 
 
 class _Side:
-    """A family, with what is read of it once: the choices of its cells, their scores (higher is better) and draws of these."""
+    """A family, read once: the choices of its cells, their scores (higher is better) and draws of these."""
 
     def __init__(self, family: Family) -> None:
         self.title, self.quality, self.task = family.title, family.quality, family.cells.frame["task"].iloc[0]

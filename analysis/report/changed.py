@@ -1,4 +1,4 @@
-"""What a family's cells answer otherwise than full precision, leave without an answer, or say too often."""
+"""List what a family's cells answer otherwise than full precision, leave without an answer, or say too often."""
 
 from __future__ import annotations
 

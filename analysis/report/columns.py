@@ -1,4 +1,4 @@
-"""The columns of all cells, as the page's scripts read them: what is drawn, listed, and shown of a pinned cell."""
+"""The columns of all cells, as the page's scripts read them for its chart, its list and a pinned cell."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _templates(texts: Iterable[Any], ids: Sequence[str]) -> list[str]:
 
 
 def short_answers(answers: Mapping[int, Sequence[tuple[str, float | None]]]) -> dict[str, Any]:
-    """Pack what cells said: each distinct text once, and by cell the number of its text and its score, item by item."""
+    """Pack the answers of cells: each distinct text once, and by cell the number of its text and its score, item by item."""
     texts: dict[str, int] = {}
     said = {
         str(cell): [

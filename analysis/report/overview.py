@@ -1,4 +1,4 @@
-"""What the first screen of a family is drawn from: its metrics, its sizes, and each cell's share of full precision."""
+"""Data of the first screen of a family: its metrics, its sizes, and each cell's share of full precision."""
 
 from __future__ import annotations
 

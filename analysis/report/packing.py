@@ -1,4 +1,4 @@
-"""Columns in few bytes, since a page holds thousands of cells: ``page/base.js`` reads what ``pack`` writes."""
+"""Columns in few bytes, since a page holds thousands of cells: ``page/base.js`` is the reader of ``pack``."""
 
 from __future__ import annotations
 

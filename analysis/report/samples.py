@@ -51,7 +51,7 @@ def samples(
     root: Path | None,
     number: int = 0,
 ) -> tuple[Samples | None, list[str]]:
-    """Collect what cells said of the same items, and sentences on the choice and its gaps.
+    """Collect the answers of cells to the same items, and sentences on the choice and its gaps.
 
     The items are those that full precision and ``chosen`` cells answer differently, if there are any. All cells of a family
     of at most ``MOST_ANSWERS`` are collected, else the frontier's and the chosen ones, since readers may pin any of them.

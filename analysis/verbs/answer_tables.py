@@ -1,4 +1,4 @@
-"""What the verbs show of the answers of cells: flips against full precision."""
+"""Tables of the answers of cells: flips against full precision."""
 
 from __future__ import annotations
 

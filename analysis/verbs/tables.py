@@ -1,4 +1,4 @@
-"""What the verbs show of frontiers, importances, sensitivities and recommendations: tables, sentences, JSON."""
+"""Output of the verbs about frontiers, importances, sensitivities and recommendations: tables, sentences, JSON."""
 
 from __future__ import annotations
 

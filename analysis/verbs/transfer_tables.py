@@ -1,4 +1,4 @@
-"""What the verb ``transfer`` shows: regrets and rank correlations, as tables and JSON."""
+"""Output of the verb ``transfer``: regrets and rank correlations, as tables and JSON."""
 
 from __future__ import annotations
 

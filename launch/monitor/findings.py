@@ -1,4 +1,4 @@
-"""What the cells of a sweep in this process have found, drawn above its progress bars."""
+"""Show the results so far of a sweep in this process, drawn above its progress bars."""
 
 from __future__ import annotations
 

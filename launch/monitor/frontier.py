@@ -1,4 +1,4 @@
-"""What a sweep has found so far: finished cells by bits per weight and quality, and those that no other beats in both."""
+"""Results of a sweep so far: finished cells by bits per weight and quality, and those that no other beats in both."""
 
 from __future__ import annotations
 

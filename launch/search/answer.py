@@ -1,4 +1,4 @@
-"""What a search has found: as tables for people, as JSON for programs, and as warnings at the records it chose."""
+"""Print the result of a search: as tables for people, as JSON for programs, and as warnings at the records it chose."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Found:
 
     @property
     def cost(self) -> dict[str, Any]:
-        """What the search took, beside what measuring every point on the evaluation items would."""
+        """Cost of the search, beside that of measuring every point on the evaluation items."""
         items = max((one.result.count for one in self.outcomes if one.result is not None and _final(one)), default=0)
         count = self.subject.space.count
         return {
@@ -172,7 +172,7 @@ def export_command(cell: str, root: Path) -> str:
 
 
 def show(found: Found, output: str) -> None:
-    """Print what was found, as JSON if ``output`` is ``json``."""
+    """Print the result, as JSON if ``output`` is ``json``."""
     console = output_console()
     content = {"search": found.subject.question.id, "store": str(found.store.root), **found.content}
     if output == "json":
@@ -258,7 +258,7 @@ def _difference(paired: Mapping[str, Any] | None) -> str:
 
 
 def _lines(found: Found, content: Mapping[str, Any]) -> list[str]:
-    """Return what is said below the table."""
+    """Return the lines below the table."""
     lines = [f"{SIGNIFICANT} paired 95% bootstrap interval without zero"]
     for answer, own in zip(content["answers"], found.answers, strict=True):
         lines += [f"{answer['budget']}: {line}" for line in _about(answer, own.budget.share)]

@@ -1,4 +1,4 @@
-"""Turn what a search asks for into cells, and their records into what it is told."""
+"""Turn the measurements of a search into cells, and their records into outcomes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EVALUATION = "evaluation"
 
 @dataclass(frozen=True)
 class Question:
-    """What a search is asked: the plain configuration ``base``, the settings, and the options of each part."""
+    """The question to a search: the plain configuration ``base``, the settings, and the options of each part."""
 
     base: Mapping[str, Any]
     settings: Settings
@@ -162,7 +162,7 @@ class Subject:
 
 
 def outcome_of(measurement: Measurement, record: Record, store: Store, metric: str) -> Outcome:
-    """Return what ``record`` gave for the measurement; its result is None if the cell failed."""
+    """Return the outcome in ``record`` of the measurement; its result is None if the cell failed."""
     # Quantization is shared by all cells of a search.
     seconds = sum(record.seconds.get(stage, 0.0) for stage in ("evaluate", "score"))
     if not record.done:

@@ -100,7 +100,7 @@ class StoreConfig:
 
 @dataclass
 class ViewConfig:
-    """What a sweep shows of its results while it runs and at its end; no part of a cell."""
+    """Settings for showing the results of a sweep while it runs and at its end; no part of a cell."""
 
     max_bpw: float | None = None  # name the best cell of at most so many bits per weight; null: of all
 

@@ -68,7 +68,7 @@ def run_cell(cell: Cell, session: Session, progress: Reporter) -> tuple[Record, 
 
 @dataclass(frozen=True)
 class _Storage:
-    """What a record says of the model's weights as they would lie on a disk, or do."""
+    """A record's entries on the storage of the model's weights."""
 
     size: dict[str, Any]
     loads_in: list[str]
@@ -152,7 +152,7 @@ def _solver_notes(quantized: QuantizedWeights) -> dict[str, Any]:
 
 
 def _summary(result: MetricResult) -> dict[str, Any]:
-    """Return what a record holds of a metric; a ValueError if its value, interval or a score is not a finite number."""
+    """Return a record's entry of a metric; a ValueError if its value, interval or a score is not a finite number."""
     figures = {"its value": result.value, "its interval": sum(result.interval)} | {
         f"the score of {item!r}": score for item, score in result.per_item.items()
     }

@@ -42,7 +42,7 @@ RETRIES = 3
 
 @dataclass
 class Session:
-    """What a process needs to run the cells of one model and one task.
+    """Everything a process needs to run the cells of one model and one task.
 
     ``uses`` counts the cells of the sweep that need a part's output, by ``Cell.output_key``; an output that only one cell
     needs is not cached.

@@ -29,7 +29,7 @@ DENSE_EMBEDDINGS = "an export stores quantized embeddings dense, at the checkpoi
 
 
 class Storage(Protocol):
-    """What decides of a weight's format (``methods.formats.Format``)."""
+    """The deciding fields of a weight's format (``methods.formats.Format``)."""
 
     @property
     def bits(self) -> int: ...

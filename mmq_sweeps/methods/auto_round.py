@@ -40,7 +40,7 @@ GROUPS = {"tensor": 0, "channel": -1}
 
 @dataclass(frozen=True)
 class Library:
-    """What is used of the library: the wrapped linear, the optimizer, and the settings that choose a learning rate."""
+    """The parts used of the library: the wrapped linear, the optimizer, and the settings that choose a learning rate."""
 
     wrapper: Any
     optimizer: Any

@@ -237,7 +237,7 @@ class UnitSolver:
             )  # fmt: skip
 
     def read(self, request: Request) -> StoredUnit | None:
-        """Return what is stored of a unit; None if there is nothing."""
+        """Return a stored unit; None if there is none."""
         return read_unit(request, self.store)
 
     def store_statistics(self, requests: Sequence[Request], stats: Sequence[SharedStats]) -> None:

@@ -173,7 +173,7 @@ class LmmsEvalTask(GenerationTask):
 
     @property
     def _own_generation(self) -> dict[str, Any]:
-        """What lmms-eval's models give to ``generate``: sampling if there is a temperature, whatever ``do_sample`` says."""
+        """Arguments of lmms-eval's models to ``generate``: sampling if there is a temperature, whatever ``do_sample`` says."""
         config, model = self._yaml.config, self.lmms_model
         of_models = config.get("model_specific_generation_kwargs") or {}
         given = {**(config.get("generation_kwargs") or {}), **of_models.get(model, of_models.get("default", {}))}

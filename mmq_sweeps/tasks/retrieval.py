@@ -330,7 +330,7 @@ class RetrievalTask:
 
 @dataclass(frozen=True)
 class _Firsts:
-    """What each image and each text finds first, empty if nothing: the same in most cases if a model scores all alike.
+    """The first match of each image and each text, empty if nothing: the same in most cases if a model scores all alike.
 
     ``owners`` are the texts' images, the right answers; of the images, a text each is right, named like its image.
     """

@@ -82,7 +82,7 @@ class Row:
 
     @cached_property
     def group(self) -> str:
-        """What rows about the same thing share: the group's column, else the images' contents, else the id."""
+        """Key that rows about the same thing share: the group's column, else the images' contents, else the id."""
         if self.named_group is not None or not self.pictures:
             return self.id if self.named_group is None else self.named_group
         digests = [one.digest if isinstance(one, Encoded) else content_digest([one]) for one in self.pictures]

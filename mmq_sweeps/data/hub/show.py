@@ -1,4 +1,4 @@
-"""Show what a data set has, for the fields of ``HubData``: its splits, columns and first row."""
+"""Show a data set for the fields of ``HubData``: its splits, columns and first row."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Function:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a name stands for: a ``task``, a ``python_task``, a ``group`` or a ``tag`` with ``members``."""
+    """Meaning of a name: a ``task``, a ``python_task``, a ``group`` or a ``tag`` with ``members``."""
 
     kind: str
     path: Path
@@ -144,7 +144,7 @@ def _library(folder: Path) -> dict[str, Entry]:
 
 
 def _index(folder: Path) -> dict[str, Entry]:
-    """Return what each name below ``folder`` stands for; a later file wins, as in the library."""
+    """Return the meaning of each name below ``folder``; a later file wins, as in the library."""
     found: dict[str, Entry] = {}
     tagged: dict[str, tuple[Path, list[str]]] = {}
     for place, inner, files in os.walk(folder):
@@ -197,7 +197,7 @@ _Loader.add_constructor("!function", _function)
 
 
 def _load(path: Path) -> tuple[dict[str, Any], list[Path]]:
-    """Return a yaml with what it includes, the first of several includes winning, and all files read."""
+    """Return a yaml with its includes, the first of several includes winning, and all files read."""
     try:
         with path.open("rb") as stream:
             config = yaml.load(stream, _Loader)

@@ -38,7 +38,7 @@ class Document:
 
     @property
     def images(self) -> list[Image.Image]:
-        """What ``doc_to_visual`` returns; a ValueError if something of it is no image."""
+        """Result of ``doc_to_visual``; a ValueError if something of it is no image."""
         # Called in a thread that prepares inputs while the model runs, from which nothing else of the process may be changed.
         with library.truncated_allowed():
             found = self.task.doc_to_visual(self.task.dataset[self.split][int(self.id)])
@@ -62,7 +62,7 @@ class Document:
 
     @property
     def group(self) -> str:
-        """What documents about the same images share; empty for one without images."""
+        """Key that documents about the same images share; empty for one without images."""
         return "+".join(self._looked_at[0])
 
     @property

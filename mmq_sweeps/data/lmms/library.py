@@ -1,4 +1,4 @@
-"""Import lmms-eval, make its task objects, and undo what it changes for the whole process.
+"""Import lmms-eval, make its task objects, and undo its changes to the process.
 
 Importing it lets Pillow decode truncated files as if they were whole, ignores every warning, logs to standard error and sets
 environment variables; its tasks print. None of that may reach other readers, or the output of a command.
@@ -69,7 +69,7 @@ def load_task(name: str, include_path: str | None, model: str | None, copy: str 
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """Run code of lmms-eval and undo what it does to the process; in one thread at a time.
+    """Run code of lmms-eval and undo its changes to the process; in one thread at a time.
 
     Random numbers start from its seeds, so that what the code draws does not depend on what ran before.
     """
@@ -183,7 +183,7 @@ def _offline() -> Iterator[None]:
 
 
 def _forward_log() -> None:
-    """Send what lmms-eval logs with loguru as warnings and errors to ``logging``, in place of standard error."""
+    """Send lmms-eval's loguru messages as warnings and errors to ``logging``, in place of standard error."""
     # Its models' module, which few tasks import, sets other handlers.
     known = "loguru" in sys.modules, f"{installed.PACKAGE}.models" in sys.modules
     if known[0] and known not in _FORWARDED:
@@ -205,7 +205,7 @@ def _log(message: Any) -> None:
 
 @contextmanager
 def untold() -> Iterator[None]:
-    """Drop what lmms-eval logs, such as about answers that no model gave; to be called ``contained``."""
+    """Drop lmms-eval's log, such as about answers that no model gave; to be called ``contained``."""
     _UNTOLD.append(True)
     try:
         yield

@@ -14,7 +14,7 @@ from mmq_sweeps.methods.formats import Format, QuantizedWeight
 
 @dataclass(frozen=True)
 class LinearSpec:
-    """What is known of a quantized linear ``[O, I]`` before its weight is read.
+    """Description of a quantized linear ``[O, I]`` before its weight is read.
 
     ``input_scaled`` is true if columns carry a scale of their own beside the codes (AWQ that is not fused). ``kind`` is
     ``linear`` for a module of that class, ``embeddings`` for token embeddings, ``expert`` for a slice of a tensor of experts.

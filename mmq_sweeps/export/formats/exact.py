@@ -1,4 +1,4 @@
-"""What formats of integer codes share: linears that none of them holds, and values that must be exact."""
+"""Checks shared by formats of integer codes: linears that none of them holds, and values that must be exact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What GPTQ's and AWQ's checkpoints share: one width, group size and symmetry a file, and tensors with inputs first."""
+"""Base of GPTQ's and AWQ's checkpoints: one width, group size and symmetry a file, and tensors with inputs first."""
 
 from __future__ import annotations
 

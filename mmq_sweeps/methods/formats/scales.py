@@ -1,4 +1,4 @@
-"""Round scales to what a format stores.
+"""Round scales to a format's stored precision.
 
 Scales are values of the dtype in which the model computes, so that a loader that multiplies codes and scales in that
 dtype gets the weight that was measured, bit for bit. In bfloat16 and float32 multiplying a weight by a power of two does

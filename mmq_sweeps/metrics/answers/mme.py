@@ -28,7 +28,7 @@ _PREFIX = 4
 
 @dataclass(frozen=True)
 class Pairs:
-    """What is ``right``, the other question about the same picture (``partner``), and the ``kind`` of each question."""
+    """The ``right`` answer, the other question about the same picture (``partner``), and the ``kind`` of each question."""
 
     right: list[str]
     partner: NDArray[np.intp]

@@ -1,4 +1,4 @@
-"""What a model is asked: items of a task, and how two of them are prepared and answered."""
+"""The questions to a model: items of a task, and how two of them are prepared and answered."""
 
 from __future__ import annotations
 

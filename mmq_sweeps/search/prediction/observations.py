@@ -1,4 +1,4 @@
-"""What the damage model is fitted on: the means of the measured cells, and how sure each is of its share."""
+"""Observations for the damage model: the means of the measured cells, and how sure each is of its share."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ PERCENTILES = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Entries:
-    """What the documents gave for a metric: an entry for each of ``items``, which may be some of all."""
+    """Entries of the documents for a metric: an entry for each of ``items``, which may be some of all."""
 
     items: list[str]
     values: list[Any]
@@ -76,7 +76,7 @@ class LmmsScorer:
         return {name: replace(result, alike=alike).warned(*warnings) for name, result in results.items()}
 
     def entries(self, answers: Sequence[str]) -> dict[tuple[str, str], Entries]:
-        """Return what the documents give for each metric, by its name here and its own; one answer per item."""
+        """Return the documents' entries for each metric, by its name here and its own; one answer per item."""
         found: dict[tuple[str, str], Entries] = {}
         with library.contained():
             for filtered, texts in self._filtered(answers).items():
