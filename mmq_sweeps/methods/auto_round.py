@@ -23,12 +23,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mmq_sweeps.methods.base import LayerStats, Solution, check_installed
+from mmq_sweeps.methods.base import GroupedMethod, LayerStats, Solution, check_installed
 from mmq_sweeps.methods.formats import (
     Format,
     Grid,
     QuantizedWeight,
-    check_group_size,
     storable_scale,
 )
 from mmq_sweeps.methods.magnitude import divided, exponent_of
@@ -135,27 +134,21 @@ def stored(weight: Tensor, format: Format, learned: dict[str, Tensor]) -> Quanti
 
 
 @dataclass(frozen=True)
-class AutoRound:
+class AutoRound(GroupedMethod):
     """AutoRound's own solver for a linear. ``iterations`` and ``learning_rate`` are the library's ``iters`` and ``lr``."""
 
-    group_size: int | str = "channel"
-    symmetric: bool = False
     iterations: int = 200
     learning_rate: float | None = None
 
     known_as: ClassVar[str] = "auto_round"
-    needs_statistics: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_group_size(self.group_size)
+        super().__post_init__()
         if self.iterations < 1:
             raise ValueError(f"iterations={self.iterations!r}: choose at least one step")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate!r}: choose a rate above 0, or null for the library's")
         check_installed(PACKAGE, "auto-round")
-
-    def format(self, bits: int) -> Format:
-        return Format(bits, self.group_size, self.symmetric)
 
     def quantize(self, weights: Sequence[Tensor], stats: LayerStats | None, format: Format) -> Solution:
         if stats is None:

@@ -147,7 +147,7 @@ def best_clipped(
     With many rows every eighth decides: ``scales`` are close to each other, and losses of rows are alike.
     """
     if len(scales) == len(fractions) == 1:
-        return scales[0], [_rounded(weight, scales[0].values, format) for weight in weights]
+        return scales[0], [_rounded(weight, scales[0].values, format, None) for weight in weights]
     factors = loss_weights(weights)
 
     def clipped(scale: Scale, some: Sequence[Tensor]) -> tuple[list[QuantizedWeight], float]:
@@ -166,19 +166,22 @@ def best_clipped(
     return best, solved
 
 
-def _rounded(weight: Tensor, scale: Tensor, format: Format) -> QuantizedWeight:
-    """Quantize ``weight * scale`` on unclipped grids, without measuring losses."""
+def _rounded(weight: Tensor, scale: Tensor, format: Format, grid: Grid | None) -> QuantizedWeight:
+    """Quantize ``weight * scale`` on ``grid``, or on unclipped grids if it is None, without measuring losses."""
     codes = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
     grids = []
-    if format.group_size == "tensor":
-        low, high = (bound[:, None] for bound in tensor_ranges(weight, scale[None]))
-        grids = [grid_over(low, high, format)]
+    if grid is None and format.group_size == "tensor":
+        grid = grid_over(*_whole_range(weight, scale), format)
     for rows in chunks(weight):
         scaled = weight[rows].float() * scale
-        if format.group_size != "tensor":
-            grids.append(grid_over(*ranges(scaled, format), format))
+        grids.append(grid or grid_over(*ranges(scaled, format), format))
         codes[rows] = round_to_grid(scaled, grids[-1])
-    return QuantizedWeight(codes, _stacked(grids), scale.to(torch.float16))
+    return QuantizedWeight(codes, grid or _stacked(grids), scale.to(torch.float16))
+
+
+def _whole_range(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    low, high = tensor_ranges(weight, scale[None])
+    return low[:, None], high[:, None]
 
 
 def _stacked(grids: Sequence[Grid]) -> Grid:
@@ -213,7 +216,7 @@ def _where(first: Tensor, one: Grid, other: Grid) -> Grid:
 def _quantize_whole(
     weight: Tensor, scale: Tensor, gram: Tensor, format: Format, fractions: Sequence[float]
 ) -> tuple[QuantizedWeight, Tensor]:
-    low, high = (bound[:, None] for bound in tensor_ranges(weight, scale[None]))
+    low, high = _whole_range(weight, scale)
     # Without clipping, try only the format's own grid.
     grids = [grid for grid, _ in _cut_grids(low, high, format, fractions)][: None if len(fractions) > 1 else 1]
     losses, output_error = torch.empty(len(grids), len(weight), dtype=torch.float64), OutputError(gram)
@@ -222,8 +225,4 @@ def _quantize_whole(
         for index, grid in enumerate(grids):
             losses[index, rows] = output_error(rounding_error(scaled, grid).div_(scale)).double().cpu()
     index = int(losses.sum(dim=1).argmin())
-    best = grids[index]
-    codes = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
-    for rows in chunks(weight):
-        codes[rows] = round_to_grid(weight[rows].float() * scale, best)
-    return QuantizedWeight(codes, best, scale.to(torch.float16)), losses[index]
+    return _rounded(weight, scale, format, grids[index]), losses[index]

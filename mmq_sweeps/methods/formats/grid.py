@@ -34,6 +34,10 @@ class Grid:
         repeats = columns // self.scale.shape[1]
         return self.scale.repeat_interleave(repeats, dim=1), self.zero.repeat_interleave(repeats, dim=1)
 
+    def with_scale(self, scale: Tensor) -> Grid:
+        """Return the grid with ``scale``, rounded as it is stored."""
+        return replace(self, scale=storable_scale(scale, self.format))
+
     def times_power_of_two(self, exponent: int) -> Grid:
         """Return the grid with steps ``2**exponent`` times as large."""
         # In two steps, because 2**exponent itself may exceed float32.

@@ -11,7 +11,7 @@ from mmq_sweeps.methods.formats import codebooks
 from mmq_sweeps.methods.formats.format import ROWS, Format
 from mmq_sweeps.methods.formats.grid import Grid, fit_grid, round_to_grid
 from mmq_sweeps.methods.formats.packing import pack_codes, unpack_codes
-from mmq_sweeps.methods.formats.scales import scale_exponents, storable_scale, times_power_of_two
+from mmq_sweeps.methods.formats.scales import scale_exponents, times_power_of_two
 
 LOOKED_UP_ROWS = 512
 
@@ -118,8 +118,7 @@ def divided_rows(quantized: QuantizedWeight, weight: Tensor, divisor: Tensor) ->
 
     The grids are divided, and the divided weight is rounded to them: scales may lose digits. Not for ``tensor`` grids.
     """
-    own = quantized.grid
-    grid = Grid(storable_scale(own.scale / divisor[:, None], own.format), own.zero, own.format)
+    grid = quantized.grid.with_scale(quantized.grid.scale / divisor[:, None])
     return QuantizedWeight(round_to_grid(weight / divisor[:, None], grid), grid, quantized.input_scale)
 
 
