@@ -30,12 +30,13 @@ from mmq_sweeps.export.formats.names import format_named
 from mmq_sweeps.export.tensors import ExportedTensors
 from mmq_sweeps.export.weights import CellWeights
 from mmq_sweeps.export.writer import INDEX, SINGLE
+from mmq_sweeps.memory import Computed
 from mmq_sweeps.models import experts
 from mmq_sweeps.models.device_map import choose_device, offloading_hooks
-from mmq_sweeps.models.loading import LoadedModel, prepared
+from mmq_sweeps.models.loading import LoadedModel, decompress, prepared
 from mmq_sweeps.models.processors import load_processor
 from mmq_sweeps.models.shapes import find_class
-from mmq_sweeps.quantization.stored_units import Dequantized
+from mmq_sweeps.quantization.folding import tensors_in
 from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.store.store import Store
 
@@ -212,7 +213,7 @@ def _measured(
             for name, parameter in session.loaded.model.named_parameters():
                 if name not in kept:
                     parameter.copy_(parameter.to(dtype))
-    with _placed(session.loaded, _Rounded(weights, dtype, kept), weights.dense):
+    with _placed(session.loaded, _rounded(weights, dtype, kept), weights.dense):
         return [_outputs(session.loaded, one) for one in inputs]
 
 
@@ -233,33 +234,20 @@ def _placed(loaded: LoadedModel, weights: Mapping[str, Tensor], dense: Mapping[s
     yield
 
 
-class _Rounded(Dequantized):
-    """Dequantized weights as a cell puts them into a model of ``dtype``, whichever dtype the model at hand has."""
+def _rounded(quantized: CellWeights, dtype: torch.dtype, kept: Collection[str]) -> Computed[Tensor]:
+    """Return dequantized weights as a cell puts them into a model of ``dtype``, whichever dtype the model at hand has."""
 
-    def __init__(self, quantized: CellWeights, dtype: torch.dtype, kept: Collection[str]) -> None:
-        super().__init__(quantized)
-        self._dtype, self._kept = dtype, kept
+    def weight(name: str) -> Tensor:
+        own = quantized[name].dequantize()
+        return own if f"{name}.weight" in kept else own.to(dtype)
 
-    def __getitem__(self, name: str) -> Tensor:
-        weight = super().__getitem__(name)
-        return weight if f"{name}.weight" in self._kept else weight.to(self._dtype)
+    return Computed(quantized, weight)
 
 
 @torch.no_grad()
 def _outputs(loaded: LoadedModel, inputs: Mapping[str, Any]) -> list[Tensor]:
     """Return every tensor in the output of a forward pass, logits among them, on the CPU."""
-    return [tensor.cpu() for tensor in _tensors(loaded.model(**loaded.to_device(inputs)))]
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            yield from _tensors(value)
-    elif isinstance(output, (tuple, list)):
-        for value in output:
-            yield from _tensors(value)
+    return [tensor.cpu() for tensor in tensors_in(loaded.model(**loaded.to_device(inputs)))]
 
 
 def _reloaded(folder: Path, config: Mapping[str, Any], packed: tuple[str, ...]) -> LoadedModel:
@@ -275,8 +263,8 @@ def _reloaded(folder: Path, config: Mapping[str, Any], packed: tuple[str, ...]) 
     if wrong:
         shown = "; ".join(f"{name}: {', '.join(keys[:SHOWN])}" for name, keys in wrong.items())
         raise VerificationError(f"transformers does not load all of it ({shown})")
-    if packed and hasattr(model.hf_quantizer, "compressor"):
-        model.hf_quantizer.compressor.decompress_model(model)
+    if packed:
+        decompress(model)
     return prepared(model, load_processor(folder, {}), config)
 
 

@@ -24,7 +24,7 @@ from mmq_sweeps.quantization.calibration import BlockRunner, Pass, block_statist
 from mmq_sweeps.quantization.requests import Request
 from mmq_sweeps.quantization.shared_stats import SharedStats
 from mmq_sweeps.quantization.solve import PackedUnit, solve_unit
-from mmq_sweeps.quantization.stored_units import Dequantized, StoredUnit, read_unit
+from mmq_sweeps.quantization.stored_units import Dequantized, read_unit
 from mmq_sweeps.quantization.targets import Part, Unit
 from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.store import Store
@@ -151,9 +151,11 @@ class Calibration:
                 with loaded.weights_replaced(Dequantized(before), before_dense):
                     runner = BlockRunner(loaded, part, self._capture([part], block)[part.name], block)
             with ExitStack() as replaced:
-                for key, request in _of_block(requests[0].chain, block):
+                for key, request in requests[0].chain.items():
                     unit = request.unit
-                    stored = None if key in missing else self.solver.read(request)
+                    if unit.block != block:
+                        continue
+                    stored = None if key in missing else read_unit(request, self.solver.store)
                     if stored is None:
                         started = time.perf_counter()
                         stats = runner.statistics(unit.linears, request.needs_inputs, _by_kind([request]))
@@ -162,17 +164,13 @@ class Calibration:
                             reason = f"{unit.name}, which is quantized before it, failed: {error}"
                             self.solver.fail_unsolved(requests, reason)
                             return
-                        stored = self.solver.read(request)
+                        stored = read_unit(request, self.solver.store)
                     if stored is None:
                         raise StoreError(f"the store lost {unit.name} right after it was written")
                     replaced.enter_context(loaded.weights_replaced(Dequantized(stored.weights), stored.dense))
                     before |= stored.weights
                     before_dense |= stored.dense
                 runner.advance()
-
-
-def _of_block(chain: Mapping[str, Request], block: int) -> Iterator[tuple[str, Request]]:
-    return ((key, request) for key, request in chain.items() if request.unit.block == block)
 
 
 @dataclass
@@ -235,10 +233,6 @@ class UnitSolver:
                 "only; the record names all such linears",
                 next(iter(linears)), request.unit.part,
             )  # fmt: skip
-
-    def read(self, request: Request) -> StoredUnit | None:
-        """Return a stored unit; None if there is none."""
-        return read_unit(request, self.store)
 
     def store_statistics(self, requests: Sequence[Request], stats: Sequence[SharedStats]) -> None:
         """Store the statistics of the unit of ``requests`` for later methods and bit-widths, if there is room."""

@@ -63,16 +63,15 @@ class PackedUnit:
         names: Sequence[str],
         originals: Sequence[Tensor],
         solution: Solution,
-        fold: Fold | None = None,
-        stats: LayerStats | None = None,
-        squares: Mapping[str, tuple[float, float]] | None = None,
+        fold: Fold | None,
+        stats: LayerStats | None,
+        squares: Mapping[str, tuple[float, float]],
     ) -> None:
         """Pack the solution of the linears ``names``, whose full-precision weights are ``originals`` ``[O, I]``.
 
         ``fold`` is where their input scale goes, if anywhere; ``stats`` are those of their input. ``squares`` are
         ``squares_of`` the originals, which serve every format.
         """
-        squares = squares or squares_of(names, originals, stats)
         solution, restored = self.scales.folded(names, originals, solution, fold)
         if solution.notes:
             self.notes |= dict.fromkeys(names, solution.notes)
@@ -179,12 +178,6 @@ def squares_of(
     weights = [original.float() for original in originals]
     outputs = [0.0 if stats is None else _square(weight, stats.gram) for weight in weights]
     return {name: (_square(weight, None), output) for name, weight, output in zip(names, weights, outputs, strict=True)}
-
-
-def relative_error(restored: Tensor, original: Tensor, gram: Tensor | None = None) -> float:
-    """Return the share of the square of the output that ``restored`` ``[O, I]`` changes; of the weight without ``gram``."""
-    weight = original.float()
-    return _share(_square(restored.float() - weight, gram), _square(weight, gram))
 
 
 def _square(matrix: Tensor, gram: Tensor | None) -> float:
