@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NoReturn
+
+# Exit status of a command that cannot do what it was asked for.
+BAD_INPUT = 2
 
 
 class ConfigError(ValueError):
@@ -17,6 +22,13 @@ class ConfigError(ValueError):
     def __init__(self, problems: str | Iterable[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(dict.fromkeys(problems))
         super().__init__("\n".join(self.problems))
+
+
+class Parser(argparse.ArgumentParser):
+    """Parser of a command's arguments that reports bad input in lines beginning with ``error:``, and ends with status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, "".join(f"error: {line}\n" for line in message.splitlines()))
 
 
 class StoreError(OSError):

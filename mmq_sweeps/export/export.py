@@ -91,9 +91,10 @@ def _chosen(source: Source, session: Session, weights: CellWeights, order: Order
         return choose(order.asked, weights.linears, weights.dense_linears, main_input, own_dtype)
 
     chosen()  # Before what was evicted is computed again, which takes long.
-    if weights.missing and (changed := changed_files(source.sweep, [source.cell])):
-        raise ConfigError(changed)
-    weights.compute_missing()
+    if missing := weights.missing:
+        if changed := changed_files(source.sweep, [source.cell]):
+            raise ConfigError(changed)
+        weights.quantize_again(missing)
     choice = chosen()
     tensors = ExportedTensors(loaded, weights, choice.format, choice.dtype)
     if (name := tensors.inexact()) is not None:

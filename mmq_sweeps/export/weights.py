@@ -82,18 +82,13 @@ class CellWeights(Computed[QuantizedWeight]):
         store = self._session.store
         return [one for one in self.requests if not store.has_artifact(ArtifactKind.QUANTIZED, one.key)]
 
-    def compute_missing(self) -> None:
-        """Quantize again what the store no longer has, and say so."""
-        if missing := self.missing:
-            self._quantize_again(missing)
-
     def _unit(self, request: Request) -> StoredUnit:
         if request.key in self._held:
             return self._held[request.key]
         unit = read_unit(request, self._session.store)
         if unit is None:
             # Lost to corruption, which the store has told.
-            self._quantize_again([request])
+            self.quantize_again([request])
             unit = read_unit(request, self._session.store)
         if unit is None:
             raise StoreError(f"the store lost {request.unit.name} right after it was written")
@@ -102,7 +97,8 @@ class CellWeights(Computed[QuantizedWeight]):
         self._held[request.key] = unit
         return unit
 
-    def _quantize_again(self, missing: Sequence[Request]) -> None:
+    def quantize_again(self, missing: Sequence[Request]) -> None:
+        """Quantize units that the store no longer has, and say so."""
         named = ", ".join(request.unit.name for request in missing[:3]) + (", ..." if len(missing) > 3 else "")
         logger.warning(
             "%d of %d quantized units are no longer in the store (%s) and are computed again",

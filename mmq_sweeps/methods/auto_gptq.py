@@ -28,9 +28,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mmq_sweeps.methods.base import GroupedMethod, LayerStats, Solution, check_installed
+from mmq_sweeps.methods.base import LayerStats, Solution, check_installed
 from mmq_sweeps.methods.formats import Format, Grid, QuantizedWeight
-from mmq_sweeps.methods.gptq import check_solver_fields
+from mmq_sweeps.methods.gptq import ColumnMethod
 from mmq_sweeps.methods.magnitude import divided, exponent_of
 
 PACKAGE = "_mmq_sweeps_auto_gptq"
@@ -99,24 +99,19 @@ def run(
 
 
 @dataclass(frozen=True)
-class AutoGPTQ(GroupedMethod):
+class AutoGPTQ(ColumnMethod):
     """auto-gptq's solver with its own grids. Fields are those of ``GPTQ``; ``block_size`` is the library's.
 
     With ``static_groups=False`` and groups smaller than a block, the library fits a group's grid to columns not yet
     corrected by the current block, so ``block_size`` changes the result.
     """
 
-    damping: float = 0.01
-    act_order: bool = True
-    static_groups: bool = True
     block_size: int = 128
-    sequential: bool = False
 
     known_as: ClassVar[str] = "auto_gptq"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_solver_fields(self.damping, self.act_order, self.static_groups, self.group_size, self.block_size)
         check_installed("auto_gptq", "auto-gptq")
 
     def quantize(self, weights: Sequence[Tensor], stats: LayerStats | None, format: Format) -> Solution:

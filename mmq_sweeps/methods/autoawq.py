@@ -59,7 +59,7 @@ class AutoAWQ(GroupedMethod):
         # Returns the names of the preceding module and of the linears, then the scale.
         scale = solver._search_best_scale(module, module.before, list(module.linears), inputs, module)[2]
         input_scale = scale.to(inputs.device).clamp(2.0**-14, 65504.0).to(torch.float16)
-        scaled = _with_whole_batches([weight.float() * input_scale.float() for weight in weights])
+        scaled = [_whole_batches(weight.float() * input_scale.float()) for weight in weights]
         if self.apply_clip:
             scaled_inputs = dict.fromkeys(names, inputs / input_scale.float())
             clips = solver._search_best_clip(module, dict(zip(names, map(_linear, scaled), strict=True)), scaled_inputs)
@@ -111,8 +111,8 @@ def library_solver(format: Format, columns: int, duo_scaling: bool) -> Any:
     return solver
 
 
-def _with_whole_batches(weights: Sequence[Tensor]) -> list[Tensor]:
-    return [nn.functional.pad(weight, (0, 0, 0, -len(weight) % ROW_BATCH)) for weight in weights]
+def _whole_batches(weight: Tensor) -> Tensor:
+    return nn.functional.pad(weight, (0, 0, 0, -len(weight) % ROW_BATCH))
 
 
 def _clamp(weight: Tensor, clip: Tensor) -> Tensor:

@@ -199,15 +199,11 @@ def solve_many(
     most_bytes = max(LEAST_CHUNK, *(weight.numel() * 4 - columns * BLOCK * 4 for weight in weights))
     chunk = max(1, most_bytes // (BYTES_A_NUMBER * columns))
     for start in range(0, rows, chunk):
-        _solve_rows(works, weights, factor.order, start, min(start + chunk, rows))
+        W = _rows(weights, start, min(start + chunk, rows)).T.contiguous().index_select(0, factor.order)
+        X, Q = torch.empty_like(W), torch.empty_like(W, dtype=torch.uint8)
+        for work in works:
+            work.quantize(W, X.zero_(), Q, start)
     return [work.result() for work in works]
-
-
-def _solve_rows(works: Sequence[_Work], weights: Sequence[Tensor], order: Tensor, start: int, stop: int) -> None:
-    W = _rows(weights, start, stop).T.contiguous().index_select(0, order)
-    X, Q = torch.empty_like(W), torch.empty_like(W, dtype=torch.uint8)
-    for work in works:
-        work.quantize(W, X.zero_(), Q, start)
 
 
 class _Work:
@@ -301,7 +297,30 @@ def _rows(weights: Sequence[Tensor], start: int, stop: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class GPTQ(GroupedMethod):
+class ColumnMethod(GroupedMethod):
+    """Base of solvers like GPTQ: their fields, and a ValueError that names one that they cannot honour, and the choices."""
+
+    damping: float = 0.01
+    act_order: bool = True
+    static_groups: bool = True
+    block_size: int = 32
+    sequential: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.damping <= MAX_DAMPING:
+            raise ValueError(f"damping={self.damping!r}: choose a fraction from 0 to {MAX_DAMPING:g}")
+        if self.block_size < 1:
+            raise ValueError(f"block_size={self.block_size!r}: choose a positive number of columns")
+        if self.act_order and not self.static_groups and isinstance(self.group_size, int):
+            raise ValueError(
+                f"static_groups=False with act_order=True and group_size={self.group_size}: such groups are of columns that "
+                "do not lie side by side; choose static_groups=True or act_order=False"
+            )
+
+
+@dataclass(frozen=True)
+class GPTQ(ColumnMethod):
     """GPTQ. ``damping`` is a fraction of the mean diagonal of the Gram matrix.
 
     ``static_groups`` fits every grid before any column is quantized; otherwise each group's grid is fitted to its
@@ -310,18 +329,12 @@ class GPTQ(GroupedMethod):
     Gram matrix and text tokens the rest.
     """
 
-    damping: float = 0.01
-    act_order: bool = True
-    static_groups: bool = True
-    block_size: int = 32
-    sequential: bool = False
     vision_weight: float | None = field(default=None, metadata=UNLESS_NULL)
 
     known_as: ClassVar[str] = "gptq"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_solver_fields(self.damping, self.act_order, self.static_groups, self.group_size, self.block_size)
         check_vision_weight(self.vision_weight)
 
     def quantize(self, weights: Sequence[Tensor], stats: LayerStats | None, format: Format) -> Solution:
@@ -372,21 +385,6 @@ class GPTQ(GroupedMethod):
         if dead := int(factor.dead.sum()):
             notes["dead_inputs"] = dead
         return notes
-
-
-def check_solver_fields(
-    damping: float, act_order: bool, static_groups: bool, group_size: int | str, block_size: int
-) -> None:
-    """Raise a ValueError naming the field and the choices if a solver like GPTQ cannot honour its fields."""
-    if not 0 <= damping <= MAX_DAMPING:
-        raise ValueError(f"damping={damping!r}: choose a fraction from 0 to {MAX_DAMPING:g}")
-    if block_size < 1:
-        raise ValueError(f"block_size={block_size!r}: choose a positive number of columns")
-    if act_order and not static_groups and isinstance(group_size, int):
-        raise ValueError(
-            f"static_groups=False with act_order=True and group_size={group_size}: such groups are of columns that do "
-            "not lie side by side; choose static_groups=True or act_order=False"
-        )
 
 
 def _rounded(weights: Sequence[Tensor], format: Format, reason: str) -> Solution:

@@ -112,23 +112,23 @@ class Calibration:
         self, part: Part, passes: Sequence[Pass], requests: Sequence[Request], capture_seconds: float
     ) -> None:
         """Solve requests at full-precision inputs: from stored statistics if they are there, else block by block."""
-        lacking: dict[str, list[Request]] = {}
+        lacking: list[list[Request]] = []
         for same_unit in _grouped(requests, _unit_name):
             started = time.perf_counter()
             stats = None
             if not any(map(self._needs_pass, same_unit)):
                 stats = self.solver.stored_statistics(same_unit)
             if stats is None:
-                lacking[same_unit[0].unit.name] = same_unit
+                lacking.append(same_unit)
             else:
                 self.solver.solve(same_unit, stats, (time.perf_counter() - started) / len(same_unit))
-        left = [request for same_unit in lacking.values() for request in same_unit]
-        linears = [name for same_unit in lacking.values() for name in same_unit[0].unit.linears]
+        left = [request for same_unit in lacking for request in same_unit]
+        linears = [name for same_unit in lacking for name in same_unit[0].unit.linears]
         needs_inputs = any(request.needs_inputs for request in left)
         started = time.perf_counter()
         by_kind = _by_kind(left)
         for block, stats in block_statistics(self.solver.loaded, part, passes, linears, needs_inputs, by_kind):
-            units = [same_unit for same_unit in lacking.values() if same_unit[0].unit.block == block]
+            units = [same_unit for same_unit in lacking if same_unit[0].unit.block == block]
             seconds = capture_seconds + (time.perf_counter() - started) / sum(map(len, units))
             for same_unit in units:
                 self.solver.store_statistics(same_unit, stats)

@@ -47,6 +47,11 @@ class Request:
         return getattr(self.method, "vision_weight", None)
 
     @property
+    def sequential(self) -> bool:
+        """True if the unit is calibrated behind the quantized ones before it."""
+        return self.calibration is not None and getattr(self.method, "sequential", False)
+
+    @property
     def needs_inputs(self) -> bool:
         """True if the method needs the calibration tokens themselves, not only their statistics."""
         return getattr(self.method, "needs_inputs", False)
@@ -69,7 +74,7 @@ def requests(cell: Cell, build: Build, parts: Mapping[str, Part], names: Iterabl
         place = {unit.name: index for index, unit in enumerate(parts[name].units)}
         own.sort(key=lambda request: place[request.unit.name])
         chain = {request.key: request for request in own}
-        found += [replace(request, chain=chain) if _is_chained(request) else request for request in own]
+        found += [replace(request, chain=chain) if request.sequential else request for request in own]
     return found
 
 
@@ -112,10 +117,6 @@ def _format(method: Method, bits: int, part: str) -> Format:
         return method.format(bits)
     except ValueError as error:
         raise ValueError(f"component.{part}: {error}") from error
-
-
-def _is_chained(request: Request) -> bool:
-    return request.calibration is not None and getattr(request.method, "sequential", False)
 
 
 def problems(requests: Iterable[Request]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmq_sweeps.export.formats.base import LinearSpec, TensorSpec
+from mmq_sweeps.export.formats.base import LinearSpec, Names, Specs, TensorSpec
 from mmq_sweeps.export.formats.bitstream import pack_rows, unpack_rows, words
 from mmq_sweeps.export.formats.exact import FLOATS, equal_scale, exact_scale, first_problem, steps, whole_zero
 from mmq_sweeps.export.formats.targets import targets
@@ -63,9 +63,9 @@ class CompressedTensors:
 
     def problem(
         self,
-        linears: Mapping[str, LinearSpec],
+        linears: Specs,
         dtype: torch.dtype,
-        dense: tuple[str, ...] = (),  # noqa: ARG002
+        dense: Names = (),
         main_input: str = "input_ids",  # noqa: ARG002
     ) -> str | None:
         return first_problem(self.name, linears, dtype, FLOATS)
@@ -106,7 +106,7 @@ class CompressedTensors:
             return False
         return torch.equal(self._steps(tensors, scheme, weight.shape), steps(weight))
 
-    def settings(self, linears: Mapping[str, LinearSpec], dense: tuple[str, ...]) -> dict[str, Any]:
+    def settings(self, linears: Specs, dense: Names) -> dict[str, Any]:
         schemes: dict[Scheme, list[str]] = {}
         for name, spec in linears.items():
             schemes.setdefault(Scheme.of(spec.format), []).append(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ def quantize_clipped(
             different = ((grid.scale != kept.scale) | (grid.zero != kept.zero)).any(dim=1).nonzero()[:, 0]
             if not len(different):
                 continue
-            loss = least.index_copy(0, different, row_losses(_rows_of(grid, different), different))
+            loss = least.index_copy(0, different, row_losses(_combined(itemgetter(different), grid), different))
             kept, least = _where((loss < least)[:, None], grid, kept), torch.minimum(loss, least)
         codes[rows] = round_to_grid(scaled, kept)
         grids.append(kept)
@@ -135,10 +136,6 @@ def _split(grid: Grid, count: int) -> list[Grid]:
     return [Grid(scale, zero, grid.format) for scale, zero in pairs]
 
 
-def _rows_of(grid: Grid, rows: Tensor) -> Grid:
-    return Grid(grid.scale[rows], grid.zero[rows], grid.format)
-
-
 def best_clipped(
     weights: Sequence[Tensor], scales: Sequence[Scale], gram: Tensor, format: Format, fractions: Sequence[float]
 ) -> tuple[Scale, list[QuantizedWeight]]:
@@ -184,9 +181,14 @@ def _whole_range(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     return low[:, None], high[:, None]
 
 
-def _stacked(grids: Sequence[Grid]) -> Grid:
-    scale, zero = (torch.cat([getattr(grid, name) for grid in grids]) for name in ("scale", "zero"))
+def _combined(change: Callable[..., Tensor], *grids: Grid) -> Grid:
+    """Return ``change`` of the scales and of the zeros of ``grids`` as a grid."""
+    scale, zero = (change(*(getattr(grid, name) for grid in grids)) for name in ("scale", "zero"))
     return Grid(scale, zero, grids[0].format)
+
+
+def _stacked(grids: Sequence[Grid]) -> Grid:
+    return _combined(lambda *parts: torch.cat(parts), *grids)
 
 
 def _group_losses(scale: Tensor, gram: Tensor, format: Format, output_error: OutputError) -> Callable[[Tensor], Tensor]:
@@ -210,7 +212,7 @@ def _group_losses(scale: Tensor, gram: Tensor, format: Format, output_error: Out
 
 def _where(first: Tensor, one: Grid, other: Grid) -> Grid:
     """Select groups of ``one`` if ``first`` (``[O, G]`` or ``[O, 1]``), otherwise those of ``other``."""
-    return Grid(torch.where(first, one.scale, other.scale), torch.where(first, one.zero, other.zero), one.format)
+    return _combined(lambda own, others: torch.where(first, own, others), one, other)
 
 
 def _quantize_whole(

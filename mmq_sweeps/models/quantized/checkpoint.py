@@ -34,11 +34,6 @@ class StoredCheckpoint:
         quantized = sum(linear.bits // 8 for linear in self.linears.values())
         return quantized + sum(tensor.size for tensor in self.dense.values())
 
-    @property
-    def layouts(self) -> list[str]:
-        """Layouts of the quantized linears, each once."""
-        return sorted({linear.layout for linear in self.linears.values()})
-
 
 def read_checkpoint(folder: Path) -> StoredCheckpoint:
     """Read ``folder`` without loading its weights; ValueError or OSError if it is no checkpoint or is damaged."""

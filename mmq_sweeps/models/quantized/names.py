@@ -169,7 +169,8 @@ def _resolved(
             said = _said(configuration, name)
             if linear.widths and said is not None and said not in linear.widths:
                 problems.append(f"{name}: is stored in {linear.widths[0]} bits, and {configuration.source} says {said}")
-            linear = replace(linear, symmetric=_symmetric(configuration))
+            values = configuration.values
+            linear = replace(linear, symmetric=bool(values.get("sym", not values.get("zero_point", True))))
         found[name] = replace(linear, widths=linear.widths[:1])
     return found, problems
 
@@ -183,11 +184,6 @@ def _said(configuration: Configuration, name: str) -> int | None:
             own = rule
     width = own.get("bits", configuration.bits)
     return int(width) if width is not None else None
-
-
-def _symmetric(configuration: Configuration) -> bool:
-    values = configuration.values
-    return bool(values.get("sym", not values.get("zero_point", True)))
 
 
 def _contradictions(name: str, linear: QuantizedLinear, scheme: Scheme) -> list[str]:
