@@ -134,14 +134,14 @@ class Executor:
             return []
         session, store = self.sessions.open(missing[0]), self.claims.store
         needed = [request for cell in missing for request in session.requests(cell)]
-        with store.needed((ArtifactKind.QUANTIZED, request.key) for request in needed):
+        with store.locks.pinned((ArtifactKind.QUANTIZED, request.key) for request in needed):
             prequantizer = Prequantizer(session, self.sessions.sweep.id, self.progress, self._check_stop)
             prequantizer.run(needed, self._wanted(session, missing[0]))
             outputs = [session.output_artifacts(cell) for cell in missing]
             deferred = []
             for place, cell in enumerate(missing):
                 # Outputs of the cells that are done may be evicted.
-                with store.needed(chain.from_iterable(outputs[place:])):
+                with store.locks.pinned(chain.from_iterable(outputs[place:])):
                     if not self._run(cell, session, self.claims.take):
                         deferred.append(cell)
             return deferred
@@ -158,7 +158,7 @@ class Executor:
     def wait_for(self, cell: Cell) -> None:
         """Wait until ``cell``, which another process has locked, has ended; run it if that process died."""
         session = self.sessions.open(cell)
-        with self.claims.store.needed(session.output_artifacts(cell)):
+        with self.claims.store.locks.pinned(session.output_artifacts(cell)):
             self._run(cell, session, lambda cell: self.claims.wait(cell, self.stop))
         self._check_stop()
 

@@ -47,7 +47,7 @@ class OutputCache:
         name = f"{key}-{number}"
         calls = self._cached.get(name)
         if calls is None:
-            artifact = self._store.artifact(ArtifactKind.OUTPUTS, name)
+            artifact = self._store.artifacts.load(ArtifactKind.OUTPUTS, name)
             calls = None if artifact is None else _unpacked(*artifact)
             if calls:
                 keep(self._cached, name, calls)
@@ -60,7 +60,7 @@ class OutputCache:
         keep(self._cached, name, list(calls))
         if self._full or key in self._without_room:
             return
-        if not self._store.room_for(size):
+        if not self._store.artifacts.eviction.room_for(size):
             if not self._without_room:
                 logger.warning("store.max_gb leaves no room for outputs of parts; they are not stored")
             self._without_room.add(key)
@@ -68,7 +68,7 @@ class OutputCache:
         tensors = {f"{place}.{own}": tensor for place, call in enumerate(calls) for own, tensor in call.tensors.items()}
         described = {"calls": [{"inputs": call.inputs, "form": call.form} for call in calls]}
         try:
-            self._store.save_artifact(ArtifactKind.OUTPUTS, name, tensors, described)
+            self._store.artifacts.save(ArtifactKind.OUTPUTS, name, tensors, described)
         except StoreError as error:
             self._full = True
             logger.warning("outputs of parts are not stored from here on: %s", error.strerror)

@@ -50,7 +50,7 @@ class Prequantizer:
             left = {key: units for key, units in left.items() if not self._stored(units)}
 
     def _stored(self, units: Sequence[Request]) -> bool:
-        return all(self.session.store.has_artifact(ArtifactKind.QUANTIZED, request.key) for request in units)
+        return all(self.session.store.artifacts.has(ArtifactKind.QUANTIZED, request.key) for request in units)
 
     def _take(self, left: Mapping[str, Sequence[Request]]) -> tuple[str, Lock | None]:
         """Return a pass and its lock, None if another process finished it. Processes begin at different passes."""
@@ -58,15 +58,15 @@ class Prequantizer:
         first = os.getpid() % len(left)
         order = [*left][first:] + [*left][:first]
         for key in order:
-            if (lock := store.lock("quantize", key)) is not None:
+            if (lock := store.locks.lock("quantize", key)) is not None:
                 return key, lock
         key = order[0]
-        return key, store.acquire("quantize", key, lambda: self._stored(left[key]), self.check_stop)
+        return key, store.locks.acquire("quantize", key, lambda: self._stored(left[key]), self.check_stop)
 
     def _compute(self, units: Sequence[Request]) -> None:
         store = self.session.store
         distinct = {request.key: request for request in units}
-        missing = [request for key, request in distinct.items() if not store.has_artifact(ArtifactKind.QUANTIZED, key)]
+        missing = [request for key, request in distinct.items() if not store.artifacts.has(ArtifactKind.QUANTIZED, key)]
         if not missing:
             return
         crashes = CrashCounter.of_work(store, f"{self.sweep}-{missing[0].calibration_pass}")
