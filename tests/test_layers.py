@@ -19,13 +19,14 @@ MAY_IMPORT = {
     # Nothing of ours but errors: what every other folder may stand on.
     "mmq_sweeps.errors": (),
     "mmq_sweeps.memory": (),
+    "mmq_sweeps.whole_files": (),
     "mmq_sweeps.config.paths": (),
-    "mmq_sweeps.identity": (),
-    "mmq_sweeps.metrics": (),
+    "mmq_sweeps.identity": ("whole_files",),
+    "mmq_sweeps.metrics": ("whole_files",),
     # Formats and solvers know tensors, what their fields count for, and nothing else.
     "mmq_sweeps.methods": ("identity.roles",),
     "mmq_sweeps.models": ("identity", "memory"),
-    "mmq_sweeps.data": ("identity", "models"),
+    "mmq_sweeps.data": ("identity", "models", "whole_files"),
     "mmq_sweeps.config": ("errors", "identity", "metrics"),
     "mmq_sweeps.store": ("errors", "identity"),
     "mmq_sweeps.tasks": ("config.instantiate", "data", "errors", "identity", "memory", "metrics", "models"),

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from mmq_sweeps.data.whole_files import write_whole
+from mmq_sweeps.whole_files import write_whole
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 APicture = TypeVar("APicture", bound="Path | Encoded")

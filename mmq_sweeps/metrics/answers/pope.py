@@ -13,19 +13,18 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals, share
+from mmq_sweeps.metrics.base import Count, Floats, MetricBase, Scores, share
 from mmq_sweeps.metrics.degenerate import of_neither
 
 NO = frozenset(["No", "no", "not"])
 Flags = NDArray[np.bool_]
 
 
-class PopeAccuracy:
+class PopeAccuracy(MetricBase):
     """Share of right answers."""
 
     name: ClassVar[str] = "pope_accuracy"
     needs: ClassVar[str] = "answers"
-    higher_is_better: ClassVar[bool] = True
 
     def problem_of(self, answers: Sequence[str], options: Sequence[str], kind: str) -> str | None:  # noqa: ARG002
         """Return why a question cannot be scored: its right answer must be yes or no."""
@@ -43,10 +42,6 @@ class PopeAccuracy:
         value = float(self.aggregate(totals.sum(axis=0, keepdims=True), len(right))[0]) if len(right) else float("nan")
         neither = sum(not _says_either(answer) for answer in predictions)
         return Scores(value, self._per_item(said, right), totals, of_neither(neither, len(right), "count as yes"))
-
-    def aggregate(self, totals: Floats, count: Count) -> Floats:
-        """Average over questions."""
-        return mean_of_totals(totals, count)
 
     def _per_item(self, said: Flags, right: Floats) -> Floats:  # noqa: ARG002
         return right

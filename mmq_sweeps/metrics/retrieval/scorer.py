@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mmq_sweeps.metrics import degenerate
-from mmq_sweeps.metrics.base import Floats, Metric, require
+from mmq_sweeps.metrics.base import Floats, Metric
 from mmq_sweeps.metrics.intervals import result_of
 from mmq_sweeps.metrics.names import load_metrics
 from mmq_sweeps.metrics.result import MetricResult
@@ -67,9 +67,7 @@ class RetrievalScorer:
     """
 
     def __init__(self, texts: Mapping[str, Sequence[str]], metrics: Sequence[str] = ("recall_at_1",)) -> None:
-        self.metrics: tuple[Metric, ...] = load_metrics(metrics)
-        for metric in self.metrics:
-            require(metric, "ranks", type(self).__name__)
+        self.metrics: tuple[Metric, ...] = load_metrics(metrics, type(self).__name__, ("ranks",))
         for image, ids in texts.items():
             if isinstance(ids, str) or not ids:
                 raise ValueError(f"Image {image!r} needs a list of at least one text id, not {ids!r}")

@@ -21,7 +21,7 @@ import numpy as np
 
 from mmq_sweeps.data.lmms import installed, library
 from mmq_sweeps.metrics import MetricResult, degenerate
-from mmq_sweeps.metrics.base import Count, Floats, Metric, Scores, mean_of_totals
+from mmq_sweeps.metrics.base import Floats, Metric, MetricBase, Scores
 from mmq_sweeps.metrics.intervals import SEED, owners_of, result_of
 from mmq_sweeps.metrics.result import Alike
 from mmq_sweeps.tasks.generation.item import Item
@@ -246,19 +246,13 @@ def is_figure(value: Any) -> bool:
 def _mean(metric: str, higher: bool) -> Metric:
     """Return the mean of what a task gives per document, under the name that the task gives it."""
 
-    class Mean:
+    class Mean(MetricBase):
         name: ClassVar[str] = metric
         needs: ClassVar[str] = "answers"
         higher_is_better: ClassVar[bool] = higher
 
-        def prepare(self, references: Any) -> Any:
-            return references
-
         def score(self, prepared: Any, predictions: Any) -> Scores:  # noqa: ARG002
             return Scores.mean(np.asarray(predictions, dtype=np.float64))
-
-        def aggregate(self, totals: Floats, count: Count) -> Floats:
-            return mean_of_totals(totals, count)
 
     return Mean()
 
