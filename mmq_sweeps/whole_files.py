@@ -1,4 +1,4 @@
-"""Write a file whole or not at all, in folders that other processes and machines read and write."""
+"""Write a text file whole or not at all, in folders that other processes and machines read and write."""
 
 from __future__ import annotations
 
@@ -6,21 +6,13 @@ import uuid
 from pathlib import Path
 
 
-def write_whole(path: Path, content: str | memoryview, mode: int | None = None) -> None:
-    """Replace ``path`` by ``content``; if that fails, nothing is left behind and the OSError names ``path``.
-
-    ``mode`` are its permissions, whatever the user's umask; None leaves them to that.
-    """
+def write_whole(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text``; if that fails, nothing is left behind and the OSError names ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not the process id: two machines that share the folder may have the same.
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        if isinstance(content, str):
-            temporary.write_text(content)
-        else:
-            temporary.write_bytes(content)
-        if mode is not None:
-            temporary.chmod(mode)
+        temporary.write_text(text)
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)

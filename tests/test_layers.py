@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "mmq_sweeps.whole_files": (),
     "mmq_sweeps.config.paths": (),
     "mmq_sweeps.identity": ("whole_files",),
-    "mmq_sweeps.metrics": ("whole_files",),
+    "mmq_sweeps.metrics": (),
     # Formats and solvers know tensors, what their fields count for, and nothing else.
     "mmq_sweeps.methods": ("identity.roles",),
     "mmq_sweeps.models": ("identity", "memory"),

@@ -57,8 +57,9 @@ class PopePrecision(PopeAccuracy):
     name: ClassVar[str] = "pope_precision"
 
     def aggregate(self, totals: Floats, count: Count) -> Floats:  # noqa: ARG002 (part of a metric)
-        """Return right answers yes over answers yes."""
-        return share(totals[:, 0], totals[:, 1])
+        """Return right answers yes over the mean of the other columns."""
+        others = totals[:, 1:]
+        return share(others.shape[1] * totals[:, 0], others.sum(axis=1))
 
     def _totals(self, said: Flags, wanted: Flags) -> Floats:
         return np.stack([said & wanted, said], axis=1).astype(np.float64)
@@ -73,14 +74,10 @@ class PopeRecall(PopePrecision):
         return np.stack([said & wanted, wanted], axis=1).astype(np.float64)
 
 
-class PopeF1(PopeAccuracy):
+class PopeF1(PopePrecision):
     """Harmonic mean of precision and recall."""
 
     name: ClassVar[str] = "pope_f1"
-
-    def aggregate(self, totals: Floats, count: Count) -> Floats:  # noqa: ARG002 (part of a metric)
-        """Return twice the right answers yes over the answers yes and the questions that want them."""
-        return share(2 * totals[:, 0], totals[:, 1] + totals[:, 2])
 
     def _totals(self, said: Flags, wanted: Flags) -> Floats:
         return np.stack([said & wanted, said, wanted], axis=1).astype(np.float64)

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import io
 import json
+import uuid
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ from numpy.typing import NDArray
 
 from mmq_sweeps.metrics.captions.ngrams import CandidateNgrams, ReferenceNgrams
 from mmq_sweeps.metrics.captions.tokenizer import TOKENIZER_VERSION, PtbTokenizer
-from mmq_sweeps.whole_files import write_whole
 
 SCORER_VERSION = "1"
 
@@ -103,7 +103,17 @@ def _save(path: Path, references: References) -> None:
         lengths=grams.lengths,
         cells=grams.cells,
     )
-    write_whole(path, content.getbuffer(), mode=0o644)  # others on a shared disk read it
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.stem}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.write_bytes(content.getbuffer())
+        temporary.chmod(0o644)  # others on a shared disk read it, whatever this user's umask
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def _load(path: Path, references: Mapping[str, Sequence[str]]) -> References | None:
