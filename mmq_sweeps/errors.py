@@ -1,11 +1,13 @@
-"""Errors that a user can fix, each with a readable message, and helpers that phrase them."""
+"""Errors that a user can fix, each with a readable message, and what phrases and reports them."""
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 
 class ConfigError(ValueError):
@@ -21,6 +23,13 @@ class ConfigError(ValueError):
 
 class StoreError(OSError):
     """The store cannot be read or written."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument parser that reports bad input as a line per problem, with exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, "".join(f"error: {line}\n" for line in message.splitlines()))
 
 
 class OutOfMemory(MemoryError):

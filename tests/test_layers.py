@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "mmq_sweeps.search": ("config", "errors", "identity", "memory", "methods", "metrics", "quantization", "store"),
     # A command looks at whatever it shows.
     "mmq_sweeps.models.__main__": ("config", "errors", "identity", "methods", "quantization", "reporting"),
-    "mmq_sweeps.data.__main__": ("config", "errors"),
+    "mmq_sweeps.data.__main__": ("errors",),
     "mmq_sweeps.tasks.score": ("config", "errors", "metrics", "reporting"),
     "mmq_sweeps.__main__": ("config", "errors", "reporting", "launch"),
     "mmq_sweeps.assignment": ("config.paths", "errors", "identity", "store"),

@@ -244,7 +244,7 @@ def inspect(
                 progress(len(found), len(asked))
     if cache is not None and unknown:
         new = {_key(path): [*stamps[path], found[path].problem, list(found[path].remarks)] for path in unknown}
-        _write_cache(cache, known | new)
+        write_whole(cache, json.dumps({"version": _VERSION, "images": known | new}))
     return {path: found[path] for path in asked}
 
 
@@ -303,7 +303,3 @@ def _read_cache(cache: Path | None) -> dict[str, list[Any]]:
     ):
         return {}
     return {key: entry for key, entry in content["images"].items() if isinstance(entry, list) and len(entry) == 6}
-
-
-def _write_cache(cache: Path, images: Mapping[str, list[Any]]) -> None:
-    write_whole(cache, json.dumps({"version": _VERSION, "images": images}))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import heapq
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +25,7 @@ from mmq_sweeps.data.hub.columns import (
 )
 from mmq_sweeps.data.hub.source import Place, Source, library, opened, source_of
 from mmq_sweeps.data.images import Encoded, Picture, open_image
+from mmq_sweeps.data.published import check_draw, drawn
 from mmq_sweeps.identity.contents import content_digest
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
 
@@ -126,10 +125,7 @@ class HubData:
     known_as: ClassVar[str] = "hub"
 
     def __post_init__(self) -> None:
-        for name, least in (("count", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise ValueError(f"{name}={value!r}: choose an integer from {least}, or leave it out")
+        check_draw(self.count, self.seed)
         for name in ("image", "choices", "context"):
             value = getattr(self, name)
             if not (value is None or isinstance(value, str) or _is_names(value)):
@@ -171,12 +167,7 @@ class HubData:
         if self.seed is None:
             return every
         ids = [identity for part in self._parts for identity in part.ids()]
-
-        def place(index: int) -> bytes:
-            return hashlib.sha256(f"{self.seed}/{ids[index]}".encode()).digest()
-
-        drawn = heapq.nsmallest(len(every) if self.count is None else self.count, range(len(every)), key=place)
-        return [every[index] for index in drawn]
+        return [every[index] for index in drawn(range(len(every)), self.seed, self.count, ids.__getitem__)]
 
     def _rows(self, chosen: Sequence[tuple[int, int]]) -> Iterator[Row]:
         start = 0

@@ -65,7 +65,7 @@ class TaskYaml:
     def functions(self, *keys: str) -> list[Function]:
         """Return the functions in these keys of the configuration; in all without ``keys``."""
         wanted = self.config if not keys else {key: self.config[key] for key in keys if key in self.config}
-        return list(dict.fromkeys(_functions(wanted)))
+        return list(dict.fromkeys(leaf for leaf in leaves(wanted) if isinstance(leaf, Function)))
 
     @property
     def metrics(self) -> list[str]:
@@ -212,12 +212,10 @@ def _load(path: Path) -> tuple[dict[str, Any], list[Path]]:
     return {**base, **config}, files
 
 
-def _functions(value: Any) -> Iterator[Function]:
-    if isinstance(value, Function):
+def leaves(value: Any) -> Iterator[Any]:
+    """Yield what is in nested mappings and lists, in their order."""
+    if isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from leaves(inner)
+    else:
         yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _functions(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _functions(inner)

@@ -15,6 +15,7 @@ from mmq_sweeps.data.lmms import library
 from mmq_sweeps.data.lmms.catalog import TaskYaml, find_task
 from mmq_sweeps.data.lmms.network import refuse_asking
 from mmq_sweeps.data.lmms.sources import data_place, refuse_unfit, task_sources
+from mmq_sweeps.data.published import drawn
 from mmq_sweeps.identity.contents import content_digest
 from mmq_sweeps.identity.roles import LABEL
 
@@ -126,13 +127,12 @@ class LmmsDocuments:
     def __iter__(self) -> Iterator[Document]:
         task, split = self.load(), self.yaml.split_named(self.split)
         docs = self._docs(task, split)
-        chosen = range(len(docs))
-        if self.seed is not None:
-            chosen = sorted(chosen, key=lambda place: hashlib.sha256(f"{self.seed}/{place}".encode()).digest())  # type: ignore[assignment]
+        places = range(len(docs))
+        chosen = places[: self.count] if self.seed is None else drawn(places, self.seed, self.count, str)
         # Texts draw few-shot examples and may shuffle: made all at once, from the seeds, they are the same at every reading.
         with library.contained():
             library.start_fewshot(task)
-            documents = [self._document(task, split, place, docs[place]) for place in chosen[: self.count]]
+            documents = [self._document(task, split, place, docs[place]) for place in chosen]
         yield from documents
 
     def _docs(self, task: Any, split: str) -> Any:
