@@ -37,12 +37,10 @@ def available_bytes(device: torch.device) -> int | None:
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type != "cpu":
         return None
-    known = [room for room in (_machine_room(), _cgroup_room(), _address_room()) if room is not None]
+    known = [
+        room for room in (_kilobytes(_MEMINFO, "MemAvailable:"), _cgroup_room(), _address_room()) if room is not None
+    ]
     return min(known, default=None)
-
-
-def _machine_room() -> int | None:
-    return _kilobytes(_MEMINFO, "MemAvailable:")
 
 
 def _kilobytes(path: Path, name: str) -> int | None:
@@ -158,9 +156,7 @@ def give_back_memory() -> None:
 
 
 def _peak_resident() -> int:
-    try:
-        lines = _STATUS.read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if platform.system() == "Darwin" else peak * 1024
+    if (told := _kilobytes(_STATUS, "VmHWM:")) is not None:
+        return told
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024

@@ -20,9 +20,9 @@ import yaml
 from omegaconf import OmegaConf
 
 from mmq_sweeps.config.paths import conf_dir
-from mmq_sweeps.config.widths import BITS_CHOICES, group_size_problem, is_width
+from mmq_sweeps.config.widths import BITS_CHOICES, group_size_problem, is_width, slots_of
 from mmq_sweeps.errors import ConfigError, one_of, unknown
-from mmq_sweeps.identity.assignment import BLOCK_GROUPS, LAYER_KINDS, SLOTS, Slot, Structure
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, LAYER_KINDS, SLOTS, Structure
 from mmq_sweeps.identity.end_parts import END_PARTS
 
 # Returns the units of each part of a model, given its configuration.
@@ -277,11 +277,6 @@ def _checked(own: dict[str, Any], key: str) -> dict[str, Any]:
     if problem := group_size_problem(own.get("group_size")):
         raise ConfigError(f"{key}: {problem}")
     return own
-
-
-def slots_of(rule: Mapping[str, Any]) -> list[Slot]:
-    """Return the slots that the blocks and layers of ``rule`` select."""
-    return [slot for slot in SLOTS if slot[0] in rule["blocks"] and slot[1] in rule["layers"]]
 
 
 def parts_of(model: Mapping[str, Any]) -> list[str]:

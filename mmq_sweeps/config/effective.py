@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmq_sweeps.config.assignment import parts_of, slots_of
+from mmq_sweeps.config.assignment import parts_of
 from mmq_sweeps.config.data_files import DataFiles
 from mmq_sweeps.config.instantiate import declaration
 from mmq_sweeps.config.sample import normal
 from mmq_sweeps.config.schema import CalibrationConfig, ModelConfig, PartConfig
 from mmq_sweeps.config.vision_weight import unnamed_problem, vision_tokens
-from mmq_sweeps.config.widths import widths
+from mmq_sweeps.config.widths import slots_of, widths
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.assignment import (
     FULL_PRECISION_BITS,
@@ -47,8 +47,8 @@ def cell_of(config: Mapping[str, Any], files: DataFiles | None = None, read: Rea
     """
     classes = _Classes(read)
     assigned = assignment_of(config, read)
-    model = _counting(MODEL, config["model"])
-    model["parts"] = {part: _counting(PART, where) for part, where in model["parts"].items()}
+    model = MODEL.counting(config["model"], LABEL)
+    model["parts"] = {part: PART.counting(where, LABEL) for part, where in model["parts"].items()}
     task = classes.counting("task", config["task"], LABEL)
     if isinstance(data := config["task"].get("data"), Mapping) and "_target_" in data:
         task["data"] = classes.counting("task.data", data, LABEL)
@@ -68,7 +68,7 @@ def cell_of(config: Mapping[str, Any], files: DataFiles | None = None, read: Rea
         return Cell(model, task, {}, None, None, names)
     calibration = inputs = None
     if (drawn := assigned.calibration) is not None:
-        calibration = _counting(CALIBRATION, drawn) | ({"files": files.calibration} if files is not None else {})
+        calibration = CALIBRATION.counting(drawn, LABEL) | ({"files": files.calibration} if files is not None else {})
         inputs = classes.inputs(config["task"])
     own_sizes = [part for part in assigned.parts if config["component"][part]["group_size"] is not None]
     uncalibrated, places = assigned.uncalibrated, assigned.places
@@ -266,8 +266,3 @@ class _Classes:
         if isinstance(data := found.get("data"), Mapping) and "_target_" in data:
             found["data"] = self.counting("task.data", data, LABEL, EVALUATION)
         return found
-
-
-def _counting(own: Declared, node: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop the labels of a node whose type is fixed by the schema, so it has no ``_target_``."""
-    return own.counting(node, LABEL)

@@ -47,9 +47,7 @@ def _apart_problems(key: str, apart: Any, task: Mapping[str, Any]) -> Iterator[s
 
 def normal(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return a sample with all its keys, as it stands in a cell's id."""
-    return {"seed": given.get("seed"), "start": given.get("start", 0), "stop": given.get("stop")} | {
-        "apart_from": None if given.get("apart_from") is None else given["apart_from"]
-    }
+    return {"seed": None, "start": 0, "stop": None, "apart_from": None, **given}
 
 
 def _is_count(value: Any) -> bool:

@@ -98,6 +98,11 @@ def image_count(example: Any) -> int:
     return len(pictures) if pictures is not None else len(getattr(example, "images", (None,)))
 
 
+def pixels_digest(image: Image.Image) -> str:
+    """Return a digest that images with the same pixels share."""
+    return hashlib.sha256(f"{image.size}{image.mode}".encode() + image.tobytes()).hexdigest()
+
+
 def side_by_side(images: Sequence[Image.Image]) -> Image.Image | None:
     """Return images as one, to be shown to a person; None if there are none."""
     if len(images) < 2:

@@ -53,7 +53,7 @@ def result_of(
         name=metric.name,
         value=scores.value,
         per_item=dict(zip(items, scores.per_item.tolist(), strict=True)),
-        interval=_interval(draws),
+        interval=interval_of(draws),
         higher_is_better=metric.higher_is_better,
         totals=None if scores.totals.shape[1] == 1 else scores.totals,
         definition=getattr(metric, "definition", ""),
@@ -147,7 +147,7 @@ def paired_share(a: MetricResult, b: MetricResult) -> tuple[float, tuple[float, 
         raise error
     items = tuple(a.per_item)
     whole, part = (_figures([result], items, _owners([a, b], items))[0] for result in (a, b))
-    return b.value / a.value, _interval(part[whole != 0] / whole[whole != 0])
+    return b.value / a.value, interval_of(part[whole != 0] / whole[whole != 0])
 
 
 def _owners(results: Sequence[MetricResult], items: tuple[str, ...]) -> Owners:
@@ -223,7 +223,8 @@ def _sums(totals: Floats, owners: Owners) -> tuple[Floats, Count]:
     return drawn[:, :-1], drawn[:, -1]
 
 
-def _interval(figures: Floats) -> tuple[float, float]:
+def interval_of(figures: Floats) -> tuple[float, float]:
+    """Return the 95% interval of a figure, given what it is on each draw."""
     low, high = np.percentile(figures, _PERCENTILES)
     return float(low), float(high)
 

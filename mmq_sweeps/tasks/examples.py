@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from mmq_sweeps.config.instantiate import find_class
 from mmq_sweeps.data import images
-from mmq_sweeps.data.images import Encoded, Picture, images_of, pictures_of
+from mmq_sweeps.data.images import Encoded, Picture, images_of, pictures_of, pixels_digest
 from mmq_sweeps.identity.contents import content_digests
 from mmq_sweeps.memory import available_bytes
 
@@ -345,11 +344,7 @@ def _digests(pictures: Sequence[Picture]) -> dict[Picture, str | None]:
 def _without_pictures(example: Any) -> set[Any]:
     """Return what tells a drawn example from others: each image's pixels, or its id and questions if it has no image."""
     if pictures_of(example) is None and (drawn := images_of(example)):
-        return {_pixels(image) for image in drawn}
+        return set(map(pixels_digest, drawn))
     # An id that counts rows differs between splits.
     own = getattr(example, "id_of_set", example.id)
     return {(own, tuple(str(asked.question) for asked in getattr(example, "questions", ())))}
-
-
-def _pixels(image: Any) -> bytes:
-    return hashlib.sha256(f"{image.size}{image.mode}".encode() + image.tobytes()).digest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
+from mmq_sweeps.data.images import pixels_digest
 from mmq_sweeps.data.lmms import library
 from mmq_sweeps.data.lmms.catalog import TaskYaml, find_task
 from mmq_sweeps.data.lmms.network import refuse_asking
@@ -52,7 +52,7 @@ class Document:
     def _looked_at(self) -> tuple[list[str], str | None]:
         """Digests of its images, and the problem with them."""
         try:
-            return [_digest(image) for image in self.images], None
+            return [pixels_digest(image)[:16] for image in self.images], None
         except Exception as error:  # noqa: BLE001 - the code is anyone's
             return [], f"its images cannot be had: {type(error).__name__}: {error}"
 
@@ -164,7 +164,3 @@ class LmmsDocuments:
             ) from error
         texts = right if isinstance(right, list | tuple) else [] if right is None else [right]
         return Document(str(place), text, tuple(map(str, texts)), doc, task, split)
-
-
-def _digest(image: Image.Image) -> str:
-    return hashlib.sha256(f"{image.size}{image.mode}".encode() + image.tobytes()).hexdigest()[:16]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mmq_sweeps.data.images import image_count
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.tasks.examples import split_up
+from mmq_sweeps.models.plain_text import plain_text
+from mmq_sweeps.tasks.examples import decoded, split_up
 from mmq_sweeps.tasks.generation.item import Item
 from mmq_sweeps.tasks.generation.teaching import nested
 
@@ -27,6 +28,16 @@ def prompt_inputs(loaded: LoadedModel, images: Sequence[list[Any]], texts: Seque
         padding_side="left",
     )
     return dict(found)
+
+
+def prompts_of(loaded: LoadedModel, items: Sequence[Item]) -> list[str]:
+    return [item.prompt_for(loaded.processor) for item in items]
+
+
+def taught(loaded: LoadedModel, items: Sequence[Item]) -> tuple[list[list[Any]], list[str], list[str]]:
+    """Return the images, prompts and first right texts of ``items``, for teacher forcing."""
+    answers = [plain_text(item.references[0], loaded.processor) for item in items]
+    return decoded([item.example for item in items]), prompts_of(loaded, items), answers
 
 
 def examples_of(items: Sequence[Item]) -> list[Any]:

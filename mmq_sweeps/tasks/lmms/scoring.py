@@ -22,7 +22,7 @@ import numpy as np
 from mmq_sweeps.data.lmms import installed, library
 from mmq_sweeps.metrics import MetricResult, degenerate
 from mmq_sweeps.metrics.base import Floats, Metric, MetricBase, Scores
-from mmq_sweeps.metrics.intervals import SEED, owners_of, result_of
+from mmq_sweeps.metrics.intervals import SEED, interval_of, owners_of, result_of
 from mmq_sweeps.metrics.result import Alike
 from mmq_sweeps.tasks.generation.item import Item
 
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 REASONING_TAGS = [["<think>", "</think>"], ["<analysis>", "</analysis>"]]
 # The key of a score in what a document gives, by lmms-eval's convention; a task's score_key is another.
 SCORE = "score"
-PERCENTILES = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
@@ -199,8 +198,7 @@ class LmmsScorer:
                 return self._interval_of_halves(metric, together, value), ()
             except ValueError:
                 return (value, value), (f"its interval has no width, since on a draw of documents {error}",)
-        low, high = np.percentile(figures, PERCENTILES)
-        return (float(low), float(high)), ()
+        return interval_of(figures), ()
 
     def _interval_of_halves(self, metric: str, together: list[list[Any]], value: float) -> tuple[float, float]:
         """Return the interval of an aggregation that refuses documents drawn twice, from halves without any.
@@ -212,8 +210,7 @@ class LmmsScorer:
         if not figures.min() <= value <= figures.max():
             raise ValueError("halves of the documents have another figure than all, as sums have")
         away = (figures - value) * math.sqrt((count // 2) / (count - count // 2))
-        low, high = np.percentile(value + away, PERCENTILES)
-        return float(low), float(high)
+        return interval_of(value + away)
 
     def _drawn(self, metric: str, together: list[list[Any]], count: int, *, replace: bool) -> Floats:
         """Return the figures of draws of ``count`` groups of documents; raises ValueError if one is none."""
