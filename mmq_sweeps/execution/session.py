@@ -219,10 +219,10 @@ class Sessions:
     """Opens the session of each cell of a sweep. One model at a time is in memory; tasks keep the data they have read."""
 
     def __init__(self, sweep: Sweep, store: Store) -> None:
-        self.sweep, self.store = sweep, store
         self._tasks: dict[str, Task] = {}
         self._open: tuple[str, Session] | None = None
-        self._uses = Counter(cell.output_key(part) for cell in sweep.cells for part in cell.model["parts"])
+        self._uses: Counter[str] = Counter()
+        self.follow(sweep, store)
 
     def follow(self, sweep: Sweep, store: Store) -> None:
         """Go on with the cells of another sweep; a model that is loaded stays so, at full precision."""

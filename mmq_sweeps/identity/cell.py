@@ -149,10 +149,8 @@ class Cell:
         kinds = self.parts[part].get(VISION_TOKENS) if VISION_WEIGHT in method else None
         if kinds is None:
             method.pop(VISION_WEIGHT, None)
-        return MethodRule(rule, method, self.calibration is not None and self._calibrates(method), size, key, kinds)
-
-    def _calibrates(self, method: Mapping[str, Any]) -> bool:
-        return method["_target_"] not in self.uncalibrated
+        calibrated = self.calibration is not None and method["_target_"] not in self.uncalibrated
+        return MethodRule(rule, method, calibrated, size, key, kinds)
 
     def node(self, method: Mapping[str, Any]) -> dict[str, Any]:
         """Return ``method``, as it stands in a rule, as a node for ``build``, its class given by dotted path."""

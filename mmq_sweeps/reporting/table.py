@@ -36,6 +36,8 @@ SIGNIFICANT, WARNED = "*", "!"
 # Cells named with a warning that they share.
 SHARED_SHOWN = 3
 FOOTNOTE = f"{SIGNIFICANT} differs from full precision (paired 95% bootstrap interval without zero)"
+# Metrics that are the accuracy of a benchmark, by its name.
+ACCURATE = ("gqa", "vqa", "textvqa", "vizwiz", "choice", "mmmu", "pope", "mme")
 METRIC_LABELS = {
     "cider": "CIDEr",
     "cider_d": "CIDEr-D",
@@ -43,19 +45,13 @@ METRIC_LABELS = {
     "rouge_l": "ROUGE-L",
     "spice": "SPICE",
     **{f"bleu_{length}": f"BLEU-{length}" for length in (1, 2, 3, 4)},
-    "gqa_accuracy": "acc.",
-    "vqa_accuracy": "acc.",
+    **{f"{benchmark}_accuracy": "acc." for benchmark in ACCURATE},
     "vqa_accuracy_2021": "acc. 2021",
-    "textvqa_accuracy": "acc.",
-    "vizwiz_accuracy": "acc.",
     "anls": "ANLS",
     "relaxed_accuracy": "relaxed acc.",
-    "choice_accuracy": "acc.",
     "choice_unparsed": "unparsed",
     "mmbench": "circular acc.",
-    "mmmu_accuracy": "acc.",
     "ocrbench": "OCRBench",
-    "pope_accuracy": "acc.",
     "pope_precision": "precision",
     "pope_recall": "recall",
     "pope_f1": "F1",
@@ -63,7 +59,6 @@ METRIC_LABELS = {
     "mme": "MME",
     "mme_perception": "perception",
     "mme_cognition": "cognition",
-    "mme_accuracy": "acc.",
     "mme_accuracy_plus": "acc.+",
     "ece": "ECE",
     "aurc": "AURC",

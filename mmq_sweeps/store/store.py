@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class Store:
             _refuse_other(schema, store.root)
             store.files.prepare()
             if schema is None:
-                store.files.create(store.root / "store.json", _schema_json())
+                store.files.create(store.root / "store.json", (json.dumps({"schema": SCHEMA}) + "\n").encode())
         return store
 
     @staticmethod
@@ -135,11 +135,8 @@ class Store:
 
     def records(self) -> list[Record]:
         """Load all readable records, oldest first."""
-        return _oldest_first(self.record(cell_id) for cell_id in self.cell_ids())
-
-    def summaries(self) -> list[Record]:
-        """Load all readable records, oldest first, without verifying their items."""
-        return _oldest_first(self.summary(cell_id) for cell_id in self.cell_ids())
+        found = (self.record(cell_id) for cell_id in self.cell_ids())
+        return sorted(filter(None, found), key=lambda record: (record.created, record.id))
 
     def items(self, cell_id: str) -> list[dict[str, Any]]:
         """Load the items of a finished cell, each as ``{"id", "prediction", "scores": {metric: score}}``."""
@@ -202,11 +199,6 @@ class Store:
         return None
 
 
-def _schema_json() -> bytes:
-    """Return the content of ``store.json`` for the current schema."""
-    return (json.dumps({"schema": SCHEMA}) + "\n").encode()
-
-
 def _schema_of(root: Path) -> int | None:
     """Return the schema of the store at ``root``; None if there is no store yet.
 
@@ -245,7 +237,3 @@ def _check_items(path: Path, sha256: str) -> None:
         raise CorruptRecordError(f"has lost {path.name}") from error
     if hashlib.sha256(content).hexdigest() != sha256:
         raise CorruptRecordError(f"does not fit {path.name}, whose sha256 is another")
-
-
-def _oldest_first(found: Iterator[Record | None]) -> list[Record]:
-    return sorted((record for record in found if record), key=lambda record: (record.created, record.id))

@@ -80,7 +80,7 @@ class Examples:
             raise ValueError(f"task.limit=null: {self._reader.__name__} has no end; choose a number")
         self._check_drawable("task.limit", count)
         if apart_from is None:
-            yield from self._read(self.split, count if self._endless else None)
+            yield from self.read(self.split, count if self._endless else None)
             return
         yield from self._apart(count, apart_from["samples"], apart_from["seed"])
 
@@ -91,7 +91,7 @@ class Examples:
         if key not in _APART:
             drawn = _SameImage(self.drawn({"samples": samples, "seed": seed}))
             most = None if count is None or not self._endless else count + samples
-            others = (example for example in self._read(self.split, most) if example not in drawn)
+            others = (example for example in self.read(self.split, most) if example not in drawn)
             _APART[key] = list(islice(others, count if self._endless else None))
         return _APART[key]
 
@@ -100,7 +100,7 @@ class Examples:
         count = calibration["samples"]
         self._check_drawable("calibration.samples", count)
         try:
-            found = list(self._read(self.calibration_split, count, calibration["seed"]))
+            found = list(self.read(self.calibration_split, count, calibration["seed"]))
         except ValueError as error:
             if f"count={count}, " not in str(error):
                 raise
@@ -205,7 +205,8 @@ class Examples:
     def _reader(self) -> Any:
         return find_class("task.data._target_", self.data["_target_"])
 
-    def _read(self, split: str, count: int | None, seed: int | None = None) -> Iterable[Any]:
+    def read(self, split: str, count: int | None, seed: int | None = None) -> Iterable[Any]:
+        """Return the reader of ``split``; raise ValueError if it has no such fields."""
         given = {name: value for name, value in self.data.items() if name != "_target_"}
         if seed is not None:
             given["seed"] = seed

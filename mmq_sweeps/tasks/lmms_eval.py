@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mmq_sweeps.config.instantiate import find_class
 from mmq_sweeps.data.lmms.catalog import TaskYaml
 from mmq_sweeps.data.lmms.network import refuse_asking
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
@@ -183,5 +182,4 @@ class LmmsEvalTask(GenerationTask):
     @cached_property
     def _reader(self) -> Any:
         """The reader of the evaluated documents."""
-        given = {name: value for name, value in self.data.items() if name != "_target_"}
-        return find_class("task.data._target_", self.data["_target_"])(split=self.split, **given)
+        return self.examples.read(self.split, None)

@@ -187,7 +187,6 @@ def test_a_summary_is_the_record_without_a_look_at_its_items(store: Store) -> No
     written = store.save(record(), ITEMS)
     (store.record_path(written.id).parent / "items.json").unlink()
     assert store.summary(written.id) == written
-    assert store.summaries() == [written]
     assert store.record(written.id) is None
 
 

@@ -214,9 +214,10 @@ class LmmsScorer:
 
     def _drawn(self, metric: str, together: list[list[Any]], count: int, *, replace: bool) -> Floats:
         """Return the figures of draws of ``count`` groups of documents; raises ValueError if one is none."""
-        figures = []
+        figures, groups = [], len(together)
         generator = np.random.Generator(np.random.PCG64(SEED))
-        for chosen in _draws(generator, len(together), self._draws, count, replace=replace):
+        without = (generator.permutation(groups)[:count] for _ in range(self._draws))
+        for chosen in generator.integers(0, groups, (self._draws, count)) if replace else without:
             figures.append(self.figure(metric, [entry for place in chosen for entry in together[place]]))
             if not is_figure(figures[-1]):
                 raise ValueError("it is no number")
@@ -225,14 +226,6 @@ class LmmsScorer:
     @property
     def _definition(self) -> str:
         return f"lmms-eval {installed.version()}, {self._task.task_name}"
-
-
-def _draws(generator: np.random.Generator, groups: int, draws: int, count: int, *, replace: bool) -> Iterator[Any]:
-    if replace:
-        yield from generator.integers(0, groups, (draws, count))
-        return
-    for _ in range(draws):
-        yield generator.permutation(groups)[:count]
 
 
 def is_figure(value: Any) -> bool:
