@@ -51,8 +51,9 @@ def assign(config: dict[str, Any], source: Source) -> list[str]:
     found: list[str] = []
     config["component"] = {part: dict(selection) for part, selection in config["component"].items()}
     try:
-        if config.get("assignment") is not None:
-            _from_file(config, source)
+        if (file := config.get("assignment")) is not None:
+            key = f"assignment={file}"
+            _take(config, _read(Path(file), key), source, key)
         for part, selection in config["component"].items():
             key = f"component.{part}.method"
             selection["method"] = _method(key, selection.get("method"), selection.get("method_fields"), config, source)
@@ -147,13 +148,6 @@ def _read_option(path: Path) -> dict[str, Any]:
 
 def _names(folders: Iterable[Path]) -> list[str]:
     return sorted({path.stem for folder in folders for path in (folder / "method").glob("*.yaml")})
-
-
-def _from_file(config: dict[str, Any], source: Source) -> None:
-    """Put the parts and units of the file ``config["assignment"]`` into ``config["component"]``."""
-    path = Path(config["assignment"])
-    key = f"assignment={config['assignment']}"
-    _take(config, _read(path, key), source, key)
 
 
 def assigned(config: Mapping[str, Any], content: Mapping[str, Any], source: Source) -> dict[str, Any]:

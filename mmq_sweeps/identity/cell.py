@@ -17,7 +17,6 @@ from mmq_sweeps.identity.assignment import (
     bits_label,
     part_order,
     rules_in,
-    selects,
 )
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.identity.hashing import digest
@@ -67,10 +66,6 @@ class MethodRule:
         """The bit-width."""
         width: int = self.rule["bits"]
         return width
-
-    def selects(self, block: int, group: str, kind: str) -> bool:
-        """Return True if the rule selects the unit ``kind`` of block ``block``, which lies in ``group``."""
-        return selects(self.rule, block, group, kind)
 
     @property
     def normal(self) -> dict[str, Any]:

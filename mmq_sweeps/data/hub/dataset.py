@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -170,13 +171,8 @@ class HubData:
         return [every[index] for index in drawn(range(len(every)), self.seed, self.count, ids.__getitem__)]
 
     def _rows(self, chosen: Sequence[tuple[int, int]]) -> Iterator[Row]:
-        start = 0
-        while start < len(chosen):
-            end = start
-            while end < len(chosen) and chosen[end][0] == chosen[start][0]:
-                end += 1
-            yield from self._parts[chosen[start][0]].rows_at([row for _, row in chosen[start:end]])
-            start = end
+        for part, together in groupby(chosen, key=lambda one: one[0]):
+            yield from self._parts[part].rows_at([row for _, row in together])
 
     def _fail(self, what: str) -> NoReturn:
         raise ValueError(f"path={self.path}, split={self.split}: {what}")
