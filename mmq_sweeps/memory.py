@@ -10,12 +10,11 @@ import errno
 import platform
 import re
 import resource
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from cachetools import LRUCache
 
 Value = TypeVar("Value")
 # The share of the free memory that one cache may take.
@@ -91,11 +90,6 @@ def cache_bytes() -> int:
     """Return the bytes that one cache of this process may hold."""
     free = available_bytes(torch.device("cpu"))
     return UNKNOWN_BYTES if free is None else free // CACHE_SHARE
-
-
-def cache(max_bytes: int, size_bytes: Callable[[Value], int]) -> LRUCache[str, Value]:
-    """Return an LRU cache of at most ``max_bytes``, counted by ``size_bytes``."""
-    return LRUCache(max_bytes, size_bytes)
 
 
 def keep(cache: MutableMapping[str, Value], key: str, value: Value) -> None:

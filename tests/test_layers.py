@@ -20,22 +20,23 @@ MAY_IMPORT = {
     "mmq_sweeps.errors": (),
     "mmq_sweeps.memory": (),
     "mmq_sweeps.whole_files": (),
+    "mmq_sweeps.grouping": (),
     "mmq_sweeps.config.paths": (),
     "mmq_sweeps.identity": ("whole_files",),
     "mmq_sweeps.metrics": (),
     # Formats and solvers know tensors, what their fields count for, and nothing else.
     "mmq_sweeps.methods": ("identity.roles",),
     "mmq_sweeps.models": ("identity", "memory"),
-    "mmq_sweeps.data": ("identity", "models", "whole_files"),
+    "mmq_sweeps.data": ("grouping", "identity", "models", "whole_files"),
     "mmq_sweeps.config": ("errors", "identity", "metrics"),
     "mmq_sweeps.store": ("errors", "identity"),
-    "mmq_sweeps.tasks": ("config.instantiate", "data", "errors", "identity", "memory", "metrics", "models"),
+    "mmq_sweeps.tasks": ("config.instantiate", "data", "errors", "grouping", "identity", "memory", "metrics", "models"),
     # Quantization is given batches, not tasks.
     "mmq_sweeps.quantization": ("errors", "identity", "memory", "methods", "models", "store"),
-    "mmq_sweeps.reporting": ("errors", "identity", "metrics", "store"),
+    "mmq_sweeps.reporting": ("errors", "grouping", "identity", "metrics", "store"),
     "mmq_sweeps.execution": (
-        "config", "errors", "identity", "memory", "methods", "metrics", "models", "quantization", "reporting", "store",
-        "tasks",
+        "config", "errors", "grouping", "identity", "memory", "methods", "metrics", "models", "quantization", "reporting",
+        "store", "tasks",
     ),
     "mmq_sweeps.export.formats": ("errors", "methods"),
     # The card has the cell's assignment as a file.

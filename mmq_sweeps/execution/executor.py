@@ -17,6 +17,7 @@ from mmq_sweeps.execution.checks import Checks
 from mmq_sweeps.execution.failure_policy import failed_record, record_cell
 from mmq_sweeps.execution.prequantize import Prequantizer
 from mmq_sweeps.execution.session import Session, Sessions
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.identity.cell import Cell, digest
 from mmq_sweeps.quantization.requests import Request
 from mmq_sweeps.reporting.background import Background
@@ -220,10 +221,8 @@ def _share_wandb(store: Store) -> None:
 
 def _by_model_and_task(cells: Sequence[Cell]) -> list[list[Cell]]:
     """Group cells that share a model and a task; groups of one model follow each other."""
-    models: dict[str, dict[str, list[Cell]]] = {}
-    for cell in cells:
-        models.setdefault(digest(cell.model), {}).setdefault(digest(cell.task), []).append(cell)
-    return [group for tasks in models.values() for group in tasks.values()]
+    by_model = grouped(cells, lambda cell: digest(cell.model)).values()
+    return [group for alike in by_model for group in grouped(alike, lambda cell: digest(cell.task)).values()]
 
 
 @contextmanager

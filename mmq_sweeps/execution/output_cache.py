@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from cachetools import LRUCache
 from torch import Tensor, nn
 
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.execution.recorded_calls import Call, Watched, built, fingerprint, is_known
-from mmq_sweeps.memory import cache, keep
+from mmq_sweeps.memory import keep
 from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.store import Store
 
@@ -35,7 +36,7 @@ class OutputCache:
 
     def __init__(self, store: Store, max_bytes: int) -> None:
         self._store = store
-        self._cached: MutableMapping[str, list[Call]] = cache(max_bytes, _size)
+        self._cached: LRUCache[str, list[Call]] = LRUCache(max_bytes, _size)
         self._refused: set[str] = set()
         self._without_room: set[str] = set()
         self._full = False

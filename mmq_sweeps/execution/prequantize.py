@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.execution.session import Session
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.quantization.requests import Request
 from mmq_sweeps.reporting.progress import Reporter
 from mmq_sweeps.store.attempts import CrashCounter
@@ -38,8 +39,8 @@ class Prequantizer:
 
         A unit that fails here fails its own cell later.
         """
-        whole = _by_pass(wanted)
-        left = {key: units for key, units in _by_pass(needed).items() if not self._stored(units)}
+        whole, passes = (grouped(units, lambda unit: unit.calibration_pass) for units in (wanted, needed))
+        left = {key: units for key, units in passes.items() if not self._stored(units)}
         while left:
             self.check_stop()
             key, lock = self._take(left)
@@ -83,10 +84,3 @@ class Prequantizer:
             logger.warning(
                 "shared quantization stopped (%s: %s); each cell quantizes on its own", type(error).__name__, error
             )
-
-
-def _by_pass(requests: Sequence[Request]) -> Mapping[str, list[Request]]:
-    passes: dict[str, list[Request]] = {}
-    for request in requests:
-        passes.setdefault(request.calibration_pass, []).append(request)
-    return passes

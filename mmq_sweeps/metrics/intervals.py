@@ -47,7 +47,8 @@ def result_of(
     metric: Metric, items: tuple[str, ...], scores: Scores, groups: Mapping[str, str] | None = None
 ) -> MetricResult:
     """Return the result of ``scores`` over ``items``, with its interval; ``groups`` says what is drawn together, by item."""
-    owners = owners_of(items, groups or {})
+    groups = groups or {}
+    owners = owners_of(items, groups)
     draws = _drawn(metric, scores.totals, owners) if items else np.full(1, np.nan)
     return MetricResult(
         name=metric.name,
@@ -58,12 +59,8 @@ def result_of(
         totals=None if scores.totals.shape[1] == 1 else scores.totals,
         definition=getattr(metric, "definition", ""),
         warnings=(*scores.warnings, *of_count(len(items))),
-        groups={} if owners is None else _named(items, groups or {}),
+        groups={item: groups[item] for item in items if groups.get(item, item) != item} if owners is not None else {},
     )
-
-
-def _named(items: Sequence[str], groups: Mapping[str, str]) -> dict[str, str]:
-    return {item: groups[item] for item in items if groups.get(item, item) != item}
 
 
 def owners_of(items: Sequence[str], groups: Mapping[str, str]) -> Owners:

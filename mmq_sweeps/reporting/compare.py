@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.identity.assignment import method_name, part_order, rules_in
 from mmq_sweeps.identity.cell import QUANTIZED, Cell, digest, is_quantized_elsewhere
 from mmq_sweeps.metrics import MetricResult, paired_differences
@@ -264,10 +265,7 @@ def distinct_titles(cells: Sequence[Cell]) -> dict[str, str]:
 
 def _alike(cells: Sequence[Cell], titles: Mapping[str, str]) -> list[list[Cell]]:
     """Return the cells that share their title with another cell, in groups."""
-    found: dict[str, list[Cell]] = {}
-    for cell in cells:
-        found.setdefault(titles[cell.id], []).append(cell)
-    return [alike for alike in found.values() if len(alike) > 1]
+    return [alike for alike in grouped(cells, lambda cell: titles[cell.id]).values() if len(alike) > 1]
 
 
 def _shown(key: str, value: Any) -> str:
@@ -279,18 +277,15 @@ def _shown(key: str, value: Any) -> str:
 
 def with_variants(methods: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """Label pairs ``(method, variant)``, adding the fields in which variants differ: ``gptq method.group_size=64``."""
-    named: list[str] = []
-    by_method: dict[str, list[Mapping[str, Any]]] = {}
-    for method, fields in methods:
-        by_method.setdefault(method, []).append(fields)
     differing = {
         method: [
             key
-            for key in dict.fromkeys(key for one in several for key in one)
-            if len({json.dumps(one.get(key), sort_keys=True) for one in several}) > 1
+            for key in dict.fromkeys(key for _, one in several for key in one)
+            if len({json.dumps(one.get(key), sort_keys=True) for _, one in several}) > 1
         ]
-        for method, several in by_method.items()
+        for method, several in grouped(methods, lambda pair: pair[0]).items()
     }
-    for method, fields in methods:
-        named.append(method + "".join(f" {key}={fields[key]}" for key in differing[method] if key in fields))
-    return named
+    return [
+        method + "".join(f" {key}={fields[key]}" for key in differing[method] if key in fields)
+        for method, fields in methods
+    ]

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.identity import loads_in
 from mmq_sweeps.identity.assignment import bits_label, part_order
 from mmq_sweeps.identity.cell import QUANTIZED_ELSEWHERE, is_quantized_elsewhere
@@ -121,11 +122,9 @@ def _families(records: Sequence[Record]) -> dict[str, str]:
     of_key: dict[str, Record] = {}
     for record in sorted(records, key=lambda record: (is_quantized_elsewhere(record.cell), not record.done)):
         of_key.setdefault(keys[record.id], record)
-    named: dict[tuple[str, str], list[str]] = {}
-    for key, record in sorted(of_key.items(), key=lambda item: item[1].created):
-        named.setdefault((record.names["model"], record.names["task"]), []).append(key)
     titles: dict[str, str] = {}
-    for (model, task), alike in named.items():
+    oldest_first = sorted(of_key, key=lambda key: of_key[key].created)
+    for (model, task), alike in grouped(oldest_first, lambda key: _model_and_task(of_key[key])).items():
         told = told_apart([settings(of_key[key].cell, of_key[key].metrics) for key in alike])
         titles |= {
             key: f"{model}, {task}" + (f" [{text}]" if len(alike) > 1 else "")
@@ -134,14 +133,14 @@ def _families(records: Sequence[Record]) -> dict[str, str]:
     return {cell_id: titles[key] for cell_id, key in keys.items()}
 
 
+def _model_and_task(record: Record) -> tuple[str, str]:
+    return record.names["model"], record.names["task"]
+
+
 def _labels(records: Sequence[Record]) -> dict[str, str]:
     """Map each record's id to its method, plus the fields in which methods of the same model and task differ."""
     found = {record.id: record.names["method"] for record in records}
-    named: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        if not record.baseline:
-            named.setdefault((record.names["model"], record.names["task"]), []).append(record)
-    for alike in named.values():
+    for alike in grouped((record for record in records if not record.baseline), _model_and_task).values():
         labels = with_variants([(record.names["method"], variant(record.cell)) for record in alike])
         found |= {record.id: label for record, label in zip(alike, labels, strict=True)}
     return found
@@ -227,21 +226,14 @@ def _short_ids(table_rows: Sequence[dict[str, Any]]) -> dict[str, str]:
 
 def by_family(table_rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Group the finished rows by the title of their family."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in table_rows:
-        if row["status"] == "done":
-            found.setdefault(row["family"], []).append(row)
-    return found
+    return grouped((row for row in table_rows if row["status"] == "done"), lambda row: str(row["family"]))
 
 
 def failures(table_rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     """Yield a sentence for each class of error with the cells that failed with it."""
-    found: dict[str, list[str]] = {}
-    for row in table_rows:
-        if row["status"] != "done":
-            found.setdefault(row["error"]["class"], []).append(title(row))
-    for name, titles in found.items():
-        yield f"failed with {name}: {_some(titles)}"
+    failed = (row for row in table_rows if row["status"] != "done")
+    for name, alike in grouped(failed, lambda row: str(row["error"]["class"])).items():
+        yield f"failed with {name}: {_some([title(row) for row in alike])}"
 
 
 def notes(family: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from mmq_sweeps.config.instantiate import find_class
 from mmq_sweeps.data import images
 from mmq_sweeps.data.images import Encoded, Picture, images_of, pictures_of, pixels_digest
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.identity.contents import content_digests
 from mmq_sweeps.memory import available_bytes
 
@@ -155,7 +156,7 @@ class Examples:
 
     def alike(self, evaluated: Sequence[Any]) -> int:
         """Return how many image files of ``evaluated`` have the contents of another one."""
-        by_size = _by_size(picture for example in evaluated for picture in pictures_of(example) or ())
+        by_size = grouped((picture for example in evaluated for picture in pictures_of(example) or ()), _size)
         doubtful = [picture for same in by_size.values() if len(same) > 1 for picture in same]
         digests = _digests(doubtful)
         counts = Counter(digest for picture in doubtful if (digest := digests[picture]) is not None)
@@ -222,7 +223,7 @@ class _SameImage:
     """
 
     def __init__(self, examples: Sequence[Any]) -> None:
-        self._by_size = _by_size(_pictures(examples))
+        self._by_size = grouped(_pictures(examples), _size)
         self._others = {key for example in examples if not pictures_of(example) for key in _without_pictures(example)}
 
     def __contains__(self, example: Any) -> bool:
@@ -323,13 +324,6 @@ def _named(found: Mapping[Picture, str], examples: Iterable[Any]) -> dict[str, s
                 picture: f"{where}, {picture}" for picture in pictures_of(example) or () if isinstance(picture, Path)
             }
     return {rows.get(picture, str(picture)): reason for picture, reason in found.items()}
-
-
-def _by_size(pictures: Iterable[Picture]) -> dict[int, list[Picture]]:
-    found: dict[int, list[Picture]] = {}
-    for picture in pictures:
-        found.setdefault(_size(picture), []).append(picture)
-    return found
 
 
 def _size(picture: Picture) -> int:

@@ -76,10 +76,6 @@ class Row:
         """The first image's file, if it is one."""
         return next((picture for picture in self.pictures if isinstance(picture, Path)), None)
 
-    @property
-    def texts(self) -> int:
-        return len(self.questions) or len(self.references)
-
     @cached_property
     def group(self) -> str:
         """Key that rows about the same thing share: the group's column, else the images' contents, else the id."""

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from mmq_sweeps.grouping import grouped
+
 # Builder of ``datasets`` for each kind of file.
 KINDS = {
     ".parquet": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "csv",
@@ -171,9 +173,7 @@ def _by_name(names: Sequence[str], name: str | None, before: str = "") -> dict[s
     if pictures and all(map(_is_metadata, tables)):
         found = _picture_splits([*tables, *pictures], labelled=not tables)
     else:
-        found = {}
-        for one in tables:
-            found.setdefault(_split_of(one, saved=STATE in names), []).append(one)
+        found = grouped(tables, lambda one: _split_of(one, saved=STATE in names))
     return {split: [before + one for one in files] for split, files in found.items()}
 
 

@@ -138,11 +138,6 @@ def _include(include_path: str | None) -> dict[str, Entry]:
     return _index(Path(include_path))
 
 
-@lru_cache(maxsize=1)
-def _library(folder: Path) -> dict[str, Entry]:
-    return _index(folder)
-
-
 def _index(folder: Path) -> dict[str, Entry]:
     """Return the meaning of each name below ``folder``; a later file wins, as in the library."""
     found: dict[str, Entry] = {}
@@ -156,6 +151,9 @@ def _index(folder: Path) -> dict[str, Entry]:
     for tag, (path, members) in tagged.items():
         found.setdefault(tag, Entry("tag", path, tuple(members)))
     return found
+
+
+_library = lru_cache(maxsize=1)(_index)
 
 
 def _enter(path: Path, found: dict[str, Entry], tagged: dict[str, tuple[Path, list[str]]]) -> None:

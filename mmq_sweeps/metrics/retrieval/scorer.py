@@ -96,9 +96,10 @@ class RetrievalScorer:
     def score_ranks(self, ranks: Ranks) -> dict[str, MetricResult]:
         """Return every metric of precomputed ranks, in the order of ``image_ids`` and ``text_ids``."""
         items = {"images": self.image_ids, "texts": self.text_ids}
+        scored = ((metric, metric.score(self._prepared[metric.name], ranks)) for metric in self.metrics)
         return {
-            metric.name: result_of(metric, items[_items_of(metric)], metric.score(self._prepared[metric.name], ranks))
-            for metric in self.metrics
+            metric.name: result_of(metric, items[getattr(metric, "items", "images")], scores)
+            for metric, scores in scored
         }
 
 
@@ -110,8 +111,3 @@ def _scored(scores: Floats) -> NDArray[np.bool_]:
 def _lowest_unless_scored(scores: Floats) -> Floats:
     lowest: Floats = np.where(_scored(scores), scores, -np.inf)
     return lowest
-
-
-def _items_of(metric: Metric) -> str:
-    """Return ``texts`` if a metric's items are texts, else ``images`` (the default)."""
-    return str(getattr(metric, "items", "images"))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.data.images import image_count
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.plain_text import plain_text
 from mmq_sweeps.tasks.examples import decoded, split_up
@@ -46,10 +47,7 @@ def examples_of(items: Sequence[Item]) -> list[Any]:
 
 def by_images(items: Sequence[Item]) -> list[list[Item]]:
     """Group items by their number of images, in the order in which each number first occurs."""
-    found: dict[int, list[Item]] = {}
-    for item in items:
-        found.setdefault(image_count(item.example), []).append(item)
-    return list(found.values())
+    return list(grouped(items, lambda item: image_count(item.example)).values())
 
 
 def batches_of(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
