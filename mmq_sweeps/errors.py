@@ -1,4 +1,4 @@
-"""Errors that a user can fix, each with a readable message, and what phrases and reports them."""
+"""Errors that a user can fix, each with a readable message, and helpers that phrase and report them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ COUNT = Range("0 or more", lambda value: 0 <= value < math.inf)
 def check_ranges(options: Mapping[str, object], ranges: Mapping[str, Range]) -> None:
     """Raise a ``ConfigError`` that lists every number among ``options``, by name, that is not in its range.
 
-    What is no number, or not given, is left to others.
+    Options that are no numbers, or not given, are left to others.
     """
     found = []
     for name, allowed in ranges.items():

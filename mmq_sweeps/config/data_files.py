@@ -114,7 +114,7 @@ def _examples(reader: Any, given: Mapping[str, Any], choice: _Choice, draw: Mapp
 
 
 def _pictures(example: Any) -> Sequence[Any] | None:
-    """Return the files of an example's images, and what lies inside a source; None if its images are drawn."""
+    """Return the files of an example's images, and the images inside a source; None if its images are drawn."""
     if hasattr(example, "pictures"):
         return list(example.pictures)
     path = getattr(example, "path", None)

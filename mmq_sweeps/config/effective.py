@@ -164,7 +164,7 @@ class _Methods:
         return key, group_size
 
     def common(self, used: Sequence[str]) -> dict[str, Any]:
-        """Return what goes without saying in a selection: the first method, with the group size that all its rules share.
+        """Return the method that a selection leaves out: the first, with the group size that all its rules share.
 
         If they differ in it, ``channel``: it must not depend on how the assignment was written.
         """

@@ -12,7 +12,7 @@ EXAMPLE = "task.sample={seed: 0, start: 0, stop: 32}"
 
 
 def sample_problems(task: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with the sample of a task, and with what it is apart from; nothing if it has neither."""
+    """Yield the problems of the sample of a task, and of the calibration that it is apart from."""
     yield from _apart_problems("task.apart_from", task.get("apart_from"), task)
     given = task.get("sample")
     if given is None:

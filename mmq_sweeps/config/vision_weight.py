@@ -27,7 +27,7 @@ def _is_weight(weight: Any) -> bool:
 
 
 def vision_tokens(model: Mapping[str, Any]) -> dict[str, str]:
-    """Return what tells vision tokens from text tokens, by part of ``model`` that sees both; the head sees the text's."""
+    """Return how vision tokens are told from text tokens, by part of ``model`` that sees both; the head sees the text's."""
     found = {
         part: where[VISION_TOKENS] for part, where in model["parts"].items() if where.get(VISION_TOKENS) is not None
     }

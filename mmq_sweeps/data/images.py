@@ -83,7 +83,7 @@ def images_of(example: Any) -> list[Image.Image]:
 
 
 def pictures_of(example: Any) -> tuple[Picture, ...] | None:
-    """Return what the images of an example are decoded from; None for a drawn image."""
+    """Return the files, or images in files, that an example is decoded from; None for a drawn image."""
     if hasattr(example, "pictures"):
         return tuple(example.pictures)
     path: Path | None = getattr(example, "path", None)
@@ -264,7 +264,7 @@ def describe(found: Mapping[Any, str], total: int, shown: int = 3) -> str:
 
 
 def _stamp(path: Picture) -> list[int]:
-    """Return what changes with a file; zeros for an image inside one, whose key tells it from any other."""
+    """Return the properties that change with a file; zeros for an image inside one, whose key tells it from any other."""
     if isinstance(path, Encoded):
         return [0, 0, 0, 0]
     status = path.stat()

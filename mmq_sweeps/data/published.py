@@ -303,16 +303,15 @@ def listed(path: Path, content: Mapping[str, Any], key: str, expected: str) -> l
     """Return the list under ``key``; raises ValueError naming the keys found instead."""
     found = content.get(key)
     if not isinstance(found, list):
-        raise ValueError(f"{path}: has no list {key!r} but {_keys(content)}; expected {expected}")
+        raise ValueError(f"{path}: has no list {key!r} but {keys_of(content)}; expected {expected}")
     return found
 
 
 def fields(path: Path, where: str, entry: Any, keys: Sequence[str], expected: str) -> list[Any]:
     """Return the values of ``keys`` in one entry; raises ValueError naming the keys found instead."""
-    if not isinstance(entry, dict) or any(key not in entry for key in keys):
-        there = _keys(entry) if isinstance(entry, dict) else repr(entry)[:80]
-        missing = next((key for key in keys if not isinstance(entry, dict) or key not in entry), "")
-        raise ValueError(f"{path}: {where} has no {missing!r} but {there}; expected {expected}")
+    known = entry if isinstance(entry, dict) else {}
+    if missing := [key for key in keys if key not in known]:
+        raise ValueError(f"{path}: {where} has no {missing[0]!r} but {keys_of(entry)}; expected {expected}")
     return [entry[key] for key in keys]
 
 
@@ -330,6 +329,6 @@ def check_text(path: Path, where: str, key: str, value: Any) -> str:
     return value
 
 
-def _keys(entry: Mapping[str, Any]) -> str:
-    shown = ", ".join(list(map(str, entry))[:8])
-    return shown if shown else "nothing"
+def keys_of(entry: Any) -> str:
+    """Return the first keys of an entry for a message; the entry itself if it has no keys."""
+    return ", ".join(list(map(str, entry))[:8]) or "nothing" if isinstance(entry, dict) else repr(entry)[:80]

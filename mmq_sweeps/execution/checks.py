@@ -147,7 +147,7 @@ def _killed_loading(cell: Cell, times: int) -> str:
 
 
 def model_problems(session: Session, cells: Sequence[Cell]) -> list[str]:
-    """List why ``cells``, which share the session's model and task, would not measure what they say; a sentence each.
+    """List why ``cells``, which share the session's model and task, would not measure their own assignment; a sentence each.
 
     The model is at full precision. Refused memory is left to the cells, which record it. With ``model.check=false`` nothing
     is asked, for a model that is right and yet not as the check expects.

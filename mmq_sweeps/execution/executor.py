@@ -1,4 +1,4 @@
-"""Run pending cells in this process: check them, quantize what they share, then cell by cell."""
+"""Run pending cells in this process: check them, quantize their shared units, then cell by cell."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ _kept: ContextVar[list[tuple[Sessions, Checks]] | None] = ContextVar("kept", def
 
 @contextmanager
 def models_kept() -> Iterator[None]:
-    """Keep the loaded model, and what was found out about it, from one ``execute`` in the context to the next.
+    """Keep the loaded model, and the results of its checks, from one ``execute`` in the context to the next.
 
     For sweeps that follow each other in a process, such as the batches of a search.
     """

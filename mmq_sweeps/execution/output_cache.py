@@ -75,7 +75,7 @@ class OutputCache:
             logger.warning("outputs of parts are not stored from here on: %s", error.strerror)
 
     def clear(self) -> None:
-        """Forget what is in memory; the store has it."""
+        """Empty the memory; the store has all of it."""
         self._cached.clear()
 
     def refuse(self, key: str) -> None:

@@ -66,7 +66,7 @@ class Session:
 
     @property
     def references(self) -> Path:
-        """The folder in which metrics cache what depends on the references only."""
+        """The folder in which metrics cache results that depend on the references only."""
         return self.store.root / "artifacts" / "references"
 
     def requests(self, cell: Cell) -> list[Request]:

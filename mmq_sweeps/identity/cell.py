@@ -180,7 +180,7 @@ class Cell:
         return self._key("part", depends, part=part, selection=selection)
 
     def _quantization(self, part: str) -> tuple[dict[str, Any], Any]:
-        """Return what the quantization of ``part`` depends on, and its selection; methods are spelled out if they differ."""
+        """Return the inputs of the quantization of ``part``, and its selection; methods are spelled out if they differ."""
         rules = self.rules(part)
         if not rules:
             return {"model": self.model}, None

@@ -40,7 +40,7 @@ def hub_options(name: str, revision: str | None) -> dict[str, Any]:
 
 
 def _has_adapter(name: str, revision: str | None, online: bool) -> bool:
-    """Return True if the checkpoint has an adapter, by the hub if it is ``online``, else by what is cached of it."""
+    """Return True if the checkpoint has an adapter, by the hub if it is ``online``, else by its cached files."""
     if not online:
         return isinstance(try_to_load_from_cache(name, ADAPTER, revision=revision), str)
     try:

@@ -21,7 +21,7 @@ Count = int | Floats
 
 
 class RightAnswers(dict[str, Sequence[str]]):
-    """Right answers by question id, and what else some metrics ask of a question, by id.
+    """Right answers by question id, and further facts that some metrics need, by id.
 
     ``options`` are those of a choice, ``kinds`` the kind of each question, ``groups`` what it shares with other questions,
     such as the picture. Questions without them are left out of each.

@@ -46,7 +46,7 @@ class PairedDifference:
 def result_of(
     metric: Metric, items: tuple[str, ...], scores: Scores, groups: Mapping[str, str] | None = None
 ) -> MetricResult:
-    """Return the result of ``scores`` over ``items``, with its interval; ``groups`` says what is drawn together, by item."""
+    """Return the result of ``scores`` over ``items``, with its interval; items of one group are drawn together."""
     groups = groups or {}
     owners = owners_of(items, groups)
     draws = _drawn(metric, scores.totals, owners) if items else np.full(1, np.nan)
@@ -148,7 +148,7 @@ def paired_share(a: MetricResult, b: MetricResult) -> tuple[float, tuple[float, 
 
 
 def _owners(results: Sequence[MetricResult], items: tuple[str, ...]) -> Owners:
-    """Return what is drawn together; records from before groups were kept go by those of the others."""
+    """Return the groups that are drawn together; records from before groups were kept go by those of the others."""
     return owners_of(items, next((result.groups for result in results if result.groups), {}))
 
 
@@ -221,7 +221,7 @@ def _sums(totals: Floats, owners: Owners) -> tuple[Floats, Count]:
 
 
 def interval_of(figures: Floats) -> tuple[float, float]:
-    """Return the 95% interval of a figure, given what it is on each draw."""
+    """Return the 95% interval of a figure, given its value on each draw."""
     low, high = np.percentile(figures, _PERCENTILES)
     return float(low), float(high)
 

@@ -172,7 +172,7 @@ def settings(cell: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) 
 def variant(cell: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten a cell's method and calibration to command-line keys: ``{"method.group_size": 64}``.
 
-    The fields of a method that only some units have stand under its name: ``{"gptq.group_size": 64}``. What is quantized
+    The fields of a method that only some units have stand under its name: ``{"gptq.group_size": 64}``. A cell that is quantized
     elsewhere has its checkpoint.
     """
     if is_quantized_elsewhere(cell):
@@ -232,7 +232,7 @@ def told_apart(several: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _telling(values: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return at most ``MOST_FIELDS`` keys: each the one that splits most of what those before it leave alike.
+    """Return at most ``MOST_FIELDS`` keys: each the one that splits most of the settings that those before it leave alike.
 
     ``values`` has a value for every setting.
     """

@@ -183,7 +183,7 @@ def _row(record: Record, differing: dict[str, dict[str, Any]]) -> dict[str, Any]
 
 
 def _bits(record: Record) -> dict[str, str]:
-    """Return the bits of each quantized part for people; of what is quantized elsewhere, as its files hold them."""
+    """Return the bits of each quantized part for people; if it was quantized elsewhere, as its files hold them."""
     parts = record.cell["parts"]
     labels = {part: bits_label(selection) for part, selection in parts.items()}
     if is_quantized_elsewhere(record.cell):
@@ -198,7 +198,7 @@ def _order(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def show(table_rows: list[dict[str, Any]], console: Console) -> None:
-    """Print a table per family of the finished rows, each followed by its notes, its failures and what had no room."""
+    """Print a table per family of the finished rows, each followed by its notes, its failures and the columns without room."""
     finished = by_family(table_rows)
     titles = dict.fromkeys(row["family"] for row in table_rows)
     ids = _short_ids(table_rows)

@@ -109,7 +109,7 @@ class BenchmarkTask(VqaTask):
 
 
 def _listed(given: Sequence[Any]) -> tuple[Any, ...]:
-    """Return ``given``, or what is listed in the only text that it holds."""
+    """Return ``given``, or the items of the list that its only text holds."""
     if len(given) != 1 or not isinstance(given[0], str) or not given[0].lstrip().startswith("["):
         return tuple(given)
     try:

@@ -340,7 +340,7 @@ def _digests(pictures: Sequence[Picture]) -> dict[Picture, str | None]:
 
 
 def _without_pictures(example: Any) -> set[Any]:
-    """Return what tells a drawn example from others: each image's pixels, or its id and questions if it has no image."""
+    """Return keys that tell a drawn example from others: each image's pixels, or its id and questions if it has no image."""
     if pictures_of(example) is None and (drawn := images_of(example)):
         return set(map(pixels_digest, drawn))
     # An id that counts rows differs between splits.

@@ -211,7 +211,7 @@ def _load(path: Path) -> tuple[dict[str, Any], list[Path]]:
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """Yield what is in nested mappings and lists, in their order."""
+    """Yield the values in nested mappings and lists, in their order."""
     if isinstance(value, Mapping | list):
         for inner in value.values() if isinstance(value, Mapping) else value:
             yield from leaves(inner)

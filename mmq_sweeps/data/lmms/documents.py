@@ -73,7 +73,7 @@ class Document:
 
     @property
     def id_of_set(self) -> str:
-        """What tells a document without images from those of another split, whose ids are counted anew: its text."""
+        """Its text, which tells a document without images from those of another split, whose ids are counted anew."""
         return str(self.text)
 
     @property

@@ -54,7 +54,7 @@ def refuse_unfit(task: TaskYaml) -> None:
 
 
 def task_sources(task: TaskYaml) -> list[Path]:
-    """Return the yaml and code of ``task``, what its code reads from beside it, and what of the library prompts and scores."""
+    """Return the yaml and code of ``task``, the files beside it that they read, and the library's for prompts and scores."""
     code = [path for function in task.functions() if function.file is not None for path in read_by(function.file)]
     root = installed.root()
     own = [path for folder in ("api", "filters") for path in sorted((root / folder).glob("*.py"))]

@@ -47,7 +47,7 @@ _PROMPT_WORDS = ("user", "assistant", "describe", "scene", "using", "single", "w
 
 @dataclass(frozen=True)
 class Widths(network.Widths):
-    """Widths of the two quantized parts; ``gated`` is for the language's MLP what ``inner`` is for the vision's."""
+    """Widths of the two quantized parts; ``gated`` is to the language's MLP as ``inner`` to the vision's."""
 
     language: int = 4
     gated: int = 3

@@ -1,6 +1,6 @@
 """Accuracy of multiple choice by the letter of an option, ``A`` to ``Z``, however the answer names it.
 
-What an answer chooses is told by the first of these that decides:
+The first of these that decides tells the option that an answer chooses:
 
 1. The answer is a letter and nothing else but signs, in either case: ``B``, ``b.``, ``(B)``, ``**B**``.
 2. It begins with a capital letter and a full stop, colon or closing bracket: ``B. a dog``, ``(B) a dog``. A letter of no option

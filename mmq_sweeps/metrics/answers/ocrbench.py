@@ -1,4 +1,4 @@
-"""OCRBench (arXiv 2305.07895): is a right answer contained in what the model says?
+"""OCRBench (arXiv 2305.07895): does the answer contain a right answer?
 
 As the authors' script: case and line breaks do not count; in handwritten formulas blanks do not count, and case does. The
 benchmark has 1,000 questions, so its score of 1,000 is this share times 1,000.

@@ -107,5 +107,5 @@ class VizWizAccuracy(VqaAccuracy):
 
 
 def _apart(answer: str) -> str:
-    """Apply what TextVQA's authors do ahead of the script's normalization."""
+    """Apply the normalization of TextVQA's authors that comes ahead of the script's."""
     return answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()

@@ -63,7 +63,7 @@ class LmmsScorer:
         self._rights = [item.references[0] if item.references else "" for item in items]
 
     def score(self, predictions: Mapping[str, str]) -> dict[str, MetricResult]:
-        """Return every metric that has a figure; raises ValueError naming what of the task's code fails."""
+        """Return every metric that has a figure; raises ValueError naming the function of the task's code that fails."""
         entries = self.entries([predictions[item.id] for item in self._items])
         with library.contained():
             found = {name: self._result(name, metric, own) for (name, metric), own in entries.items()}
@@ -117,31 +117,20 @@ class LmmsScorer:
         instances = []
         for item, answer in zip(self._items, answers, strict=True):
             metadata = {"task": task.task_name, "doc_id": int(item.id), "repeats": 1, "split": item.example.split}
-            asked: tuple[Any, ...] = (
-                item.question,
-                {},
-                task.doc_to_visual,
-                int(item.id),
-                task.task_name,
-                item.example.split,
-            )
+            place = int(item.id), task.task_name, item.example.split
+            asked: tuple[Any, ...] = (item.question, {}, task.doc_to_visual, *place)
             instances.append(Instance("generate_until", asked, 0, metadata))
             instances[-1].resps = [answer]
         for ensemble in task._filters:
             ensemble.apply(instances, [item.example.doc for item in self._items])
 
         def bare(found: Any) -> Any:
-            if isinstance(found, str):
+            if isinstance(found, str) and tags is not None:
                 return strip_reasoning_tags(found, tags)
             return [bare(one) for one in found] if isinstance(found, list) else found
 
         names = [ensemble.name for ensemble in task._filters]
-        return {
-            name: [
-                bare(one.filtered_resps[name]) if tags is not None else one.filtered_resps[name] for one in instances
-            ]
-            for name in names
-        }
+        return {name: [bare(one.filtered_resps[name]) for one in instances] for name in names}
 
     def _processed(self, item: Item, answer: Any) -> dict[str, Any]:
         try:
@@ -234,7 +223,7 @@ def is_figure(value: Any) -> bool:
 
 
 def _mean(metric: str, higher: bool) -> Metric:
-    """Return the mean of what a task gives per document, under the name that the task gives it."""
+    """Return the mean of the values that a task gives per document, under its own name."""
 
     class Mean(MetricBase):
         name: ClassVar[str] = metric
