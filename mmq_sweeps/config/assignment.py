@@ -67,19 +67,14 @@ def assign(config: dict[str, Any], source: Source) -> list[str]:
 
 def _calibration_problems(config: Mapping[str, Any]) -> list[str]:
     """Return a sentence if two methods of a cell are calibrated on different samples: a cell has one calibration."""
-    given = [node["calibration"] for node in methods_of(config) if node.get("calibration")]
+    given = [node["calibration"] for _, node in methods_of(config) if node.get("calibration")]
     if all(calibration == given[0] for calibration in given):
         return []
     return ["method.calibration: differs between the methods of one cell; give calibration.samples=N for all of them."]
 
 
-def methods_of(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the nodes of all methods that an assigned configuration may use; the common one first."""
-    yield from (node for _, node in keyed_methods_of(config))
-
-
-def keyed_methods_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the nodes of ``methods_of``, each with the key that it stands at."""
+def methods_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the nodes of all methods that an assigned configuration may use, each with its key; the common one first."""
     yield "method", config["method"]
     for part, selection in config["component"].items():
         finer = [*(selection.get("slots") or []), *(selection.get("units") or {}).values()]
@@ -90,7 +85,7 @@ def keyed_methods_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[s
 
 def calibration_of(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the calibration settings of the first method that is calibrated; None if none is."""
-    return next((node["calibration"] for node in methods_of(config) if node.get("calibration")), None)
+    return next((node["calibration"] for _, node in methods_of(config) if node.get("calibration")), None)
 
 
 def _method(

@@ -9,16 +9,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any, ClassVar
 
-from mmq_sweeps.data.published import (
-    Asked,
-    PublishedData,
-    Questioned,
-    check_id,
-    check_text,
-    keys_of,
-    read_json,
-    stamped,
-)
+from mmq_sweeps.data.published import Asked, PublishedData, Questioned, check_id, check_text, read_json, stamped
 from mmq_sweeps.identity.roles import LABEL
 
 _EXPECTED = (
@@ -56,7 +47,8 @@ def _read(path: Path, size: int, changed: int) -> Mapping[str, tuple[Asked, ...]
     by_image: dict[str, list[Asked]] = {}
     for identity, kept in content.items():
         if not isinstance(kept, _Kept):
-            raise ValueError(f"{path}: {identity!r} is no question but has {keys_of(kept)}; expected {_EXPECTED}")
+            shown = ", ".join(list(map(str, kept))[:8]) if isinstance(kept, dict) else repr(kept)[:80]
+            raise ValueError(f"{path}: {identity!r} is no question but has {shown or 'nothing'}; expected {_EXPECTED}")
         image = intern(str(check_id(path, f"{identity!r}.imageId", kept.image)))
         kind = intern(check_text(path, repr(identity), "structural type", kept.kind))
         by_image.setdefault(image, []).append(Asked(str(identity), kept.question, (kept.answer,), kind))

@@ -158,11 +158,6 @@ class PublishedData(ABC, Generic[AnExample]):
         return iter(self.examples)
 
     @property
-    def paths(self) -> list[Path]:
-        """Image files of the examples."""
-        return [example.path for example in self.examples]
-
-    @property
     def folder(self) -> Path:
         return Path(self.root).expanduser()
 
@@ -303,7 +298,7 @@ def listed(path: Path, content: Mapping[str, Any], key: str, expected: str) -> l
     """Return the list under ``key``; raises ValueError naming the keys found instead."""
     found = content.get(key)
     if not isinstance(found, list):
-        raise ValueError(f"{path}: has no list {key!r} but {keys_of(content)}; expected {expected}")
+        raise ValueError(f"{path}: has no list {key!r} but {_keys(content)}; expected {expected}")
     return found
 
 
@@ -311,7 +306,7 @@ def fields(path: Path, where: str, entry: Any, keys: Sequence[str], expected: st
     """Return the values of ``keys`` in one entry; raises ValueError naming the keys found instead."""
     known = entry if isinstance(entry, dict) else {}
     if missing := [key for key in keys if key not in known]:
-        raise ValueError(f"{path}: {where} has no {missing[0]!r} but {keys_of(entry)}; expected {expected}")
+        raise ValueError(f"{path}: {where} has no {missing[0]!r} but {_keys(entry)}; expected {expected}")
     return [entry[key] for key in keys]
 
 
@@ -329,6 +324,5 @@ def check_text(path: Path, where: str, key: str, value: Any) -> str:
     return value
 
 
-def keys_of(entry: Any) -> str:
-    """Return the first keys of an entry for a message; the entry itself if it has no keys."""
+def _keys(entry: Any) -> str:
     return ", ".join(list(map(str, entry))[:8]) or "nothing" if isinstance(entry, dict) else repr(entry)[:80]

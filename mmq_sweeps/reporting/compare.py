@@ -61,20 +61,13 @@ def beside_of(cell: Mapping[str, Any]) -> str:
     return digest([model, cell["task"]])
 
 
-def differences(baseline: Record, baseline_items: Items, record: Record, items: Items) -> dict[str, dict[str, Any]]:
-    """Return ``{metric: {"difference", "difference_interval", "significant"}}`` of ``record`` minus ``baseline``.
-
-    Only metrics of both records are compared. A metric over different items gets ``{"not_compared": reason}`` instead.
-    """
-    return all_differences(baseline, baseline_items, [record], lambda _: items)[record.id]
-
-
 def all_differences(
     baseline: Record, baseline_items: Items, records: Sequence[Record], items: Callable[[str], Items]
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the ``differences`` of each of ``records`` by id; ``items`` loads the items of a cell.
+    """Return ``{metric: {"difference", "difference_interval", "significant"}}`` of ``records`` minus ``baseline``, by id.
 
-    A few cells at a time share the draws of items, so that thousands of them take seconds and little memory.
+    Only metrics of both are compared. A metric over different items gets ``{"not_compared": reason}`` instead. ``items`` loads
+    the items of a cell. A few cells at a time share the draws of items: thousands of them take seconds and little memory.
     """
     theirs = results_of(baseline, baseline_items)
     found: dict[str, dict[str, dict[str, Any]]] = {}
