@@ -1,4 +1,4 @@
-"""Errors that a user can fix, each with a readable message, and helpers that phrase them."""
+"""Errors that a user can fix, each with a readable message, and helpers that phrase and report them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
-
-# Exit status of a command that cannot do what it was asked for.
-BAD_INPUT = 2
 
 
 class ConfigError(ValueError):
@@ -24,15 +21,15 @@ class ConfigError(ValueError):
         super().__init__("\n".join(self.problems))
 
 
-class Parser(argparse.ArgumentParser):
-    """Parser of a command's arguments that reports bad input in lines beginning with ``error:``, and ends with status 2."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, "".join(f"error: {line}\n" for line in message.splitlines()))
-
-
 class StoreError(OSError):
     """The store cannot be read or written."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument parser that reports bad input as a line per problem, with exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, "".join(f"error: {line}\n" for line in message.splitlines()))
 
 
 class OutOfMemory(MemoryError):
@@ -63,7 +60,7 @@ COUNT = Range("0 or more", lambda value: 0 <= value < math.inf)
 def check_ranges(options: Mapping[str, object], ranges: Mapping[str, Range]) -> None:
     """Raise a ``ConfigError`` that lists every number among ``options``, by name, that is not in its range.
 
-    What is no number, or not given, is left to others.
+    Options that are no numbers, or not given, are left to others.
     """
     found = []
     for name, allowed in ranges.items():

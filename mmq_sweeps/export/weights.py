@@ -46,7 +46,7 @@ class CellWeights(Computed[QuantizedWeight]):
         held = {
             name.removesuffix(DENSE): request
             for request in self.requests
-            for name in self._session.store.artifact_names(ArtifactKind.QUANTIZED, request.key) or ()
+            for name in self._session.store.artifacts.names(ArtifactKind.QUANTIZED, request.key) or ()
             if name.endswith(DENSE)
         }
         return Computed(held, lambda name: self._unit(held[name]).dense[name])
@@ -56,7 +56,7 @@ class CellWeights(Computed[QuantizedWeight]):
         """What is known of each linear; of what the store no longer has, that its columns have no scales of their own."""
         found = {}
         for request in self.requests:
-            stored = self._session.store.artifact_names(ArtifactKind.QUANTIZED, request.key) or set()
+            stored = self._session.store.artifacts.names(ArtifactKind.QUANTIZED, request.key) or set()
             for name, shape in request.unit.linears.items():
                 kind = "embeddings" if request.unit.part == EMBEDDINGS else "linear"
                 kind = "expert" if experts.parse(name) is not None else kind
@@ -80,7 +80,7 @@ class CellWeights(Computed[QuantizedWeight]):
     def missing(self) -> list[Request]:
         """Units that the store no longer has."""
         store = self._session.store
-        return [one for one in self.requests if not store.has_artifact(ArtifactKind.QUANTIZED, one.key)]
+        return [one for one in self.requests if not store.artifacts.has(ArtifactKind.QUANTIZED, one.key)]
 
     def _unit(self, request: Request) -> StoredUnit:
         if request.key in self._held:

@@ -25,7 +25,7 @@ from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.model_catalog import model_names, read_model
 from mmq_sweeps.config.problems import late_problems, selection_problems
 from mmq_sweeps.config.widths import BITS_CHOICES
-from mmq_sweeps.errors import BAD_INPUT, ConfigError, Parser, one_of, unknown
+from mmq_sweeps.errors import ConfigError, Parser, one_of, unknown
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, bits_label
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.identity.end_parts import END_PARTS
@@ -43,6 +43,8 @@ from mmq_sweeps.quantization.size import StoredLinear, measure_stored
 from mmq_sweeps.quantization.targets import Part, find_parts, tied_problems
 from mmq_sweeps.reporting.model_tables import draw_assignment, draw_folder, draw_models
 from mmq_sweeps.reporting.table import line, output_console
+
+BAD_INPUT = 2
 
 
 @dataclass(frozen=True)

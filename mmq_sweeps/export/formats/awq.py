@@ -27,11 +27,7 @@ class AWQ:
     name: ClassVar[str] = "awq"
 
     def problem(
-        self,
-        linears: Specs,
-        dtype: torch.dtype,
-        dense: Names = (),
-        main_input: str = "input_ids",  # noqa: ARG002
+        self, linears: Specs, dtype: torch.dtype, dense: Names = (), main_input: str = "input_ids"
     ) -> str | None:
         if found := problem_of_mix(self.name, linears, dtype, WIDTHS, GROUP_SIZES):
             return found
@@ -40,7 +36,7 @@ class AWQ:
                 return refusal(self.name, name, reason, BETTER)
         return None
 
-    def layout(self, spec: LinearSpec, dtype: torch.dtype) -> dict[str, TensorSpec]:  # noqa: ARG002
+    def layout(self, spec: LinearSpec, dtype: torch.dtype) -> dict[str, TensorSpec]:
         rows, columns = spec.shape
         groups, packed = spec.format.groups(spec.shape)[1], rows * spec.format.bits // WORD
         return {

@@ -62,11 +62,7 @@ class CompressedTensors:
     name: ClassVar[str] = "compressed-tensors"
 
     def problem(
-        self,
-        linears: Specs,
-        dtype: torch.dtype,
-        dense: Names = (),
-        main_input: str = "input_ids",  # noqa: ARG002
+        self, linears: Specs, dtype: torch.dtype, dense: Names = (), main_input: str = "input_ids"
     ) -> str | None:
         return first_problem(self.name, linears, dtype, FLOATS)
 

@@ -31,11 +31,7 @@ class GPTQ:
     name: ClassVar[str] = "gptq"
 
     def problem(
-        self,
-        linears: Specs,
-        dtype: torch.dtype,
-        dense: Names = (),
-        main_input: str = "input_ids",  # noqa: ARG002
+        self, linears: Specs, dtype: torch.dtype, dense: Names = (), main_input: str = "input_ids"
     ) -> str | None:
         if main_input != "input_ids":
             return (
@@ -75,7 +71,7 @@ class GPTQ:
                 return refusal(self.name, name, reason, BETTER)
         return None
 
-    def layout(self, spec: LinearSpec, dtype: torch.dtype) -> dict[str, TensorSpec]:  # noqa: ARG002
+    def layout(self, spec: LinearSpec, dtype: torch.dtype) -> dict[str, TensorSpec]:
         (rows, columns), bits = spec.shape, spec.format.bits
         groups = spec.format.groups(spec.shape)[1]
         return {
