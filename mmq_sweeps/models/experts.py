@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmq_sweeps.grouping import grouped
+
 # Classes whose forward takes ``[E * T, D]``: every token for every expert, zeros where it is not chosen. Stored ``[I, O]``.
 SCALED_INPUTS = ("Llama4TextExperts",)
 SLICE = re.compile(r"(?P<module>.+)\.(?P<parameter>[^.\[\]]+)\[(?P<index>\d+)\]")
@@ -194,11 +196,7 @@ def view(model: nn.Module, name: str) -> Tensor:
 
 def by_module(names: Iterable[str]) -> dict[str, list[str]]:
     """Group names of slices by the path of their experts; other names are left out."""
-    grouped: dict[str, list[str]] = {}
-    for name in names:
-        if (found := parse(name)) is not None:
-            grouped.setdefault(found.module, []).append(name)
-    return grouped
+    return grouped(filter(parse, names), module_of)
 
 
 def arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:

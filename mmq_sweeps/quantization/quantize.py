@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from mmq_sweeps.errors import StoreError
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.methods.base import expect
 from mmq_sweeps.methods.formats import QuantizedWeight
@@ -45,19 +46,12 @@ def quantize_units(
     """Quantize and store the units of ``missing``; return the error of each that failed, by key."""
     distinct = list({request.key: request for request in missing}.values())
     solver = UnitSolver(loaded, store, len(distinct), progress)
-    for same_unit in _grouped((request for request in distinct if request.calibration is None), _unit_name):
+    for same_unit in grouped((request for request in distinct if request.calibration is None), _unit_name).values():
         solver.solve(same_unit, None, 0.0)
     calibrated = (request for request in distinct if request.calibration is not None)
-    for served in _grouped(calibrated, lambda request: digest(request.calibration)):
+    for served in grouped(calibrated, lambda request: digest(request.calibration)).values():
         Calibration(solver, batches, served).run(parts)
     return solver.failed
-
-
-def _grouped(requests: Iterable[Request], key: Callable[[Request], Hashable]) -> list[list[Request]]:
-    groups: dict[Hashable, list[Request]] = {}
-    for request in requests:
-        groups.setdefault(key(request), []).append(request)
-    return list(groups.values())
 
 
 def _by_kind(requests: Iterable[Request]) -> bool:
@@ -85,7 +79,7 @@ class Calibration:
 
     def run(self, parts: Mapping[str, Part]) -> None:
         """Solve all requests, part by part."""
-        by_part = {group[0].unit.part: group for group in _grouped(self.served, lambda request: request.unit.part)}
+        by_part = grouped(self.served, lambda request: request.unit.part)
         wanted = [part for part in parts.values() if part.name in by_part]
         started = time.perf_counter()
         passes = self._capture([part for part in wanted if any(map(self._needs_pass, by_part[part.name]))])
@@ -95,7 +89,7 @@ class Calibration:
             calls = passes.pop(part.name, [])
             chained = [request for request in by_part[part.name] if request.chain]
             self._solve_together(part, calls, [request for request in by_part[part.name] if not request.chain], seconds)
-            for chain in _grouped(chained, lambda request: tuple(request.chain)):
+            for chain in grouped(chained, lambda request: tuple(request.chain)).values():
                 self._solve_in_order(part, calls, chain, seconds)
 
     def _capture(self, parts: Sequence[Part], start: int = 0) -> dict[str, list[Pass]]:
@@ -113,7 +107,7 @@ class Calibration:
     ) -> None:
         """Solve requests at full-precision inputs: from stored statistics if they are there, else block by block."""
         lacking: list[list[Request]] = []
-        for same_unit in _grouped(requests, _unit_name):
+        for same_unit in grouped(requests, _unit_name).values():
             started = time.perf_counter()
             stats = None
             if not any(map(self._needs_pass, same_unit)):
@@ -189,8 +183,7 @@ class UnitSolver:
     def solve(self, requests: Sequence[Request], stats: Sequence[SharedStats] | None, seconds: float) -> None:
         """Quantize one unit for ``requests``, those of one method together; each took ``seconds`` of calibration."""
         # One weight after the other, so that one weighted copy of the statistics is in memory.
-        for alike in _grouped(requests, lambda request: request.vision_weight):
-            weight = alike[0].vision_weight
+        for weight, alike in grouped(requests, lambda request: request.vision_weight).items():
             weighted = None if stats is None else [shared.weighted(weight) for shared in stats]
             without_effect = {} if weight is None else _of_one_kind(alike[0].unit, stats or ())
             self._tell_without_effect(alike[0], without_effect)

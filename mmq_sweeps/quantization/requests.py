@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.identity.cell import Cell, MethodRule
 from mmq_sweeps.methods.base import Method
 from mmq_sweeps.methods.formats import Format
@@ -121,10 +122,12 @@ def _format(method: Method, bits: int, part: str) -> Format:
 
 def problems(requests: Iterable[Request]) -> list[str]:
     """List a sentence for every part and width of linears that a format of ``requests`` does not fit."""
-    units: dict[tuple[Format, str], list[Unit]] = {}
-    for request in requests:
-        units.setdefault((request.format, request.group_size_key), []).append(request.unit)
-    return [problem for (format, key), found in units.items() for problem in check_format(found, format, key)]
+    alike = grouped(requests, lambda request: (request.format, request.group_size_key))
+    return [
+        problem
+        for (format, key), own in alike.items()
+        for problem in check_format((request.unit for request in own), format, key)
+    ]
 
 
 def calibration_problems(requests: Iterable[Request]) -> list[str]:

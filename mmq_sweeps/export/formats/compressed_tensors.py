@@ -18,6 +18,7 @@ from mmq_sweeps.export.formats.base import LinearSpec, Names, Specs, TensorSpec
 from mmq_sweeps.export.formats.bitstream import pack_rows, unpack_rows, words
 from mmq_sweeps.export.formats.exact import FLOATS, equal_scale, exact_scale, first_problem, steps, whole_zero
 from mmq_sweeps.export.formats.targets import targets
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.methods.formats import Format, QuantizedWeight
 
 PACKED, BYTES, MIXED = "pack-quantized", "int-quantized", "mixed-precision"
@@ -103,9 +104,7 @@ class CompressedTensors:
         return torch.equal(self._steps(tensors, scheme, weight.shape), steps(weight))
 
     def settings(self, linears: Specs, dense: Names) -> dict[str, Any]:
-        schemes: dict[Scheme, list[str]] = {}
-        for name, spec in linears.items():
-            schemes.setdefault(Scheme.of(spec.format), []).append(name)
+        schemes = grouped(linears, lambda name: Scheme.of(linears[name].format))
         groups = {}
         for number, (scheme, names) in enumerate(sorted(schemes.items())):
             others = [*dense, *(name for other, found in schemes.items() if other != scheme for name in found)]
