@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "mmq_sweeps.metrics": (),
     # Formats and solvers know tensors, what their fields count for, and nothing else.
     "mmq_sweeps.methods": ("identity.roles",),
-    "mmq_sweeps.models": ("grouping", "identity", "memory"),
+    "mmq_sweeps.models": ("errors", "grouping", "identity", "memory"),
     "mmq_sweeps.data": ("grouping", "identity", "models", "whole_files"),
     "mmq_sweeps.config": ("errors", "identity", "metrics"),
     "mmq_sweeps.store": ("errors", "identity"),

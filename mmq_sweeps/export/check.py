@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmq_sweeps.errors import Parser
+from mmq_sweeps.errors import Parser, some_of
 from mmq_sweeps.models.quantized.configuration import read_values
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 FAILED = 1
 # As ``mmq_sweeps/export/export.py`` names it.
 MANIFEST = "mmq_sweeps.json"
-SHOWN = 3
 
 
 class CheckError(Exception):
@@ -167,7 +166,7 @@ def _loading(folder: Path, fitted: FittedCheckpoint) -> str:
 
 def _some(names: Any) -> str:
     shown = sorted(str(name[0]) if isinstance(name, tuple) else str(name) for name in names)
-    return ", ".join(shown[:SHOWN]) + (", ..." if len(shown) > SHOWN else "")
+    return some_of(shown)
 
 
 if __name__ == "__main__":

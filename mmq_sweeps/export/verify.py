@@ -30,6 +30,7 @@ from mmq_sweeps.export.formats.names import format_named
 from mmq_sweeps.export.tensors import ExportedTensors
 from mmq_sweeps.export.weights import CellWeights
 from mmq_sweeps.export.writer import INDEX, SINGLE
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.memory import Computed
 from mmq_sweeps.models import experts
 from mmq_sweeps.models.device_map import choose_device, offloading_hooks
@@ -163,34 +164,28 @@ class _Quiet:
 
 def _check_codes(folder: Path, tensors: ExportedTensors, weights: CellWeights) -> int:
     """Compare the codes in the file with those in the store, linear by linear; return how many there are."""
-    stored = _Stored(folder)
+    by_module = grouped(_held(folder).items(), lambda held: held[0].rpartition(".")[0])
     for name in tensors.packed:
-        if not tensors.format.holds(stored.under(tensors.prefixes[name]), weights[name]):
+        prefix = tensors.prefixes[name]
+        stored = {full.removeprefix(f"{prefix}."): _read(path, full) for full, path in by_module.get(prefix, ())}
+        if not tensors.format.holds(stored, weights[name]):
             raise VerificationError(f"{name}: codes, zeros or scales in the file are not those that were measured")
     return len(tensors.packed)
 
 
-class _Stored:
-    """The tensors of a folder's files, read when they are asked for."""
+def _held(folder: Path) -> dict[str, Path]:
+    """Return the file of every tensor in ``folder``."""
+    index = folder / INDEX
+    if index.is_file():
+        return {name: folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+    with safe_open(folder / SINGLE, "pt") as file:
+        return dict.fromkeys(file.keys(), folder / SINGLE)
 
-    def __init__(self, folder: Path) -> None:
-        index = folder / INDEX
-        if index.is_file():
-            held: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        else:
-            with safe_open(folder / SINGLE, "pt") as file:
-                held = dict.fromkeys(file.keys(), SINGLE)
-        self._by_module: dict[str, list[tuple[str, Path]]] = {}
-        for name, file_name in held.items():
-            module, _, ending = name.rpartition(".")
-            self._by_module.setdefault(module, []).append((ending, folder / file_name))
 
-    def under(self, module: str) -> dict[str, Tensor]:
-        found = {}
-        for ending, path in self._by_module.get(module, ()):
-            with safe_open(path, "pt") as file:
-                found[ending] = file.get_tensor(f"{module}.{ending}")
-        return found
+def _read(path: Path, name: str) -> Tensor:
+    with safe_open(path, "pt") as file:
+        tensor: Tensor = file.get_tensor(name)
+        return tensor
 
 
 def _inputs(session: Session) -> Iterator[dict[str, Any]]:

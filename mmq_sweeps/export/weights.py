@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from mmq_sweeps.errors import StoreError
+from mmq_sweeps.errors import StoreError, some_of
 from mmq_sweeps.execution.session import Session
 from mmq_sweeps.export.formats.base import LinearSpec
 from mmq_sweeps.identity.cell import Cell
@@ -99,10 +99,9 @@ class CellWeights(Computed[QuantizedWeight]):
 
     def quantize_again(self, missing: Sequence[Request]) -> None:
         """Quantize units that the store no longer has, and say so."""
-        named = ", ".join(request.unit.name for request in missing[:3]) + (", ..." if len(missing) > 3 else "")
         logger.warning(
             "%d of %d quantized units are no longer in the store (%s) and are computed again",
-            len(missing), len(self.requests), named,
+            len(missing), len(self.requests), some_of(request.unit.name for request in missing),
         )  # fmt: skip
         self.recomputed += len(missing)
         if failures := self._session.compute(missing, self._progress):

@@ -106,7 +106,7 @@ class _Block:
         return groups
 
     def forget_activations(self) -> None:
-        """Drop what only ``sharing_input`` and ``candidates`` need."""
+        """Drop the tensors that only ``sharing_input`` and ``candidates`` need."""
         for run in self._runs:
             run.inputs.clear()
             run.norms.clear()
@@ -167,14 +167,11 @@ class _Block:
                     hooks.enter_context(module.register_forward_hook(partial(run.keep, name), with_kwargs=True))
                 elif inner and _is_norm(module):
                     hooks.enter_context(module.register_forward_hook(partial(run.keep_norm, name)))
-            run.output = self._called(call, parameters)
+            args, kwargs = call()
+            if self._own:
+                args, kwargs = recursively_apply(_single, (args, kwargs))
+            run.output = list(tensors_in(functional_call(self._block, dict(parameters), args, kwargs)))
         return run
-
-    def _called(self, call: Call, parameters: Mapping[str, Tensor]) -> list[Tensor]:
-        args, kwargs = call()
-        if self._own:
-            args, kwargs = recursively_apply(_single, (args, kwargs))
-        return list(tensors_in(functional_call(self._block, dict(parameters), args, kwargs)))
 
     def _inner(self, name: str) -> str:
         return name.removeprefix(f"{self._path}.")

@@ -46,7 +46,8 @@ def quantize_units(
     """Quantize and store the units of ``missing``; return the error of each that failed, by key."""
     distinct = list({request.key: request for request in missing}.values())
     solver = UnitSolver(loaded, store, len(distinct), progress)
-    for same_unit in grouped((request for request in distinct if request.calibration is None), _unit_name).values():
+    uncalibrated = (request for request in distinct if request.calibration is None)
+    for same_unit in grouped(uncalibrated, lambda request: request.unit.name).values():
         solver.solve(same_unit, None, 0.0)
     calibrated = (request for request in distinct if request.calibration is not None)
     for served in grouped(calibrated, lambda request: digest(request.calibration)).values():
@@ -63,10 +64,6 @@ def _of_one_kind(unit: Unit, stats: Iterable[SharedStats]) -> dict[str, dict[str
     """Return a note for each linear of ``unit`` that only vision or only text tokens reach."""
     note = {"vision_weight": "no effect: tokens of one kind only"}
     return {name: note for shared in stats if shared.kinds is None for name in shared.linears if name in unit.linears}
-
-
-def _unit_name(request: Request) -> str:
-    return request.unit.name
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ class Calibration:
     ) -> None:
         """Solve requests at full-precision inputs: from stored statistics if they are there, else block by block."""
         lacking: list[list[Request]] = []
-        for same_unit in grouped(requests, _unit_name).values():
+        for same_unit in grouped(requests, lambda request: request.unit.name).values():
             started = time.perf_counter()
             stats = None
             if not any(map(self._needs_pass, same_unit)):

@@ -95,14 +95,13 @@ class Search:
 
     def costs(self) -> dict[str, Any]:
         """Return cells, items and processor seconds, in all and by stage, beside the cells of the grid."""
-        stages = {stage: self._cost(stage) for stage in STAGES}
+        stages = {}
+        for stage in STAGES:
+            own = [outcome for one, outcome in self.outcomes.items() if one.stage == stage]
+            items = sum(outcome.result.count for outcome in own if outcome.result is not None)
+            stages[stage] = {"cells": len(own), "items": items, "seconds": sum(outcome.seconds for outcome in own)}
         total = {key: sum(own[key] for own in stages.values()) for key in ("cells", "items", "seconds")}
         return {**total, "stages": stages, "grid_cells": self.space.count}
-
-    def _cost(self, stage: str) -> dict[str, Any]:
-        own = [outcome for one, outcome in self.outcomes.items() if one.stage == stage]
-        items = sum(outcome.result.count for outcome in own if outcome.result is not None)
-        return {"cells": len(own), "items": items, "seconds": sum(outcome.seconds for outcome in own)}
 
     @property
     def _fitted(self) -> DamageModel:

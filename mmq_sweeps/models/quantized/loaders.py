@@ -10,6 +10,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from mmq_sweeps.errors import some_of
 from mmq_sweeps.identity.loads_in import TRANSFORMERS, VLLM
 from mmq_sweeps.models.quantized.configuration import BITSANDBYTES, COMPRESSED_TENSORS
 from mmq_sweeps.models.quantized.layouts import FLOATS, INTEGERS, PACKED, QuantizedLinear
@@ -95,9 +96,9 @@ def faults(fitted: FittedCheckpoint) -> Iterator[str]:
         (fitted.embeddings, "embeddings are quantized, which cannot be loaded"),
     ):
         if names:
-            yield f"{len(names)} {what} ({_some(names)})"
+            yield f"{len(names)} {what} ({some_of(names)})"
     if fitted.empty_targets:
-        yield f"{len(fitted.empty_targets)} targets match no module of {_class(fitted)} ({_some(fitted.empty_targets)})"
+        yield f"{len(fitted.empty_targets)} targets match no module of {_class(fitted)} ({some_of(fitted.empty_targets)})"
     yield from _first(fitted.contradictions)
 
 
@@ -112,9 +113,9 @@ def _of_method(fitted: FittedCheckpoint) -> Iterator[str]:
         if status != "compressed":
             yield f"quantization_status is {status}, not compressed, so that the weights are drawn at random"
         if zeros := [name for name, linear in linears.items() if linear.packed_zeros]:
-            yield f"{len(zeros)} linears have packed zeros, which it gives another shape ({_some(zeros)})"
+            yield f"{len(zeros)} linears have packed zeros, which it gives another shape ({some_of(zeros)})"
         if odd := [name for name, linear in linears.items() if linear.layout not in OF_COMPRESSED_TENSORS]:
-            yield f"{len(odd)} linears are not in a layout of compressed-tensors ({_some(odd)})"
+            yield f"{len(odd)} linears are not in a layout of compressed-tensors ({some_of(odd)})"
     elif configuration.method == "gptq":
         if fitted.model.main_input_name != "input_ids":
             yield f"its GPTQ takes text models only, and {_class(fitted)} begins with {fitted.model.main_input_name}"
@@ -164,10 +165,10 @@ def _installed(module: str) -> bool:
 
 def packages(method: str) -> dict[str, str | None]:
     """Return the packages that loading ``method`` takes, as for pip, with the installed version; None for those absent."""
-    found: dict[str, str | None] = {}
-    for package, module in PACKAGES.get(method, {}).items():
-        found[package] = importlib.metadata.version(package) if _installed(module) else None
-    return found
+    return {
+        package: importlib.metadata.version(package) if _installed(module) else None
+        for package, module in PACKAGES.get(method, {}).items()
+    }
 
 
 def of_vllm(fitted: FittedCheckpoint) -> Verdict:
@@ -190,10 +191,10 @@ def _vllm_rules(linears: Mapping[str, QuantizedLinear]) -> Iterator[str]:
         yield f"takes 4 bits packed only, not {', '.join(other)}"
     for what, keys in (("the connector", ("qformer",)), ("the head", ("lm_head",))):
         if named := [name for name in linears if any(key in name.split(".") for key in keys)]:
-            yield f"takes {what} dense only ({_some(named)})"
+            yield f"takes {what} dense only ({some_of(named)})"
     for names in FUSED:
         if uneven := _uneven(linears, names):
-            yield f"joins {', '.join(names)}, which must be alike ({_some(uneven)})"
+            yield f"joins {', '.join(names)}, which must be alike ({some_of(uneven)})"
 
 
 def _width(linear: QuantizedLinear) -> str:
@@ -213,11 +214,6 @@ def _uneven(linears: Mapping[str, QuantizedLinear], names: tuple[str, ...]) -> l
 
 def _class(fitted: FittedCheckpoint) -> str:
     return type(fitted.model).__name__
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def _first(sentences: tuple[str, ...]) -> Iterator[str]:
