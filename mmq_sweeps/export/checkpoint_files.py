@@ -1,4 +1,4 @@
-"""The files beside the weights: those of the checkpoint byte for byte, and a configuration that says what was quantized."""
+"""The files beside the weights: those of the checkpoint byte for byte, and a configuration that names the quantized linears."""
 
 from __future__ import annotations
 

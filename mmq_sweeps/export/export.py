@@ -36,7 +36,7 @@ BESIDE = 100 * 10**6
 
 @dataclass(frozen=True)
 class Order:
-    """What to write: ``out`` is the folder, ``command`` the line that asked for it, for the card."""
+    """An export to make: ``out`` is the folder, ``command`` the line that asked for it, for the card."""
 
     out: Path
     asked: Asked = field(default_factory=Asked)
@@ -47,7 +47,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Exported:
-    """A finished export: its format, why it is not the preferred one, and what was verified."""
+    """A finished export: its format, why it is not the preferred one, and the verification."""
 
     folder: Path
     choice: Choice

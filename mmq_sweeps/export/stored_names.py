@@ -43,7 +43,7 @@ def groups(names: Iterable[str]) -> Iterable[list[str]]:
 
 
 def prefixes(model: transformers.PreTrainedModel, linears: Iterable[str]) -> dict[str, str]:
-    """Return what the names of each linear's tensors begin with in a checkpoint; loaders also know the linear's own name.
+    """Return the beginning of the names of each linear's tensors in a checkpoint; loaders also know the linear's own name.
 
     It is the linear's own name if the checkpoint stores its weight in another shape, or together with another.
     """

@@ -1,6 +1,6 @@
 """Verify an exported folder in a process of its own: reloaded by transformers, it must be the model that was measured.
 
-``python -m mmq_sweeps.export.verify`` reads what to verify as JSON from standard input and writes what it found as JSON. It
+``python -m mmq_sweeps.export.verify`` reads its task as JSON from standard input and writes its findings as JSON. It
 imports the exported weights with nothing but transformers.
 """
 
@@ -53,7 +53,7 @@ class VerificationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found: how many linears' codes and values of outputs are equal, and with an evaluation every metric."""
+    """The findings: how many linears' codes and values of outputs are equal, and with an evaluation every metric."""
 
     linears: int
     outputs: int
@@ -69,7 +69,7 @@ def verify(
     kept: Collection[str],
     metrics: Mapping[str, float] | None,
 ) -> Verified:
-    """Verify ``folder`` in a new process; VerificationError says what differs.
+    """Verify ``folder`` in a new process; VerificationError names a difference.
 
     ``kept`` names parameters that the measured model had in float32 whatever its dtype. With ``metrics``, those of the
     record, the task is evaluated and must give the same values.
@@ -109,7 +109,7 @@ def in_new_process(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Verify what standard input says."""
+    """Verify the folder that standard input names."""
     warnings: list[str] = []
     with quiet_libraries(), warnings_to(warnings.append):
         told = answer(json.load(sys.stdin))
@@ -117,7 +117,7 @@ def main() -> None:
 
 
 def answer(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Verify what ``asked`` says; return the fields of ``Verified``, or the problem."""
+    """Verify the folder that ``asked`` names; return the fields of ``Verified``, or the problem."""
     try:
         return vars(_verified(asked))
     except VerificationError as error:

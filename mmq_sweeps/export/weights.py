@@ -53,7 +53,7 @@ class CellWeights(Computed[QuantizedWeight]):
 
     @property
     def specs(self) -> dict[str, LinearSpec]:
-        """What is known of each linear; of what the store no longer has, that its columns have no scales of their own."""
+        """Describe each linear; of units that the store no longer has, columns are taken to have no scales of their own."""
         found = {}
         for request in self.requests:
             stored = self._session.store.artifacts.names(ArtifactKind.QUANTIZED, request.key) or set()

@@ -89,7 +89,7 @@ def output_error(E: Tensor, H: Hessian, block_size: int) -> Tensor:
 
 
 def _half_product(columns: Tensor, start: int, X: Tensor) -> Tensor:
-    """Return a block's rows of ``H X``, doubling what is above the block in ``H`` and skipping what is below.
+    """Return a block's rows of ``H X``, doubling the rows of ``H`` above the block and skipping those below.
 
     Multiplied by ``X`` and summed over all blocks this is ``X^T H X`` in half the arithmetic, because ``H`` is
     symmetric. ``columns`` are those of ``H`` at the block, which begins at ``start``; they are overwritten.

@@ -1,6 +1,6 @@
 """``python -m mmq_sweeps.models [MODEL] [--bits PART=BITS ...] [--json]``: show quantizable parts and quantized sizes.
 
-``python -m mmq_sweeps.models DIR`` shows how the checkpoint in a folder is stored, whoever quantized it, and what loads it.
+``python -m mmq_sweeps.models DIR`` shows how the checkpoint in a folder is stored, whoever quantized it, and its loaders.
 Models are built without weights, so this needs neither a download nor an accelerator.
 """
 

@@ -112,7 +112,7 @@ class Experts:
         return len(hidden) // self.count if self.scaled_inputs else len(hidden)
 
     def check(self, path: str, hidden: Tensor, args: Sequence[Tensor], output: Tensor) -> None:
-        """Raise a RuntimeError if the module's ``output`` is not what its slices give for the first tokens."""
+        """Raise a RuntimeError if the module's ``output`` for the first tokens is not that of its slices."""
         few = min(COMPARED, self.tokens(hidden))
         if self.scaled_inputs:
             hidden, output = (x.view(self.count, -1, x.shape[-1])[:, :few] for x in (hidden, output))

@@ -29,7 +29,7 @@ def replaced_slices(module: nn.Module, names: Collection[str], weights: Mapping[
 
 @contextmanager
 def read_instead(module: nn.Module, replacement: Replacement) -> Iterator[None]:
-    """Bring what ``replacement`` returns to the computing device whenever an offloaded weight of ``module`` is requested."""
+    """Bring the values of ``replacement`` to the computing device whenever an offloaded weight of ``module`` is requested."""
     hooks = offloading_hooks(module)
     kept = [hook.weights_map for hook in hooks]
     try:

@@ -1,4 +1,4 @@
-"""Find modules by path, and what a block holds: its linears and other weight matrices, by layer kind."""
+"""Find modules by path, and the linears and other weight matrices of a block, by layer kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes of a checkpoint that is quantized already, by part, from what its files hold."""
+"""Sizes of a checkpoint that is quantized already, by part, from the tensors in its files."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ class _Block:
     def holds(self, fold: Fold) -> bool:
         """Return whether random powers of two in ``fold`` leave the outputs of every call as they are.
 
-        Those of the linears too: beside a residual, what a linear adds may vanish.
+        Those of the linears too: beside a residual, a linear's output may vanish.
         """
         if fold.source in self._repeated:
             return False
@@ -237,7 +237,7 @@ class FoldedScales:
     """The input scales of one unit in one format, as they are folded.
 
     Linears must come before their sources. ``dense`` collects, by name, the parameters beside quantized weights that take
-    other values; ``rows`` what the rows of a linear's own weight are to be divided by.
+    other values; ``rows`` the divisor of each row of a linear's own weight.
     """
 
     loaded: LoadedModel
@@ -249,7 +249,7 @@ class FoldedScales:
     ) -> tuple[Solution, list[Tensor]]:
         """Return ``solution`` without the input scale that ``fold`` takes, and with rows that take others divided by them.
 
-        Also return what its weights stand for beside the full-precision ``originals`` ``[O, I]``.
+        Also return the weights that it stands for, to compare with the full-precision ``originals`` ``[O, I]``.
         """
         weights, restored = [], []
         for name, original, quantized in zip(names, originals, solution.weights, strict=True):

@@ -100,7 +100,7 @@ class Solved:
     errors: dict[int, Exception] = field(default_factory=dict)
 
     def fail(self, place: int, error: Exception) -> None:
-        """Replace what there is of a format by the error that it met."""
+        """Replace the result of a format by the error that it met."""
         self.packed.pop(place, None)
         self.errors[place] = error
 

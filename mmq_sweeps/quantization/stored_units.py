@@ -21,7 +21,7 @@ DENSE = ":dense"
 class StoredUnit(NamedTuple):
     """A unit's weights by linear, the description that was stored with them, and other parameters that it replaces.
 
-    ``dense`` holds by name what input scales were folded into: weights of norms, biases.
+    ``dense`` holds by name the parameters that input scales were folded into: weights of norms, biases.
     """
 
     weights: dict[str, QuantizedWeight]

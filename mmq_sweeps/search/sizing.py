@@ -1,4 +1,4 @@
-"""Build the space of a search from a model's parts: which units each axis has, and what every option of it weighs."""
+"""Build the space of a search from a model's parts: the units of each axis, and the size of every option."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ LARGEST_ZERO = {torch.float16: 2.0**15, torch.float32: 2.0**23}
 class Grid:
     """Scales and zeros of a weight's groups as stored, each ``[O, G]`` (``[1, 1]`` for ``tensor``).
 
-    With a codebook, ``values`` ``[O or 1, 2**bits]`` are what codes stand for, ascending, and zeros are 0.
+    With a codebook, codes stand for ``values`` ``[O or 1, 2**bits]``, ascending, and zeros are 0.
     """
 
     scale: Tensor

@@ -1,4 +1,4 @@
-"""Watch the modules of a model while it runs: which are called, what is not finite, where image features go."""
+"""Watch the modules of a model while it runs: which are called, which values are not finite, where image features go."""
 
 from __future__ import annotations
 

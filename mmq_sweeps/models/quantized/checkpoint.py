@@ -1,4 +1,4 @@
-"""A checkpoint as its folder shows it: what is quantized, how, and in how many bytes. Imports no torch."""
+"""A checkpoint as its folder shows it: its quantized linears, their storage, and its bytes. Imports no torch."""
 
 from __future__ import annotations
 

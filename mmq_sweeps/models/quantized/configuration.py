@@ -32,7 +32,7 @@ class Scheme:
 
 @dataclass(frozen=True)
 class Configuration:
-    """What ``config.json``, or a file beside it, says: ``method`` (as in ``quant_method``), and its fields in ``values``.
+    """Settings in ``config.json``, or in a file beside it: ``method`` (as in ``quant_method``), and its fields in ``values``.
 
     ``source`` names the file and key. ``schemes`` and ``ignore`` are of compressed-tensors only.
     """

@@ -41,7 +41,7 @@ FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 class Verdict:
     """Whether ``loader`` (of ``LOADERS``) takes a checkpoint: True, False, or None if that was not tried.
 
-    ``reasons`` are sentences on what is in the way. ``needs`` are the packages that it takes beside the loader, as for pip.
+    ``reasons`` are sentences on the obstacles. ``needs`` are the packages that it takes beside the loader, as for pip.
     """
 
     loader: str
@@ -78,7 +78,7 @@ def of_transformers(fitted: FittedCheckpoint) -> Verdict:
 
 
 def faults(fitted: FittedCheckpoint) -> Iterator[str]:
-    """Yield what is wrong with a checkpoint whoever loads it: names and tensors that contradict each other."""
+    """Yield the faults of a checkpoint whoever loads it: names and tensors that contradict each other."""
     checkpoint = fitted.checkpoint
     if checkpoint.configuration is not None:
         yield from checkpoint.configuration.problems
@@ -143,7 +143,7 @@ def _needs(method: str, linears: Iterable[QuantizedLinear]) -> Iterator[str]:
 
 
 def lacking_packages(fitted: FittedCheckpoint) -> list[str]:
-    """Return what transformers takes beside itself and is not installed, or is older, as for pip."""
+    """Return the packages that transformers takes beside itself and that are not installed, or older, as for pip."""
     configuration = fitted.checkpoint.configuration
     if configuration is None:
         return []
@@ -172,7 +172,7 @@ def packages(method: str) -> dict[str, str | None]:
 
 
 def of_vllm(fitted: FittedCheckpoint) -> Verdict:
-    """Tell whether vLLM on a CPU (0.32) takes it, by what was found to run there."""
+    """Tell whether vLLM on a CPU (0.32) takes it, by trials there."""
     configuration = fitted.checkpoint.configuration
     wrong = tuple(faults(fitted))
     if configuration is None:

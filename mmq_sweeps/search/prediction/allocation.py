@@ -60,7 +60,7 @@ def frontier(damages: Sequence[Floats], sizes: Sequence[Ints], base_bits: int = 
 
 
 def _traced(steps: Sequence[tuple[Ints, Ints]], places: Ints) -> list[Point]:
-    """Return the points that ended at ``places``, from what each step kept: the place before it, and the option."""
+    """Return the points that ended at ``places``, from the steps, each the places before it and the options kept."""
     chosen = np.empty((len(places), len(steps)), np.int64)
     for number in reversed(range(len(steps))):
         before, option = steps[number]

@@ -1,4 +1,4 @@
-"""Learn what every option costs from a prior table and a few measured cells.
+"""Learn the cost of every option from a prior table and a few measured cells.
 
 The logarithm of a point's score, relative to full precision, is ``-h(D)`` with ``D`` the sum over axes of ``c_a T[a, o] **
 g``: the prior ``T`` of the chosen option (output error, or divergence from full precision) times a coefficient of the axis,

@@ -1,4 +1,4 @@
-"""Priors of what every option costs: output errors of solved units, and divergences from full precision by unit."""
+"""Priors of the cost of every option: output errors of solved units, and divergences from full precision by unit."""
 
 from __future__ import annotations
 
