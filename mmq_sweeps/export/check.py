@@ -112,9 +112,7 @@ def _tensors(folder: Path, values: Mapping[str, Any], found: list[FittedCheckpoi
     except (OSError, ValueError) as error:
         raise CheckError(str(error)) from error
     found.append(fitted)
-    layouts = Counter(
-        f"{linear.layout} {'/'.join(map(str, linear.widths)) or '?'}" for linear in fitted.linears.values()
-    )
+    layouts = Counter(linear.stored_as for linear in fitted.linears.values())
     told = ", ".join(f"{count} {layout}" for layout, count in sorted(layouts.items())) or "all at full precision"
     return f"{len(checkpoint.linears)} quantized linears ({told}), {checkpoint.size:,} bytes of weights"
 

@@ -96,7 +96,10 @@ class QuantizedWeight:
             scale = times_power_of_two(scale, stored["exponent"]).to(torch.float32)
         values = None
         if format.codebook is not None:
-            zero, values = torch.zeros_like(scale), _values(stored, format, scale)
+            zero = torch.zeros_like(scale)
+            values = (
+                stored["values"].float() if "values" in stored else codebooks.normal_float(format.bits).to(scale)[None]
+            )
         elif format.symmetric:
             zero = torch.full_like(scale, (format.max_code + 1) // 2)
         elif format.real_zero:
@@ -105,12 +108,6 @@ class QuantizedWeight:
             zero = unpack_codes(stored["zero"], groups, format.bits).to(torch.float32)
         codes = unpack_codes(stored["codes"], shape, format.bits)
         return QuantizedWeight(codes, Grid(scale, zero, format, values), stored.get("input_scale"))
-
-
-def _values(stored: dict[str, Tensor], format: Format, scale: Tensor) -> Tensor:
-    if format.codebook == ROWS:
-        return stored["values"].to(torch.float32)
-    return codebooks.normal_float(format.bits).to(scale.device)[None]
 
 
 def divided_rows(quantized: QuantizedWeight, weight: Tensor, divisor: Tensor) -> QuantizedWeight:

@@ -64,6 +64,11 @@ class QuantizedLinear:
         return 8 * sum(tensor.size for tensor in self.tensors.values())
 
     @property
+    def stored_as(self) -> str:
+        """Layout and bit-width, such as ``gptq 4``; ``?`` if the width is not known."""
+        return f"{self.layout} {'/'.join(map(str, self.widths)) or '?'}"
+
+    @property
     def width(self) -> float:
         """Bits of a code; as stored if the width is not known."""
         return self.widths[0] if self.widths else self.bits / self.weights

@@ -186,19 +186,14 @@ def of_vllm(fitted: FittedCheckpoint) -> Verdict:
 
 
 def _vllm_rules(linears: Mapping[str, QuantizedLinear]) -> Iterator[str]:
-    other = sorted({_width(linear) for linear in linears.values() if linear.layout != PACKED or linear.widths != (4,)})
-    if other:
-        yield f"takes 4 bits packed only, not {', '.join(other)}"
+    if other := {one.stored_as for one in linears.values() if one.layout != PACKED or one.widths != (4,)}:
+        yield f"takes 4 bits packed only, not {', '.join(sorted(other))}"
     for what, keys in (("the connector", ("qformer",)), ("the head", ("lm_head",))):
         if named := [name for name in linears if any(key in name.split(".") for key in keys)]:
             yield f"takes {what} dense only ({some_of(named)})"
     for names in FUSED:
         if uneven := _uneven(linears, names):
             yield f"joins {', '.join(names)}, which must be alike ({some_of(uneven)})"
-
-
-def _width(linear: QuantizedLinear) -> str:
-    return f"{linear.layout} {linear.widths[0] if linear.widths else '?'}"
 
 
 def _uneven(linears: Mapping[str, QuantizedLinear], names: tuple[str, ...]) -> list[str]:
