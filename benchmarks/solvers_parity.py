@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from benchmarks.timing import Section, correlated_inputs, progress, random_weight
 from mmq_sweeps.methods.auto_gptq import codes_of, run
 from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.methods.factor import factorize
 from mmq_sweeps.methods.formats import Format, Grid
-from mmq_sweeps.methods.gptq import GPTQ, factorize, solve_many
+from mmq_sweeps.methods.gptq import GPTQ, solve_many
 
 BITS = (2, 3, 4, 8)
 GROUPS: tuple[int | str, ...] = ("channel", 128, 32)

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from benchmarks.timing import progress, seconds
 from mmq_sweeps.execution.executor import quiet_libraries
-from mmq_sweeps.methods.gptq import GPTQ, factorize
+from mmq_sweeps.methods.factor import factorize
+from mmq_sweeps.methods.gptq import GPTQ
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization import statistics as stored_statistics
 from mmq_sweeps.quantization.quantize import quantize_units

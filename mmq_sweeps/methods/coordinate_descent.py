@@ -22,6 +22,7 @@ from torch import Tensor
 
 from mmq_sweeps.identity.roles import UNLESS_NULL
 from mmq_sweeps.methods.base import GroupedMethod, LayerStats, Solution, check_vision_weight
+from mmq_sweeps.methods.factor import Factor, NotDefiniteError
 from mmq_sweeps.methods.formats import (
     Format,
     Grid,
@@ -29,7 +30,7 @@ from mmq_sweeps.methods.formats import (
     fit_grid,
     storable_scale,
 )
-from mmq_sweeps.methods.gptq import GPTQ, Factor, NotDefiniteError, solve_many
+from mmq_sweeps.methods.gptq import GPTQ, solve_many
 from mmq_sweeps.methods.products import product
 
 # Shares of a group's full range that GPTQ starts from, and in later rounds of the fitted scale.

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.methods.base import LayerStats, Solution
+from mmq_sweeps.methods.factor import Factor, NotDefiniteError
 from mmq_sweeps.methods.formats import (
     ROWS,
     Format,
@@ -28,7 +29,7 @@ from mmq_sweeps.methods.formats import (
     codebooks,
     round_to_grid,
 )
-from mmq_sweeps.methods.gptq import GPTQ, Factor, NotDefiniteError
+from mmq_sweeps.methods.gptq import GPTQ
 
 # Columns corrected singly between two products.
 BLOCK = 128

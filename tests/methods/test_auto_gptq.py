@@ -16,8 +16,9 @@ from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.methods.auto_gptq import AutoGPTQ, codes_of, load, run
 from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.methods.factor import factorize
 from mmq_sweeps.methods.formats import Format, Grid, QuantizedWeight, fit_grid
-from mmq_sweeps.methods.gptq import GPTQ, factorize, solve_many
+from mmq_sweeps.methods.gptq import GPTQ, solve_many
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization.targets import Part
 from mmq_sweeps.tasks.caption import CaptionTask

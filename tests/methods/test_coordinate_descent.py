@@ -15,8 +15,9 @@ from mmq_sweeps.methods.coordinate_descent import (
     refit,
     solve,
 )
+from mmq_sweeps.methods.factor import factorize
 from mmq_sweeps.methods.formats import Format, fit_grid, round_nearest
-from mmq_sweeps.methods.gptq import GPTQ, factorize
+from mmq_sweeps.methods.gptq import GPTQ
 from tests.methods.test_gptq import layer, statistics
 from tests.methods.test_gptq import solve as gptq_solve
 

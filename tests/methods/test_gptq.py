@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mmq_sweeps.methods import factor as factor_module
 from mmq_sweeps.methods import gptq
 from mmq_sweeps.methods.base import LayerStats
+from mmq_sweeps.methods.factor import MAX_DAMPING, Factor, factorize, factorized_in_place
 from mmq_sweeps.methods.formats import Format, QuantizedWeight, fit_grid, round_nearest
-from mmq_sweeps.methods.gptq import GPTQ, MAX_DAMPING, Factor, factorize, factorized_in_place, solve_many
+from mmq_sweeps.methods.gptq import GPTQ, solve_many
 
 FORMATS = [Format(2), Format(3), Format(4, 8), Format(3, symmetric=True), Format(4, "tensor")]
 
@@ -134,7 +136,7 @@ def test_groups_fitted_on_the_way_see_columns_corrected_by_all_before_them() -> 
 @pytest.mark.parametrize("block", [5, 16, 512])
 @pytest.mark.parametrize("act_order", [False, True])
 def test_the_factor_is_that_of_the_damped_matrix(monkeypatch: pytest.MonkeyPatch, block: int, act_order: bool) -> None:
-    monkeypatch.setattr(gptq, "BLOCK", block)
+    monkeypatch.setattr(factor_module, "BLOCK", block)
     gram = layer(11)[1].gram.double()
     factor = factorize(gram, 0.1, act_order)
     H = gram + 0.1 * gram.diagonal().mean() * torch.eye(32, dtype=torch.float64)
@@ -150,7 +152,7 @@ def test_the_factor_is_that_of_the_damped_matrix(monkeypatch: pytest.MonkeyPatch
 def test_a_factor_in_the_gram_matrix_s_own_memory_leaves_it_as_it_was(
     monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(gptq, "BLOCK", block)
+    monkeypatch.setattr(factor_module, "BLOCK", block)
     weight, stats = layer(12)
     gram = (stats.gram + stats.gram.T) / 2
     before = gram.clone()

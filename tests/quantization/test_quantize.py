@@ -18,7 +18,7 @@ from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.execution.failure_policy import record_cell
 from mmq_sweeps.execution.session import Session
 from mmq_sweeps.identity.cell import Cell
-from mmq_sweeps.methods import gptq
+from mmq_sweeps.methods import factor, gptq
 from mmq_sweeps.methods.base import Solution
 from mmq_sweeps.methods.formats import Format, QuantizedWeight, round_nearest
 from mmq_sweeps.models.loading import LoadedModel
@@ -210,7 +210,7 @@ def test_methods_that_share_a_factorization_share_that_of_a_large_input_too(
     monkeypatch.setattr(gptq, "KEPT_COLUMNS", 1)
     wanted = ("component=connector", "component.connector.blocks=[end]", "component.connector.layers=[mlp]", "bits=3")
     chosen = [cell(composed, "method=gptq", *wanted), cell(composed, "method=gptq", "method.group_size=16", *wanted)]
-    tried = counted(monkeypatch, gptq, "_factorize_in_place")
+    tried = counted(monkeypatch, factor, "_factorize_in_place")
     weights(session, *chosen)
     together = tried.total()
     for one in chosen:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.methods.base import LayerStats, Method, quantize_many
+from mmq_sweeps.methods.factor import factorize
 from mmq_sweeps.methods.formats import DTYPES, NORMAL_FLOAT, ROWS, Format, QuantizedWeight, codebooks, round_nearest
-from mmq_sweeps.methods.gptq import GPTQ, factorize
+from mmq_sweeps.methods.gptq import GPTQ
 from mmq_sweeps.methods.kmeans import KMeans, round_corrected
 from mmq_sweeps.methods.normal_float import NormalFloat
 
