@@ -166,7 +166,9 @@ def optimum(damages: Sequence[Floats], sizes: Sequence[Ints], budget: int) -> Po
         kept = kept[_undominated(every[kept], costs[kept])]
         steps.append((kept // len(size), kept % len(size)))
         bits, sums = every[kept], costs[kept]
-    return _traced(steps, np.array([int(np.argmin(sums))]))[0]
+    # A bound may leave in points that are worse than the known one, and none that is as good.
+    least = int(np.argmin(sums))
+    return _traced(steps, np.array([least]))[0] if sums[least] < best else point
 
 
 def _price(damages: Sequence[Floats], sizes: Sequence[Ints], budget: int) -> float:

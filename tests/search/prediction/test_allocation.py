@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mmq_sweeps.search.prediction import allocation
@@ -49,6 +49,14 @@ def test_a_frontier_has_the_optimum_of_every_budget(problem: tuple, budget: int)
 
 
 @given(problems(), st.integers(1, 150))
+# The thinned frontier has the optimum, and a worse point has room to spare.
+@example(
+    (
+        [np.array([0.0, 0.0]), np.array([1.0, 1.0, 0.0, 1.0]), np.array([3.0, 0.0]), np.array([0.0, 0.0, 0.0])],
+        [np.array([4, 4]), np.array([1, 1, 2, 1]), np.array([1, 3]), np.array([1, 1, 1])],
+    ),
+    8,
+)
 @settings(max_examples=60, deadline=None)
 def test_the_optimum_is_that_of_brute_force(problem: tuple, budget: int) -> None:
     damages, sizes = problem
