@@ -107,8 +107,38 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
 def test_every_choice_has_a_line_on_its_page(group: str, page: str) -> None:
     rows = [line for line in (ROOT / "docs" / f"{page}.md").read_text().splitlines() if line.startswith("|")]
     for path in (ROOT / "conf" / group).glob("*.yaml"):
-        shown_elsewhere = path.stem == "embedded_table"  # docs/embedded.md
+        shown_elsewhere = path.stem == "embedded_table"  # docs/embedded.md names it
         assert shown_elsewhere or any(f"`{path.stem}`" in row.split("|")[1] for row in rows), path
+
+
+def test_methods_without_calibration_are_named() -> None:
+    (named,) = re.findall(r"^(.*) need no calibration", (ROOT / "docs" / "methods.md").read_text(), flags=re.MULTILINE)
+    methods = {
+        path.stem for path in (ROOT / "conf" / "method").glob("*.yaml") if "calibration" not in OmegaConf.load(path)
+    }
+    assert {*re.findall(r"`(\w+)`", named)} == methods - {"none"}
+
+
+def test_every_table_is_whole_and_linked() -> None:
+    pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    tables = sorted((ROOT / "docs" / "tables").glob("*.csv"))
+    assert tables
+    for path in tables:
+        with path.open() as file:
+            assert len({len(row) for row in csv.reader(file)}) == 1, path
+        assert f"](tables/{path.name})" in pages, path
+
+
+def test_every_output_of_a_benchmark_opens_with_its_command_and_is_linked() -> None:
+    pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    outputs = sorted((ROOT / "benchmarks" / "output").glob("*.txt"))
+    assert outputs
+    for path in outputs:
+        command, measured = path.read_text().splitlines()[:2]
+        (script,) = re.findall(r"^# (?:[A-Z_]+=\d+ )?python (benchmarks/\w+\.py)", command)
+        assert (ROOT / script).exists(), path
+        assert re.match(r"# 2026-\d\d-\d\d, ", measured), path
+        assert f"](../benchmarks/output/{path.name})" in pages, path
 
 
 @pytest.mark.parametrize("program", ["analysis", "launch"])
@@ -122,7 +152,7 @@ def test_every_verb_is_named(program: str) -> None:
 
 
 def test_the_embedded_table_has_a_row_for_each_of_its_cells() -> None:
-    with (ROOT / "docs" / "embedded_table.csv").open() as file:
+    with (ROOT / "docs" / "tables" / "embedded_table.csv").open() as file:
         rows = list(csv.DictReader(file))
     sweeper = OmegaConf.load(ROOT / "conf" / "experiment" / "embedded_table.yaml").hydra.sweeper
     bits = str(sweeper.params.bits).split(",")
