@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
         assert (ROOT / target).exists() or known_example, f"{document.name} names {target}"
 
 
-@pytest.mark.parametrize(("group", "page"), [("method", "methods"), ("task", "tasks"), ("experiment", "sweeps")])
+@pytest.mark.parametrize(("group", "page"), [("method", "methods"), ("experiment", "sweeps")])
 def test_every_choice_has_a_line_on_its_page(group: str, page: str) -> None:
     rows = [line for line in (ROOT / "docs" / f"{page}.md").read_text().splitlines() if line.startswith("|")]
     for path in (ROOT / "conf" / group).glob("*.yaml"):
@@ -139,6 +140,22 @@ def test_every_output_opens_with_its_command_and_date_and_is_linked() -> None:
         assert what[0].startswith("-m ") or (ROOT / what[0]).exists(), path
         assert re.match(r"# 20\d\d-\d\d-\d\d, ", measured), path
         assert f"](../benchmarks/output/{path.name})" in pages, path
+
+
+@pytest.mark.parametrize("name", ["tasks", "metrics"])
+def test_a_table_has_what_the_code_says_and_no_empty_row(name: str) -> None:
+    """The models' is compared where their shapes are built, in tests/models/test_models_command.py."""
+    table = runpy.run_path(str(ROOT / "docs" / "tables.py"))
+    assert table["updated"](name) == (table["TABLES"] / f"{name}.csv").read_text(), "run python docs/tables.py"
+    described = {"tasks": "data", "metrics": "is"}[name]
+    assert all(row[described] for row in table["read"](name)[1])
+
+
+def test_every_task_is_on_its_page_and_has_its_paper() -> None:
+    page = (ROOT / "docs" / "tasks.md").read_text()
+    for row in runpy.run_path(str(ROOT / "docs" / "tables.py"))["read"]("tasks")[1]:
+        assert f"`{row['task']}`" in page
+        assert row["paper (arXiv)"] in (ROOT / "conf" / "task" / f"{row['task']}.yaml").read_text()
 
 
 @pytest.mark.parametrize("program", ["analysis", "launch"])
