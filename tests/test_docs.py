@@ -29,9 +29,12 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def write_examples(section: str, folder: Path) -> None:
-    """Write every code block of a section that opens with its path."""
+    """Write every code block of a section that opens with its path, and every file that the section copies."""
     text = CONTRIBUTING.split(f"## {section}\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", text, flags=re.DOTALL)
+    blocks += [
+        (path, (ROOT / example).read_text()) for example, path in re.findall(r"^    cp (\S+) (\S+)$", text, re.M)
+    ]
     assert blocks
     for path, content in blocks:
         assert not (folder / path).exists()
