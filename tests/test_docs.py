@@ -107,12 +107,19 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
         assert (ROOT / target).exists() or known_example, f"{document.name} names {target}"
 
 
-@pytest.mark.parametrize(("group", "page"), [("method", "methods"), ("experiment", "sweeps")])
-def test_every_choice_has_a_line_on_its_page(group: str, page: str) -> None:
-    rows = [line for line in (ROOT / "docs" / f"{page}.md").read_text().splitlines() if line.startswith("|")]
-    for path in (ROOT / "conf" / group).glob("*.yaml"):
-        shown_elsewhere = path.stem == "embedded_table"  # docs/embedded.md
-        assert shown_elsewhere or any(f"`{path.stem}`" in row.split("|")[1] for row in rows), path
+def test_every_method_has_a_line_on_its_page() -> None:
+    rows = [line for line in (ROOT / "docs" / "methods.md").read_text().splitlines() if line.startswith("|")]
+    for path in (ROOT / "conf" / "method").glob("*.yaml"):
+        assert any(f"`{path.stem}`" in row.split("|")[1] for row in rows), path
+
+
+def test_every_experiment_is_in_the_table_of_grids() -> None:
+    """tests/launch/plugin/test_experiments.py compares their sizes."""
+    with (ROOT / "docs" / "tables" / "grids.csv").open(newline="") as file:
+        rows = {row["experiment"]: row["grid"] for row in csv.DictReader(file)}
+    shown_elsewhere = {"embedded_table"}  # docs/embedded.md
+    assert set(rows) | shown_elsewhere == {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
+    assert all(rows.values())
 
 
 @pytest.mark.parametrize("name", ["tasks", "metrics"])
