@@ -122,12 +122,12 @@ def test_every_experiment_is_in_the_table_of_grids() -> None:
     assert all(rows.values())
 
 
-@pytest.mark.parametrize("name", ["tasks", "metrics"])
+@pytest.mark.parametrize("name", ["tasks", "metrics", "readers"])
 def test_a_table_has_what_the_code_says_and_no_empty_row(name: str) -> None:
     """The models' is compared where their shapes are built, in tests/models/test_models_command.py."""
     table = runpy.run_path(str(ROOT / "docs" / "tables.py"))
     assert table["updated"](name) == (table["TABLES"] / f"{name}.csv").read_text(), "run python docs/tables.py"
-    described = {"tasks": "data", "metrics": "is"}[name]
+    described = {"tasks": "data", "metrics": "is", "readers": "holds"}[name]
     assert all(row[described] for row in table["read"](name)[1])
 
 
