@@ -122,6 +122,36 @@ def test_every_experiment_is_in_the_table_of_grids() -> None:
     assert all(rows.values())
 
 
+def test_methods_without_calibration_are_named() -> None:
+    (named,) = re.findall(r"^(.*) need no calibration", (ROOT / "docs" / "methods.md").read_text(), flags=re.MULTILINE)
+    methods = {
+        path.stem for path in (ROOT / "conf" / "method").glob("*.yaml") if "calibration" not in OmegaConf.load(path)
+    }
+    assert {*re.findall(r"`(\w+)`", named)} == methods - {"none"}
+
+
+def test_every_table_is_whole_and_linked() -> None:
+    pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    tables = sorted((ROOT / "docs" / "tables").glob("*.csv"))
+    assert tables
+    for path in tables:
+        with path.open() as file:
+            assert len({len(row) for row in csv.reader(file)}) == 1, path
+        assert f"](tables/{path.name})" in pages, path
+
+
+def test_every_output_opens_with_its_command_and_date_and_is_linked() -> None:
+    pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    outputs = sorted((ROOT / "benchmarks" / "output").glob("*.txt"))
+    assert outputs
+    for path in outputs:
+        command, measured = path.read_text().splitlines()[:2]
+        (what,) = re.findall(r"^# (?:[A-Z_]+=\d+ )?python (-m mmq_sweeps|-m launch|benchmarks/\w+\.py)( .*)?$", command)
+        assert what[0].startswith("-m ") or (ROOT / what[0]).exists(), path
+        assert re.match(r"# 20\d\d-\d\d-\d\d, ", measured), path
+        assert f"](../benchmarks/output/{path.name})" in pages, path
+
+
 @pytest.mark.parametrize("name", ["tasks", "metrics", "readers"])
 def test_a_table_has_what_the_code_says_and_no_empty_row(name: str) -> None:
     """The models' is compared where their shapes are built, in tests/models/test_models_command.py."""
@@ -149,7 +179,7 @@ def test_every_verb_is_named(program: str) -> None:
 
 
 def test_the_embedded_table_has_a_row_for_each_of_its_cells() -> None:
-    with (ROOT / "docs" / "embedded_table.csv").open() as file:
+    with (ROOT / "docs" / "tables" / "embedded_table.csv").open() as file:
         rows = list(csv.DictReader(file))
     sweeper = OmegaConf.load(ROOT / "conf" / "experiment" / "embedded_table.yaml").hydra.sweeper
     bits = str(sweeper.params.bits).split(",")
