@@ -1,6 +1,6 @@
 """Update the columns of docs/tables/*.csv that the code knows: ``python docs/tables.py``. The other columns are kept.
 
-A row that is missing is added with empty cells to be filled in; a row without its task, metric or model is dropped.
+A row that is missing is added with empty cells to be filled in; a row without its task, metric, model or reader is dropped.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import csv
 import io
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,28 @@ def models(described: Sequence[Mapping[str, Any]] | None = None) -> Iterator[Row
             }
 
 
+def readers() -> Iterator[Row]:
+    """Yield the fields of the readers of published sets."""
+    from mmq_sweeps.data.published import PublishedData
+    from mmq_sweeps.data.readers import READERS
+
+    for reader in sorted(READERS.values(), key=lambda reader: reader.__name__):
+        if issubclass(reader, PublishedData):
+            for field in fields(reader):
+                if isinstance(field.default, str):
+                    yield {
+                        "reader (task.data._target_)": reader.__name__,
+                        "field": field.name,
+                        "default": field.default,
+                    }
+
+
 # The rows of each table, and the columns that tell them apart.
 ROWS: Mapping[str, tuple[Callable[[], Iterator[Row]], tuple[str, ...]]] = {
     "tasks": (tasks, ("task",)),
     "metrics": (metrics, ("metric",)),
     "models": (models, ("model", "part")),
+    "readers": (readers, ("reader (task.data._target_)", "field")),
 }
 
 

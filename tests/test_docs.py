@@ -29,9 +29,12 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def write_examples(section: str, folder: Path) -> None:
-    """Write every code block of a section that opens with its path."""
+    """Write every code block of a section that opens with its path, and every file that the section copies."""
     text = CONTRIBUTING.split(f"## {section}\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", text, flags=re.DOTALL)
+    blocks += [
+        (path, (ROOT / example).read_text()) for example, path in re.findall(r"^    cp (\S+) (\S+)$", text, re.M)
+    ]
     assert blocks
     for path, content in blocks:
         assert not (folder / path).exists()
@@ -104,12 +107,19 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
         assert (ROOT / target).exists() or known_example, f"{document.name} names {target}"
 
 
-@pytest.mark.parametrize(("group", "page"), [("method", "methods"), ("experiment", "sweeps")])
-def test_every_choice_has_a_line_on_its_page(group: str, page: str) -> None:
-    rows = [line for line in (ROOT / "docs" / f"{page}.md").read_text().splitlines() if line.startswith("|")]
-    for path in (ROOT / "conf" / group).glob("*.yaml"):
-        shown_elsewhere = path.stem == "embedded_table"  # docs/embedded.md names it
-        assert shown_elsewhere or any(f"`{path.stem}`" in row.split("|")[1] for row in rows), path
+def test_every_method_has_a_line_on_its_page() -> None:
+    rows = [line for line in (ROOT / "docs" / "methods.md").read_text().splitlines() if line.startswith("|")]
+    for path in (ROOT / "conf" / "method").glob("*.yaml"):
+        assert any(f"`{path.stem}`" in row.split("|")[1] for row in rows), path
+
+
+def test_every_experiment_is_in_the_table_of_grids() -> None:
+    """tests/launch/plugin/test_experiments.py compares their sizes."""
+    with (ROOT / "docs" / "tables" / "grids.csv").open(newline="") as file:
+        rows = {row["experiment"]: row["grid"] for row in csv.DictReader(file)}
+    shown_elsewhere = {"embedded_table"}  # docs/embedded.md
+    assert set(rows) | shown_elsewhere == {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
+    assert all(rows.values())
 
 
 def test_methods_without_calibration_are_named() -> None:
@@ -142,12 +152,12 @@ def test_every_output_opens_with_its_command_and_date_and_is_linked() -> None:
         assert f"](../benchmarks/output/{path.name})" in pages, path
 
 
-@pytest.mark.parametrize("name", ["tasks", "metrics"])
+@pytest.mark.parametrize("name", ["tasks", "metrics", "readers"])
 def test_a_table_has_what_the_code_says_and_no_empty_row(name: str) -> None:
     """The models' is compared where their shapes are built, in tests/models/test_models_command.py."""
     table = runpy.run_path(str(ROOT / "docs" / "tables.py"))
     assert table["updated"](name) == (table["TABLES"] / f"{name}.csv").read_text(), "run python docs/tables.py"
-    described = {"tasks": "data", "metrics": "is"}[name]
+    described = {"tasks": "data", "metrics": "is", "readers": "holds"}[name]
     assert all(row[described] for row in table["read"](name)[1])
 
 
