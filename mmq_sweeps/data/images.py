@@ -224,8 +224,7 @@ def inspect(
     """Decode every picture of ``paths`` and return its verdict, in the order of ``paths``.
 
     ``cache`` is a JSON file of verdicts by path, size, times and inode, or by the key of an image inside a file; a
-    damaged cache is rewritten. ``progress``
-    is called with the number of files done and their total.
+    damaged cache is rewritten. ``progress`` is called with the number of files done and their total.
     """
     asked = list(dict.fromkeys(paths))
     known = _read_cache(cache)

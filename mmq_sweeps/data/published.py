@@ -205,18 +205,13 @@ class PublishedData(ABC, Generic[AnExample]):
 
     def _check_ids(self, examples: Sequence[AnExample]) -> None:
         """Fail if two images, or two questions, share an id: the last would stand for both."""
-        named = [("image", example.id, example) for example in examples]
+        named = [(("image", example.id), example.path) for example in examples]
         questions = (example for example in examples if isinstance(example, Questioned))
-        named += [("question", asked.id, example) for example in questions for asked in example.questions]
-        if len({(noun, identity) for noun, identity, _ in named}) == len(named):
-            return
-        first: dict[tuple[str, str], AnExample] = {}
-        for noun, identity, example in named:
-            other = first.setdefault((noun, identity), example)
-            if other is not example or noun == "question":
-                self.fail(
-                    f"two {noun}s have the id {identity!r}, of {other.path} and {example.path}; each needs its own"
-                )
+        named += [(("question", asked.id), example.path) for example in questions for asked in example.questions]
+        counts = Counter(key for key, _ in named)
+        for noun, identity in (key for key, count in counts.items() if count > 1):
+            first, second, *_ = (path for key, path in named if key == (noun, identity))
+            self.fail(f"two {noun}s have the id {identity!r}, of {first} and {second}; each needs its own")
 
     def _tell_absent(self, chosen: Sequence[AnExample]) -> NoReturn:
         folders = sorted({example.path.parent for example in chosen})
