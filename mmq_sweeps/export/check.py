@@ -5,20 +5,20 @@ A line a check. Exit status: 0 all is well, 1 a check failed, 2 bad input.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from mmq_sweeps.errors import Parser
 from mmq_sweeps.models.quantized.configuration import read_values
 
 if TYPE_CHECKING:
     from mmq_sweeps.models.quantized.names import FittedCheckpoint
 
-BAD_INPUT, FAILED = 2, 1
+FAILED = 1
 # As ``mmq_sweeps/export/export.py`` names it.
 MANIFEST = "mmq_sweeps.json"
 SHOWN = 3
@@ -28,14 +28,9 @@ class CheckError(Exception):
     """What is wrong with a folder, in a sentence."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"error: {message}\n")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = _Parser(prog="python -m mmq_sweeps.export check", description="Verify a checkpoint's folder.")
+    parser = Parser(prog="python -m mmq_sweeps.export check", description="Verify a checkpoint's folder.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="a checkpoint's folder, ours or another tool's")
     folder: Path = parser.parse_args(arguments).folder
     try:

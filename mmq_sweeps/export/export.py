@@ -64,7 +64,7 @@ def export(source: Source, order: Order, progress: Reporter) -> Exported:
     with quiet_libraries():
         session = Sessions(source.sweep, source.store).open(source.cell)
         weights = CellWeights(session, source.cell, progress)
-        with source.store.needed((ArtifactKind.QUANTIZED, one.key) for one in weights.requests):
+        with source.store.locks.pinned((ArtifactKind.QUANTIZED, one.key) for one in weights.requests):
             choice, tensors = _chosen(source, session, weights, order)
             with folder_at(order.out) as folder:
                 try:

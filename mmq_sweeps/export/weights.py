@@ -69,7 +69,7 @@ class CellWeights(Mapping[str, QuantizedWeight]):
         return _Folded({name: request for request in self.requests for name in self._folded_into(request)}, self._unit)
 
     def _folded_into(self, request: Request) -> Iterator[str]:
-        names = self._session.store.artifact_names(ArtifactKind.QUANTIZED, request.key) or ()
+        names = self._session.store.artifacts.names(ArtifactKind.QUANTIZED, request.key) or ()
         return (name.removesuffix(DENSE) for name in names if name.endswith(DENSE))
 
     @property
@@ -77,7 +77,7 @@ class CellWeights(Mapping[str, QuantizedWeight]):
         """What is known of each linear; of what the store no longer has, that its columns have no scales of their own."""
         found = {}
         for request in self.requests:
-            stored = self._session.store.artifact_names(ArtifactKind.QUANTIZED, request.key) or set()
+            stored = self._session.store.artifacts.names(ArtifactKind.QUANTIZED, request.key) or set()
             for name, shape in request.unit.linears.items():
                 kind = "embeddings" if request.unit.part == EMBEDDINGS else "linear"
                 kind = "expert" if experts.parse(name) is not None else kind
@@ -101,7 +101,7 @@ class CellWeights(Mapping[str, QuantizedWeight]):
     def missing(self) -> list[Request]:
         """Units that the store no longer has."""
         store = self._session.store
-        return [one for one in self.requests if not store.has_artifact(ArtifactKind.QUANTIZED, one.key)]
+        return [one for one in self.requests if not store.artifacts.has(ArtifactKind.QUANTIZED, one.key)]
 
     def compute_missing(self) -> None:
         """Quantize again what the store no longer has, and say so."""

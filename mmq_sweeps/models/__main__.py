@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import transformers
 import yaml
@@ -25,7 +25,7 @@ from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.model_catalog import model_names, read_model
 from mmq_sweeps.config.problems import late_problems, selection_problems
 from mmq_sweeps.config.widths import BITS_CHOICES
-from mmq_sweeps.errors import ConfigError, one_of, unknown
+from mmq_sweeps.errors import ConfigError, Parser, one_of, unknown
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, bits_label
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.identity.end_parts import END_PARTS
@@ -232,13 +232,6 @@ def folder_lines(told: Mapping[str, Any]) -> Iterator[str]:
         yield f"loads in {names[loader]}: {said}{shown}"
     if told["method"] and not told["faults"] and not any(own["loads"] for own in told["loads_in"].values()):
         yield "otherwise dequantized only"
-
-
-class Parser(argparse.ArgumentParser):
-    """Argument parser that reports bad input on one line, as everywhere in this package."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"error: {message}\n")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -106,7 +106,7 @@ class Calibration:
 
     def _needs_pass(self, request: Request) -> bool:
         keys = [request.statistics, *([request.kinds] if request.vision_weight is not None else [])]
-        return not all(key and self.solver.store.has_artifact(ArtifactKind.STATISTICS, key) for key in keys)
+        return not all(key and self.solver.store.artifacts.has(ArtifactKind.STATISTICS, key) for key in keys)
 
     def _solve_together(
         self, part: Part, passes: Sequence[Pass], requests: Sequence[Request], capture_seconds: float
@@ -260,7 +260,7 @@ class UnitSolver:
     def fail_unsolved(self, requests: Iterable[Request], why: str) -> None:
         """Fail those of ``requests`` that were not reached."""
         for request in requests:
-            if request.key not in self.failed and not self.store.has_artifact(ArtifactKind.QUANTIZED, request.key):
+            if request.key not in self.failed and not self.store.artifacts.has(ArtifactKind.QUANTIZED, request.key):
                 self._fail(request, ValueError(why))
 
     def _fail(self, request: Request, error: Exception) -> None:
@@ -271,7 +271,7 @@ class UnitSolver:
         description: dict[str, Any] = {"unit": request.unit.name, "seconds": seconds}
         description |= {"notes": unit.notes, "unchanged": unit.unchanged} | unit.error
         description |= {"experts_without_tokens": unit.without_tokens} if unit.without_tokens else {}
-        self.store.save_artifact(ArtifactKind.QUANTIZED, request.key, unit.stored(), description)
+        self.store.artifacts.save(ArtifactKind.QUANTIZED, request.key, unit.stored(), description)
         self._count()
 
     def _count(self) -> None:

@@ -95,7 +95,7 @@ def load(
 
 def read_unit(request: Request, store: Store) -> StoredUnit | None:
     """Read one unit; None if the store does not have it."""
-    artifact = store.artifact(ArtifactKind.QUANTIZED, request.key)
+    artifact = store.artifacts.load(ArtifactKind.QUANTIZED, request.key)
     if artifact is None:
         return None
     tensors, description = artifact

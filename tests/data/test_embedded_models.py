@@ -15,13 +15,13 @@ from transformers import AutoProcessor
 
 from mmq_sweeps.config.model_catalog import read_model
 from mmq_sweeps.data.scenes import Example, Scenes, tiny_blip2, tiny_blip2_itm, tiny_llava
-from mmq_sweeps.data.scenes.network import IGNORED, Names, smooth_patches
+from mmq_sweeps.data.scenes.network import IGNORED, Names, Recipe, smooth_patches
 from mmq_sweeps.data.scenes.quality import answer_accuracy, recalls
 from mmq_sweeps.data.scenes.scene import Words
 from mmq_sweeps.data.scenes.tiny_blip2 import Captioner
 from mmq_sweeps.data.scenes.tiny_blip2_itm import Retriever
 from mmq_sweeps.data.scenes.tiny_llava import ANSWER, PREFIX, Answerer, pack, read
-from mmq_sweeps.data.scenes.train import RECIPES, Recipe, main, save, train
+from mmq_sweeps.data.scenes.train import RECIPES, main, save, train
 from mmq_sweeps.data.scenes.words import VOCABULARY, questions, references
 
 ROOT = Path(__file__).parents[2]

@@ -32,7 +32,11 @@ def read_errors(
         for number, (axis, place) in enumerate(zip(space.axes, point, strict=True)):
             if found[number][place] is None and not axis.options[place].full:
                 found[number][place] = _mean_error(
-                    [store.description(ArtifactKind.QUANTIZED, by_unit[unit]) for unit in axis.units if unit in by_unit]
+                    [
+                        store.artifacts.description(ArtifactKind.QUANTIZED, by_unit[unit])
+                        for unit in axis.units
+                        if unit in by_unit
+                    ]
                 )
     return found
 
