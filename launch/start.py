@@ -176,9 +176,9 @@ def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
         if (budget := budget_of(sweep.settings)) is not None:
             for text in best_so_far(found, budget, ended=len(records) == len(sweep.cells)):
                 line(console, text)
-        console.print(f"store: {store.root}", soft_wrap=True, highlight=False, markup=False, emoji=False)
+        line(console, f"store: {store.root}")
         if page:
-            console.print(f"W&B: {page} (group {sweep.id})", soft_wrap=True, highlight=False, markup=False, emoji=False)
+            line(console, f"W&B: {page} (group {sweep.id})")
     _tell_failed(failed, len(table_rows), store)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from mmq_sweeps.reporting.table import metric_label
 
@@ -21,9 +20,6 @@ class Finding:
     sentence: str
     cells: int
     of: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 # A finding without its family: ``(defect, sentence, cells, of)``.

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells.columns import BITS, LOADS_IN, SELECTION, WHOLE
+from analysis.cells.columns import BITS, LOADS_IN, SELECTION, WARNINGS, WHOLE
 from mmq_sweeps.identity.assignment import (
     BLOCK_GROUPS,
     FULL_PRECISION_BITS,
@@ -71,6 +71,12 @@ def loaders_of(row: Mapping[str, Any] | pd.Series) -> list[str] | None:
 def loaders_shown(row: Mapping[str, Any] | pd.Series) -> str:
     """Format the loaders of a cell for a table; empty if they are not known."""
     return shown(loaders_of(row) or ())
+
+
+def warnings_of(row: Mapping[str, Any] | pd.Series, metric: str) -> list[str]:
+    """Return the warnings about a cell's ``metric``."""
+    told = row.get(f"{WARNINGS}{metric}")
+    return told.split("\n") if isinstance(told, str) else []
 
 
 def mixed(rows: pd.DataFrame, part: str) -> pd.Series:

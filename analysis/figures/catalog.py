@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells import Cells
-from analysis.cells.columns import BITS, METRIC, WARNINGS, WHOLE
+from analysis.cells.columns import BITS, METRIC, WHOLE
 from analysis.cells.remarks import left_out
-from analysis.cells.selections import assignment, whole
+from analysis.cells.selections import assignment, warnings_of, whole
 from analysis.figures.confidence import risk_coverage
 from analysis.figures.plots import XY, Bars, Heatmap, Panel, Plot, Series, Space
 from analysis.figures.transfer import transfer_plots, with_key_drawn
@@ -308,8 +308,8 @@ def _whole_cells(family: Family, method: str) -> pd.DataFrame:
 
 def _named(row: pd.Series, metric: str) -> str:
     """Describe a cell in words, with the warnings about its metric."""
-    told = row.get(f"{WARNINGS}{metric}")
-    return assignment(row) + (f"\n{WARNED} {told}" if isinstance(told, str) else "")
+    told = "\n".join(warnings_of(row, metric))
+    return assignment(row) + (f"\n{WARNED} {told}" if told else "")
 
 
 def _filled(rows: pd.DataFrame, columns: Sequence[str]) -> float:

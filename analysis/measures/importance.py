@@ -24,11 +24,11 @@ from analysis.cells.columns import BITS, METRIC, SELECTION
 from analysis.cells.remarks import left_out, other_methods, warned
 from analysis.cells.selections import by_number, slots, whole
 from analysis.measures.forest import Grid, permutation_importances, shap_values
-from analysis.progress import counted
+from analysis.progress import counted as in_progress
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.compare import ROUNDING
-from mmq_sweeps.reporting.counts import are, out_of
+from mmq_sweeps.reporting.counts import are, counted, out_of
 from mmq_sweeps.reporting.table import metric_label
 
 TREES = 100
@@ -65,6 +65,12 @@ class Importance:
     checks: dict[str, dict[str, float]]
     warnings: tuple[str, ...]
     method: str = ""
+
+    @property
+    def of_fit(self) -> str:
+        """How much the forest explains, in words."""
+        cells = counted(self.count, "cell")
+        return f"{cells}; the forest explains {self.fit:.0%} of the variation of cells that it has not seen"
 
 
 def importances(
@@ -225,7 +231,7 @@ def _importance(
     ]
     # Worker processes each import scikit-learn, which takes longer than a few draws.
     fitted = Parallel(n_jobs=n_jobs if resamples > FEW_RESAMPLES else 1, return_as="generator")(work)
-    found, fit, *means = counted(fitted, "forests", len(work))
+    found, fit, *means = in_progress(fitted, "forests", len(work))
     table = pd.DataFrame(found, index=features.columns, columns=list(MEASURES))
     table["mean"] = table.mean(axis=1)
     again = means[len(subsets) :]

@@ -25,6 +25,11 @@ from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.counts import out_of
 
+TITLES = {
+    "alone": "damage of one selection, all else at full precision",
+    "pairs": "damage of two parts together, the sum of their damages alone, and the interaction (above zero: worse together)",
+    "methods": "methods at the assignments that both have",
+}
 # Weighted sums of draws in memory at a time.
 _AT_ONCE = 500
 
@@ -49,6 +54,11 @@ class Sensitivity:
     @property
     def metric(self) -> str:
         return self.quality.metric
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The tables that have rows, by their names in ``TITLES``."""
+        return {name: getattr(self, name) for name in TITLES if not getattr(self, name).empty}
 
     @property
     def whole_alone(self) -> pd.DataFrame:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -16,9 +15,9 @@ from analysis.audit import checks as auditing
 from analysis.audit.answers import wanted
 from analysis.audit.finding import Finding
 from analysis.cells import Cells, History
-from analysis.cells.columns import BITS, LOADS_IN, METRIC, WARNINGS
+from analysis.cells.columns import BITS, LOADS_IN, METRIC
 from analysis.cells.remarks import defined
-from analysis.cells.selections import assignment, loaders_shown
+from analysis.cells.selections import assignment, loaders_shown, warnings_of
 from analysis.figures import catalog
 from analysis.figures.plots import Bars, Series
 from analysis.figures.searches import plots
@@ -28,6 +27,7 @@ from analysis.measures.family import Family, families
 from analysis.measures.flips import Flips
 from analysis.measures.frontier import Frontier, frontiers
 from analysis.measures.importance import Importance
+from analysis.measures.sensitivity import TITLES
 from analysis.report import words
 from analysis.report.blocks import (
     Block,
@@ -51,12 +51,8 @@ from analysis.report.transfer import transfer_section
 from mmq_sweeps import __version__
 from mmq_sweeps.identity.assignment import part_order
 from mmq_sweeps.reporting.counts import counted
+from mmq_sweeps.reporting.table import metric_label
 
-TABLES = {
-    "alone": "Damage of one selection, all else at full precision",
-    "pairs": "Damage of two parts together, the sum of their damages alone, and the interaction (above zero: worse together)",
-    "methods": "Methods at the assignments that both have",
-}
 LIBRARIES = ("numpy", "pandas", "scikit-learn", "shap")
 # Failed cells that are named.
 FAILURES = 20
@@ -95,7 +91,7 @@ def page(
         asked = f"the metric {metric!r}" if metric else "a metric"
         raise ValueError(f"no finished cell has {asked}: nothing to report; run a sweep, or choose another --metric")
     unsized = [
-        f"{family.title}: no cell has both {words.label(family.metric)} and bits per weight, so it is left out."
+        f"{family.title}: no cell has both {metric_label(family.metric)} and bits per weight, so it is left out."
         for family in found
         if not _sized(family)
     ]
@@ -194,7 +190,8 @@ def _frontier_table(shown: _Shown) -> Table:
     if LOADS_IN in rows:
         known.append((Column("loads in"), pd.Series([loaders_shown(row) for _, row in rows.iterrows()])))
     lines = [[plain(value) for value in line] for line in zip(*(values for _, values in known), strict=True)]
-    marks = {(place, 2): told for place, (_, row) in enumerate(rows.iterrows()) if (told := _warning(row, one.metric))}
+    warned = ["; ".join(warnings_of(row, one.metric)) for _, row in rows.iterrows()]
+    marks = {(place, 2): told for place, told in enumerate(warned) if told}
     numbers = [shown.numbers[key] for key in zip(rows["id"], rows["where"], strict=True)]
     return Table(f"The frontier of {shown.family.title}", [column for column, _ in known], lines, (), marks, numbers)
 
@@ -203,15 +200,10 @@ def _frontier_notes(one: Frontier) -> Iterator[Block]:
     yield Sentences([words.sentence(note) for note in one.notes])
     warned: dict[str, list[str]] = {}
     for _, row in one.rows.iterrows():
-        if told := _warning(row, one.metric):
+        if told := "; ".join(warnings_of(row, one.metric)):
             warned.setdefault(told, []).append(assignment(row))
     # A data set's own warning is that of every cell.
     yield Sentences([f"{', '.join(cells)}: {told}." for told, cells in warned.items()], warning=True)
-
-
-def _warning(row: Mapping[str, Any] | pd.Series, metric: str) -> str:
-    told = row.get(f"{WARNINGS}{metric}")
-    return told.replace("\n", "; ") if isinstance(told, str) else ""
 
 
 def _importance(family: Family) -> Iterator[Block]:
@@ -240,7 +232,7 @@ def _bars(one: Importance, highest: float) -> Doubts:
     # What the forest did not see is said as well, but makes nothing that it says doubtful.
     beside = [text for text in one.warnings if "left out" in text]
     doubts = [words.sentence(text) for text in one.warnings if text not in beside]
-    return Doubts(one.method, bars, [words.of_fit(one), *map(words.sentence, beside)], doubts)
+    return Doubts(one.method, bars, [f"{one.of_fit}.", *map(words.sentence, beside)], doubts)
 
 
 def _sensitivity(one: _Shown) -> Iterator[Block]:
@@ -248,7 +240,7 @@ def _sensitivity(one: _Shown) -> Iterator[Block]:
     if told is None:
         yield Sentences(
             [
-                f"There is no full-precision cell with {words.label(family.metric)} to measure damage from: run method=none."
+                f"There is no full-precision cell with {metric_label(family.metric)} to measure damage from: run method=none."
             ]
         )
     else:
@@ -261,9 +253,8 @@ def _sensitivity(one: _Shown) -> Iterator[Block]:
     if pictures:
         yield More("Curves by bits, two parts together, interactions", pictures)
     tables = [
-        _as_table(f"{title}, in {family.title}", getattr(told, name))
-        for name, title in TABLES.items()
-        if told is not None and not getattr(told, name).empty
+        _as_table(f"{words.capital(TITLES[name])}, in {family.title}", rows)
+        for name, rows in (told.tables if told else {}).items()
     ]
     if tables:
         yield More("The damages as tables", tables)
@@ -291,7 +282,7 @@ def _cells_table(cells: Cells, there: Collection[str]) -> CellsTable:
         *((Column(f"{part} bits", _bits_digits(frame[f"{BITS}{part}"])), f"{BITS}{part}") for part in cells.parts),
         (Column("bits per weight", 3), "bpw_paper"),
         (Column("exact", 3), "bpw_exact"),
-        *((Column(words.label(name), 4), f"{METRIC}{name}") for name in names),
+        *((Column(metric_label(name), 4), f"{METRIC}{name}") for name in names),
         (Column("flips", 3), "flips"),
         (Column("empty", 3), "empty"),
         (Column("same answer", 3), "same answer"),

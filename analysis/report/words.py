@@ -5,26 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from analysis.cells import Cells
-from analysis.measures.importance import Importance
 from analysis.measures.sensitivity import Sensitivity
 from mmq_sweeps.reporting.counts import counted
-from mmq_sweeps.reporting.table import metric_label
 
 KEEP = 0.98
 BUDGETS = (8.0, 6.0, 4.0)
 
 
-def label(metric: str) -> str:
-    return metric_label(metric)
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def sentence(text: str) -> str:
     """Add a capital and a full stop to ``text``."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
-
-
-def of_fit(one: Importance) -> str:
-    return f"{counted(one.count, 'cell')}; the forest explains {one.fit:.0%} of the variation of cells that it has not seen."
+    return capital(text) + ("" if text.endswith(".") else ".")
 
 
 def of_sensitivity(one: Sensitivity) -> Iterator[str]:

@@ -113,9 +113,7 @@ def _show(found: Comparison, examples: Mapping[str, Example], console: Console) 
 
 
 def _cells(found: Comparison) -> Table:
-    table = plain_table()
-    for name in ("", "cell", "", "bpw", "exact", "MB"):
-        table.add_column(Text(name), justify="right" if name in ("bpw", "exact", "MB") else "left")
+    table = plain_table("", "cell", "", ">bpw", ">exact", ">MB")
     for name, side in zip(NAMES, found.sides, strict=True):
         total = side.stored.record.size["total"]
         figures = (total["bpw_paper"], total["bpw_exact"], total["size_bytes"] / 1e6)
@@ -124,9 +122,7 @@ def _cells(found: Comparison) -> Table:
 
 
 def _metrics(found: Comparison) -> Table:
-    table = plain_table()
-    for name in ("", "A", "B", "B less A", "95% interval"):
-        table.add_column(Text(name), justify="left" if not name else "right", no_wrap=True)
+    table = plain_table("", ">A", ">B", ">B less A", ">95% interval")
     for one in found.differences:
         values = [side.figure(one.metric)["value"] for side in found.sides]
         told = ["not compared"]

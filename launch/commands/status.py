@@ -19,7 +19,7 @@ from launch import sweep_file
 from launch.monitor.state_table import add_row, as_json, counts, empty, show, states_of, table, why_refused
 from launch.monitor.sweep_state import Snapshot, SweepReader
 from mmq_sweeps.errors import BITS, check_ranges
-from mmq_sweeps.reporting.table import output_console
+from mmq_sweeps.reporting.table import line, output_console
 from mmq_sweeps.reporting.trackers import address
 from mmq_sweeps.store.store import Store
 
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         show(now, console, arguments.max_bpw)
         tracker = sweep_file.read(store.root, now.sweep).sweep.settings.get("tracker", {})
         if page := address(store.root / "wandb", tracker):
-            console.print(f"W&B: {page} (group {now.sweep})", soft_wrap=True, highlight=False, markup=False)
+            line(console, f"W&B: {page} (group {now.sweep})")
     return 0
 
 
@@ -106,8 +106,7 @@ def _all(store: Store, json_asked: bool) -> int:
     console.print(drawn)
     for now in found:
         if now.refused:
-            told = f"sweep {now.sweep} was refused: {why_refused(now)}"
-            console.print(told, soft_wrap=True, highlight=False, markup=False, emoji=False)
+            line(console, f"sweep {now.sweep} was refused: {why_refused(now)}")
     return 0
 
 

@@ -11,13 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
 from mmq_sweeps.errors import COUNT, ConfigError, check_ranges
 from mmq_sweeps.reporting.counts import are, counted
 from mmq_sweeps.reporting.progress import warnings_to
-from mmq_sweeps.reporting.table import output_console
+from mmq_sweeps.reporting.table import line, output_console, plain_table
 from mmq_sweeps.store import checkpoint_names
 from mmq_sweeps.store.eviction import GB, KINDS, Stored, artifacts
 from mmq_sweeps.store.store import Store
@@ -73,14 +70,16 @@ class Kind:
 def _list(arguments: argparse.Namespace) -> int:
     store = Store.reading(arguments.store)
     kinds = list(_kinds(store))
-    locked = {f"{kind.name}/{name}": owner for kind in _folders(store) for name, owner in _holders(store, kind.name)}
+    locked = {
+        f"{kind.name}/{name}": owner
+        for kind in sorted(path for path in (store.root / "locks").glob("*") if path.is_dir())
+        for name, owner in sorted(store.locks.holders(kind.name).items())
+    }
     if arguments.json:
         held = {name: asdict(owner) for name, owner in locked.items()}
         _tell({"store": str(store.root), "kinds": [asdict(kind) for kind in kinds], "locks": held})
         return 0
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column, justify in (("kind", "left"), ("count", "right"), ("MB", "right"), ("last used", "left")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    table = plain_table("kind", ">count", ">MB", "last used")
     for kind in kinds:
         used = "" if kind.used is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(kind.used))
         table.add_row(kind.kind, f"{kind.count:,}", f"{kind.size_bytes / 1e6:,.1f}", used)
@@ -88,9 +87,8 @@ def _list(arguments: argparse.Namespace) -> int:
     console.print(table)
     for name, owner in locked.items():
         whose = f"{owner.label} on {owner.host}" if owner.label else owner.host
-        locked_by = f"locked: {name} by {whose} (process {owner.pid}) since {owner.since}"
-        console.print(locked_by, soft_wrap=True, highlight=False, markup=False, emoji=False)
-    console.print(f"store: {store.root}", soft_wrap=True, highlight=False, markup=False, emoji=False)
+        line(console, f"locked: {name} by {whose} (process {owner.pid}) since {owner.since}")
+    line(console, f"store: {store.root}")
     return 0
 
 
@@ -120,14 +118,6 @@ def _files(name: str, paths: Iterator[Path], count: str | None = None) -> Kind:
     counted = sum(count in (None, name) for name, _ in found)
     used = max((status.st_mtime for _, status in found), default=None)
     return Kind(name, counted, sum(status.st_size for _, status in found), used)
-
-
-def _folders(store: Store) -> list[Path]:
-    return sorted(path for path in (store.root / "locks").glob("*") if path.is_dir())
-
-
-def _holders(store: Store, kind: str) -> list[tuple[str, Any]]:
-    return sorted(store.locks.holders(kind).items())
 
 
 def _check(arguments: argparse.Namespace) -> int:
