@@ -11,18 +11,17 @@ import pandas as pd
 from analysis.cells import Cells
 from analysis.cells.columns import BITS, METRIC, WHOLE
 from analysis.cells.remarks import left_out
-from analysis.cells.selections import assignment, warnings_of, whole
+from analysis.cells.selections import assignment, of_method, warnings_of, whole
 from analysis.figures.confidence import risk_coverage
 from analysis.figures.plots import XY, Bars, Heatmap, Panel, Plot, Series, Space
 from analysis.figures.transfer import transfer_plots, with_key_drawn
 from analysis.measures.family import Family, families
 from analysis.measures.sensitivity import Sensitivity, with_common_groups
 from analysis.measures.transfer import transfer
-from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, part_order
 from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.reporting.table import WARNED
 
-GROUPS, KINDS = ("front", "middle", "end"), ("attention", "mlp")
 # Characters of a slug: with the rest of the file name, some file systems reject more.
 LONGEST_SLUG = 120
 # The figure that compares families; the others show one each.
@@ -122,12 +121,12 @@ def parts(family: Family) -> Iterator[Panel]:
 
 def groups(family: Family) -> Iterator[Panel]:
     """Yield a panel per part and method: a curve per block group (thirds of the part's blocks)."""
-    yield from _narrowed(family, "blocks", GROUPS, {"layers": WHOLE["layers"]})
+    yield from _narrowed(family, "blocks", BLOCK_GROUPS, {"layers": WHOLE["layers"]})
 
 
 def layers(family: Family) -> Iterator[Panel]:
     """Yield a panel per part and method: a curve per layer kind (attention, MLP)."""
-    yield from _narrowed(family, "layers", KINDS, {"blocks": WHOLE["blocks"]})
+    yield from _narrowed(family, "layers", LAYER_KINDS, {"blocks": WHOLE["blocks"]})
 
 
 def _narrowed(family: Family, by: str, choices: Sequence[str], held: dict[str, str]) -> Iterator[Panel]:
@@ -301,8 +300,8 @@ def _bits_panel(title: str, family: Family, series: Sequence[Series], full: floa
 
 def _whole_cells(family: Family, method: str) -> pd.DataFrame:
     """Select the cells of ``method`` and full precision with a figure that quantize every part as a whole or not at all."""
-    frame = family.cells.frame
-    rows = frame[frame["method"].isin([method, "none"]) & frame[f"{METRIC}{family.metric}"].notna()]
+    rows = of_method(family.cells.frame, method)
+    rows = rows[rows[f"{METRIC}{family.metric}"].notna()]
     return rows[whole(rows, family.cells.parts)]
 
 

@@ -28,8 +28,8 @@ import pandas as pd
 from analysis.cells import Cells, History
 from analysis.cells.columns import BITS, METRIC
 from analysis.load import cache, configured
-from analysis.load.configured import GROUPS, KINDS, Selected
-from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, PART_ORDER
+from analysis.load.configured import Selected
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, PART_ORDER
 from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.reporting.counts import counted
 
@@ -174,7 +174,9 @@ def _bits_table(
         rows = []
         for number, line in enumerate(table.to_dict("records")):
             bits = {part: int(line.pop(columns[part])) for part in parts}
-            selected = {part: (width, GROUPS, KINDS) for part, width in bits.items() if width < FULL_PRECISION_BITS}
+            selected = {
+                part: (width, BLOCK_GROUPS, LAYER_KINDS) for part, width in bits.items() if width < FULL_PRECISION_BITS
+            }
             rows.append(
                 {
                     "id": f"{method}-{task}-" + "-".join(str(width) for width in bits.values()),

@@ -55,21 +55,12 @@ def flips(cells: Cells, metric: str | None = None) -> list[Flips]:
 
     Raises ValueError if no family has a full-precision cell with items to compare with.
     """
-    done = cells.of(cells.frame[cells.frame["status"] == "done"])
-    found, reasons = [], []
-    for title, family in done.families():
-        try:
-            found.append(flips_of(family, metric, title))
-        except ValueError as error:
-            reasons.append(f"{title}: {error}")
-    if not found:
-        raise ValueError("no flips can be counted: " + "; ".join(reasons))
-    return found
+    return cells.each_family(lambda title, family: flips_of(family, metric, title), "no flips can be counted")
 
 
 def flips_of(family: Cells, metric: str | None = None, title: str = "") -> Flips:
     """Compute the flips of one family; raises ValueError if there is no full precision to compare with, or no metric."""
-    metric = metric or (family.metrics or ["none"])[0]
+    metric = metric or family.first_metric
     if metric not in family.metrics:
         raise ValueError(f"has no metric {metric!r}; it has {', '.join(family.metrics) or 'none'}")
     full = family.frame[family.frame["method"] == "none"]

@@ -22,10 +22,10 @@ from sklearn.model_selection import KFold, cross_val_predict
 from analysis.cells import Cells
 from analysis.cells.columns import BITS, METRIC, SELECTION
 from analysis.cells.remarks import left_out, other_methods, warned
-from analysis.cells.selections import by_number, slots, whole
+from analysis.cells.selections import by_number, methods_in, of_method, slots, whole
 from analysis.measures.forest import Grid, permutation_importances, shap_values
 from analysis.progress import counted as in_progress
-from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, part_order
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.compare import ROUNDING
 from mmq_sweeps.reporting.counts import are, counted, out_of
@@ -91,9 +91,8 @@ def importances(
     """
     found: list[Importance] = []
     reasons: dict[tuple[str, str], list[str]] = {}
-    done = cells.of(cells.frame[cells.frame["status"] == "done"])
-    for title, family in done.families():
-        name = metric or (family.metrics or ["none"])[0]
+    for title, family in cells.finished.families():
+        name = metric or family.first_metric
         if name not in family.metrics:
             reasons[title, f"has no metric {name!r}"] = []
             continue
@@ -138,8 +137,7 @@ def _methods(title: str, frame: pd.DataFrame, by_method: bool) -> list[tuple[str
     """List title, method and cells of each forest."""
     if not by_method:
         return [(title, "all methods", frame)]
-    names = [name for name in sorted(frame["method"].unique()) if name != "none"]
-    return [(f"{title}, {name}", name, frame[frame["method"].isin([name, "none"])]) for name in names]
+    return [(f"{title}, {name}", name, of_method(frame, name)) for name in methods_in(frame)]
 
 
 def part_features(rows: pd.DataFrame) -> pd.DataFrame:
@@ -157,8 +155,8 @@ def fine_features(rows: pd.DataFrame) -> pd.DataFrame:
             features[part] = rows[f"{BITS}{part}"].fillna(FULL_PRECISION_BITS)
             continue
         own = _selections(rows, part)
-        for group in ("front", "middle", "end"):
-            for kind in ("attention", "mlp"):
+        for group in BLOCK_GROUPS:
+            for kind in LAYER_KINDS:
                 chosen = _names(rows[f"blocks.{part}"], group) & _names(rows[f"layers.{part}"], kind)
                 bits = rows[f"{BITS}{part}"].where(chosen, FULL_PRECISION_BITS)
                 features[f"{part} {group} {kind}"] = bits.where(own.isna(), own.map(partial(_bits_at, (group, kind))))
