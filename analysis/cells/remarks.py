@@ -13,6 +13,12 @@ from mmq_sweeps.reporting.counts import are, counted, out_of
 from mmq_sweeps.reporting.table import definition_note, metric_label
 
 
+def failed_cells(rows: pd.DataFrame, place: str) -> Iterator[str]:
+    """Yield a sentence on how many cells of the source at ``place`` failed, if any did."""
+    if failed := int((rows["status"] != "done").sum()):
+        yield f"{failed} of {counted(len(rows), 'cell')} in {place} failed and {are(failed)} left out of figures"
+
+
 def warned(rows: pd.DataFrame, metric: str) -> Iterator[str]:
     """Yield a sentence on how many cells carry a warning about ``metric``, if any do."""
     number = int(rows[f"{WARNINGS}{metric}"].notna().sum()) if f"{WARNINGS}{metric}" in rows else 0

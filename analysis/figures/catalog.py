@@ -41,17 +41,15 @@ def figures(cells: Cells, metric: str | None = None, names: Sequence[str] = ()) 
     if unknown:
         raise ValueError(f"unknown figures {', '.join(sorted(unknown))}: choose {', '.join([*FIGURES, TRANSFER])}")
     of_families = [name for name in names if name != TRANSFER]
-    found = [] if names and not of_families else _of_families(cells, metric, of_families)
+    found = []
+    if of_families or not names:
+        found = [plot for family in families(cells, metric) for plot in plots(family, of_families)]
     if not names or TRANSFER in names:
         found += _of_transfer(cells, metric)
     if not found:
         lacking = "; ".join(f"{name} needs {NEEDS[name]}" for name in names or ["tradeoff"])
         raise ValueError(f"no cell can be shown: {lacking}")
     return found
-
-
-def _of_families(cells: Cells, metric: str | None, names: Sequence[str]) -> list[Plot]:
-    return [plot for family in families(cells, metric) for plot in plots(family, names)]
 
 
 def _of_transfer(cells: Cells, metric: str | None) -> list[Plot]:
@@ -106,7 +104,7 @@ def tradeoff(family: Family) -> Iterator[Panel]:
         )  # fmt: skip
     if series:
         full = next((one.full for one in family.frontiers if one.full is not None), None)
-        yield XY("", "bits per weight", _label(family), series, level=full)
+        yield XY("", "bits per weight", family.quality.label, series, level=full)
 
 
 def parts(family: Family) -> Iterator[Panel]:
@@ -168,7 +166,7 @@ def heatmaps(family: Family) -> Iterator[Panel]:
                     yield Heatmap(
                         f"{method}{fixed}", f"{first} bits", f"{second} bits",
                         [f"{width:g}" for width in table.columns], [f"{width:g}" for width in table.index],
-                        table.to_numpy().tolist(), _label(family), higher=family.quality.higher,
+                        table.to_numpy().tolist(), family.quality.label, higher=family.quality.higher,
                     )  # fmt: skip
 
 
@@ -205,7 +203,7 @@ def pairs(family: Family) -> Iterator[Panel]:
             if sum(not math.isnan(value) for line in values for value in line) > len(names):
                 yield Heatmap(
                     f"{method}, {width:g} bits", "part", "and part", family.cells.parts, family.cells.parts, values,
-                    _label(family), higher=family.quality.higher,
+                    family.quality.label, higher=family.quality.higher,
                 )  # fmt: skip
 
 
@@ -219,7 +217,7 @@ def space(family: Family) -> Iterator[Panel]:
             yield Space(
                 method, (f"{varied[0]} bits", f"{varied[1]} bits", f"{varied[2]} bits"),
                 [tuple(point) for point in rows[columns].to_numpy(dtype=float)],
-                rows[f"{METRIC}{family.metric}"].tolist(), _label(family),
+                rows[f"{METRIC}{family.metric}"].tolist(), family.quality.label,
                 [_named(row, family.metric) for _, row in rows.iterrows()], higher=family.quality.higher,
             )  # fmt: skip
 
@@ -240,7 +238,7 @@ def interaction(family: Family) -> Iterator[Panel]:
                 )
                 for which, group in rows.groupby("which", sort=False)
             ]
-            yield XY(method, "sum of damages alone", f"damage together ({_label(family)})", series, diagonal=True)
+            yield XY(method, "sum of damages alone", f"damage together ({family.quality.label})", series, diagonal=True)
 
 
 FIGURES: dict[str, tuple[str, Maker]] = {
@@ -295,7 +293,7 @@ def _curve(label: str, rows: pd.DataFrame, told: Sensitivity) -> Series:
 
 def _bits_panel(title: str, family: Family, series: Sequence[Series], full: float) -> XY:
     widths = sorted({float(width) for one in series for width in one.x})
-    return XY(title, "bits", _label(family), series, level=full, ticks=widths)
+    return XY(title, "bits", family.quality.label, series, level=full, ticks=widths)
 
 
 def _whole_cells(family: Family, method: str) -> pd.DataFrame:
@@ -324,7 +322,3 @@ def _in_order(rows: pd.DataFrame, column: str) -> list[str]:
     if rows.empty:
         return []
     return sorted(rows[column].unique(), key=part_order if column == "part" else str)
-
-
-def _label(family: Family) -> str:
-    return family.quality.label

@@ -309,11 +309,9 @@ def _items(row: pd.Series, predictions: dict[int, Path]) -> list[dict[str, Any]]
 
 
 def _notes(frame: pd.DataFrame) -> Iterable[str]:
-    full = (
-        frame[frame["method"] == "none"].groupby("source")[f"{METRIC}cider"].mean().dropna()
-        if f"{METRIC}cider" in frame
-        else pd.Series()
-    )
+    if f"{METRIC}cider" not in frame:
+        return
+    full = frame[frame["method"] == "none"].groupby("source")[f"{METRIC}cider"].mean().dropna()
     if len(full) > 1 and full.max() - full.min() > 1e-6:
         told = ", ".join(f"{source.removeprefix('published ')} {value:.4f}" for source, value in full.items())
         yield f"full precision scores differently in the published files ({told}): compare within a file"

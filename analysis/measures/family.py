@@ -7,6 +7,7 @@ from functools import cached_property
 
 from analysis.cells import Cells
 from analysis.cells.selections import methods_in
+from analysis.measures.flips import Flips, flips_of
 from analysis.measures.frontier import Frontier, frontiers
 from analysis.measures.importance import Importance, importances
 from analysis.measures.quality import Quality
@@ -28,6 +29,14 @@ class Family:
     @cached_property
     def methods(self) -> list[str]:
         return methods_in(self.cells.frame)
+
+    @cached_property
+    def flips(self) -> tuple[Flips | None, str]:
+        """The answers changed from full precision; or None and the reason."""
+        try:
+            return flips_of(self.cells, self.metric), ""
+        except ValueError as error:
+            return None, str(error)
 
     @cached_property
     def frontiers(self) -> list[Frontier]:

@@ -82,15 +82,9 @@ def shown_name(name: str) -> str:
 
 def literal(text: str) -> str:
     """Quote ``text`` for a filter. wandb-workspaces 0.4 rewrites ``=``, ``<`` and ``>`` even inside quotes, so escape them."""
-    return (
-        "'"
-        + "".join(sign if sign.isascii() and (sign.isalnum() or sign in " _-.,") else _escape(sign) for sign in text)
-        + "'"
-    )
-
-
-def _escape(sign: str) -> str:
-    return f"\\U{ord(sign):08x}"
+    plain = [sign.isascii() and (sign.isalnum() or sign in " _-.,") for sign in text]
+    signs = (sign if kept else f"\\U{ord(sign):08x}" for sign, kept in zip(text, plain, strict=True))
+    return f"'{''.join(signs)}'"
 
 
 def save(place: str, asked: list[View]) -> dict[str, str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from analysis.figures.plots import Bars, Heatmap, Plot
+from analysis.figures.plots import Bars, Plot
 
 
 @dataclass(frozen=True)
@@ -36,69 +35,32 @@ class Table:
 
 
 @dataclass(frozen=True)
-class CellsTable:
-    """The table of all cells: each column with the name of the page's own column that it shows."""
+class Drawn:
+    """A block that the page's script for its ``kind`` draws from plain values, in a ``tag`` with a ``label``."""
 
-    name: str
-    columns: Sequence[tuple[Column, str]]
-    filters: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Overview:
-    """A family's first screen: the picture of quality against size, the answer within a budget, and the selectors."""
-
-    family: int
+    kind: str
+    content: Mapping[str, Any]
+    label: str = ""
+    tag: str = "figure"
 
 
 @dataclass(frozen=True)
 class Doubts:
     """Bars of one method with its ``lines`` and its ``doubts`` beside them."""
 
-    method: str
     bars: Bars
     lines: Sequence[str]
     doubts: Sequence[str]
 
 
 @dataclass(frozen=True)
-class Damages:
-    """Heat maps of damage, one a method; ``notes[map][row][column]`` is a hover text, ``cells`` alike a cell's number."""
-
-    maps: Sequence[Heatmap]
-    notes: Sequence[Sequence[Sequence[str]]]
-    cells: Sequence[Sequence[Sequence[int | None]]]
-
-
-@dataclass(frozen=True)
-class Changed:
-    """A cell by its number and name: the share of answers that differ, its interval, and those that lost or gained."""
-
-    cell: int
-    name: str
-    flips: float
-    low: float
-    high: float
-    lost: float
-    gained: float
-
-
-@dataclass(frozen=True)
-class Changes:
-    """Bars of changed answers, a cell a row; ``words`` say what became of those that lost and of those that gained."""
-
-    rows: Sequence[Changed]
-    words: tuple[str, str]
-
-
-@dataclass(frozen=True)
 class Sample:
-    """An item: its image as a ``data:`` URL or empty, the question, and the right answers."""
+    """An item: its image as a ``data:`` URL or empty, the question or text, and the right answers."""
 
     id: str
-    image: str
-    asked: str
-    right: Sequence[str]
+    image: str = ""
+    asked: str = ""
+    right: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -137,7 +99,7 @@ class Sentences:
     warning: bool = False
 
 
-Block = Sentences | Plot | Table | Samples | Overview | Doubts | Damages | Changes | CellsTable | Compared | More
+Block = Sentences | Plot | Table | Samples | Drawn | Doubts | Compared | More
 
 
 @dataclass(frozen=True)
@@ -157,12 +119,3 @@ class Page:
     summary: str
     sections: Sequence[Section]
     data: Mapping[str, Any] = field(default_factory=lambda: {"cells": {}, "families": []})
-
-
-def plain(value: Any) -> Any:
-    """Convert ``value`` for JSON: numpy scalars to Python's, NaN and infinity to ``None``."""
-    if value is None or isinstance(value, str | bool):
-        return value
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,7 +13,7 @@ from analysis.cells import Cells
 from analysis.cells.columns import ANSWERS, BITS, METRIC, WARNINGS
 from analysis.cells.selections import assignment, loaders_shown
 from analysis.measures.missing import again
-from analysis.report.blocks import plain
+from analysis.output import plain
 from analysis.report.packing import pack
 from mmq_sweeps.reporting.table import metric_label
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from analysis.measures.compare import Comparison
 from analysis.report.blocks import Block, Column, Compared, Page, Sample, Section, Sentences, Table
-from analysis.report.samples import Example, readable
+from analysis.report.samples import readable
 from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.reporting.table import metric_label
 
 
-def page(found: Comparison, examples: Mapping[str, Example], lacking: Sequence[str], command: str) -> Page:
+def page(found: Comparison, examples: Mapping[str, Sample], lacking: Sequence[str], command: str) -> Page:
     """Build the page. ``examples`` has image and references by item, ``lacking`` sentences on what could not be read."""
     first, second = found.sides
     answers: list[Block] = [
@@ -46,14 +46,8 @@ def sentences(found: Comparison, marked: str = "") -> Iterator[str]:
 
 
 def _cells(found: Comparison) -> Table:
-    columns = [
-        Column(""),
-        Column("cell"),
-        Column("what"),
-        Column("bits per weight", 3),
-        Column("exact", 3),
-        Column("MB", 3),
-    ]
+    texts, numbers = ("", "cell", "what"), ("bits per weight", "exact", "MB")
+    columns = [*map(Column, texts), *(Column(name, 3) for name in numbers)]
     rows = []
     for name, side in zip("AB", found.sides, strict=True):
         total = side.stored.record.size["total"]
@@ -75,9 +69,9 @@ def _metrics(found: Comparison) -> Table:
     return Table("Every metric of both, with the 95% interval of the paired difference", columns, rows)
 
 
-def _samples(found: Comparison, examples: Mapping[str, Example]) -> Compared:
+def _samples(found: Comparison, examples: Mapping[str, Sample]) -> Compared:
     names = [f"{name}: {side.title}" for name, side in zip("AB", found.sides, strict=True)]
-    rows = [Sample(change.id, *examples.get(change.id, Example("", "", ()))) for change in found.most]
+    rows = [examples[change.id] for change in found.most]
     answers = [
         [(readable(text), score) for text, score in zip(change.answers, change.scores, strict=True)]
         for change in found.most

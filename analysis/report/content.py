@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,25 +24,23 @@ from analysis.figures.searches import plots
 from analysis.load.searches import Search
 from analysis.measures import searches as searching
 from analysis.measures.family import Family, families
-from analysis.measures.flips import Flips
 from analysis.measures.frontier import Frontier, frontiers
 from analysis.measures.importance import Importance
 from analysis.measures.sensitivity import TITLES
+from analysis.output import plain
 from analysis.report import words
 from analysis.report.blocks import (
     Block,
-    CellsTable,
     Column,
     Doubts,
+    Drawn,
     More,
-    Overview,
     Page,
     Section,
     Sentences,
     Table,
-    plain,
 )
-from analysis.report.changed import changed, flip_columns, flips_in
+from analysis.report.changed import changed, flip_columns
 from analysis.report.columns import columns, numbers_of
 from analysis.report.damages import damages
 from analysis.report.overview import overview
@@ -69,7 +67,6 @@ class _Shown:
     family: Family
     overall: Frontier
     numbers: Mapping[tuple[str, str], int]
-    flips: tuple[Flips | None, str]
 
 
 def page(
@@ -98,16 +95,11 @@ def page(
     found = [family for family in found if _sized(family)]
     if not found:
         raise ValueError("no finished cell has both a metric and bits per weight: nothing to report")
-    flips = []
     for number, family in enumerate(found, 1):
-        title = f"{family.title} ({number} of {len(found)})"
-        say(f"{title}: answers")
-        # First, since what reads a cell's items makes what all others need of them.
-        flips.append(flips_in(family.cells, family.metric))
-        _worked_out(family, title, say)
+        _worked_out(family, f"{family.title} ({number} of {len(found)})", say)
     numbers = numbers_of(cells.frame)
     shown = [
-        _Shown(number, family, frontiers(family.cells, family.metric)[0], numbers, flips[number])
+        _Shown(number, family, frontiers(family.cells, family.metric)[0], numbers)
         for number, family in enumerate(found)
     ]
     defects = auditing.audit(cells, metric, say)
@@ -115,7 +107,11 @@ def page(
     history = cells.history()
     on_frontier = {key for one in shown for key in zip(one.overall.rows["id"], one.overall.rows["where"], strict=True)}
     drawn = columns(
-        cells, numbers, [family.cells for family in found], on_frontier, flip_columns(one.flips[0] for one in shown)
+        cells,
+        numbers,
+        [family.cells for family in found],
+        on_frontier,
+        flip_columns(family.flips[0] for family in found),
     )
     data = {
         "count": len(cells.frame),
@@ -140,6 +136,9 @@ def _sized(family: Family) -> bool:
 
 def _worked_out(family: Family, title: str, say: Say) -> None:
     """Compute the cached properties of ``family`` that take long, and report progress."""
+    say(f"{title}: answers")
+    # First, since what reads a cell's items makes what all others need of them.
+    _ = family.flips
     say(f"{title}: sensitivity")
     _ = family.sensitivity
     say(f"{title}: importance")
@@ -147,14 +146,17 @@ def _worked_out(family: Family, title: str, say: Say) -> None:
 
 
 def _of_family(one: _Shown, images: Path | None) -> Iterator[Section]:
-    yield Section(one.family.title, [Overview(one.number), _frontier_table(one), *_frontier_notes(one.overall)])
+    yield Section(
+        one.family.title,
+        [Drawn("overview", {"family": one.number}, tag="div"), _frontier_table(one), *_frontier_notes(one.overall)],
+    )
     yield Section("Importance", list(_importance(one.family)), 3)
     yield Section("Sensitivity", list(_sensitivity(one)), 3)
     chosen = [one.overall.smallest_within(words.KEEP), *(one.overall.best_within(budget) for budget in words.BUDGETS)]
     picked = {row["id"]: row for row in chosen if row is not None}
     family = one.family
     shown, told = samples(family.cells, family.metric, list(picked.values()), one.numbers, images, one.number)
-    answers = changed(*one.flips, family.cells, one.overall.rows, one.numbers)
+    answers = changed(family, one.overall.rows, one.numbers)
     yield Section("Changed answers", list(answers), 3)
     yield Section("Samples", [*([shown] if shown else []), Sentences([words.sentence(line) for line in told])], 3)
 
@@ -232,7 +234,7 @@ def _bars(one: Importance, highest: float) -> Doubts:
     # What the forest did not see is said as well, but makes nothing that it says doubtful.
     beside = [text for text in one.warnings if "left out" in text]
     doubts = [words.sentence(text) for text in one.warnings if text not in beside]
-    return Doubts(one.method, bars, [f"{one.of_fit}.", *map(words.sentence, beside)], doubts)
+    return Doubts(bars, [f"{one.of_fit}.", *map(words.sentence, beside)], doubts)
 
 
 def _sensitivity(one: _Shown) -> Iterator[Block]:
@@ -271,7 +273,7 @@ def _digits(values: pd.Series) -> int | None:
     return 4 if pd.api.types.is_float_dtype(values) else 0
 
 
-def _cells_table(cells: Cells, there: Collection[str]) -> CellsTable:
+def _cells_table(cells: Cells, there: Collection[str]) -> Drawn:
     """List the page's columns that are ``there``, with their labels."""
     frame = cells.frame
     names = [name for name in cells.metrics if frame[f"{METRIC}{name}"].notna().any()]
@@ -289,9 +291,9 @@ def _cells_table(cells: Cells, there: Collection[str]) -> CellsTable:
         *((Column(name), name) for name in ("warnings", "loads in", "on frontier", "status", "id")),
         (Column("W&B", link="run"), "url"),
     ]
-    shown = [(column, name) for column, name in columns if name in there]
-    filters = [*several, "method", "loads in", "status", "on frontier"]
-    return CellsTable("All cells", shown, [name for name in filters if name in there])
+    shown = [{**asdict(column), "from": name} for column, name in columns if name in there]
+    filters = [name for name in (*several, "method", "loads in", "status", "on frontier") if name in there]
+    return Drawn("table", {"columns": shown, "filters": filters, "all": True}, "All cells", "div")
 
 
 def _bits_digits(bits: pd.Series) -> int:

@@ -11,17 +11,19 @@ from analysis.cells.columns import BITS, WHOLE
 from analysis.cells.selections import Choice, choices, narrowed
 from analysis.figures.plots import Heatmap
 from analysis.measures.sensitivity import Sensitivity, with_common_groups
-from analysis.report.blocks import Damages
+from analysis.report.blocks import Drawn
+from analysis.report.drawn import panel_data
 from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, part_order
 
 # The method and the choice of a cell that quantizes one part alone.
 Key = tuple[str, Choice]
 
 
-def damages(told: Sensitivity, cells: Cells, numbers: Mapping[tuple[str, str], int]) -> Damages | None:
-    """Return the maps; ``None`` if no cell quantizes one selection alone. ``numbers`` are those of the cells on the page.
+def damages(told: Sensitivity, cells: Cells, numbers: Mapping[tuple[str, str], int]) -> Drawn | None:
+    """Return the maps, with a text and a cell's number for every square; ``None`` if no cell quantizes one selection alone.
 
-    Damage is in percent of full precision, so that metrics compare, unless such a share means nothing.
+    ``numbers`` are those of the cells on the page. Damage is in percent of full precision, so that metrics compare, unless
+    such a share means nothing.
     """
     alone = with_common_groups(told.alone)
     if alone.empty:
@@ -41,7 +43,8 @@ def damages(told: Sensitivity, cells: Cells, numbers: Mapping[tuple[str, str], i
         maps.append(Heatmap(str(method), "bits", "", columns, list(map(_unit, units)), values, label, higher=False))
         notes.append([["" if row is None else _note(row, told, share) for row in line] for line in lines])
         places.append([[None if row is None else named.get(_key(row)) for row in line] for line in lines])
-    return Damages(maps, notes, places)
+    content = {"panels": [panel_data(one) for one in maps], "notes": notes, "cells": places}
+    return Drawn("damages", content, "Damage of one selection alone")
 
 
 def _order(unit: tuple[str, str, str]) -> tuple[Any, ...]:

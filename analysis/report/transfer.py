@@ -10,7 +10,8 @@ import pandas as pd
 from analysis.cells import Cells
 from analysis.figures.transfer import transfer_plots
 from analysis.measures.transfer import Transfer, transfer
-from analysis.report.blocks import Block, Column, Section, Sentences, Table, plain
+from analysis.output import plain
+from analysis.report.blocks import Block, Column, Section, Sentences, Table
 
 TITLE = "Transfer between models and tasks"
 _REGRETS: Mapping[str, int | None] = {

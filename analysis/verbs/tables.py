@@ -196,10 +196,6 @@ def importance_json(one: importances.Importance) -> dict[str, Any]:
 
 def _plain(row: pd.Series) -> dict[str, Any]:
     """Convert a row for JSON: without missing values, warnings and loaders as lists."""
-    told = {
-        str(name): getattr(value, "item", lambda value=value: value)()
-        for name, value in row.items()
-        if not pd.isna(value)
-    }
+    told = {str(name): value for name, value in row.items() if not pd.isna(value)}
     told |= {LOADS_IN: loaders} if (loaders := loaders_of(row)) else {}
     return {name: value.split("\n") if name.startswith(WARNINGS) else value for name, value in told.items()}

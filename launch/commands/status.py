@@ -93,7 +93,7 @@ def _until_over(look: SweepReader, now: Snapshot) -> Iterator[Snapshot]:
 
 
 def _all(store: Store, json_asked: bool) -> int:
-    found = [SweepReader(store, one.id)() for one in sweep_file.listed(store.root)]
+    found = [SweepReader(store, sweep_id)() for sweep_id in sweep_file.listed(store.root)]
     if json_asked:
         _tell([{key: value for key, value in as_json(now).items() if key not in ("list", "groups")} for now in found])
         return 0

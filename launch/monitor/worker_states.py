@@ -6,8 +6,8 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -78,16 +78,11 @@ def _server_time(store: Store) -> float:
 
     Falls back to this machine's clock if the store is not writable.
     """
-    with suppress(OSError), _probe(store) as probe:
-        return probe.stat().st_mtime
+    probe = store.root / "tmp" / f"time.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    with suppress(OSError):
+        probe.write_bytes(b"")
+        try:
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
     return time.time()
-
-
-@contextmanager
-def _probe(store: Store) -> Iterator[Path]:
-    path = store.root / "tmp" / f"time.{os.getpid()}.{uuid.uuid4().hex[:8]}"
-    path.write_bytes(b"")
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)

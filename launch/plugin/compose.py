@@ -76,7 +76,9 @@ class Composer:
             check_composed(whole, whole.hydra)
             if self._grids is not None:
                 _check_sweep_settings(whole, self._master, self._grids, choices)
-            self._composed[choices] = pickle.dumps(_without_hydra(whole))
+            with open_dict(whole):
+                whole.pop("hydra")
+            self._composed[choices] = pickle.dumps(whole)
         config: DictConfig = pickle.loads(self._composed[choices])  # noqa: S301
         return config
 
@@ -175,9 +177,3 @@ def _chooses(override: Override, repository: IConfigRepository) -> bool:
     """Return True if ``override`` affects which files are read: a group's option, or hydra's own settings (search path)."""
     is_group = repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
     return is_group or override.is_hydra_override()
-
-
-def _without_hydra(config: DictConfig) -> DictConfig:
-    with open_dict(config):
-        config.pop("hydra")
-    return config

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -81,8 +81,9 @@ class _Family:
         """Return the family of a job; None if a value of its configuration may depend on two keys."""
         values = _values(composer, overrides)
         # Before values are set as well, since Hydra looks at what it deletes and at what it adds to with a plus.
-        raw = [OmegaConf.to_container(one, resolve=False) for one in (composer.chosen(overrides), config)]
-        if not _set_apart(values) or not all(map(_refers_plainly, _texts(raw))) or not _known_keys(values, raw[1]):
+        before, after = (OmegaConf.to_container(one, resolve=False) for one in (composer.chosen(overrides), config))
+        texts = chain(_texts(before), _texts(after))
+        if not _set_apart(values) or not all(map(_refers_plainly, texts)) or not _known_keys(values, after):
             return None
         try:
             return _Family(composer, overrides, resolved(config))
@@ -167,7 +168,7 @@ def _known_keys(values: Sequence[Override], raw: Any) -> bool:
     depend on that key and on the one that it names.
     """
     mappings = [one for one in values if not one.is_delete() and isinstance(one.value(), dict)]
-    return all("${" not in text for one in mappings for text, _ in _texts([_below(raw, one.key_or_group)]))
+    return all("${" not in text for one in mappings for text, _ in _texts(_below(raw, one.key_or_group)))
 
 
 def _below(node: Any, key: str) -> Any:
@@ -188,19 +189,14 @@ def _apart(paths: Iterable[tuple[str, ...]]) -> bool:
     )
 
 
-def _texts(raw: Sequence[Any]) -> Iterator[tuple[str, bool]]:
-    """Yield every text of unresolved configurations, and whether it lies in a list."""
-    for one in raw:
-        yield from _texts_below(one, in_list=False)
-
-
-def _texts_below(node: Any, in_list: bool) -> Iterator[tuple[str, bool]]:
+def _texts(node: Any, in_list: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield every text of an unresolved configuration, and whether it lies in a list."""
     if isinstance(node, dict):
         for value in node.values():
-            yield from _texts_below(value, in_list)
+            yield from _texts(value, in_list)
     elif isinstance(node, list):
         for value in node:
-            yield from _texts_below(value, in_list=True)
+            yield from _texts(value, in_list=True)
     elif isinstance(node, str):
         yield node, in_list
 
