@@ -26,6 +26,7 @@ from analysis.cells.columns import (
     VARIANT,
     WARNINGS,
 )
+from analysis.cells.merging import end_part
 from analysis.cells.remarks import failed_cells
 from analysis.load import cache
 from analysis.load import overrides as commands
@@ -122,8 +123,7 @@ def row_of(record: Record, where: str) -> dict[str, Any]:
 
 
 def _of_part(part: str, selection: Mapping[str, Any] | None, size: Mapping[str, Any] | None) -> dict[str, Any]:
-    row: dict[str, Any] = {f"{BITS}{part}": FULL_PRECISION_BITS, f"blocks.{part}": "", f"layers.{part}": ""}
-    row[f"group.{part}"] = ""
+    row = end_part(part, FULL_PRECISION_BITS)
     if selection is not None:
         row[f"{BITS}{part}"] = mean_bits(selection, size)
         if is_mixed(selection):
@@ -144,8 +144,8 @@ def _table(store: Store) -> tuple[pd.DataFrame, list[str]]:
     current = pd.DataFrame(columns=["id", cache.STAMP])
     if kept is not None:
         current = kept[kept["id"].map(stamps) == kept[cache.STAMP]]
-    unread = stamps.keys() - set(current["id"])
-    rows, broken = _read(store, {cell_id: stamps[cell_id] for cell_id in unread})
+    known = set(current["id"])
+    rows, broken = _read(store, {cell_id: stamp for cell_id, stamp in stamps.items() if cell_id not in known})
     if not rows and kept is not None and len(current) == len(kept):
         return current.drop(columns=cache.STAMP), broken
     table = pd.DataFrame(rows) if current.empty else pd.concat([current, pd.DataFrame(rows)], ignore_index=True)

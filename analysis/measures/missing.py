@@ -74,12 +74,8 @@ def command(rows: pd.DataFrame, method: str, bits: dict[str, int]) -> str:
         said = _at_full_precision(said)
     words = [] if full else [f"component.{part}.bits={width}" for part, width in bits.items()]
     for part, width in bits.items():
-        sizes = alike.get(f"group.{part}")
-        own = (
-            []
-            if sizes is None
-            else [size for size in sizes[alike[f"{BITS}{part}"] < FULL_PRECISION_BITS].dropna() if size]
-        )
+        low = alike[alike[f"{BITS}{part}"] < FULL_PRECISION_BITS]
+        own = [size for size in low.get(f"group.{part}", pd.Series()).dropna() if size]
         if own and width < FULL_PRECISION_BITS:
             words.append(f"component.{part}.group_size={own[0]}")
     return " ".join(["python -m mmq_sweeps", said, *words, *_store(str(row["where"]))])

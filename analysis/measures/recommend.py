@@ -7,6 +7,7 @@ scores; its error is cross-validated. Predictions are never presented as results
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,7 +150,7 @@ def _candidates(
         own = of_method(rows, method)
         own = own[whole(own, parts)]
         if len(own) >= LEAST_CELLS:
-            found += [_candidate(own, method, *told) for told in _expected(own, parts, quality.metric, seed)]
+            found += _expected(own, method, parts, quality.metric, seed)
     sign, least = quality.sign, best[quality.column] if limit is None else limit
     if max_bpw is not None:
         better = [one for one in found if one["bpw_paper"] <= max_bpw and sign * one["expected"] > sign * least]
@@ -161,43 +162,29 @@ def _candidates(
     return nearest[:SHOWN]
 
 
-def _expected(
-    own: pd.DataFrame, parts: list[str], metric: str, seed: int
-) -> list[tuple[dict[str, int], float, float, float]]:
-    """Predict every combination that ``own`` lacks: bits by part, bits per weight, expected score, the forest's error."""
+def _expected(own: pd.DataFrame, method: str, parts: list[str], metric: str, seed: int) -> Iterator[dict[str, Any]]:
+    """Yield a candidate for every combination of bits that ``own`` lacks."""
     bits = own[[f"{BITS}{part}" for part in parts]].to_numpy(dtype=np.float64)
     score = own[f"{METRIC}{metric}"].to_numpy(dtype=np.float64)
     measured = {tuple(line) for line in bits}
     levels = (sorted(set(column)) for column in bits.T)
     unmeasured = [line for line in itertools.product(*levels) if line not in measured]
     if not unmeasured:
-        return []
+        return
     forest = RandomForestRegressor(TREES, random_state=seed)
     folds = KFold(FOLDS, shuffle=True, random_state=seed)
     error = float(np.sqrt(np.mean((cross_val_predict(forest, bits, score, cv=folds) - score) ** 2)))
     expected = forest.fit(bits, score).predict(np.array(unmeasured))
-    return [
-        (
-            {part: int(width) for part, width in zip(parts, line, strict=True)},
-            _bpw(own, parts, line),
-            float(value),
-            error,
-        )
-        for line, value in zip(unmeasured, expected, strict=True)
-    ]
-
-
-def _candidate(
-    own: pd.DataFrame, method: str, bits: dict[str, int], bpw: float, expected: float, error: float
-) -> dict[str, Any]:
-    return {
-        "method": method,
-        "bits": bits,
-        "bpw_paper": bpw,
-        "expected": expected,
-        "error": error,
-        "command": command(own, method, bits),
-    }
+    for line, value in zip(unmeasured, expected, strict=True):
+        chosen = {part: int(width) for part, width in zip(parts, line, strict=True)}
+        yield {
+            "method": method,
+            "bits": chosen,
+            "bpw_paper": _bpw(own, parts, line),
+            "expected": float(value),
+            "error": error,
+            "command": command(own, method, chosen),
+        }
 
 
 def _known_parts(rows: pd.DataFrame) -> list[str]:

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
+
 from analysis.figures.plots import Bars, Plot
+from analysis.output import plain
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,16 @@ class Table:
     filters: Sequence[str] = ()
     marks: Mapping[tuple[int, int], str] = field(default_factory=dict)
     cells: Sequence[int] = ()
+
+
+def table_of(name: str, rows: pd.DataFrame, digits: Mapping[str, int] | None = None) -> Table:
+    """Return ``rows`` as a table; fractions have four digits, whole numbers none, unless ``digits`` has a column's own."""
+    usual = {"f": 4, "i": 0}
+    columns = [
+        Column(str(column).replace("_", " "), (digits or {}).get(str(column), usual.get(rows[column].dtype.kind)))
+        for column in rows.columns
+    ]
+    return Table(name, columns, [[plain(value) for value in line] for line in rows.itertuples(index=False, name=None)])
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from analysis.report.blocks import (
     Section,
     Sentences,
     Table,
+    table_of,
 )
 from analysis.report.changed import changed, flip_columns
 from analysis.report.columns import columns, numbers_of
@@ -255,22 +256,11 @@ def _sensitivity(one: _Shown) -> Iterator[Block]:
     if pictures:
         yield More("Curves by bits, two parts together, interactions", pictures)
     tables = [
-        _as_table(f"{words.capital(TITLES[name])}, in {family.title}", rows)
+        table_of(f"{words.capital(TITLES[name])}, in {family.title}", rows)
         for name, rows in (told.tables if told else {}).items()
     ]
     if tables:
         yield More("The damages as tables", tables)
-
-
-def _as_table(name: str, rows: pd.DataFrame) -> Table:
-    columns = [Column(str(column).replace("_", " "), _digits(rows[column])) for column in rows.columns]
-    return Table(name, columns, [[plain(value) for value in line] for line in rows.itertuples(index=False, name=None)])
-
-
-def _digits(values: pd.Series) -> int | None:
-    if not pd.api.types.is_numeric_dtype(values):
-        return None
-    return 4 if pd.api.types.is_float_dtype(values) else 0
 
 
 def _cells_table(cells: Cells, there: Collection[str]) -> Drawn:

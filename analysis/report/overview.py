@@ -71,7 +71,9 @@ def _shares(
     if full is None or len(cells.frame) > MOST_SCORED:
         return {}
     chosen = {name: answers(cells.frame, quality, sizes) for name, quality in qualities.items()}
-    scores = _scores(cells, sorted({full}.union(*chosen.values())))
+    rows = sorted({full}.union(*chosen.values()))
+    # Items that were read before are not read again.
+    scores = dict(zip(rows, cells.summaries(cells.frame.loc[rows], cells.book.scores), strict=True))
     found = {}
     for name, quality in qualities.items():
         own = share_intervals(scores, full, sorted(chosen[name]), cells.frame[quality.column], name)
@@ -92,11 +94,6 @@ def answers(frame: pd.DataFrame, quality: Quality, sizes: list[str]) -> set[int]
             mask = non_dominated(rows[size].to_numpy(dtype=np.float64), quality.score(rows))
             found |= set(rows.index[mask])
     return found
-
-
-def _scores(cells: Cells, rows: list[int]) -> dict[int, Mapping[str, Scores]]:
-    """Return the scores of ``rows`` by row and metric; items that were read before are not read again."""
-    return dict(zip(rows, cells.summaries(cells.frame.loc[rows], cells.book.scores), strict=True))
 
 
 def share_intervals(

@@ -50,13 +50,5 @@ def of_cells(cells: Cells, defects: int) -> str:
     """Count cells and what readers should know before they trust them."""
     done = int((cells.frame["status"] == "done").sum())
     failed = len(cells.frame) - done
-    told = [counted(done, "finished cell"), *([counted(failed, "failed cell")] if failed else [])]
-    odd = [
-        text
-        for number, text in (
-            (defects, counted(defects, "defect")),
-            (len(cells.notes), counted(len(cells.notes), "note")),
-        )
-        if number
-    ]
-    return ", ".join([*told, *odd])
+    odd = ((failed, "failed cell"), (defects, "defect"), (len(cells.notes), "note"))
+    return ", ".join([counted(done, "finished cell"), *(counted(number, noun) for number, noun in odd if number)])

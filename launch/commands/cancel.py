@@ -13,9 +13,10 @@ import sys
 from contextlib import suppress
 
 from launch import sweep_file
-from launch.monitor.worker_states import State, states
+from launch.monitor.worker_states import states
 from launch.slurm import jobs, scheduler
 from launch.workers.cancel_request import request
+from launch.workers.heartbeat import State
 from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.store.lock_owner import this_machine
 from mmq_sweeps.store.store import Store

@@ -19,6 +19,7 @@ from launch.workers import warm
 from mmq_sweeps.config.sweep import Sweep, plan_each
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.reporting.counts import counted
+from mmq_sweeps.reporting.progress import to_stderr
 from mmq_sweeps.search import loop
 from mmq_sweeps.search.measuring import STAGES, Measurement, Outcome
 from mmq_sweeps.search.prediction.sensitivity import read_errors
@@ -60,7 +61,7 @@ def search(question: Question, launcher: Mapping[str, Any], command: str = "") -
             found = run.to_the_end(budgets)
     except Halted as halted:
         run.note("halted", reason=str(halted))
-        start.tell(str(halted))
+        to_stderr(str(halted))
         return halted.status
     except ConfigError as error:
         run.note("halted", reason=str(error))
@@ -73,7 +74,7 @@ def search(question: Question, launcher: Mapping[str, Any], command: str = "") -
     answer.show(found, question.base["output"])
     if run.failed:
         were = "was" if run.failed == 1 else "were"
-        start.tell(
+        to_stderr(
             f"{counted(run.failed, 'cell')} failed and {were} left out of the search; the same command tries again"
         )
     return 1 if run.failed else 0
