@@ -27,10 +27,6 @@ NEEDS_EXTRA = (
 )
 
 
-def _warn(text: str) -> None:
-    sys.stderr.write(f"warning: {text}\n")
-
-
 def table(arguments: argparse.Namespace) -> None:
     """Print every cell of the sources: the same tables that a sweep ends with."""
     table_rows = as_rows(read([Path(source) for source in arguments.source], "table"))
@@ -42,7 +38,7 @@ def table(arguments: argparse.Namespace) -> None:
         console.out(json_text(table_rows), highlight=False)
         return
     if not table_rows:
-        _warn(f"{' '.join(arguments.source)}: no cell has finished or failed yet")
+        sys.stderr.write(f"warning: {' '.join(arguments.source)}: no cell has finished or failed yet\n")
     for name, formatted in FORMATS.items():
         if getattr(arguments, name):
             console.out(formatted(table_rows).removesuffix("\n"), highlight=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from analysis.figures.confidence import risk_coverage
 from analysis.figures.plots import XY, Bars, Heatmap, Panel, Plot, Series, Space
 from analysis.figures.transfer import transfer_plots, with_key_drawn
 from analysis.measures.family import Family, families
+from analysis.measures.frontier import Frontier
 from analysis.measures.sensitivity import Sensitivity, with_common_groups
 from analysis.measures.transfer import transfer
 from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, part_order
@@ -61,17 +63,18 @@ def _of_transfer(cells: Cells, metric: str | None) -> list[Plot]:
 
 
 def plots(family: Family, names: Sequence[str] = ()) -> list[Plot]:
-    """Build those of the figures ``names`` (default: all) that ``family`` can show."""
+    """Build those of the figures ``names`` (default: all) that ``family`` can show, with notes on cells that they leave out."""
+    notes = list(left_out(family.cells.frame, family.cells.parts))
     return [
-        Plot(f"{name}-{_slug(family.title)}", f"{FIGURES[name][0]}: {family.title}", panels, _notes(name, family))
+        Plot(
+            f"{name}-{_slug(family.title)}",
+            f"{FIGURES[name][0]}: {family.title}",
+            panels,
+            notes if name in OF_WHOLE_PARTS else [],
+        )
         for name in names or FIGURES
         if (panels := list(FIGURES[name][1](family)))
     ]
-
-
-def _notes(name: str, family: Family) -> list[str]:
-    """Describe the cells of the family that a figure leaves out."""
-    return list(left_out(family.cells.frame, family.cells.parts)) if name in OF_WHOLE_PARTS else []
 
 
 def _slug(title: str) -> str:
@@ -86,25 +89,20 @@ def _slug(title: str) -> str:
 def tradeoff(family: Family) -> Iterator[Panel]:
     series = []
     for one in family.frontiers:
-        method = one.method
-        quantized = one.cells[one.cells["method"] != "none"]
-        series.append(
-            Series(
-                "", quantized["bpw_paper"].tolist(), quantized[f"{METRIC}{family.metric}"].tolist(),
-                names=[_named(row, family.metric) for _, row in quantized.iterrows()], line=False, faint=True, style=method,
-            )
-        )  # fmt: skip
         rows = one.rows
-        series.append(
-            Series(
-                method, rows["bpw_paper"].tolist(), rows[f"{METRIC}{family.metric}"].tolist(),
-                names=[_named(row, family.metric) for _, row in rows.iterrows()], style=method,
-                **({"low": rows["low"].tolist(), "high": rows["high"].tolist()} if "low" in rows else {}),
-            )
-        )  # fmt: skip
+        interval = {name: rows[name].tolist() for name in ("low", "high") if name in rows}
+        series.append(_sizes("", one.cells[one.cells["method"] != "none"], one, line=False, faint=True))
+        series.append(_sizes(one.method, rows, one, **interval))
     if series:
         full = next((one.full for one in family.frontiers if one.full is not None), None)
         yield XY("", "bits per weight", family.quality.label, series, level=full)
+
+
+def _sizes(label: str, rows: pd.DataFrame, one: Frontier, **look: Any) -> Series:
+    """Convert cells of a frontier's method to points of quality over bits per weight."""
+    names = [_named(row, one.metric) for _, row in rows.iterrows()]
+    figures = (rows["bpw_paper"].tolist(), rows[one.quality.column].tolist())
+    return Series(label, *figures, names=names, style=one.method, **look)
 
 
 def parts(family: Family) -> Iterator[Panel]:

@@ -23,7 +23,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: ``rows[i][j]`` is a number, a text or ``None``. ``filters`` are the columns that readers can filter by.
+    """A table: ``rows[i][j]`` is a number, a text or ``None``.
 
     ``marks`` maps ``(i, j)`` to a warning shown beside that number. ``cells`` are the numbers of the rows' cells on the
     page, so that choosing a row pins its cell; empty if rows are no cells.
@@ -32,7 +32,6 @@ class Table:
     name: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Any]]
-    filters: Sequence[str] = ()
     marks: Mapping[tuple[int, int], str] = field(default_factory=dict)
     cells: Sequence[int] = ()
 
@@ -90,15 +89,6 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """Items with what each of ``cells``, given by name, said of them: ``answers[i]`` has ``(text, score)`` a cell."""
-
-    cells: Sequence[str]
-    rows: Sequence[Sample]
-    answers: Sequence[Sequence[tuple[str, float | None]]]
-
-
-@dataclass(frozen=True)
 class More:
     """Blocks behind a ``title``, which readers open."""
 
@@ -112,7 +102,7 @@ class Sentences:
     warning: bool = False
 
 
-Block = Sentences | Plot | Table | Samples | Drawn | Doubts | Compared | More
+Block = Sentences | Plot | Table | Samples | Drawn | Doubts | More
 
 
 @dataclass(frozen=True)

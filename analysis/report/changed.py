@@ -31,7 +31,9 @@ def changed(family: Family, frontier: pd.DataFrame, numbers: Mapping[tuple[str, 
     lacking = [f"Answers cannot be compared with full precision: this family {reason}."] if reason else []
     yield Sentences([*map(sentence, notes), *lacking])
     # A method's name keeps its letters at the beginning of a sentence.
-    yield from _alike([f"{line}." for line in alike_lines(family.cells.frame)])
+    if lines := [f"{line}." for line in alike_lines(family.cells.frame)]:
+        more = [f"And {counted(len(lines) - NAMED, 'more cell')}."] if len(lines) > NAMED else []
+        yield Sentences(["Empty and repeated answers:", *lines[:NAMED], *more])
 
 
 def _rows(found: Flips, frontier: pd.DataFrame, numbers: Mapping[tuple[str, str], int]) -> Iterator[dict[str, Any]]:
@@ -47,12 +49,6 @@ def _rows(found: Flips, frontier: pd.DataFrame, numbers: Mapping[tuple[str, str]
             "name": assignment(row),
             **{name: rounded(float(share)) or 0.0 for name, share in shares.items()},
         }
-
-
-def _alike(lines: list[str]) -> Iterator[Block]:
-    if lines:
-        more = [f"And {counted(len(lines) - NAMED, 'more cell')}."] if len(lines) > NAMED else []
-        yield Sentences(["Empty and repeated answers:", *lines[:NAMED], *more])
 
 
 def flip_columns(found: Iterable[Flips | None]) -> dict[str, dict[str, float]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 
 from analysis.measures.compare import Comparison
-from analysis.report.blocks import Block, Column, Compared, Page, Sample, Section, Sentences, Table
+from analysis.report.blocks import Block, Column, Drawn, Page, Sample, Section, Sentences, Table
+from analysis.report.columns import short_answers
 from analysis.report.samples import readable
 from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.reporting.table import metric_label
@@ -69,11 +71,20 @@ def _metrics(found: Comparison) -> Table:
     return Table("Every metric of both, with the 95% interval of the paired difference", columns, rows)
 
 
-def _samples(found: Comparison, examples: Mapping[str, Sample]) -> Compared:
+def _samples(found: Comparison, examples: Mapping[str, Sample]) -> Drawn:
     names = [f"{name}: {side.title}" for name, side in zip("AB", found.sides, strict=True)]
     rows = [examples[change.id] for change in found.most]
     answers = [
         [(readable(text), score) for text, score in zip(change.answers, change.scores, strict=True)]
         for change in found.most
     ]
-    return Compared(names, rows, answers)
+    return compared(names, rows, answers)
+
+
+def compared(
+    cells: Sequence[str], rows: Sequence[Sample], answers: Sequence[Sequence[tuple[str, float | None]]]
+) -> Drawn:
+    """Return ``rows`` of items with the answers of each of ``cells``: ``answers[i]`` has ``(text, score)`` a cell."""
+    by_cell = {place: [said[place] for said in answers] for place in range(len(cells))}
+    content = {"names": list(cells), "items": [asdict(row) for row in rows], **short_answers(by_cell)}
+    return Drawn("compared", content, tag="div")

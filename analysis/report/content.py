@@ -196,7 +196,7 @@ def _frontier_table(shown: _Shown) -> Table:
     warned = ["; ".join(warnings_of(row, one.metric)) for _, row in rows.iterrows()]
     marks = {(place, 2): told for place, told in enumerate(warned) if told}
     numbers = [shown.numbers[key] for key in zip(rows["id"], rows["where"], strict=True)]
-    return Table(f"The frontier of {shown.family.title}", [column for column, _ in known], lines, (), marks, numbers)
+    return Table(f"The frontier of {shown.family.title}", [column for column, _ in known], lines, marks, numbers)
 
 
 def _frontier_notes(one: Frontier) -> Iterator[Block]:

@@ -14,7 +14,6 @@ from typing import Any
 from analysis.figures.plots import Plot, Space
 from analysis.report.blocks import (
     Block,
-    Compared,
     Doubts,
     Drawn,
     More,
@@ -149,7 +148,7 @@ def _table(table: Table, drawn: Contents) -> Iterator[str]:
     content = {
         "columns": [asdict(column) for column in table.columns],
         "rows": rows,
-        "filters": list(table.filters),
+        "filters": [],
         "marks": marks,
         "cells": list(table.cells),
     }
@@ -160,12 +159,6 @@ def _table(table: Table, drawn: Contents) -> Iterator[str]:
 def _samples(block: Samples, drawn: Contents) -> Iterator[str]:
     content = {"family": block.family, "items": [asdict(row) for row in block.rows], "chosen": list(block.chosen)}
     yield _host(drawn, "samples", {**content, **short_answers(block.answers)})
-
-
-def _compared(block: Compared, drawn: Contents) -> Iterator[str]:
-    answers = {place: [said[place] for said in block.answers] for place in range(len(block.cells))}
-    content = {"names": list(block.cells), "items": [asdict(row) for row in block.rows]}
-    yield _host(drawn, "compared", {**content, **short_answers(answers)})
 
 
 def _more(block: More, drawn: Contents) -> Iterator[str]:
@@ -179,6 +172,5 @@ RENDER: dict[type, Callable[[Any, Contents], Iterator[str]]] = {
     Doubts: _doubts,
     Table: _table,
     Samples: _samples,
-    Compared: _compared,
     More: _more,
 }

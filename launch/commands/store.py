@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from launch.commands import print_json
 from mmq_sweeps.errors import COUNT, ConfigError, check_ranges
 from mmq_sweeps.reporting.counts import are, counted
 from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.reporting.table import line, output_console, plain_table
 from mmq_sweeps.store import checkpoint_names
-from mmq_sweeps.store.eviction import GB, KINDS, Stored, artifacts
+from mmq_sweeps.store.eviction import GB, KINDS, artifacts
 from mmq_sweeps.store.store import Store
 
 RANGES = {"max_gb": COUNT, "older_than": COUNT}
@@ -77,7 +76,7 @@ def _list(arguments: argparse.Namespace) -> int:
     }
     if arguments.json:
         held = {name: asdict(owner) for name, owner in locked.items()}
-        _tell({"store": str(store.root), "kinds": [asdict(kind) for kind in kinds], "locks": held})
+        print_json({"store": str(store.root), "kinds": [asdict(kind) for kind in kinds], "locks": held})
         return 0
     table = plain_table("kind", ">count", ">MB", "last used")
     for kind in kinds:
@@ -96,14 +95,11 @@ def _kinds(store: Store) -> Iterator[Kind]:
     yield _files("cells", (store.root / "cells").glob("*/*"), count="record.json")
     stored = artifacts(store.root)
     for name in reversed(KINDS):
-        yield _of(name, [one for one in stored if one.kind == name])
+        own = [one for one in stored if one.kind == name]
+        used = max((one.used for one in own), default=None)
+        yield Kind(name, len(own), sum(one.size_bytes for one in own), used)
     for folder in FOLDERS:
         yield _files(folder, (store.root / folder).rglob("*"))
-
-
-def _of(name: str, stored: list[Stored]) -> Kind:
-    size = sum(one.size_bytes for one in stored)
-    return Kind(name, len(stored), size, max((one.used for one in stored), default=None))
 
 
 def _files(name: str, paths: Iterator[Path], count: str | None = None) -> Kind:
@@ -136,7 +132,7 @@ def _check(arguments: argparse.Namespace) -> int:
         )
     if arguments.json:
         told = {"store": str(store.root), "records": len(records), "artifacts": checked}
-        _tell({**told, "problems": problems, "warnings": warnings})
+        print_json({**told, "problems": problems, "warnings": warnings})
     else:
         for text in problems:
             sys.stdout.write(f"wrong: {text}\n")
@@ -160,7 +156,7 @@ def _prune(arguments: argparse.Namespace) -> int:
         sys.stderr.write("error: another process evicts from this store at the moment; try again when it is done\n")
         return 1
     if arguments.json:
-        _tell({"store": str(store.root), "dry_run": arguments.dry_run, **asdict(evicted)})
+        print_json({"store": str(store.root), "dry_run": arguments.dry_run, **asdict(evicted)})
         return 0
     doing = "would remove" if arguments.dry_run else "removed"
     sys.stdout.write(
@@ -168,7 +164,3 @@ def _prune(arguments: argparse.Namespace) -> int:
         f"{evicted.left_bytes / 1e6:,.1f} MB are left, running jobs need {evicted.pinned_bytes / 1e6:,.1f} MB of them\n"
     )
     return 0
-
-
-def _tell(content: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(content, indent=1) + "\n")

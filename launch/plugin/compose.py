@@ -53,10 +53,13 @@ class Composer:
             self._parsed[line] = override, _chooses(override, self._repository)
         return self._parsed[line]
 
+    def values(self, overrides: Sequence[str]) -> list[Override]:
+        """Return those of the ``overrides`` that set a value in what is read."""
+        return [override for override, chooses in map(self.read, overrides) if not chooses]
+
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """Return the configuration of a job; a ``ConfigError`` or ``HydraException`` if it cannot be composed."""
-        config = self.chosen(overrides)
-        values = [override for override, chooses in map(self.read, overrides) if not chooses]
+        config, values = self.chosen(overrides), self.values(overrides)
         if any(map(_adds_below, values)):
             raw = OmegaConf.to_container(config, resolve=False)
             if replacing := [sentence for value in values if (sentence := _replaces(config, raw, value))]:

@@ -79,11 +79,13 @@ class _Family:
     @staticmethod
     def around(composer: Composer, overrides: Sequence[str], config: DictConfig) -> _Family | None:
         """Return the family of a job; None if a value of its configuration may depend on two keys."""
-        values = _values(composer, overrides)
+        values = composer.values(overrides)
         # Before values are set as well, since Hydra looks at what it deletes and at what it adds to with a plus.
         before, after = (OmegaConf.to_container(one, resolve=False) for one in (composer.chosen(overrides), config))
         texts = chain(_texts(before), _texts(after))
-        if not _set_apart(values) or not all(map(_refers_plainly, texts)) or not _known_keys(values, after):
+        # The order of two overrides counts if one sets a key at or below the other's.
+        paths = [tuple(one.key_or_group.split(".")) for one in values]
+        if not _apart(paths) or not all(map(_refers_plainly, texts)) or not _known_keys(values, after):
             return None
         try:
             return _Family(composer, overrides, resolved(config))
@@ -124,10 +126,6 @@ class _Family:
             apart = _apart([path for path, _ in changes])
             self.sections[key] = _changed({name: self.base[name]}, changes)[name] if apart else _ENTANGLED
         return self.sections[key]
-
-
-def _values(composer: Composer, overrides: Sequence[str]) -> list[Override]:
-    return [override for override, chooses in map(composer.read, overrides) if not chooses]
 
 
 def _common(composer: Composer, line: str) -> tuple[str, bool]:
@@ -175,11 +173,6 @@ def _below(node: Any, key: str) -> Any:
     for name in key.split("."):
         node = node.get(name) if isinstance(node, dict) else None
     return node
-
-
-def _set_apart(values: Sequence[Override]) -> bool:
-    """Return True if no override sets a key at or below another's, where their order would count."""
-    return _apart([tuple(one.key_or_group.split(".")) for one in values])
 
 
 def _apart(paths: Iterable[tuple[str, ...]]) -> bool:

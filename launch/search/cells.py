@@ -197,16 +197,15 @@ def _larger(settings: searching.Settings, items: int) -> searching.Settings:
 
 
 def _candidates(options: list[Chosen], dtype: str) -> list[Candidate]:
-    methods = [None if one.method is None else _built(one.method) for one in options]
+    nodes = [
+        one.method and {key: value for key, value in one.method.items() if key != "calibration"} for one in options
+    ]
+    methods = [None if node is None else build("method", node) for node in nodes]
     names = {one.method["_target_"]: _name(one.method) for one in options if one.method is not None}
     return [
         Candidate(Option(one.bits, one.method, one.group_size, label), method, dtype)
         for one, method, label in zip(options, methods, labels(options, names), strict=True)
     ]
-
-
-def _built(node: Mapping[str, Any]) -> Any:
-    return build("method", {name: value for name, value in node.items() if name != "calibration"})
 
 
 def _name(node: Mapping[str, Any]) -> str:
