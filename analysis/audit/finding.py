@@ -1,4 +1,4 @@
-"""A finding of the audit, and how a finding lists what it names."""
+"""A finding of the audit, and how it lists names."""
 
 from __future__ import annotations
 

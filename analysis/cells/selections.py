@@ -1,4 +1,4 @@
-"""Say in words what a cell quantizes, and pick the rows whose parts are quantized as a whole."""
+"""Describe a cell's quantized parts in words, and pick the rows whose parts are quantized as a whole."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ def assignment(row: pd.Series) -> str:
 
 
 class Choice(NamedTuple):
-    """A quantized part: block groups and layer kinds joined by ``+``, its own group size, and as JSON what these leave out."""
+    """A quantized part of a cell: block groups and layer kinds are joined by ``+``, ``group`` is its own group size.
+
+    ``selection`` is JSON of a selection that these do not describe.
+    """
 
     part: str
     bits: float

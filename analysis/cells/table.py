@@ -109,7 +109,7 @@ class Cells:
         return found
 
     def each_family(self, make: Callable[[str, Cells], T], nothing: str) -> list[T]:
-        """Return what ``make`` returns for the title and the cells of every family, of finished cells.
+        """Call ``make`` with the title and the cells of every family of finished cells; return its results.
 
         A ValueError of ``make`` leaves its family out; if it raises for all, a ValueError says ``nothing``, and why.
         """
@@ -153,7 +153,7 @@ class Cells:
         return None
 
     def summaries(self, rows: pd.DataFrame, summary: Summary) -> Iterator[Any]:
-        """Yield what ``summary`` makes of the items of each row, or of None; the items of a row are read once."""
+        """Yield the ``summary`` of the items of each row, or of None; the items of a row are read once."""
         where = rows["where"] if "where" in rows else [""] * len(rows)
         named = zip(where, rows["id"], strict=True)
         for place, cell in enumerate(counted(named, "items of cells", len(rows))):
@@ -175,7 +175,7 @@ class Cells:
 
 
 def _joining(frame: pd.DataFrame) -> pd.Series:
-    """Return each row's ``setting``; what is quantized elsewhere has that of the one full-precision model beside it."""
+    """Return each row's ``setting``; a cell quantized elsewhere has that of the one full-precision model beside it."""
     settings = frame.get("setting", pd.Series("", frame.index)).fillna("")
     elsewhere = quantized_elsewhere(frame)
     if BESIDE not in frame or not elsewhere.any():

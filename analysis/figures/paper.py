@@ -96,7 +96,7 @@ def _share_labels(drawn: Sequence[Axes], panels: Sequence[Panel], columns: int) 
 
 
 def _axis(panel: Panel, axis: str) -> tuple[Any, ...] | None:
-    """Return what an axis shows, equal for panels that share it; None if it is the panel's own."""
+    """Return the labels and ticks of an axis, equal for panels that share it; None if it is the panel's own."""
     if isinstance(panel, Heatmap):
         return (panel.x_label, *panel.columns) if axis == "x" else (panel.y_label, *panel.rows)
     if isinstance(panel, XY):

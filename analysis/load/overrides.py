@@ -41,7 +41,7 @@ NOT_TEXT = ("null", "true", "false", "yes", "no", "on", "off", "nan", "inf")
 
 
 def overrides(cell: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """Return the overrides of ``cell`` without what ``assigned`` says, quoted for a shell.
+    """Return the overrides of ``cell`` without those of ``assigned``, quoted for a shell.
 
     Example: ``model=m task=t task.limit=8 method=gptq method.group_size=64 calibration.samples=2``.
     """

@@ -169,7 +169,7 @@ class _Reader:
         return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), index=pd.Index(list(by_cell), name="id"))
 
     def _interval(self, flipped: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the 95% interval of each cell over items drawn with replacement; what shares an image is drawn together."""
+        """Return the 95% interval of each cell over drawn items; those that share an image are drawn together."""
         owner = _owners(self._items) if self._ranked else owners_of(self._items, self._groups)
         owner = np.arange(len(self._items)) if owner is None else owner
         totals = np.zeros((owner.max() + 1, flipped.shape[1] + 1))

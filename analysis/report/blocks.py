@@ -77,7 +77,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Samples:
-    """Items of a family, and what cells said of them: ``answers`` maps a cell's number to ``(text, score)`` an item.
+    """Items of a family with the cells' answers: ``answers`` maps a cell's number to ``(text, score)`` an item.
 
     The page shows the cells in ``chosen``, beside the answer within the budget and the pinned cell.
     """
@@ -116,7 +116,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """``data`` has what the page's scripts share: the columns of all cells, and the families."""
+    """``data`` is shared by the page's scripts: the columns of all cells, and the families."""
 
     title: str
     summary: str

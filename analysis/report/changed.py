@@ -1,4 +1,4 @@
-"""List what a family's cells answer otherwise than full precision, leave without an answer, or say too often."""
+"""List a family's answers that differ from full precision, are empty, or are repeated too often."""
 
 from __future__ import annotations
 

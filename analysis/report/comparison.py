@@ -14,7 +14,7 @@ from mmq_sweeps.reporting.table import metric_label
 
 
 def page(found: Comparison, examples: Mapping[str, Sample], lacking: Sequence[str], command: str) -> Page:
-    """Build the page. ``examples`` has image and references by item, ``lacking`` sentences on what could not be read."""
+    """Build the page. ``examples`` has image and references by item, ``lacking`` sentences on items that could not be read."""
     first, second = found.sides
     answers: list[Block] = [
         Sentences([line.rstrip(".") + "." for line in (*sentences(found), *lacking)]),
@@ -30,7 +30,7 @@ def page(found: Comparison, examples: Mapping[str, Sample], lacking: Sequence[st
 
 
 def sentences(found: Comparison, marked: str = "") -> Iterator[str]:
-    """Yield what the tables do not say; ``marked`` explains the mark of significant differences."""
+    """Yield sentences beside the tables; ``marked`` explains the mark of significant differences."""
     if marked and any(one.significant for one in found.differences):
         yield marked
     yield f"{found.changed:,} of {found.shared:,} answers changed"

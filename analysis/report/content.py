@@ -180,7 +180,7 @@ def _searches(found: Sequence[Search]) -> Iterator[Block]:
 
 
 def _frontier_table(shown: _Shown) -> Table:
-    """List the cells on the frontier of all methods, with what is known of each figure."""
+    """List the cells on the frontier of all methods, with the known figures of each."""
     one = shown.overall
     rows = one.rows
     titles = {"low": "low", "high": "high", "difference": "vs full", "probability": "on frontier"}

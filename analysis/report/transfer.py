@@ -1,4 +1,4 @@
-"""Section of the report on what one model or task says of another."""
+"""Build the report's section on how well one model or task predicts another."""
 
 from __future__ import annotations
 

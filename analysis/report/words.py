@@ -47,7 +47,7 @@ def of_sensitivity(one: Sensitivity) -> Iterator[str]:
 
 
 def of_cells(cells: Cells, defects: int) -> str:
-    """Count cells and what readers should know before they trust them."""
+    """Count the cells, and the failures, defects and notes that cast doubt on them."""
     done = int((cells.frame["status"] == "done").sum())
     failed = len(cells.frame) - done
     odd = ((failed, "failed cell"), (defects, "defect"), (len(cells.notes), "note"))

@@ -29,7 +29,7 @@ def flips_table(one: Flips, frame: pd.DataFrame) -> Table:
 
 
 def flips_lines(one: Flips) -> Iterable[str]:
-    """Yield what the columns of a table of flips mean, and what it leaves out."""
+    """Yield the meaning of the columns of a table of flips, and the cells that it leaves out."""
     if not one.table.empty:
         count = int(one.table["items"].iloc[0])
         worse, better = _judged(one)

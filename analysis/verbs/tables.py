@@ -23,7 +23,7 @@ from mmq_sweeps.reporting.table import SIGNIFICANT, WARNED, metric_label, plain_
 
 
 def recommendation_lines(one: recommending.Recommendation) -> Iterable[str]:
-    """Yield what is measured best, what is as good, and what may be better."""
+    """Yield the best measured cell, those as good, and candidates that may be better."""
     yield f"best measured: {_figure(one.best, one)}"
     if one.again:
         yield f"its command: {one.again}"
@@ -62,7 +62,7 @@ def warning_lines(rows: pd.DataFrame, metric: str) -> Iterable[str]:
 
 
 def loading_lines(rows: pd.DataFrame) -> Iterable[str]:
-    """Yield what to know of the loaders shown: parts of these cells that an export stores dense."""
+    """Yield a remark on the loaders shown: parts of these cells that an export stores dense."""
     dense = [
         row for _, row in rows.iterrows() if row.get(f"{BITS}{EMBEDDINGS}", FULL_PRECISION_BITS) < FULL_PRECISION_BITS
     ]

@@ -54,7 +54,7 @@ class Composer:
         return self._parsed[line]
 
     def values(self, overrides: Sequence[str]) -> list[Override]:
-        """Return those of the ``overrides`` that set a value in what is read."""
+        """Return those of the ``overrides`` that set a value in the composed files."""
         return [override for override, chooses in map(self.read, overrides) if not chooses]
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
@@ -71,7 +71,7 @@ class Composer:
         return config
 
     def chosen(self, overrides: Sequence[str]) -> DictConfig:
-        """Return what the files of a job compose to, before its values are set."""
+        """Return the composed files of a job, before its values are set."""
         choices = tuple(line for line in overrides if self.read(line)[1])
         if choices not in self._composed:
             # Pickling and unpickling is three times as fast as a deep copy; the data never leaves this process.

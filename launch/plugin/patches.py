@@ -43,7 +43,7 @@ _ENTANGLED = object()
 
 
 def plain_all(composer: Composer, job_overrides: Iterable[Sequence[str]]) -> Iterator[DictConfig | Plain]:
-    """Yield what ``composer`` composes of each job; of most, the plain values that ``resolved`` would return.
+    """Yield each job's configuration as ``composer`` composes it; for most jobs, the plain values of ``resolved``.
 
     Jobs share plain values, so these must not be changed. Errors are the composer's; a job that cannot be resolved is
     yielded as a ``DictConfig``, for ``plan`` to say why.
@@ -119,7 +119,7 @@ class _Family:
             return None  # Told by the job that is composed in full.
 
     def _section(self, name: str, ones: Sequence[tuple[int, str]]) -> Any:
-        """Return a section with the changes of several overrides; ``_ENTANGLED`` if one changes what another replaces."""
+        """Return a section with the changes of several overrides; ``_ENTANGLED`` if one replaces another's."""
         key = (name, *ones)
         if key not in self.sections:
             changes = [change for one in ones for change in self.changes[one] or () if change[0][0] == name]
@@ -129,7 +129,7 @@ class _Family:
 
 
 def _common(composer: Composer, line: str) -> tuple[str, bool]:
-    """Return what the jobs of a family have in common of an override: its key alone if it sets that to a value."""
+    """Return the part of an override that the jobs of a family share: its key alone if it sets that to a value."""
     override, chooses = composer.read(line)
     sets = not chooses and _sets_value(override)
     key = f"{'++' if override.is_force_add() else ''}{override.key_or_group}"
@@ -230,7 +230,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _changed(base: Plain, changes: Sequence[Change]) -> Plain:
-    """Return ``base`` with ``changes``; what they do not touch is shared."""
+    """Return ``base`` with ``changes``; untouched values are shared."""
     copies: dict[tuple[str, ...], Plain] = {(): dict(base)}
 
     def copy(path: tuple[str, ...]) -> Plain:

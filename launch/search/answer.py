@@ -78,7 +78,7 @@ class Found:
         }
 
     def _grid_seconds(self, items: int) -> float | None:
-        """Return what evaluating ``items`` would take at the pace of the last batch, whose cells are those of the grid.
+        """Return the seconds to evaluate ``items`` at the pace of the last batch, whose cells are those of the grid.
 
         If the store had them all, at the pace of the batches between the first, which quantizes, too, and the last.
         """
@@ -195,7 +195,7 @@ def frontier_of(course: Search, space: Space) -> list[dict[str, float]]:
 
 
 def title(subject: Subject) -> str:
-    """Say what is searched: ``tiny_blip2 on scenes_caption, gptq, 343 assignments of 3 parts``."""
+    """Name the subject of a search: ``tiny_blip2 on scenes_caption, gptq, 343 assignments of 3 parts``."""
     question = subject.question
     axes = len(subject.space.axes)
     what = {"part": "part", "kind": "layer kind", "group": "layer kind of a block group", "unit": "unit"}
@@ -277,7 +277,7 @@ def _lines(found: Found, content: Mapping[str, Any]) -> list[str]:
 
 
 def _about(answer: Mapping[str, Any], share: float | None) -> Iterator[str]:
-    """Yield what is said of an answer; ``share`` is what it is to keep of full precision, if that is its budget."""
+    """Yield remarks on an answer; ``share`` is the share of full precision to keep, if that is its budget."""
     uniform = answer["uniform"]
     kind = "best uniform within it" if share is None else "smallest uniform that is expected to keep it"
     if uniform is not None:

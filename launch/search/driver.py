@@ -1,4 +1,4 @@
-"""Drive a search: measure what it asks for as ordinary cells, batch by batch, until it has its answers.
+"""Drive a search: measure its questions as ordinary cells, batch by batch, until it has its answers.
 
 All that it needs to go on is in the store: a search that is started again asks for the same cells, and those that have ended
 are read from their records.
@@ -34,7 +34,7 @@ CHECKED = (STAGES[0], STAGES[-1])
 
 
 class Halted(Exception):
-    """The search cannot go on; the message says why and what to do. ``status`` is that of the process."""
+    """The search cannot go on; the message gives the reason and the remedy. ``status`` is that of the process."""
 
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)
@@ -81,7 +81,7 @@ def search(question: Question, launcher: Mapping[str, Any], command: str = "") -
 
 
 def budgets_of(subject: Subject) -> list[Budget]:
-    """Return the budgets of a question, checked against what its space can weigh; a ``ConfigError`` lists all problems."""
+    """Return the budgets of a question, checked against the sizes of its space; a ``ConfigError`` lists all problems."""
     settings, space = subject.question.settings, subject.space
     if space.least_bits == space.full_bits:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What a search would measure at most, told without measuring."""
+"""Count the most cells and items that a search can measure, without measuring."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def predicted(subject: Subject, budgets: Sequence[Budget]) -> dict[str, Any]:
 
 
 def show(subject: Subject, budgets: Sequence[Budget]) -> None:
-    """Print what the search would measure, as JSON if the sweep's output is JSON."""
+    """Print the measurements of the search, as JSON if the sweep's output is JSON."""
     told, console = predicted(subject, budgets), output_console()
     if subject.question.base["output"] == "json":
         console.out(json.dumps(told, indent=1), highlight=False)

@@ -1,4 +1,4 @@
-"""Ask a cluster what it offers and allows: partitions, accounts, features, the limits of arrays and of queued jobs."""
+"""Ask a cluster for its offers and limits: partitions, accounts, features, the limits of arrays and of queued jobs."""
 
 from __future__ import annotations
 
