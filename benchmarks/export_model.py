@@ -136,6 +136,7 @@ def write(checkpoint: Path, store: Path, out: Path) -> dict[str, Any]:
     """Write the weights as the command does, and return seconds, peak memory and sizes."""
     import torch
 
+    from mmq_sweeps.export.choice import Choice
     from mmq_sweeps.export.formats.compressed_tensors import CompressedTensors
     from mmq_sweeps.export.tensors import ExportedTensors
     from mmq_sweeps.export.weights import CellWeights
@@ -146,7 +147,7 @@ def write(checkpoint: Path, store: Path, out: Path) -> dict[str, Any]:
     session, cell = opened(checkpoint, store)
     form = CompressedTensors()
     with Progress(1) as progress:
-        tensors = ExportedTensors(session.loaded, CellWeights(session, cell, progress), form, torch.bfloat16)
+        tensors = ExportedTensors(session.loaded, CellWeights(session, cell, progress), Choice(form, torch.bfloat16))
         loaded = peak_memory()["process"]
         reset_peak_memory()
         out.mkdir()

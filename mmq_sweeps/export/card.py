@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from mmq_sweeps.assignment import text_of
-from mmq_sweeps.export.choice import PLAIN
+from mmq_sweeps.export.choice import PLAIN, PREFERRED, Choice
 from mmq_sweeps.export.source import Source
 from mmq_sweeps.export.tensors import ExportedTensors
 from mmq_sweeps.identity.assignment import bits_label, part_order
@@ -18,41 +17,30 @@ NAME = "README.md"
 COMPRESSED_TENSORS = "0.18"
 
 
-@dataclass(frozen=True)
-class Stored:
-    """How a folder holds a cell: its format, why it is not the preferred one, and the bytes of its weights."""
-
-    format: str
-    dtype: str
-    why: str
-    bytes: int
-    tensors: ExportedTensors
-
-
-def card(source: Source, stored: Stored, command: str) -> str:
-    """Return the text of the card; ``command`` is that of the export."""
+def card(source: Source, tensors: ExportedTensors, size: int, command: str) -> str:
+    """Return the text of the card; ``size`` is that of the weights in bytes, ``command`` that of the export."""
     names = source.record.names
     title = f"{names['model']} quantized by {names['method']}"
     return "\n".join([
         "---", "library_name: transformers", *_license(source), "---", "",
         f"# {title}", "",
         f"A cell of mmq-sweeps ({source.record.id}), exported and verified: reloaded by transformers "
-        f"{_equal(source, stored)}.", "",
+        f"{_equal(source, tensors.choice)}.", "",
         "## What is quantized", "", *_assignment(source), "",
         "## What was measured", "", *_metrics(source), "",
-        "## Size", "", *_sizes(source, stored), "",
-        "## Load it", "", *_loading(source, stored), "",
+        "## Size", "", *_sizes(source, tensors, size), "",
+        "## Load it", "", *_loading(source, tensors), "",
         "## Make it again", "", *_commands(source, command), "",
     ])  # fmt: skip
 
 
-def _equal(source: Source, stored: Stored) -> str:
+def _equal(source: Source, choice: Choice) -> str:
     measured_in = source.model["dtype"]
-    if stored.dtype == measured_in:
+    if choice.dtype_name == measured_in:
         return "it computes the logits that were measured, bit for bit"
     return (
-        f"it has the weights that were measured in {measured_in}, bit for bit; it computes in {stored.dtype}, so its logits "
-        "and metrics are not those that were measured"
+        f"it has the weights that were measured in {measured_in}, bit for bit; it computes in {choice.dtype_name}, so its "
+        "logits and metrics are not those that were measured"
     )
 
 
@@ -90,24 +78,23 @@ def _metrics(source: Source) -> Iterator[str]:
             yield f"\nWarning of {name}: {warning}"
 
 
-def _sizes(source: Source, stored: Stored) -> Iterator[str]:
-    size = source.record.size["total"]
-    yield f"- Bits per weight as the paper counts them: {size['bpw_paper']:.4f}."
+def _sizes(source: Source, tensors: ExportedTensors, size: int) -> Iterator[str]:
+    measured, choice = source.record.size["total"], tensors.choice
+    yield f"- Bits per weight as the paper counts them: {measured['bpw_paper']:.4f}."
     yield (
-        f"- Exact bits per weight, with scales and zeros: {size['bpw_exact']:.4f}; {size['size_bytes']:,} bytes, all else in "
-        "16 bits."
+        f"- Exact bits per weight, with scales and zeros: {measured['bpw_exact']:.4f}; {measured['size_bytes']:,} bytes, "
+        "all else in 16 bits."
     )
-    yield f"- In this folder: {stored.bytes:,} bytes of weights, format {stored.format}, all else in {stored.dtype}."
-    if stored.why:
-        yield f"- Why not packed: {stored.why}"
-    yield from _remarks(stored)
+    yield f"- In this folder: {size:,} bytes of weights, format {choice.format.name}, all else in {choice.dtype_name}."
+    if choice.why:
+        yield f"- Why not packed: {choice.why}"
+    yield from _remarks(tensors)
 
 
-def _remarks(stored: Stored) -> Iterator[str]:
-    tensors = stored.tensors
+def _remarks(tensors: ExportedTensors) -> Iterator[str]:
     packed, quantized = tensors.packed, tensors.quantized
     wider = [spec for spec in packed.values() if not spec.format.symmetric and spec.format.bits < 8]
-    if wider and stored.format == "compressed-tensors":
+    if wider and tensors.format.name == PREFERRED:
         extra = sum(rows * columns for rows, columns in (spec.shape for spec in wider)) // 8
         yield (
             f"- {len(wider)} linears are asymmetric and stored as symmetric codes q - z of one more bit, which is exact and "
@@ -115,7 +102,7 @@ def _remarks(stored: Stored) -> Iterator[str]:
         )
     for kind, what in (("embeddings", "token embeddings"), ("expert", "experts")):
         own = [spec for name, spec in quantized.items() if spec.kind == kind and name not in packed]
-        if own and stored.format != PLAIN:
+        if own and tensors.format.name != PLAIN:
             yield (
                 f"- The {what} ({len(own)} tensors) are stored dense, with the values that were measured: no loader reads "
                 f"them quantized. They weigh {tensors.dense_bytes(kind):,} bytes."
@@ -124,20 +111,20 @@ def _remarks(stored: Stored) -> Iterator[str]:
         yield "- The head was tied to the embeddings; here the head is packed and the embeddings are dense with equal values."
 
 
-def _loading(source: Source, stored: Stored) -> Iterator[str]:
-    class_name = source.model["class_name"]
-    if stored.format == "compressed-tensors":
+def _loading(source: Source, tensors: ExportedTensors) -> Iterator[str]:
+    class_name, preferred = source.model["class_name"], tensors.format.name == PREFERRED
+    if preferred:
         yield f"transformers {source.record.versions['transformers']} and compressed-tensors {COMPRESSED_TENSORS} or later:"
         yield ""
     yield "```python"
     yield f"from transformers import AutoProcessor, {class_name}"
     yield ""
     yield f'model = {class_name}.from_pretrained("FOLDER")'
-    if stored.format == "compressed-tensors":
+    if preferred:
         yield "model.hf_quantizer.compressor.decompress_model(model)  # before generate() of BLIP-2 and LLaVA"
     yield 'processor = AutoProcessor.from_pretrained("FOLDER")'
     yield "```"
-    if stored.format == "compressed-tensors":
+    if preferred:
         yield ""
         yield (
             "Do not pass `dequantize=True`: it decodes every linear with the first one's width. `mmq_sweeps.json` has the "

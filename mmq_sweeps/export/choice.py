@@ -11,6 +11,7 @@ from packaging.version import Version
 
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.export.formats.base import CheckpointFormat, LinearSpec
+from mmq_sweeps.export.formats.exact import name_of
 from mmq_sweeps.export.formats.names import format_named
 
 PREFERRED, PLAIN = "compressed-tensors", "dequantized"
@@ -26,6 +27,11 @@ class Choice:
     format: CheckpointFormat
     dtype: torch.dtype
     why: str = ""
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype as configurations spell it."""
+        return name_of(self.dtype)
 
 
 @dataclass(frozen=True)

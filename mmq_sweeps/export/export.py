@@ -65,25 +65,25 @@ def export(source: Source, order: Order, progress: Reporter) -> Exported:
         session = Sessions(source.sweep, source.store).open(source.cell)
         weights = CellWeights(session, source.cell, progress)
         with source.store.locks.pinned((ArtifactKind.QUANTIZED, one.key) for one in weights.requests):
-            choice, tensors = _chosen(source, session, weights, order)
+            tensors = _chosen(source, session, weights, order)
             with folder_at(order.out) as folder:
                 try:
-                    size = _write(source, order, tensors, choice, folder, progress)
+                    size = _write(source, order, tensors, folder, progress)
                 except InexactError as error:
-                    choice, tensors = _instead(order, choice, tensors, error)
+                    tensors = _instead(order, tensors, error)
                     empty(folder)
-                    size = _write(source, order, tensors, choice, folder, progress)
-                kept = tensors.kept_in_float32
+                    size = _write(source, order, tensors, folder, progress)
+                kept, choice = tensors.kept_in_float32, tensors.choice
                 del session, weights, tensors  # Frees the model before the other process loads it.
                 measured = {name: metric["value"] for name, metric in source.record.metrics.items()}
                 verified = verify(
                     folder, source.sweep, source.store, choice.format.name,
-                    str(choice.dtype).removeprefix("torch."), kept, measured if order.evaluate else None,
+                    choice.dtype_name, kept, measured if order.evaluate else None,
                 )  # fmt: skip
     return Exported(order.out, choice, size, verified)
 
 
-def _chosen(source: Source, session: Session, weights: CellWeights, order: Order) -> tuple[Choice, ExportedTensors]:
+def _chosen(source: Source, session: Session, weights: CellWeights, order: Order) -> ExportedTensors:
     loaded = session.loaded
     main_input, own_dtype = loaded.model.main_input_name, loaded.config["dtype"]
 
@@ -95,32 +95,26 @@ def _chosen(source: Source, session: Session, weights: CellWeights, order: Order
         if changed := changed_files(source.sweep, [source.cell]):
             raise ConfigError(changed)
         weights.quantize_again(missing)
-    choice = chosen()
-    tensors = ExportedTensors(loaded, weights, choice.format, choice.dtype)
+    tensors = ExportedTensors(loaded, weights, chosen())
     if (name := tensors.inexact()) is not None:
         raise ConfigError(
             f"--dtype {order.asked.dtype}: {name} is not exact in it, as it was measured in {own_dtype}; leave --dtype out, or "
             f"measure the cell with model.dtype={order.asked.dtype}"
         )
-    if choice.why:
-        logger.info("exported as %s: %s", choice.format.name, choice.why)
-    return choice, tensors
+    if tensors.choice.why:
+        logger.info("exported as %s: %s", tensors.format.name, tensors.choice.why)
+    return tensors
 
 
-def _instead(
-    order: Order, choice: Choice, tensors: ExportedTensors, error: InexactError
-) -> tuple[Choice, ExportedTensors]:
-    """Return the dequantized format in place of one that turned out not to be exact, unless that was asked for."""
+def _instead(order: Order, tensors: ExportedTensors, error: InexactError) -> ExportedTensors:
+    """Return the tensors dequantized in place of a format that turned out not to be exact, unless that was asked for."""
     if order.asked.format is not None:
-        raise ConfigError(f"--format {choice.format.name}: {error}; use --format {PLAIN}") from error
+        raise ConfigError(f"--format {tensors.format.name}: {error}; use --format {PLAIN}") from error
     logger.info("exported as %s: %s", PLAIN, error)
-    choice = Choice(format_named(PLAIN), choice.dtype, str(error))
-    return choice, ExportedTensors(tensors.loaded, tensors.weights, choice.format, choice.dtype)
+    return ExportedTensors(tensors.loaded, tensors.weights, Choice(format_named(PLAIN), tensors.dtype, str(error)))
 
 
-def _write(
-    source: Source, order: Order, tensors: ExportedTensors, choice: Choice, folder: Path, progress: Reporter
-) -> int:
+def _write(source: Source, order: Order, tensors: ExportedTensors, folder: Path, progress: Reporter) -> int:
     """Write all files; return the bytes of those with weights."""
     files = WeightFiles(folder, tensors.specs, order.shard_bytes)
     free, needed = shutil.disk_usage(folder).free, files.bytes + BESIDE
@@ -136,24 +130,20 @@ def _write(
     checkpoint = checkpoint_folder(source.model)
     assert checkpoint is not None
     copy_files(checkpoint, folder)
-    write_config(
-        checkpoint, folder, tensors.loaded.model, tensors, choice.format.settings(tensors.packed, tensors.dense)
-    )
-    stored = card.Stored(choice.format.name, str(choice.dtype).removeprefix("torch."), choice.why, files.bytes, tensors)
-    write_bytes(folder / card.NAME, card.card(source, stored, order.command).encode())
-    write_json(folder / MANIFEST, _manifest(source, order, stored, tensors, folder))
+    settings = tensors.format.settings(tensors.packed, tensors.dense)
+    write_config(checkpoint, folder, tensors.loaded.model, tensors, settings)
+    write_bytes(folder / card.NAME, card.card(source, tensors, files.bytes, order.command).encode())
+    write_json(folder / MANIFEST, _manifest(source, order, tensors, files.bytes, folder))
     return files.bytes
 
 
-def _manifest(
-    source: Source, order: Order, stored: card.Stored, tensors: ExportedTensors, folder: Path
-) -> dict[str, Any]:
+def _manifest(source: Source, order: Order, tensors: ExportedTensors, size: int, folder: Path) -> dict[str, Any]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         "schema": 1,
-        "format": stored.format,
-        "dtype": stored.dtype,
-        "weight_bytes": stored.bytes,
+        "format": tensors.format.name,
+        "dtype": tensors.choice.dtype_name,
+        "weight_bytes": size,
         "quantized_again": tensors.weights.recomputed,
         "command": order.command,
         "commands": dict(source.commands),

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.export import stored_names
-from mmq_sweeps.export.formats.base import CheckpointFormat, TensorSpec
+from mmq_sweeps.export.choice import Choice
+from mmq_sweeps.export.formats.base import TensorSpec
 from mmq_sweeps.export.weights import CellWeights
 from mmq_sweeps.models import experts
 from mmq_sweeps.models.device_map import onloaded
@@ -23,20 +24,20 @@ class InexactError(ValueError):
 
 
 class ExportedTensors:
-    """The tensors of a checkpoint in ``format`` of ``loaded`` with ``weights`` in place; at most one layer is in memory.
+    """The tensors of a checkpoint as in ``choice`` of ``loaded`` with ``weights`` in place; at most one layer is in memory.
 
     Linears are packed if the format does that; embeddings and experts are dense, with the values that were measured.
-    ``dtype`` is that of dense tensors which have the model's dtype; others keep their own.
+    The dtype chosen is that of dense tensors which have the model's dtype; others keep their own.
     """
 
-    def __init__(self, loaded: LoadedModel, weights: CellWeights, format: CheckpointFormat, dtype: torch.dtype) -> None:
-        self.loaded, self.weights, self.format = loaded, weights, format
+    def __init__(self, loaded: LoadedModel, weights: CellWeights, choice: Choice) -> None:
+        self.loaded, self.weights, self.choice, self.format = loaded, weights, choice, choice.format
         self.model_dtype = getattr(torch, loaded.config["dtype"])
-        self.dtype = dtype
+        self.dtype = choice.dtype
         self.quantized = weights.specs
         self.dense = weights.dense_linears
         self._folded = weights.dense
-        packs = format.settings(weights.linears, self.dense) is not None
+        packs = choice.format.settings(weights.linears, self.dense) is not None
         self.packed = {name: spec for name, spec in self.quantized.items() if spec.kind == "linear"} if packs else {}
 
     @cached_property

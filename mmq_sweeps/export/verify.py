@@ -25,7 +25,7 @@ from torch import Tensor
 from mmq_sweeps.config.sweep import Sweep
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.execution.session import Session, Sessions
-from mmq_sweeps.export.choice import DTYPES
+from mmq_sweeps.export.choice import DTYPES, Choice
 from mmq_sweeps.export.formats.names import format_named
 from mmq_sweeps.export.tensors import ExportedTensors
 from mmq_sweeps.export.weights import CellWeights
@@ -132,7 +132,8 @@ def _verified(asked: Mapping[str, Any]) -> Verified:
     sessions = Sessions(sweep, Store.existing(asked["store"]))
     session = sessions.open(sweep.cells[0])
     weights = CellWeights(session, sweep.cells[0], _Quiet())
-    tensors = ExportedTensors(session.loaded, weights, format_named(asked["format"]), DTYPES[asked["dtype"]])
+    choice = Choice(format_named(asked["format"]), DTYPES[asked["dtype"]])
+    tensors = ExportedTensors(session.loaded, weights, choice)
     linears = _check_codes(folder, tensors, weights)
     inputs = list(_inputs(session))
     expected = _measured(session, weights, inputs, measured_in, set(asked["kept"]))

@@ -14,6 +14,7 @@ from torch import nn
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.export import stored_names
 from mmq_sweeps.export.checkpoint_files import exported_config
+from mmq_sweeps.export.choice import Choice
 from mmq_sweeps.export.formats.base import LinearSpec
 from mmq_sweeps.export.formats.compressed_tensors import CompressedTensors
 from mmq_sweeps.export.formats.dequantized import Dequantized
@@ -58,7 +59,7 @@ def test_tensors_are_those_of_save_pretrained(name: str, tmp_path: Path) -> None
     torch.manual_seed(0)
     loaded = toy_model(name)
     weights: Any = Rounded(loaded, everything(loaded))
-    found = ExportedTensors(loaded, weights, Dequantized(), torch.float32)
+    found = ExportedTensors(loaded, weights, Choice(Dequantized(), torch.float32))
     written = dict(found)
     assert {key: (tensor.dtype, tuple(tensor.shape)) for key, tensor in written.items()} == found.specs
     with loaded.weights_replaced({name: weight.dequantize() for name, weight in weights.items()}), quiet_libraries():
@@ -74,7 +75,7 @@ def test_transformers_loads_a_mix_of_packed_linears(name: str, tmp_path: Path) -
     torch.manual_seed(0)
     loaded = toy_model(name)
     weights: Any = Rounded(loaded, everything(loaded))
-    tensors = ExportedTensors(loaded, weights, CompressedTensors(), torch.float32)
+    tensors = ExportedTensors(loaded, weights, Choice(CompressedTensors(), torch.float32))
     with WeightFiles(tmp_path, tensors.specs) as files:
         for key, tensor in tensors:
             files.write(key, tensor)
