@@ -333,6 +333,8 @@ class GenerationTask(ABC):
         if not found or (self.limit is not None and len(found) < self.limit):
             limit, apart = "null" if self.limit is None else self.limit, self.left_out()
             told = f" without the images of {apart['samples']} calibration samples" if apart else ""
+            bare = sum(not self.items_of(example) for example in examples)
+            told += f"; {bare} of its {len(examples)} examples have none, such as no question" if bare else ""
             raise ValueError(f"task.limit={limit}: {self.split} has {len(found)} items to evaluate{told}")
         check_ids(self.split, [(item.id, item.example) for item in found])
         return drawn(found, self.sample, self.split)
