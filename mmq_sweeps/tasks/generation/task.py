@@ -327,7 +327,7 @@ class GenerationTask(ABC):
     def _asked(self) -> list[Item]:
         """Requested items, whether or not their images are usable."""
         # An example has at least one item, so ``limit`` examples are enough.
-        examples = self.examples.first(self.limit, self.left_out())
+        examples = list(self.examples.first(self.limit, self.left_out()))
         every = (item for example in examples for item in self._items_about(example))
         found = list(islice(every, self.limit))
         if not found or (self.limit is not None and len(found) < self.limit):
