@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from analysis import loads_in
@@ -28,10 +27,6 @@ NEEDS_EXTRA = (
 )
 
 
-def _warn(text: str) -> None:
-    sys.stderr.write(f"warning: {text}\n")
-
-
 def table(arguments: argparse.Namespace) -> None:
     """Print every cell of the sources: the same tables that a sweep ends with."""
     table_rows = as_rows(read([Path(source) for source in arguments.source], "table"))
@@ -43,7 +38,7 @@ def table(arguments: argparse.Namespace) -> None:
         console.out(json_text(table_rows), highlight=False)
         return
     if not table_rows:
-        _warn(f"{' '.join(arguments.source)}: no cell has finished or failed yet")
+        sys.stderr.write(f"warning: {' '.join(arguments.source)}: no cell has finished or failed yet\n")
     for name, formatted in FORMATS.items():
         if getattr(arguments, name):
             console.out(formatted(table_rows).removesuffix("\n"), highlight=False)
@@ -55,30 +50,25 @@ def table(arguments: argparse.Namespace) -> None:
             sys.stderr.write(f"failed: {row['id']} {title(row)}: {told}\n")
 
 
-def _verb(name: str) -> Callable[[argparse.Namespace], None]:
-    """Return the function ``name`` of ``analysis.verbs``, imported on call since it needs pandas and scikit-learn."""
-
-    def run(arguments: argparse.Namespace) -> None:
-        try:
-            verbs = importlib.import_module("analysis.verbs")
-        except ModuleNotFoundError as error:
-            raise ValueError(f"{NEEDS_EXTRA} (there is no {error.name})") from error
-        getattr(verbs, name)(arguments)
-
-    return run
+def _run(arguments: argparse.Namespace) -> None:
+    """Run the verb's function in ``analysis.verbs``, imported on call since it needs pandas and scikit-learn."""
+    try:
+        verbs = importlib.import_module("analysis.verbs")
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{NEEDS_EXTRA} (there is no {error.name})") from error
+    getattr(verbs, arguments.verb.replace("-", "_"))(arguments)
 
 
 def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(prog="python -m analysis", description="Read finished cells back.")
-    verbs = command.add_subparsers(required=True, metavar="VERB")
+    verbs = command.add_subparsers(required=True, metavar="VERB", dest="verb")
 
-    def verb(name: str, help: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    def verb(name: str, help: str) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=help, description=help)
         added.add_argument("--source", nargs="+", action="extend", help=SOURCES)
-        added.set_defaults(run=run, verb=name)
         return added
 
-    one = verb("table", "all cells of one or several stores, as a table", table)
+    one = verb("table", "all cells of one or several stores, as a table")
     loads_in.add_argument(one)
     shape = one.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="rows for a program")
@@ -86,60 +76,47 @@ def parser() -> argparse.ArgumentParser:
     shape.add_argument("--latex", action="store_true", help="the same for LaTeX, with the rules of booktabs")
     shape.add_argument("--csv", action="store_true", help="one line a cell, failed ones as well, with every figure")
 
-    one = verb("export", "the table of cells as a file, with every column", _verb("export"))
+    one = verb("export", "the table of cells as a file, with every column")
     one.add_argument("--out", type=Path, required=True, help="a file that ends in .parquet or .csv")
     one.add_argument(
         "--items", type=Path, help="another such file: the prediction and the scores of every cell and item"
     )
 
-    one = verb("frontier", "the cells that no other beats in both bits per weight and quality", _verb("frontier"))
+    one = verb("frontier", "the cells that no other beats in both bits per weight and quality")
     one.add_argument("--metric", help="default: each task's first")
     one.add_argument("--bpw", choices=("paper", "exact"), default="paper", help="which bits per weight")
     loads_in.add_argument(one)
     one.add_argument("--by-method", action="store_true", help="a frontier for each method")
     one.add_argument("--keep", type=float, default=0.98, help="the share of full precision to keep; default: 0.98")
-    one.add_argument("--json", action="store_true")
 
-    one = verb("flips", "the share of items that each cell answers otherwise than full precision", _verb("flips"))
+    one = verb("flips", "the share of items that each cell answers otherwise than full precision")
     one.add_argument("--metric", help="which says what is right; default: each task's first")
-    one.add_argument("--json", action="store_true")
 
-    one = verb(
-        "importance", "how much of the score's variation each part's bit-width accounts for", _verb("importance")
-    )
+    one = verb("importance", "how much of the score's variation each part's bit-width accounts for")
     one.add_argument("--metric", help="default: each task's first")
     one.add_argument("--fine", action="store_true", help="by part, block group and layer kind")
     one.add_argument("--all-methods", action="store_true", help="all methods in one forest; default: one a method")
-    one.add_argument("--json", action="store_true")
 
-    one = verb("sensitivity", "the damage of one selection, of two together, and by which method", _verb("sensitivity"))
+    one = verb("sensitivity", "the damage of one selection, of two together, and by which method")
     one.add_argument("--metric", help="default: each task's first")
-    one.add_argument("--json", action="store_true")
 
-    one = verb(
-        "transfer",
-        "how well what is best for one model or task does on another, and if they are alike",
-        _verb("transfer"),
-    )
+    one = verb("transfer", "how well what is best for one model or task does on another, and if they are alike")
     one.add_argument("--metric", help="default: each task's first")
     one.add_argument(
         "--max-bpw", type=float, nargs="+", action="extend", help="budgets in bits per weight; default: 3 4 5 6 8"
     )
-    one.add_argument("--json", action="store_true")
 
-    one = verb("recommend", "the assignment to take under a budget of bits or of quality", _verb("recommend"))
+    one = verb("recommend", "the assignment to take under a budget of bits or of quality")
     loads_in.add_argument(one)
     budget = one.add_mutually_exclusive_group(required=True)
     budget.add_argument("--max-bpw", type=float, help="the most bits per weight, by the paper's formula")
     budget.add_argument("--min-quality", type=float, help="the least share of full precision, such as 0.98")
     one.add_argument("--metric", help="default: each task's first")
-    one.add_argument("--json", action="store_true")
 
-    one = verb("search", "what the searches of a store found, and their pictures", _verb("search"))
+    one = verb("search", "what the searches of a store found, and their pictures")
     one.add_argument("--out", type=Path, help="a folder for pictures: bits by unit, predicted and measured frontier")
-    one.add_argument("--json", action="store_true")
 
-    one = verb("figures", "the study's figures as PNG and PDF for a paper and as pages to point at", _verb("figures"))
+    one = verb("figures", "the study's figures as PNG and PDF for a paper and as pages to point at")
     one.add_argument("--out", type=Path, default=Path("figures"), help="the folder to write to; default: figures")
     one.add_argument("--metric", help="default: each task's first")
     which = one.add_mutually_exclusive_group()
@@ -151,36 +128,31 @@ def parser() -> argparse.ArgumentParser:
         choices=("paper",),
         help="all of the study's, and what the cells lack for those that are not drawn",
     )
-    one.add_argument("--json", action="store_true")
 
-    one = verb("report", "one page with all of this, that opens without network", _verb("report"))
+    one = verb("report", "one page with all of this, that opens without network")
     one.add_argument("--out", type=Path, default=Path("report.html"), help="the file to write; default: report.html")
     loads_in.add_argument(one)
     one.add_argument("--metric", help="default: each task's first")
     one.add_argument(
         "--images", type=Path, help="the folder of a published set, whose images are shown with predictions"
     )
-    one.add_argument("--json", action="store_true")
 
-    one = verb(
-        "compare", "two cells: every metric's paired difference, and the items that changed most", _verb("compare")
-    )
+    one = verb("compare", "two cells: every metric's paired difference, and the items that changed most")
     one.add_argument("cells", nargs=2, metavar="CELL", help="a cell's id, or the first letters of it")
     one.add_argument("--metric", help="which metric ranks the items; default: the task's first")
     one.add_argument("--items", type=int, default=20, help="how many of the items that changed most; default: 20")
     one.add_argument("--html", type=Path, metavar="FILE", help="write a page that shows their images as well")
     one.add_argument("--images", type=Path, help="the folder of a published set, whose images and references are read")
-    one.add_argument("--json", action="store_true")
 
-    one = verb("audit", "cells that measured nothing, or something else than they say", _verb("audit"))
+    one = verb("audit", "cells that measured nothing, or something else than they say")
     one.add_argument("--metric", help="default: each task's first")
-    one.add_argument("--json", action="store_true")
-    one = verb("wandb-push", "send the cells of a store that a W&B project lacks", _verb("wandb_push"))
+    one = verb("wandb-push", "send the cells of a store that a W&B project lacks")
     one.add_argument("--to", metavar="[ENTITY/]PROJECT", help="default: where the store's last sweep was logged to")
     one.add_argument("--samples", type=int, default=16, help="predictions a cell in its table of samples; default: 16")
-    one.add_argument("--json", action="store_true")
-    one = verb("dashboard", "save views of frontier and bit-widths in a W&B project", _verb("dashboard"))
-    one.add_argument("--json", action="store_true")
+    one = verb("dashboard", "save views of frontier and bit-widths in a W&B project")
+    for name, one in verbs.choices.items():
+        if name not in ("table", "export"):
+            one.add_argument("--json", action="store_true")
     return command
 
 
@@ -191,7 +163,7 @@ def main() -> None:
     try:
         with warnings_to():
             check_ranges(vars(arguments), RANGES)
-            arguments.run(arguments)
+            (table if arguments.verb == "table" else _run)(arguments)
     except (OSError, StoreError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(BAD_INPUT) from None

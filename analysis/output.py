@@ -17,6 +17,11 @@ def _finite(value: Any) -> Any:
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
+    return plain(value)
+
+
+def plain(value: Any) -> Any:
+    """Convert a single ``value`` for JSON: numpy scalars to Python's, NaN and infinity to ``None``."""
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

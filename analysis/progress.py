@@ -54,7 +54,7 @@ _shown: ContextVar[Progress | None] = ContextVar("shown", default=None)
 
 
 def counted(work: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """Yield what ``work`` yields, and count it in the command's bar, if there is one, as ``total`` of ``what``."""
+    """Yield from ``work``, and count in the command's bar, if there is one, up to ``total`` of ``what``."""
     progress = _shown.get()
     if progress is not None:
         progress.begin(what, total)

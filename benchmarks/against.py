@@ -32,11 +32,16 @@ def checkout(commit: str = BEFORE) -> Iterator[Path]:
             subprocess.run([*git, "remove", "--force", str(tree)], check=True)
 
 
-def spent(tree: Path, arguments: Sequence[str], **environment: str) -> tuple[float, float, str]:
-    """Run Python with the code of ``tree``; return processor seconds of all its processes, seconds, and its output."""
+def spent(
+    tree: Path, arguments: Sequence[str], folder: Path | None = None, **environment: str
+) -> tuple[float, float, str]:
+    """Run Python with the code of ``tree``; return processor seconds of all its processes, seconds, and its output.
+
+    It runs in ``folder``, by default that of the code.
+    """
     before, began = _processor(), time.perf_counter()
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=tree, env={**os.environ, "PYTHONPATH": str(tree), **environment},
+        [sys.executable, *arguments], cwd=folder or tree, env={**os.environ, "PYTHONPATH": str(tree), **environment},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:

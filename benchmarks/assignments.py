@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +25,7 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))
 
+from benchmarks.against import spent  # noqa: E402
 from benchmarks.sections import Section, parser_of, report, said  # noqa: E402
 
 # At fewer bits captions are longer, and more so the more units have them.
@@ -39,24 +37,7 @@ METHOD = ["method=gptq", "tracker=none"]
 
 def run(folder: Path, module: str, *arguments: str) -> float:
     """Run a command in ``folder``; return its processor seconds, those of its child processes included."""
-    before = _spent()
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"{module} {' '.join(arguments)}\n{done.stderr}")
-    return _spent() - before
-
-
-def _spent() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    return spent(CHECKOUT, ["-m", module, *arguments], folder)[0]
 
 
 def write_experiment(folder: Path, axes: Mapping[str, str], grids: Sequence[Mapping[str, str]] = ()) -> list[str]:

@@ -10,46 +10,39 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.against import CHECKOUT, spent
 
 METHODS, BITS = ("gptq", "awq"), (2, 3, 4, 8)
-COMMAND = [sys.executable, "-m", "mmq_sweeps"]
-CHECKOUT = Path(__file__).resolve().parent.parent
 
 
-def seconds(arguments: list[str], store: str) -> float:
-    started = time.perf_counter()
-    subprocess.run(
-        [*COMMAND, *arguments, f"store.dir={store}"], cwd=CHECKOUT, check=True, capture_output=True, text=True
-    )
-    return time.perf_counter() - started
+def seconds(*arguments: str) -> float:
+    """Return the wall seconds of ``python -m mmq_sweeps`` with ``arguments``."""
+    return spent(CHECKOUT, ["-m", "mmq_sweeps", *arguments])[1]
 
 
-def median_start(flag: list[str], runs: int = 5) -> float:
-    times = []
-    for _ in range(runs):
-        started = time.perf_counter()
-        subprocess.run([*COMMAND, *flag], cwd=CHECKOUT, check=True, capture_output=True)
-        times.append(time.perf_counter() - started)
-    return sorted(times)[runs // 2]
+def median_start(*flags: str, runs: int = 5) -> float:
+    return median(seconds(*flags) for _ in range(runs))
 
 
 def measure(separate: bool) -> dict[str, float]:
     sweep = ["-m", f"method={','.join(METHODS)}", f"bits={','.join(map(str, BITS))}"]
     with tempfile.TemporaryDirectory() as folder:
         found = {
-            "first_run_seconds": seconds(sweep, f"{folder}/shared"),
-            "second_run_seconds": seconds(sweep, f"{folder}/shared"),
-            "help_seconds": median_start(["--help"]),
-            "cfg_seconds": median_start(["--cfg", "job"]),
+            "first_run_seconds": seconds(*sweep, f"store.dir={folder}/shared"),
+            "second_run_seconds": seconds(*sweep, f"store.dir={folder}/shared"),
+            "help_seconds": median_start("--help"),
+            "cfg_seconds": median_start("--cfg", "job"),
         }
         if separate:
             found["separate_seconds"] = sum(
-                seconds([f"method={method}", f"bits={bits}"], f"{folder}/{method}{bits}")
+                seconds(f"method={method}", f"bits={bits}", f"store.dir={folder}/{method}{bits}")
                 for method in METHODS
                 for bits in BITS
             )

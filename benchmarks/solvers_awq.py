@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from benchmarks.solvers_gptq import BLOCK
 from benchmarks.solvers_parity import embedded_layers
-from benchmarks.timing import Section, correlated_inputs, progress, random_weight, seconds
+from benchmarks.timing import Section, correlated_inputs, forget_peak, progress, random_weight, resident, seconds
 from mmq_sweeps.methods.autoawq import AutoAWQ, SharedInput, library_solver
 from mmq_sweeps.methods.awq import AWQ
 from mmq_sweeps.methods.awq_search.clip import best_clipped
@@ -240,19 +240,13 @@ def peak(shared: str) -> None:
     stats = LayerStats(gram, gram.diagonal().sqrt(), 2048)
     # Exclude torch's one-time setup.
     OURS.quantize([weights[0][:128, :256]], LayerStats(gram[:256, :256], gram[0, :256], 9), FORMAT)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
+    forget_peak()
     before = resident("VmRSS")
     OURS.quantize(weights, stats, FORMAT)
-    added = resident("VmHWM") - before
+    added = (resident("VmHWM") - before) / 2**20
     largest = max(weight.numel() for weight in weights) * 4
     found = {"input": shared, "added_mb": added, "largest_weight_mb": largest / 2**20}
     sys.stdout.write(json.dumps(found))
-
-
-def resident(field: str) -> float:
-    """Return a field of this process's status on Linux, in MB of 2**20 bytes."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:"))
-    return int(line.split()[1]) / 1024
 
 
 def memory_lines(found: Mapping[str, Any]) -> Iterable[str]:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.solvers_parity import BITS, linear
-from benchmarks.timing import Section, correlated_inputs, in_pairs, progress, random_weight
+from benchmarks.timing import Section, correlated_inputs, forget_peak, in_pairs, progress, random_weight, resident
 from mmq_sweeps.methods.auto_gptq import AutoGPTQ, load, run
 from mmq_sweeps.methods.base import LayerStats, quantize_many
 from mmq_sweeps.methods.formats import Format, QuantizedWeight
@@ -260,11 +260,11 @@ def memory_of(side: str) -> dict[str, float]:
     GPTQ().quantize([weight[:, :2048]], LayerStats(torch.eye(2048), torch.ones(2048), 1), Format(4))
     held = resident("VmRSS")
     peaks = {"held": held}
-    watch()
+    forget_peak()
     if side == "ours":
         statistics_of = our_statistics(block, inputs)
         peaks["summing"] = resident("VmHWM") - held
-        watch()
+        forget_peak()
         for shared in statistics_of:
             quantize_many(
                 GPTQ(), [block[name].weight for name in shared.linears], shared.stats, list(map(Format, BITS))
@@ -282,17 +282,6 @@ def memory_of(side: str) -> dict[str, float]:
             run(linear(block[member].weight.detach()), hessian, Format(4))
             del hessian
     return {**peaks, "whole": resident("VmHWM") - held}
-
-
-def watch() -> None:
-    """Reset Linux's peak memory counter of this process."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def resident(field: str) -> float:
-    """Return a field of this process's status on Linux, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def measure_memory(_pairs: int) -> dict[str, Any]:

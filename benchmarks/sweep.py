@@ -19,12 +19,10 @@ import importlib
 import json
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +31,7 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))
 
+from benchmarks.against import spent  # noqa: E402
 from benchmarks.sections import Section, parser_of, report, said  # noqa: E402
 from mmq_sweeps.config.sweep import Sweep  # noqa: E402
 from mmq_sweeps.identity.cell import Cell  # noqa: E402
@@ -56,26 +55,14 @@ def cells_of(levels: str) -> list[str]:
 
 
 def run(module: str, arguments: Sequence[str], **environment: str) -> tuple[float, float, str]:
-    """Run a command; return wall seconds, processor seconds including child processes, and standard output."""
-    before, started = _spent(), time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=CHECKOUT, env={**os.environ, **environment},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise SystemExit(f"{module} {' '.join(arguments)}\n{done.stderr}")
-    return time.perf_counter() - started, _spent() - before, done.stdout
-
-
-def _spent() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    """Run a command; return processor seconds including child processes, wall seconds, and standard output."""
+    return spent(CHECKOUT, ["-m", module, *arguments], **environment)
 
 
 def grid(options: argparse.Namespace) -> dict[str, Any]:
     asked_for, sample = cells_of(options.levels), options.sample
     with tempfile.TemporaryDirectory() as folder:
-        wall, processor, _ = run("mmq_sweeps", [*asked_for, f"store.dir={folder}/shared"])
+        taken, wall, _ = run("mmq_sweeps", [*asked_for, f"store.dir={folder}/shared"])
         store = Store.reading(Path(folder, "shared"))
         (noted,) = Path(folder, "shared", "sweeps").glob("*/sweep.json")
         shared = {record.id: record for record in store.records()}
@@ -85,12 +72,12 @@ def grid(options: argparse.Namespace) -> dict[str, Any]:
         for index, cell in enumerate(chosen):
             said(f"alone {index + 1} of {sample}: {cell.title()}")
             alone.append(_alone(cell, noted, Path(folder, f"alone{index}"), shared[cell.id].metrics))
-        _, again, _ = run("mmq_sweeps", [*asked_for, f"store.dir={folder}/shared"])
-    each, apart = processor / len(asked), statistics.mean(one["processor_seconds"] for one in alone)
+        again, _, _ = run("mmq_sweeps", [*asked_for, f"store.dir={folder}/shared"])
+    each, apart = taken / len(asked), statistics.mean(one["processor_seconds"] for one in alone)
     return {
         "cells": len(asked),
         "sweep_wall_seconds": wall,
-        "sweep_processor_seconds": processor,
+        "sweep_processor_seconds": taken,
         "again_processor_seconds": again,
         "processor_seconds_a_cell": each,
         "alone_processor_seconds_a_cell": apart,
@@ -125,14 +112,11 @@ print(json.dumps({"metrics": record.metrics, "error": record.error}))
 
 
 def _alone(cell: Cell, noted: Path, folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
-    before = _spent()
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(noted), cell.id, str(folder)], cwd=CHECKOUT,
-        env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    told = json.loads(done.stdout)
+    arguments = ["-c", ALONE, str(noted), cell.id, str(folder)]
+    taken, _, output = spent(CHECKOUT, arguments, OMP_WAIT_POLICY="PASSIVE")
+    told = json.loads(output)
     assert told["error"] is None, told["error"]
-    return {"processor_seconds": _spent() - before, "equal": told["metrics"] == json.loads(json.dumps(expected))}
+    return {"processor_seconds": taken, "equal": told["metrics"] == json.loads(json.dumps(expected))}
 
 
 def grid_lines(found: Mapping[str, Any]) -> Iterable[str]:
@@ -152,11 +136,9 @@ def fixed(options: argparse.Namespace) -> dict[str, Any]:  # noqa: ARG001
         run("mmq_sweeps", [*WARM, f"store.dir={folder}"])
         (noted,) = Path(folder, "sweeps").glob("*/sweep.json")
         for tracker in ("none", "wandb"):
-            done = subprocess.run(
-                [sys.executable, "-c", WARM_CELLS, str(noted), folder, tracker], cwd=CHECKOUT,
-                env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}, capture_output=True, text=True, check=True,
-            )  # fmt: skip
-            found[tracker] = json.loads(done.stdout.splitlines()[-1])
+            arguments = ["-c", WARM_CELLS, str(noted), folder, tracker]
+            _, _, output = spent(CHECKOUT, arguments, OMP_WAIT_POLICY="PASSIVE")
+            found[tracker] = json.loads(output.splitlines()[-1])
     return found
 
 
@@ -232,9 +214,9 @@ def records(options: argparse.Namespace) -> dict[str, Any]:  # noqa: ARG001
             store, Sweep(tuple(cells), {one.id: sweep.configs[real.id] for one in cells}, sweep.settings)
         )
         asked = ["--store", str(store.root), "--sweep", sweep_id]
-        status = [run("launch", ["status", *asked])[0] for _ in range(3)]
+        status = [run("launch", ["status", *asked])[1] for _ in range(3)]
         plan = ["plan", *cells_of(LEVELS)[1:], "hydra.launcher.check=false", f"store.dir={store.root}"]
-        planned = [run("launch", plan)[0] for _ in range(3)]
+        planned = [run("launch", plan)[1] for _ in range(3)]
     return {"records": RECORDS, "status_seconds": statistics.median(status), "plan_seconds": statistics.median(planned)}
 
 
@@ -263,7 +245,7 @@ def submit(options: argparse.Namespace) -> dict[str, Any]:  # noqa: ARG001
         environment = cluster.environment
         try:
             store = [f"store.dir={folder}/runs"]
-            seconds, _, _ = run("mmq_sweeps", [*SUBMITTED, *store], **environment)
+            _, seconds, _ = run("mmq_sweeps", [*SUBMITTED, *store], **environment)
             queued = subprocess.run(["squeue", "-h", "-r", "-o", "%A"], env={**os.environ, **environment},
                                     capture_output=True, text=True, check=True)  # fmt: skip
             (noted,) = Path(folder, "runs", "sweeps").glob("*/sweep.json")

@@ -1,6 +1,7 @@
 """``python -m launch VERB``: plan, watch, cancel or retry a sweep, read its logs, maintain its store.
 
-Each verb is a module with ``add_arguments(parser)`` and ``run(arguments)``, which returns the exit status.
+Each verb is a module of ``launch.commands`` with ``add_arguments(parser)`` and ``run(arguments)``, which returns the exit
+status.
 """
 
 from __future__ import annotations
@@ -14,16 +15,13 @@ from mmq_sweeps.reporting.progress import warnings_to
 
 BAD_INPUT, INTERRUPTED = 2, 130
 # Imported on demand, so that `--help` and light verbs start fast.
-VERBS: dict[str, tuple[str, str]] = {
-    "plan": ("launch.commands.plan", "what a sweep would run, without running it"),
-    "status": (
-        "launch.commands.status",
-        "what a sweep has come to: cells queued, running, done, failed, and when it ends",
-    ),
-    "logs": ("launch.commands.logs", "what was said of a cell while it ran, and how it ended"),
-    "cancel": ("launch.commands.cancel", "stop a sweep, wherever it runs, after the cells at hand"),
-    "retry": ("launch.commands.retry", "run what is missing or failed of a recorded sweep, by its launcher"),
-    "store": ("launch.commands.store", "what lies in a store, whether it is what was written; prune it"),
+VERBS = {
+    "plan": "what a sweep would run, without running it",
+    "status": "what a sweep has come to: cells queued, running, done, failed, and when it ends",
+    "logs": "what was said of a cell while it ran, and how it ended",
+    "cancel": "stop a sweep, wherever it runs, after the cells at hand",
+    "retry": "run what is missing or failed of a recorded sweep, by its launcher",
+    "store": "what lies in a store, whether it is what was written; prune it",
 }
 
 
@@ -31,10 +29,10 @@ def main() -> None:
     command = argparse.ArgumentParser(prog="python -m launch", description=(__doc__ or "").splitlines()[0])
     verbs = command.add_subparsers(required=True, metavar="VERB")
     asked = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
-    for name, (module, help) in VERBS.items():
+    for name, help in VERBS.items():
         added = verbs.add_parser(name, help=help, description=help)
         if name == asked:
-            verb = importlib.import_module(module)
+            verb = importlib.import_module(f"launch.commands.{name}")
             verb.add_arguments(added)
             added.set_defaults(run=verb.run)
     arguments, left = command.parse_known_args()

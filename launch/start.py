@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from mmq_sweeps.config.sweep import Sweep, plan
 from mmq_sweeps.errors import ConfigError, StoreError, unknown
 from mmq_sweeps.reporting.compare import distinct_titles
 from mmq_sweeps.reporting.counts import counted
+from mmq_sweeps.reporting.progress import to_stderr
 from mmq_sweeps.reporting.table import line, output_console, rows, show
 from mmq_sweeps.reporting.trackers import address
 from mmq_sweeps.store.record import Record
@@ -77,12 +77,12 @@ def start(sweep: Sweep, launcher: Mapping[str, Any], command: str = "", asked: i
         return 0
     show_records(outcome.records.values(), outcome.store, sweep)
     if outcome.stopped is not None:
-        tell(
+        to_stderr(
             f"stopped: {outcome.stopped.strerror or outcome.stopped}; "
             f"{counted(outcome.missing, 'cell is', 'cells are')} missing"
         )
     elif outcome.missing:
-        tell(f"{counted(outcome.missing, 'cell is', 'cells are')} missing; run the same command again to go on")
+        to_stderr(f"{counted(outcome.missing, 'cell is', 'cells are')} missing; run the same command again to go on")
     return 1 if outcome.stopped is not None or outcome.missing or outcome.failed else 0
 
 
@@ -95,7 +95,7 @@ def measure(sweep: Sweep, launcher: Mapping[str, Any], command: str = "", asked:
     if made.pending and launcher.get("check", True) and not _in_process(launcher):
         _check(made)
     for warning in store.namesakes((cell.names["model"], cell.model) for cell in sweep.cells):
-        tell(f"warning: {warning}")
+        to_stderr(f"warning: {warning}")
     sweep_id = sweep_file.write(store, made, command, launcher)
     missing, stopped, left = 0, None, False
     if made.pending:
@@ -137,7 +137,7 @@ def _in_process(launcher: Mapping[str, Any]) -> bool:
 
 def _check(made: Plan) -> None:
     for sentence in check(replace(made.sweep, cells=made.pending)):
-        tell(f"warning: not checked: {sentence}")
+        to_stderr(f"warning: not checked: {sentence}")
 
 
 def _read_again(made: Plan, store: Store, records: dict[str, Record | None]) -> int:
@@ -147,10 +147,6 @@ def _read_again(made: Plan, store: Store, records: dict[str, Record | None]) -> 
         records[cell.id] = store.record(cell.id)
         missing += records[cell.id] is None or store.record_sha(cell.id) == made.redo.get(cell.id)
     return missing
-
-
-def tell(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
 
 
 def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
@@ -176,9 +172,9 @@ def show_records(records: Iterable[Record], store: Store, sweep: Sweep) -> None:
         if (budget := budget_of(sweep.settings)) is not None:
             for text in best_so_far(found, budget, ended=len(records) == len(sweep.cells)):
                 line(console, text)
-        console.print(f"store: {store.root}", soft_wrap=True, highlight=False, markup=False, emoji=False)
+        line(console, f"store: {store.root}")
         if page:
-            console.print(f"W&B: {page} (group {sweep.id})", soft_wrap=True, highlight=False, markup=False, emoji=False)
+            line(console, f"W&B: {page} (group {sweep.id})")
     _tell_failed(failed, len(table_rows), store)
 
 

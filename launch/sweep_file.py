@@ -36,16 +36,6 @@ class SweepFile:
     sweep: Sweep
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A summary of a sweep in the store; ``cells`` is the number of its cells."""
-
-    id: str
-    created: str
-    command: str
-    cells: int
-
-
 def folder(root: Path, sweep_id: str) -> Path:
     """Return the folder with all files of a sweep."""
     return root / "sweeps" / sweep_id
@@ -99,23 +89,16 @@ def read(root: Path, sweep_id: str) -> SweepFile:
     content = _content(folder(root, sweep_id) / NAME)
     return SweepFile(
         id=sweep_id,
-        command=content["command"],
-        created=content["created"],
-        directory=content["directory"],
-        launcher=content["launcher"],
-        redo=content["redo"],
+        **{name: content[name] for name in ("command", "created", "directory", "launcher", "redo")},
         batches=tuple(tuple(group) for group in content["plan"]),
         sweep=Sweep.from_json(content),
     )
 
 
-def listed(root: Path) -> list[Listed]:
-    """Return the sweeps of a store, the latest launch first."""
-    found = []
-    for path in (root / "sweeps").glob(f"*/{NAME}"):
-        content = _content(path)
-        found.append(Listed(path.parent.name, content["created"], content["command"], len(content["cells"])))
-    return sorted(found, key=lambda one: (one.created, one.id), reverse=True)
+def listed(root: Path) -> list[str]:
+    """Return the ids of the sweeps of a store, the latest launch first."""
+    launches = [(_content(path)["created"], path.parent.name) for path in (root / "sweeps").glob(f"*/{NAME}")]
+    return [sweep_id for _, sweep_id in sorted(launches, reverse=True)]
 
 
 def find(root: Path, beginning: str | None = None) -> str:
@@ -126,10 +109,10 @@ def find(root: Path, beginning: str | None = None) -> str:
     sweeps = listed(root)
     if not sweeps:
         raise StoreError(f"{root}: holds no sweep; give another store with --store FOLDER")
-    fitting = [one.id for one in sweeps if one.id.startswith(beginning or "")]
+    fitting = [sweep_id for sweep_id in sweeps if sweep_id.startswith(beginning or "")]
     if beginning is None or len(fitting) == 1:
         return fitting[0]
-    choices = ", ".join(fitting or [one.id for one in sweeps])
+    choices = ", ".join(fitting or sweeps)
     raise StoreError(f"sweep {beginning}: {'fits several' if fitting else 'unknown'}. Choose of {choices}")
 
 

@@ -72,6 +72,12 @@ def check_ranges(options: Mapping[str, object], ranges: Mapping[str, Range]) -> 
         raise ConfigError(found)
 
 
+def some_of(names: Iterable[object], shown: int = 3) -> str:
+    """Return ``a, b, c, ...``: the first of ``names``."""
+    told = [str(name) for name in names]
+    return ", ".join(told[:shown]) + (", ..." if len(told) > shown else "")
+
+
 def unknown(what: str, value: object, choices: Iterable[str]) -> str:
     """Return ``Unknown part 'visoin'. Did you mean vision? Choose connector, language or vision.``"""
     names = list(choices)

@@ -10,7 +10,7 @@ import errno
 import platform
 import re
 import resource
-from collections.abc import MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -97,6 +97,22 @@ def keep(cache: MutableMapping[str, Value], key: str, value: Value) -> None:
     cache.pop(key, None)
     with contextlib.suppress(ValueError):
         cache[key] = value
+
+
+class Computed(Mapping[str, Value]):
+    """Values by ``names``, each computed whenever it is asked for, so that they are never all in memory."""
+
+    def __init__(self, names: Collection[str], compute: Callable[[str], Value]) -> None:
+        self._names, self._compute = names, compute
+
+    def __getitem__(self, name: str) -> Value:
+        return self._compute(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def reset_peak_memory() -> None:

@@ -84,7 +84,7 @@ def _is_rank(text: str) -> bool:
 
 
 def _first_results(ranks: Mapping[str, Any]) -> list[list[str]]:
-    """Return what images find first, and what texts do; empty if it is not told.
+    """Return the first results of images, and those of texts; empty if they are not recorded.
 
     The texts of an image are ``IMAGE/0``, ``IMAGE/1``, ...
     """

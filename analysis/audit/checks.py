@@ -41,11 +41,11 @@ def audit(cells: Cells, metric: str | None = None, say: Callable[[str], None] = 
 
     ``say`` receives the current family: reading the predictions of thousands of cells takes a while.
     """
-    done = cells.of(cells.frame[cells.frame["status"] == "done"])
+    done = cells.finished
     found: list[Finding] = []
     measured = []
     for title, family in done.families():
-        name = metric or (family.metrics or [""])[0]
+        name = metric or family.first_metric
         if name in family.metrics:
             say(f"audit of {title}")
             found += [Finding(title, *finding) for finding in _of_family(family, name)]

@@ -1,10 +1,9 @@
-"""A finding of the audit, and how a finding lists what it names."""
+"""A finding of the audit, and how it lists names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from mmq_sweeps.reporting.table import metric_label
 
@@ -21,9 +20,6 @@ class Finding:
     sentence: str
     cells: int
     of: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 # A finding without its family: ``(defect, sentence, cells, of)``.

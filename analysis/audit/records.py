@@ -14,7 +14,7 @@ from analysis.audit.finding import Told, joined, listed
 from analysis.cells import Cells
 from analysis.cells.columns import DEFINITION, WARNINGS
 from analysis.cells.merging import conflicts
-from analysis.cells.selections import assignment
+from analysis.cells.selections import assignment, warnings_of
 from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.reporting.table import metric_label
 
@@ -60,8 +60,8 @@ def warned(rows: pd.DataFrame, metrics: Iterable[str]) -> Iterator[Told]:
     for name in metrics:
         if f"{WARNINGS}{name}" in rows:
             for _, row in rows[rows[f"{WARNINGS}{name}"].notna()].iterrows():
-                texts = str(row[f"{WARNINGS}{name}"]).split("\n")
-                told.setdefault(row["id"], []).append(f"{assignment(row)}, {metric_label(name)}: {', '.join(texts)}")
+                texts = ", ".join(warnings_of(row, name))
+                told.setdefault(row["id"], []).append(f"{assignment(row)}, {metric_label(name)}: {texts}")
     if told:
         names = listed(["; ".join(texts) for texts in told.values()])
         yield "warnings", f"{counted(len(told), 'cell carries', 'cells carry')} warnings: {names}", len(told), len(rows)

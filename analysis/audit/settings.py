@@ -13,19 +13,17 @@ from analysis.audit.answers import Answers, rounded
 from analysis.audit.finding import Told, labels
 from analysis.cells import Cells
 from analysis.cells.columns import BITS, METRIC, SELECTION
-from analysis.cells.selections import by_number, mixed, slots
+from analysis.cells.selections import by_number, methods_in, mixed, slots
 from analysis.measures.quality import Quality
-from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, part_order
 from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.compare import ROUNDING
 from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.reporting.table import metric_label
 
-KINDS = ("attention", "mlp")
-GROUPS = ("front", "middle", "end")
 # The setting of a layer kind that is not quantized.
-UNTOUCHED = "/".join([str(FULL_PRECISION_BITS)] * len(GROUPS))
+UNTOUCHED = "/".join([str(FULL_PRECISION_BITS)] * len(BLOCK_GROUPS))
 # Fewer comparisons prove nothing about a layer kind.
 LEAST_COMPARISONS = 5
 # At this many bits or more a good method loses almost nothing; scatter needs at least this many such cells.
@@ -49,9 +47,9 @@ def effective(rows: pd.DataFrame) -> pd.DataFrame:
             columns[part] = stored.where(bits != str(FULL_PRECISION_BITS), UNTOUCHED)
             continue
         own_selection = rows[f"{SELECTION}{part}"] if f"{SELECTION}{part}" in rows else pd.Series("", rows.index)
-        for kind in KINDS:
+        for kind in LAYER_KINDS:
             here = layers.str.contains(kind)
-            told = [stored.where(here & blocks.str.contains(group), str(FULL_PRECISION_BITS)) for group in GROUPS]
+            told = [stored.where(here & blocks.str.contains(group), str(FULL_PRECISION_BITS)) for group in BLOCK_GROUPS]
             plain = told[0] + "/" + told[1] + "/" + told[2]
             columns[f"{part} {kind}"] = plain.where(~mixed(rows, part), own_selection.map(partial(_of_kind, kind)))
     return pd.DataFrame(columns)
@@ -63,7 +61,7 @@ def _of_kind(kind: str, selection: Any) -> str:
         return UNTOUCHED
     found = slots(selection)
     told = "/".join(
-        _stored(found[group, kind]) if (group, kind) in found else str(FULL_PRECISION_BITS) for group in GROUPS
+        _stored(found[group, kind]) if (group, kind) in found else str(FULL_PRECISION_BITS) for group in BLOCK_GROUPS
     )
     units = {unit: _stored(rule) for unit, rule in by_number(selection).items() if unit.endswith(f".{kind}")}
     return f"{told} {digest(units)[:8]}" if units else told
@@ -133,8 +131,8 @@ def scatter(family: Cells, rows: pd.DataFrame, score: np.ndarray, metric: str) -
     """Report methods whose cells at many bits should nearly tie, but scatter around a linear fit to the parts' bits."""
     parts = [f"{BITS}{part}" for part in family.parts]
     bits = rows[parts].fillna(FULL_PRECISION_BITS).to_numpy(dtype=np.float64)
-    for method in sorted(set(rows["method"]) - {"none"}):
-        near = ((rows["method"] == method) | (rows["method"] == "none")).to_numpy() & (bits >= MANY_BITS).all(axis=1)
+    for method in methods_in(rows):
+        near = rows["method"].isin([method, "none"]).to_numpy() & (bits >= MANY_BITS).all(axis=1)
         if near.sum() < LEAST_SCATTERED:
             continue
         design = np.column_stack([np.ones(int(near.sum())), bits[near]])

@@ -1,4 +1,4 @@
-"""Prefixes and names of the columns of the table of cells; ``analysis.cells`` says what each holds."""
+"""Prefixes and names of the columns of the table of cells; ``analysis.cells`` explains each."""
 
 from __future__ import annotations
 

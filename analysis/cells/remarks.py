@@ -8,9 +8,15 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from analysis.cells.columns import DEFINITION, WARNINGS
-from analysis.cells.selections import mixed, mixes_methods, quantized_elsewhere, whole
+from analysis.cells.selections import any_mixed, mixes_methods, quantized_elsewhere, whole
 from mmq_sweeps.reporting.counts import are, counted, out_of
 from mmq_sweeps.reporting.table import definition_note, metric_label
+
+
+def failed_cells(rows: pd.DataFrame, place: str) -> Iterator[str]:
+    """Yield a sentence on how many cells of the source at ``place`` failed, if any did."""
+    if failed := int((rows["status"] != "done").sum()):
+        yield f"{failed} of {counted(len(rows), 'cell')} in {place} failed and {are(failed)} left out of figures"
 
 
 def warned(rows: pd.DataFrame, metric: str) -> Iterator[str]:
@@ -29,9 +35,7 @@ def defined(rows: pd.DataFrame, metric: str) -> Iterator[str]:
 
 def left_out(rows: pd.DataFrame, parts: Sequence[str]) -> Iterator[str]:
     """Yield a sentence on the cells that ``whole`` leaves out, if there are any."""
-    several = pd.Series(data=False, index=rows.index)
-    for part in parts:
-        several |= mixed(rows, part)
+    several = any_mixed(rows, parts)
     elsewhere = quantized_elsewhere(rows)
     number = int((~whole(rows, parts) & ~several & ~elsewhere).sum())
     for count, verbs in ((int(elsewhere.sum()), ELSEWHERE), (number, NARROWED), (int(several.sum()), SEVERAL)):

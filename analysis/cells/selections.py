@@ -1,14 +1,14 @@
-"""Say in words what a cell quantizes, and pick the rows whose parts are quantized as a whole."""
+"""Describe a cell's quantized parts in words, and pick the rows whose parts are quantized as a whole."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.cells.columns import BITS, LOADS_IN, SELECTION, WHOLE
+from analysis.cells.columns import BITS, LOADS_IN, SELECTION, WARNINGS, WHOLE
 from mmq_sweeps.identity.assignment import (
     BLOCK_GROUPS,
     FULL_PRECISION_BITS,
@@ -42,19 +42,50 @@ def assignment(row: pd.Series) -> str:
             continue
         if pd.isna(bits) or bits == FULL_PRECISION_BITS:
             continue
-        told.append(
-            choice(part, _plain(bits), *(_text(row.get(f"{what}.{part}")) for what in ("blocks", "layers", "group")))
-        )
+        own = (_text(row.get(f"{name}.{part}")) for name in ("blocks", "layers", "group"))
+        told.append(Choice(part, _plain(bits), *own).label)
     if not told and str(row["method"]).startswith(QUANTIZED_ELSEWHERE):
         return str(row["method"])
     return f"{row['method']} {' '.join(told)}" if told else "full precision"
 
 
-def choice(part: str, bits: float, blocks: str, layers: str, group: str = "") -> str:
-    """Describe a part: ``connector 3``, or with its own group size and partial selection ``connector 3 g64 (front mlp)``."""
-    narrowed = [text for text, name in ((blocks, "blocks"), (layers, "layers")) if text not in ("", WHOLE[name])]
-    own = f" g{group}" if group.isdigit() else f" {group}" if group else ""
-    return f"{part} {bits}{own}" + (f" ({' '.join(narrowed)})" if narrowed else "")
+class Choice(NamedTuple):
+    """A quantized part of a cell: block groups and layer kinds are joined by ``+``, ``group`` is its own group size.
+
+    ``selection`` is JSON of a selection that these do not describe.
+    """
+
+    part: str
+    bits: float
+    blocks: str
+    layers: str
+    group: str
+    selection: str = ""
+
+    @property
+    def label(self) -> str:
+        """``connector 3``, or with its own group size and partial selection ``connector 3 g64 (front mlp)``."""
+        own = f" g{self.group}" if self.group.isdigit() else f" {self.group}" if self.group else ""
+        places = narrowed(self.blocks, self.layers)
+        return f"{self.part} {self.bits}{own}" + (f" ({' '.join(places)})" if places else "")
+
+
+def choices(row: Mapping[str, Any], parts: Iterable[str]) -> frozenset[Choice]:
+    """Return the choice of every part that the cell ``row`` quantizes."""
+    found = []
+    for part in parts:
+        bits = row[f"{BITS}{part}"]
+        if bits < FULL_PRECISION_BITS:  # False if they are missing.
+            columns = (f"blocks.{part}", f"layers.{part}", f"group.{part}", f"{SELECTION}{part}")
+            found.append(
+                Choice(part, int(bits) if bits == int(bits) else bits, *(_text(row.get(name)) for name in columns))
+            )
+    return frozenset(found)
+
+
+def narrowed(blocks: str, layers: str) -> list[str]:
+    """Return those of the two texts that do not stand for all of a part."""
+    return [text for text, name in ((blocks, "blocks"), (layers, "layers")) if text not in ("", WHOLE[name])]
 
 
 def _plain(bits: float) -> float:
@@ -71,6 +102,30 @@ def loaders_of(row: Mapping[str, Any] | pd.Series) -> list[str] | None:
 def loaders_shown(row: Mapping[str, Any] | pd.Series) -> str:
     """Format the loaders of a cell for a table; empty if they are not known."""
     return shown(loaders_of(row) or ())
+
+
+def warnings_of(row: Mapping[str, Any] | pd.Series, metric: str) -> list[str]:
+    """Return the warnings about a cell's ``metric``."""
+    told = row.get(f"{WARNINGS}{metric}")
+    return told.split("\n") if isinstance(told, str) else []
+
+
+def methods_in(rows: pd.DataFrame) -> list[str]:
+    """Return the methods of quantized cells, by name."""
+    return sorted(set(rows["method"]) - {"none"})
+
+
+def of_method(rows: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Return the cells of ``method`` and of full precision."""
+    return rows[rows["method"].isin([method, "none"])]
+
+
+def any_mixed(rows: pd.DataFrame, parts: Iterable[str]) -> pd.Series:
+    """Return a mask of the cells of which ``mixed`` is true of any of ``parts``."""
+    found = pd.Series(data=False, index=rows.index)
+    for part in parts:
+        found |= mixed(rows, part)
+    return found
 
 
 def mixed(rows: pd.DataFrame, part: str) -> pd.Series:

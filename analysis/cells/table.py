@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from mmq_sweeps.identity.assignment import part_order
 from mmq_sweeps.metrics.intervals import Owners
 from mmq_sweeps.reporting.compare import told_apart
 
+T = TypeVar("T")
 # Above this many cells, items are not read: they would take minutes, and gigabytes of memory.
 MOST_SCORED = 5000
 
@@ -66,6 +67,15 @@ class Cells:
         asked = self.frame[MAIN].dropna().mode() if MAIN in self.frame else pd.Series(dtype=object)
         return sorted(named, key=lambda name: asked.empty or name != asked.iloc[0])
 
+    @property
+    def first_metric(self) -> str:
+        """The metric that cells are judged by unless another is asked for; ``none`` without any."""
+        return (self.metrics or ["none"])[0]
+
+    @property
+    def finished(self) -> Cells:
+        return self.of(self.frame[self.frame["status"] == "done"])
+
     def of(self, rows: pd.DataFrame) -> Cells:
         """Return the same cells restricted to ``rows``, without columns that are now empty."""
         return replace(self, frame=rows.dropna(axis=1, how="all").reset_index(drop=True))
@@ -98,6 +108,21 @@ class Cells:
             found += sorted(titled, key=lambda one: one[0])
         return found
 
+    def each_family(self, make: Callable[[str, Cells], T], nothing: str) -> list[T]:
+        """Call ``make`` with the title and the cells of every family of finished cells; return its results.
+
+        A ValueError of ``make`` leaves its family out; if it raises for all, a ValueError says ``nothing``, and why.
+        """
+        found, reasons = [], []
+        for title, family in self.finished.families():
+            try:
+                found.append(make(title, family))
+            except ValueError as error:
+                reasons.append(f"{title}: {error}")
+        if not found:
+            raise ValueError(f"{nothing}: {'; '.join(reasons)}")
+        return found
+
     def higher_is_better(self, metric: str) -> bool:
         """Return true if higher values of ``metric`` are better. Raises ValueError if cells disagree; a family never does."""
         told = self.frame.get(f"higher.{metric}")
@@ -128,7 +153,7 @@ class Cells:
         return None
 
     def summaries(self, rows: pd.DataFrame, summary: Summary) -> Iterator[Any]:
-        """Yield what ``summary`` makes of the items of each row, or of None; the items of a row are read once."""
+        """Yield the ``summary`` of the items of each row, or of None; the items of a row are read once."""
         where = rows["where"] if "where" in rows else [""] * len(rows)
         named = zip(where, rows["id"], strict=True)
         for place, cell in enumerate(counted(named, "items of cells", len(rows))):
@@ -150,7 +175,7 @@ class Cells:
 
 
 def _joining(frame: pd.DataFrame) -> pd.Series:
-    """Return each row's ``setting``; what is quantized elsewhere has that of the one full-precision model beside it."""
+    """Return each row's ``setting``; a cell quantized elsewhere has that of the one full-precision model beside it."""
     settings = frame.get("setting", pd.Series("", frame.index)).fillna("")
     elsewhere = quantized_elsewhere(frame)
     if BESIDE not in frame or not elsewhere.any():

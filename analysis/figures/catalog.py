@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.cells import Cells
-from analysis.cells.columns import BITS, METRIC, WARNINGS, WHOLE
+from analysis.cells.columns import BITS, METRIC, WHOLE
 from analysis.cells.remarks import left_out
-from analysis.cells.selections import assignment, whole
+from analysis.cells.selections import assignment, of_method, warnings_of, whole
 from analysis.figures.confidence import risk_coverage
 from analysis.figures.plots import XY, Bars, Heatmap, Panel, Plot, Series, Space
 from analysis.figures.transfer import transfer_plots, with_key_drawn
 from analysis.measures.family import Family, families
+from analysis.measures.frontier import Frontier
 from analysis.measures.sensitivity import Sensitivity, with_common_groups
 from analysis.measures.transfer import transfer
-from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, part_order
 from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.reporting.table import WARNED
 
-GROUPS, KINDS = ("front", "middle", "end"), ("attention", "mlp")
 # Characters of a slug: with the rest of the file name, some file systems reject more.
 LONGEST_SLUG = 120
 # The figure that compares families; the others show one each.
@@ -42,17 +43,15 @@ def figures(cells: Cells, metric: str | None = None, names: Sequence[str] = ()) 
     if unknown:
         raise ValueError(f"unknown figures {', '.join(sorted(unknown))}: choose {', '.join([*FIGURES, TRANSFER])}")
     of_families = [name for name in names if name != TRANSFER]
-    found = [] if names and not of_families else _of_families(cells, metric, of_families)
+    found = []
+    if of_families or not names:
+        found = [plot for family in families(cells, metric) for plot in plots(family, of_families)]
     if not names or TRANSFER in names:
         found += _of_transfer(cells, metric)
     if not found:
         lacking = "; ".join(f"{name} needs {NEEDS[name]}" for name in names or ["tradeoff"])
         raise ValueError(f"no cell can be shown: {lacking}")
     return found
-
-
-def _of_families(cells: Cells, metric: str | None, names: Sequence[str]) -> list[Plot]:
-    return [plot for family in families(cells, metric) for plot in plots(family, names)]
 
 
 def _of_transfer(cells: Cells, metric: str | None) -> list[Plot]:
@@ -64,17 +63,18 @@ def _of_transfer(cells: Cells, metric: str | None) -> list[Plot]:
 
 
 def plots(family: Family, names: Sequence[str] = ()) -> list[Plot]:
-    """Build those of the figures ``names`` (default: all) that ``family`` can show."""
+    """Build those of the figures ``names`` (default: all) that ``family`` can show, with notes on cells that they leave out."""
+    notes = list(left_out(family.cells.frame, family.cells.parts))
     return [
-        Plot(f"{name}-{_slug(family.title)}", f"{FIGURES[name][0]}: {family.title}", panels, _notes(name, family))
+        Plot(
+            f"{name}-{_slug(family.title)}",
+            f"{FIGURES[name][0]}: {family.title}",
+            panels,
+            notes if name in OF_WHOLE_PARTS else [],
+        )
         for name in names or FIGURES
         if (panels := list(FIGURES[name][1](family)))
     ]
-
-
-def _notes(name: str, family: Family) -> list[str]:
-    """Describe the cells of the family that a figure leaves out."""
-    return list(left_out(family.cells.frame, family.cells.parts)) if name in OF_WHOLE_PARTS else []
 
 
 def _slug(title: str) -> str:
@@ -89,25 +89,20 @@ def _slug(title: str) -> str:
 def tradeoff(family: Family) -> Iterator[Panel]:
     series = []
     for one in family.frontiers:
-        method = one.method
-        quantized = one.cells[one.cells["method"] != "none"]
-        series.append(
-            Series(
-                "", quantized["bpw_paper"].tolist(), quantized[f"{METRIC}{family.metric}"].tolist(),
-                names=[_named(row, family.metric) for _, row in quantized.iterrows()], line=False, faint=True, style=method,
-            )
-        )  # fmt: skip
         rows = one.rows
-        series.append(
-            Series(
-                method, rows["bpw_paper"].tolist(), rows[f"{METRIC}{family.metric}"].tolist(),
-                names=[_named(row, family.metric) for _, row in rows.iterrows()], style=method,
-                **({"low": rows["low"].tolist(), "high": rows["high"].tolist()} if "low" in rows else {}),
-            )
-        )  # fmt: skip
+        interval = {name: rows[name].tolist() for name in ("low", "high") if name in rows}
+        series.append(_sizes("", one.cells[one.cells["method"] != "none"], one, line=False, faint=True))
+        series.append(_sizes(one.method, rows, one, **interval))
     if series:
         full = next((one.full for one in family.frontiers if one.full is not None), None)
-        yield XY("", "bits per weight", _label(family), series, level=full)
+        yield XY("", "bits per weight", family.quality.label, series, level=full)
+
+
+def _sizes(label: str, rows: pd.DataFrame, one: Frontier, **look: Any) -> Series:
+    """Convert cells of a frontier's method to points of quality over bits per weight."""
+    names = [_named(row, one.metric) for _, row in rows.iterrows()]
+    figures = (rows["bpw_paper"].tolist(), rows[one.quality.column].tolist())
+    return Series(label, *figures, names=names, style=one.method, **look)
 
 
 def parts(family: Family) -> Iterator[Panel]:
@@ -122,12 +117,12 @@ def parts(family: Family) -> Iterator[Panel]:
 
 def groups(family: Family) -> Iterator[Panel]:
     """Yield a panel per part and method: a curve per block group (thirds of the part's blocks)."""
-    yield from _narrowed(family, "blocks", GROUPS, {"layers": WHOLE["layers"]})
+    yield from _narrowed(family, "blocks", BLOCK_GROUPS, {"layers": WHOLE["layers"]})
 
 
 def layers(family: Family) -> Iterator[Panel]:
     """Yield a panel per part and method: a curve per layer kind (attention, MLP)."""
-    yield from _narrowed(family, "layers", KINDS, {"blocks": WHOLE["blocks"]})
+    yield from _narrowed(family, "layers", LAYER_KINDS, {"blocks": WHOLE["blocks"]})
 
 
 def _narrowed(family: Family, by: str, choices: Sequence[str], held: dict[str, str]) -> Iterator[Panel]:
@@ -169,7 +164,7 @@ def heatmaps(family: Family) -> Iterator[Panel]:
                     yield Heatmap(
                         f"{method}{fixed}", f"{first} bits", f"{second} bits",
                         [f"{width:g}" for width in table.columns], [f"{width:g}" for width in table.index],
-                        table.to_numpy().tolist(), _label(family), higher=family.quality.higher,
+                        table.to_numpy().tolist(), family.quality.label, higher=family.quality.higher,
                     )  # fmt: skip
 
 
@@ -206,7 +201,7 @@ def pairs(family: Family) -> Iterator[Panel]:
             if sum(not math.isnan(value) for line in values for value in line) > len(names):
                 yield Heatmap(
                     f"{method}, {width:g} bits", "part", "and part", family.cells.parts, family.cells.parts, values,
-                    _label(family), higher=family.quality.higher,
+                    family.quality.label, higher=family.quality.higher,
                 )  # fmt: skip
 
 
@@ -220,7 +215,7 @@ def space(family: Family) -> Iterator[Panel]:
             yield Space(
                 method, (f"{varied[0]} bits", f"{varied[1]} bits", f"{varied[2]} bits"),
                 [tuple(point) for point in rows[columns].to_numpy(dtype=float)],
-                rows[f"{METRIC}{family.metric}"].tolist(), _label(family),
+                rows[f"{METRIC}{family.metric}"].tolist(), family.quality.label,
                 [_named(row, family.metric) for _, row in rows.iterrows()], higher=family.quality.higher,
             )  # fmt: skip
 
@@ -241,7 +236,7 @@ def interaction(family: Family) -> Iterator[Panel]:
                 )
                 for which, group in rows.groupby("which", sort=False)
             ]
-            yield XY(method, "sum of damages alone", f"damage together ({_label(family)})", series, diagonal=True)
+            yield XY(method, "sum of damages alone", f"damage together ({family.quality.label})", series, diagonal=True)
 
 
 FIGURES: dict[str, tuple[str, Maker]] = {
@@ -296,20 +291,20 @@ def _curve(label: str, rows: pd.DataFrame, told: Sensitivity) -> Series:
 
 def _bits_panel(title: str, family: Family, series: Sequence[Series], full: float) -> XY:
     widths = sorted({float(width) for one in series for width in one.x})
-    return XY(title, "bits", _label(family), series, level=full, ticks=widths)
+    return XY(title, "bits", family.quality.label, series, level=full, ticks=widths)
 
 
 def _whole_cells(family: Family, method: str) -> pd.DataFrame:
     """Select the cells of ``method`` and full precision with a figure that quantize every part as a whole or not at all."""
-    frame = family.cells.frame
-    rows = frame[frame["method"].isin([method, "none"]) & frame[f"{METRIC}{family.metric}"].notna()]
+    rows = of_method(family.cells.frame, method)
+    rows = rows[rows[f"{METRIC}{family.metric}"].notna()]
     return rows[whole(rows, family.cells.parts)]
 
 
 def _named(row: pd.Series, metric: str) -> str:
     """Describe a cell in words, with the warnings about its metric."""
-    told = row.get(f"{WARNINGS}{metric}")
-    return assignment(row) + (f"\n{WARNED} {told}" if isinstance(told, str) else "")
+    told = "\n".join(warnings_of(row, metric))
+    return assignment(row) + (f"\n{WARNED} {told}" if told else "")
 
 
 def _filled(rows: pd.DataFrame, columns: Sequence[str]) -> float:
@@ -325,7 +320,3 @@ def _in_order(rows: pd.DataFrame, column: str) -> list[str]:
     if rows.empty:
         return []
     return sorted(rows[column].unique(), key=part_order if column == "part" else str)
-
-
-def _label(family: Family) -> str:
-    return family.quality.label

@@ -33,7 +33,7 @@ def risk_coverage(family: Family) -> Iterator[Panel]:
 
 
 def _measured(family: Family) -> Iterator[tuple[str, list[list[float]]]]:
-    """Yield full precision, then the cells on a frontier from the most bits to the fewest, with what ``aurc`` counted."""
+    """Yield full precision, then the cells on a frontier from the most bits to the fewest, with the totals of ``aurc``."""
     frame = family.cells.frame
     on_frontier = {cell_id for one in family.frontiers for cell_id in one.rows["id"]}
     full, others = frame["method"] == "none", frame["id"].isin(on_frontier) & (frame["method"] != "none")

@@ -96,7 +96,7 @@ def _share_labels(drawn: Sequence[Axes], panels: Sequence[Panel], columns: int) 
 
 
 def _axis(panel: Panel, axis: str) -> tuple[Any, ...] | None:
-    """Return what an axis shows, equal for panels that share it; None if it is the panel's own."""
+    """Return the labels and ticks of an axis, equal for panels that share it; None if it is the panel's own."""
     if isinstance(panel, Heatmap):
         return (panel.x_label, *panel.columns) if axis == "x" else (panel.y_label, *panel.rows)
     if isinstance(panel, XY):
@@ -114,16 +114,13 @@ def _share_colours(figure: Figure, plot: Plot) -> None:
     if spaces:
         label = next(panel.value_label for panel in plot.panels if isinstance(panel, Space))
         figure.colorbar(spaces[0].collections[0], ax=spaces, label=label, aspect=30, pad=0.08, shrink=0.85)
+    higher = all(panel.higher for panel in plot.panels if isinstance(panel, Heatmap | Space))
     for image in images:
         image.set_clim(low, high)
-        _write_values(image.axes, image.get_array(), (low + high) / 2, _higher(plot))
+        _write_values(image.axes, image.get_array(), (low + high) / 2, higher)
     if images:
         label = next(panel.value_label for panel in plot.panels if isinstance(panel, Heatmap))
         figure.colorbar(images[0], ax=[image.axes for image in images], label=label, aspect=30)
-
-
-def _higher(plot: Plot) -> bool:
-    return all(panel.higher for panel in plot.panels if isinstance(panel, Heatmap | Space))
 
 
 def _colours(panel: Heatmap | Space) -> str:

@@ -1,4 +1,4 @@
-"""Build the figures of a search: bits by unit, and the predicted frontier beside what was measured."""
+"""Build the figures of a search: bits by unit, and the predicted frontier beside the measured cells."""
 
 from __future__ import annotations
 

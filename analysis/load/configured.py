@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS
 from mmq_sweeps.reporting.counts import out_of
 
-GROUPS, KINDS = ("front", "middle", "end"), ("attention", "mlp")
 PARTS = {"VIT": "vision", "QFORMER": "connector", "LLM": "language"}
-PLACES = {"FIRST": ("front",), "MIDDLE": ("middle",), "LAST": ("end",), "ALL": GROUPS}
-LAYERS = {"MLP": ("mlp",), "ATTENTION": ("attention",), "BOTH": KINDS}
+PLACES = {"FIRST": ("front",), "MIDDLE": ("middle",), "LAST": ("end",), "ALL": BLOCK_GROUPS}
+LAYERS = {"MLP": ("mlp",), "ATTENTION": ("attention",), "BOTH": LAYER_KINDS}
 # Quantized part -> (bits, block groups, layer kinds).
 Selected = dict[str, tuple[int, tuple[str, ...], tuple[str, ...]]]
 
@@ -41,8 +40,8 @@ def selected(path: Path) -> Selected | None:
     found: Selected = {}
     for part, widths in chosen.items():
         low = {place: bits for place, bits in widths.items() if bits < FULL_PRECISION_BITS}
-        groups = tuple(group for group in GROUPS if any(place[0] == group for place in low))
-        kinds = tuple(kind for kind in KINDS if any(place[1] == kind for place in low))
+        groups = tuple(group for group in BLOCK_GROUPS if any(place[0] == group for place in low))
+        kinds = tuple(kind for kind in LAYER_KINDS if any(place[1] == kind for place in low))
         if len(set(low.values())) > 1 or len(low) != len(groups) * len(kinds):
             return None
         if low:

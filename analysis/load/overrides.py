@@ -27,7 +27,7 @@ from mmq_sweeps.identity.assignment import (
     method_name,
     rules_in,
 )
-from mmq_sweeps.identity.cell import is_quantized_elsewhere
+from mmq_sweeps.identity.cell import digest, is_quantized_elsewhere
 
 # Defaults of fields that a model's yaml may omit.
 MODEL_FIELDS = {"model.dtype": "float32", "model.revision": None, "model.inherit_generation": False}
@@ -41,7 +41,7 @@ NOT_TEXT = ("null", "true", "false", "yes", "no", "on", "off", "nan", "inf")
 
 
 def overrides(cell: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """Return the overrides of ``cell`` without what ``assigned`` says, quoted for a shell.
+    """Return the overrides of ``cell`` without those of ``assigned``, quoted for a shell.
 
     Example: ``model=m task=t task.limit=8 method=gptq method.group_size=64 calibration.samples=2``.
     """
@@ -82,13 +82,9 @@ def _expressible(cell: Mapping[str, Any]) -> bool:
     """Return true if ``component.PART`` can say every selection: one method and group size in a part, no unit by number."""
     return all(
         all("units" not in rule for rule in rules_in(selection))
-        and len({_without_place(rule) for rule in rules_in(selection)}) == 1
+        and len({digest([rule.get(key) for key in ("method", "group_size")]) for rule in rules_in(selection)}) == 1
         for selection in cell["parts"].values()
     )
-
-
-def _without_place(rule: Mapping[str, Any]) -> str:
-    return json.dumps({key: rule.get(key) for key in ("method", "group_size")}, sort_keys=True)
 
 
 def _of_part(key: str, selection: Mapping[str, Any] | None) -> Iterator[str]:

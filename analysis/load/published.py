@@ -28,8 +28,8 @@ import pandas as pd
 from analysis.cells import Cells, History
 from analysis.cells.columns import BITS, METRIC
 from analysis.load import cache, configured
-from analysis.load.configured import GROUPS, KINDS, Selected
-from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, PART_ORDER
+from analysis.load.configured import Selected
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, PART_ORDER, block_groups
 from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.reporting.counts import counted
 
@@ -46,23 +46,14 @@ class Counts:
     weights: dict[str, dict[str, list[int]]]
 
     def quantized(self, part: str, groups: Iterable[str], kinds: Iterable[str]) -> int:
-        chosen = set(groups)
-        return sum(
-            count
-            for kind in kinds
-            for index, count in enumerate(self.weights[part][kind])
-            if _group(index, len(self.weights[part][kind])) in chosen
-        )
+        blocks = [self.weights[part][kind] for kind in kinds]
+        return sum(counts[index] for counts in blocks for group in groups for index in block_groups(len(counts))[group])
 
     def bpw(self, quantized: dict[str, tuple[int, int]]) -> float:
         """Return the paper's bits per weight of ``{part: (bits, quantized weights)}``."""
         low = sum(count for _, count in quantized.values())
         bits = FULL_PRECISION_BITS * (self.parameters - low) + sum(width * count for width, count in quantized.values())
         return bits / self.parameters
-
-
-def _group(index: int, blocks: int) -> str:
-    return "front" if index < blocks // 3 else "middle" if index < 2 * blocks // 3 else "end"
 
 
 # The linear weights in the blocks of the study's models; `python -m mmq_sweeps.models --json` counts the same.
@@ -174,7 +165,9 @@ def _bits_table(
         rows = []
         for number, line in enumerate(table.to_dict("records")):
             bits = {part: int(line.pop(columns[part])) for part in parts}
-            selected = {part: (width, GROUPS, KINDS) for part, width in bits.items() if width < FULL_PRECISION_BITS}
+            selected = {
+                part: (width, BLOCK_GROUPS, LAYER_KINDS) for part, width in bits.items() if width < FULL_PRECISION_BITS
+            }
             rows.append(
                 {
                     "id": f"{method}-{task}-" + "-".join(str(width) for width in bits.values()),
@@ -307,11 +300,9 @@ def _items(row: pd.Series, predictions: dict[int, Path]) -> list[dict[str, Any]]
 
 
 def _notes(frame: pd.DataFrame) -> Iterable[str]:
-    full = (
-        frame[frame["method"] == "none"].groupby("source")[f"{METRIC}cider"].mean().dropna()
-        if f"{METRIC}cider" in frame
-        else pd.Series()
-    )
+    if f"{METRIC}cider" not in frame:
+        return
+    full = frame[frame["method"] == "none"].groupby("source")[f"{METRIC}cider"].mean().dropna()
     if len(full) > 1 and full.max() - full.min() > 1e-6:
         told = ", ".join(f"{source.removeprefix('published ')} {value:.4f}" for source, value in full.items())
         yield f"full precision scores differently in the published files ({told}): compare within a file"

@@ -26,9 +26,12 @@ from analysis.cells.columns import (
     VARIANT,
     WARNINGS,
 )
+from analysis.cells.merging import end_part
+from analysis.cells.remarks import failed_cells
 from analysis.load import cache
 from analysis.load import overrides as commands
 from analysis.load.overrides import assigned, overrides
+from analysis.tables.records import opened
 from mmq_sweeps.identity import assignment, loads_in
 from mmq_sweeps.identity import cell as cells
 from mmq_sweeps.identity.assignment import (
@@ -42,7 +45,7 @@ from mmq_sweeps.identity.assignment import (
 from mmq_sweeps.identity.cell import digest, is_quantized_elsewhere
 from mmq_sweeps.reporting import compare
 from mmq_sweeps.reporting.compare import beside_of, settings, variant
-from mmq_sweeps.reporting.counts import are, counted, out_of
+from mmq_sweeps.reporting.counts import counted, out_of
 from mmq_sweeps.store.record import CorruptRecordError, Record
 from mmq_sweeps.store.store import Store
 
@@ -61,9 +64,7 @@ def load(folder: Path) -> Cells:
 
     Raises FileNotFoundError if ``folder`` is not a store, ValueError if it has no readable record.
     """
-    if not (folder / "cells").is_dir():
-        raise FileNotFoundError(f"--source {folder}: is no store (it has no folder 'cells'); run a sweep first")
-    store = Store.reading(folder)
+    store = opened(folder)
     table, notes = _table(store)
     if table.empty:
         broken = f" ({notes[0]})" if notes else ""
@@ -74,11 +75,7 @@ def load(folder: Path) -> Cells:
     if raced.any() and not raced.all():
         notes.append(f"{counted(int(raced.sum()), 'cell')} on some items alone, as in races of a search, left out")
         table = table[~raced].reset_index(drop=True)
-    failed = int((table["status"] != "done").sum())
-    if failed:
-        notes.append(
-            f"{failed} of {counted(len(table), 'cell')} in {folder} failed and {are(failed)} left out of figures"
-        )
+    notes += failed_cells(table, str(folder))
     return Cells(table, tuple(notes), lambda row: _items(store, row), lambda: _history(store, table["id"]))
 
 
@@ -126,8 +123,7 @@ def row_of(record: Record, where: str) -> dict[str, Any]:
 
 
 def _of_part(part: str, selection: Mapping[str, Any] | None, size: Mapping[str, Any] | None) -> dict[str, Any]:
-    row: dict[str, Any] = {f"{BITS}{part}": FULL_PRECISION_BITS, f"blocks.{part}": "", f"layers.{part}": ""}
-    row[f"group.{part}"] = ""
+    row = end_part(part, FULL_PRECISION_BITS)
     if selection is not None:
         row[f"{BITS}{part}"] = mean_bits(selection, size)
         if is_mixed(selection):
@@ -148,8 +144,8 @@ def _table(store: Store) -> tuple[pd.DataFrame, list[str]]:
     current = pd.DataFrame(columns=["id", cache.STAMP])
     if kept is not None:
         current = kept[kept["id"].map(stamps) == kept[cache.STAMP]]
-    unread = stamps.keys() - set(current["id"])
-    rows, broken = _read(store, {cell_id: stamps[cell_id] for cell_id in unread})
+    known = set(current["id"])
+    rows, broken = _read(store, {cell_id: stamp for cell_id, stamp in stamps.items() if cell_id not in known})
     if not rows and kept is not None and len(current) == len(kept):
         return current.drop(columns=cache.STAMP), broken
     table = pd.DataFrame(rows) if current.empty else pd.concat([current, pd.DataFrame(rows)], ignore_index=True)

@@ -151,7 +151,7 @@ def _reach(project: Project, host: str) -> None:
 
 @contextmanager
 def explained(project: Project, host: str) -> Iterator[None]:
-    """Convert the client's errors to UnreachableError, NoProjectError or ValueError with a message that says what to do."""
+    """Convert the client's errors to UnreachableError, NoProjectError or ValueError with a remedy in the message."""
     from wandb.errors import AuthenticationError, CommError, UsageError
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 

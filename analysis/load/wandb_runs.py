@@ -12,10 +12,11 @@ from typing import Any
 import pandas as pd
 
 from analysis.cells import Cells, History
+from analysis.cells.remarks import failed_cells
 from analysis.load.stores import SHARED, row_of, versions_of
 from analysis.load.wandb_cache import Cache
-from analysis.load.wandb_client import Fetched, Listed, Project, Server, UnreachableError, connected
-from mmq_sweeps.reporting.counts import are, counted
+from analysis.load.wandb_client import Fetched, Project, Server, UnreachableError, connected
+from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.reporting.trackers import ASSIGNED, RECORD, summary
 from mmq_sweeps.store.record import CorruptRecordError, Record
 
@@ -43,14 +44,11 @@ def load(place: str) -> Cells:
     ]
     if not found:
         raise ValueError(_nothing(project, told))
-    failed = sum(not record.done for _, record in found)
-    if failed:
-        notes.append(
-            f"{failed} of {counted(len(found), 'cell')} in {project} failed and {are(failed)} left out of figures"
-        )
     versions = sorted({versions_of(record.versions) for _, record in found})
     table = pd.DataFrame([_row(run, record) for run, record in found]).astype(dict.fromkeys(SHARED, "category"))
-    return Cells(table, (*notes, *told), history=lambda: History(versions=tuple(versions)))
+    return Cells(
+        table, (*notes, *failed_cells(table, str(project)), *told), history=lambda: History(versions=tuple(versions))
+    )
 
 
 def _sorted_out(runs: Sequence[Fetched]) -> tuple[list[tuple[Fetched, Record]], dict[Why, list[str]]]:
@@ -102,15 +100,11 @@ def _pull(project: Project, notes: list[str]) -> list[Fetched]:
 def _renewed(server: Server, project: Project, cache: Cache) -> list[Fetched]:
     known = cache.read()
     listed = server.listed(project)
-    changed = [one.name for one in listed if one.name not in known or _differs(known[one.name].listed, one)]
+    changed = [one.name for one in listed if one.name not in known or known[one.name].listed != one]
     for page in server.fetched(project, changed):
         cache.add(page)
         known |= {run.listed.name: run for run in page}
     return [known[one.name] for one in listed if one.name in known]
-
-
-def _differs(before: Listed, now: Listed) -> bool:
-    return (before.heartbeat, before.state, before.group) != (now.heartbeat, now.state, now.group)
 
 
 def _row(run: Fetched, record: Record) -> dict[str, Any]:
@@ -118,11 +112,9 @@ def _row(run: Fetched, record: Record) -> dict[str, Any]:
     ours = summary(record).keys()
     logged = {key: value for key, value in run.summary.items() if key not in ours}
     configured = {key: value for key, value in run.config.items() if key not in (*record.cell, "names", ASSIGNED)}
-    return row | {key: value for key, value in _plain({**configured, **logged}).items() if key not in row}
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Keep the plain values that users added: W&B's own keys start with an underscore; its tables and images are mappings."""
-    return {
-        key: value for key, value in values.items() if isinstance(value, str | int | float) and not key.startswith("_")
+    # W&B's own keys start with an underscore; its tables and images are mappings.
+    return row | {
+        key: value
+        for key, value in {**configured, **logged}.items()
+        if key not in row and isinstance(value, str | int | float) and not key.startswith("_")
     }

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from analysis.cells import Cells
+from analysis.cells.selections import methods_in
+from analysis.measures.flips import Flips, flips_of
 from analysis.measures.frontier import Frontier, frontiers
 from analysis.measures.importance import Importance, importances
 from analysis.measures.quality import Quality
@@ -26,7 +28,15 @@ class Family:
 
     @cached_property
     def methods(self) -> list[str]:
-        return [name for name in sorted(self.cells.frame["method"].unique()) if name != "none"]
+        return methods_in(self.cells.frame)
+
+    @cached_property
+    def flips(self) -> tuple[Flips | None, str]:
+        """The answers changed from full precision; or None and the reason."""
+        try:
+            return flips_of(self.cells, self.metric), ""
+        except ValueError as error:
+            return None, str(error)
 
     @cached_property
     def frontiers(self) -> list[Frontier]:
@@ -55,6 +65,5 @@ class Family:
 
 def families(cells: Cells, metric: str | None = None) -> list[Family]:
     """List the families of finished cells that have ``metric``; defaults to each family's first metric."""
-    done = cells.of(cells.frame[cells.frame["status"] == "done"])
-    found = [Family(title, family, metric or (family.metrics or [""])[0]) for title, family in done.families()]
+    found = [Family(title, own, metric or own.first_metric) for title, own in cells.finished.families()]
     return [family for family in found if family.metric in family.cells.metrics]

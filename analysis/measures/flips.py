@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -25,7 +24,7 @@ from mmq_sweeps.reporting.counts import counted
 COLUMNS = ("flips", "flips_low", "flips_high", "lost", "gained", "flipped", "items")
 _PERCENTILES = (2.5, 97.5)
 # Why a cell is not compared: it has no answers by item, or answers other items.
-WITHOUT, UNLIKE = "without", "unlike"
+WITHOUT, UNLIKE = "without answers by item", "with other items than full precision"
 
 
 @dataclass(frozen=True)
@@ -55,21 +54,12 @@ def flips(cells: Cells, metric: str | None = None) -> list[Flips]:
 
     Raises ValueError if no family has a full-precision cell with items to compare with.
     """
-    done = cells.of(cells.frame[cells.frame["status"] == "done"])
-    found, reasons = [], []
-    for title, family in done.families():
-        try:
-            found.append(flips_of(family, metric, title))
-        except ValueError as error:
-            reasons.append(f"{title}: {error}")
-    if not found:
-        raise ValueError("no flips can be counted: " + "; ".join(reasons))
-    return found
+    return cells.each_family(lambda title, family: flips_of(family, metric, title), "no flips can be counted")
 
 
 def flips_of(family: Cells, metric: str | None = None, title: str = "") -> Flips:
     """Compute the flips of one family; raises ValueError if there is no full precision to compare with, or no metric."""
-    metric = metric or (family.metrics or ["none"])[0]
+    metric = metric or family.first_metric
     if metric not in family.metrics:
         raise ValueError(f"has no metric {metric!r}; it has {', '.join(family.metrics) or 'none'}")
     full = family.frame[family.frame["method"] == "none"]
@@ -83,9 +73,14 @@ def flips_of(family: Cells, metric: str | None = None, title: str = "") -> Flips
     if baseline is None:
         raise ValueError("has no answers by item at full precision")
     reader = _Reader(baseline, Quality.of(family, _judge(family.metrics, metric)))
-    for cell_id, flags in zip(others["id"], family.summaries(others, reader.flags_of), strict=True):
-        reader.add(str(cell_id), flags)
-    return Flips(title, reader.quality.metric, full_id, reader.graded, reader.table(), tuple(reader.notes()))
+    found = dict(zip(map(str, others["id"]), family.summaries(others, reader.flags_of), strict=True))
+    flags = {cell_id: own for cell_id, own in found.items() if not isinstance(own, str)}
+    reasons = [own for own in found.values() if isinstance(own, str)]
+    counts = [(reasons.count(reason), reason) for reason in (WITHOUT, UNLIKE) if reason in reasons]
+    notes = [f"{counted(count, 'cell')} {reason} left out" for count, reason in counts]
+    if not found:
+        notes = ["no cell but full precision: no answers to compare with it"]
+    return Flips(title, reader.quality.metric, full_id, reader.graded, reader.table(flags), tuple(notes))
 
 
 def _judge(metrics: Sequence[str], metric: str) -> str:
@@ -107,10 +102,6 @@ class _Reader:
 
     baseline: Items
     quality: Quality
-    _ids: list[str] = field(default_factory=list)
-    _flags: list[np.ndarray] = field(default_factory=list)
-    _without: int = 0
-    _unlike: int = 0
 
     def __post_init__(self) -> None:
         self._items = [str(item["id"]) for item in self.baseline]
@@ -126,7 +117,7 @@ class _Reader:
         return not self._ranked and not self._asked
 
     def flags_of(self, items: Items | None) -> np.ndarray | str:
-        """Return flags ``[items, 3]``, flipped, lost and gained, of a cell's answers; or what keeps them from comparison."""
+        """Return flags ``[items, 3]``, flipped, lost and gained, of a cell's answers; or why it is not compared."""
         answered = _answered(items)
         if answered is None:
             return WITHOUT
@@ -135,20 +126,12 @@ class _Reader:
             return UNLIKE
         return self._compared([by_id[item] for item in self._items])
 
-    def add(self, cell_id: str, flags: np.ndarray | str) -> None:
-        if isinstance(flags, str):
-            self._without += flags == WITHOUT
-            self._unlike += flags == UNLIKE
-            return
-        self._ids.append(cell_id)
-        self._flags.append(flags)
-
     def _compared(self, items: Items) -> np.ndarray:
         """Return flags ``[items, 3]``: flipped, lost, gained."""
         flags = np.zeros((len(items), 3))
         for place, (item, before) in enumerate(zip(items, self._answers, strict=True)):
             after = str(item["prediction"])
-            score = self._score(item)
+            score = item.get("scores", {}).get(self.quality.metric)
             # Some metrics tell answers apart that are the same words, such as -5 and 5.
             told_apart = self._asked and score != self._scores[place]
             if after == before or (self._said(after) == self._said(before) and not told_apart):
@@ -157,10 +140,6 @@ class _Reader:
             # A comparison with NaN is false.
             flags[place] = 1, was > now, now > was
         return flags
-
-    def _score(self, item: Mapping[str, Any]) -> float | None:
-        score: float | None = item.get("scores", {}).get(self.quality.metric)
-        return score
 
     def _said(self, answer: str) -> str:
         """Return the answer in the form in which two are compared."""
@@ -176,20 +155,21 @@ class _Reader:
             return math.nan
         return self.quality.sign * score if self.graded else float(score >= 1)
 
-    def table(self) -> pd.DataFrame:
-        if not self._ids:
+    def table(self, by_cell: Mapping[str, np.ndarray]) -> pd.DataFrame:
+        """Return the table of ``Flips`` of the flags of every cell."""
+        if not by_cell:
             return pd.DataFrame(columns=list(COLUMNS), index=pd.Index([], name="id"), dtype=np.float64)
-        flags = np.stack(self._flags, axis=-1)
+        flags = np.stack(list(by_cell.values()), axis=-1)
         flipped, lost, gained = flags.sum(axis=0)
-        shares = np.full((2, len(self._ids)), np.nan)
+        shares = np.full((2, len(by_cell)), np.nan)
         np.divide((lost, gained), flipped, out=shares, where=flipped > 0)
         low, high = self._interval(flags[:, 0])
         count = len(self._items)
-        columns = (flipped / count, low, high, *shares, flipped.astype(int), np.full(len(self._ids), count))
-        return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), index=pd.Index(self._ids, name="id"))
+        columns = (flipped / count, low, high, *shares, flipped.astype(int), np.full(len(by_cell), count))
+        return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), index=pd.Index(list(by_cell), name="id"))
 
     def _interval(self, flipped: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the 95% interval of each cell over items drawn with replacement; what shares an image is drawn together."""
+        """Return the 95% interval of each cell over drawn items; those that share an image are drawn together."""
         owner = _owners(self._items) if self._ranked else owners_of(self._items, self._groups)
         owner = np.arange(len(self._items)) if owner is None else owner
         totals = np.zeros((owner.max() + 1, flipped.shape[1] + 1))
@@ -197,14 +177,6 @@ class _Reader:
         drawn = resample(totals)
         low, high = np.percentile(drawn[:, :-1] / drawn[:, -1:], _PERCENTILES, axis=0)
         return low, high
-
-    def notes(self) -> list[str]:
-        told = []
-        if self._without:
-            told.append(f"{counted(self._without, 'cell')} without answers by item left out")
-        if self._unlike:
-            told.append(f"{counted(self._unlike, 'cell')} with other items than full precision left out")
-        return told or ([] if self._ids else ["no cell but full precision: no answers to compare with it"])
 
 
 def _is_rank(text: str) -> bool:

@@ -116,7 +116,7 @@ def _shapley(tables: dict[tuple[int, ...], np.ndarray], columns: int) -> list[np
 
 
 def expectations(forest: RandomForestRegressor, grid: Grid) -> dict[tuple[int, ...], np.ndarray]:
-    """Return for each subset of the columns what the forest is expected to predict if only these are known.
+    """Return for each subset of the columns the forest's expected prediction if only these are known.
 
     The tables have the levels of these columns along their axes, and 1 along the others. Where a tree splits by a column that
     is not known, both sides count by their training rows, as in SHAP's ``tree_path_dependent`` explanations.

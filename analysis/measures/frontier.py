@@ -17,7 +17,7 @@ import pandas as pd
 from analysis.cells import Cells
 from analysis.cells.columns import METRIC
 from analysis.cells.remarks import defined
-from analysis.cells.selections import assignment
+from analysis.cells.selections import assignment, methods_in, of_method
 from analysis.cells.table import MOST_SCORED
 from analysis.measures.quality import Quality
 from mmq_sweeps.metrics.intervals import Owners
@@ -96,13 +96,12 @@ def frontiers(
     cells. Cells without the metric or without ``bpw`` are left out, with a note. Raises ValueError if no finished cell has
     both.
     """
-    done = cells.of(cells.frame[cells.frame["status"] == "done"])
+    done = cells.finished
     found = []
     for title, family in done.families():
-        names = [metric] if metric else family.metrics[:1]
-        for name in names:
-            if name in family.metrics and bpw in family.frame and _both(family.frame, name, bpw).any():
-                found += _of_family(title, family, name, bpw, by_method)
+        name = metric or family.first_metric
+        if name in family.metrics and bpw in family.frame and _both(family.frame, name, bpw).any():
+            found += _of_family(title, family, name, bpw, by_method)
     if not found:
         asked = f"metric {metric!r}" if metric else "metric"
         raise ValueError(
@@ -119,18 +118,17 @@ def _both(rows: pd.DataFrame, metric: str, bpw: str) -> pd.Series:
 def _of_family(title: str, family: Cells, metric: str, bpw: str, by_method: bool) -> list[Frontier]:
     if not by_method:
         return [_frontier(title, family, metric, bpw)]
-    methods = [name for name in sorted(family.frame["method"].unique()) if name != "none"]
+    methods = methods_in(family.frame)
     there = set(family.frame.loc[_both(family.frame, metric, bpw), "method"])
-    found = [_of_method(title, family, name, metric, bpw) for name in methods if name in there]
+    found = [
+        replace(_frontier(f"{title}, {name}", family.of(of_method(family.frame, name)), metric, bpw), method=name)
+        for name in methods
+        if name in there
+    ]
     if found and (lacking := [name for name in methods if name not in there]):
         note = f"no frontier of {', '.join(lacking)}: no cell of it has both {metric} and {bpw}"
         found[0] = replace(found[0], notes=(*found[0].notes, note))
     return found
-
-
-def _of_method(title: str, family: Cells, method: str, metric: str, bpw: str) -> Frontier:
-    own = family.of(family.frame[family.frame["method"].isin([method, "none"])])
-    return replace(_frontier(f"{title}, {method}", own, metric, bpw), method=method)
 
 
 def _frontier(title: str, family: Cells, metric: str, bpw: str) -> Frontier:
@@ -139,20 +137,20 @@ def _frontier(title: str, family: Cells, metric: str, bpw: str) -> Frontier:
     score = quality.score(rows)
     bits = rows[bpw].to_numpy(dtype=np.float64)
     # Full precision's quality is known even if its bits per weight are not.
-    full = family.frame.loc[family.frame["method"] == "none", f"{METRIC}{metric}"].dropna()
+    full = quality.full(family.frame)
     notes = []
     if len(rows) < len(family.frame):
         notes.append(
             f"{out_of(len(family.frame) - len(rows), len(family.frame), 'cell', 'lacks', 'lack')} {metric} or {bpw}: left out"
         )
-    if full.empty:
+    if full is None:
         notes.append("no full-precision cell: what is kept of full precision is not known; run method=none")
     if len(rows) == 1:
         notes.append("one cell only: it is the frontier by itself")
     elif np.ptp(score) == 0:
         notes.append(f"every cell has the same {quality.label}: the one with the fewest bits is the frontier")
-    if len(full) and quality.limit(float(full.median()), 1.0) is None:
-        notes.append(f"full precision has a {quality.label} of {full.median():.4f}: a share of it means nothing")
+    if full is not None and quality.limit(full, 1.0) is None:
+        notes.append(f"full precision has a {quality.label} of {full:.4f}: a share of it means nothing")
     table = rows.assign(on_frontier=non_dominated(bits, score))
     scores, owners = family.scores(rows, metric), family.owners(rows, metric)
     if len(rows) > MOST_SCORED:
@@ -164,7 +162,7 @@ def _frontier(title: str, family: Cells, metric: str, bpw: str) -> Frontier:
     else:
         table = table.assign(**_uncertainty(bits, scores, owners, (rows["method"] == "none").to_numpy(), quality.sign))
     notes += defined(rows, metric)
-    return Frontier(title, quality, bpw, None if full.empty else float(full.median()), table, tuple(notes))
+    return Frontier(title, quality, bpw, full, table, tuple(notes))
 
 
 def non_dominated(bits: np.ndarray, quality: np.ndarray) -> np.ndarray:
@@ -226,6 +224,14 @@ def resampled_means(
         drawn = items if sizes is None else (counts @ sizes)[:, None]
         means[start : start + len(counts)] = counts @ scores.T / drawn
     return means
+
+
+def drawn_scores(family: Cells, rows: pd.DataFrame, quality: Quality) -> np.ndarray | None:
+    """Return ``resampled_means`` of ``rows``, negated if lower is better; None unless their items' mean is the metric."""
+    scores = family.scores(rows, quality.metric)
+    if scores is None or not np.allclose(scores.mean(axis=1), rows[quality.column]):
+        return None
+    return quality.sign * resampled_means(scores, family.owners(rows, quality.metric))
 
 
 def _drawn_counts(items: int, resamples: int, seed: int) -> Iterable[tuple[int, np.ndarray]]:

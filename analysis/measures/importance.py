@@ -22,13 +22,13 @@ from sklearn.model_selection import KFold, cross_val_predict
 from analysis.cells import Cells
 from analysis.cells.columns import BITS, METRIC, SELECTION
 from analysis.cells.remarks import left_out, other_methods, warned
-from analysis.cells.selections import by_number, slots, whole
+from analysis.cells.selections import by_number, methods_in, of_method, slots, whole
 from analysis.measures.forest import Grid, permutation_importances, shap_values
-from analysis.progress import counted
-from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
+from analysis.progress import counted as in_progress
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, part_order
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.compare import ROUNDING
-from mmq_sweeps.reporting.counts import are, out_of
+from mmq_sweeps.reporting.counts import are, counted, out_of
 from mmq_sweeps.reporting.table import metric_label
 
 TREES = 100
@@ -66,6 +66,12 @@ class Importance:
     warnings: tuple[str, ...]
     method: str = ""
 
+    @property
+    def of_fit(self) -> str:
+        """How much the forest explains, in words."""
+        cells = counted(self.count, "cell")
+        return f"{cells}; the forest explains {self.fit:.0%} of the variation of cells that it has not seen"
+
 
 def importances(
     cells: Cells,
@@ -85,9 +91,8 @@ def importances(
     """
     found: list[Importance] = []
     reasons: dict[tuple[str, str], list[str]] = {}
-    done = cells.of(cells.frame[cells.frame["status"] == "done"])
-    for title, family in done.families():
-        name = metric or (family.metrics or ["none"])[0]
+    for title, family in cells.finished.families():
+        name = metric or family.first_metric
         if name not in family.metrics:
             reasons[title, f"has no metric {name!r}"] = []
             continue
@@ -132,8 +137,7 @@ def _methods(title: str, frame: pd.DataFrame, by_method: bool) -> list[tuple[str
     """List title, method and cells of each forest."""
     if not by_method:
         return [(title, "all methods", frame)]
-    names = [name for name in sorted(frame["method"].unique()) if name != "none"]
-    return [(f"{title}, {name}", name, frame[frame["method"].isin([name, "none"])]) for name in names]
+    return [(f"{title}, {name}", name, of_method(frame, name)) for name in methods_in(frame)]
 
 
 def part_features(rows: pd.DataFrame) -> pd.DataFrame:
@@ -151,8 +155,8 @@ def fine_features(rows: pd.DataFrame) -> pd.DataFrame:
             features[part] = rows[f"{BITS}{part}"].fillna(FULL_PRECISION_BITS)
             continue
         own = _selections(rows, part)
-        for group in ("front", "middle", "end"):
-            for kind in ("attention", "mlp"):
+        for group in BLOCK_GROUPS:
+            for kind in LAYER_KINDS:
                 chosen = _names(rows[f"blocks.{part}"], group) & _names(rows[f"layers.{part}"], kind)
                 bits = rows[f"{BITS}{part}"].where(chosen, FULL_PRECISION_BITS)
                 features[f"{part} {group} {kind}"] = bits.where(own.isna(), own.map(partial(_bits_at, (group, kind))))
@@ -225,7 +229,7 @@ def _importance(
     ]
     # Worker processes each import scikit-learn, which takes longer than a few draws.
     fitted = Parallel(n_jobs=n_jobs if resamples > FEW_RESAMPLES else 1, return_as="generator")(work)
-    found, fit, *means = counted(fitted, "forests", len(work))
+    found, fit, *means = in_progress(fitted, "forests", len(work))
     table = pd.DataFrame(found, index=features.columns, columns=list(MEASURES))
     table["mean"] = table.mean(axis=1)
     again = means[len(subsets) :]

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells import Cells
-from analysis.cells.columns import BITS, METRIC
-from analysis.cells.selections import whole
+from analysis.cells.columns import BITS
+from analysis.cells.selections import methods_in, of_method, whole
 from analysis.load.overrides import value_text
+from analysis.measures.quality import Quality
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS
 from mmq_sweeps.reporting.compare import ROUNDING
 
@@ -42,8 +43,8 @@ class Gaps:
 def gaps(family: Cells) -> Iterator[Gaps]:
     """Yield the gaps of every method that has at least ``A_GRID`` of the combinations of its parts' bit-widths."""
     parts = family.parts
-    for method in sorted(set(family.frame["method"]) - {"none"}):
-        own = family.frame[family.frame["method"].isin([method, "none"])]
+    for method in methods_in(family.frame):
+        own = of_method(family.frame, method)
         own = own[whole(own, parts)]
         bits = own[[f"{BITS}{part}" for part in parts]].dropna(axis=1)
         levels = [sorted(set(bits[name])) for name in bits]
@@ -73,12 +74,8 @@ def command(rows: pd.DataFrame, method: str, bits: dict[str, int]) -> str:
         said = _at_full_precision(said)
     words = [] if full else [f"component.{part}.bits={width}" for part, width in bits.items()]
     for part, width in bits.items():
-        sizes = alike.get(f"group.{part}")
-        own = (
-            []
-            if sizes is None
-            else [size for size in sizes[alike[f"{BITS}{part}"] < FULL_PRECISION_BITS].dropna() if size]
-        )
+        low = alike[alike[f"{BITS}{part}"] < FULL_PRECISION_BITS]
+        own = [size for size in low.get(f"group.{part}", pd.Series()).dropna() if size]
         if own and width < FULL_PRECISION_BITS:
             words.append(f"component.{part}.group_size={own[0]}")
     return " ".join(["python -m mmq_sweeps", said, *words, *_store(str(row["where"]))])
@@ -126,10 +123,10 @@ def unlike_baselines(families: Sequence[tuple[str, Cells, str]]) -> Iterator[tup
     """
     found: dict[tuple[Any, ...], dict[str, tuple[str, float]]] = {}
     for title, family, metric in families:
-        full = family.frame.loc[family.frame["method"] == "none", f"{METRIC}{metric}"].dropna()
-        if len(full):
+        full = Quality(metric).full(family.frame)
+        if full is not None:
             model, task, source = family.frame[["model", "task", "source"]].iloc[0]
-            found.setdefault((model, task, metric), {})[title] = source, float(full.median())
+            found.setdefault((model, task, metric), {})[title] = source, full
     for (model, task, metric), told in found.items():
         figures = [value for _, value in told.values()]
         if len({source for source, _ in told.values()}) > 1 and np.ptp(figures) > ROUNDING * np.max(np.abs(figures)):

@@ -46,6 +46,19 @@ class Quality:
         """Return the metric of ``rows``, negated if lower is better."""
         return self.sign * rows[self.column].to_numpy(dtype=np.float64)
 
+    def full(self, rows: pd.DataFrame) -> float | None:
+        """Return full precision's value among ``rows``, the median of several; None if none has one."""
+        known = self._of_full(rows)
+        return None if known.empty else float(known.median())
+
+    def baseline(self, rows: pd.DataFrame) -> int | None:
+        """Return the index of full precision in ``rows``; of several cells the one nearest to the median."""
+        known = self._of_full(rows)
+        return None if known.empty else int((known - known.median()).abs().idxmin())
+
+    def _of_full(self, rows: pd.DataFrame) -> pd.Series:
+        return rows.loc[rows["method"] == "none", self.column].dropna()
+
     def limit(self, full: float, share: float) -> float | None:
         """Return the worst value that keeps ``share`` of full precision's value ``full``; ``None`` unless ``full`` > 0.
 

@@ -7,6 +7,7 @@ scores; its error is cross-validated. Predictions are never presented as results
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,8 @@ from sklearn.model_selection import KFold, cross_val_predict
 from analysis.cells import Cells
 from analysis.cells.columns import BITS, METRIC
 from analysis.cells.remarks import defined
-from analysis.cells.selections import mixed, mixes_methods, whole
-from analysis.measures.frontier import resampled_means
+from analysis.cells.selections import any_mixed, methods_in, mixes_methods, of_method, whole
+from analysis.measures.frontier import drawn_scores
 from analysis.measures.importance import FOLDS, LEAST_CELLS, TREES
 from analysis.measures.missing import again, command
 from analysis.measures.quality import Quality
@@ -55,7 +56,8 @@ class Recommendation:
     @property
     def again(self) -> str:
         """The command of the best cell, if the bits of its parts alone do not say it."""
-        several = any(bool(mixed(self.best.to_frame().T, part).any()) for part in _known_parts(self.best.to_frame().T))
+        row = self.best.to_frame().T
+        several = any_mixed(row, _known_parts(row)).any()
         return again(self.best) if several or mixes_methods(str(self.best["method"])) else ""
 
 
@@ -72,17 +74,10 @@ def recommend(
     """
     if (max_bpw is None) == (min_quality is None):
         raise ValueError("give one of --max-bpw and --min-quality")
-    done = cells.of(cells.frame[cells.frame["status"] == "done"])
-    found, reasons = [], []
-    for title, family in done.families():
-        name = metric or (family.metrics or ["none"])[0]
-        try:
-            found.append(_of_family(title, family, name, max_bpw, min_quality, seed))
-        except ValueError as error:
-            reasons.append(f"{title}: {error}")
-    if not found:
-        raise ValueError("nothing can be recommended: " + "; ".join(reasons))
-    return found
+    return cells.each_family(
+        lambda title, family: _of_family(title, family, metric or family.first_metric, max_bpw, min_quality, seed),
+        "nothing can be recommended",
+    )
 
 
 def _of_family(
@@ -97,8 +92,7 @@ def _of_family(
     if not known.any():
         raise ValueError(f"no cell has both {metric} and bits per weight")
     rows = family.frame[known].reset_index(drop=True)
-    baselines = family.frame.loc[family.frame["method"] == "none", quality.column].dropna()
-    full = None if baselines.empty else float(baselines.median())
+    full = quality.full(family.frame)
     limit = None
     if max_bpw is not None:
         budget, allowed = f"at most {max_bpw:g} bits per weight", rows["bpw_paper"] <= max_bpw
@@ -135,10 +129,9 @@ def _as_good(
     chosen = rows[allowed]
     if len(chosen) == 1:
         return rows.iloc[:0], ()
-    scores = family.scores(chosen, quality.metric)
-    if scores is None or not np.allclose(scores.mean(axis=1), chosen[quality.column]):
+    draws = drawn_scores(family, chosen, quality)
+    if draws is None:
         return rows.iloc[:0], ("which cells are as good cannot be told: not all have per-item scores",)
-    draws = quality.sign * resampled_means(scores, family.owners(chosen, quality.metric))
     position = int(np.flatnonzero(chosen.index == best)[0])
     high = np.percentile(draws - draws[:, position : position + 1], 97.5, axis=0)
     kept = chosen[(high >= 0) & (chosen.index != best)]
@@ -153,11 +146,11 @@ def _candidates(
     if any(f"weights.{part}" not in rows for part in parts):
         return []  # The size of a new combination cannot be told.
     found: list[dict[str, Any]] = []
-    for method in sorted(set(rows["method"]) - {"none"}):
-        own = rows[rows["method"].isin([method, "none"])]
+    for method in methods_in(rows):
+        own = of_method(rows, method)
         own = own[whole(own, parts)]
         if len(own) >= LEAST_CELLS:
-            found += [_candidate(own, method, *told) for told in _expected(own, parts, quality.metric, seed)]
+            found += _expected(own, method, parts, quality.metric, seed)
     sign, least = quality.sign, best[quality.column] if limit is None else limit
     if max_bpw is not None:
         better = [one for one in found if one["bpw_paper"] <= max_bpw and sign * one["expected"] > sign * least]
@@ -169,43 +162,29 @@ def _candidates(
     return nearest[:SHOWN]
 
 
-def _expected(
-    own: pd.DataFrame, parts: list[str], metric: str, seed: int
-) -> list[tuple[dict[str, int], float, float, float]]:
-    """Predict every combination that ``own`` lacks: bits by part, bits per weight, expected score, the forest's error."""
+def _expected(own: pd.DataFrame, method: str, parts: list[str], metric: str, seed: int) -> Iterator[dict[str, Any]]:
+    """Yield a candidate for every combination of bits that ``own`` lacks."""
     bits = own[[f"{BITS}{part}" for part in parts]].to_numpy(dtype=np.float64)
     score = own[f"{METRIC}{metric}"].to_numpy(dtype=np.float64)
     measured = {tuple(line) for line in bits}
     levels = (sorted(set(column)) for column in bits.T)
     unmeasured = [line for line in itertools.product(*levels) if line not in measured]
     if not unmeasured:
-        return []
+        return
     forest = RandomForestRegressor(TREES, random_state=seed)
     folds = KFold(FOLDS, shuffle=True, random_state=seed)
     error = float(np.sqrt(np.mean((cross_val_predict(forest, bits, score, cv=folds) - score) ** 2)))
     expected = forest.fit(bits, score).predict(np.array(unmeasured))
-    return [
-        (
-            {part: int(width) for part, width in zip(parts, line, strict=True)},
-            _bpw(own, parts, line),
-            float(value),
-            error,
-        )
-        for line, value in zip(unmeasured, expected, strict=True)
-    ]
-
-
-def _candidate(
-    own: pd.DataFrame, method: str, bits: dict[str, int], bpw: float, expected: float, error: float
-) -> dict[str, Any]:
-    return {
-        "method": method,
-        "bits": bits,
-        "bpw_paper": bpw,
-        "expected": expected,
-        "error": error,
-        "command": command(own, method, bits),
-    }
+    for line, value in zip(unmeasured, expected, strict=True):
+        chosen = {part: int(width) for part, width in zip(parts, line, strict=True)}
+        yield {
+            "method": method,
+            "bits": chosen,
+            "bpw_paper": _bpw(own, parts, line),
+            "expected": float(value),
+            "error": error,
+            "command": command(own, method, chosen),
+        }
 
 
 def _known_parts(rows: pd.DataFrame) -> list[str]:

@@ -16,15 +16,20 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells import Cells
-from analysis.cells.columns import BITS, METRIC, SELECTION, WHOLE
+from analysis.cells.columns import WHOLE
 from analysis.cells.remarks import defined, warned
-from analysis.cells.selections import choice, mixed, mixes_methods
-from analysis.measures.frontier import resampled_means
+from analysis.cells.selections import Choice, any_mixed, choices, mixes_methods
+from analysis.measures.frontier import drawn_scores
 from analysis.measures.quality import Quality
-from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
+from mmq_sweeps.identity.assignment import part_order
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.counts import out_of
 
+TITLES = {
+    "alone": "damage of one selection, all else at full precision",
+    "pairs": "damage of two parts together, the sum of their damages alone, and the interaction (above zero: worse together)",
+    "methods": "methods at the assignments that both have",
+}
 # Weighted sums of draws in memory at a time.
 _AT_ONCE = 500
 
@@ -51,6 +56,11 @@ class Sensitivity:
         return self.quality.metric
 
     @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The tables that have rows, by their names in ``TITLES``."""
+        return {name: getattr(self, name) for name in TITLES if not getattr(self, name).empty}
+
+    @property
     def whole_alone(self) -> pd.DataFrame:
         """The rows of ``alone`` that quantize a whole part, with a single group size per method and part."""
         rows = self.alone
@@ -71,21 +81,9 @@ def with_common_groups(alone: pd.DataFrame) -> pd.DataFrame:
 
 def sensitivities(cells: Cells, metric: str | None = None) -> list[Sensitivity]:
     """Compute the damages of every family. Raises ValueError if none has the metric and a full-precision cell."""
-    done = cells.of(cells.frame[cells.frame["status"] == "done"])
-    found, reasons = [], []
-    for title, family in done.families():
-        name = metric or (family.metrics or ["none"])[0]
-        if name not in family.metrics:
-            reasons.append(f"{title}: has no metric {name!r}")
-        elif not (family.frame["method"] == "none").any():
-            reasons.append(f"{title}: has no full-precision cell; run method=none")
-        elif family.frame.loc[family.frame["method"] == "none", f"{METRIC}{name}"].isna().all():
-            reasons.append(f"{title}: full precision has no {name}; measure it again with method=none")
-        else:
-            found.append(_of_family(title, family, name))
-    if not found:
-        raise ValueError("no damage can be told: " + "; ".join(reasons))
-    return found
+    return cells.each_family(
+        lambda title, family: _of_family(title, family, metric or family.first_metric), "no damage can be told"
+    )
 
 
 @dataclass(frozen=True)
@@ -113,31 +111,30 @@ class _Measured:
 
 
 def _of_family(title: str, family: Cells, metric: str) -> Sensitivity:
+    if metric not in family.metrics:
+        raise ValueError(f"has no metric {metric!r}")
+    if not (family.frame["method"] == "none").any():
+        raise ValueError("has no full-precision cell; run method=none")
     quality = Quality.of(family, metric)
     rows = family.frame[family.frame[quality.column].notna()].reset_index(drop=True)
-    figures = rows[quality.column].to_numpy(dtype=np.float64)
-    scores = family.scores(rows, metric)
-    usable = scores is not None and np.allclose(scores.mean(axis=1), figures)
-    draws = None
-    if usable and scores is not None:
-        draws = np.ascontiguousarray((quality.sign * resampled_means(scores, family.owners(rows, metric))).T)
-    measured = _Measured(quality.sign * figures, draws)
-    selections = [_selection(row, family.parts) for row in rows.to_dict("records")]
-    # Of several full-precision cells the median one, as in a frontier.
-    baselines = np.flatnonzero(rows["method"] == "none")
-    full = int(baselines[np.argmin(np.abs(figures[baselines] - np.median(figures[baselines])))])
+    full = quality.baseline(rows)
+    if full is None:
+        raise ValueError(f"full precision has no {metric}; measure it again with method=none")
+    draws = drawn_scores(family, rows, quality)
+    measured = _Measured(quality.score(rows), None if draws is None else np.ascontiguousarray(draws.T))
+    selections = [choices(row, family.parts) for row in rows.to_dict("records")]
     by_cell = {
         (method, selection): index
         for index, (method, selection) in enumerate(zip(rows["method"], selections, strict=True))
     }
-    notes = [] if usable else ["no intervals: not all cells have per-item scores whose mean is the metric"]
+    notes = [] if draws is not None else ["no intervals: not all cells have per-item scores whose mean is the metric"]
     if len(rows) == (rows["method"] == "none").sum():
         notes.append("no quantized cell: there is no damage to tell; run a sweep over bits")
     notes += [*_left_out(rows, family.parts), *warned(rows, metric), *defined(rows, metric)]
     return Sensitivity(
         title,
         quality,
-        float(figures[full]),
+        float(rows[quality.column][full]),
         pd.DataFrame(_alone(by_cell, measured, full)),
         pd.DataFrame(_pairs(by_cell, measured, full)),
         pd.DataFrame(_methods(by_cell, measured.figures)),
@@ -147,9 +144,7 @@ def _of_family(title: str, family: Cells, metric: str) -> Sensitivity:
 
 def _left_out(rows: pd.DataFrame, parts: Iterable[str]) -> Iterable[str]:
     """Yield sentences on the cells that say nothing of one selection or of two."""
-    several = pd.Series(data=False, index=rows.index)
-    for part in parts:
-        several |= mixed(rows, part)
+    several = any_mixed(rows, parts)
     for number, verbs in ((int(several.sum()), SEVERAL), (int(rows["method"].map(mixes_methods).sum()), MIXED)):
         if number:
             yield out_of(number, len(rows), "cell", *verbs)
@@ -166,37 +161,8 @@ MIXED = (
 )
 
 
-# A quantized part: name, bits, block groups, layer kinds, own group size, and what these do not describe. A cell's
-# selection is the set of these.
-_Choice = tuple[str, float, str, str, str, str]
-
-
-def _selection(row: Mapping[str, Any], parts: Iterable[str]) -> frozenset[_Choice]:
-    return frozenset(
-        (
-            part,
-            _bits(row[f"{BITS}{part}"]),
-            _text(row, f"blocks.{part}"),
-            _text(row, f"layers.{part}"),
-            _text(row, f"group.{part}"),
-            _text(row, f"{SELECTION}{part}"),
-        )
-        for part in parts
-        if not pd.isna(row[f"{BITS}{part}"]) and row[f"{BITS}{part}"] < FULL_PRECISION_BITS
-    )
-
-
-def _bits(value: float) -> float:
-    return int(value) if value == int(value) else float(value)
-
-
-def _text(row: Mapping[str, Any], column: str) -> str:
-    found = row.get(column)
-    return found if isinstance(found, str) else ""
-
-
-def _mixed(selection: Iterable[_Choice]) -> bool:
-    return any(choice[-1] for choice in selection)
+def _mixed(selection: Iterable[Choice]) -> bool:
+    return any(choice.selection for choice in selection)
 
 
 def _alone(by_cell: Mapping[Any, int], measured: _Measured, full: int) -> list[dict[str, Any]]:
@@ -206,11 +172,9 @@ def _alone(by_cell: Mapping[Any, int], measured: _Measured, full: int) -> list[d
         if len(selection) == 1 and not mixes_methods(method) and not _mixed(selection)
     ]
     damages = measured.combine([{full: 1.0, index: -1.0} for _, _, index in chosen])
-    names = ("part", "bits", "blocks", "layers", "group")
     order = ("method", "part", "blocks", "layers", "group", "bits")
     found = [
-        {name: {"method": method, **dict(zip(names, one, strict=False))}[name] for name in order}
-        | _named(damage, "damage")
+        {name: {"method": method, **one._asdict()}[name] for name in order} | _named(damage, "damage")
         for (method, one, _), damage in zip(chosen, damages, strict=True)
     ]
     return sorted(found, key=lambda row: [part_order(row[name]) if name == "part" else row[name] for name in order])
@@ -221,11 +185,11 @@ def _pairs(by_cell: Mapping[Any, int], measured: _Measured, full: int) -> list[d
     for (method, selection), index in by_cell.items():
         if len(selection) != 2 or _mixed(selection):
             continue
-        first, second = sorted(selection, key=lambda choice: part_order(choice[0]))
+        first, second = sorted(selection, key=lambda choice: part_order(choice.part))
         alone = [by_cell.get((method, frozenset([choice]))) for choice in (first, second)]
         if alone[0] is None or alone[1] is None:
             continue
-        chosen.append((method, f"{choice(*first[:-1])}, {choice(*second[:-1])}"))
+        chosen.append((method, f"{first.label}, {second.label}"))
         weights.append({full: 1.0, index: -1.0})
         # (full - pair) - (full - first) - (full - second)
         weights.append({index: -1.0, full: -1.0, alone[0]: 1.0, alone[1]: 1.0})

@@ -9,7 +9,7 @@ if all cells have scores by item whose mean is the metric.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, permutations
@@ -20,11 +20,11 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from analysis.cells import Cells
-from analysis.cells.columns import BITS, SELECTION, WHOLE
-from analysis.cells.selections import assignment, by_number, mixes_methods
+from analysis.cells.columns import BITS, WHOLE
+from analysis.cells.selections import Choice, assignment, by_number, choices, mixes_methods
 from analysis.measures.family import Family, families
-from analysis.measures.frontier import resampled_means
-from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
+from analysis.measures.frontier import drawn_scores
+from mmq_sweeps.identity.assignment import part_order
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.counts import counted
 
@@ -52,9 +52,8 @@ REGRETS = (
 CORRELATIONS = ("first", "second", "method", "of", "bits", "units", "correlation", "low", "high")
 _PERCENTILES = (2.5, 97.5)
 
-# A part's choice: its name, bits, block groups, layer kinds, own group size, and what these do not describe.
-_Choice = tuple[str, float, str, str, str, str]
-_Key = tuple[str, frozenset[_Choice]]
+# A method, and the choices of some parts.
+_Key = tuple[str, frozenset[Choice]]
 
 
 @dataclass(frozen=True)
@@ -138,25 +137,19 @@ class _Side:
             if "bpw_paper" in self.rows
             else np.full(len(self.rows), np.nan)
         )
-        self.choices = [_choices(row, self.parts) for row in self.rows.to_dict("records")]
-        baselines = np.flatnonzero(self.rows["method"] == "none")
-        # Of several full-precision cells the median one, as in a frontier.
-        distance = np.abs(self.scores[baselines] - np.median(self.scores[baselines])) if len(baselines) else baselines
-        self.full = int(baselines[np.argmin(distance)]) if len(baselines) else None
+        self.choices = [choices(row, self.parts) for row in self.rows.to_dict("records")]
+        self.full = self.quality.baseline(self.rows)
 
     @cached_property
     def draws(self) -> np.ndarray | None:
         """Scores ``[draws, cells]`` over drawn items; None unless all cells have scores whose mean is the metric."""
-        scores = self._family.scores(self.rows, self.quality.metric)
-        if scores is None or not np.allclose(scores.mean(axis=1), self.rows[self.quality.column]):
-            return None
-        return self.quality.sign * resampled_means(scores, self._family.owners(self.rows, self.quality.metric))
+        return drawn_scores(self._family, self.rows, self.quality)
 
     def best_by(self, parts: Sequence[str], within: np.ndarray) -> dict[_Key, int]:
         """Return the best of the cells ``within`` for every assignment of ``parts``, whatever its other parts have."""
         found: dict[_Key, int] = {}
         for place in np.flatnonzero(within):
-            selection = frozenset(choice for choice in self.choices[place] if choice[0] in parts)
+            selection = frozenset(choice for choice in self.choices[place] if choice.part in parts)
             if selection:
                 key = (str(self.rows["method"][place]), selection)
                 if key not in found or self.scores[place] > self.scores[found[key]]:
@@ -166,31 +159,15 @@ class _Side:
     def alone(self) -> dict[tuple[str, str, float], dict[str, int]]:
         """Return the cells that quantize one unit alone: by method, kind of unit and bits, and by the unit's name."""
         found: dict[tuple[str, str, float], dict[str, int]] = {}
-        for place, choices in enumerate(self.choices):
+        for place, chosen in enumerate(self.choices):
             method = str(self.rows["method"][place])
-            if len(choices) == 1 and not mixes_methods(method) and (unit := _unit(next(iter(choices)))) is not None:
+            if len(chosen) == 1 and not mixes_methods(method) and (unit := _unit(next(iter(chosen)))) is not None:
                 kind, name, bits = unit
                 found.setdefault((method, kind, bits), {})[name] = place
         return found
 
 
-def _choices(row: Mapping[str, Any], parts: Sequence[str]) -> frozenset[_Choice]:
-    low = [part for part in parts if row[f"{BITS}{part}"] < FULL_PRECISION_BITS]  # false if it is missing
-    return frozenset((part, float(row[f"{BITS}{part}"]), *_narrowed(row, part)) for part in low)
-
-
-def _narrowed(row: Mapping[str, Any], part: str) -> tuple[str, str, str, str]:
-    blocks, layers, group, selection = (
-        _text(row.get(f"{name}{part}")) for name in ("blocks.", "layers.", "group.", SELECTION)
-    )
-    return blocks, layers, group, selection
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _unit(choice: _Choice) -> tuple[str, str, float] | None:
+def _unit(choice: Choice) -> tuple[str, str, float] | None:
     """Return the kind, name and bits of the unit that a cell quantizes alone; None if it is no single one."""
     part, bits, blocks, layers, group, selection = choice
     if selection:
@@ -201,11 +178,11 @@ def _unit(choice: _Choice) -> tuple[str, str, float] | None:
         return "units", f"{part} {name}", float(rule["bits"])
     own = f" g{group}" if group else ""
     if part in END_PARTS or (blocks == WHOLE["blocks"] and layers == WHOLE["layers"]):
-        return "parts", f"{part}{own}", bits
+        return "parts", f"{part}{own}", float(bits)
     if layers == WHOLE["layers"]:
-        return "block groups", f"{part} {blocks}{own}", bits
+        return "block groups", f"{part} {blocks}{own}", float(bits)
     kind = "layer kinds" if blocks == WHOLE["blocks"] else "layer kinds of block groups"
-    return kind, f"{part} {blocks} {layers}{own}", bits
+    return kind, f"{part} {blocks} {layers}{own}", float(bits)
 
 
 def _regrets(source: _Side, target: _Side, budgets: Sequence[float]) -> tuple[list[dict[str, Any]], str]:

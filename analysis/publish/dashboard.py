@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis.cells import Cells
 from analysis.cells.columns import METRIC
-from analysis.cells.selections import mixed, whole
+from analysis.cells.selections import any_mixed, whole
 from analysis.load.wandb_cache import Cache
 from analysis.load.wandb_client import Project, connected, explained
 from mmq_sweeps.reporting.counts import out_of
@@ -46,7 +46,7 @@ class View:
 def views(cells: Cells) -> list[View]:
     """List a view for every model and task that has a finished cell."""
     found = []
-    for (model, task), rows in cells.frame[cells.frame["status"] == "done"].groupby(["model", "task"], sort=True):
+    for (model, task), rows in cells.finished.frame.groupby(["model", "task"], sort=True):
         family = cells.of(rows)
         metrics = [name for name in family.metrics if rows[f"{METRIC}{name}"].notna().any()]
         lower = [name for name in metrics if False in set(rows.get(f"higher.{name}", pd.Series(dtype=object)).dropna())]
@@ -65,9 +65,7 @@ SEVERAL = ("mixes the bits of a part and stands at their mean", "mix the bits of
 
 def _notes(family: Cells) -> Iterator[str]:
     """Describe the differences that W&B's panels hide, since they know only the bits of a part."""
-    several = pd.Series(data=False, index=family.frame.index)
-    for part in family.parts:
-        several |= mixed(family.frame, part)
+    several = any_mixed(family.frame, family.parts)
     narrowed = int((~whole(family.frame, family.parts) & ~several).sum())
     for count, verbs in ((narrowed, NARROWED), (int(several.sum()), SEVERAL)):
         if count:
@@ -84,15 +82,9 @@ def shown_name(name: str) -> str:
 
 def literal(text: str) -> str:
     """Quote ``text`` for a filter. wandb-workspaces 0.4 rewrites ``=``, ``<`` and ``>`` even inside quotes, so escape them."""
-    return (
-        "'"
-        + "".join(sign if sign.isascii() and (sign.isalnum() or sign in " _-.,") else _escape(sign) for sign in text)
-        + "'"
-    )
-
-
-def _escape(sign: str) -> str:
-    return f"\\U{ord(sign):08x}"
+    plain = [sign.isascii() and (sign.isalnum() or sign in " _-.,") for sign in text]
+    signs = (sign if kept else f"\\U{ord(sign):08x}" for sign, kept in zip(text, plain, strict=True))
+    return f"'{''.join(signs)}'"
 
 
 def save(place: str, asked: list[View]) -> dict[str, str]:

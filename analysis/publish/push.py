@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from analysis.load.wandb_client import NoProjectError, Project, Server, connected
+from analysis.tables.records import opened
 from mmq_sweeps.reporting.trackers import RECORD, InitError, WandbSession, WandbTracker
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
@@ -39,9 +40,7 @@ def push(folder: Path, place: str | None, samples: int) -> Pushed:
     predictions per cell. Raises FileNotFoundError if the folder is not a store, ValueError without a key or access or if
     a sweep that may name the project cannot be read, UnreachableError if the server does not answer.
     """
-    if not (folder / "cells").is_dir():
-        raise FileNotFoundError(f"--source {folder}: is no store (it has no folder 'cells'); run a sweep first")
-    store = Store.reading(folder)
+    store = opened(folder)
     records = store.records()
     sweeps, unread = _sweeps(folder)
     if unread and place is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from analysis.figures.plots import Bars, Heatmap, Plot
+import pandas as pd
+
+from analysis.figures.plots import Bars, Plot
+from analysis.output import plain
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: ``rows[i][j]`` is a number, a text or ``None``. ``filters`` are the columns that readers can filter by.
+    """A table: ``rows[i][j]`` is a number, a text or ``None``.
 
     ``marks`` maps ``(i, j)`` to a warning shown beside that number. ``cells`` are the numbers of the rows' cells on the
     page, so that choosing a row pins its cell; empty if rows are no cells.
@@ -30,80 +32,52 @@ class Table:
     name: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Any]]
-    filters: Sequence[str] = ()
     marks: Mapping[tuple[int, int], str] = field(default_factory=dict)
     cells: Sequence[int] = ()
 
 
+def table_of(name: str, rows: pd.DataFrame, digits: Mapping[str, int] | None = None) -> Table:
+    """Return ``rows`` as a table; fractions have four digits, whole numbers none, unless ``digits`` has a column's own."""
+    usual = {"f": 4, "i": 0}
+    columns = [
+        Column(str(column).replace("_", " "), (digits or {}).get(str(column), usual.get(rows[column].dtype.kind)))
+        for column in rows.columns
+    ]
+    return Table(name, columns, [[plain(value) for value in line] for line in rows.itertuples(index=False, name=None)])
+
+
 @dataclass(frozen=True)
-class CellsTable:
-    """The table of all cells: each column with the name of the page's own column that it shows."""
+class Drawn:
+    """A block that the page's script for its ``kind`` draws from plain values, in a ``tag`` with a ``label``."""
 
-    name: str
-    columns: Sequence[tuple[Column, str]]
-    filters: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Overview:
-    """A family's first screen: the picture of quality against size, the answer within a budget, and the selectors."""
-
-    family: int
+    kind: str
+    content: Mapping[str, Any]
+    label: str = ""
+    tag: str = "figure"
 
 
 @dataclass(frozen=True)
 class Doubts:
     """Bars of one method with its ``lines`` and its ``doubts`` beside them."""
 
-    method: str
     bars: Bars
     lines: Sequence[str]
     doubts: Sequence[str]
 
 
 @dataclass(frozen=True)
-class Damages:
-    """Heat maps of damage, one a method; ``notes[map][row][column]`` is a hover text, ``cells`` alike a cell's number."""
-
-    maps: Sequence[Heatmap]
-    notes: Sequence[Sequence[Sequence[str]]]
-    cells: Sequence[Sequence[Sequence[int | None]]]
-
-
-@dataclass(frozen=True)
-class Changed:
-    """A cell by its number and name: the share of answers that differ, its interval, and those that lost or gained."""
-
-    cell: int
-    name: str
-    flips: float
-    low: float
-    high: float
-    lost: float
-    gained: float
-
-
-@dataclass(frozen=True)
-class Changes:
-    """Bars of changed answers, a cell a row; ``words`` say what became of those that lost and of those that gained."""
-
-    rows: Sequence[Changed]
-    words: tuple[str, str]
-
-
-@dataclass(frozen=True)
 class Sample:
-    """An item: its image as a ``data:`` URL or empty, the question, and the right answers."""
+    """An item: its image as a ``data:`` URL or empty, the question or text, and the right answers."""
 
     id: str
-    image: str
-    asked: str
-    right: Sequence[str]
+    image: str = ""
+    asked: str = ""
+    right: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Items of a family, and what cells said of them: ``answers`` maps a cell's number to ``(text, score)`` an item.
+    """Items of a family with the cells' answers: ``answers`` maps a cell's number to ``(text, score)`` an item.
 
     The page shows the cells in ``chosen``, beside the answer within the budget and the pinned cell.
     """
@@ -112,15 +86,6 @@ class Samples:
     rows: Sequence[Sample]
     answers: Mapping[int, Sequence[tuple[str, float | None]]]
     chosen: Sequence[int]
-
-
-@dataclass(frozen=True)
-class Compared:
-    """Items with what each of ``cells``, given by name, said of them: ``answers[i]`` has ``(text, score)`` a cell."""
-
-    cells: Sequence[str]
-    rows: Sequence[Sample]
-    answers: Sequence[Sequence[tuple[str, float | None]]]
 
 
 @dataclass(frozen=True)
@@ -137,7 +102,7 @@ class Sentences:
     warning: bool = False
 
 
-Block = Sentences | Plot | Table | Samples | Overview | Doubts | Damages | Changes | CellsTable | Compared | More
+Block = Sentences | Plot | Table | Samples | Drawn | Doubts | More
 
 
 @dataclass(frozen=True)
@@ -151,18 +116,9 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """``data`` has what the page's scripts share: the columns of all cells, and the families."""
+    """``data`` is shared by the page's scripts: the columns of all cells, and the families."""
 
     title: str
     summary: str
     sections: Sequence[Section]
     data: Mapping[str, Any] = field(default_factory=lambda: {"cells": {}, "families": []})
-
-
-def plain(value: Any) -> Any:
-    """Convert ``value`` for JSON: numpy scalars to Python's, NaN and infinity to ``None``."""
-    if value is None or isinstance(value, str | bool):
-        return value
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,7 +13,7 @@ from analysis.cells import Cells
 from analysis.cells.columns import ANSWERS, BITS, METRIC, WARNINGS
 from analysis.cells.selections import assignment, loaders_shown
 from analysis.measures.missing import again
-from analysis.report.blocks import plain
+from analysis.output import plain
 from analysis.report.packing import pack
 from mmq_sweeps.reporting.table import metric_label
 
@@ -21,7 +21,7 @@ SIZES = ("bpw_paper", "bpw_exact", "size_bytes")
 # Significant digits of drawn numbers: more are invisible and enlarge the page.
 DIGITS = 7
 # What a pinned cell shows of its record, beside its figures.
-RECORD = ("status", "error", "created", "seconds", "settings", "variant", "provenance")
+RECORD = ("status", "error", "created", "seconds", "settings", "variant", "provenance", "url")
 
 
 def numbers_of(frame: pd.DataFrame) -> dict[tuple[str, str], int]:
@@ -60,7 +60,6 @@ def columns(
         "where": _templates(frame["where"], ids),
         "command": _templates((again(row) for row in rows), ids),
         **{name: frame[name] for name in RECORD if name in frame},
-        **{name: frame[name] for name in ("url",) if name in frame},
         **{name: _rounded(frame[name]) for name in SIZES if name in frame},
     }
     found |= {name: [rounded(values.get(own, np.nan)) for own in ids] for name, values in more.items()}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 
 from analysis.measures.compare import Comparison
-from analysis.report.blocks import Block, Column, Compared, Page, Sample, Section, Sentences, Table
-from analysis.report.samples import Example, readable
+from analysis.report.blocks import Block, Column, Drawn, Page, Sample, Section, Sentences, Table
+from analysis.report.columns import short_answers
+from analysis.report.samples import readable
 from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.reporting.table import metric_label
 
 
-def page(found: Comparison, examples: Mapping[str, Example], lacking: Sequence[str], command: str) -> Page:
-    """Build the page. ``examples`` has image and references by item, ``lacking`` sentences on what could not be read."""
+def page(found: Comparison, examples: Mapping[str, Sample], lacking: Sequence[str], command: str) -> Page:
+    """Build the page. ``examples`` has image and references by item, ``lacking`` sentences on items that could not be read."""
     first, second = found.sides
     answers: list[Block] = [
         Sentences([line.rstrip(".") + "." for line in (*sentences(found), *lacking)]),
@@ -28,7 +30,7 @@ def page(found: Comparison, examples: Mapping[str, Example], lacking: Sequence[s
 
 
 def sentences(found: Comparison, marked: str = "") -> Iterator[str]:
-    """Yield what the tables do not say; ``marked`` explains the mark of significant differences."""
+    """Yield sentences beside the tables; ``marked`` explains the mark of significant differences."""
     if marked and any(one.significant for one in found.differences):
         yield marked
     yield f"{found.changed:,} of {found.shared:,} answers changed"
@@ -46,14 +48,8 @@ def sentences(found: Comparison, marked: str = "") -> Iterator[str]:
 
 
 def _cells(found: Comparison) -> Table:
-    columns = [
-        Column(""),
-        Column("cell"),
-        Column("what"),
-        Column("bits per weight", 3),
-        Column("exact", 3),
-        Column("MB", 3),
-    ]
+    texts, numbers = ("", "cell", "what"), ("bits per weight", "exact", "MB")
+    columns = [*map(Column, texts), *(Column(name, 3) for name in numbers)]
     rows = []
     for name, side in zip("AB", found.sides, strict=True):
         total = side.stored.record.size["total"]
@@ -75,11 +71,20 @@ def _metrics(found: Comparison) -> Table:
     return Table("Every metric of both, with the 95% interval of the paired difference", columns, rows)
 
 
-def _samples(found: Comparison, examples: Mapping[str, Example]) -> Compared:
+def _samples(found: Comparison, examples: Mapping[str, Sample]) -> Drawn:
     names = [f"{name}: {side.title}" for name, side in zip("AB", found.sides, strict=True)]
-    rows = [Sample(change.id, *examples.get(change.id, Example("", "", ()))) for change in found.most]
+    rows = [examples[change.id] for change in found.most]
     answers = [
         [(readable(text), score) for text, score in zip(change.answers, change.scores, strict=True)]
         for change in found.most
     ]
-    return Compared(names, rows, answers)
+    return compared(names, rows, answers)
+
+
+def compared(
+    cells: Sequence[str], rows: Sequence[Sample], answers: Sequence[Sequence[tuple[str, float | None]]]
+) -> Drawn:
+    """Return ``rows`` of items with the answers of each of ``cells``: ``answers[i]`` has ``(text, score)`` a cell."""
+    by_cell = {place: [said[place] for said in answers] for place in range(len(cells))}
+    content = {"names": list(cells), "items": [asdict(row) for row in rows], **short_answers(by_cell)}
+    return Drawn("compared", content, tag="div")

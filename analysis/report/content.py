@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -16,33 +15,33 @@ from analysis.audit import checks as auditing
 from analysis.audit.answers import wanted
 from analysis.audit.finding import Finding
 from analysis.cells import Cells, History
-from analysis.cells.columns import BITS, LOADS_IN, METRIC, WARNINGS
+from analysis.cells.columns import BITS, LOADS_IN, METRIC
 from analysis.cells.remarks import defined
-from analysis.cells.selections import assignment, loaders_shown
+from analysis.cells.selections import assignment, loaders_shown, warnings_of
 from analysis.figures import catalog
 from analysis.figures.plots import Bars, Series
 from analysis.figures.searches import plots
 from analysis.load.searches import Search
 from analysis.measures import searches as searching
 from analysis.measures.family import Family, families
-from analysis.measures.flips import Flips
 from analysis.measures.frontier import Frontier, frontiers
 from analysis.measures.importance import Importance
+from analysis.measures.sensitivity import TITLES
+from analysis.output import plain
 from analysis.report import words
 from analysis.report.blocks import (
     Block,
-    CellsTable,
     Column,
     Doubts,
+    Drawn,
     More,
-    Overview,
     Page,
     Section,
     Sentences,
     Table,
-    plain,
+    table_of,
 )
-from analysis.report.changed import changed, flip_columns, flips_in
+from analysis.report.changed import changed, flip_columns
 from analysis.report.columns import columns, numbers_of
 from analysis.report.damages import damages
 from analysis.report.overview import overview
@@ -51,12 +50,8 @@ from analysis.report.transfer import transfer_section
 from mmq_sweeps import __version__
 from mmq_sweeps.identity.assignment import part_order
 from mmq_sweeps.reporting.counts import counted
+from mmq_sweeps.reporting.table import metric_label
 
-TABLES = {
-    "alone": "Damage of one selection, all else at full precision",
-    "pairs": "Damage of two parts together, the sum of their damages alone, and the interaction (above zero: worse together)",
-    "methods": "Methods at the assignments that both have",
-}
 LIBRARIES = ("numpy", "pandas", "scikit-learn", "shap")
 # Failed cells that are named.
 FAILURES = 20
@@ -73,7 +68,6 @@ class _Shown:
     family: Family
     overall: Frontier
     numbers: Mapping[tuple[str, str], int]
-    flips: tuple[Flips | None, str]
 
 
 def page(
@@ -95,23 +89,18 @@ def page(
         asked = f"the metric {metric!r}" if metric else "a metric"
         raise ValueError(f"no finished cell has {asked}: nothing to report; run a sweep, or choose another --metric")
     unsized = [
-        f"{family.title}: no cell has both {words.label(family.metric)} and bits per weight, so it is left out."
+        f"{family.title}: no cell has both {metric_label(family.metric)} and bits per weight, so it is left out."
         for family in found
         if not _sized(family)
     ]
     found = [family for family in found if _sized(family)]
     if not found:
         raise ValueError("no finished cell has both a metric and bits per weight: nothing to report")
-    flips = []
     for number, family in enumerate(found, 1):
-        title = f"{family.title} ({number} of {len(found)})"
-        say(f"{title}: answers")
-        # First, since what reads a cell's items makes what all others need of them.
-        flips.append(flips_in(family.cells, family.metric))
-        _worked_out(family, title, say)
+        _worked_out(family, f"{family.title} ({number} of {len(found)})", say)
     numbers = numbers_of(cells.frame)
     shown = [
-        _Shown(number, family, frontiers(family.cells, family.metric)[0], numbers, flips[number])
+        _Shown(number, family, frontiers(family.cells, family.metric)[0], numbers)
         for number, family in enumerate(found)
     ]
     defects = auditing.audit(cells, metric, say)
@@ -119,7 +108,11 @@ def page(
     history = cells.history()
     on_frontier = {key for one in shown for key in zip(one.overall.rows["id"], one.overall.rows["where"], strict=True)}
     drawn = columns(
-        cells, numbers, [family.cells for family in found], on_frontier, flip_columns(one.flips[0] for one in shown)
+        cells,
+        numbers,
+        [family.cells for family in found],
+        on_frontier,
+        flip_columns(family.flips[0] for family in found),
     )
     data = {
         "count": len(cells.frame),
@@ -144,6 +137,9 @@ def _sized(family: Family) -> bool:
 
 def _worked_out(family: Family, title: str, say: Say) -> None:
     """Compute the cached properties of ``family`` that take long, and report progress."""
+    say(f"{title}: answers")
+    # First, since what reads a cell's items makes what all others need of them.
+    _ = family.flips
     say(f"{title}: sensitivity")
     _ = family.sensitivity
     say(f"{title}: importance")
@@ -151,14 +147,17 @@ def _worked_out(family: Family, title: str, say: Say) -> None:
 
 
 def _of_family(one: _Shown, images: Path | None) -> Iterator[Section]:
-    yield Section(one.family.title, [Overview(one.number), _frontier_table(one), *_frontier_notes(one.overall)])
+    yield Section(
+        one.family.title,
+        [Drawn("overview", {"family": one.number}, tag="div"), _frontier_table(one), *_frontier_notes(one.overall)],
+    )
     yield Section("Importance", list(_importance(one.family)), 3)
     yield Section("Sensitivity", list(_sensitivity(one)), 3)
     chosen = [one.overall.smallest_within(words.KEEP), *(one.overall.best_within(budget) for budget in words.BUDGETS)]
     picked = {row["id"]: row for row in chosen if row is not None}
     family = one.family
     shown, told = samples(family.cells, family.metric, list(picked.values()), one.numbers, images, one.number)
-    answers = changed(*one.flips, family.cells, one.overall.rows, one.numbers)
+    answers = changed(family, one.overall.rows, one.numbers)
     yield Section("Changed answers", list(answers), 3)
     yield Section("Samples", [*([shown] if shown else []), Sentences([words.sentence(line) for line in told])], 3)
 
@@ -181,7 +180,7 @@ def _searches(found: Sequence[Search]) -> Iterator[Block]:
 
 
 def _frontier_table(shown: _Shown) -> Table:
-    """List the cells on the frontier of all methods, with what is known of each figure."""
+    """List the cells on the frontier of all methods, with the known figures of each."""
     one = shown.overall
     rows = one.rows
     titles = {"low": "low", "high": "high", "difference": "vs full", "probability": "on frontier"}
@@ -194,24 +193,20 @@ def _frontier_table(shown: _Shown) -> Table:
     if LOADS_IN in rows:
         known.append((Column("loads in"), pd.Series([loaders_shown(row) for _, row in rows.iterrows()])))
     lines = [[plain(value) for value in line] for line in zip(*(values for _, values in known), strict=True)]
-    marks = {(place, 2): told for place, (_, row) in enumerate(rows.iterrows()) if (told := _warning(row, one.metric))}
+    warned = ["; ".join(warnings_of(row, one.metric)) for _, row in rows.iterrows()]
+    marks = {(place, 2): told for place, told in enumerate(warned) if told}
     numbers = [shown.numbers[key] for key in zip(rows["id"], rows["where"], strict=True)]
-    return Table(f"The frontier of {shown.family.title}", [column for column, _ in known], lines, (), marks, numbers)
+    return Table(f"The frontier of {shown.family.title}", [column for column, _ in known], lines, marks, numbers)
 
 
 def _frontier_notes(one: Frontier) -> Iterator[Block]:
     yield Sentences([words.sentence(note) for note in one.notes])
     warned: dict[str, list[str]] = {}
     for _, row in one.rows.iterrows():
-        if told := _warning(row, one.metric):
+        if told := "; ".join(warnings_of(row, one.metric)):
             warned.setdefault(told, []).append(assignment(row))
     # A data set's own warning is that of every cell.
     yield Sentences([f"{', '.join(cells)}: {told}." for told, cells in warned.items()], warning=True)
-
-
-def _warning(row: Mapping[str, Any] | pd.Series, metric: str) -> str:
-    told = row.get(f"{WARNINGS}{metric}")
-    return told.replace("\n", "; ") if isinstance(told, str) else ""
 
 
 def _importance(family: Family) -> Iterator[Block]:
@@ -240,7 +235,7 @@ def _bars(one: Importance, highest: float) -> Doubts:
     # What the forest did not see is said as well, but makes nothing that it says doubtful.
     beside = [text for text in one.warnings if "left out" in text]
     doubts = [words.sentence(text) for text in one.warnings if text not in beside]
-    return Doubts(one.method, bars, [words.of_fit(one), *map(words.sentence, beside)], doubts)
+    return Doubts(bars, [f"{one.of_fit}.", *map(words.sentence, beside)], doubts)
 
 
 def _sensitivity(one: _Shown) -> Iterator[Block]:
@@ -248,7 +243,7 @@ def _sensitivity(one: _Shown) -> Iterator[Block]:
     if told is None:
         yield Sentences(
             [
-                f"There is no full-precision cell with {words.label(family.metric)} to measure damage from: run method=none."
+                f"There is no full-precision cell with {metric_label(family.metric)} to measure damage from: run method=none."
             ]
         )
     else:
@@ -261,26 +256,14 @@ def _sensitivity(one: _Shown) -> Iterator[Block]:
     if pictures:
         yield More("Curves by bits, two parts together, interactions", pictures)
     tables = [
-        _as_table(f"{title}, in {family.title}", getattr(told, name))
-        for name, title in TABLES.items()
-        if told is not None and not getattr(told, name).empty
+        table_of(f"{words.capital(TITLES[name])}, in {family.title}", rows)
+        for name, rows in (told.tables if told else {}).items()
     ]
     if tables:
         yield More("The damages as tables", tables)
 
 
-def _as_table(name: str, rows: pd.DataFrame) -> Table:
-    columns = [Column(str(column).replace("_", " "), _digits(rows[column])) for column in rows.columns]
-    return Table(name, columns, [[plain(value) for value in line] for line in rows.itertuples(index=False, name=None)])
-
-
-def _digits(values: pd.Series) -> int | None:
-    if not pd.api.types.is_numeric_dtype(values):
-        return None
-    return 4 if pd.api.types.is_float_dtype(values) else 0
-
-
-def _cells_table(cells: Cells, there: Collection[str]) -> CellsTable:
+def _cells_table(cells: Cells, there: Collection[str]) -> Drawn:
     """List the page's columns that are ``there``, with their labels."""
     frame = cells.frame
     names = [name for name in cells.metrics if frame[f"{METRIC}{name}"].notna().any()]
@@ -291,16 +274,16 @@ def _cells_table(cells: Cells, there: Collection[str]) -> CellsTable:
         *((Column(f"{part} bits", _bits_digits(frame[f"{BITS}{part}"])), f"{BITS}{part}") for part in cells.parts),
         (Column("bits per weight", 3), "bpw_paper"),
         (Column("exact", 3), "bpw_exact"),
-        *((Column(words.label(name), 4), f"{METRIC}{name}") for name in names),
+        *((Column(metric_label(name), 4), f"{METRIC}{name}") for name in names),
         (Column("flips", 3), "flips"),
         (Column("empty", 3), "empty"),
         (Column("same answer", 3), "same answer"),
         *((Column(name), name) for name in ("warnings", "loads in", "on frontier", "status", "id")),
         (Column("W&B", link="run"), "url"),
     ]
-    shown = [(column, name) for column, name in columns if name in there]
-    filters = [*several, "method", "loads in", "status", "on frontier"]
-    return CellsTable("All cells", shown, [name for name in filters if name in there])
+    shown = [{**asdict(column), "from": name} for column, name in columns if name in there]
+    filters = [name for name in (*several, "method", "loads in", "status", "on frontier") if name in there]
+    return Drawn("table", {"columns": shown, "filters": filters, "all": True}, "All cells", "div")
 
 
 def _bits_digits(bits: pd.Series) -> int:

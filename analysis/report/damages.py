@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-import pandas as pd
 
 from analysis.cells import Cells
 from analysis.cells.columns import BITS, WHOLE
+from analysis.cells.selections import Choice, choices, narrowed
 from analysis.figures.plots import Heatmap
 from analysis.measures.sensitivity import Sensitivity, with_common_groups
-from analysis.report.blocks import Damages
+from analysis.report.blocks import Drawn
+from analysis.report.drawn import panel_data
 from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, part_order
 
-Key = tuple[str, str, str, str, str, float]
+# The method and the choice of a cell that quantizes one part alone.
+Key = tuple[str, Choice]
 
 
-def damages(told: Sensitivity, cells: Cells, numbers: Mapping[tuple[str, str], int]) -> Damages | None:
-    """Return the maps; ``None`` if no cell quantizes one selection alone. ``numbers`` are those of the cells on the page.
+def damages(told: Sensitivity, cells: Cells, numbers: Mapping[tuple[str, str], int]) -> Drawn | None:
+    """Return the maps, with a text and a cell's number for every square; ``None`` if no cell quantizes one selection alone.
 
-    Damage is in percent of full precision, so that metrics compare, unless such a share means nothing.
+    ``numbers`` are those of the cells on the page. Damage is in percent of full precision, so that metrics compare, unless
+    such a share means nothing.
     """
     alone = with_common_groups(told.alone)
     if alone.empty:
@@ -41,7 +43,8 @@ def damages(told: Sensitivity, cells: Cells, numbers: Mapping[tuple[str, str], i
         maps.append(Heatmap(str(method), "bits", "", columns, list(map(_unit, units)), values, label, higher=False))
         notes.append([["" if row is None else _note(row, told, share) for row in line] for line in lines])
         places.append([[None if row is None else named.get(_key(row)) for row in line] for line in lines])
-    return Damages(maps, notes, places)
+    content = {"panels": [panel_data(one) for one in maps], "notes": notes, "cells": places}
+    return Drawn("damages", content, "Damage of one selection alone")
 
 
 def _order(unit: tuple[str, str, str]) -> tuple[Any, ...]:
@@ -55,8 +58,7 @@ def _order(unit: tuple[str, str, str]) -> tuple[Any, ...]:
 
 def _unit(unit: tuple[str, str, str]) -> str:
     part, blocks, layers = unit
-    narrowed = [text for text, name in ((blocks, "blocks"), (layers, "layers")) if text not in ("", WHOLE[name])]
-    return " ".join([part, *narrowed])
+    return " ".join([part, *narrowed(blocks, layers)])
 
 
 def _note(row: Mapping[str, Any], told: Sensitivity, share: bool) -> str:
@@ -67,7 +69,7 @@ def _note(row: Mapping[str, Any], told: Sensitivity, share: bool) -> str:
 
 
 def _key(row: Mapping[str, Any]) -> Key:
-    return row["method"], row["part"], row["blocks"], row["layers"], row["group"], float(row["bits"])
+    return row["method"], Choice(row["part"], row["bits"], row["blocks"], row["layers"], row["group"])
 
 
 def _alone(cells: Cells, numbers: Mapping[tuple[str, str], int]) -> dict[Key, int]:
@@ -75,15 +77,7 @@ def _alone(cells: Cells, numbers: Mapping[tuple[str, str], int]) -> dict[Key, in
     frame = cells.frame
     bits = frame[[f"{BITS}{part}" for part in cells.parts]]
     single = frame[(bits < FULL_PRECISION_BITS).sum(axis=1) == 1]
-    return dict(_named(single, cells.parts, numbers))
-
-
-def _named(rows: pd.DataFrame, parts: list[str], numbers: Mapping[tuple[str, str], int]) -> Iterator[tuple[Key, int]]:
-    for row in rows.to_dict("records"):
-        part = next(part for part in parts if row[f"{BITS}{part}"] < FULL_PRECISION_BITS)
-        texts = [_text(row.get(f"{name}.{part}")) for name in ("blocks", "layers", "group")]
-        yield (row["method"], part, *texts, float(row[f"{BITS}{part}"])), numbers[row["id"], row["where"]]
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    return {
+        (row["method"], *choices(row, cells.parts)): numbers[row["id"], row["where"]]
+        for row in single.to_dict("records")
+    }

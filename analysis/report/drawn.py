@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from analysis.figures.plots import XY, Bars, Heatmap, Panel, Series
-from analysis.report.blocks import plain
+from analysis.output import plain
 
 KINDS: dict[type, str] = {XY: "xy", Heatmap: "heatmap", Bars: "bars"}
 # Decimals of drawn numbers: more are invisible and enlarge the page.

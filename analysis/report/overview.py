@@ -67,23 +67,19 @@ def _median(values: pd.Series) -> float | None:
 def _shares(
     cells: Cells, qualities: Mapping[str, Quality], sizes: list[str], numbers: Mapping[tuple[str, str], int]
 ) -> dict[str, dict[int, list[float | None]]]:
-    full = _full(cells.frame, next(iter(qualities.values())))
+    full = next(iter(qualities.values())).baseline(cells.frame)
     if full is None or len(cells.frame) > MOST_SCORED:
         return {}
     chosen = {name: answers(cells.frame, quality, sizes) for name, quality in qualities.items()}
-    scores = _scores(cells, sorted({full}.union(*chosen.values())))
+    rows = sorted({full}.union(*chosen.values()))
+    # Items that were read before are not read again.
+    scores = dict(zip(rows, cells.summaries(cells.frame.loc[rows], cells.book.scores), strict=True))
     found = {}
     for name, quality in qualities.items():
         own = share_intervals(scores, full, sorted(chosen[name]), cells.frame[quality.column], name)
         keys = {row: (cells.frame["id"][row], cells.frame["where"][row]) for row in own}
         found[name] = {numbers[keys[row]]: [rounded(low), rounded(high)] for row, (low, high) in own.items()}
     return {name: own for name, own in found.items() if own}
-
-
-def _full(frame: pd.DataFrame, quality: Quality) -> int | None:
-    """Return the row of full precision; of several the one in the middle, as in a frontier."""
-    values = frame.loc[frame["method"] == "none", quality.column].dropna()
-    return None if values.empty else int((values - values.median()).abs().idxmin())
 
 
 def answers(frame: pd.DataFrame, quality: Quality, sizes: list[str]) -> set[int]:
@@ -98,11 +94,6 @@ def answers(frame: pd.DataFrame, quality: Quality, sizes: list[str]) -> set[int]
             mask = non_dominated(rows[size].to_numpy(dtype=np.float64), quality.score(rows))
             found |= set(rows.index[mask])
     return found
-
-
-def _scores(cells: Cells, rows: list[int]) -> dict[int, Mapping[str, Scores]]:
-    """Return the scores of ``rows`` by row and metric; items that were read before are not read again."""
-    return dict(zip(rows, cells.summaries(cells.frame.loc[rows], cells.book.scores), strict=True))
 
 
 def share_intervals(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -13,13 +13,10 @@ from typing import Any
 
 from analysis.figures.plots import Plot, Space
 from analysis.report.blocks import (
-    CellsTable,
-    Changes,
-    Compared,
-    Damages,
+    Block,
     Doubts,
+    Drawn,
     More,
-    Overview,
     Page,
     Samples,
     Section,
@@ -33,12 +30,13 @@ ASSETS = Path(__file__).parent
 LIBRARY = ASSETS / "vendor" / "plot.min.js"
 # In this order: each uses those before it.
 SCRIPTS = ("base.js", "charts.js", "overview.js", "cell.js", "table.js", "samples.js", "main.js")
-Drawn = list[dict[str, Any]]
+# What the scripts draw, in the order of the elements that they draw it in.
+Contents = list[dict[str, Any]]
 
 
 def render(page: Page) -> str:
     """Return the whole HTML file."""
-    drawn: Drawn = []
+    drawn: Contents = []
     body = "\n".join(_section(number, section, drawn) for number, section in enumerate(page.sections))
     links = "".join(
         f'<a href="#s{number}">{escape(section.title)}</a>'
@@ -52,12 +50,12 @@ def render(page: Page) -> str:
 </main>
 <aside id="cell" aria-label="Pinned cell" tabindex="-1" hidden></aside>
 """
-    return document(page.title, main, {**page.data, "drawn": drawn}, SCRIPTS)
+    return _document(page.title, main, {**page.data, "drawn": drawn})
 
 
-def document(title: str, body: str, data: dict[str, Any], scripts: tuple[str, ...]) -> str:
-    """Return a self-contained HTML file with the plotting library, ``scripts`` of ours, and ``data`` for them."""
-    code = "\n".join((ASSETS / "page" / name).read_text() for name in scripts)
+def _document(title: str, body: str, data: dict[str, Any]) -> str:
+    """Return a self-contained HTML file with the plotting library, our scripts, and ``data`` for them."""
+    code = "\n".join((ASSETS / "page" / name).read_text() for name in SCRIPTS)
     inline = [LIBRARY.read_text(), f'"use strict";\n(() => {{\n{code}}})();\n']
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {' '.join(map(_hash, inline))}"
     # "</script>" inside a text would end the data.
@@ -89,19 +87,23 @@ def _hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def _section(number: int, section: Section, drawn: Drawn) -> str:
-    blocks = "\n".join(part for block in section.blocks for part in RENDER[type(block)](block, drawn))
+def _section(number: int, section: Section, drawn: Contents) -> str:
+    blocks = _joined(section.blocks, drawn)
     return f'<section id="s{number}"><h{section.level}>{escape(section.title)}</h{section.level}>\n{blocks}\n</section>'
 
 
-def _host(drawn: Drawn, kind: str, content: dict[str, Any], label: str = "", tag: str = "div") -> str:
+def _joined(blocks: Iterable[Block], drawn: Contents) -> str:
+    return "\n".join(part for block in blocks for part in RENDER[type(block)](block, drawn))
+
+
+def _host(drawn: Contents, kind: str, content: Mapping[str, Any], label: str = "", tag: str = "div") -> str:
     """Return the element in which a script draws ``content``."""
     drawn.append({"kind": kind, **content})
     named = f' aria-label="{escape(label)}"' if label else ""
     return f'<{tag} class="{kind}" data-drawn="{len(drawn) - 1}"{named}></{tag}>'
 
 
-def _sentences(block: Sentences, _drawn: Drawn) -> Iterator[str]:
+def _sentences(block: Sentences, _drawn: Contents) -> Iterator[str]:
     """Yield a list; a first line that ends in a colon becomes its title."""
     if not block.lines:
         return
@@ -118,11 +120,11 @@ def _sentences(block: Sentences, _drawn: Drawn) -> Iterator[str]:
     yield f"<ul{kind}>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def _overview(block: Overview, drawn: Drawn) -> Iterator[str]:
-    yield _host(drawn, "overview", {"family": block.family})
+def _drawn(block: Drawn, contents: Contents) -> Iterator[str]:
+    yield _host(contents, block.kind, block.content, block.label, block.tag)
 
 
-def _chart(plot: Plot, drawn: Drawn) -> Iterator[str]:
+def _chart(plot: Plot, drawn: Contents) -> Iterator[str]:
     title = plot.title.split(": ")[0]
     panels = [panel_data(panel) for panel in plot.panels if not isinstance(panel, Space)]
     yield f"<h4>{escape(title)}</h4>"
@@ -130,34 +132,23 @@ def _chart(plot: Plot, drawn: Drawn) -> Iterator[str]:
     yield from (f'<p class="quiet">{escape(note)}</p>' for note in plot.notes)
 
 
-def _doubts(block: Doubts, drawn: Drawn) -> Iterator[str]:
-    named = f"<strong>Doubtful for {escape(block.method)}:</strong>"
+def _doubts(block: Doubts, drawn: Contents) -> Iterator[str]:
+    method = escape(block.bars.title)
+    named = f"<strong>Doubtful for {method}:</strong>"
     told = "".join(f'<li class="doubt">{named} {escape(line)}</li>' for line in block.doubts)
     lines = "".join(f"<li>{escape(line)}</li>" for line in block.lines)
-    label = f"Importance of the parts, {block.method}"
+    label = f"Importance of the parts, {block.bars.title}"
     bars = _host(drawn, "bars", {"panel": panel_data(block.bars)}, label, "figure")
-    yield f'<div class="doubts"><div><h4>{escape(block.method)}</h4>{bars}</div><ul>{lines}{told}</ul></div>'
+    yield f'<div class="doubts"><div><h4>{method}</h4>{bars}</div><ul>{lines}{told}</ul></div>'
 
 
-def _damages(block: Damages, drawn: Drawn) -> Iterator[str]:
-    maps = [panel_data(one) for one in block.maps]
-    content = {"panels": maps, "notes": block.notes, "cells": block.cells}
-    yield _host(drawn, "damages", content, "Damage of one selection alone", "figure")
-
-
-def _changes(block: Changes, drawn: Drawn) -> Iterator[str]:
-    content = {"rows": [asdict(row) for row in block.rows], "words": list(block.words)}
-    yield _host(drawn, "changes", content, "Answers that differ from full precision", "figure")
-
-
-def _table(table: Table, drawn: Drawn) -> Iterator[str]:
+def _table(table: Table, drawn: Contents) -> Iterator[str]:
     rows = [[round(value, 9) if isinstance(value, float) else value for value in row] for row in table.rows]
     marks = {f"{row},{column}": text for (row, column), text in table.marks.items()}
-    columns = [asdict(column) for column in table.columns]
     content = {
-        "columns": columns,
+        "columns": [asdict(column) for column in table.columns],
         "rows": rows,
-        "filters": list(table.filters),
+        "filters": [],
         "marks": marks,
         "cells": list(table.cells),
     }
@@ -165,37 +156,21 @@ def _table(table: Table, drawn: Drawn) -> Iterator[str]:
     yield _host(drawn, "table", content, table.name)
 
 
-def _cells_table(table: CellsTable, drawn: Drawn) -> Iterator[str]:
-    columns = [{**asdict(column), "from": name} for column, name in table.columns]
-    yield _host(drawn, "table", {"columns": columns, "filters": list(table.filters), "all": True}, table.name)
-
-
-def _samples(block: Samples, drawn: Drawn) -> Iterator[str]:
+def _samples(block: Samples, drawn: Contents) -> Iterator[str]:
     content = {"family": block.family, "items": [asdict(row) for row in block.rows], "chosen": list(block.chosen)}
     yield _host(drawn, "samples", {**content, **short_answers(block.answers)})
 
 
-def _compared(block: Compared, drawn: Drawn) -> Iterator[str]:
-    answers = {place: [said[place] for said in block.answers] for place in range(len(block.cells))}
-    content = {"names": list(block.cells), "items": [asdict(row) for row in block.rows]}
-    yield _host(drawn, "compared", {**content, **short_answers(answers)})
+def _more(block: More, drawn: Contents) -> Iterator[str]:
+    yield f"<details><summary>{escape(block.title)}</summary>\n{_joined(block.blocks, drawn)}\n</details>"
 
 
-def _more(block: More, drawn: Drawn) -> Iterator[str]:
-    inner = "\n".join(part for one in block.blocks for part in RENDER[type(one)](one, drawn))
-    yield f"<details><summary>{escape(block.title)}</summary>\n{inner}\n</details>"
-
-
-RENDER: dict[type, Callable[[Any, Drawn], Iterator[str]]] = {
+RENDER: dict[type, Callable[[Any, Contents], Iterator[str]]] = {
     Sentences: _sentences,
-    Overview: _overview,
+    Drawn: _drawn,
     Plot: _chart,
     Doubts: _doubts,
-    Damages: _damages,
-    Changes: _changes,
     Table: _table,
-    CellsTable: _cells_table,
     Samples: _samples,
-    Compared: _compared,
     More: _more,
 }

@@ -14,14 +14,15 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from analysis.cells import Cells, Items
 from analysis.cells.selections import assignment
 from analysis.measures.quality import Quality
-from analysis.report.blocks import Sample, Samples, plain
+from analysis.output import plain
+from analysis.report.blocks import Sample, Samples
 from analysis.report.columns import SIZES
 from analysis.report.overview import answers as answers_of
 from mmq_sweeps.reporting.counts import counted
@@ -33,14 +34,6 @@ MOST_ANSWERS = 1000
 THUMBNAIL, LOSSLESS, QUALITY = 288, 96, 80
 # A record's ``_target_`` is imported, so it may only name readers below this prefix or in ``mmq_sweeps.data.readers``.
 READERS = "mmq_sweeps.data."
-
-
-class Example(NamedTuple):
-    """What an item shows and asks: its image as a ``data:`` URL (empty: none), the question or text, and right answers."""
-
-    image: str
-    asked: str
-    right: Sequence[str]
 
 
 def samples(
@@ -65,7 +58,7 @@ def samples(
     unlike = [item for item in shared if len({readable(column[item]["prediction"]) for column in columns}) > 1]
     shown = (unlike or shared)[:SHOWN]
     known, lacking = _examples(answered[0][0], set(shown), root)
-    rows = [Sample(item, *known.get(item, Example("", "", ()))) for item in shown]
+    rows = [known[item] for item in shown]
     by_cell = {numbers[row["id"], row["where"]]: items for row, items in answered}
     picked = list(by_cell)
     by_cell |= _others(family, metric, by_cell, numbers)
@@ -139,7 +132,7 @@ def _same(column: Mapping[str, Any], full: Mapping[str, Any], shared: Iterable[s
     return sum(readable(column[item]["prediction"]) == readable(full[item]["prediction"]) for item in shared)
 
 
-def _examples(row: pd.Series, wanted: set[str], root: Path | None) -> tuple[dict[str, Example], list[str]]:
+def _examples(row: pd.Series, wanted: set[str], root: Path | None) -> tuple[dict[str, Sample], list[str]]:
     """Load image, question and right answers of the ``wanted`` items; a sentence says why if that fails."""
     try:
         task = json.loads(Path(row["where"]).read_text())["cell"]["task"]
@@ -150,24 +143,26 @@ def _examples(row: pd.Series, wanted: set[str], root: Path | None) -> tuple[dict
 
 def examples_of(
     task: Mapping[str, Any], name: str, wanted: set[str], root: Path | None
-) -> tuple[dict[str, Example], list[str]]:
+) -> tuple[dict[str, Sample], list[str]]:
     """Load image, question and right answers of the ``wanted`` items of a record's ``task``, which is shown as ``name``.
 
-    A sentence says why if that fails. ``root`` is the folder of a published set.
+    Those of an item that is not found are empty; a sentence says why if that fails. ``root`` is the folder of a published set.
     """
     try:
         reader = _reader(task, root)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError):
         reader = None
+    found = {item: Sample(item) for item in wanted}
     if reader is None:
-        return {}, [f"No images: the records of {name} do not say where they lie; name their folder with --images"]
-    found: dict[str, Example] = {}
+        return found, [f"No images: the records of {name} do not say where they lie; name their folder with --images"]
+    left = set(wanted)
     try:
         for example in islice(iter(reader), task["limit"]):
             for item, asked, right in _items_of(example):
                 if item in wanted:
-                    found[item] = Example(_address(_shown(example)), asked, right)
-            if wanted <= found.keys():
+                    found[item] = Sample(item, _address(_shown(example)), asked, right)
+                    left.discard(item)
+            if not left:
                 break
     except (OSError, ValueError) as error:
         return found, [f"No images: {error}"]

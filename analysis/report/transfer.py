@@ -1,25 +1,19 @@
-"""Section of the report on what one model or task says of another."""
+"""Build the report's section on how well one model or task predicts another."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-
-import pandas as pd
 
 from analysis.cells import Cells
 from analysis.figures.transfer import transfer_plots
 from analysis.measures.transfer import Transfer, transfer
-from analysis.report.blocks import Block, Column, Section, Sentences, Table, plain
+from analysis.report.blocks import Block, Section, Sentences, table_of
 
 TITLE = "Transfer between models and tasks"
-_REGRETS: Mapping[str, int | None] = {
-    "from": None, "to": None, "metric": None, "budget": 1, "assignments": 0, "regret": 4, "low": 4, "high": 4,
-    "by_chance": 4, "chosen": None, "best": None,
-}  # fmt: skip
-_CORRELATIONS: Mapping[str, int | None] = {
-    "first": None, "second": None, "method": None, "of": None, "bits": 0, "units": 0, "correlation": 2, "low": 2, "high": 2,
-}  # fmt: skip
+_REGRETS = (
+    "from", "to", "metric", "budget", "assignments", "regret", "low", "high", "by_chance", "chosen", "best",
+)  # fmt: skip
+_DIGITS = {"bits": 0, "correlation": 2, "low": 2, "high": 2}
 
 
 def transfer_section(cells: Cells, metric: str | None = None) -> Section | None:
@@ -32,9 +26,9 @@ def transfer_section(cells: Cells, metric: str | None = None) -> Section | None:
     # The sentences have the other notes.
     blocks += [replace(plot, notes=plot.notes[:1]) for plot in transfer_plots(found)]
     if not found.regrets.empty:
-        blocks.append(_table("best on one, used on another", found.regrets, _REGRETS))
+        blocks.append(table_of("best on one, used on another", found.regrets[list(_REGRETS)], {"budget": 1}))
     if not found.correlations.empty:
-        blocks.append(_table("rank correlation of damages", found.correlations, _CORRELATIONS))
+        blocks.append(table_of("rank correlation of damages", found.correlations, _DIGITS))
     return Section(TITLE, blocks)
 
 
@@ -52,8 +46,3 @@ def _sentences(found: Transfer) -> list[str]:
         value = found.correlations["correlation"].median()
         told.append(f"The median rank correlation of damages by part and unit is {value:.2f}.")
     return [*told, *found.notes]
-
-
-def _table(name: str, rows: pd.DataFrame, digits: Mapping[str, int | None]) -> Table:
-    columns = [Column(column.replace("_", " "), places) for column, places in digits.items()]
-    return Table(name, columns, [[plain(row[column]) for column in digits] for _, row in rows.iterrows()])

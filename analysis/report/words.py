@@ -5,26 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from analysis.cells import Cells
-from analysis.measures.importance import Importance
 from analysis.measures.sensitivity import Sensitivity
 from mmq_sweeps.reporting.counts import counted
-from mmq_sweeps.reporting.table import metric_label
 
 KEEP = 0.98
 BUDGETS = (8.0, 6.0, 4.0)
 
 
-def label(metric: str) -> str:
-    return metric_label(metric)
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def sentence(text: str) -> str:
     """Add a capital and a full stop to ``text``."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
-
-
-def of_fit(one: Importance) -> str:
-    return f"{counted(one.count, 'cell')}; the forest explains {one.fit:.0%} of the variation of cells that it has not seen."
+    return capital(text) + ("" if text.endswith(".") else ".")
 
 
 def of_sensitivity(one: Sensitivity) -> Iterator[str]:
@@ -53,16 +47,8 @@ def of_sensitivity(one: Sensitivity) -> Iterator[str]:
 
 
 def of_cells(cells: Cells, defects: int) -> str:
-    """Count cells and what readers should know before they trust them."""
+    """Count the cells, and the failures, defects and notes that cast doubt on them."""
     done = int((cells.frame["status"] == "done").sum())
     failed = len(cells.frame) - done
-    told = [counted(done, "finished cell"), *([counted(failed, "failed cell")] if failed else [])]
-    odd = [
-        text
-        for number, text in (
-            (defects, counted(defects, "defect")),
-            (len(cells.notes), counted(len(cells.notes), "note")),
-        )
-        if number
-    ]
-    return ", ".join([*told, *odd])
+    odd = ((failed, "failed cell"), (defects, "defect"), (len(cells.notes), "note"))
+    return ", ".join([counted(done, "finished cell"), *(counted(number, noun) for number, noun in odd if number)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mmq_sweeps.identity.assignment import is_mixed, part_order
@@ -39,7 +39,8 @@ def grids(table_rows: Sequence[Row]) -> Iterator[Grid]:
             found = [grid for grid in found if grid.lines or grid.notes]
             rows = [row for row in family if not row["bits"] or _several_widths(row)]
             found.append(_each(rows, metrics, named))
-        found[-1] = _with_failures(found[-1], [row for row in table_rows if row["family"] == named])
+        failed = failures(row for row in table_rows if row["family"] == named)
+        found[-1] = replace(found[-1], notes=[*found[-1].notes, *failed])
         yield from found
 
 
@@ -88,10 +89,6 @@ def _each(rows: Sequence[Row], metrics: Sequence[str], named: str) -> Grid:
         for row in rows
     ]
     return Grid(f"{named}; cells of several bit-widths", heads, lines, 1)
-
-
-def _with_failures(grid: Grid, rows: Sequence[Row]) -> Grid:
-    return Grid(grid.caption, grid.heads, grid.lines, grid.texts, [*grid.notes, *failures(rows)])
 
 
 def figure(metric: dict[str, Any]) -> str:

@@ -42,9 +42,7 @@ def read(sources: Iterable[Path], verb: str) -> dict[str, Stored]:
     for source in sources:
         if str(source).partition(":")[0] in ("wandb", "published"):
             raise ValueError(f"--source {source}: '{verb}' reads stores only; 'export' writes the table of any source")
-        if not (source / "cells").is_dir():
-            raise FileNotFoundError(f"--source {source}: is no store (it has no folder 'cells'); run a sweep first")
-        store = Store.reading(source)
+        store = opened(source)
         for record in store.records():
             found.setdefault(record.id, []).append(Stored(record, store))
     for cell_id, copies in found.items():
@@ -56,6 +54,13 @@ def read(sources: Iterable[Path], verb: str) -> dict[str, Stored]:
         cell_id: max(copies, key=lambda copy: (copy.record.done, copy.record.created))
         for cell_id, copies in found.items()
     }
+
+
+def opened(source: Path) -> Store:
+    """Open the store in the folder ``source`` for reading; a FileNotFoundError names the option if it is none."""
+    if not (source / "cells").is_dir():
+        raise FileNotFoundError(f"--source {source}: is no store (it has no folder 'cells'); run a sweep first")
+    return Store.reading(source)
 
 
 def as_rows(stored: Mapping[str, Stored]) -> list[dict[str, Any]]:

@@ -6,15 +6,20 @@ import argparse
 import shlex
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.table import Table
 
 from analysis.audit import checks as auditing
 from analysis.cells import Cells
+from analysis.figures import catalog
+from analysis.figures.plots import Plot
+from analysis.figures.searches import plots as search_plots
 from analysis.load import load
-from analysis.load.searches import Search, searches
+from analysis.load.searches import searches
 from analysis.measures import flips as flipping
 from analysis.measures import frontier as frontiers
 from analysis.measures import importance as importances
@@ -43,11 +48,12 @@ from analysis.verbs.tables import (
     sensitivity_json,
     warning_lines,
 )
-from analysis.verbs.transfer_tables import CORRELATIONS, correlation_table, regret_tables, transfer_json
+from analysis.verbs.transfer_tables import correlation_tables, regret_tables, transfer_json
 from mmq_sweeps.errors import one_of
 from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.reporting.table import line, output_console
 
+Parts = Iterable[Iterable[str | Table]]
 # Verbs that also work if every cell failed.
 WITHOUT_FIGURES = ("export",)
 
@@ -69,58 +75,47 @@ def export(arguments: argparse.Namespace) -> None:
 
 def frontier(arguments: argparse.Namespace) -> None:
     found = frontiers.frontiers(_cells(arguments), arguments.metric, f"bpw_{arguments.bpw}", arguments.by_method)
-    if arguments.json:
-        _told([frontier_json(one, arguments.keep) for one in found])
-        return
-    console = output_console()
-    for one in found:
-        _heading(console, one.title)
-        console.print(frontier_table(one), crop=False)
-        notes = [*one.notes, *loading_lines(one.rows), *warning_lines(one.rows, one.metric)]
-        _lines(console, [*frontier_lines(one, arguments.keep), *notes])
+    parts: Parts = (
+        [
+            f"\n{one.title}",
+            frontier_table(one),
+            *frontier_lines(one, arguments.keep),
+            *one.notes,
+            *loading_lines(one.rows),
+            *warning_lines(one.rows, one.metric),
+        ]
+        for one in found
+    )
+    _show(arguments, (frontier_json(one, arguments.keep) for one in found), parts)
 
 
 def flips(arguments: argparse.Namespace) -> None:
     cells = _cells(arguments)
     found = flipping.flips(cells, arguments.metric)
-    if arguments.json:
-        _told([flips_json(one, cells.frame) for one in found])
-        return
-    console = output_console()
-    for one in found:
-        _heading(console, one.title)
-        console.print(flips_table(one, cells.frame), crop=False)
-        _lines(console, flips_lines(one))
+    parts: Parts = ([f"\n{one.title}", flips_table(one, cells.frame), *flips_lines(one)] for one in found)
+    _show(arguments, (flips_json(one, cells.frame) for one in found), parts)
 
 
 def importance(arguments: argparse.Namespace) -> None:
     found = importances.importances(
         _cells(arguments), arguments.metric, by_method=not arguments.all_methods, fine=arguments.fine
     )
-    if arguments.json:
-        _told([importance_json(one) for one in found])
-        return
-    console = output_console()
-    for one in found:
-        _heading(console, one.title)
-        console.print(importance_table(one), crop=False)
-        told = f"{counted(one.count, 'cell')}; the forest explains {one.fit:.0%} of the variation of cells that it has not seen"
-        _lines(console, [told, *(f"warning: {warning}" for warning in one.warnings)])
+    parts: Parts = (
+        [f"\n{one.title}", importance_table(one), one.of_fit, *(f"warning: {warning}" for warning in one.warnings)]
+        for one in found
+    )
+    _show(arguments, map(importance_json, found), parts)
 
 
 def audit(arguments: argparse.Namespace) -> None:
     cells = _cells(arguments)
     with Progress() as progress:
         found = auditing.audit(cells, arguments.metric, progress.say)
-    if arguments.json:
-        _told([finding.as_dict() for finding in found])
-        return
-    console = output_console()
-    if not found:
-        console.print("nothing found")
-    for family in dict.fromkeys(finding.family for finding in found):
-        _heading(console, family)
-        _lines(console, [f"{one.defect}: {one.sentence}" for one in found if one.family == family])
+    parts = (
+        (f"\n{family}", *(f"{one.defect}: {one.sentence}" for one in found if one.family == family))
+        for family in dict.fromkeys(finding.family for finding in found)
+    )
+    _show(arguments, map(asdict, found), parts if found else [["nothing found"]])
 
 
 def dashboard(arguments: argparse.Namespace) -> None:
@@ -140,10 +135,7 @@ def dashboard(arguments: argparse.Namespace) -> None:
     for view in views:
         for note in view.notes:
             sys.stderr.write(f"note: {view.name}: {note}\n")
-    if arguments.json:
-        _told(saved)
-        return
-    _lines(output_console(), [f"{name}: {url}" for name, url in saved.items()])
+    _show(arguments, saved, [[f"{name}: {url}" for name, url in saved.items()]])
 
 
 def wandb_push(arguments: argparse.Namespace) -> None:
@@ -155,88 +147,69 @@ def wandb_push(arguments: argparse.Namespace) -> None:
         for note in pushed.notes:
             sys.stderr.write(f"note: {note}\n")
         told[source] = {"url": pushed.url, "sent": pushed.sent, "had": pushed.had}
-    if arguments.json:
-        _told(told)
-        return
     lines = [
         f"{source}: {counted(one['sent'], 'cell')} sent, {one['had']} there already: {one['url']}"
         for source, one in told.items()
     ]
-    _lines(output_console(), lines)
+    _show(arguments, told, [lines])
 
 
 def sensitivity(arguments: argparse.Namespace) -> None:
     found = sensitivities.sensitivities(_cells(arguments), arguments.metric)
-    if arguments.json:
-        _told([sensitivity_json(one) for one in found])
-        return
-    console = output_console()
-    for one in found:
-        _heading(
-            console, f"{one.title}; full precision {one.full:.4f}" + ("" if one.quality.higher else "; lower is better")
+    parts = (
+        (
+            f"\n{one.title}; full precision {one.full:.4f}" + ("" if one.quality.higher else "; lower is better"),
+            *(
+                part
+                for name, rows in one.tables.items()
+                for part in (f"\n{sensitivities.TITLES[name]}", rows_table(rows))
+            ),
+            *one.notes,
         )
-        for title, rows in (("alone", one.alone), ("pairs", one.pairs), ("methods", one.methods)):
-            if not rows.empty:
-                _heading(console, SENSITIVITY[title])
-                console.print(rows_table(rows), crop=False)
-        _lines(console, one.notes)
+        for one in found
+    )
+    _show(arguments, map(sensitivity_json, found), parts)
 
 
 def transfer(arguments: argparse.Namespace) -> None:
     budgets = tuple(arguments.max_bpw or transferring.BUDGETS)
     found = transferring.transfer(_cells(arguments), arguments.metric, budgets)
-    if arguments.json:
-        _told(transfer_json(found))
-        return
-    console = output_console()
-    for heading, table in regret_tables(found):
-        _heading(console, heading)
-        console.print(table, crop=False)
-    if not found.correlations.empty:
-        _heading(console, CORRELATIONS)
-        console.print(correlation_table(found), crop=False)
-    _lines(console, found.notes)
-
-
-SENSITIVITY = {
-    "alone": "damage of one selection, all else at full precision",
-    "pairs": "damage of two parts together, the sum of their damages alone, and the interaction (above zero: worse together)",
-    "methods": "methods at the assignments that both have",
-}
+    tables = [*regret_tables(found), *correlation_tables(found)]
+    parts = ((f"\n{heading}", table) for heading, table in tables)
+    _show(arguments, transfer_json(found), [*parts, found.notes])
 
 
 def recommend(arguments: argparse.Namespace) -> None:
     found = recommending.recommend(_cells(arguments), arguments.max_bpw, arguments.min_quality, arguments.metric)
-    if arguments.json:
-        _told([recommendation_json(one) for one in found])
-        return
-    console = output_console()
-    for one in found:
-        _heading(console, f"{one.title}, {one.budget}")
-        _lines(console, [*recommendation_lines(one), *one.notes, *loading_lines(one.best.to_frame().T)])
+    parts = (
+        (f"\n{one.title}, {one.budget}", *recommendation_lines(one), *one.notes, *loading_lines(one.best.to_frame().T))
+        for one in found
+    )
+    _show(arguments, map(recommendation_json, found), parts)
 
 
 def figures(arguments: argparse.Namespace) -> None:
-    # Drawing libraries are slow to import, and other verbs do not need them.
-    from analysis.figures import catalog, interactive, paper
-
     plots = catalog.figures(_cells(arguments), arguments.metric, arguments.only)
-    written = []
-    with naming(arguments.out):
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        for plot in plots:
-            written += [*paper.save(plot, arguments.out), interactive.save(plot, arguments.out)]
+    files = _draw(plots, arguments.out)
     if arguments.experiment:
         drawn = {plot.name.split("-")[0] for plot in plots}
         for name in catalog.FIGURES.keys() - drawn:
             sys.stderr.write(f"not drawn: {name}: needs {catalog.NEEDS[name]}\n")
-    if arguments.json:
-        _told([str(path) for path in written])
-        return
-    console = output_console()
-    for plot in plots:
-        _lines(console, [f"{plot.name}: {plot.title}", *(f"  {note}" for note in plot.notes)])
-    _lines(console, [f"{counted(len(written), 'file')} in {arguments.out}"])
+    parts = [[f"{plot.name}: {plot.title}", *(f"  {note}" for note in plot.notes)] for plot in plots]
+    _show(arguments, map(str, files), [*parts, [f"{counted(len(files), 'file')} in {arguments.out}"]])
+
+
+def _draw(plots: Iterable[Plot], out: Path) -> list[Path]:
+    """Draw ``plots`` into the folder ``out``, and return the files."""
+    # Drawing libraries are slow to import, and most verbs do not need them.
+    from analysis.figures import interactive, paper
+
+    files: list[Path] = []
+    with naming(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for plot in plots:
+            files += [*paper.save(plot, out), interactive.save(plot, out)]
+    return files
 
 
 def search(arguments: argparse.Namespace) -> None:
@@ -246,31 +219,14 @@ def search(arguments: argparse.Namespace) -> None:
             f"--source {' '.join(arguments.source)}: holds no search; run one: python -m mmq_sweeps -m hydra/sweeper=budget "
             "hydra.sweeper.max_bpw=4 method=gptq bits=2,3,4,8"
         )
-    files = _search_figures(found, arguments.out) if arguments.out is not None else []
-    if arguments.json:
-        _told([one.content for one in found])
-        return
-    console = output_console()
-    for one in found:
-        _heading(console, f"{one.title} (search {one.id})")
-        if one.done:
-            console.print(search_table(one), crop=False)
-        _lines(console, search_lines(one))
+    parts: list[list[str | Table]] = [
+        [f"\n{one.title} (search {one.id})", *([search_table(one)] if one.done else []), *search_lines(one)]
+        for one in found
+    ]
     if arguments.out is not None:
-        _lines(console, [f"{counted(len(files), 'file')} in {arguments.out}"])
-
-
-def _search_figures(found: Iterable[Search], out: Path) -> list[Path]:
-    # Drawing libraries are slow to import.
-    from analysis.figures import interactive, paper
-    from analysis.figures.searches import plots
-
-    files: list[Path] = []
-    with naming(out):
-        out.mkdir(parents=True, exist_ok=True)
-        for plot in (plot for one in found for plot in plots(one)):
-            files += [*paper.save(plot, out), interactive.save(plot, out)]
-    return files
+        files = _draw((plot for one in found for plot in search_plots(one)), arguments.out)
+        parts.append([f"{counted(len(files), 'file')} in {arguments.out}"])
+    _show(arguments, (one.content for one in found), parts)
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -285,10 +241,8 @@ def report(arguments: argparse.Namespace) -> None:
     text = page.render(told)
     with written(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    if arguments.json:
-        _told({"report": str(out), "bytes": len(text.encode())})
-        return
-    line(output_console(), f"{out}: {len(text.encode()) / 1e6:.1f} MB")
+    size = len(text.encode())
+    _show(arguments, {"report": str(out), "bytes": size}, [[f"{out}: {size / 1e6:.1f} MB"]])
 
 
 def _cells(arguments: argparse.Namespace) -> Cells:
@@ -303,14 +257,14 @@ def _cells(arguments: argparse.Namespace) -> Cells:
     return cells
 
 
-def _told(content: Any) -> None:
-    output_console().out(json_text(content), highlight=False)
-
-
-def _heading(console: Console, text: str) -> None:
-    line(console, f"\n{text}")
-
-
-def _lines(console: Console, lines: Iterable[str]) -> None:
-    for text in lines:
-        line(console, text)
+def _show(arguments: argparse.Namespace, content: Iterable[Any], parts: Parts) -> None:
+    """Print ``content`` as JSON if ``--json`` asks for it, else the lines and tables of ``parts``."""
+    console = output_console()
+    if arguments.json:
+        console.out(json_text(content if isinstance(content, dict) else list(content)), highlight=False)
+        return
+    for part in chain.from_iterable(parts):
+        if isinstance(part, Table):
+            console.print(part, crop=False)
+        else:
+            line(console, part)

@@ -18,10 +18,8 @@ from mmq_sweeps.reporting.table import metric_label, plain_table
 
 def flips_table(one: Flips, frame: pd.DataFrame) -> Table:
     """Build a table of the compared cells, from the most bits to the fewest; ``frame`` is the table of cells."""
-    table = plain_table()
-    for name in ("bpw", metric_label(one.metric), "flips", "95% interval", *_judged(one)):
-        table.add_column(Text(name), justify="right", no_wrap=True)
-    table.add_column("cell", overflow="fold")
+    headings = ("bpw", metric_label(one.metric), "flips", "95% interval", *_judged(one))
+    table = plain_table(*(f">{name}" for name in headings), "cell")
     for cell, row in _rows(one, frame):
         shares = ["" if pd.isna(cell[name]) else f"{cell[name]:.1%}" for name in ("lost", "gained")]
         interval = f"{cell['flips_low']:.1%} .. {cell['flips_high']:.1%}"
@@ -31,7 +29,7 @@ def flips_table(one: Flips, frame: pd.DataFrame) -> Table:
 
 
 def flips_lines(one: Flips) -> Iterable[str]:
-    """Yield what the columns of a table of flips mean, and what it leaves out."""
+    """Yield the meaning of the columns of a table of flips, and the cells that it leaves out."""
     if not one.table.empty:
         count = int(one.table["items"].iloc[0])
         worse, better = _judged(one)

@@ -18,7 +18,8 @@ from analysis.measures import compare as comparing
 from analysis.measures.compare import Change, Comparison, Difference
 from analysis.output import json_text
 from analysis.report import comparison, page
-from analysis.report.samples import Example, examples_of, readable
+from analysis.report.blocks import Sample
+from analysis.report.samples import examples_of, readable
 from analysis.tables.records import find, read
 from analysis.verbs.files import written
 from mmq_sweeps.reporting.counts import counted
@@ -51,7 +52,7 @@ def compare(arguments: argparse.Namespace) -> None:
         line(output_console(), f"\n{arguments.html}")
 
 
-def as_json(found: Comparison, examples: Mapping[str, Example]) -> dict[str, Any]:
+def as_json(found: Comparison, examples: Mapping[str, Sample]) -> dict[str, Any]:
     """Return a comparison as plain values; differences are the second cell's figure less the first's."""
     return {
         "family": found.family,
@@ -70,8 +71,8 @@ def as_json(found: Comparison, examples: Mapping[str, Example]) -> dict[str, Any
         "changed_most": [
             {
                 "id": change.id,
-                "question": _example(examples, change.id).asked,
-                "references": list(_example(examples, change.id).right),
+                "question": examples[change.id].asked,
+                "references": list(examples[change.id].right),
                 "answers": list(change.answers),
                 "scores": list(change.scores),
                 "difference": change.difference,
@@ -93,11 +94,7 @@ def _difference_json(one: Difference) -> dict[str, Any]:
     return told
 
 
-def _example(examples: Mapping[str, Example], item: str) -> Example:
-    return examples.get(item, Example("", "", ()))
-
-
-def _show(found: Comparison, examples: Mapping[str, Example], console: Console) -> None:
+def _show(found: Comparison, examples: Mapping[str, Sample], console: Console) -> None:
     line(console, found.family)
     console.print(_cells(found), crop=False)
     console.print(_metrics(found), crop=False)
@@ -108,14 +105,12 @@ def _show(found: Comparison, examples: Mapping[str, Example], console: Console) 
         line(console, f"\nthe {named} that changed most by {metric_label(found.metric)}:")
     for change in found.most:
         console.print()
-        for text in _item(change, _example(examples, change.id), console):
+        for text in _item(change, examples[change.id], console):
             console.print(text, soft_wrap=True)
 
 
 def _cells(found: Comparison) -> Table:
-    table = plain_table()
-    for name in ("", "cell", "", "bpw", "exact", "MB"):
-        table.add_column(Text(name), justify="right" if name in ("bpw", "exact", "MB") else "left")
+    table = plain_table("", "cell", "", ">bpw", ">exact", ">MB")
     for name, side in zip(NAMES, found.sides, strict=True):
         total = side.stored.record.size["total"]
         figures = (total["bpw_paper"], total["bpw_exact"], total["size_bytes"] / 1e6)
@@ -124,9 +119,7 @@ def _cells(found: Comparison) -> Table:
 
 
 def _metrics(found: Comparison) -> Table:
-    table = plain_table()
-    for name in ("", "A", "B", "B less A", "95% interval"):
-        table.add_column(Text(name), justify="left" if not name else "right", no_wrap=True)
+    table = plain_table("", ">A", ">B", ">B less A", ">95% interval")
     for one in found.differences:
         values = [side.figure(one.metric)["value"] for side in found.sides]
         told = ["not compared"]
@@ -138,7 +131,7 @@ def _metrics(found: Comparison) -> Table:
     return table
 
 
-def _item(change: Change, example: Example, console: Console) -> Iterator[Text]:
+def _item(change: Change, example: Sample, console: Console) -> Iterator[Text]:
     """Yield the lines of an item: its scores, and below, indented, the question, the right answer and both answers."""
     head = f"{change.id}  {change.scores[0]:.4f} to {change.scores[1]:.4f} ({change.difference:+.4f})"
     yield Text(head, style="bold")

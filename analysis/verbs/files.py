@@ -15,7 +15,7 @@ WRITERS = {".parquet": "to_parquet", ".csv": "to_csv"}
 
 
 def write_table(frame: pd.DataFrame, out: Path, what: str) -> None:
-    """Write ``frame`` in the format of the name ``out``, and report it as so many of ``what``."""
+    """Write ``frame`` in the format of the name ``out``, and report the number of its rows, called ``what``."""
     with written(out) as temporary:
         getattr(frame, WRITERS[out.suffix])(temporary, index=False)
     line(output_console(), f"{len(frame)} {what}, {len(frame.columns)} columns: {out}")

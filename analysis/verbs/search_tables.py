@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from analysis.load.searches import Search
 from analysis.measures.searches import COLUMNS, answer_row
-from mmq_sweeps.reporting.table import SIGNIFICANT, WARNED, metric_label
+from mmq_sweeps.reporting.table import SIGNIFICANT, WARNED, metric_label, plain_table
 
 
 def search_table(search: Search) -> Table:
     """Return the answers of a search that has ended as a table."""
     metric = search.content["metric"]
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in COLUMNS:
-        label = metric_label(metric) if name == "value" else name
-        table.add_column(label, justify="left" if name in ("budget", "assignment", "cell") else "right")
+    labels = [metric_label(metric) if name == "value" else name for name in COLUMNS]
+    table = plain_table(*(name if name in ("budget", "assignment", "cell") else f">{name}" for name in labels))
     for answer in search.content["answers"]:
         marks = {"value": WARNED * answer["optimistic"]} | {
             column: SIGNIFICANT * bool(answer[name] and answer[name]["significant"])

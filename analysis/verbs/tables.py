@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.cells.columns import BITS, LOADS_IN, WARNINGS
-from analysis.cells.selections import assignment, loaders_of, loaders_shown
+from analysis.cells.selections import assignment, loaders_of, loaders_shown, warnings_of
 from analysis.measures import frontier as frontiers
 from analysis.measures import importance as importances
 from analysis.measures import recommend as recommending
@@ -23,7 +23,7 @@ from mmq_sweeps.reporting.table import SIGNIFICANT, WARNED, metric_label, plain_
 
 
 def recommendation_lines(one: recommending.Recommendation) -> Iterable[str]:
-    """Yield what is measured best, what is as good, and what may be better."""
+    """Yield the best measured cell, those as good, and candidates that may be better."""
     yield f"best measured: {_figure(one.best, one)}"
     if one.again:
         yield f"its command: {one.again}"
@@ -41,7 +41,7 @@ def _figure(row: pd.Series, one: recommending.Recommendation) -> str:
     low, high = row.get(f"low.{one.metric}"), row.get(f"high.{one.metric}")
     interval = "" if low is None or pd.isna(low) else f" ({low:.4f} .. {high:.4f})"
     against = one.quality.against(figure, one.full)
-    told = "".join(f"; {WARNED} {text}" for text in _told_warnings(row, one.metric))
+    told = "".join(f"; {WARNED} {text}" for text in warnings_of(row, one.metric))
     return (
         f"{assignment(row)}: {one.metric} {figure:.4f}{WARNED if told else ''}{interval}{f', {against}' if against else ''}, "
         f"{row['bpw_paper']:.3f} bits per weight{_loading(row)}{told}"
@@ -55,19 +55,14 @@ def _loading(row: pd.Series) -> str:
     return ", loads only dequantized" if loaders == [DEQUANTIZED] else f", loads in {loaders_shown(row)}"
 
 
-def _told_warnings(row: pd.Series, metric: str) -> list[str]:
-    told = row.get(f"{WARNINGS}{metric}")
-    return told.split("\n") if isinstance(told, str) else []
-
-
 def warning_lines(rows: pd.DataFrame, metric: str) -> Iterable[str]:
     """Yield the warnings behind a table's marks."""
     for _, row in rows.iterrows():
-        yield from (f"{WARNED} {assignment(row)}: {text}" for text in _told_warnings(row, metric))
+        yield from (f"{WARNED} {assignment(row)}: {text}" for text in warnings_of(row, metric))
 
 
 def loading_lines(rows: pd.DataFrame) -> Iterable[str]:
-    """Yield what to know of the loaders shown: parts of these cells that an export stores dense."""
+    """Yield a remark on the loaders shown: parts of these cells that an export stores dense."""
     dense = [
         row for _, row in rows.iterrows() if row.get(f"{BITS}{EMBEDDINGS}", FULL_PRECISION_BITS) < FULL_PRECISION_BITS
     ]
@@ -93,26 +88,21 @@ def recommendation_json(one: recommending.Recommendation) -> dict[str, Any]:
 
 def sensitivity_json(one: sensitivities.Sensitivity) -> dict[str, Any]:
     """Return a sensitivity as plain values."""
-    tables = {"alone": one.alone, "pairs": one.pairs, "methods": one.methods}
     return {
         "title": one.title,
         "metric": one.metric,
         "higher_is_better": one.quality.higher,
         "full": one.full,
-        **{name: rows.to_dict("records") for name, rows in tables.items()},
+        **{name: getattr(one, name).to_dict("records") for name in sensitivities.TITLES},
         "notes": list(one.notes),
     }
 
 
 def rows_table(rows: pd.DataFrame) -> Table:
     """Build a table of ``rows`` without empty text columns."""
-    table, shown = plain_table(), []
-    for name in rows:
-        words = rows[name].dtype == object or rows[name].dtype == "str"
-        if not (words and (rows[name] == "").all()):
-            # Names may wrap; numbers may not, since a broken number is unreadable.
-            table.add_column(Text(str(name)), justify="left" if words else "right", no_wrap=not words, overflow="fold")
-            shown.append(name)
+    words = [name for name in rows if rows[name].dtype == object or rows[name].dtype == "str"]
+    shown = [name for name in rows if name not in words or (rows[name] != "").any()]
+    table = plain_table(*(str(name) if name in words else f">{name}" for name in shown))
     for _, row in rows[shown].iterrows():
         table.add_row(*(Text(f"{value:.4f}" if isinstance(value, float) else str(value)) for value in row))
     return table
@@ -120,32 +110,23 @@ def rows_table(rows: pd.DataFrame) -> Table:
 
 def frontier_table(one: frontiers.Frontier) -> Table:
     """Build a table of the cells on the frontier."""
-    table = plain_table()
-    uncertain, compared = "probability" in one.cells, "difference" in one.cells
-    table.add_column("bpw", justify="right", no_wrap=True)
-    table.add_column(Text(metric_label(one.metric)), justify="right", no_wrap=True)
-    if uncertain:
-        table.add_column("95% interval", justify="right", no_wrap=True)
-    if compared:
-        table.add_column("vs full", justify="right", no_wrap=True)
-    if uncertain:
-        table.add_column("on frontier", justify="right", no_wrap=True)
-    loading = LOADS_IN in one.rows
-    if loading:
-        table.add_column("loads in", no_wrap=True)
-    table.add_column("cell", overflow="fold")
+    columns: dict[str, Callable[[pd.Series], str]] = {
+        ">bpw": lambda row: f"{row[one.bpw]:.3f}",
+        f">{metric_label(one.metric)}": lambda row: (
+            f"{row[one.quality.column]:.4f}{WARNED if warnings_of(row, one.metric) else ''}"
+        ),
+    }
+    if "probability" in one.cells:
+        columns[">95% interval"] = lambda row: f"{row['low']:.4f} .. {row['high']:.4f}"
+    if "difference" in one.cells:
+        columns[">vs full"] = lambda row: f"{row['difference']:+.4f}{SIGNIFICANT if row['significant'] else ' '}"
+    if "probability" in one.cells:
+        columns[">on frontier"] = lambda row: f"{row['probability']:.0%}"
+    if LOADS_IN in one.rows:
+        columns["loads in"] = loaders_shown
+    table = plain_table(*columns, "cell")
     for _, row in one.rows.iterrows():
-        mark = WARNED if _told_warnings(row, one.metric) else ""
-        shown = [f"{row[one.bpw]:.3f}", f"{row[one.quality.column]:.4f}{mark}"]
-        if uncertain:
-            shown.append(f"{row['low']:.4f} .. {row['high']:.4f}")
-        if compared:
-            shown.append(f"{row['difference']:+.4f}{SIGNIFICANT if row['significant'] else ' '}")
-        if uncertain:
-            shown.append(f"{row['probability']:.0%}")
-        if loading:
-            shown.append(loaders_shown(row))
-        table.add_row(*shown, Text(row["assignment"]))
+        table.add_row(*(told(row) for told in columns.values()), Text(row["assignment"]))
     return table
 
 
@@ -166,7 +147,7 @@ def frontier_lines(one: frontiers.Frontier, keep: float) -> Iterable[str]:
     if smallest is None:
         yield f"no cell does {kept}" if not one.quality.higher else f"no cell keeps {kept.removeprefix('keep ')}"
         return
-    mark = "".join(f"; {WARNED} {text}" for text in _told_warnings(smallest, one.metric))
+    mark = "".join(f"; {WARNED} {text}" for text in warnings_of(smallest, one.metric))
     yield f"fewest bits that {kept}: {smallest[one.bpw]:.3f} ({smallest['assignment']}){mark}"
 
 
@@ -190,10 +171,8 @@ def frontier_json(one: frontiers.Frontier, keep: float) -> dict[str, Any]:
 
 def importance_table(one: importances.Importance) -> Table:
     """Build a table of the importance of each part."""
-    table = plain_table()
-    table.add_column("part", overflow="fold")
-    for name in (*importances.MEASURES, "mean", "95% interval", "per bit saved"):
-        table.add_column(name, justify="right", no_wrap=True)
+    headings = (*importances.MEASURES, "mean", "95% interval", "per bit saved")
+    table = plain_table("part", *(f">{name}" for name in headings))
     for feature, row in one.table.iterrows():
         measures = [f"{row[name]:.1f}" for name in (*importances.MEASURES, "mean")]
         interval = "" if pd.isna(row["low"]) else f"{row['low']:.1f} .. {row['high']:.1f}"
@@ -217,10 +196,6 @@ def importance_json(one: importances.Importance) -> dict[str, Any]:
 
 def _plain(row: pd.Series) -> dict[str, Any]:
     """Convert a row for JSON: without missing values, warnings and loaders as lists."""
-    told = {
-        str(name): getattr(value, "item", lambda value=value: value)()
-        for name, value in row.items()
-        if not pd.isna(value)
-    }
+    told = {str(name): value for name, value in row.items() if not pd.isna(value)}
     told |= {LOADS_IN: loaders} if (loaders := loaders_of(row)) else {}
     return {name: value.split("\n") if name.startswith(WARNINGS) else value for name, value in told.items()}

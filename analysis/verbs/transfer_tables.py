@@ -12,8 +12,6 @@ from rich.text import Text
 from analysis.measures.transfer import Transfer
 from mmq_sweeps.reporting.table import metric_label, plain_table
 
-CORRELATIONS = "rank correlation (Spearman) of the damage of parts and units quantized alone"
-
 
 def regret_tables(found: Transfer) -> Iterator[tuple[str, Table]]:
     """Yield a heading and a table per ordered pair of families."""
@@ -25,11 +23,7 @@ def regret_tables(found: Transfer) -> Iterator[tuple[str, Table]]:
 
 
 def _regrets(rows: pd.DataFrame) -> Table:
-    table = plain_table()
-    for name in ("max bpw", "of", "regret", "95% interval", "by chance"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("chosen", overflow="fold")
-    table.add_column("best", overflow="fold")
+    table = plain_table(">max bpw", ">of", ">regret", ">95% interval", ">by chance", "chosen", "best")
     for _, row in rows.iterrows():
         best = "the same" if row["best"] == row["chosen"] else row["best"]
         figures = (f"{row['budget']:g}", str(row["assignments"]), f"{row['regret']:.4f}", _interval(row, 4))
@@ -37,18 +31,16 @@ def _regrets(rows: pd.DataFrame) -> Table:
     return table
 
 
-def correlation_table(found: Transfer) -> Table:
-    """Build a table of the rank correlations."""
-    table = plain_table()
-    for name in ("of", "bits", "units", "correlation", "95% interval"):
-        table.add_column(name, justify="left" if name == "of" else "right", no_wrap=True)
-    for name in ("method", "first", "second"):
-        table.add_column(name, overflow="fold")
+def correlation_tables(found: Transfer) -> Iterator[tuple[str, Table]]:
+    """Yield the heading and the table of the rank correlations, if there are any."""
+    if found.correlations.empty:
+        return
+    table = plain_table("of", ">bits", ">units", ">correlation", ">95% interval", "method", "first", "second")
     for _, row in found.correlations.iterrows():
         value = "none" if pd.isna(row["correlation"]) else f"{row['correlation']:.2f}"
         figures = (row["of"], f"{row['bits']:g}", str(row["units"]), value, _interval(row, 2))
         table.add_row(*figures, *(Text(row[name]) for name in ("method", "first", "second")))
-    return table
+    yield "rank correlation (Spearman) of the damage of parts and units quantized alone", table
 
 
 def transfer_json(found: Transfer) -> dict[str, Any]:

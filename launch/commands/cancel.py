@@ -13,17 +13,16 @@ import sys
 from contextlib import suppress
 
 from launch import sweep_file
-from launch.monitor.worker_states import State, states
+from launch.commands import add_sweep
+from launch.monitor.worker_states import states
 from launch.slurm import jobs, scheduler
 from launch.workers.cancel_request import request
+from launch.workers.heartbeat import State
 from mmq_sweeps.reporting.counts import counted
 from mmq_sweeps.store.lock_owner import this_machine
 from mmq_sweeps.store.store import Store
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", default="runs", help="the store's folder (runs)")
-    parser.add_argument("--sweep", help="a sweep's id or the first letters of it; the latest if left out")
+add_arguments = add_sweep
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -44,9 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
 def find(store: Store, beginning: str) -> str:
     """Return the id of the recorded or pending cell that starts with ``beginning``; raise a ``ConfigError`` unless unique."""
     recorded = set(store.cell_ids())
-    planned = {
-        cell.id for one in sweep_file.listed(store.root) for cell in sweep_file.read(store.root, one.id).sweep.cells
-    }
+    sweeps = (sweep_file.read(store.root, sweep_id).sweep for sweep_id in sweep_file.listed(store.root))
+    planned = {cell.id for sweep in sweeps for cell in sweep.cells}
     fitting = sorted(cell_id for cell_id in recorded | planned if cell_id.startswith(beginning))
     if len(fitting) == 1:
         return fitting[0]
@@ -67,10 +66,8 @@ def told_of(store: Store, cell_id: str) -> Iterator[tuple[Path, list[str]]]:
 
 def jobs_of(store: Store, cell_id: str) -> list[Submitted]:
     """Return the SLURM jobs that were assigned a cell; the log of a job says why it ended before its worker started."""
-    given = [
-        job for one in sweep_file.listed(store.root) for job in jobs.submitted(store, one.id) if cell_id in job.cells
-    ]
-    return sorted(given, key=lambda job: job.submitted)
+    given = (job for sweep_id in sweep_file.listed(store.root) for job in jobs.submitted(store, sweep_id))
+    return sorted((job for job in given if cell_id in job.cells), key=lambda job: job.submitted)
 
 
 def _lines(log: Path, cell_id: str) -> Iterator[str]:

@@ -7,12 +7,10 @@ import os
 from dataclasses import replace
 
 from launch import start, sweep_file
+from launch.commands import add_sweep
 from mmq_sweeps.store.store import Store
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", default="runs", help="the store's folder (runs)")
-    parser.add_argument("--sweep", help="a sweep's id or the first letters of it; the latest if left out")
+add_arguments = add_sweep
 
 
 def run(arguments: argparse.Namespace) -> int:

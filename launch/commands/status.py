@@ -6,20 +6,19 @@ Only reads, so that users without write access to the store can watch as well.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 
 from launch import sweep_file
+from launch.commands import add_sweep, print_json
 from launch.monitor.state_table import add_row, as_json, counts, empty, show, states_of, table, why_refused
 from launch.monitor.sweep_state import Snapshot, SweepReader
 from mmq_sweeps.errors import BITS, check_ranges
-from mmq_sweeps.reporting.table import output_console
+from mmq_sweeps.reporting.table import line, output_console
 from mmq_sweeps.reporting.trackers import address
 from mmq_sweeps.store.store import Store
 
@@ -29,8 +28,7 @@ SETTLED_LOOKS = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", default="runs", help="the store's folder (runs)")
-    parser.add_argument("--sweep", help="a sweep's id or the first letters of it; the latest if left out")
+    add_sweep(parser)
     parser.add_argument("--watch", action="store_true", help="look again and again until all cells or jobs have ended")
     parser.add_argument("--max-bpw", type=float, help="show the best cell of at most so many bits per weight")
     parser.add_argument("--all", action="store_true", help="a line for each sweep of the store instead")
@@ -47,13 +45,13 @@ def run(arguments: argparse.Namespace) -> int:
         return 0 if watch(look, output_console(), arguments.max_bpw).ended else 1
     now = look()
     if arguments.json:
-        _tell(as_json(now, arguments.max_bpw))
+        print_json(as_json(now, arguments.max_bpw))
     else:
         console = output_console()
         show(now, console, arguments.max_bpw)
         tracker = sweep_file.read(store.root, now.sweep).sweep.settings.get("tracker", {})
         if page := address(store.root / "wandb", tracker):
-            console.print(f"W&B: {page} (group {now.sweep})", soft_wrap=True, highlight=False, markup=False)
+            line(console, f"W&B: {page} (group {now.sweep})")
     return 0
 
 
@@ -93,9 +91,11 @@ def _until_over(look: SweepReader, now: Snapshot) -> Iterator[Snapshot]:
 
 
 def _all(store: Store, json_asked: bool) -> int:
-    found = [SweepReader(store, one.id)() for one in sweep_file.listed(store.root)]
+    found = [SweepReader(store, sweep_id)() for sweep_id in sweep_file.listed(store.root)]
     if json_asked:
-        _tell([{key: value for key, value in as_json(now).items() if key not in ("list", "groups")} for now in found])
+        print_json(
+            [{key: value for key, value in as_json(now).items() if key not in ("list", "groups")} for now in found]
+        )
         return 0
     states = states_of(*found)
     drawn = empty("sweep", "launched", "cells", *states, "command")
@@ -106,10 +106,5 @@ def _all(store: Store, json_asked: bool) -> int:
     console.print(drawn)
     for now in found:
         if now.refused:
-            told = f"sweep {now.sweep} was refused: {why_refused(now)}"
-            console.print(told, soft_wrap=True, highlight=False, markup=False, emoji=False)
+            line(console, f"sweep {now.sweep} was refused: {why_refused(now)}")
     return 0
-
-
-def _tell(content: Any) -> None:
-    sys.stdout.write(json.dumps(content, indent=1) + "\n")

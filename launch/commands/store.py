@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from rich import box
-from rich.table import Table
-
+from launch.commands import print_json
 from mmq_sweeps.errors import COUNT, ConfigError, check_ranges
 from mmq_sweeps.reporting.counts import are, counted
 from mmq_sweeps.reporting.progress import warnings_to
-from mmq_sweeps.reporting.table import output_console
+from mmq_sweeps.reporting.table import line, output_console, plain_table
 from mmq_sweeps.store import checkpoint_names
-from mmq_sweeps.store.eviction import GB, KINDS, Stored, artifacts
+from mmq_sweeps.store.eviction import GB, KINDS, artifacts
 from mmq_sweeps.store.store import Store
 
 RANGES = {"max_gb": COUNT, "older_than": COUNT}
@@ -73,14 +69,16 @@ class Kind:
 def _list(arguments: argparse.Namespace) -> int:
     store = Store.reading(arguments.store)
     kinds = list(_kinds(store))
-    locked = {f"{kind.name}/{name}": owner for kind in _folders(store) for name, owner in _holders(store, kind.name)}
+    locked = {
+        f"{kind.name}/{name}": owner
+        for kind in sorted(path for path in (store.root / "locks").glob("*") if path.is_dir())
+        for name, owner in sorted(store.locks.holders(kind.name).items())
+    }
     if arguments.json:
         held = {name: asdict(owner) for name, owner in locked.items()}
-        _tell({"store": str(store.root), "kinds": [asdict(kind) for kind in kinds], "locks": held})
+        print_json({"store": str(store.root), "kinds": [asdict(kind) for kind in kinds], "locks": held})
         return 0
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column, justify in (("kind", "left"), ("count", "right"), ("MB", "right"), ("last used", "left")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    table = plain_table("kind", ">count", ">MB", "last used")
     for kind in kinds:
         used = "" if kind.used is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(kind.used))
         table.add_row(kind.kind, f"{kind.count:,}", f"{kind.size_bytes / 1e6:,.1f}", used)
@@ -88,9 +86,8 @@ def _list(arguments: argparse.Namespace) -> int:
     console.print(table)
     for name, owner in locked.items():
         whose = f"{owner.label} on {owner.host}" if owner.label else owner.host
-        locked_by = f"locked: {name} by {whose} (process {owner.pid}) since {owner.since}"
-        console.print(locked_by, soft_wrap=True, highlight=False, markup=False, emoji=False)
-    console.print(f"store: {store.root}", soft_wrap=True, highlight=False, markup=False, emoji=False)
+        line(console, f"locked: {name} by {whose} (process {owner.pid}) since {owner.since}")
+    line(console, f"store: {store.root}")
     return 0
 
 
@@ -98,14 +95,11 @@ def _kinds(store: Store) -> Iterator[Kind]:
     yield _files("cells", (store.root / "cells").glob("*/*"), count="record.json")
     stored = artifacts(store.root)
     for name in reversed(KINDS):
-        yield _of(name, [one for one in stored if one.kind == name])
+        own = [one for one in stored if one.kind == name]
+        used = max((one.used for one in own), default=None)
+        yield Kind(name, len(own), sum(one.size_bytes for one in own), used)
     for folder in FOLDERS:
         yield _files(folder, (store.root / folder).rglob("*"))
-
-
-def _of(name: str, stored: list[Stored]) -> Kind:
-    size = sum(one.size_bytes for one in stored)
-    return Kind(name, len(stored), size, max((one.used for one in stored), default=None))
 
 
 def _files(name: str, paths: Iterator[Path], count: str | None = None) -> Kind:
@@ -120,14 +114,6 @@ def _files(name: str, paths: Iterator[Path], count: str | None = None) -> Kind:
     counted = sum(count in (None, name) for name, _ in found)
     used = max((status.st_mtime for _, status in found), default=None)
     return Kind(name, counted, sum(status.st_size for _, status in found), used)
-
-
-def _folders(store: Store) -> list[Path]:
-    return sorted(path for path in (store.root / "locks").glob("*") if path.is_dir())
-
-
-def _holders(store: Store, kind: str) -> list[tuple[str, Any]]:
-    return sorted(store.locks.holders(kind).items())
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -146,7 +132,7 @@ def _check(arguments: argparse.Namespace) -> int:
         )
     if arguments.json:
         told = {"store": str(store.root), "records": len(records), "artifacts": checked}
-        _tell({**told, "problems": problems, "warnings": warnings})
+        print_json({**told, "problems": problems, "warnings": warnings})
     else:
         for text in problems:
             sys.stdout.write(f"wrong: {text}\n")
@@ -170,7 +156,7 @@ def _prune(arguments: argparse.Namespace) -> int:
         sys.stderr.write("error: another process evicts from this store at the moment; try again when it is done\n")
         return 1
     if arguments.json:
-        _tell({"store": str(store.root), "dry_run": arguments.dry_run, **asdict(evicted)})
+        print_json({"store": str(store.root), "dry_run": arguments.dry_run, **asdict(evicted)})
         return 0
     doing = "would remove" if arguments.dry_run else "removed"
     sys.stdout.write(
@@ -178,7 +164,3 @@ def _prune(arguments: argparse.Namespace) -> int:
         f"{evicted.left_bytes / 1e6:,.1f} MB are left, running jobs need {evicted.pinned_bytes / 1e6:,.1f} MB of them\n"
     )
     return 0
-
-
-def _tell(content: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(content, indent=1) + "\n")

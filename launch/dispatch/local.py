@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any
 
 from launch import sweep_file
@@ -56,6 +55,12 @@ def _run_here(plan: Plan, store: Store, sweep_id: str, created: str, fail_alone:
         if progress.shows_bars:
             found.keep(*_there(plan, store))
         told = Several(progress, journal)
+
+        def keep(record: Record) -> None:
+            journal.keep(record)
+            if progress.shows_bars:
+                found.keep(record)
+
         # The same store; its locks name this process as its journal does.
         labelled = Store.of(plan.sweep.settings["store"], label=name)
         execute(
@@ -63,7 +68,7 @@ def _run_here(plan: Plan, store: Store, sweep_id: str, created: str, fail_alone:
             plan.sweep,
             Claims(labelled, plan.redo),
             told,
-            partial(_keep, journal, found if progress.shows_bars else None),
+            keep,
             stop=watch,
             fail_alone=fail_alone,
         )
@@ -76,9 +81,3 @@ def _there(plan: Plan, store: Store) -> Iterator[Record]:
     for cell in plan.sweep.cells:
         if cell.id not in pending and (record := store.summary(cell.id)) is not None:
             yield record
-
-
-def _keep(journal: Journal, found: Findings | None, record: Record) -> None:
-    journal.keep(record)
-    if found is not None:
-        found.keep(record)

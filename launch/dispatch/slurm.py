@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -66,8 +66,10 @@ def dispatch(plan: Plan, store: Store, sweep_id: str, launcher: Mapping[str, Any
     """Submit the pending cells of ``plan`` that are in no job yet; return True if all have ended."""
     options = Options.of(launcher)
     name = jobs.job_name(sweep_id)
-    under_way = _under_way(store, sweep_id, _queued(name))
-    groups = _without(plan.batches, under_way)
+    queued = _queued(name)
+    under_way = {cell for job in jobs.submitted(store, sweep_id) if job.id in queued for cell in job.cells}
+    left = ([cell for cell in group if cell not in under_way] for group in plan.batches)
+    groups: list[Cells] = [group for group in left if group]
     if under_way:
         to_stderr(f"{counted(len(under_way), 'cell is', 'cells are')} in jobs that are queued or running already")
     if groups:
@@ -166,16 +168,6 @@ def _queued(name: str) -> set[JobId]:
         time.sleep(ENDING_POLL_SECONDS)
         found = scheduler.patiently(lambda: scheduler.queued(name))
     return {job.job for job in found.values() if not job.ending}
-
-
-def _under_way(store: Store, sweep_id: str, queued: Collection[JobId]) -> set[str]:
-    """Return the cells of jobs that have not ended."""
-    return {cell for job in jobs.submitted(store, sweep_id) if job.id in queued for cell in job.cells}
-
-
-def _without(groups: Sequence[Cells], cells: set[str]) -> list[Cells]:
-    left = [[cell for cell in group if cell not in cells] for group in groups]
-    return [group for group in left if group]
 
 
 def _within_limit(groups: list[Cells], limit: int | None) -> list[Cells]:

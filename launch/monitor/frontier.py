@@ -96,18 +96,15 @@ def results(finished: Iterable[tuple[str, Record]], known: dict[str, str] | None
             if record.id not in known:
                 known[record.id] = family_of(record.cell)
             families.setdefault(known[record.id], []).append((title, record))
-    names = [_names(rows[0][1]) for rows in families.values()]
-    cells = [settings(rows[0][1].cell, {}) for rows in families.values()]
+    first = [rows[0][1] for rows in families.values()]
+    names = [f"{record.names['model']}, {record.names['task']}" for record in first]
+    cells = [settings(record.cell, {}) for record in first]
     found = []
     for number, (name, rows) in enumerate(zip(names, families.values(), strict=True)):
         alike = [place for place, other in enumerate(names) if other == name]
         text = told_apart([cells[place] for place in alike])[alike.index(number)]
         found.append(_of(f"{name} [{text}]" if text else name, rows))
     return tuple(sorted(found, key=lambda one: one.latest, reverse=True))
-
-
-def _names(record: Record) -> str:
-    return f"{record.names['model']}, {record.names['task']}"
 
 
 def _of(title: str, rows: list[tuple[str, Record]]) -> Results:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from launch import sweep_file
 from launch.monitor.frontier import Results, results
-from launch.monitor.worker_states import State, states
+from launch.monitor.worker_states import states
 from launch.slurm.jobs import Jobs, Queue
 from launch.sweep_file import SweepFile
+from launch.workers.heartbeat import State
 from mmq_sweeps.identity.assignment import bits_label, part_order
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.reporting.compare import distinct_titles

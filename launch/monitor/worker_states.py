@@ -6,14 +6,12 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from launch.workers.heartbeat import HEARTBEAT_SECONDS
+from launch.workers.heartbeat import HEARTBEAT_SECONDS, State
 from mmq_sweeps.store.lock_owner import Owner, this_machine
 from mmq_sweeps.store.store import Store
 
@@ -21,31 +19,6 @@ from mmq_sweeps.store.store import Store
 # machine, and NFS clients cache file attributes for up to a minute.
 SILENT_SECONDS = 6 * HEARTBEAT_SECONDS + 60
 RUNNING, DIED, SILENT = "running", "died", "silent"
-
-
-@dataclass(frozen=True)
-class State:
-    """State reported by a worker, with ``state`` corrected: a ``running`` worker may turn out to be ``died`` or ``silent``."""
-
-    name: str
-    owner: Owner
-    job: str | None
-    gpus: str | None
-    assigned: int
-    state: str
-    reason: str | None
-    cell: str | None
-    title: str | None
-    stage: dict[str, Any] | None
-    done: int
-    failed: int
-    started: str
-    updated: str
-    seconds: float
-
-    @property
-    def running(self) -> bool:
-        return self.state == RUNNING
 
 
 def states(store: Store, sweep_id: str) -> list[State]:
@@ -78,16 +51,11 @@ def _server_time(store: Store) -> float:
 
     Falls back to this machine's clock if the store is not writable.
     """
-    with suppress(OSError), _probe(store) as probe:
-        return probe.stat().st_mtime
+    probe = store.root / "tmp" / f"time.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    with suppress(OSError):
+        probe.write_bytes(b"")
+        try:
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
     return time.time()
-
-
-@contextmanager
-def _probe(store: Store) -> Iterator[Path]:
-    path = store.root / "tmp" / f"time.{os.getpid()}.{uuid.uuid4().hex[:8]}"
-    path.write_bytes(b"")
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)

@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from launch.planning.estimate import Estimate
 from launch.planning.plan import Plan, passes, quantizations
 from mmq_sweeps.reporting.counts import counted
-from mmq_sweeps.reporting.table import output_console
+from mmq_sweeps.reporting.table import line, output_console, plain_table
 
 
 def describe(plan: Plan, estimated: Estimate | None, root: Path) -> dict[str, Any]:
@@ -42,8 +41,8 @@ def show_plan(plan: Plan, estimated: Estimate | None, root: Path) -> None:
         console.out(json.dumps(told, indent=1), highlight=False)
         return
     console.print(_cells(told), _work(told), sep="\n")
-    for line in (_jobs(told), _estimated(told), f"store: {root}", "dry run: nothing was run, submitted or written"):
-        console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    for text in (_jobs(told), _estimated(told), f"store: {root}", "dry run: nothing was run, submitted or written"):
+        line(console, text)
 
 
 def _cells(told: dict[str, Any]) -> Table:
@@ -63,9 +62,7 @@ def _cells(told: dict[str, Any]) -> Table:
 
 
 def _work(told: dict[str, Any]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in ("", "needed", "each cell alone"):
-        table.add_column(heading, justify="right" if heading else "left")
+    table = plain_table("", ">needed", ">each cell alone")
     rows = {"quantizations of a part": told["part_quantizations"]}
     rows |= {f"evaluation passes of {part}": work for part, work in told["part_passes"].items()}
     for name, work in rows.items():

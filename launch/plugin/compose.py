@@ -53,10 +53,13 @@ class Composer:
             self._parsed[line] = override, _chooses(override, self._repository)
         return self._parsed[line]
 
+    def values(self, overrides: Sequence[str]) -> list[Override]:
+        """Return those of the ``overrides`` that set a value in the composed files."""
+        return [override for override, chooses in map(self.read, overrides) if not chooses]
+
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """Return the configuration of a job; a ``ConfigError`` or ``HydraException`` if it cannot be composed."""
-        config = self.chosen(overrides)
-        values = [override for override, chooses in map(self.read, overrides) if not chooses]
+        config, values = self.chosen(overrides), self.values(overrides)
         if any(map(_adds_below, values)):
             raw = OmegaConf.to_container(config, resolve=False)
             if replacing := [sentence for value in values if (sentence := _replaces(config, raw, value))]:
@@ -68,7 +71,7 @@ class Composer:
         return config
 
     def chosen(self, overrides: Sequence[str]) -> DictConfig:
-        """Return what the files of a job compose to, before its values are set."""
+        """Return the composed files of a job, before its values are set."""
         choices = tuple(line for line in overrides if self.read(line)[1])
         if choices not in self._composed:
             # Pickling and unpickling is three times as fast as a deep copy; the data never leaves this process.
@@ -76,7 +79,9 @@ class Composer:
             check_composed(whole, whole.hydra)
             if self._grids is not None:
                 _check_sweep_settings(whole, self._master, self._grids, choices)
-            self._composed[choices] = pickle.dumps(_without_hydra(whole))
+            with open_dict(whole):
+                whole.pop("hydra")
+            self._composed[choices] = pickle.dumps(whole)
         config: DictConfig = pickle.loads(self._composed[choices])  # noqa: S301
         return config
 
@@ -175,9 +180,3 @@ def _chooses(override: Override, repository: IConfigRepository) -> bool:
     """Return True if ``override`` affects which files are read: a group's option, or hydra's own settings (search path)."""
     is_group = repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
     return is_group or override.is_hydra_override()
-
-
-def _without_hydra(config: DictConfig) -> DictConfig:
-    with open_dict(config):
-        config.pop("hydra")
-    return config

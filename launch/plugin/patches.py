@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -43,7 +43,7 @@ _ENTANGLED = object()
 
 
 def plain_all(composer: Composer, job_overrides: Iterable[Sequence[str]]) -> Iterator[DictConfig | Plain]:
-    """Yield what ``composer`` composes of each job; of most, the plain values that ``resolved`` would return.
+    """Yield each job's configuration as ``composer`` composes it; for most jobs, the plain values of ``resolved``.
 
     Jobs share plain values, so these must not be changed. Errors are the composer's; a job that cannot be resolved is
     yielded as a ``DictConfig``, for ``plan`` to say why.
@@ -79,10 +79,13 @@ class _Family:
     @staticmethod
     def around(composer: Composer, overrides: Sequence[str], config: DictConfig) -> _Family | None:
         """Return the family of a job; None if a value of its configuration may depend on two keys."""
-        values = _values(composer, overrides)
+        values = composer.values(overrides)
         # Before values are set as well, since Hydra looks at what it deletes and at what it adds to with a plus.
-        raw = [OmegaConf.to_container(one, resolve=False) for one in (composer.chosen(overrides), config)]
-        if not _set_apart(values) or not all(map(_refers_plainly, _texts(raw))) or not _known_keys(values, raw[1]):
+        before, after = (OmegaConf.to_container(one, resolve=False) for one in (composer.chosen(overrides), config))
+        texts = chain(_texts(before), _texts(after))
+        # The order of two overrides counts if one sets a key at or below the other's.
+        paths = [tuple(one.key_or_group.split(".")) for one in values]
+        if not _apart(paths) or not all(map(_refers_plainly, texts)) or not _known_keys(values, after):
             return None
         try:
             return _Family(composer, overrides, resolved(config))
@@ -116,7 +119,7 @@ class _Family:
             return None  # Told by the job that is composed in full.
 
     def _section(self, name: str, ones: Sequence[tuple[int, str]]) -> Any:
-        """Return a section with the changes of several overrides; ``_ENTANGLED`` if one changes what another replaces."""
+        """Return a section with the changes of several overrides; ``_ENTANGLED`` if one replaces another's."""
         key = (name, *ones)
         if key not in self.sections:
             changes = [change for one in ones for change in self.changes[one] or () if change[0][0] == name]
@@ -125,12 +128,8 @@ class _Family:
         return self.sections[key]
 
 
-def _values(composer: Composer, overrides: Sequence[str]) -> list[Override]:
-    return [override for override, chooses in map(composer.read, overrides) if not chooses]
-
-
 def _common(composer: Composer, line: str) -> tuple[str, bool]:
-    """Return what the jobs of a family have in common of an override: its key alone if it sets that to a value."""
+    """Return the part of an override that the jobs of a family share: its key alone if it sets that to a value."""
     override, chooses = composer.read(line)
     sets = not chooses and _sets_value(override)
     key = f"{'++' if override.is_force_add() else ''}{override.key_or_group}"
@@ -167,18 +166,13 @@ def _known_keys(values: Sequence[Override], raw: Any) -> bool:
     depend on that key and on the one that it names.
     """
     mappings = [one for one in values if not one.is_delete() and isinstance(one.value(), dict)]
-    return all("${" not in text for one in mappings for text, _ in _texts([_below(raw, one.key_or_group)]))
+    return all("${" not in text for one in mappings for text, _ in _texts(_below(raw, one.key_or_group)))
 
 
 def _below(node: Any, key: str) -> Any:
     for name in key.split("."):
         node = node.get(name) if isinstance(node, dict) else None
     return node
-
-
-def _set_apart(values: Sequence[Override]) -> bool:
-    """Return True if no override sets a key at or below another's, where their order would count."""
-    return _apart([tuple(one.key_or_group.split(".")) for one in values])
 
 
 def _apart(paths: Iterable[tuple[str, ...]]) -> bool:
@@ -188,19 +182,14 @@ def _apart(paths: Iterable[tuple[str, ...]]) -> bool:
     )
 
 
-def _texts(raw: Sequence[Any]) -> Iterator[tuple[str, bool]]:
-    """Yield every text of unresolved configurations, and whether it lies in a list."""
-    for one in raw:
-        yield from _texts_below(one, in_list=False)
-
-
-def _texts_below(node: Any, in_list: bool) -> Iterator[tuple[str, bool]]:
+def _texts(node: Any, in_list: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield every text of an unresolved configuration, and whether it lies in a list."""
     if isinstance(node, dict):
         for value in node.values():
-            yield from _texts_below(value, in_list)
+            yield from _texts(value, in_list)
     elif isinstance(node, list):
         for value in node:
-            yield from _texts_below(value, in_list=True)
+            yield from _texts(value, in_list=True)
     elif isinstance(node, str):
         yield node, in_list
 
@@ -241,7 +230,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _changed(base: Plain, changes: Sequence[Change]) -> Plain:
-    """Return ``base`` with ``changes``; what they do not touch is shared."""
+    """Return ``base`` with ``changes``; untouched values are shared."""
     copies: dict[tuple[str, ...], Plain] = {(): dict(base)}
 
     def copy(path: tuple[str, ...]) -> Plain:

@@ -12,14 +12,13 @@ from statistics import median
 from typing import Any
 
 from numpy import linspace
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from launch.planning.plan_table import told_size
 from launch.search.cells import EVALUATION, Subject
 from launch.search.journal import Batch
-from mmq_sweeps.reporting.table import SIGNIFICANT, WARNED, metric_label, output_console
+from mmq_sweeps.reporting.table import SIGNIFICANT, WARNED, line, metric_label, output_console, plain_table
 from mmq_sweeps.search.loop import Search
 from mmq_sweeps.search.measuring import NOTHING, Answer, Outcome
 from mmq_sweeps.search.space import Option, Point, Space
@@ -48,8 +47,7 @@ class Found:
     @cached_property
     def cells(self) -> dict[Point | None, str]:
         """The cell of each point on the evaluation items; of None, that of full precision."""
-        final = (one for one in self.outcomes if one.measurement.items.split == EVALUATION)
-        return {one.measurement.point: one.cell for one in final}
+        return {one.measurement.point: one.cell for one in self.outcomes if _final(one)}
 
     @property
     def content(self) -> dict[str, Any]:
@@ -80,7 +78,7 @@ class Found:
         }
 
     def _grid_seconds(self, items: int) -> float | None:
-        """Return what evaluating ``items`` would take at the pace of the last batch, whose cells are those of the grid.
+        """Return the seconds to evaluate ``items`` at the pace of the last batch, whose cells are those of the grid.
 
         If the store had them all, at the pace of the batches between the first, which quantizes, too, and the last.
         """
@@ -178,10 +176,10 @@ def show(found: Found, output: str) -> None:
     if output == "json":
         console.out(json.dumps(content, indent=1), highlight=False)
         return
-    console.print(title(found.subject), soft_wrap=True, highlight=False, markup=False, emoji=False)
+    line(console, title(found.subject))
     console.print(_answers(found, content))
-    for line in _lines(found, content):
-        console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    for text in _lines(found, content):
+        line(console, text)
 
 
 def frontier_of(course: Search, space: Space) -> list[dict[str, float]]:
@@ -197,7 +195,7 @@ def frontier_of(course: Search, space: Space) -> list[dict[str, float]]:
 
 
 def title(subject: Subject) -> str:
-    """Say what is searched: ``tiny_blip2 on scenes_caption, gptq, 343 assignments of 3 parts``."""
+    """Name the subject of a search: ``tiny_blip2 on scenes_caption, gptq, 343 assignments of 3 parts``."""
     question = subject.question
     axes = len(subject.space.axes)
     what = {"part": "part", "kind": "layer kind", "group": "layer kind of a block group", "unit": "unit"}
@@ -232,22 +230,23 @@ def told_count(count: int) -> str:
 
 def _answers(found: Found, content: Mapping[str, Any]) -> Table:
     metric = metric_label(found.subject.question.scored)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in ("budget", "assignment"):
-        table.add_column(heading)
-    for heading in (metric, "95 %", "- uniform", "- full", "bpw exact", "size"):
-        table.add_column(heading, justify="right")
-    table.add_column("cell")
+    numbers = (metric, "95 %", "- uniform", "- full", "bpw exact", "size")
+    table = plain_table("budget", "assignment", *(f">{heading}" for heading in numbers), "cell")
     for answer in content["answers"]:
         low, high = answer["interval"]
-        table.add_row(
-            *map(Text, (answer["budget"], answer["label"], f"{answer['value']:.4f}{WARNED * answer['optimistic']}")),
-            *map(
-                Text,
-                (f"{low:.3f} to {high:.3f}", _difference(answer["from_uniform"]), _difference(answer["from_full"])),
-            ),
-            *map(Text, (f"{answer['bpw']:.4f}", told_size(answer["size_bytes"]), answer["cell"])),
+        value = f"{answer['value']:.4f}{WARNED * answer['optimistic']}"
+        differences = (_difference(answer["from_uniform"]), _difference(answer["from_full"]))
+        size = (f"{answer['bpw']:.4f}", told_size(answer["size_bytes"]))
+        row = (
+            answer["budget"],
+            answer["label"],
+            value,
+            f"{low:.3f} to {high:.3f}",
+            *differences,
+            *size,
+            answer["cell"],
         )
+        table.add_row(*map(Text, row))
     return table
 
 
@@ -261,7 +260,7 @@ def _lines(found: Found, content: Mapping[str, Any]) -> list[str]:
     """Return the lines below the table."""
     lines = [f"{SIGNIFICANT} paired 95% bootstrap interval without zero"]
     for answer, own in zip(content["answers"], found.answers, strict=True):
-        lines += [f"{answer['budget']}: {line}" for line in _about(answer, own.budget.share)]
+        lines += [f"{answer['budget']}: {text}" for text in _about(answer, own.budget.share)]
         lines += [f"{WARNED} {answer['budget']}: {OPTIMISTIC}"] if answer["optimistic"] else []
         lines.append(f"{answer['budget']}: {answer['export']}")
     cost = content["cost"]
@@ -278,7 +277,7 @@ def _lines(found: Found, content: Mapping[str, Any]) -> list[str]:
 
 
 def _about(answer: Mapping[str, Any], share: float | None) -> Iterator[str]:
-    """Yield what is said of an answer; ``share`` is what it is to keep of full precision, if that is its budget."""
+    """Yield remarks on an answer; ``share`` is the share of full precision to keep, if that is its budget."""
     uniform = answer["uniform"]
     kind = "best uniform within it" if share is None else "smallest uniform that is expected to keep it"
     if uniform is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -150,15 +150,17 @@ class Subject:
     @property
     def methods(self) -> list[str]:
         """The names of the methods among the options."""
-        options = (one for own in self.question.options.values() for one in own)
-        return list(dict.fromkeys(_name(one.method) for one in options if one.method is not None))
+        return list(dict.fromkeys(map(_name, self._nodes)))
 
     @property
     def calibration(self) -> Mapping[str, Any] | None:
         """The calibration that methods of the search draw; None if none does."""
-        methods = [one.method for own in self.question.options.values() for one in own if one.method is not None]
-        nodes = [method for method in methods if method.get("calibration")]
-        return nodes[0]["calibration"] if nodes else None
+        return next((node["calibration"] for node in self._nodes if node.get("calibration")), None)
+
+    @property
+    def _nodes(self) -> Iterator[Mapping[str, Any]]:
+        """The methods of the options."""
+        return (one.method for own in self.question.options.values() for one in own if one.method is not None)
 
 
 def outcome_of(measurement: Measurement, record: Record, store: Store, metric: str) -> Outcome:
@@ -195,16 +197,15 @@ def _larger(settings: searching.Settings, items: int) -> searching.Settings:
 
 
 def _candidates(options: list[Chosen], dtype: str) -> list[Candidate]:
-    methods = [None if one.method is None else _built(one.method) for one in options]
+    nodes = [
+        one.method and {key: value for key, value in one.method.items() if key != "calibration"} for one in options
+    ]
+    methods = [None if node is None else build("method", node) for node in nodes]
     names = {one.method["_target_"]: _name(one.method) for one in options if one.method is not None}
     return [
         Candidate(Option(one.bits, one.method, one.group_size, label), method, dtype)
         for one, method, label in zip(options, methods, labels(options, names), strict=True)
     ]
-
-
-def _built(node: Mapping[str, Any]) -> Any:
-    return build("method", {name: value for name, value in node.items() if name != "calibration"})
 
 
 def _name(node: Mapping[str, Any]) -> str:

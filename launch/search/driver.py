@@ -1,4 +1,4 @@
-"""Drive a search: measure what it asks for as ordinary cells, batch by batch, until it has its answers.
+"""Drive a search: measure its questions as ordinary cells, batch by batch, until it has its answers.
 
 All that it needs to go on is in the store: a search that is started again asks for the same cells, and those that have ended
 are read from their records.
@@ -19,6 +19,7 @@ from launch.workers import warm
 from mmq_sweeps.config.sweep import Sweep, plan_each
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.reporting.counts import counted
+from mmq_sweeps.reporting.progress import to_stderr
 from mmq_sweeps.search import loop
 from mmq_sweeps.search.measuring import STAGES, Measurement, Outcome
 from mmq_sweeps.search.prediction.sensitivity import read_errors
@@ -33,7 +34,7 @@ CHECKED = (STAGES[0], STAGES[-1])
 
 
 class Halted(Exception):
-    """The search cannot go on; the message says why and what to do. ``status`` is that of the process."""
+    """The search cannot go on; the message gives the reason and the remedy. ``status`` is that of the process."""
 
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)
@@ -60,7 +61,7 @@ def search(question: Question, launcher: Mapping[str, Any], command: str = "") -
             found = run.to_the_end(budgets)
     except Halted as halted:
         run.note("halted", reason=str(halted))
-        start.tell(str(halted))
+        to_stderr(str(halted))
         return halted.status
     except ConfigError as error:
         run.note("halted", reason=str(error))
@@ -73,14 +74,14 @@ def search(question: Question, launcher: Mapping[str, Any], command: str = "") -
     answer.show(found, question.base["output"])
     if run.failed:
         were = "was" if run.failed == 1 else "were"
-        start.tell(
+        to_stderr(
             f"{counted(run.failed, 'cell')} failed and {were} left out of the search; the same command tries again"
         )
     return 1 if run.failed else 0
 
 
 def budgets_of(subject: Subject) -> list[Budget]:
-    """Return the budgets of a question, checked against what its space can weigh; a ``ConfigError`` lists all problems."""
+    """Return the budgets of a question, checked against the sizes of its space; a ``ConfigError`` lists all problems."""
     settings, space = subject.question.settings, subject.space
     if space.least_bits == space.full_bits:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What a search would measure at most, told without measuring."""
+"""Count the most cells and items that a search can measure, without measuring."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from launch.planning.plan_table import told_size
 from launch.search.answer import title, told_count
 from launch.search.cells import EVALUATION, Subject
-from mmq_sweeps.reporting.table import output_console
+from mmq_sweeps.reporting.table import line, output_console, plain_table
 from mmq_sweeps.search import loop
 from mmq_sweeps.search.measuring import STAGES, Items
 from mmq_sweeps.search.space import Budget
@@ -52,40 +51,34 @@ def predicted(subject: Subject, budgets: Sequence[Budget]) -> dict[str, Any]:
 
 
 def show(subject: Subject, budgets: Sequence[Budget]) -> None:
-    """Print what the search would measure, as JSON if the sweep's output is JSON."""
+    """Print the measurements of the search, as JSON if the sweep's output is JSON."""
     told, console = predicted(subject, budgets), output_console()
     if subject.question.base["output"] == "json":
         console.out(json.dumps(told, indent=1), highlight=False)
         return
-    lines = [title(subject), ""]
-    for line in lines:
-        console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    line(console, f"{title(subject)}\n")
     if told["budgets"]:
         console.print(_budgets(told), "", sep="\n")
     console.print(_stages(told))
     least, full = told["bpw"]["least"], told["bpw"]["full_precision"]
     size = told_size(round(full * told["parameters"] / 8))
-    for line in (
+    for text in (
         f"the grid: {told_count(told['grid']['cells'])} cells, {told_count(told['grid']['items'])} items",
         f"possible: {least:.4f} to {full:.4f} bpw exact; full precision is {size}",
         "dry run: nothing was run, submitted or written",
     ):
-        console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
+        line(console, text)
 
 
 def _budgets(told: dict[str, Any]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in ("budget", "bpw exact", "size"):
-        table.add_column(heading, justify="right" if heading != "budget" else "left")
+    table = plain_table("budget", ">bpw exact", ">size")
     for one in told["budgets"]:
         table.add_row(Text(one["budget"]), f"{one['bpw']:.4f}", told_size(one["size_bytes"]))
     return table
 
 
 def _stages(told: dict[str, Any]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in ("stage", "cells at most", "items at most"):
-        table.add_column(heading, justify="right" if heading != "stage" else "left")
+    table = plain_table("stage", ">cells at most", ">items at most")
     for name, counted in {**told["stages"], "in all": told}.items():
         table.add_row(Text(name), f"{counted['cells']:,}", f"{counted['items']:,}")
     return table

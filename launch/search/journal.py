@@ -1,4 +1,4 @@
-"""The file of a search in the store, ``sweeps/ID/search.json``: how far it has come, what it cost, and its answers."""
+"""The file of a search in the store, ``sweeps/ID/search.json``: its progress, its cost, and its answers."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def write(
     before: Earlier | None,
     more: Mapping[str, Any],
 ) -> None:
-    """Write the file of a search. A batch that was read from the store keeps what it cost when it was measured."""
+    """Write the file of a search. A batch that was read from the store keeps the cost of its measurement."""
     content = {
         "search": question.id,
         "state": state,
@@ -95,7 +95,7 @@ def write(
 
 
 def joined(batches: Sequence[Batch], before: Earlier | None) -> list[Batch]:
-    """Return ``batches`` with what they cost in all; the search asks for the same batches each time."""
+    """Return ``batches`` with their costs of all runs; the search asks for the same batches each time."""
     found = []
     for place, batch in enumerate(batches):
         old = before.batches[place] if before is not None and place < len(before.batches) else None

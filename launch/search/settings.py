@@ -16,7 +16,6 @@ SPLITS = ("calibration", "evaluation")
 OTHERS = ("granularity", "metric", "split", "seed", "items", "candidates", "error")
 KEYS = (*BUDGETS, *OTHERS, "params")
 HERE = "hydra.sweeper"
-UNITS = {"max_bpw": "bpw", "max_gb": "GB", "min_quality": ""}
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,6 @@ class Settings:
         kind = next(kind for kind in BUDGETS if given.get(kind) is not None)
         rest = {key: given[key] for key in OTHERS if key in given}
         return Settings(kind, tuple(sorted(map(float, set(_several(given[kind]))))), **rest)
-
-    def named(self, budget: float) -> str:
-        """Format a budget, as ``3.5 bpw``."""
-        return f"{budget:g} {UNITS[self.kind]}".strip()
 
 
 def _problems(given: Mapping[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Ask a cluster what it offers and allows: partitions, accounts, features, the limits of arrays and of queued jobs."""
+"""Ask a cluster for its offers and limits: partitions, accounts, features, the limits of arrays and of queued jobs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import getpass
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from launch.slurm.scheduler import ClusterError, rows_of, run, setting
 from mmq_sweeps.errors import ConfigError, unknown
@@ -29,7 +30,11 @@ def problems(asked: Mapping[str, str | None]) -> list[str]:
 
     A cluster without accounting does not list accounts and qualities of service; there, sbatch decides.
     """
-    choices: dict[str, Callable[[], list[str]]] = {"partition": _partitions, "account": _accounts, "qos": _qualities}
+    choices: dict[str, Callable[[], list[str]]] = {
+        "partition": _partitions,
+        "account": partial(_of_user, "account"),
+        "qos": partial(_of_user, "qos"),
+    }
     found = []
     for key, names in choices.items():
         if asked.get(key) is None:
@@ -92,18 +97,10 @@ def _features() -> list[str]:
     return sorted({name for features in told for name in features.split(",") if name != "(null)"})
 
 
-def _accounts() -> list[str]:
-    return _of_user("account")
-
-
-def _qualities() -> list[str]:
-    return sorted({name for names in _of_user("qos") for name in names.split(",")})
-
-
 def _of_user(column: str) -> list[str]:
-    """Return a column of the user's associations; empty if the cluster keeps no accounts."""
+    """Return the names in a column of the user's associations; empty if the cluster keeps no accounts."""
     try:
         told = run("sacctmgr", "-nP", "show", "assoc", f"user={getpass.getuser()}", f"format={column}")
     except ClusterError:
         return []
-    return sorted({line for line in told.splitlines() if line})
+    return sorted({name for line in told.splitlines() for name in line.split(",") if name})

@@ -76,15 +76,17 @@ class Options:
         """Resources that the cluster identifies by name."""
         return {key: getattr(self, key) for key in ("partition", "account", "qos", "constraint")}
 
+    @property
+    def _request(self) -> dict[str, Any]:
+        """The resources of a job, by Submitit's names, which are sbatch's with underscores."""
+        own = {key: getattr(self, key) for key in (*self.asked, "gpus_per_node", "gres", "mem")}
+        given = {key: value for key, value in own.items() if value is not None}
+        return {**given, "time": self.time, "nodes": 1, "ntasks_per_node": 1, "cpus_per_task": self.cpus_per_task}
+
     def parameters(self) -> dict[str, Any]:
         """Return the arguments of Submitit's ``SlurmExecutor.update_parameters``."""
-        own = {key: getattr(self, key) for key in (*self.asked, "gpus_per_node", "gres", "mem")}
         return {
-            **{key: value for key, value in own.items() if value is not None},
-            "time": self.time,
-            "nodes": 1,
-            "ntasks_per_node": 1,
-            "cpus_per_task": self.cpus_per_task,
+            **self._request,
             "signal_delay_s": self.signal_seconds,
             "setup": list(self.setup),
             # None, since Submitit's default is refused by clusters that validate wckeys.
@@ -97,15 +99,7 @@ class Options:
     def flags(self) -> list[str]:
         """Return the same request as sbatch flags."""
         named = {
-            **self.asked,
-            "gpus-per-node": self.gpus_per_node,
-            "gres": self.gres,
-            "mem": self.mem,
-            "time": self.time,
-            "nodes": 1,
-            "ntasks-per-node": 1,
-            "cpus-per-task": self.cpus_per_task,
-            **{key.replace("_", "-"): value for key, value in self.sbatch.items()},
+            key.replace("_", "-"): value for request in (self._request, self.sbatch) for key, value in request.items()
         }
         return [
             f"--{key}" if value is True else f"--{key}={value}"

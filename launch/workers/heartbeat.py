@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +36,34 @@ def log_path(store: Store, sweep_id: str, name: str) -> Path:
     return store.root / "sweeps" / sweep_id / "logs" / f"{name}.log"
 
 
+@dataclass(frozen=True)
+class State:
+    """State of a worker, as its file has it; ``gpus`` are those visible to its process, as set by its parent.
+
+    As ``worker_states`` reads it, ``state`` is corrected: a ``running`` worker may turn out to be ``died`` or ``silent``.
+    """
+
+    name: str
+    owner: Owner
+    job: str | None
+    gpus: str | None
+    assigned: int
+    state: str = "running"
+    reason: str | None = None
+    cell: str | None = None
+    title: str | None = None
+    stage: dict[str, Any] | None = None
+    done: int = 0
+    failed: int = 0
+    started: str = ""
+    updated: str = ""
+    seconds: float = 0.0
+
+    @property
+    def running(self) -> bool:
+        return self.state == "running"
+
+
 class Journal:
     """A ``Reporter`` that writes a worker's state and log. Both are informative only: a failed write never fails a cell."""
 
@@ -45,26 +73,12 @@ class Journal:
         self._lock = threading.Lock()
         self._begun = time.monotonic()
         self._changed, self._ended = threading.Event(), threading.Event()
-        self._state: dict[str, Any] = {
-            "name": name,
-            "owner": asdict(Owner.here(name, HEARTBEAT_SECONDS, this_machine())),
-            "job": job,
-            # GPUs visible to this process, as set by its parent.
-            "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
-            "assigned": assigned,
-            "state": "running",
-            "reason": None,
-            "cell": None,
-            "title": None,
-            "stage": None,
-            "done": 0,
-            "failed": 0,
-            "started": now(),
-        }
+        owner = Owner.here(name, HEARTBEAT_SECONDS, this_machine())
+        self._state = State(name, owner, job, os.environ.get("CUDA_VISIBLE_DEVICES"), assigned, started=now())
         self._beat = threading.Thread(target=self._keep_written, name=f"journal of {name}", daemon=True)
 
     def __enter__(self) -> Self:
-        self._line(NO_CELL, f"worker begins on {self._state['owner']['host']}, process {self._state['owner']['pid']}")
+        self._line(NO_CELL, f"worker begins on {self._state.owner.host}, process {self._state.owner.pid}")
         self._write()
         self._beat.start()
         return self
@@ -86,22 +100,21 @@ class Journal:
         self._line(cell or NO_CELL, f"begins: {title}")
 
     def stage(self, name: str, done: int, total: int) -> None:
-        before = self._state["stage"]
+        before = self._state.stage
         self._update(stage={"name": name, "done": done, "total": total})
         if before is None or before["name"] != name:
-            self._line(self._state["cell"] or NO_CELL, f"stage: {name}")
+            self._line(self._state.cell or NO_CELL, f"stage: {name}")
 
     def finish(self, title: str, outcome: str, cell: str = "") -> None:
         self._update(cell=None, title=None, stage=None)
         self._line(cell or NO_CELL, f"ended: {title}: {outcome}")
 
     def say(self, text: str) -> None:
-        self._line(self._state["cell"] or NO_CELL, text)
+        self._line(self._state.cell or NO_CELL, text)
 
     def keep(self, record: Record) -> None:
         """Count a cell that has ended."""
-        counted = "done" if record.done else "failed"
-        self._update(**{counted: self._state[counted] + 1})
+        self._update(done=self._state.done + record.done, failed=self._state.failed + (not record.done))
 
     def end(self, state: str, reason: str | None) -> None:
         """Record the end of the worker: ``finished``, ``stopped`` or ``died``."""
@@ -110,7 +123,7 @@ class Journal:
 
     def _update(self, **values: Any) -> None:
         with self._lock:
-            self._state.update(values)
+            self._state = replace(self._state, **values)
         self._changed.set()
 
     def _keep_written(self) -> None:
@@ -124,9 +137,9 @@ class Journal:
     def _write(self) -> None:
         with self._lock:
             # Elapsed seconds by this process's clock, since the reader's machine may have another time.
-            told = {**self._state, "updated": now(), "seconds": round(time.monotonic() - self._begun, 3)}
+            told = replace(self._state, updated=now(), seconds=round(time.monotonic() - self._begun, 3))
         try:
-            self._store.note(self._file, told, durable=False)
+            self._store.note(self._file, asdict(told), durable=False)
         except OSError as error:
             self._line(NO_CELL, f"warning: the worker's state could not be written: {error.strerror}")
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected(module: str) -> Iterator[None]:
-    """Import ``module`` inside the context: what is then in memory is never looked at by the garbage collector.
+    """Import ``module`` inside the context; the garbage collector skips all objects that exist at its end.
 
     Torch and transformers make half a million objects that stay. Python's collector walks over all of them again whenever
     there are a quarter more, a second in all on the way to a first cell. Objects are still freed when the last reference

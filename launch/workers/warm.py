@@ -25,7 +25,7 @@ STARTED_WITH = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
 
 class WarmWorker:
-    """A process that runs cells whenever it is given some: of ``subprocess.Popen`` what the pool uses.
+    """A process that runs cells whenever it is given some, with the methods of ``subprocess.Popen`` that the pool uses.
 
     ``poll`` returns the status of the cells that it was given last, or of the process if that has ended.
     """

@@ -153,8 +153,8 @@ def _source(record: Record, root: Path) -> Source:
     from mmq_sweeps.export.source import Source, only
 
     store = Store.existing(root)
-    for listed in sweep_file.listed(store.root):
-        written = sweep_file.read(store.root, listed.id)
+    for sweep_id in sweep_file.listed(store.root):
+        written = sweep_file.read(store.root, sweep_id)
         if record.id in written.sweep.configs:
             commands = {"the sweep": written.command, **_alone(record)}
             return Source(store, record, only(written.sweep, record), commands)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmq_sweeps.errors import Parser
+from mmq_sweeps.errors import Parser, some_of
 from mmq_sweeps.models.quantized.configuration import read_values
 
 if TYPE_CHECKING:
@@ -21,11 +22,10 @@ if TYPE_CHECKING:
 FAILED = 1
 # As ``mmq_sweeps/export/export.py`` names it.
 MANIFEST = "mmq_sweeps.json"
-SHOWN = 3
 
 
 class CheckError(Exception):
-    """What is wrong with a folder, in a sentence."""
+    """A fault of a folder, in a sentence."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -112,18 +112,13 @@ def _tensors(folder: Path, values: Mapping[str, Any], found: list[FittedCheckpoi
     except (OSError, ValueError) as error:
         raise CheckError(str(error)) from error
     found.append(fitted)
-    told = ", ".join(f"{count} {layout}" for layout, count in _layouts(fitted)) or "all at full precision"
+    layouts = Counter(linear.stored_as for linear in fitted.linears.values())
+    told = ", ".join(f"{count} {layout}" for layout, count in sorted(layouts.items())) or "all at full precision"
     return f"{len(checkpoint.linears)} quantized linears ({told}), {checkpoint.size:,} bytes of weights"
 
 
-def _layouts(fitted: FittedCheckpoint) -> Iterator[tuple[str, int]]:
-    layouts = [f"{linear.layout} {'/'.join(map(str, linear.widths)) or '?'}" for linear in fitted.linears.values()]
-    for layout in sorted(set(layouts)):
-        yield layout, layouts.count(layout)
-
-
 def _names(fitted: FittedCheckpoint) -> str:
-    """Compare what the configuration names, what the files hold and what the model has."""
+    """Compare the names in the configuration, the files and the model."""
     from mmq_sweeps.models.quantized.loaders import faults
 
     if wrong := list(faults(fitted)):
@@ -169,7 +164,7 @@ def _loading(folder: Path, fitted: FittedCheckpoint) -> str:
 
 def _some(names: Any) -> str:
     shown = sorted(str(name[0]) if isinstance(name, tuple) else str(name) for name in names)
-    return ", ".join(shown[:SHOWN]) + (", ..." if len(shown) > SHOWN else "")
+    return some_of(shown)
 
 
 if __name__ == "__main__":

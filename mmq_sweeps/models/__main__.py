@@ -1,6 +1,6 @@
 """``python -m mmq_sweeps.models [MODEL] [--bits PART=BITS ...] [--json]``: show quantizable parts and quantized sizes.
 
-``python -m mmq_sweeps.models DIR`` shows how the checkpoint in a folder is stored, whoever quantized it, and what loads it.
+``python -m mmq_sweeps.models DIR`` shows how the checkpoint in a folder is stored, whoever quantized it, and its loaders.
 Models are built without weights, so this needs neither a download nor an accelerator.
 """
 
@@ -221,7 +221,7 @@ def read_folder(folder: Path) -> tuple[FittedCheckpoint, dict[str, Part], dict[s
 
 
 def folder_lines(told: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is said below the table of a folder: its bytes, and which loaders take it."""
+    """Yield the lines below the table of a folder: its bytes, and the loaders that take it."""
     by = f"by {told['method']} ({told['said_by']})" if told["method"] else "at full precision"
     yield f"{told['checkpoint']}: a {told['class']} {by}; its files hold {told['total']['stored_bytes']:,} bytes of weights"
     names = {TRANSFORMERS: f"transformers {transformers.__version__}", VLLM: "vLLM on a CPU"}
@@ -257,11 +257,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parsed = parser.parse_args(arguments)
     if parsed.bits and parsed.assignment:
         parser.error("--bits and --assignment: give one of them")
-    if (parsed.bits or parsed.assignment) and _is_folder(parsed.model):
-        option = "--bits" if parsed.bits else "--assignment"
+    option = "--bits" if parsed.bits else "--assignment" if parsed.assignment else None
+    if option and _is_folder(parsed.model):
         parser.error(f"{option}: {parsed.model} is a checkpoint, which is shown as it is stored; leave {option} out")
-    if (parsed.bits or parsed.assignment) and not parsed.model:
-        parser.error(f"{'--bits' if parsed.bits else '--assignment'} needs a model. {one_of(model_names())}")
+    if option and not parsed.model:
+        parser.error(f"{option} needs a model. {one_of(model_names())}")
     return parsed
 
 
@@ -273,20 +273,15 @@ def _is_folder(model: str | None) -> bool:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    console = output_console()
+    console, folder = output_console(), _is_folder(arguments.model)
     told: Any
-    if _is_folder(arguments.model):
+    below: Iterable[str] = ()
+    group_size = "channel" if folder else read_group_size(arguments.group_size)
+    if folder:
         fitted, parts, labels = read_folder(Path(arguments.model))
         told = elsewhere.describe(fitted, parts)
-        if arguments.json:
-            console.out(json.dumps(told, indent=1), highlight=False)
-            return
-        console.print(draw_folder(told, labels), crop=False)
-        for text in folder_lines(told):
-            line(console, text)
-        return
-    group_size = read_group_size(arguments.group_size)
-    if not (arguments.bits or arguments.assignment):
+        table, below = draw_folder(told, labels), folder_lines(told)
+    elif not (arguments.bits or arguments.assignment):
         names = [arguments.model] if arguments.model else model_names()
         models = [describe(count(name)) for name in names]
         told = models[0] if arguments.model else models
@@ -298,8 +293,10 @@ def run(arguments: argparse.Namespace) -> None:
         table = draw_assignment(told, {name: counted.label(name) for name in counted.parts})
     if arguments.json:
         console.out(json.dumps(told, indent=1), highlight=False)
-    else:
-        console.print(table)
+        return
+    console.print(table, crop=not folder)
+    for text in below:
+        line(console, text)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -56,7 +56,7 @@ def read(store: Store, key: str) -> list[SharedStats] | None:
 
 
 def write_kinds(store: Store, key: str, unit: Unit, stats: Sequence[SharedStats]) -> None:
-    """Store what ``stats`` say of vision and text tokens apart, of inputs that feed linears of ``unit`` and have both."""
+    """Store the statistics of vision and text tokens apart, of inputs that feed linears of ``unit`` and have both."""
     tensors: dict[str, Tensor] = {}
     described: list[dict[str, Any]] = []
     for shared in stats:
@@ -71,7 +71,7 @@ def write_kinds(store: Store, key: str, unit: Unit, stats: Sequence[SharedStats]
 
 
 def with_kinds(store: Store, key: str, stats: Sequence[SharedStats]) -> list[SharedStats] | None:
-    """Return ``stats`` with what ``write_kinds`` stored, or None."""
+    """Return ``stats`` with the kinds that ``write_kinds`` stored, or None."""
     artifact = store.artifacts.load(ArtifactKind.STATISTICS, key)
     if artifact is None:
         return None

@@ -316,9 +316,17 @@ def line(console: Console, text: str) -> None:
     console.print(Text(text), soft_wrap=True)
 
 
-def plain_table() -> Table:
-    """Create a table without frame. Pass headers and cells as ``Text``, so that nothing is taken for markup."""
-    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+def plain_table(*columns: str) -> Table:
+    """Create a table without frame; a heading that opens with ``>`` is of numbers, aligned right and never broken.
+
+    Pass cells as ``Text``, so that nothing is taken for markup.
+    """
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in columns:
+        numbers = name.startswith(">")
+        heading = Text(name.removeprefix(">"))
+        table.add_column(heading, justify="right" if numbers else "left", no_wrap=numbers, overflow="fold")
+    return table
 
 
 def _columns(family: Sequence[dict[str, Any]], ids: Mapping[str, str]) -> list[Column]:

@@ -12,7 +12,8 @@ import pytest
 from analysis.__main__ import main
 from analysis.cells.selections import assignment
 from analysis.load import load
-from analysis.load.published import BLIP2_ITM, BLIP2_OPT, GROUPS, KINDS
+from analysis.load.published import BLIP2_ITM, BLIP2_OPT
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, LAYER_KINDS
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 from tests.analysis.grids import record, saved, stored
@@ -107,7 +108,7 @@ def test_bits_per_weight_of_the_study_are_those_of_the_models_command() -> None:
         done = run_forked("mmq_sweeps.models", [name, "--bits", *bits, "--json"], Path.cwd(), command_environment())
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout)
-        quantized = {part: (3, counts.quantized(part, GROUPS, KINDS)) for part in counts.weights}
+        quantized = {part: (3, counts.quantized(part, BLOCK_GROUPS, LAYER_KINDS)) for part in counts.weights}
         assert {part: count for part, (_, count) in quantized.items()} == {
             part: size["quantized_weights"]
             for part, size in told["parts"].items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from analysis.__main__ import main
 from analysis.cells import Cells
 from analysis.load import load
 from analysis.report import content
-from analysis.report.blocks import CellsTable, Table
+from analysis.report.blocks import Drawn, Table
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 from tests.analysis.grids import record, saved
@@ -162,18 +163,18 @@ def test_a_file_has_the_column(store: str, tmp_path: Path, monkeypatch: pytest.M
     assert pd.isna(found["rtn-vision3-language3"])
 
 
-def page_tables(cells: Cells) -> tuple[CellsTable, Table, dict[str, Any]]:
+def page_tables(cells: Cells) -> tuple[Mapping[str, Any], Table, dict[str, Any]]:
     """The table of all cells, the first frontier's, and the columns of the page."""
     page = content.page(cells, None, "python -m analysis report")
     blocks = [block for section in page.sections for block in section.blocks]
-    every = next(block for block in blocks if isinstance(block, CellsTable))
+    every = next(block.content for block in blocks if isinstance(block, Drawn) and block.kind == "table")
     return every, next(block for block in blocks if isinstance(block, Table)), page.data["cells"]
 
 
 def test_the_report_shows_and_filters_by_loader(store: str) -> None:
     every, frontier, columns = page_tables(load([store]))
-    assert "loads in" in every.filters
-    assert "loads in" in [name for _, name in every.columns]
+    assert "loads in" in every["filters"]
+    assert "loads in" in [column["from"] for column in every["columns"]]
     shown = dict(zip(columns["cell"], columns["loads in"], strict=True))
     assert shown["hqq vision 3 language 3"] == "dequantized"
     assert shown["rtn vision 3 language 3"] is None
@@ -190,7 +191,7 @@ def test_the_report_of_what_a_loader_takes_says_what_it_leaves_out(store: str) -
 def test_cells_of_an_older_version_alone_have_no_column(tmp_path: Path) -> None:
     source = save(tmp_path, [(one, None) for one, _ in CELLS])
     every, _, columns = page_tables(load([source]))
-    assert "loads in" not in [name for _, name in every.columns]
+    assert "loads in" not in [column["from"] for column in every["columns"]]
     assert "loads in" not in columns
     with pytest.raises(ValueError, match="fits none of 4 quantized cells; unknown for 4"):
         load([source]).loading_in("transformers")

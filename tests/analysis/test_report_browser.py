@@ -19,7 +19,8 @@ from analysis.measures import family
 from analysis.measures.frontier import frontiers
 from analysis.measures.importance import Importance
 from analysis.report import content, page
-from analysis.report.blocks import Column, Compared, Page, Sample, Section, Table
+from analysis.report.blocks import Column, Page, Sample, Section, Table
+from analysis.report.comparison import compared
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 from tests.analysis.browser import FAINT_TEXTS, asked, chromium, show
@@ -473,7 +474,7 @@ def test_named_cells_are_shown_side_by_side(tmp_path: Path, driver: Any) -> None
     items = [Sample("1", "", "which colour?", ("red",))]
     said = [[("a dark red dot", 1.0), ("a red <b> dot", 0.5), ("", None)]]
     path = tmp_path / "compared.html"
-    path.write_text(page.render(Page("A, B", "", [Section("Items", [Compared(["A", "B", "C"], items, said)])])))
+    path.write_text(page.render(Page("A, B", "", [Section("Items", [compared(["A", "B", "C"], items, said)])])))
     show(driver, path)
     shown = driver.execute_script("return [...document.querySelectorAll('.one p')].map((one) => one.innerHTML)")
     score = '<span class="score">{}</span>'.format

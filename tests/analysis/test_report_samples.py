@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from analysis.load import load
-from analysis.report.blocks import Samples
+from analysis.report.blocks import Sample, Samples
 from analysis.report.columns import numbers_of
 from analysis.report.samples import THUMBNAIL, examples_of, samples
 from mmq_sweeps.store.store import Store
@@ -50,7 +50,7 @@ def test_rows_with_several_images_show_them_side_by_side_and_those_without_none(
     found, sentences = examples_of(task, "mine", {"test/0", "test/1"}, tmp_path)
     assert not sentences
     assert opened(found["test/0"].image).size == (14, 8)
-    assert found["test/1"] == ("", "what is in test picture 1?", ("red", "a red one"))
+    assert found["test/1"] == Sample("test/1", "", "what is in test picture 1?", ("red", "a red one"))
     _, sentences = examples_of(task, "mine", {"test/0"}, None)
     assert sentences == ["No images: the records of mine do not say where they lie; name their folder with --images"]
 

@@ -76,6 +76,14 @@ def test_the_script_trains_the_model_that_it_is_asked_for(
     assert all(torch.equal(weight, expected[key]) for key, weight in loaded.items())
 
 
+def test_steps_and_seeds_out_of_range_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["tiny_llava", "--steps", "0", "--seed", "-1"])
+    told = capsys.readouterr().err
+    assert "--steps 0: choose 1 or more" in told
+    assert "--seed -1: choose 0 or more" in told
+
+
 def test_the_captioner_is_trained_as_it_was() -> None:
     """The digest was made from the code that trained the model in the package: the same batches mean the same weights."""
     recipe = replace(Captioner(), steps=4)

@@ -196,11 +196,11 @@ def test_sources_named_by_several_options_are_all_read(
             assert len(told if verb == "table" else told[0]["frontier"]) == 2
 
 
-def test_figures_named_by_several_options_are_all_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_named_by_several_options_are_all_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(interactive, "save", lambda plot, folder: folder / plot.name)
     monkeypatch.setattr(paper, "save", lambda plot, folder: [folder / f"{plot.name}.png"])
-    drawn: list[str] = []
-    monkeypatch.setattr("analysis.verbs._told", drawn.extend)
     run(
         monkeypatch,
         "figures",
@@ -214,6 +214,7 @@ def test_figures_named_by_several_options_are_all_drawn(tmp_path: Path, monkeypa
         tmp_path,
         "--json",
     )
+    drawn = json.loads(capsys.readouterr().out)
     assert {Path(path).name.split("-")[0] for path in drawn} == {"space", "pairs"}
 
 

@@ -21,12 +21,14 @@ from mmq_sweeps.data.scenes.network import Recipe
 from mmq_sweeps.data.scenes.tiny_blip2 import Captioner
 from mmq_sweeps.data.scenes.tiny_blip2_itm import Retriever
 from mmq_sweeps.data.scenes.tiny_llava import Answerer
+from mmq_sweeps.errors import COUNT, ConfigError, Range, check_ranges
 
 RECIPES: dict[str, Recipe] = {
     "tiny_blip2": Captioner(),
     "tiny_blip2_itm": Retriever(),
     "tiny_llava": Answerer(),
 }
+STEPS = Range("1 or more", lambda value: value >= 1)
 
 
 def rate_at(step: int, recipe: Recipe) -> float:
@@ -73,6 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="default: those of the model in the package")
     chosen = parser.parse_args(arguments)
     given = {name: getattr(chosen, name) for name in ("seed", "steps") if getattr(chosen, name) is not None}
+    try:
+        check_ranges(given, {"seed": COUNT, "steps": STEPS})
+    except ConfigError as error:
+        parser.error(str(error))
     # More threads change the order of sums; with a single thread the weights depend only on the arguments.
     torch.set_num_threads(1)
     recipe = replace(RECIPES[chosen.model], **given)

@@ -21,7 +21,7 @@ def test_the_yaml_has_the_defaults_and_every_key() -> None:
 
 def test_budgets_are_sorted_and_each_is_one() -> None:
     assert Settings.of({"max_gb": [2, 1.5, 2]}).budgets == (1.5, 2.0)
-    assert Settings.of({"max_bpw": 3.5}).named(3.5) == "3.5 bpw"
+    assert Settings.of({"max_bpw": 3.5}).budgets == (3.5,)
 
 
 @pytest.mark.parametrize(
