@@ -158,6 +158,11 @@ class PublishedData(ABC, Generic[AnExample]):
         return iter(self.examples)
 
     @property
+    def paths(self) -> list[Path]:
+        """Image files of the examples."""
+        return [example.path for example in self.examples]
+
+    @property
     def folder(self) -> Path:
         return Path(self.root).expanduser()
 
