@@ -22,10 +22,10 @@ from sklearn.model_selection import KFold, cross_val_predict
 from analysis.cells import Cells
 from analysis.cells.columns import BITS, METRIC, SELECTION
 from analysis.cells.remarks import left_out, other_methods, warned
-from analysis.cells.selections import by_number, methods_in, of_method, slots, whole
+from analysis.cells.selections import by_number, methods_in, of_method, parts_in, slots, whole
 from analysis.measures.forest import Grid, permutation_importances, shap_values
 from analysis.progress import counted as in_progress
-from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, part_order
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.compare import ROUNDING
 from mmq_sweeps.reporting.counts import are, counted, out_of
@@ -142,7 +142,7 @@ def _methods(title: str, frame: pd.DataFrame, by_method: bool) -> list[tuple[str
 
 def part_features(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the bits ``[N, P]`` of the parts whose bits vary."""
-    columns = sorted((name for name in rows if name.startswith(BITS)), key=lambda name: part_order(name[len(BITS) :]))
+    columns = [f"{BITS}{part}" for part in parts_in(rows)]
     bits = rows[columns].rename(columns=lambda name: name.removeprefix(BITS)).astype(np.float64)
     return bits.loc[:, bits.nunique() > 1]
 
@@ -150,7 +150,7 @@ def part_features(rows: pd.DataFrame) -> pd.DataFrame:
 def fine_features(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the bits of every part x block group x layer kind whose bits vary; 16 if a cell does not quantize it."""
     features = {}
-    for part in sorted((name[len(BITS) :] for name in rows if name.startswith(BITS)), key=part_order):
+    for part in parts_in(rows):
         if part in END_PARTS:
             features[part] = rows[f"{BITS}{part}"].fillna(FULL_PRECISION_BITS)
             continue

@@ -63,11 +63,8 @@ def search(question: Question, launcher: Mapping[str, Any], command: str = "") -
         run.note("halted", reason=str(halted))
         to_stderr(str(halted))
         return halted.status
-    except ConfigError as error:
-        run.note("halted", reason=str(error))
-        raise
-    except KeyboardInterrupt:
-        run.note("halted", reason="interrupted")
+    except (ConfigError, KeyboardInterrupt) as error:
+        run.note("halted", reason=str(error) or "interrupted")
         raise
     found.mark_optimistic()
     run.note("done", **found.content)
