@@ -102,13 +102,8 @@ def importances(
         for label, method, rows in methods:
             parts = family.parts
             lacking = int(rows[f"{METRIC}{name}"].isna().sum())
-            notes = (
-                [
-                    f"{out_of(lacking, len(rows), 'cell', 'has', 'have')} no {metric_label(name)} and {are(lacking)} left out"
-                ]
-                if lacking
-                else []
-            )
+            without = f"{out_of(lacking, len(rows), 'cell', 'has', 'have')} no {metric_label(name)}"
+            notes = [f"{without} and {are(lacking)} left out"] if lacking else []
             rows = rows[rows[f"{METRIC}{name}"].notna()]
             notes += list(other_methods(family.frame, method))
             kept = ~numbered(rows, parts) if fine else whole(rows, parts)
@@ -192,9 +187,8 @@ def _names(column: pd.Series, name: str) -> pd.Series:
 
 def _unfit(features: pd.DataFrame, score: np.ndarray) -> str | None:
     if len(score) < LEAST_CELLS:
-        return (
-            f"{len(score)} cell{'s are' if len(score) != 1 else ' is'} too few for a forest; run at least {LEAST_CELLS}"
-        )
+        cells = counted(len(score), "cell is", "cells are")
+        return f"{cells} too few for a forest; run at least {LEAST_CELLS}"
     if features.shape[1] < 2:
         return "fewer than two parts have several bit-widths; sweep component.PART.bits of two parts"
     if _constant(score):
