@@ -70,10 +70,8 @@ def search(question: Question, launcher: Mapping[str, Any], command: str = "") -
     run.note("done", **found.content)
     answer.show(found, question.base["output"])
     if run.failed:
-        were = "was" if run.failed == 1 else "were"
-        to_stderr(
-            f"{counted(run.failed, 'cell')} failed and {were} left out of the search; the same command tries again"
-        )
+        failed = counted(run.failed, "cell failed and was", "cells failed and were")
+        to_stderr(f"{failed} left out of the search; the same command tries again")
     return 1 if run.failed else 0
 
 
