@@ -6,25 +6,22 @@ docs/assignments.md describes it.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
 from mmq_sweeps.config.paths import conf_dir
-from mmq_sweeps.errors import ConfigError, StoreError, unknown
+from mmq_sweeps.errors import ConfigError, Parser, StoreError, unknown
 from mmq_sweeps.identity.assignment import BLOCK_GROUPS, LAYER_KINDS, covers_part, rules_in
 from mmq_sweeps.identity.cell import is_quantized_elsewhere
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
-
-BAD_INPUT = 2
 
 
 def assignment(record: Record) -> dict[str, Any]:
@@ -111,16 +108,9 @@ def find(cell: str, source: Path) -> Record:
     return record
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"error: {message}\n")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exit status 2 for bad input."""
-    parser = _Parser(
-        prog="python -m mmq_sweeps.assignment", description="Write a finished cell's assignment as a file."
-    )
+    parser = Parser(prog="python -m mmq_sweeps.assignment", description="Write a finished cell's assignment as a file.")
     parser.add_argument("cell", help="the cell's id, or its unique beginning")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="FILE.yaml or FILE.json")
     parser.add_argument("--source", type=Path, default=Path("runs"), metavar="STORE", help="the store; default: runs")

@@ -1,11 +1,13 @@
-"""Errors that a user can fix, each with a readable message, and helpers that phrase them."""
+"""Errors that a user can fix, each with a readable message, and helpers that phrase and report them."""
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 
 class ConfigError(ValueError):
@@ -21,6 +23,13 @@ class ConfigError(ValueError):
 
 class StoreError(OSError):
     """The store cannot be read or written."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument parser that reports bad input as a line per problem, with exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, "".join(f"error: {line}\n" for line in message.splitlines()))
 
 
 class OutOfMemory(MemoryError):
@@ -51,7 +60,7 @@ COUNT = Range("0 or more", lambda value: 0 <= value < math.inf)
 def check_ranges(options: Mapping[str, object], ranges: Mapping[str, Range]) -> None:
     """Raise a ``ConfigError`` that lists every number among ``options``, by name, that is not in its range.
 
-    What is no number, or not given, is left to others.
+    Options that are no numbers, or not given, are left to others.
     """
     found = []
     for name, allowed in ranges.items():
@@ -61,6 +70,12 @@ def check_ranges(options: Mapping[str, object], ranges: Mapping[str, Range]) -> 
                 found.append(f"--{name.replace('_', '-')} {value:g}: choose {allowed.told}")
     if found:
         raise ConfigError(found)
+
+
+def some_of(names: Iterable[object], shown: int = 3) -> str:
+    """Return ``a, b, c, ...``: the first of ``names``."""
+    told = [str(name) for name in names]
+    return ", ".join(told[:shown]) + (", ..." if len(told) > shown else "")
 
 
 def unknown(what: str, value: object, choices: Iterable[str]) -> str:

@@ -10,12 +10,11 @@ import errno
 import platform
 import re
 import resource
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from cachetools import LRUCache
 
 Value = TypeVar("Value")
 # The share of the free memory that one cache may take.
@@ -37,12 +36,10 @@ def available_bytes(device: torch.device) -> int | None:
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type != "cpu":
         return None
-    known = [room for room in (_machine_room(), _cgroup_room(), _address_room()) if room is not None]
+    known = [
+        room for room in (_kilobytes(_MEMINFO, "MemAvailable:"), _cgroup_room(), _address_room()) if room is not None
+    ]
     return min(known, default=None)
-
-
-def _machine_room() -> int | None:
-    return _kilobytes(_MEMINFO, "MemAvailable:")
 
 
 def _kilobytes(path: Path, name: str) -> int | None:
@@ -95,16 +92,27 @@ def cache_bytes() -> int:
     return UNKNOWN_BYTES if free is None else free // CACHE_SHARE
 
 
-def cache(max_bytes: int, size_bytes: Callable[[Value], int]) -> LRUCache[str, Value]:
-    """Return an LRU cache of at most ``max_bytes``, counted by ``size_bytes``."""
-    return LRUCache(max_bytes, size_bytes)
-
-
 def keep(cache: MutableMapping[str, Value], key: str, value: Value) -> None:
     """Put ``value`` into ``cache``; a value larger than the whole cache is left out."""
     cache.pop(key, None)
     with contextlib.suppress(ValueError):
         cache[key] = value
+
+
+class Computed(Mapping[str, Value]):
+    """Values by ``names``, each computed whenever it is asked for, so that they are never all in memory."""
+
+    def __init__(self, names: Collection[str], compute: Callable[[str], Value]) -> None:
+        self._names, self._compute = names, compute
+
+    def __getitem__(self, name: str) -> Value:
+        return self._compute(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def reset_peak_memory() -> None:
@@ -158,9 +166,7 @@ def give_back_memory() -> None:
 
 
 def _peak_resident() -> int:
-    try:
-        lines = _STATUS.read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if platform.system() == "Darwin" else peak * 1024
+    if (told := _kilobytes(_STATUS, "VmHWM:")) is not None:
+        return told
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024

@@ -49,6 +49,11 @@ def keep_what_is_imported() -> None:
     atexit.register(gc.unfreeze)  # Some libraries report what is left at the end as leaked.
 
 
+def write_without_waiting() -> None:
+    """Leave written files to the system: no test turns the power off, and waiting for a disk takes a tenth of the time."""
+    os.fsync = lambda descriptor: None
+
+
 def start_server() -> None:
     """Start the server that forks, for this process and those that it starts, so that only it need import torch."""
     forkserver.ensure_running()

@@ -17,19 +17,28 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mmq_sweeps.config import schema
 from mmq_sweeps.config.paths import conf_dir
-from mmq_sweeps.execution.executor import quiet_libraries
-from mmq_sweeps.models.loading import LoadedModel, load_model, silent_bars
-from mmq_sweeps.quantization.targets import Part, find_parts
-from mmq_sweeps.reporting.progress import warnings_to
 from tests import configurations
-from tests.commands import HUB_VARIABLES, keep_what_is_imported, run_forked, start_server, use_server
+from tests.commands import (
+    HUB_VARIABLES,
+    keep_what_is_imported,
+    run_forked,
+    start_server,
+    use_server,
+    write_without_waiting,
+)
 from tests.reporting.wandb_server import Site, serve, settings
+
+# Torch is imported by the fixtures that need it: the process that deals the tests out runs none.
+if TYPE_CHECKING:
+    from mmq_sweeps.models.loading import LoadedModel
+    from mmq_sweeps.quantization.targets import Part
 
 # Few items: these tests ask whether a cell is right, not how good its model is.
 SMALL = ("task.limit=24", "calibration.samples=16", "calibration.batch_size=8", "tracker=none")
@@ -46,6 +55,7 @@ SLURM_CLUSTERS = 2
 
 
 configurations.parse_once()
+write_without_waiting()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -108,6 +118,8 @@ def composed() -> Callable[..., DictConfig]:
 @pytest.fixture
 def said() -> Iterator[list[str]]:
     """Every message and warning that is logged during the test, as a command shows it."""
+    from mmq_sweeps.reporting.progress import warnings_to
+
     lines: list[str] = []
     with warnings_to(lines.append):
         yield lines
@@ -115,8 +127,6 @@ def said() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="session")
 def model_config() -> dict:
-    from omegaconf import OmegaConf
-
     merged = OmegaConf.merge(
         OmegaConf.structured(schema.ModelConfig), OmegaConf.load(conf_dir() / "model" / "tiny_blip2.yaml")
     )
@@ -125,18 +135,25 @@ def model_config() -> dict:
 
 @pytest.fixture(scope="session")
 def loaded(model_config: dict) -> LoadedModel:
+    from mmq_sweeps.execution.executor import quiet_libraries
+    from mmq_sweeps.models.loading import load_model
+
     with quiet_libraries():
         return load_model(model_config)
 
 
 @pytest.fixture(scope="session")
 def parts(loaded: LoadedModel, model_config: dict) -> dict[str, Part]:
+    from mmq_sweeps.quantization.targets import find_parts
+
     return find_parts(loaded.model, model_config)
 
 
 @pytest.fixture(scope="session")
 def packed_blip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint by compressed-tensors: vision in 4 bits and groups of 32, language in 3 bits by row, all else dense."""
+    from mmq_sweeps.execution.executor import quiet_libraries
+    from mmq_sweeps.models.loading import silent_bars
     from tests.models.quantized.folders import EMBEDDED, LANGUAGE, VISION, compress, scheme
 
     out = tmp_path_factory.mktemp("packed") / "blip2"

@@ -5,8 +5,10 @@ from contextlib import suppress
 
 import hypothesis  # noqa: F401 - it looks for references to what it is given, which are not found once they are frozen
 from transformers import AutoProcessor, Blip2ForConditionalGeneration  # noqa: F401
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-from tests.commands import keep_what_is_imported
+from tests import configurations
+from tests.commands import keep_what_is_imported, write_without_waiting
 
 # All but ``__main__``, which runpy runs anew.
 LATE = [
@@ -20,4 +22,9 @@ for name in LATE:
 with suppress(ImportError):  # It needs an extra.
     import analysis.verbs  # noqa: F401
 
+# What a command reads and compiles before its first line, the same in all of them.
+configurations.parse_once()
+configurations.composed()
+get_checkpoint_conversion_mapping("blip-2")
+write_without_waiting()
 keep_what_is_imported()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -28,9 +29,12 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def write_examples(section: str, folder: Path) -> None:
-    """Write every code block of a section that opens with its path."""
+    """Write every code block of a section that opens with its path, and every file that the section copies."""
     text = CONTRIBUTING.split(f"## {section}\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", text, flags=re.DOTALL)
+    blocks += [
+        (path, (ROOT / example).read_text()) for example, path in re.findall(r"^    cp (\S+) (\S+)$", text, re.M)
+    ]
     assert blocks
     for path, content in blocks:
         assert not (folder / path).exists()
@@ -103,12 +107,65 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
         assert (ROOT / target).exists() or known_example, f"{document.name} names {target}"
 
 
-@pytest.mark.parametrize(("group", "page"), [("method", "methods"), ("task", "tasks"), ("experiment", "sweeps")])
-def test_every_choice_has_a_line_on_its_page(group: str, page: str) -> None:
-    rows = [line for line in (ROOT / "docs" / f"{page}.md").read_text().splitlines() if line.startswith("|")]
-    for path in (ROOT / "conf" / group).glob("*.yaml"):
-        shown_elsewhere = path.stem == "embedded_table"  # docs/embedded.md
-        assert shown_elsewhere or any(f"`{path.stem}`" in row.split("|")[1] for row in rows), path
+def test_every_method_has_a_line_on_its_page() -> None:
+    rows = [line for line in (ROOT / "docs" / "methods.md").read_text().splitlines() if line.startswith("|")]
+    for path in (ROOT / "conf" / "method").glob("*.yaml"):
+        assert any(f"`{path.stem}`" in row.split("|")[1] for row in rows), path
+
+
+def test_every_experiment_is_in_the_table_of_grids() -> None:
+    """tests/launch/plugin/test_experiments.py compares their sizes."""
+    with (ROOT / "docs" / "tables" / "grids.csv").open(newline="") as file:
+        rows = {row["experiment"]: row["grid"] for row in csv.DictReader(file)}
+    shown_elsewhere = {"embedded_table"}  # docs/embedded.md
+    assert set(rows) | shown_elsewhere == {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
+    assert all(rows.values())
+
+
+def test_methods_without_calibration_are_named() -> None:
+    (named,) = re.findall(r"^(.*) need no calibration", (ROOT / "docs" / "methods.md").read_text(), flags=re.MULTILINE)
+    methods = {
+        path.stem for path in (ROOT / "conf" / "method").glob("*.yaml") if "calibration" not in OmegaConf.load(path)
+    }
+    assert {*re.findall(r"`(\w+)`", named)} == methods - {"none"}
+
+
+def test_every_table_is_whole_and_linked() -> None:
+    pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    tables = sorted((ROOT / "docs" / "tables").glob("*.csv"))
+    assert tables
+    for path in tables:
+        with path.open() as file:
+            assert len({len(row) for row in csv.reader(file)}) == 1, path
+        assert f"](tables/{path.name})" in pages, path
+
+
+def test_every_output_opens_with_its_command_and_date_and_is_linked() -> None:
+    pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    outputs = sorted((ROOT / "benchmarks" / "output").glob("*.txt"))
+    assert outputs
+    for path in outputs:
+        command, measured = path.read_text().splitlines()[:2]
+        (what,) = re.findall(r"^# (?:[A-Z_]+=\d+ )?python (-m mmq_sweeps|-m launch|benchmarks/\w+\.py)( .*)?$", command)
+        assert what[0].startswith("-m ") or (ROOT / what[0]).exists(), path
+        assert re.match(r"# 20\d\d-\d\d-\d\d, ", measured), path
+        assert f"](../benchmarks/output/{path.name})" in pages, path
+
+
+@pytest.mark.parametrize("name", ["tasks", "metrics", "readers"])
+def test_a_table_has_what_the_code_says_and_no_empty_row(name: str) -> None:
+    """The models' is compared where their shapes are built, in tests/models/test_models_command.py."""
+    table = runpy.run_path(str(ROOT / "docs" / "tables.py"))
+    assert table["updated"](name) == (table["TABLES"] / f"{name}.csv").read_text(), "run python docs/tables.py"
+    described = {"tasks": "data", "metrics": "is", "readers": "holds"}[name]
+    assert all(row[described] for row in table["read"](name)[1])
+
+
+def test_every_task_is_on_its_page_and_has_its_paper() -> None:
+    page = (ROOT / "docs" / "tasks.md").read_text()
+    for row in runpy.run_path(str(ROOT / "docs" / "tables.py"))["read"]("tasks")[1]:
+        assert f"`{row['task']}`" in page
+        assert row["paper (arXiv)"] in (ROOT / "conf" / "task" / f"{row['task']}.yaml").read_text()
 
 
 @pytest.mark.parametrize("program", ["analysis", "launch"])
@@ -122,7 +179,7 @@ def test_every_verb_is_named(program: str) -> None:
 
 
 def test_the_embedded_table_has_a_row_for_each_of_its_cells() -> None:
-    with (ROOT / "docs" / "embedded_table.csv").open() as file:
+    with (ROOT / "docs" / "tables" / "embedded_table.csv").open() as file:
         rows = list(csv.DictReader(file))
     sweeper = OmegaConf.load(ROOT / "conf" / "experiment" / "embedded_table.yaml").hydra.sweeper
     bits = str(sweeper.params.bits).split(",")

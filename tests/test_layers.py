@@ -19,38 +19,40 @@ MAY_IMPORT = {
     # Nothing of ours but errors: what every other folder may stand on.
     "mmq_sweeps.errors": (),
     "mmq_sweeps.memory": (),
+    "mmq_sweeps.whole_files": (),
+    "mmq_sweeps.grouping": (),
     "mmq_sweeps.config.paths": (),
-    "mmq_sweeps.identity": (),
+    "mmq_sweeps.identity": ("whole_files",),
     "mmq_sweeps.metrics": (),
     # Formats and solvers know tensors, what their fields count for, and nothing else.
     "mmq_sweeps.methods": ("identity.roles",),
-    "mmq_sweeps.models": ("identity", "memory"),
-    "mmq_sweeps.data": ("identity", "models"),
+    "mmq_sweeps.models": ("errors", "grouping", "identity", "memory"),
+    "mmq_sweeps.data": ("grouping", "identity", "models", "whole_files"),
     "mmq_sweeps.config": ("errors", "identity", "metrics"),
     "mmq_sweeps.store": ("errors", "identity"),
-    "mmq_sweeps.tasks": ("config.instantiate", "data", "errors", "identity", "memory", "metrics", "models"),
+    "mmq_sweeps.tasks": ("config.instantiate", "data", "errors", "grouping", "identity", "memory", "metrics", "models"),
     # Quantization is given batches, not tasks.
-    "mmq_sweeps.quantization": ("errors", "identity", "memory", "methods", "models", "store"),
-    "mmq_sweeps.reporting": ("errors", "identity", "metrics", "store"),
+    "mmq_sweeps.quantization": ("errors", "grouping", "identity", "memory", "methods", "models", "store"),
+    "mmq_sweeps.reporting": ("errors", "grouping", "identity", "metrics", "store"),
     "mmq_sweeps.execution": (
-        "config", "errors", "identity", "memory", "methods", "metrics", "models", "quantization", "reporting", "store",
-        "tasks",
+        "config", "errors", "grouping", "identity", "memory", "methods", "metrics", "models", "quantization", "reporting",
+        "store", "tasks",
     ),
-    "mmq_sweeps.export.formats": ("errors", "methods"),
+    "mmq_sweeps.export.formats": ("errors", "grouping", "methods"),
     # The card has the cell's assignment as a file.
     "mmq_sweeps.export": (
-        "assignment", "config", "errors", "execution", "identity", "memory", "methods", "metrics", "models", "quantization",
-        "reporting", "store", "tasks",
+        "assignment", "config", "errors", "execution", "grouping", "identity", "memory", "methods", "metrics", "models",
+        "quantization", "reporting", "store", "tasks",
     ),
     # A command: the cell may be the one that the analysis recommends, and its configuration lies in the sweep's file.
     "mmq_sweeps.export.__main__": (
         "analysis", "assignment", "errors", "identity.cell", "identity.loads_in", "launch.sweep_file", "reporting", "store",
     ),
     # Launch drives a search, batch by batch.
-    "mmq_sweeps.search": ("config", "errors", "identity", "memory", "methods", "metrics", "quantization", "store"),
+    "mmq_sweeps.search": ("config", "errors", "grouping", "identity", "memory", "methods", "metrics", "quantization", "store"),
     # A command looks at whatever it shows.
     "mmq_sweeps.models.__main__": ("config", "errors", "identity", "methods", "quantization", "reporting"),
-    "mmq_sweeps.data.__main__": ("config", "errors"),
+    "mmq_sweeps.data.__main__": ("errors",),
     "mmq_sweeps.tasks.score": ("config", "errors", "metrics", "reporting"),
     "mmq_sweeps.__main__": ("config", "errors", "reporting", "launch"),
     "mmq_sweeps.assignment": ("config.paths", "errors", "identity", "store"),

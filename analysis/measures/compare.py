@@ -11,7 +11,7 @@ from typing import Any
 
 from analysis.tables.records import Stored
 from mmq_sweeps.errors import unknown
-from mmq_sweeps.reporting.compare import differ, differences, families_of, results_of, settings
+from mmq_sweeps.reporting.compare import all_differences, differ, families_of, results_of, settings
 from mmq_sweeps.reporting.table import rows, title
 
 # An answer counts as right from this score on: VQA's accuracy gives less if only some people said the same.
@@ -171,7 +171,7 @@ def _said(answer: str) -> str:
 def _differences(sides: tuple[Side, Side], metrics: Sequence[str]) -> list[Difference]:
     records = [side.stored.record for side in sides]
     items = [list(side.items.values()) for side in sides]
-    told = differences(records[0], items[0], records[1], items[1])  # type: ignore[arg-type]
+    told = all_differences(records[0], items[0], [records[1]], lambda _: items[1])[records[1].id]  # type: ignore[arg-type, return-value]
     results = [results_of(record, own) for record, own in zip(records, items, strict=True)]  # type: ignore[arg-type]
     return [_difference(name, told.get(name), [one.get(name) for one in results]) for name in metrics]
 

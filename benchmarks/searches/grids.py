@@ -60,7 +60,7 @@ def _read(folder: Path, subject: Subject, seconds: float) -> Grid:
 
     store = Store.reading(folder)
     found = Grid({}, {}, {}, seconds)
-    for record in store.summaries():
+    for record in store.records():
         key = tuple(record.cell["parts"].get(part, {}).get("bits", 16) for part in subject.parts)
         items, total = store.items(record.id), record.size["total"]
         found.results[key] = results_of(record, items)[subject.metric]

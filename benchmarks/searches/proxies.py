@@ -48,7 +48,7 @@ def _unit_figures(workshop: Workshop) -> dict[str, dict[tuple[str, int], float]]
         session.weights.restore()
         for request in needed:
             unit = read_unit(request, workshop.store)
-            described = workshop.store.description(ArtifactKind.QUANTIZED, request.key)
+            described = workshop.store.artifacts.description(ArtifactKind.QUANTIZED, request.key)
             assert unit is not None
             assert described is not None
             key, weights = (request.unit.name, bits), unit[0]

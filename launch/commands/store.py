@@ -122,7 +122,7 @@ def _check(arguments: argparse.Namespace) -> int:
     with warnings_to(lambda text: problems.append(text.removeprefix("warning: "))):
         records = store.records()
         stored = artifacts(store.root)
-        whole = [one for one in stored if store.has_artifact(one.kind, one.key)]
+        whole = [one for one in stored if store.artifacts.has(one.kind, one.key)]
         checked = sum(store.artifacts.read(one.kind, one.key) is not None for one in whole)
     unfinished = len(stored) - len(whole)
     warnings = checkpoint_names.told((record.names["model"], record.cell["model"]) for record in records)

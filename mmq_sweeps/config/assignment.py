@@ -20,9 +20,9 @@ import yaml
 from omegaconf import OmegaConf
 
 from mmq_sweeps.config.paths import conf_dir
-from mmq_sweeps.config.widths import BITS_CHOICES, group_size_problem, is_width
+from mmq_sweeps.config.widths import BITS_CHOICES, group_size_problem, is_width, slots_of
 from mmq_sweeps.errors import ConfigError, one_of, unknown
-from mmq_sweeps.identity.assignment import BLOCK_GROUPS, LAYER_KINDS, SLOTS, Slot, Structure
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, LAYER_KINDS, SLOTS, Structure
 from mmq_sweeps.identity.end_parts import END_PARTS
 
 # Returns the units of each part of a model, given its configuration.
@@ -51,8 +51,9 @@ def assign(config: dict[str, Any], source: Source) -> list[str]:
     found: list[str] = []
     config["component"] = {part: dict(selection) for part, selection in config["component"].items()}
     try:
-        if config.get("assignment") is not None:
-            _from_file(config, source)
+        if (file := config.get("assignment")) is not None:
+            key = f"assignment={file}"
+            _take(config, _read(Path(file), key), source, key)
         for part, selection in config["component"].items():
             key = f"component.{part}.method"
             selection["method"] = _method(key, selection.get("method"), selection.get("method_fields"), config, source)
@@ -66,19 +67,14 @@ def assign(config: dict[str, Any], source: Source) -> list[str]:
 
 def _calibration_problems(config: Mapping[str, Any]) -> list[str]:
     """Return a sentence if two methods of a cell are calibrated on different samples: a cell has one calibration."""
-    given = [node["calibration"] for node in methods_of(config) if node.get("calibration")]
+    given = [node["calibration"] for _, node in methods_of(config) if node.get("calibration")]
     if all(calibration == given[0] for calibration in given):
         return []
     return ["method.calibration: differs between the methods of one cell; give calibration.samples=N for all of them."]
 
 
-def methods_of(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the nodes of all methods that an assigned configuration may use; the common one first."""
-    yield from (node for _, node in keyed_methods_of(config))
-
-
-def keyed_methods_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the nodes of ``methods_of``, each with the key that it stands at."""
+def methods_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the nodes of all methods that an assigned configuration may use, each with its key; the common one first."""
     yield "method", config["method"]
     for part, selection in config["component"].items():
         finer = [*(selection.get("slots") or []), *(selection.get("units") or {}).values()]
@@ -89,7 +85,7 @@ def keyed_methods_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[s
 
 def calibration_of(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the calibration settings of the first method that is calibrated; None if none is."""
-    return next((node["calibration"] for node in methods_of(config) if node.get("calibration")), None)
+    return next((node["calibration"] for _, node in methods_of(config) if node.get("calibration")), None)
 
 
 def _method(
@@ -147,13 +143,6 @@ def _read_option(path: Path) -> dict[str, Any]:
 
 def _names(folders: Iterable[Path]) -> list[str]:
     return sorted({path.stem for folder in folders for path in (folder / "method").glob("*.yaml")})
-
-
-def _from_file(config: dict[str, Any], source: Source) -> None:
-    """Put the parts and units of the file ``config["assignment"]`` into ``config["component"]``."""
-    path = Path(config["assignment"])
-    key = f"assignment={config['assignment']}"
-    _take(config, _read(path, key), source, key)
 
 
 def assigned(config: Mapping[str, Any], content: Mapping[str, Any], source: Source) -> dict[str, Any]:
@@ -277,11 +266,6 @@ def _checked(own: dict[str, Any], key: str) -> dict[str, Any]:
     if problem := group_size_problem(own.get("group_size")):
         raise ConfigError(f"{key}: {problem}")
     return own
-
-
-def slots_of(rule: Mapping[str, Any]) -> list[Slot]:
-    """Return the slots that the blocks and layers of ``rule`` select."""
-    return [slot for slot in SLOTS if slot[0] in rule["blocks"] and slot[1] in rule["layers"]]
 
 
 def parts_of(model: Mapping[str, Any]) -> list[str]:

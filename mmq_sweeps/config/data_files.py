@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mmq_sweeps.config.assignment import calibration_of
@@ -43,12 +44,12 @@ def data_files(config: Mapping[str, Any]) -> DataFiles | None:
         return None
     reader = find_class("task.data._target_", data["_target_"])
     given = {name: value for name, value in data.items() if name != "_target_"}
-    evaluation = _digest(_Data(reader, {**given, "split": task["split"]}), _evaluated(task))
+    evaluation = _digest(reader, {**given, "split": task["split"]}, _evaluated(task))
     calibration = None
     drawn = calibration_of(config)
     if drawn is not None and "calibration_split" in task:
         draw = {"count": drawn.get("samples"), "seed": drawn.get("seed")}
-        calibration = _digest(_Data(reader, {**given, "split": task["calibration_split"]}, draw), _Choice(None))
+        calibration = _digest(reader, {**given, "split": task["calibration_split"]}, _Choice(None), draw)
     if evaluation is None and calibration is None:
         return None
     return DataFiles(evaluation or "", calibration or "")
@@ -83,56 +84,50 @@ def _evaluated(task: Mapping[str, Any]) -> _Choice:
     return _Choice(limit if isinstance(limit, int) else None, asking)
 
 
-@dataclass(frozen=True)
-class _Data:
-    """Reader class, its fields, and the fields (count and seed) with which it draws a random sample."""
+def _sources(reader: Any, given: Mapping[str, Any]) -> list[Path]:
+    """List the annotation files; raise ConfigError if any is missing."""
+    if not hasattr(reader, "sources"):
+        return []
+    try:
+        found: list[Path] = reader(**given).sources()
+        for path in found:
+            path.stat()
+    except (ValueError, TypeError, OSError) as error:
+        raise ConfigError(f"task.data: {error}") from error
+    return found
 
-    reader: Any
-    given: Mapping[str, Any]
-    draw: Mapping[str, Any] = field(default_factory=dict)
 
-    def sources(self) -> list[Path]:
-        """List the annotation files; raise ConfigError if any is missing."""
-        if not hasattr(self.reader, "sources"):
+def _examples(reader: Any, given: Mapping[str, Any], choice: _Choice, draw: Mapping[str, Any]) -> list[Any]:
+    """Read the examples; return none if their images are not files, as the reader or the first example says."""
+    if not getattr(reader, "has_files", True):
+        return []
+    if not draw and not any(own.name == "count" and own.default is None for own in fields(reader)):
+        if choice.items is None:
             return []
-        try:
-            found: list[Path] = self.reader(**self.given).sources()
-            for path in found:
-                path.stat()
-        except (ValueError, TypeError, OSError) as error:
-            raise ConfigError(f"task.data: {error}") from error
-        return found
-
-    def examples(self, choice: _Choice) -> list[Any]:
-        """Read the examples; return none if their images are not files, as the reader or the first example says."""
-        if not getattr(self.reader, "has_files", True):
+        draw = {"count": choice.items}
+    found: list[Any] = []
+    for example in choice.of(reader(**{**given, **draw})):
+        if _pictures(example) is None and not found:
             return []
-        given = {**self.given, **self.draw}
-        if not self.draw and not any(own.name == "count" and own.default is None for own in fields(self.reader)):
-            if choice.items is None:
-                return []
-            given["count"] = choice.items
-        found: list[Any] = []
-        for example in choice.of(self.reader(**given)):
-            if _pictures(example) is None and not found:
-                return []
-            found.append(example)
-        return found
+        found.append(example)
+    return found
 
 
 def _pictures(example: Any) -> Sequence[Any] | None:
-    """Return the files of an example's images, and what lies inside a source; None if its images are drawn."""
+    """Return the files of an example's images, and the images inside a source; None if its images are drawn."""
     if hasattr(example, "pictures"):
         return list(example.pictures)
     path = getattr(example, "path", None)
     return None if path is None else [Path(path)]
 
 
-def _digest(data: _Data, choice: _Choice) -> str | None:
-    sources = data.sources()
-    told: list[Any] = list(content_digests(sources).values())
+def _digest(
+    reader: Any, given: Mapping[str, Any], choice: _Choice, draw: Mapping[str, Any] = MappingProxyType({})
+) -> str | None:
+    """Digest the annotations and images of a reader's examples; ``draw`` are the fields with which it draws a sample."""
+    told: list[Any] = list(content_digests(_sources(reader, given)).values())
     try:
-        examples = data.examples(choice)
+        examples = _examples(reader, given, choice, draw)
     except (ValueError, TypeError, OSError, AttributeError, IndexError, KeyError) as error:
         told.append(f"unreadable: {error}")
     else:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmq_sweeps.config.assignment import parts_of, slots_of
+from mmq_sweeps.config.assignment import parts_of
 from mmq_sweeps.config.data_files import DataFiles
 from mmq_sweeps.config.instantiate import declaration
 from mmq_sweeps.config.sample import normal
 from mmq_sweeps.config.schema import CalibrationConfig, ModelConfig, PartConfig
 from mmq_sweeps.config.vision_weight import unnamed_problem, vision_tokens
-from mmq_sweeps.config.widths import widths
+from mmq_sweeps.config.widths import slots_of, widths
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.identity.assignment import (
     FULL_PRECISION_BITS,
@@ -45,13 +45,10 @@ def cell_of(config: Mapping[str, Any], files: DataFiles | None = None, read: Rea
     Raises:
         ConfigError: a class does not exist.
     """
-    classes = _Classes(read)
     assigned = assignment_of(config, read)
-    model = _counting(MODEL, config["model"])
-    model["parts"] = {part: _counting(PART, where) for part, where in model["parts"].items()}
-    task = classes.counting("task", config["task"], LABEL)
-    if isinstance(data := config["task"].get("data"), Mapping) and "_target_" in data:
-        task["data"] = classes.counting("task.data", data, LABEL)
+    model = MODEL.counting(config["model"], LABEL)
+    model["parts"] = {part: PART.counting(where, LABEL) for part, where in model["parts"].items()}
+    task = _counting_of_task(config["task"], read, LABEL)
     # A field that changes nothing is no other task than one without the field.
     if not task.get("teacher_forced"):
         task.pop("teacher_forced", None)
@@ -68,8 +65,9 @@ def cell_of(config: Mapping[str, Any], files: DataFiles | None = None, read: Rea
         return Cell(model, task, {}, None, None, names)
     calibration = inputs = None
     if (drawn := assigned.calibration) is not None:
-        calibration = _counting(CALIBRATION, drawn) | ({"files": files.calibration} if files is not None else {})
-        inputs = classes.inputs(config["task"])
+        calibration = CALIBRATION.counting(drawn, LABEL) | ({"files": files.calibration} if files is not None else {})
+        # The fields that determine the calibration data.
+        inputs = _counting_of_task(config["task"], read, LABEL, EVALUATION)
     own_sizes = [part for part in assigned.parts if config["component"][part]["group_size"] is not None]
     uncalibrated, places = assigned.uncalibrated, assigned.places
     parts, method = assigned.parts, assigned.method
@@ -94,7 +92,7 @@ def assignment_of(config: Mapping[str, Any], read: Reading = declared) -> Assign
     A ``vision_weight`` counts if a part that it is given for sees both vision and text tokens. A ConfigError says which
     parts see both without the model's naming them.
     """
-    methods = _Methods(_Classes(read))
+    methods = _Methods(read)
     rules = _all_rules(config, methods)
     if not rules:
         return Assigned({}, None)
@@ -105,7 +103,7 @@ def assignment_of(config: Mapping[str, Any], read: Reading = declared) -> Assign
     kinds = vision_tokens(config["model"])
     weighted = [part for part in weights if part in kinds]
     if weights and not weighted:
-        methods = _Methods(_Classes(read), weights=False)
+        methods = _Methods(read, weights=False)
         rules = _all_rules(config, methods)
     used = list(dict.fromkeys(rule.setting.method for found in rules.values() for rule in found))
     main = methods.common(used)
@@ -139,8 +137,8 @@ def _all_rules(config: Mapping[str, Any], methods: _Methods) -> dict[str, list[R
 class _Methods:
     """The methods of a configuration, by a key of their counting fields; those of ``weights=False`` weigh no kind of token."""
 
-    def __init__(self, classes: _Classes, weights: bool = True) -> None:
-        self._classes, self._weights = classes, weights
+    def __init__(self, read: Reading, weights: bool = True) -> None:
+        self._read, self._weights = read, weights
         self.node: dict[str, dict[str, Any]] = {}
         self.calibration: dict[str, Mapping[str, Any] | None] = {}
         self.place: dict[str, str] = {}
@@ -154,7 +152,7 @@ class _Methods:
             return self._known[asked]
         own = dict(node)
         calibration = own.pop("calibration", None)
-        counting = self._classes.counting(at, own, LABEL)
+        counting = _counting(at, own, self._read, LABEL)
         if VISION_WEIGHT in counting:
             weight = counting.pop(VISION_WEIGHT)
             counting |= {VISION_WEIGHT: float(weight)} if self._weights else {}  # 1 and 1.0 are one weight
@@ -166,7 +164,7 @@ class _Methods:
         return key, group_size
 
     def common(self, used: Sequence[str]) -> dict[str, Any]:
-        """Return what goes without saying in a selection: the first method, with the group size that all its rules share.
+        """Return the method that a selection leaves out: the first, with the group size that all its rules share.
 
         If they differ in it, ``channel``: it must not depend on how the assignment was written.
         """
@@ -250,24 +248,14 @@ def _method_names(rules: Mapping[str, Sequence[Rule]], methods: _Methods) -> str
     return ", ".join(f"{name} ({', '.join(inside)})" for name, inside in parts.items())
 
 
-class _Classes:
-    """Filter for configuration nodes, according to the declarations of their classes."""
-
-    def __init__(self, read: Reading) -> None:
-        self._read = read
-
-    def counting(self, key: str, node: Mapping[str, Any], *left_out: Mapping[str, str]) -> dict[str, Any]:
-        """Return the fields of ``node`` (at ``key`` of the configuration) without those of the roles ``left_out``."""
-        return declaration(f"{key}._target_", node["_target_"], self._read).counting(node, *left_out)
-
-    def inputs(self, task: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the fields of a task, and of its data reader, that determine the calibration data."""
-        found = self.counting("task", task, LABEL, EVALUATION)
-        if isinstance(data := found.get("data"), Mapping) and "_target_" in data:
-            found["data"] = self.counting("task.data", data, LABEL, EVALUATION)
-        return found
+def _counting(key: str, node: Mapping[str, Any], read: Reading, *left_out: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of ``node``, at ``key`` of the configuration, without those of the roles ``left_out``."""
+    return declaration(f"{key}._target_", node["_target_"], read).counting(node, *left_out)
 
 
-def _counting(own: Declared, node: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop the labels of a node whose type is fixed by the schema, so it has no ``_target_``."""
-    return own.counting(node, LABEL)
+def _counting_of_task(task: Mapping[str, Any], read: Reading, *left_out: Mapping[str, str]) -> dict[str, Any]:
+    """Return the same of a task and of the reader of its data."""
+    found = _counting("task", task, read, *left_out)
+    if isinstance(data := found.get("data"), Mapping) and "_target_" in data:
+        found["data"] = _counting("task.data", data, read, *left_out)
+    return found

@@ -171,7 +171,8 @@ def _in_file(name: str, message: str, error: BaseException, arguments: Sequence[
         return f"{name}.yaml: {_unknown_key(key, [one for one in arguments if group not in one.partition('=')[0]])}"
     reason = _first_line(causes[0]) if causes else message
     if "No match in the defaults list" in reason and (asked := re.search(r"Could not override '(.*?)'", reason)):
-        reason = unknown("group", asked[1], _groups(arguments))
+        groups = [name for name in _loader(arguments).list_groups("") if name != "hydra"]
+        reason = unknown("group", asked[1], groups)
     if reason.startswith("Cannot merge"):
         reason = "has a list where there are fields, or fields where there is a list"
     return f"{name}.yaml: {f'{key}: ' if key else ''}{reason}"
@@ -285,10 +286,6 @@ def _options(group: str, arguments: Sequence[str]) -> list[str]:
     """List the options of ``group``; empty if there is no such group."""
     loader = _loader(arguments)
     return loader.get_group_options(group) if loader.repository.group_exists(group) else []
-
-
-def _groups(arguments: Sequence[str]) -> list[str]:
-    return [name for name in _loader(arguments).list_groups("") if name != "hydra"]
 
 
 def _parsed(arguments: Sequence[str]) -> Iterator[tuple[str, Override]]:

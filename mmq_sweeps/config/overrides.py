@@ -3,7 +3,7 @@
 ``component.language.bits.mlp=3`` would replace the number that ``component.language.bits`` is, and with it every width but
 this one. So it is kept apart, as ``++component.language.bits_at.mlp=3``, and applied on top; likewise for methods.
 
-Hydra composes a sweep once without what is swept, so ``method=gptq,awq method.vision_weight=0.5`` would look for the field in
+Hydra composes a sweep once without swept values, so ``method=gptq,awq method.vision_weight=0.5`` would look for the field in
 the default method. A field of a swept group is therefore swept as well, over its one value.
 """
 

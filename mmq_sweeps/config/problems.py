@@ -1,4 +1,4 @@
-"""Check what needs only the configuration: choices, counts, metrics, parts and their selections."""
+"""Check everything that needs only the configuration: choices, counts, metrics, parts and their selections."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ EXAMPLE = "task.sample={seed: 0, start: 0, stop: 32}"
 
 
 def sample_problems(task: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with the sample of a task, and with what it is apart from; nothing if it has neither."""
+    """Yield the problems of the sample of a task, and of the calibration that it is apart from."""
     yield from _apart_problems("task.apart_from", task.get("apart_from"), task)
     given = task.get("sample")
     if given is None:
@@ -47,9 +47,7 @@ def _apart_problems(key: str, apart: Any, task: Mapping[str, Any]) -> Iterator[s
 
 def normal(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return a sample with all its keys, as it stands in a cell's id."""
-    return {"seed": given.get("seed"), "start": given.get("start", 0), "stop": given.get("stop")} | {
-        "apart_from": None if given.get("apart_from") is None else given["apart_from"]
-    }
+    return {"seed": None, "start": 0, "stop": None, "apart_from": None, **given}
 
 
 def _is_count(value: Any) -> bool:

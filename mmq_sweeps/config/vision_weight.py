@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mmq_sweeps.config.assignment import keyed_methods_of
+from mmq_sweeps.config.assignment import methods_of
 from mmq_sweeps.identity.cell import VISION_TOKENS, VISION_WEIGHT
 from mmq_sweeps.identity.end_parts import EMBEDDINGS, HEAD
 
@@ -16,7 +16,7 @@ def weight_problems(config: Mapping[str, Any]) -> list[str]:
     """Return a sentence for each ``vision_weight`` of an assigned configuration that is no weight."""
     found = [
         f"{key}.{VISION_WEIGHT}={weight!r}: {CHOICES}"
-        for key, node in keyed_methods_of(config)
+        for key, node in methods_of(config)
         if (weight := node.get(VISION_WEIGHT)) is not None and not _is_weight(weight)
     ]
     return list(dict.fromkeys(found))
@@ -27,7 +27,7 @@ def _is_weight(weight: Any) -> bool:
 
 
 def vision_tokens(model: Mapping[str, Any]) -> dict[str, str]:
-    """Return what tells vision tokens from text tokens, by part of ``model`` that sees both; the head sees the text's."""
+    """Return how vision tokens are told from text tokens, by part of ``model`` that sees both; the head sees the text's."""
     found = {
         part: where[VISION_TOKENS] for part, where in model["parts"].items() if where.get(VISION_TOKENS) is not None
     }

@@ -25,15 +25,20 @@ def is_width(value: Any) -> bool:
 
 
 def group_size_problem(size: Any) -> str | None:
-    """Return what is wrong with a group size; None if nothing is. No group size is the method's."""
+    """Return the problem of a group size, or None. No group size is the method's."""
     if size is None or size in GROUP_SIZES or (isinstance(size, int) and not isinstance(size, bool) and size > 0):
         return None
     return f"group_size={size}: choose {', '.join(GROUP_SIZES)} or a positive number of input columns."
 
 
+def slots_of(selection: Mapping[str, Any]) -> list[Slot]:
+    """Return the slots that the blocks and layers of a selection, or of a rule of it, name."""
+    return [slot for slot in SLOTS if slot[0] in selection["blocks"] and slot[1] in selection["layers"]]
+
+
 def widths(selection: Mapping[str, Any]) -> dict[Slot, int]:
     """Return the bit-width of every slot that ``selection``, which has no ``problems``, selects."""
-    selected = [slot for slot in SLOTS if slot[0] in selection["blocks"] and slot[1] in selection["layers"]]
+    selected = slots_of(selection)
     bits = selection["bits"]
     given = dict(_flat(bits, "", [])) if isinstance(bits, Mapping) else dict.fromkeys(selected, bits)
     given |= dict(_flat(selection.get("bits_at") or {}, "", []))
@@ -55,11 +60,7 @@ def problems(key: str, selection: Mapping[str, Any], common: Any) -> list[str]:
     finer = _read(f"{key}.bits", selection.get("bits_at") or {}, found)
     if not found:
         found += _outside(key, selection)
-        missing = [
-            slot
-            for slot in SLOTS
-            if slot[0] in selection["blocks"] and slot[1] in selection["layers"] and slot not in given | finer
-        ]
+        missing = [slot for slot in slots_of(selection) if slot not in given | finer]
         if missing:
             named = ", ".join(dict.fromkeys(_words(missing)))
             found.append(

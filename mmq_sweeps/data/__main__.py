@@ -15,21 +15,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from mmq_sweeps.data.catalog import SETS, DataSet
 from mmq_sweeps.data.check import Draw, Report, check
 from mmq_sweeps.data.prepare import DOWNLOADS, Order, Step, Watch, plan, prepare
+from mmq_sweeps.errors import Parser
 
-INCOMPLETE, BAD_INPUT, STOPPED = 1, 2, 130
+INCOMPLETE, STOPPED = 1, 130
 _EVERYTHING = "all"
-
-
-class Parser(argparse.ArgumentParser):
-    """Argument parser that reports bad input in one line, as everywhere in this package."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"error: {message}\n")
 
 
 class Line:

@@ -59,10 +59,10 @@ class DataSet:
     title: str
     terms: str
     archives: tuple[Archive, ...]
-    training: tuple[Archive, ...]
     reader: Callable[..., PublishedData[Any]]
     evaluation_split: str
     training_split: str
+    training: tuple[Archive, ...] = ()
     singles: str = ""
     by_hand: str = ""
     by_hand_folder: str = ""
@@ -135,7 +135,6 @@ FLICKR30K = DataSet(
     title="Flickr30k, Karpathy's splits: 1,000 test images with five captions each",
     terms="images for non-commercial research and education, under Flickr's terms: https://shannon.cs.illinois.edu/DenotationGraph/",
     archives=(_KARPATHY,),
-    training=(),
     reader=Flickr30k,
     evaluation_split="test",
     training_split="train",
@@ -196,7 +195,6 @@ GQA = DataSet(
         ),
         Archive(f"{_GQA}/images.zip", 20_300_000_000, (Content("*.jpg", "images"),)),
     ),
-    training=(),
     reader=Gqa,
     evaluation_split="testdev_balanced",
     training_split="train_balanced",

@@ -76,38 +76,28 @@ def check(
     A file is wrong if it is missing or differs in size from the unpacked original; with ``decode`` also if it cannot be
     decoded. Missing data raise nothing; they are in the report.
     """
-    asked: list[tuple[str, dict[str, Any], str]] = [(one.evaluation_split, {}, "")]
-    if draw.count is None:
-        asked.append((one.training_split, {}, ""))
-    elif draw.count:
-        asked.append((one.training_split, {"count": draw.count, "seed": draw.seed}, f" drawn with seed {draw.seed}"))
     # A folder of the user's own is not what an archive held that was unpacked before.
     linked = bool(one.by_hand_folder) and (root / one.by_hand_folder).is_symlink()
     sizes = {} if linked else recorded_sizes(root)
-    parts = [_check_part(one, root, sizes, split, fields, drawn, decode, progress) for split, fields, drawn in asked]
+
+    def part(split: str, drawn: str = "", **fields: int) -> Part:
+        try:
+            chosen: Sequence[Pictured] = one.reader(root=str(root), split=split, **fields).choose()
+        except ValueError as error:
+            return Part(split, error=str(error))
+        paths = [example.path for example in chosen]
+        wrong = {path: reason for path in paths if (reason := _wrong(root, path, sizes))}
+        if decode:
+            sound = [path for path in paths if path not in wrong]
+            wrong |= problems(sound, root / FOLDER / "images.json", progress)
+        return Part(split, drawn, len(chosen), sum(example.texts for example in chosen), wrong)
+
+    parts = [part(one.evaluation_split)]
+    if draw.count is None:
+        parts.append(part(one.training_split))
+    elif draw.count:
+        parts.append(part(one.training_split, f" drawn with seed {draw.seed}", count=draw.count, seed=draw.seed))
     return Report(one.name, root, parts, decode)
-
-
-def _check_part(
-    one: DataSet,
-    root: Path,
-    sizes: Mapping[str, int],
-    split: str,
-    fields: Mapping[str, Any],
-    drawn: str,
-    decode: bool,
-    progress: Callable[[int, int], None] | None,
-) -> Part:
-    try:
-        chosen: Sequence[Pictured] = one.reader(root=str(root), split=split, **fields).choose()
-    except ValueError as error:
-        return Part(split, error=str(error))
-    paths = [example.path for example in chosen]
-    wrong = {path: reason for path in paths if (reason := _wrong(root, path, sizes))}
-    if decode:
-        cache = root / FOLDER / "images.json"
-        wrong |= problems([path for path in paths if path not in wrong], cache, progress)
-    return Part(split, drawn, len(chosen), sum(example.texts for example in chosen), wrong)
 
 
 def _wrong(root: Path, path: Path, sizes: Mapping[str, int]) -> str:

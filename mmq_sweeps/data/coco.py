@@ -33,10 +33,6 @@ class CocoCaptions(PublishedData[Captioned]):
     images: str = field(default="{split}", metadata=LABEL)
 
     known_as: ClassVar[str] = "coco_caption"
-    prepared_as: ClassVar[str] = "coco_caption"
-
-    def sources(self) -> list[Path]:
-        return [self.below("annotations")]
 
     def read(self) -> Sequence[Captioned]:
         (path,) = self.sources()
@@ -64,7 +60,6 @@ class CocoKarpathy(KarpathyCaptions):
     images: str = field(default=".", metadata=LABEL)
 
     known_as: ClassVar[str] = "coco_karpathy"
-    prepared_as: ClassVar[str] = "coco_karpathy"
 
 
 @dataclass(frozen=True)
@@ -80,8 +75,8 @@ def _read(path: Path, size: int, changed: int) -> _Captions:  # noqa: ARG001 - t
     content = read_json(path, _EXPECTED)
     images = []
     for index, entry in enumerate(listed(path, content, "images", _EXPECTED)):
-        image, name = fields(path, f"images[{index}]", entry, ("id", "file_name"), _EXPECTED)
         where = f"images[{index}]"
+        image, name = fields(path, where, entry, ("id", "file_name"), _EXPECTED)
         file = check_text(path, where, "file_name", name)
         images.append((check_id(path, where, image), file, str(entry.get("coco_url", ""))))
     known = {image for image, *_ in images}

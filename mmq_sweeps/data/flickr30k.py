@@ -20,4 +20,3 @@ class Flickr30k(KarpathyCaptions):
     images: str = field(default="flickr30k-images", metadata=LABEL)
 
     known_as: ClassVar[str] = "flickr30k"
-    prepared_as: ClassVar[str] = "flickr30k"

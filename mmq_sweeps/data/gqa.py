@@ -31,10 +31,7 @@ class Gqa(PublishedData[Questioned]):
     file_names: str = field(default="{id}.jpg", metadata=LABEL)
 
     known_as: ClassVar[str] = "gqa"
-    prepared_as: ClassVar[str] = "gqa"
-
-    def sources(self) -> list[Path]:
-        return [self.below("questions")]
+    annotated_by: ClassVar[tuple[str, ...]] = ("questions",)
 
     def read(self) -> Sequence[Questioned]:
         (path,) = self.sources()

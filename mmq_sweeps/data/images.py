@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from mmq_sweeps.data.whole_files import write_whole
+from mmq_sweeps.whole_files import write_whole
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 APicture = TypeVar("APicture", bound="Path | Encoded")
@@ -83,7 +83,7 @@ def images_of(example: Any) -> list[Image.Image]:
 
 
 def pictures_of(example: Any) -> tuple[Picture, ...] | None:
-    """Return what the images of an example are decoded from; None for a drawn image."""
+    """Return the files, or images in files, that an example is decoded from; None for a drawn image."""
     if hasattr(example, "pictures"):
         return tuple(example.pictures)
     path: Path | None = getattr(example, "path", None)
@@ -96,6 +96,11 @@ def image_count(example: Any) -> int:
         return int(known)
     pictures = pictures_of(example)
     return len(pictures) if pictures is not None else len(getattr(example, "images", (None,)))
+
+
+def pixels_digest(image: Image.Image) -> str:
+    """Return a digest that images with the same pixels share."""
+    return hashlib.sha256(f"{image.size}{image.mode}".encode() + image.tobytes()).hexdigest()
 
 
 def side_by_side(images: Sequence[Image.Image]) -> Image.Image | None:
@@ -219,8 +224,7 @@ def inspect(
     """Decode every picture of ``paths`` and return its verdict, in the order of ``paths``.
 
     ``cache`` is a JSON file of verdicts by path, size, times and inode, or by the key of an image inside a file; a
-    damaged cache is rewritten. ``progress``
-    is called with the number of files done and their total.
+    damaged cache is rewritten. ``progress`` is called with the number of files done and their total.
     """
     asked = list(dict.fromkeys(paths))
     known = _read_cache(cache)
@@ -244,7 +248,7 @@ def inspect(
                 progress(len(found), len(asked))
     if cache is not None and unknown:
         new = {_key(path): [*stamps[path], found[path].problem, list(found[path].remarks)] for path in unknown}
-        _write_cache(cache, known | new)
+        write_whole(cache, json.dumps({"version": _VERSION, "images": known | new}))
     return {path: found[path] for path in asked}
 
 
@@ -259,7 +263,7 @@ def describe(found: Mapping[Any, str], total: int, shown: int = 3) -> str:
 
 
 def _stamp(path: Picture) -> list[int]:
-    """Return what changes with a file; zeros for an image inside one, whose key tells it from any other."""
+    """Return the properties that change with a file; zeros for an image inside one, whose key tells it from any other."""
     if isinstance(path, Encoded):
         return [0, 0, 0, 0]
     status = path.stat()
@@ -303,7 +307,3 @@ def _read_cache(cache: Path | None) -> dict[str, list[Any]]:
     ):
         return {}
     return {key: entry for key, entry in content["images"].items() if isinstance(entry, list) and len(entry) == 6}
-
-
-def _write_cache(cache: Path, images: Mapping[str, list[Any]]) -> None:
-    write_whole(cache, json.dumps({"version": _VERSION, "images": images}))

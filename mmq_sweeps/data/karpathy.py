@@ -34,9 +34,6 @@ class KarpathyCaptions(PublishedData[Captioned]):
     annotations: str = field(metadata=LABEL)
     images: str = field(metadata=LABEL)
 
-    def sources(self) -> list[Path]:
-        return [self.below("annotations")]
-
     def read(self) -> Sequence[Captioned]:
         (path,) = self.sources()
         splits = _read(*stamped(path))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mmq_sweeps.data.unpack import Unpacked, is_there
-from mmq_sweeps.data.whole_files import write_whole
+from mmq_sweeps.whole_files import write_whole
 
 FOLDER = "manifests"
 

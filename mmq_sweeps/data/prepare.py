@@ -78,7 +78,7 @@ class Watch:
 
 
 def plan(order: Order) -> list[Step]:
-    """Return what ``prepare`` would do with each archive; raises OSError if the disk is too small for all of it."""
+    """Return the step that ``prepare`` would take with each archive; raises OSError if the disk is too small for all of it."""
     steps = [_step(order, archive) for archive in order.archives()]
     ahead = [step for step in steps if step.state != "there"]
     # An archive and its unpacked files coexist until it is removed; JPEGs are as large unpacked.

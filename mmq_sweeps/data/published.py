@@ -80,6 +80,7 @@ class Questioned(Pictured):
 _COCO_SPLIT = re.compile(r"(train|val|test)20\d\d")
 
 AnExample = TypeVar("AnExample", bound=Pictured)
+AnItem = TypeVar("AnItem")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,23 +103,21 @@ class PublishedData(ABC, Generic[AnExample]):
     count: int | None = None
     seed: int | None = None
 
-    # Name of the set for the prepare command.
-    prepared_as: ClassVar[str]
+    # Name of the set in ids and for the prepare command, and the fields with its annotation files.
+    known_as: ClassVar[str]
+    annotated_by: ClassVar[tuple[str, ...]] = ("annotations",)
 
     def __post_init__(self) -> None:
-        for name, least in (("count", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise ValueError(f"{name}={value!r}: choose an integer from {least}, or leave it out")
+        check_draw(self.count, self.seed)
         if not self.folder.is_dir():
             raise ValueError(f"root={self.root}: there is no such folder. {self.way_out}")
         for path in self.sources():
             if not path.is_file():
                 self.fail(f"{path} is missing", self.hint_of(path))
 
-    @abstractmethod
     def sources(self) -> list[Path]:
         """Return the annotation files that determine the examples."""
+        return [self.below(key) for key in self.annotated_by]
 
     @abstractmethod
     def read(self) -> Sequence[AnExample]:
@@ -137,7 +136,9 @@ class PublishedData(ABC, Generic[AnExample]):
         self._check_ids(examples)
         if self.count is not None and self.count > len(examples):
             self.fail(f"count={self.count}, but it has {len(examples)} images; choose 1 to {len(examples)}")
-        return self._drawn(examples) if self.seed is not None else list(examples[: self.count])
+        if self.seed is None:
+            return list(examples[: self.count])
+        return drawn(examples, self.seed, self.count, lambda example: example.id)
 
     @cached_property
     def examples(self) -> Sequence[AnExample]:
@@ -157,17 +158,12 @@ class PublishedData(ABC, Generic[AnExample]):
         return iter(self.examples)
 
     @property
-    def paths(self) -> list[Path]:
-        """Image files of the examples."""
-        return [example.path for example in self.examples]
-
-    @property
     def folder(self) -> Path:
         return Path(self.root).expanduser()
 
     @property
     def way_out(self) -> str:
-        return f"To get it: python -m mmq_sweeps.data prepare {self.prepared_as} --root {shlex.quote(str(self.root))}"
+        return f"To get it: python -m mmq_sweeps.data prepare {self.known_as} --root {shlex.quote(str(self.root))}"
 
     def below(self, key: str) -> Path:
         """Return the path below ``root`` that the field ``key`` holds, with ``{split}`` filled in."""
@@ -207,26 +203,15 @@ class PublishedData(ABC, Generic[AnExample]):
     def fail(self, what: str, hint: str = "") -> NoReturn:
         raise ValueError(f"root={self.root}, split={self.split}: {what}" + (f". {hint}" if hint else ""))
 
-    def _drawn(self, examples: Sequence[AnExample]) -> list[AnExample]:
-        def place(example: AnExample) -> bytes:
-            return hashlib.sha256(f"{self.seed}/{example.id}".encode()).digest()
-
-        return heapq.nsmallest(len(examples) if self.count is None else self.count, examples, key=place)
-
     def _check_ids(self, examples: Sequence[AnExample]) -> None:
         """Fail if two images, or two questions, share an id: the last would stand for both."""
-        named = [("image", example.id, example) for example in examples]
+        named = [(("image", example.id), example.path) for example in examples]
         questions = (example for example in examples if isinstance(example, Questioned))
-        named += [("question", asked.id, example) for example in questions for asked in example.questions]
-        if len({(noun, identity) for noun, identity, _ in named}) == len(named):
-            return
-        first: dict[tuple[str, str], AnExample] = {}
-        for noun, identity, example in named:
-            other = first.setdefault((noun, identity), example)
-            if other is not example or noun == "question":
-                self.fail(
-                    f"two {noun}s have the id {identity!r}, of {other.path} and {example.path}; each needs its own"
-                )
+        named += [(("question", asked.id), example.path) for example in questions for asked in example.questions]
+        counts = Counter(key for key, _ in named)
+        for noun, identity in (key for key, count in counts.items() if count > 1):
+            first, second, *_ = (path for key, path in named if key == (noun, identity))
+            self.fail(f"two {noun}s have the id {identity!r}, of {first} and {second}; each needs its own")
 
     def _tell_absent(self, chosen: Sequence[AnExample]) -> NoReturn:
         folders = sorted({example.path.parent for example in chosen})
@@ -241,6 +226,22 @@ class PublishedData(ABC, Generic[AnExample]):
                 )
         shown = ", ".join(str(folder) for folder in folders)
         self.fail(f"there are no images in {shown}; expected {named}", self.way_out)
+
+
+def check_draw(count: object, seed: object) -> None:
+    """Raise ValueError unless the fields ``count`` and ``seed`` of a reader are whole numbers or None."""
+    for name, value, least in (("count", count, 1), ("seed", seed, 0)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise ValueError(f"{name}={value!r}: choose an integer from {least}, or leave it out")
+
+
+def drawn(items: Sequence[AnItem], seed: int, count: int | None, identity: Callable[[AnItem], str]) -> list[AnItem]:
+    """Return the first ``count`` items, or all, in the order of digests of ``seed`` and their ``identity``."""
+
+    def place(item: AnItem) -> bytes:
+        return hashlib.sha256(f"{seed}/{identity(item)}".encode()).digest()
+
+    return heapq.nsmallest(len(items) if count is None else count, items, key=place)
 
 
 def is_other_split(split: str, named: str) -> bool:
@@ -298,10 +299,9 @@ def listed(path: Path, content: Mapping[str, Any], key: str, expected: str) -> l
 
 def fields(path: Path, where: str, entry: Any, keys: Sequence[str], expected: str) -> list[Any]:
     """Return the values of ``keys`` in one entry; raises ValueError naming the keys found instead."""
-    if not isinstance(entry, dict) or any(key not in entry for key in keys):
-        there = _keys(entry) if isinstance(entry, dict) else repr(entry)[:80]
-        missing = next((key for key in keys if not isinstance(entry, dict) or key not in entry), "")
-        raise ValueError(f"{path}: {where} has no {missing!r} but {there}; expected {expected}")
+    known = entry if isinstance(entry, dict) else {}
+    if missing := [key for key in keys if key not in known]:
+        raise ValueError(f"{path}: {where} has no {missing[0]!r} but {_keys(entry)}; expected {expected}")
     return [entry[key] for key in keys]
 
 
@@ -319,6 +319,5 @@ def check_text(path: Path, where: str, key: str, value: Any) -> str:
     return value
 
 
-def _keys(entry: Mapping[str, Any]) -> str:
-    shown = ", ".join(list(map(str, entry))[:8])
-    return shown if shown else "nothing"
+def _keys(entry: Any) -> str:
+    return ", ".join(list(map(str, entry))[:8]) or "nothing" if isinstance(entry, dict) else repr(entry)[:80]

@@ -46,10 +46,7 @@ class VqaV2(PublishedData[Questioned]):
     file_names: str = field(default="COCO_{split}_{id:012d}.jpg", metadata=LABEL)
 
     known_as: ClassVar[str] = "vqav2"
-    prepared_as: ClassVar[str] = "vqav2"
-
-    def sources(self) -> list[Path]:
-        return [self.below("questions"), self.below("annotations")]
+    annotated_by: ClassVar[tuple[str, ...]] = ("questions", "annotations")
 
     def read(self) -> Sequence[Questioned]:
         questions, annotations = self.sources()

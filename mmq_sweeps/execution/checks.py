@@ -12,6 +12,7 @@ from typing import Any
 from mmq_sweeps.config.sweep import changed_files
 from mmq_sweeps.errors import ConfigError, StoreError
 from mmq_sweeps.execution.session import Session, Sessions
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.identity.cell import Cell, digest
 from mmq_sweeps.identity.end_parts import EMBEDDINGS, END_PARTS
 from mmq_sweeps.memory import ran_out_of_memory
@@ -146,7 +147,7 @@ def _killed_loading(cell: Cell, times: int) -> str:
 
 
 def model_problems(session: Session, cells: Sequence[Cell]) -> list[str]:
-    """List why ``cells``, which share the session's model and task, would not measure what they say; a sentence each.
+    """List why ``cells``, which share the session's model and task, would not measure their own assignment; a sentence each.
 
     The model is at full precision. Refused memory is left to the cells, which record it. With ``model.check=false`` nothing
     is asked, for a model that is right and yet not as the check expects.
@@ -207,10 +208,8 @@ def _without_calibration(session: Session, cells: Sequence[Cell]) -> Iterator[st
         capture(session.loaded, parts, batches, by_kind=by_kind)
     for part, kind, units in selected:
         # An expert may be given no token of two samples; one that is given none in any block is not run at all.
-        alike: dict[str, list[str]] = {}
-        for name in (name for unit in units for name in unit.linears):
-            alike.setdefault(NUMBER.sub("*", name), []).append(name)
-        for pattern, names in alike.items():
+        every = (name for unit in units for name in unit.linears)
+        for pattern, names in grouped(every, lambda name: NUMBER.sub("*", name)).items():
             if not reached.intersection(names):
                 choose = f"choose a method without calibration ({', '.join(UNCALIBRATED)})"
                 if part in END_PARTS:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import mmq_sweeps
+from mmq_sweeps.reporting.versions import installed
 
 PACKAGES = (
     "transformers", "safetensors", "tokenizers", "sentencepiece", "numpy", "pillow", "torchvision", "pycocoevalcap",
@@ -29,12 +29,7 @@ def _versions() -> dict[str, str]:
     found = {"mmq_sweeps": mmq_sweeps.__version__, "python": platform.python_version()}
     # With the build (+cpu, +cu130), which the package's metadata does not have everywhere.
     found["torch"] = str(torch.__version__)
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "absent"
-    return found
+    return found | {package: installed(package) for package in PACKAGES}
 
 
 def hardware() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Run pending cells in this process: check them, quantize what they share, then cell by cell."""
+"""Run pending cells in this process: check them, quantize their shared units, then cell by cell."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mmq_sweeps.execution.checks import Checks
 from mmq_sweeps.execution.failure_policy import failed_record, record_cell
 from mmq_sweeps.execution.prequantize import Prequantizer
 from mmq_sweeps.execution.session import Session, Sessions
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.identity.cell import Cell, digest
 from mmq_sweeps.quantization.requests import Request
 from mmq_sweeps.reporting.background import Background
@@ -75,7 +76,7 @@ _kept: ContextVar[list[tuple[Sessions, Checks]] | None] = ContextVar("kept", def
 
 @contextmanager
 def models_kept() -> Iterator[None]:
-    """Keep the loaded model, and what was found out about it, from one ``execute`` in the context to the next.
+    """Keep the loaded model, and the results of its checks, from one ``execute`` in the context to the next.
 
     For sweeps that follow each other in a process, such as the batches of a search.
     """
@@ -134,14 +135,14 @@ class Executor:
             return []
         session, store = self.sessions.open(missing[0]), self.claims.store
         needed = [request for cell in missing for request in session.requests(cell)]
-        with store.needed((ArtifactKind.QUANTIZED, request.key) for request in needed):
+        with store.locks.pinned((ArtifactKind.QUANTIZED, request.key) for request in needed):
             prequantizer = Prequantizer(session, self.sessions.sweep.id, self.progress, self._check_stop)
             prequantizer.run(needed, self._wanted(session, missing[0]))
             outputs = [session.output_artifacts(cell) for cell in missing]
             deferred = []
             for place, cell in enumerate(missing):
                 # Outputs of the cells that are done may be evicted.
-                with store.needed(chain.from_iterable(outputs[place:])):
+                with store.locks.pinned(chain.from_iterable(outputs[place:])):
                     if not self._run(cell, session, self.claims.take):
                         deferred.append(cell)
             return deferred
@@ -158,7 +159,7 @@ class Executor:
     def wait_for(self, cell: Cell) -> None:
         """Wait until ``cell``, which another process has locked, has ended; run it if that process died."""
         session = self.sessions.open(cell)
-        with self.claims.store.needed(session.output_artifacts(cell)):
+        with self.claims.store.locks.pinned(session.output_artifacts(cell)):
             self._run(cell, session, lambda cell: self.claims.wait(cell, self.stop))
         self._check_stop()
 
@@ -220,10 +221,8 @@ def _share_wandb(store: Store) -> None:
 
 def _by_model_and_task(cells: Sequence[Cell]) -> list[list[Cell]]:
     """Group cells that share a model and a task; groups of one model follow each other."""
-    models: dict[str, dict[str, list[Cell]]] = {}
-    for cell in cells:
-        models.setdefault(digest(cell.model), {}).setdefault(digest(cell.task), []).append(cell)
-    return [group for tasks in models.values() for group in tasks.values()]
+    by_model = grouped(cells, lambda cell: digest(cell.model)).values()
+    return [group for alike in by_model for group in grouped(alike, lambda cell: digest(cell.task)).values()]
 
 
 @contextmanager

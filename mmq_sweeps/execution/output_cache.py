@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from cachetools import LRUCache
 from torch import Tensor, nn
 
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.execution.recorded_calls import Call, Watched, built, fingerprint, is_known
-from mmq_sweeps.memory import cache, keep
+from mmq_sweeps.memory import keep
 from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.store import Store
 
@@ -35,7 +36,7 @@ class OutputCache:
 
     def __init__(self, store: Store, max_bytes: int) -> None:
         self._store = store
-        self._cached: MutableMapping[str, list[Call]] = cache(max_bytes, _size)
+        self._cached: LRUCache[str, list[Call]] = LRUCache(max_bytes, _size)
         self._refused: set[str] = set()
         self._without_room: set[str] = set()
         self._full = False
@@ -47,7 +48,7 @@ class OutputCache:
         name = f"{key}-{number}"
         calls = self._cached.get(name)
         if calls is None:
-            artifact = self._store.artifact(ArtifactKind.OUTPUTS, name)
+            artifact = self._store.artifacts.load(ArtifactKind.OUTPUTS, name)
             calls = None if artifact is None else _unpacked(*artifact)
             if calls:
                 keep(self._cached, name, calls)
@@ -60,7 +61,7 @@ class OutputCache:
         keep(self._cached, name, list(calls))
         if self._full or key in self._without_room:
             return
-        if not self._store.room_for(size):
+        if not self._store.artifacts.eviction.room_for(size):
             if not self._without_room:
                 logger.warning("store.max_gb leaves no room for outputs of parts; they are not stored")
             self._without_room.add(key)
@@ -68,13 +69,13 @@ class OutputCache:
         tensors = {f"{place}.{own}": tensor for place, call in enumerate(calls) for own, tensor in call.tensors.items()}
         described = {"calls": [{"inputs": call.inputs, "form": call.form} for call in calls]}
         try:
-            self._store.save_artifact(ArtifactKind.OUTPUTS, name, tensors, described)
+            self._store.artifacts.save(ArtifactKind.OUTPUTS, name, tensors, described)
         except StoreError as error:
             self._full = True
             logger.warning("outputs of parts are not stored from here on: %s", error.strerror)
 
     def clear(self) -> None:
-        """Forget what is in memory; the store has it."""
+        """Empty the memory; the store has all of it."""
         self._cached.clear()
 
     def refuse(self, key: str) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.execution.session import Session
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.quantization.requests import Request
 from mmq_sweeps.reporting.progress import Reporter
 from mmq_sweeps.store.attempts import CrashCounter
@@ -38,8 +39,8 @@ class Prequantizer:
 
         A unit that fails here fails its own cell later.
         """
-        whole = _by_pass(wanted)
-        left = {key: units for key, units in _by_pass(needed).items() if not self._stored(units)}
+        whole, passes = (grouped(units, lambda unit: unit.calibration_pass) for units in (wanted, needed))
+        left = {key: units for key, units in passes.items() if not self._stored(units)}
         while left:
             self.check_stop()
             key, lock = self._take(left)
@@ -50,7 +51,7 @@ class Prequantizer:
             left = {key: units for key, units in left.items() if not self._stored(units)}
 
     def _stored(self, units: Sequence[Request]) -> bool:
-        return all(self.session.store.has_artifact(ArtifactKind.QUANTIZED, request.key) for request in units)
+        return all(self.session.store.artifacts.has(ArtifactKind.QUANTIZED, request.key) for request in units)
 
     def _take(self, left: Mapping[str, Sequence[Request]]) -> tuple[str, Lock | None]:
         """Return a pass and its lock, None if another process finished it. Processes begin at different passes."""
@@ -58,15 +59,15 @@ class Prequantizer:
         first = os.getpid() % len(left)
         order = [*left][first:] + [*left][:first]
         for key in order:
-            if (lock := store.lock("quantize", key)) is not None:
+            if (lock := store.locks.lock("quantize", key)) is not None:
                 return key, lock
         key = order[0]
-        return key, store.acquire("quantize", key, lambda: self._stored(left[key]), self.check_stop)
+        return key, store.locks.acquire("quantize", key, lambda: self._stored(left[key]), self.check_stop)
 
     def _compute(self, units: Sequence[Request]) -> None:
         store = self.session.store
         distinct = {request.key: request for request in units}
-        missing = [request for key, request in distinct.items() if not store.has_artifact(ArtifactKind.QUANTIZED, key)]
+        missing = [request for key, request in distinct.items() if not store.artifacts.has(ArtifactKind.QUANTIZED, key)]
         if not missing:
             return
         crashes = CrashCounter.of_work(store, f"{self.sweep}-{missing[0].calibration_pass}")
@@ -83,10 +84,3 @@ class Prequantizer:
             logger.warning(
                 "shared quantization stopped (%s: %s); each cell quantizes on its own", type(error).__name__, error
             )
-
-
-def _by_pass(requests: Sequence[Request]) -> Mapping[str, list[Request]]:
-    passes: dict[str, list[Request]] = {}
-    for request in requests:
-        passes.setdefault(request.calibration_pass, []).append(request)
-    return passes

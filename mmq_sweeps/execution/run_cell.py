@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,8 +38,8 @@ def run_cell(cell: Cell, session: Session, progress: Reporter) -> tuple[Record, 
         logger.warning("%s", _unchanged(cell, quantized))
     if quantized.experts_without_tokens:
         logger.warning("%s", _without_tokens(cell, quantized))
-    storage = _storage(session, quantized)
-    for part, bits in size.larger_parts(storage.size).items() if cell.parts else ():
+    sizes, loads_in, stored_notes = _storage(session, quantized)
+    for part, bits in size.larger_parts(sizes).items() if cell.parts else ():
         logger.warning("%s", _larger(cell, part, bits))
     seconds = dict(quantized.seconds) if cell.parts else {}
 
@@ -58,32 +58,23 @@ def run_cell(cell: Cell, session: Session, progress: Reporter) -> tuple[Record, 
         status="done",
         metrics={name: _summary(result.warned(*_unchecked(session))) for name, result in metrics.items()},
         answers=next((asdict(result.alike) for result in metrics.values() if result.alike), {}),
-        size=storage.size,
-        loads_in=storage.loads_in,
+        size=sizes,
+        loads_in=loads_in,
         seconds=seconds,
-        notes=session.task.notes() | _solver_notes(quantized) | storage.notes,
+        notes=session.task.notes() | _solver_notes(quantized) | stored_notes,
     )
     return record, _items(predictions, metrics)
 
 
-@dataclass(frozen=True)
-class _Storage:
-    """A record's entries on the storage of the model's weights."""
-
-    size: dict[str, Any]
-    loads_in: list[str]
-    notes: dict[str, Any]
-
-
-def _storage(session: Session, quantized: QuantizedWeights) -> _Storage:
+def _storage(session: Session, quantized: QuantizedWeights) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
+    """Return a record's entries on the storage of the model's weights: size, loaders, notes."""
     parts = session.parts.values()
     if (fitted := session.loaded.stored) is not None:
         notes = {"stored": elsewhere.notes(fitted, session.parts)}
-        return _Storage(elsewhere.measure_elsewhere(fitted, parts), elsewhere.loads_in(fitted), notes)
+        return elsewhere.measure_elsewhere(fitted, parts), elsewhere.loads_in(fitted), notes
     stored = size.stored_linears(quantized.weights)
-    return _Storage(
-        size.measure_stored(session.loaded.model, parts, stored), loaders(session.loaded.model, parts, stored), {}
-    )
+    model = session.loaded.model
+    return size.measure_stored(model, parts, stored), loaders(model, parts, stored), {}
 
 
 def _unchecked(session: Session) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cachetools import LRUCache
+
 from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.sweep import Sweep
 from mmq_sweeps.errors import ConfigError, StoreError
@@ -21,12 +23,12 @@ from mmq_sweeps.execution import environment
 from mmq_sweeps.execution.output_cache import OutputCache, Player, standing_in
 from mmq_sweeps.execution.weight_swap import WeightSwap, put_when_called
 from mmq_sweeps.identity.cell import Cell, digest
-from mmq_sweeps.memory import asked_bytes, cache, cache_bytes, format_bytes, ran_out_of_memory
+from mmq_sweeps.memory import asked_bytes, cache_bytes, format_bytes, ran_out_of_memory
 from mmq_sweeps.methods.formats import QuantizedWeight
 from mmq_sweeps.models.loading import LoadedModel, load_model
 from mmq_sweeps.quantization.quantize import quantize_units
 from mmq_sweeps.quantization.requests import Request, requests
-from mmq_sweeps.quantization.stored_units import QuantizedWeights, load, unit_bytes
+from mmq_sweeps.quantization.stored_units import QuantizedWeights, StoredUnit, load, unit_bytes
 from mmq_sweeps.quantization.targets import Part, find_parts
 from mmq_sweeps.reporting.progress import Reporter
 from mmq_sweeps.store.kinds import ArtifactKind
@@ -58,13 +60,13 @@ class Session:
 
     def __post_init__(self) -> None:
         self.weights = WeightSwap(self.loaded)
-        self.units = cache(cache_bytes(), unit_bytes)
+        self.units: LRUCache[str, StoredUnit] = LRUCache(cache_bytes(), unit_bytes)
         self.outputs = OutputCache(self.store, cache_bytes())
         self._requests: dict[str, list[Request]] = {}
 
     @property
     def references(self) -> Path:
-        """The folder in which metrics cache what depends on the references only."""
+        """The folder in which metrics cache results that depend on the references only."""
         return self.store.root / "artifacts" / "references"
 
     def requests(self, cell: Cell) -> list[Request]:
@@ -219,10 +221,10 @@ class Sessions:
     """Opens the session of each cell of a sweep. One model at a time is in memory; tasks keep the data they have read."""
 
     def __init__(self, sweep: Sweep, store: Store) -> None:
-        self.sweep, self.store = sweep, store
         self._tasks: dict[str, Task] = {}
         self._open: tuple[str, Session] | None = None
-        self._uses = Counter(cell.output_key(part) for cell in sweep.cells for part in cell.model["parts"])
+        self._uses: Counter[str] = Counter()
+        self.follow(sweep, store)
 
     def follow(self, sweep: Sweep, store: Store) -> None:
         """Go on with the cells of another sweep; a model that is loaded stays so, at full precision."""

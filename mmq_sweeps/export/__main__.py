@@ -11,11 +11,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from launch import sweep_file
 from mmq_sweeps.assignment import find
-from mmq_sweeps.errors import BITS, SHARE, ConfigError, StoreError, check_ranges, one_of
+from mmq_sweeps.errors import BITS, SHARE, ConfigError, Parser, StoreError, check_ranges, one_of
 from mmq_sweeps.identity.cell import is_quantized_elsewhere
 from mmq_sweeps.identity.loads_in import CHOICES
 from mmq_sweeps.reporting.progress import Progress, warnings_to
@@ -25,16 +25,11 @@ from mmq_sweeps.store.store import Store
 if TYPE_CHECKING:
     from mmq_sweeps.export.source import Source
 
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+FAILED, INTERRUPTED = 1, 130
 RANGES = {"max_bpw": BITS, "min_quality": SHARE}
 PROGRAM = "python -m mmq_sweeps.export"
 # First arguments that are no cells, and the modules whose ``main(arguments)`` runs them.
 SUBCOMMANDS = {"check": "mmq_sweeps.export.check"}
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, "".join(f"error: {line}\n" for line in message.splitlines()))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = _Parser(prog=PROGRAM, description="Write a finished cell as a checkpoint that others load.")
+    parser = Parser(prog=PROGRAM, description="Write a finished cell as a checkpoint that others load.")
     parser.add_argument("cell", nargs="?", help="the cell's id, or its unique beginning")
     parser.add_argument("--best", action="store_true", help="in place of CELL: what python -m analysis recommend names")
     parser.add_argument("--max-bpw", type=float, metavar="BITS", help="of --best: bits per weight at most")

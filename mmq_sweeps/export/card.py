@@ -1,4 +1,4 @@
-"""The model card of an exported folder: what was measured, how it is stored, how to load it and how to get it again."""
+"""The model card of an exported folder: its measurements, how it is stored, how to load it and how to get it again."""
 
 from __future__ import annotations
 

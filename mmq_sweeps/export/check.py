@@ -5,37 +5,32 @@ A line a check. Exit status: 0 all is well, 1 a check failed, 2 bad input.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from mmq_sweeps.errors import Parser, some_of
 from mmq_sweeps.models.quantized.configuration import read_values
 
 if TYPE_CHECKING:
     from mmq_sweeps.models.quantized.names import FittedCheckpoint
 
-BAD_INPUT, FAILED = 2, 1
+FAILED = 1
 # As ``mmq_sweeps/export/export.py`` names it.
 MANIFEST = "mmq_sweeps.json"
-SHOWN = 3
 
 
 class CheckError(Exception):
-    """What is wrong with a folder, in a sentence."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"error: {message}\n")
+    """A fault of a folder, in a sentence."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = _Parser(prog="python -m mmq_sweeps.export check", description="Verify a checkpoint's folder.")
+    parser = Parser(prog="python -m mmq_sweeps.export check", description="Verify a checkpoint's folder.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="a checkpoint's folder, ours or another tool's")
     folder: Path = parser.parse_args(arguments).folder
     try:
@@ -117,18 +112,13 @@ def _tensors(folder: Path, values: Mapping[str, Any], found: list[FittedCheckpoi
     except (OSError, ValueError) as error:
         raise CheckError(str(error)) from error
     found.append(fitted)
-    told = ", ".join(f"{count} {layout}" for layout, count in _layouts(fitted)) or "all at full precision"
+    layouts = Counter(linear.stored_as for linear in fitted.linears.values())
+    told = ", ".join(f"{count} {layout}" for layout, count in sorted(layouts.items())) or "all at full precision"
     return f"{len(checkpoint.linears)} quantized linears ({told}), {checkpoint.size:,} bytes of weights"
 
 
-def _layouts(fitted: FittedCheckpoint) -> Iterator[tuple[str, int]]:
-    layouts = [f"{linear.layout} {'/'.join(map(str, linear.widths)) or '?'}" for linear in fitted.linears.values()]
-    for layout in sorted(set(layouts)):
-        yield layout, layouts.count(layout)
-
-
 def _names(fitted: FittedCheckpoint) -> str:
-    """Compare what the configuration names, what the files hold and what the model has."""
+    """Compare the names in the configuration, the files and the model."""
     from mmq_sweeps.models.quantized.loaders import faults
 
     if wrong := list(faults(fitted)):
@@ -174,7 +164,7 @@ def _loading(folder: Path, fitted: FittedCheckpoint) -> str:
 
 def _some(names: Any) -> str:
     shown = sorted(str(name[0]) if isinstance(name, tuple) else str(name) for name in names)
-    return ", ".join(shown[:SHOWN]) + (", ..." if len(shown) > SHOWN else "")
+    return some_of(shown)
 
 
 if __name__ == "__main__":

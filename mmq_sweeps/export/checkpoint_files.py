@@ -1,4 +1,4 @@
-"""The files beside the weights: those of the checkpoint byte for byte, and a configuration that says what was quantized."""
+"""The files beside the weights: those of the checkpoint byte for byte, and a configuration that names the quantized linears."""
 
 from __future__ import annotations
 
@@ -59,7 +59,11 @@ def exported_config(
             own["dtype"] = dtype
     config["architectures"] = [type(model).__name__]
     if tensors.untied:
-        text = _text_config_name(model)
+        text_config = model.config.get_text_config(decoder=True)
+        # None if the text model's configuration is that of the whole model.
+        text = next(
+            (name for name in model.config.sub_configs if getattr(model.config, name, None) is text_config), None
+        )
         config["tie_word_embeddings"] = False
         if text is not None:
             config.setdefault(text, {})["tie_word_embeddings"] = False
@@ -77,9 +81,3 @@ def _inside(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         if isinstance(value, dict):
             yield value
             yield from _inside(value)
-
-
-def _text_config_name(model: transformers.PreTrainedModel) -> str | None:
-    """Return the name of the text model's configuration inside that of ``model``; None if it is the same."""
-    text = model.config.get_text_config(decoder=True)
-    return next((name for name in model.config.sub_configs if getattr(model.config, name, None) is text), None)

@@ -30,7 +30,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command was asked for; None leaves it to the cell."""
+    """The format and dtype that the command was asked for; None leaves it to the cell."""
 
     format: str | None = None
     dtype: str | None = None

@@ -36,7 +36,7 @@ BESIDE = 100 * 10**6
 
 @dataclass(frozen=True)
 class Order:
-    """What to write: ``out`` is the folder, ``command`` the line that asked for it, for the card."""
+    """An export to make: ``out`` is the folder, ``command`` the line that asked for it, for the card."""
 
     out: Path
     asked: Asked = field(default_factory=Asked)
@@ -47,7 +47,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Exported:
-    """A finished export: its format, why it is not the preferred one, and what was verified."""
+    """A finished export: its format, why it is not the preferred one, and the verification."""
 
     folder: Path
     choice: Choice
@@ -64,7 +64,7 @@ def export(source: Source, order: Order, progress: Reporter) -> Exported:
     with quiet_libraries():
         session = Sessions(source.sweep, source.store).open(source.cell)
         weights = CellWeights(session, source.cell, progress)
-        with source.store.needed((ArtifactKind.QUANTIZED, one.key) for one in weights.requests):
+        with source.store.locks.pinned((ArtifactKind.QUANTIZED, one.key) for one in weights.requests):
             choice, tensors = _chosen(source, session, weights, order)
             with folder_at(order.out) as folder:
                 try:
@@ -91,9 +91,10 @@ def _chosen(source: Source, session: Session, weights: CellWeights, order: Order
         return choose(order.asked, weights.linears, weights.dense_linears, main_input, own_dtype)
 
     chosen()  # Before what was evicted is computed again, which takes long.
-    if weights.missing and (changed := changed_files(source.sweep, [source.cell])):
-        raise ConfigError(changed)
-    weights.compute_missing()
+    if missing := weights.missing:
+        if changed := changed_files(source.sweep, [source.cell]):
+            raise ConfigError(changed)
+        weights.quantize_again(missing)
     choice = chosen()
     tensors = ExportedTensors(loaded, weights, choice.format, choice.dtype)
     if (name := tensors.inexact()) is not None:

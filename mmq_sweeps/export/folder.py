@@ -63,8 +63,5 @@ def _sync(folder: Path) -> None:
 
 def empty(folder: Path) -> None:
     """Remove everything in ``folder``."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    shutil.rmtree(folder)
+    folder.mkdir()

@@ -1,4 +1,4 @@
-"""What is exported: a finished cell, with all that is needed to compute its weights again."""
+"""The source of an export: a finished cell, with all that is needed to compute its weights again."""
 
 from __future__ import annotations
 

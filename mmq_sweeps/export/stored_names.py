@@ -7,13 +7,16 @@ keeps how it converted them when it loaded the model, and reverses it here group
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import torch
 import transformers
 from torch import Tensor
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
+
+from mmq_sweeps.grouping import grouped
 
 # A tensor of a numbered layer, by the layer.
 LAYER = re.compile(r"(.*?\.\d+)\.")
@@ -34,17 +37,13 @@ def as_stored(model: transformers.PreTrainedModel, tensors: Mapping[str, Tensor]
     return stored
 
 
-def groups(names: Iterable[str]) -> Iterator[list[str]]:
-    """Yield the names of tensors that may be stored together: those of a layer, or of a module outside the layers."""
-    found: dict[str, list[str]] = {}
-    for name in names:
-        layer = LAYER.match(name)
-        found.setdefault(layer[1] if layer else name.rpartition(".")[0], []).append(name)
-    yield from found.values()
+def groups(names: Iterable[str]) -> Iterable[list[str]]:
+    """Return the names of tensors that may be stored together: those of a layer, or of a module outside the layers."""
+    return grouped(names, lambda name: layer[1] if (layer := LAYER.match(name)) else name.rpartition(".")[0]).values()
 
 
 def prefixes(model: transformers.PreTrainedModel, linears: Iterable[str]) -> dict[str, str]:
-    """Return what the names of each linear's tensors begin with in a checkpoint; loaders also know the linear's own name.
+    """Return the beginning of the names of each linear's tensors in a checkpoint; loaders also know the linear's own name.
 
     It is the linear's own name if the checkpoint stores its weight in another shape, or together with another.
     """
@@ -54,7 +53,5 @@ def prefixes(model: transformers.PreTrainedModel, linears: Iterable[str]) -> dic
         stored = as_stored(model, {f"{name}.weight": torch.empty(shape, device="meta")})
         alike = [key for key, tensor in stored.items() if key.endswith(".weight") and tuple(tensor.shape) == shape]
         found[name] = alike[0].removesuffix(".weight") if len(stored) == len(alike) == 1 else name
-    counts: dict[str, int] = {}
-    for prefix in found.values():
-        counts[prefix] = counts.get(prefix, 0) + 1
+    counts = Counter(found.values())
     return {name: prefix if counts[prefix] == 1 else name for name, prefix in found.items()}

@@ -23,7 +23,7 @@ class InexactError(ValueError):
 
 
 class ExportedTensors:
-    """What a checkpoint in ``format`` holds of ``loaded`` with ``weights`` in place; at most one layer is in memory.
+    """The tensors of a checkpoint in ``format`` of ``loaded`` with ``weights`` in place; at most one layer is in memory.
 
     Linears are packed if the format does that; embeddings and experts are dense, with the values that were measured.
     ``dtype`` is that of dense tensors which have the model's dtype; others keep their own.
@@ -46,7 +46,7 @@ class ExportedTensors:
 
     @cached_property
     def prefixes(self) -> dict[str, str]:
-        """What the names of each packed linear's tensors begin with."""
+        """The beginning of the names of each packed linear's tensors."""
         return stored_names.prefixes(self.loaded.model, self.packed)
 
     @cached_property
@@ -79,7 +79,7 @@ class ExportedTensors:
             raise InexactError(f"{linear}: {error}") from error
 
     def dense_bytes(self, kind: str) -> int:
-        """Return what the quantized weights of ``kind`` weigh that are stored dense."""
+        """Return the bytes of the quantized weights of ``kind`` that are stored dense."""
         own = [spec for name, spec in self.quantized.items() if spec.kind == kind and name not in self.packed]
         return self.dtype.itemsize * sum(math.prod(spec.shape) for spec in own)
 
@@ -107,7 +107,7 @@ class ExportedTensors:
 
     @cached_property
     def _names(self) -> list[str]:
-        """Names in the model of what is stored: all but the other names of tied weights, which a packed one parts."""
+        """Names in the model of the stored tensors: all but the other names of tied weights, which a packed one parts."""
         parted = {f"{other}.weight" for name in self.packed for other in self.loaded.sharing(name)}
         saved = stored_names.saved_tensors(self.loaded.model)
         return [name for name in self._state if name in saved or name in parted]

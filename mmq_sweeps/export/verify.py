@@ -1,6 +1,6 @@
 """Verify an exported folder in a process of its own: reloaded by transformers, it must be the model that was measured.
 
-``python -m mmq_sweeps.export.verify`` reads what to verify as JSON from standard input and writes what it found as JSON. It
+``python -m mmq_sweeps.export.verify`` reads its task as JSON from standard input and writes its findings as JSON. It
 imports the exported weights with nothing but transformers.
 """
 
@@ -30,12 +30,14 @@ from mmq_sweeps.export.formats.names import format_named
 from mmq_sweeps.export.tensors import ExportedTensors
 from mmq_sweeps.export.weights import CellWeights
 from mmq_sweeps.export.writer import INDEX, SINGLE
+from mmq_sweeps.grouping import grouped
+from mmq_sweeps.memory import Computed
 from mmq_sweeps.models import experts
 from mmq_sweeps.models.device_map import choose_device, offloading_hooks
-from mmq_sweeps.models.loading import LoadedModel, prepared
+from mmq_sweeps.models.loading import LoadedModel, decompress, prepared
 from mmq_sweeps.models.processors import load_processor
 from mmq_sweeps.models.shapes import find_class
-from mmq_sweeps.quantization.stored_units import Dequantized
+from mmq_sweeps.quantization.folding import tensors_in
 from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.store.store import Store
 
@@ -51,7 +53,7 @@ class VerificationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found: how many linears' codes and values of outputs are equal, and with an evaluation every metric."""
+    """The findings: how many linears' codes and values of outputs are equal, and with an evaluation every metric."""
 
     linears: int
     outputs: int
@@ -67,7 +69,7 @@ def verify(
     kept: Collection[str],
     metrics: Mapping[str, float] | None,
 ) -> Verified:
-    """Verify ``folder`` in a new process; VerificationError says what differs.
+    """Verify ``folder`` in a new process; VerificationError names a difference.
 
     ``kept`` names parameters that the measured model had in float32 whatever its dtype. With ``metrics``, those of the
     record, the task is evaluated and must give the same values.
@@ -107,7 +109,7 @@ def in_new_process(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Verify what standard input says."""
+    """Verify the folder that standard input names."""
     warnings: list[str] = []
     with quiet_libraries(), warnings_to(warnings.append):
         told = answer(json.load(sys.stdin))
@@ -115,7 +117,7 @@ def main() -> None:
 
 
 def answer(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Verify what ``asked`` says; return the fields of ``Verified``, or the problem."""
+    """Verify the folder that ``asked`` names; return the fields of ``Verified``, or the problem."""
     try:
         return vars(_verified(asked))
     except VerificationError as error:
@@ -162,34 +164,28 @@ class _Quiet:
 
 def _check_codes(folder: Path, tensors: ExportedTensors, weights: CellWeights) -> int:
     """Compare the codes in the file with those in the store, linear by linear; return how many there are."""
-    stored = _Stored(folder)
+    by_module = grouped(_held(folder).items(), lambda held: held[0].rpartition(".")[0])
     for name in tensors.packed:
-        if not tensors.format.holds(stored.under(tensors.prefixes[name]), weights[name]):
+        prefix = tensors.prefixes[name]
+        stored = {full.removeprefix(f"{prefix}."): _read(path, full) for full, path in by_module.get(prefix, ())}
+        if not tensors.format.holds(stored, weights[name]):
             raise VerificationError(f"{name}: codes, zeros or scales in the file are not those that were measured")
     return len(tensors.packed)
 
 
-class _Stored:
-    """The tensors of a folder's files, read when they are asked for."""
+def _held(folder: Path) -> dict[str, Path]:
+    """Return the file of every tensor in ``folder``."""
+    index = folder / INDEX
+    if index.is_file():
+        return {name: folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+    with safe_open(folder / SINGLE, "pt") as file:
+        return dict.fromkeys(file.keys(), folder / SINGLE)
 
-    def __init__(self, folder: Path) -> None:
-        index = folder / INDEX
-        if index.is_file():
-            held: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        else:
-            with safe_open(folder / SINGLE, "pt") as file:
-                held = dict.fromkeys(file.keys(), SINGLE)
-        self._by_module: dict[str, list[tuple[str, Path]]] = {}
-        for name, file_name in held.items():
-            module, _, ending = name.rpartition(".")
-            self._by_module.setdefault(module, []).append((ending, folder / file_name))
 
-    def under(self, module: str) -> dict[str, Tensor]:
-        found = {}
-        for ending, path in self._by_module.get(module, ()):
-            with safe_open(path, "pt") as file:
-                found[ending] = file.get_tensor(f"{module}.{ending}")
-        return found
+def _read(path: Path, name: str) -> Tensor:
+    with safe_open(path, "pt") as file:
+        tensor: Tensor = file.get_tensor(name)
+        return tensor
 
 
 def _inputs(session: Session) -> Iterator[dict[str, Any]]:
@@ -212,7 +208,7 @@ def _measured(
             for name, parameter in session.loaded.model.named_parameters():
                 if name not in kept:
                     parameter.copy_(parameter.to(dtype))
-    with _placed(session.loaded, _Rounded(weights, dtype, kept), weights.dense):
+    with _placed(session.loaded, _rounded(weights, dtype, kept), weights.dense):
         return [_outputs(session.loaded, one) for one in inputs]
 
 
@@ -233,33 +229,20 @@ def _placed(loaded: LoadedModel, weights: Mapping[str, Tensor], dense: Mapping[s
     yield
 
 
-class _Rounded(Dequantized):
-    """Dequantized weights as a cell puts them into a model of ``dtype``, whichever dtype the model at hand has."""
+def _rounded(quantized: CellWeights, dtype: torch.dtype, kept: Collection[str]) -> Computed[Tensor]:
+    """Return dequantized weights as a cell puts them into a model of ``dtype``, whichever dtype the model at hand has."""
 
-    def __init__(self, quantized: CellWeights, dtype: torch.dtype, kept: Collection[str]) -> None:
-        super().__init__(quantized)
-        self._dtype, self._kept = dtype, kept
+    def weight(name: str) -> Tensor:
+        own = quantized[name].dequantize()
+        return own if f"{name}.weight" in kept else own.to(dtype)
 
-    def __getitem__(self, name: str) -> Tensor:
-        weight = super().__getitem__(name)
-        return weight if f"{name}.weight" in self._kept else weight.to(self._dtype)
+    return Computed(quantized, weight)
 
 
 @torch.no_grad()
 def _outputs(loaded: LoadedModel, inputs: Mapping[str, Any]) -> list[Tensor]:
     """Return every tensor in the output of a forward pass, logits among them, on the CPU."""
-    return [tensor.cpu() for tensor in _tensors(loaded.model(**loaded.to_device(inputs)))]
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            yield from _tensors(value)
-    elif isinstance(output, (tuple, list)):
-        for value in output:
-            yield from _tensors(value)
+    return [tensor.cpu() for tensor in tensors_in(loaded.model(**loaded.to_device(inputs)))]
 
 
 def _reloaded(folder: Path, config: Mapping[str, Any], packed: tuple[str, ...]) -> LoadedModel:
@@ -275,8 +258,8 @@ def _reloaded(folder: Path, config: Mapping[str, Any], packed: tuple[str, ...]) 
     if wrong:
         shown = "; ".join(f"{name}: {', '.join(keys[:SHOWN])}" for name, keys in wrong.items())
         raise VerificationError(f"transformers does not load all of it ({shown})")
-    if packed and hasattr(model.hf_quantizer, "compressor"):
-        model.hf_quantizer.compressor.decompress_model(model)
+    if packed:
+        decompress(model)
     return prepared(model, load_processor(folder, {}), config)
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from mmq_sweeps.errors import StoreError
+from mmq_sweeps.errors import StoreError, some_of
 from mmq_sweeps.execution.session import Session
 from mmq_sweeps.export.formats.base import LinearSpec
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.identity.end_parts import EMBEDDINGS
+from mmq_sweeps.memory import Computed
 from mmq_sweeps.methods.formats import QuantizedWeight
 from mmq_sweeps.models import experts
 from mmq_sweeps.models.initializing import loads_packed
@@ -25,23 +26,7 @@ logger = logging.getLogger(__name__)
 HELD = 2
 
 
-class _Folded(Mapping[str, Tensor]):
-    """Parameters that input scales are folded into, each in the unit of a request."""
-
-    def __init__(self, request_of: Mapping[str, Request], unit: Callable[[Request], StoredUnit]) -> None:
-        self._request_of, self._unit = request_of, unit
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._request_of)
-
-    def __len__(self) -> int:
-        return len(self._request_of)
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._unit(self._request_of[name]).dense[name]
-
-
-class CellWeights(Mapping[str, QuantizedWeight]):
+class CellWeights(Computed[QuantizedWeight]):
     """The quantized weights of ``cell`` by linear, in the order of the model; those of ``HELD`` units are in memory.
 
     Units that were evicted are computed again when the first of them is asked for, and ``recomputed`` counts them.
@@ -53,31 +38,25 @@ class CellWeights(Mapping[str, QuantizedWeight]):
         self.recomputed = 0
         self._request_of = {name: request for request in self.requests for name in request.unit.linears}
         self._held: dict[str, StoredUnit] = {}
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._request_of)
-
-    def __len__(self) -> int:
-        return len(self._request_of)
-
-    def __getitem__(self, name: str) -> QuantizedWeight:
-        return self._unit(self._request_of[name]).weights[name]
+        super().__init__(self._request_of, lambda name: self._unit(self._request_of[name]).weights[name])
 
     @property
     def dense(self) -> Mapping[str, Tensor]:
         """Other parameters of the model that take other values, by name, read when one is asked for."""
-        return _Folded({name: request for request in self.requests for name in self._folded_into(request)}, self._unit)
-
-    def _folded_into(self, request: Request) -> Iterator[str]:
-        names = self._session.store.artifact_names(ArtifactKind.QUANTIZED, request.key) or ()
-        return (name.removesuffix(DENSE) for name in names if name.endswith(DENSE))
+        held = {
+            name.removesuffix(DENSE): request
+            for request in self.requests
+            for name in self._session.store.artifacts.names(ArtifactKind.QUANTIZED, request.key) or ()
+            if name.endswith(DENSE)
+        }
+        return Computed(held, lambda name: self._unit(held[name]).dense[name])
 
     @property
     def specs(self) -> dict[str, LinearSpec]:
-        """What is known of each linear; of what the store no longer has, that its columns have no scales of their own."""
+        """Describe each linear; of units that the store no longer has, columns are taken to have no scales of their own."""
         found = {}
         for request in self.requests:
-            stored = self._session.store.artifact_names(ArtifactKind.QUANTIZED, request.key) or set()
+            stored = self._session.store.artifacts.names(ArtifactKind.QUANTIZED, request.key) or set()
             for name, shape in request.unit.linears.items():
                 kind = "embeddings" if request.unit.part == EMBEDDINGS else "linear"
                 kind = "expert" if experts.parse(name) is not None else kind
@@ -101,12 +80,7 @@ class CellWeights(Mapping[str, QuantizedWeight]):
     def missing(self) -> list[Request]:
         """Units that the store no longer has."""
         store = self._session.store
-        return [one for one in self.requests if not store.has_artifact(ArtifactKind.QUANTIZED, one.key)]
-
-    def compute_missing(self) -> None:
-        """Quantize again what the store no longer has, and say so."""
-        if missing := self.missing:
-            self._compute(missing)
+        return [one for one in self.requests if not store.artifacts.has(ArtifactKind.QUANTIZED, one.key)]
 
     def _unit(self, request: Request) -> StoredUnit:
         if request.key in self._held:
@@ -114,7 +88,7 @@ class CellWeights(Mapping[str, QuantizedWeight]):
         unit = read_unit(request, self._session.store)
         if unit is None:
             # Lost to corruption, which the store has told.
-            self._compute([request])
+            self.quantize_again([request])
             unit = read_unit(request, self._session.store)
         if unit is None:
             raise StoreError(f"the store lost {request.unit.name} right after it was written")
@@ -123,11 +97,11 @@ class CellWeights(Mapping[str, QuantizedWeight]):
         self._held[request.key] = unit
         return unit
 
-    def _compute(self, missing: Sequence[Request]) -> None:
-        named = ", ".join(request.unit.name for request in missing[:3]) + (", ..." if len(missing) > 3 else "")
+    def quantize_again(self, missing: Sequence[Request]) -> None:
+        """Quantize units that the store no longer has, and say so."""
         logger.warning(
             "%d of %d quantized units are no longer in the store (%s) and are computed again",
-            len(missing), len(self.requests), named,
+            len(missing), len(self.requests), some_of(request.unit.name for request in missing),
         )  # fmt: skip
         self.recomputed += len(missing)
         if failures := self._session.compute(missing, self._progress):

@@ -13,22 +13,12 @@ from types import TracebackType
 
 import torch
 from torch import Tensor
+from transformers.modeling_utils import str_to_torch_dtype
 
 from mmq_sweeps.export.formats.base import TensorSpec
 
 # Names of the dtypes in a file's header.
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+DTYPES = {dtype: name for name, dtype in str_to_torch_dtype.items()}
 SHARD_BYTES = 5 * 10**9
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # A header's length is a multiple of it, so that every dtype is aligned behind it.
@@ -43,16 +33,18 @@ def size_of(spec: TensorSpec) -> int:
 
 @dataclass
 class _File:
-    """One file: its descriptor, and the tensors that are still to be written with their places."""
+    """One file: its first bytes, its length, and the tensors that are still to be written with their places."""
 
     path: Path
+    header: bytes
+    length: int
     left: dict[str, tuple[int, TensorSpec]]
     descriptor: int = field(init=False)
 
-    def open(self, header: bytes, length: int) -> None:
+    def open(self) -> None:
         self.descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        _write_all(self.descriptor, header, 0)
-        os.ftruncate(self.descriptor, length)
+        _write_all(self.descriptor, self.header, 0)
+        os.ftruncate(self.descriptor, self.length)
 
 
 class WeightFiles:
@@ -66,24 +58,17 @@ class WeightFiles:
         self._folder, self._specs = folder, dict(specs)
         shards = _shards(self._specs, shard_bytes)
         names = [SINGLE] if len(shards) == 1 else [_shard_name(place, len(shards)) for place in range(len(shards))]
-        self._files: list[_File] = []
-        self._holder: dict[str, _File] = {}
-        self._headers: list[tuple[bytes, int]] = []
-        for name, shard in zip(names, shards, strict=True):
-            header, places, length = _header({one: self._specs[one] for one in shard})
-            file = _File(folder / name, {one: (place, self._specs[one]) for one, place in places.items()})
-            self._files.append(file)
-            self._headers.append((header, length))
-            self._holder |= dict.fromkeys(shard, file)
+        self._files = [_planned(folder / name, shard) for name, shard in zip(names, shards, strict=True)]
+        self._holder = {name: file for file in self._files for name in file.left}
 
     @property
     def bytes(self) -> int:
         """Bytes of all files with tensors."""
-        return sum(length for _, length in self._headers)
+        return sum(file.length for file in self._files)
 
     def __enter__(self) -> WeightFiles:
-        for file, (header, length) in zip(self._files, self._headers, strict=True):
-            file.open(header, length)
+        for file in self._files:
+            file.open()
         return self
 
     def write(self, name: str, tensor: Tensor) -> None:
@@ -146,15 +131,15 @@ def _write_all(descriptor: int, content: bytes | memoryview, place: int) -> None
         left, place = left[written:], place + written
 
 
-def _shards(specs: Mapping[str, TensorSpec], most: int) -> list[list[str]]:
-    shards: list[list[str]] = [[]]
+def _shards(specs: Mapping[str, TensorSpec], most: int) -> list[dict[str, TensorSpec]]:
+    shards: list[dict[str, TensorSpec]] = [{}]
     size = 0
     for name, spec in specs.items():
         own = size_of(spec)
         if shards[-1] and size + own > most:
-            shards.append([])
+            shards.append({})
             size = 0
-        shards[-1].append(name)
+        shards[-1][name] = spec
         size += own
     return shards
 
@@ -163,8 +148,8 @@ def _shard_name(place: int, count: int) -> str:
     return f"model-{place + 1:05}-of-{count:05}.safetensors"
 
 
-def _header(specs: Mapping[str, TensorSpec]) -> tuple[bytes, dict[str, int], int]:
-    """Return a file's first bytes, the place of each tensor in the file, and the file's length.
+def _planned(path: Path, specs: Mapping[str, TensorSpec]) -> _File:
+    """Return the file of ``specs`` at ``path`` before it is written.
 
     Wide dtypes come first: readers map tensors, which must be aligned, and the format allows no gap between them.
     """
@@ -178,4 +163,5 @@ def _header(specs: Mapping[str, TensorSpec]) -> tuple[bytes, dict[str, int], int
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     header = len(text).to_bytes(8, "little") + text
-    return header, {name: len(header) + offset for name, offset in offsets.items()}, len(header) + end
+    left = {name: (len(header) + offset, specs[name]) for name, offset in offsets.items()}
+    return _File(path, header, len(header) + end, left)

@@ -70,7 +70,7 @@ class Rule:
     units: tuple[Numbered, ...] = ()
 
     def where(self) -> dict[str, Any]:
-        """Return what the rule selects, as it stands in a selection; empty if it selects a part of a single tensor."""
+        """Return the fields of a selection that name the units of the rule; empty for a part of a single tensor."""
         if self.units:
             return {"units": [unit_label(unit) for unit in self.units]}
         return {"blocks": list(self.blocks), "layers": list(self.layers)} if self.blocks else {}
@@ -233,7 +233,7 @@ def _width(rule: Mapping[str, Any]) -> str:
 
 
 def _narrowed(rule: Mapping[str, Any]) -> list[str]:
-    """Return the words for what a rule selects of a part; none if it selects all of it."""
+    """Name the units of a part that a rule selects; empty if it selects all of it."""
     return [
         "+".join(rule[name])
         for name, everything in (("blocks", len(BLOCK_GROUPS)), ("layers", len(LAYER_KINDS)))

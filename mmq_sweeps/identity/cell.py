@@ -17,7 +17,6 @@ from mmq_sweeps.identity.assignment import (
     bits_label,
     part_order,
     rules_in,
-    selects,
 )
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.identity.hashing import digest
@@ -67,10 +66,6 @@ class MethodRule:
         """The bit-width."""
         width: int = self.rule["bits"]
         return width
-
-    def selects(self, block: int, group: str, kind: str) -> bool:
-        """Return True if the rule selects the unit ``kind`` of block ``block``, which lies in ``group``."""
-        return selects(self.rule, block, group, kind)
 
     @property
     def normal(self) -> dict[str, Any]:
@@ -149,10 +144,8 @@ class Cell:
         kinds = self.parts[part].get(VISION_TOKENS) if VISION_WEIGHT in method else None
         if kinds is None:
             method.pop(VISION_WEIGHT, None)
-        return MethodRule(rule, method, self.calibration is not None and self._calibrates(method), size, key, kinds)
-
-    def _calibrates(self, method: Mapping[str, Any]) -> bool:
-        return method["_target_"] not in self.uncalibrated
+        calibrated = self.calibration is not None and method["_target_"] not in self.uncalibrated
+        return MethodRule(rule, method, calibrated, size, key, kinds)
 
     def node(self, method: Mapping[str, Any]) -> dict[str, Any]:
         """Return ``method``, as it stands in a rule, as a node for ``build``, its class given by dotted path."""
@@ -187,7 +180,7 @@ class Cell:
         return self._key("part", depends, part=part, selection=selection)
 
     def _quantization(self, part: str) -> tuple[dict[str, Any], Any]:
-        """Return what the quantization of ``part`` depends on, and its selection; methods are spelled out if they differ."""
+        """Return the inputs of the quantization of ``part``, and its selection; methods are spelled out if they differ."""
         rules = self.rules(part)
         if not rules:
             return {"model": self.model}, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -133,10 +133,10 @@ def quantized_already(name: str, values: Mapping[str, Any], folder: Path | None)
     """
     if quantization_method(checkpoint_path(name)) is not None:
         return None
-    said = _quantization(values, "")
+    said = next((f"{_by(value)} ({key} in its config.json)" for key, value in quantization_entries(values)), None)
     if said is None and folder is not None:
-        said = next(filter(None, (_quantization_file(folder / file) for file in QUANTIZATION_FILES)), None)
-        said = said or _stored_types(folder)
+        name_of_file, content = quantization_file(folder)
+        said = f"{_by(content)} ({name_of_file} beside its config.json)" if name_of_file else _stored_types(folder)
     if said is None:
         return None
     return (
@@ -145,40 +145,44 @@ def quantized_already(name: str, values: Mapping[str, Any], folder: Path | None)
     )
 
 
-def _quantization(values: Mapping[str, Any], path: str) -> str | None:
+def quantization_entries(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of ``QUANTIZATION_KEYS`` in a config.json by their dotted keys, outer ones first."""
     for key, value in values.items():
         if key in QUANTIZATION_KEYS and value:
-            return f"by {_quantization_method(value)} ({path}{key} in its config.json)"
-        if isinstance(value, Mapping) and (found := _quantization(value, f"{path}{key}.")):
-            return found
-    return None
+            yield f"{path}{key}", value
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from quantization_entries(value, f"{path}{key}.")
 
 
-def _quantization_file(path: Path) -> str | None:
-    if not path.is_file():
-        return None
+def quantization_file(folder: Path) -> tuple[str, Mapping[str, Any]]:
+    """Return the first of ``QUANTIZATION_FILES`` in ``folder`` and its content, empty if unreadable; no name without one."""
+    name = next((name for name in QUANTIZATION_FILES if (folder / name).is_file()), "")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads((folder / name).read_text()) if name else {}
     except ValueError:
         content = {}
-    return f"by {_quantization_method(content)} ({path.name} beside its config.json)"
+    return name, content if isinstance(content, Mapping) else {}
 
 
-def _quantization_method(values: Any) -> str:
+def _by(values: Any) -> str:
     if not isinstance(values, Mapping):
-        return "an unnamed method"
+        return "by an unnamed method"
     values = {**values, **values.get("quantization", {})}  # modelopt's are a level below
     named = values.get("quant_method") or values.get("quant_algo") or values.get("format")
     if named is None and any(key.endswith(("load_in_8bit", "load_in_4bit")) for key in values):
         named = "bitsandbytes"
     bits = values.get("bits", values.get("w_bit"))
-    return f"{named or 'an unnamed method'}{f' with {bits} bits' if bits else ''}"
+    return f"by {named or 'an unnamed method'}{f' with {bits} bits' if bits else ''}"
 
 
 def _stored_types(folder: Path) -> str | None:
     for path in weight_files(folder):
         if path.suffix == ".safetensors":
-            types = {name: about["dtype"] for name, about in _header(path).items()}
+            try:
+                types = {name: about["dtype"] for name, about in read_header(path)[0].items()}
+            except ValueError:  # Damaged, which loading the weights reports.
+                types = {}
         else:
             types = _pickled_types(path)
         for name, dtype in types.items():
@@ -200,18 +204,18 @@ def _pickled_types(path: Path) -> dict[str, str]:
     return {name: str(value.dtype).removeprefix("torch.") for name, value in tensors if isinstance(value, torch.Tensor)}
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """Read the header of a safetensors file; empty if the file is damaged, an error that loading the weights reports."""
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Read the tensors in the header of a safetensors file, and where their values begin; a ValueError if it is damaged."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if length > path.stat().st_size:
-            return {}
+        if length + 8 > path.stat().st_size:
+            raise ValueError(f"{path}: is cut off or is no safetensors file: its header is longer than the file")
         try:
             header: dict[str, Any] = json.loads(file.read(length))
-        except ValueError:
-            return {}
-    header.pop("__metadata__", None)
-    return header
+            header.pop("__metadata__", None)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: cannot read its header: {error}") from error
+    return header, 8 + length
 
 
 def weight_files(folder: Path) -> list[Path]:

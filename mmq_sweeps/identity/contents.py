@@ -14,12 +14,13 @@ import hashlib
 import json
 import os
 import time
-import uuid
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+
+from mmq_sweeps.whole_files import write_whole
 
 VERSION = 1
 READERS = 8
@@ -153,11 +154,5 @@ def _write(place: Path, folder: Path, files: Mapping[str, tuple[Stamp, str]]) ->
         "folder": str(folder),
         "files": {name: [*stamp, digest] for name, (stamp, digest) in files.items()},
     }
-    temporary = place.with_name(f"{place.name}.{uuid.uuid4().hex}")
     with suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(json.dumps(content))
-            temporary.replace(place)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(place, json.dumps(content))

@@ -147,7 +147,10 @@ def _base(top: _Module, body: ast.ClassDef, module: str) -> _Source:
     bases = [path for base in body.bases if (path := top.path(base, module)) not in PLAIN_BASES]
     if len(bases) > 1 or "" in bases:
         raise UnreadableError(body.name)
-    return _from_source(*_split(bases[0])) if bases else _Source({}, {})
+    if not bases:
+        return _Source({}, {})
+    elsewhere, _, own = bases[0].rpartition(".")
+    return _from_source(elsewhere, own)
 
 
 def _role(top: _Module, value: ast.expr | None, module: str) -> Role:
@@ -206,8 +209,3 @@ def _parsed(file: Path, module: str, size: int, changed: int) -> _Module:  # noq
             # May create or change a class.
             raise UnreadableError(module)
     return _Module(classes, imports)
-
-
-def _split(path: str) -> tuple[str, str]:
-    module, _, name = path.rpartition(".")
-    return module, name

@@ -40,7 +40,7 @@ def hub_options(name: str, revision: str | None) -> dict[str, Any]:
 
 
 def _has_adapter(name: str, revision: str | None, online: bool) -> bool:
-    """Return True if the checkpoint has an adapter, by the hub if it is ``online``, else by what is cached of it."""
+    """Return True if the checkpoint has an adapter, by the hub if it is ``online``, else by its cached files."""
     if not online:
         return isinstance(try_to_load_from_cache(name, ADAPTER, revision=revision), str)
     try:
@@ -51,11 +51,11 @@ def _has_adapter(name: str, revision: str | None, online: bool) -> bool:
     return True
 
 
-def cached_commit(name: str, revision: str | None) -> str | None:
-    """Resolve a branch, tag or commit from the local cache; None if it is not cached."""
+def cached_commit(name: str, revision: str | None, kind: str = "models") -> str | None:
+    """Resolve a branch, tag or commit of ``models`` or ``datasets`` from the local cache; None if it is not cached."""
     if revision is not None and COMMIT.fullmatch(revision):
         return revision
-    folder = f"models--{name.replace('/', '--')}"
+    folder = f"{kind}--{name.replace('/', '--')}"
     try:
         return Path(constants.HF_HUB_CACHE, folder, "refs", revision or "main").read_text().strip() or None
     except OSError:

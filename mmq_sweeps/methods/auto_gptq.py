@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from mmq_sweeps.methods.base import LayerStats, Solution, check_installed
-from mmq_sweeps.methods.formats import Format, Grid, QuantizedWeight, check_group_size, storable_scale
-from mmq_sweeps.methods.gptq import check_solver_fields
+from mmq_sweeps.methods.formats import Format, Grid, QuantizedWeight
+from mmq_sweeps.methods.gptq import ColumnMethod
 from mmq_sweeps.methods.magnitude import divided, exponent_of
 
 PACKAGE = "_mmq_sweeps_auto_gptq"
@@ -99,31 +99,20 @@ def run(
 
 
 @dataclass(frozen=True)
-class AutoGPTQ:
+class AutoGPTQ(ColumnMethod):
     """auto-gptq's solver with its own grids. Fields are those of ``GPTQ``; ``block_size`` is the library's.
 
     With ``static_groups=False`` and groups smaller than a block, the library fits a group's grid to columns not yet
     corrected by the current block, so ``block_size`` changes the result.
     """
 
-    group_size: int | str = "channel"
-    symmetric: bool = False
-    damping: float = 0.01
-    act_order: bool = True
-    static_groups: bool = True
     block_size: int = 128
-    sequential: bool = False
 
     known_as: ClassVar[str] = "auto_gptq"
-    needs_statistics: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_group_size(self.group_size)
-        check_solver_fields(self.damping, self.act_order, self.static_groups, self.group_size, self.block_size)
+        super().__post_init__()
         check_installed("auto_gptq", "auto-gptq")
-
-    def format(self, bits: int) -> Format:
-        return Format(bits, self.group_size, self.symmetric)
 
     def quantize(self, weights: Sequence[Tensor], stats: LayerStats | None, format: Format) -> Solution:
         if stats is None:
@@ -146,15 +135,11 @@ class AutoGPTQ:
             layer, 2 * stats.gram, format, self.damping, self.act_order, self.static_groups, self.block_size
         )
         grid = Grid(scale[:group_rows], zero[:group_rows], format)
-        return QuantizedWeight(codes_of(restored, grid), stored(grid.times_power_of_two(exponent)))
+        own = grid.times_power_of_two(exponent)
+        return QuantizedWeight(codes_of(restored, grid), own.with_scale(own.scale))
 
 
 def codes_of(restored: Tensor, grid: Grid) -> Tensor:
     """Return the codes, uint8 ``[O, I]``, of a dequantized weight."""
     scale, zero = grid.expand(restored.shape[1])
     return torch.round(restored / scale + zero).to(torch.uint8)
-
-
-def stored(grid: Grid) -> Grid:
-    """Return the grid with scales rounded to storage precision."""
-    return Grid(storable_scale(grid.scale, grid.format), grid.zero, grid.format)

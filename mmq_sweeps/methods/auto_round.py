@@ -23,33 +23,26 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mmq_sweeps.methods.base import LayerStats, Solution, check_installed
+from mmq_sweeps.methods.base import GroupedMethod, LayerStats, Solution, check_installed
 from mmq_sweeps.methods.formats import (
     Format,
     Grid,
     QuantizedWeight,
-    check_group_size,
     storable_scale,
 )
 from mmq_sweeps.methods.magnitude import divided, exponent_of
 
 PACKAGE = "auto_round"
 # Group sizes as the library writes them.
-GROUPS = {"tensor": 0, "channel": -1}
-
-
-@dataclass(frozen=True)
-class Library:
-    """The parts used of the library: the wrapped linear, the optimizer, and the settings that choose a learning rate."""
-
-    wrapper: Any
-    optimizer: Any
-    settings: Any
+GROUPS: dict[int | str, int] = {"tensor": 0, "channel": -1}
 
 
 @functools.cache
-def load() -> Library:
-    """Import the library's modules, leaving transformers as it is; a ValueError names the command if it is missing."""
+def load() -> tuple[Any, Any, Any]:
+    """Return the library's wrapped linear, its optimizer, and its settings, which choose a learning rate.
+
+    Leaves transformers as it is. A ValueError names the command that installs the library if it is missing.
+    """
     check_installed(PACKAGE, "auto-round")
     found = importlib.util.find_spec(PACKAGE)
     assert found is not None
@@ -72,19 +65,16 @@ def load() -> Library:
         # Whoever imports the library itself gets all of it.
         if own is not None and sys.modules.get(PACKAGE) is own:
             del sys.modules[PACKAGE]
-    return Library(wrapper.WrapperLinear, optimizer.SignSGD, config.SignRoundConfig)
+    return wrapper.WrapperLinear, optimizer.SignSGD, config.SignRoundConfig
 
 
 def wrapped(weight: Tensor, format: Format) -> Any:
     """Return the library's wrapper around a linear of ``weight`` ``[O, I]``."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = nn.Parameter(weight, requires_grad=False)
-    group = (
-        GROUPS.get(format.group_size, format.group_size) if isinstance(format.group_size, str) else format.group_size
-    )
     settings = {
         "bits": format.bits,
-        "group_size": group,
+        "group_size": GROUPS.get(format.group_size, format.group_size),
         "sym": format.symmetric,
         "data_type": "int",
         "act_bits": 16,
@@ -92,7 +82,8 @@ def wrapped(weight: Tensor, format: Format) -> Any:
     }
     for name, value in settings.items():
         setattr(layer, name, value)
-    return load().wrapper(layer, enable_torch_compile=False, device=weight.device)
+    wrapper, _, _ = load()
+    return wrapper(layer, enable_torch_compile=False, device=weight.device)
 
 
 def learn(weight: Tensor, gram: Tensor, format: Format, iterations: int, rate: float | None) -> dict[str, Tensor]:
@@ -100,9 +91,9 @@ def learn(weight: Tensor, gram: Tensor, format: Format, iterations: int, rate: f
 
     ``weight`` ``[O, I]`` and ``gram`` ``[I, I]`` are float32; ``rate`` None is the library's choice for the bit-width.
     """
-    library, wrapper = load(), wrapped(weight, format)
-    rate = rate or library.settings(iters=iterations).compute_lr(format.bits)
-    optimizer = library.optimizer(list(wrapper.params.values()), lr=rate, weight_decay=0)
+    (_, optimizer_class, settings), wrapper = load(), wrapped(weight, format)
+    rate = rate or settings(iters=iterations).compute_lr(format.bits)
+    optimizer = optimizer_class(list(wrapper.params.values()), lr=rate, weight_decay=0)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=iterations)
     least, best = float("inf"), {}
     for _ in range(iterations):
@@ -135,27 +126,21 @@ def stored(weight: Tensor, format: Format, learned: dict[str, Tensor]) -> Quanti
 
 
 @dataclass(frozen=True)
-class AutoRound:
+class AutoRound(GroupedMethod):
     """AutoRound's own solver for a linear. ``iterations`` and ``learning_rate`` are the library's ``iters`` and ``lr``."""
 
-    group_size: int | str = "channel"
-    symmetric: bool = False
     iterations: int = 200
     learning_rate: float | None = None
 
     known_as: ClassVar[str] = "auto_round"
-    needs_statistics: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_group_size(self.group_size)
+        super().__post_init__()
         if self.iterations < 1:
             raise ValueError(f"iterations={self.iterations!r}: choose at least one step")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate!r}: choose a rate above 0, or null for the library's")
         check_installed(PACKAGE, "auto-round")
-
-    def format(self, bits: int) -> Format:
-        return Format(bits, self.group_size, self.symmetric)
 
     def quantize(self, weights: Sequence[Tensor], stats: LayerStats | None, format: Format) -> Solution:
         if stats is None:

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mmq_sweeps.methods.base import LayerStats, Solution, check_installed
-from mmq_sweeps.methods.formats import Format, Grid, QuantizedWeight, check_group_size, storable_scale
+from mmq_sweeps.methods.base import GroupedMethod, LayerStats, Solution, check_installed
+from mmq_sweeps.methods.formats import Format, Grid, QuantizedWeight
 from mmq_sweeps.methods.magnitude import divided, exponent_of, loss_weights
 
 # The library's clip search takes rows in batches of 256 if that divides them, otherwise of 64, which must.
@@ -30,27 +30,21 @@ ROW_BATCH = 64
 
 
 @dataclass(frozen=True)
-class AutoAWQ:
+class AutoAWQ(GroupedMethod):
     """autoawq as a method; ``duo_scaling`` and ``apply_clip`` are the library's own switches, on by default as there."""
 
-    group_size: int | str = "channel"
-    symmetric: bool = False
     duo_scaling: bool = True
     apply_clip: bool = True
 
     known_as: ClassVar[str] = "autoawq"
-    needs_statistics: ClassVar[bool] = True
     input_scaled: ClassVar[bool] = True
     needs_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_group_size(self.group_size)
+        super().__post_init__()
         if self.group_size == "tensor":
             raise ValueError("group_size='tensor': autoawq has groups of input columns; choose channel or a number")
         check_installed("awq", "autoawq")
-
-    def format(self, bits: int) -> Format:
-        return Format(bits, self.group_size, self.symmetric)
 
     def quantize(self, weights: Sequence[Tensor], stats: LayerStats | None, format: Format) -> Solution:
         """Quantize ``weights`` ``[O_k, I]`` on ``stats.inputs`` ``[count, I]``, with an input scale shared by all of them."""
@@ -65,7 +59,7 @@ class AutoAWQ:
         # Returns the names of the preceding module and of the linears, then the scale.
         scale = solver._search_best_scale(module, module.before, list(module.linears), inputs, module)[2]
         input_scale = scale.to(inputs.device).clamp(2.0**-14, 65504.0).to(torch.float16)
-        scaled = _with_whole_batches([weight.float() * input_scale.float() for weight in weights])
+        scaled = [_whole_batches(weight.float() * input_scale.float()) for weight in weights]
         if self.apply_clip:
             scaled_inputs = dict.fromkeys(names, inputs / input_scale.float())
             clips = solver._search_best_clip(module, dict(zip(names, map(_linear, scaled), strict=True)), scaled_inputs)
@@ -117,8 +111,8 @@ def library_solver(format: Format, columns: int, duo_scaling: bool) -> Any:
     return solver
 
 
-def _with_whole_batches(weights: Sequence[Tensor]) -> list[Tensor]:
-    return [nn.functional.pad(weight, (0, 0, 0, -len(weight) % ROW_BATCH)) for weight in weights]
+def _whole_batches(weight: Tensor) -> Tensor:
+    return nn.functional.pad(weight, (0, 0, 0, -len(weight) % ROW_BATCH))
 
 
 def _clamp(weight: Tensor, clip: Tensor) -> Tensor:
@@ -130,8 +124,7 @@ def _clamp(weight: Tensor, clip: Tensor) -> Tensor:
 def _stored(quantized: QuantizedWeight, exponent: int) -> QuantizedWeight:
     """Return ``quantized`` for the weight itself instead of that over ``2**exponent``, its scales as they are stored."""
     grid = quantized.grid.times_power_of_two(exponent)
-    scale = storable_scale(grid.scale, grid.format)
-    return QuantizedWeight(quantized.codes, Grid(scale, grid.zero, grid.format), quantized.input_scale)
+    return replace(quantized, grid=grid.with_scale(grid.scale))
 
 
 def _rounded(solver: Any, weight: Tensor, format: Format, input_scale: Tensor) -> QuantizedWeight:

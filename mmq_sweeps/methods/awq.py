@@ -20,12 +20,12 @@ from torch import Tensor
 from mmq_sweeps.identity.roles import UNLESS_NULL
 from mmq_sweeps.methods.awq_search.clip import best_clipped
 from mmq_sweeps.methods.awq_search.scales import Scale, search_scale, search_scales
-from mmq_sweeps.methods.base import LayerStats, Solution, check_vision_weight
-from mmq_sweeps.methods.formats import MAX_BITS, Format, check_group_size
+from mmq_sweeps.methods.base import GroupedMethod, LayerStats, Solution, check_vision_weight
+from mmq_sweeps.methods.formats import MAX_BITS, Format
 
 
 @dataclass(frozen=True)
-class AWQ:
+class AWQ(GroupedMethod):
     """Scale search over ``n_grid`` exponents, then a clip search over ``clip_steps`` ranges (0: no clipping).
 
     Ranges are clipped by less than the share ``max_shrink``. With ``fuse``, weights whose input scale cannot be folded into
@@ -33,8 +33,6 @@ class AWQ:
     share of vision tokens in the statistics that the caller gives.
     """
 
-    group_size: int | str = "channel"
-    symmetric: bool = False
     n_grid: int = 20
     duo_scaling: bool = True
     clip_steps: int = 10
@@ -43,10 +41,9 @@ class AWQ:
     vision_weight: float | None = field(default=None, metadata=UNLESS_NULL)
 
     known_as: ClassVar[str] = "awq"
-    needs_statistics: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_group_size(self.group_size)
+        super().__post_init__()
         check_vision_weight(self.vision_weight)
         if self.n_grid < 1:
             raise ValueError(f"n_grid={self.n_grid!r}: choose at least one exponent")
@@ -59,9 +56,6 @@ class AWQ:
     def input_scaled(self) -> bool:
         """True if scales of input columns are stored beside the codes."""
         return not self.fuse
-
-    def format(self, bits: int) -> Format:
-        return Format(bits, self.group_size, self.symmetric)
 
     def quantize(self, weights: Sequence[Tensor], stats: LayerStats | None, format: Format) -> Solution:
         return self.quantize_many(weights, stats, [format])[0]

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from mmq_sweeps.methods.formats import Format, QuantizedWeight
+from mmq_sweeps.methods.formats import Format, QuantizedWeight, check_group_size
 
 # Key in ``LayerStats.shared`` for the set of factorizations that several methods will request.
 EXPECTED = "expected"
@@ -69,6 +69,22 @@ class Method(Protocol):
     def quantize(self, weights: Sequence[Tensor], stats: LayerStats | None, format: Format) -> Solution:
         """Quantize ``weights`` ``[O_k, I]`` of linears that share the input described by ``stats``."""
         ...
+
+
+@dataclass(frozen=True)
+class GroupedMethod:
+    """Base of methods with even steps whose grids are those of groups, symmetric if asked for."""
+
+    group_size: int | str = "channel"
+    symmetric: bool = False
+
+    needs_statistics: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_group_size(self.group_size)
+
+    def format(self, bits: int) -> Format:
+        return Format(bits, self.group_size, self.symmetric)
 
 
 def quantize_many(

@@ -26,10 +26,8 @@ def round_columns(
     r]`` uint8 receives the codes. Column ``k`` is further corrected by ``sum_j<k T[k, j] X[j]``, the errors before it.
     Its grid is row ``group[k]`` of ``scale`` and ``zero`` ``[G, r]``, with codes from 0 to ``max_code``.
     """
-    if W.device.type == "cpu" and W.dtype in (torch.float32, torch.float64):
-        _compiled(W, X, Q, T, scale, zero, group, max_code)
-    else:
-        _eager(W, X, Q, T, scale, zero, group, max_code)
+    compiles = W.device.type == "cpu" and W.dtype in (torch.float32, torch.float64)
+    (_compiled if compiles else _eager)(W, X, Q, T, scale, zero, group, max_code)
 
 
 def _eager(

@@ -21,12 +21,11 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.identity.roles import UNLESS_NULL
-from mmq_sweeps.methods.base import LayerStats, Solution, check_vision_weight
+from mmq_sweeps.methods.base import GroupedMethod, LayerStats, Solution, check_vision_weight
 from mmq_sweeps.methods.formats import (
     Format,
     Grid,
     QuantizedWeight,
-    check_group_size,
     fit_grid,
     storable_scale,
 )
@@ -90,7 +89,7 @@ def output_error(E: Tensor, H: Hessian, block_size: int) -> Tensor:
 
 
 def _half_product(columns: Tensor, start: int, X: Tensor) -> Tensor:
-    """Return a block's rows of ``H X``, doubling what is above the block in ``H`` and skipping what is below.
+    """Return a block's rows of ``H X``, doubling the rows of ``H`` above the block and skipping those below.
 
     Multiplied by ``X`` and summed over all blocks this is ``X^T H X`` in half the arithmetic, because ``H`` is
     symmetric. ``columns`` are those of ``H`` at the block, which begins at ``start``; they are overwritten.
@@ -196,7 +195,9 @@ def solve(
         grids = (
             [fit_grid(weight, format, share) for share in FIRST_RANGES]
             if kept is None
-            else [_scaled(kept.quantized(format).grid, share) for share in LATER_RANGES]
+            else [
+                grid.with_scale(grid.scale * share) for grid in [kept.quantized(format).grid] for share in LATER_RANGES
+            ]
         )
         started = solve_many([weight] * len(grids), factor, [format], grids=[grids])[0]
         candidates = [Candidate.of(quantized) for quantized in started]
@@ -210,29 +211,21 @@ def solve(
 
 def split_rows(quantized: QuantizedWeight, rows: Sequence[int]) -> list[QuantizedWeight]:
     """Split ``quantized`` ``[O, I]`` into weights of the given numbers of ``rows``; not for ``tensor`` grids."""
-    codes, scales, zeros = (
-        part.split(list(rows)) for part in (quantized.codes, quantized.grid.scale, quantized.grid.zero)
-    )
-    return [
-        QuantizedWeight(code, Grid(scale, zero, quantized.format))
-        for code, scale, zero in zip(codes, scales, zeros, strict=True)
-    ]
-
-
-def _scaled(grid: Grid, share: float) -> Grid:
-    return Grid(storable_scale(grid.scale * share, grid.format), grid.zero, grid.format)
+    grid = quantized.grid
+    parts = zip(*(part.split(list(rows)) for part in (quantized.codes, grid.scale, grid.zero)), strict=True)
+    return [QuantizedWeight(codes, Grid(scale, zero, grid.format)) for codes, scale, zero in parts]
 
 
 def _best_rows(W: Tensor, candidates: Sequence[Candidate], H: Hessian, format: Format, block_size: int) -> Candidate:
     """Take each row (for ``tensor`` the whole weight) from the candidate with the least output error; the first wins ties."""
-    least, best = None, candidates[0]
-    for candidate in candidates:
+
+    def loss(candidate: Candidate) -> Tensor:
         error = output_error(candidate.error(W), H, block_size)
-        if format.group_size == "tensor":
-            error = error.sum(dim=0, keepdim=True)
-        if least is None:
-            least = error
-            continue
+        return error.sum(dim=0, keepdim=True) if format.group_size == "tensor" else error
+
+    best, least = candidates[0], loss(candidates[0])
+    for candidate in candidates[1:]:
+        error = loss(candidate)
         better = error < least
         least = torch.where(better, error, least)
         best = Candidate(
@@ -244,13 +237,11 @@ def _best_rows(W: Tensor, candidates: Sequence[Candidate], H: Hessian, format: F
 
 
 @dataclass(frozen=True)
-class CoordinateDescent:
+class CoordinateDescent(GroupedMethod):
     """GPTQ from several ranges, then coordinate descent. ``damping``, ``act_order``, ``sequential`` and ``vision_weight`` are
     GPTQ's.
     """
 
-    group_size: int | str = "channel"
-    symmetric: bool = False
     damping: float = 0.01
     act_order: bool = True
     rounds: int = 2
@@ -260,10 +251,9 @@ class CoordinateDescent:
     vision_weight: float | None = field(default=None, metadata=UNLESS_NULL)
 
     known_as: ClassVar[str] = "coordinate_descent"
-    needs_statistics: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_group_size(self.group_size)
+        super().__post_init__()
         if self.rounds < 1:
             raise ValueError(f"rounds={self.rounds!r}: choose at least one round")
         if self.sweeps < 0:
@@ -277,9 +267,6 @@ class CoordinateDescent:
     def factor_key(self) -> tuple[str, float, bool]:
         """Key of ``GPTQ`` with the same fields, so that both share a factorization."""
         return self._gptq().factor_key
-
-    def format(self, bits: int) -> Format:
-        return Format(bits, self.group_size, self.symmetric)
 
     def quantize(self, weights: Sequence[Tensor], stats: LayerStats | None, format: Format) -> Solution:
         return self.quantize_many(weights, stats, [format])[0]

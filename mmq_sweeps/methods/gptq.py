@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.identity.roles import UNLESS_NULL
-from mmq_sweeps.methods.base import EXPECTED, LayerStats, Solution, check_vision_weight
+from mmq_sweeps.methods.base import EXPECTED, GroupedMethod, LayerStats, Solution, check_vision_weight
 from mmq_sweeps.methods.columns import round_columns
-from mmq_sweeps.methods.formats import Format, Grid, QuantizedWeight, check_group_size, fit_grid, round_nearest
+from mmq_sweeps.methods.formats import Format, Grid, QuantizedWeight, fit_grid, round_nearest
 from mmq_sweeps.methods.products import product
 
 # Damping grows tenfold per retry, from the configured fraction of the mean diagonal up to this multiple of it.
@@ -166,11 +166,6 @@ def _solve_upper(T: Tensor, X: Tensor) -> None:
     _solve_upper(T[:half, :half], X[:half])
 
 
-def solve(weight: Tensor, factor: Factor, format: Format, block_size: int = 32) -> QuantizedWeight:
-    """Quantize ``weight`` ``[O, I]`` column by column with ``factor`` and static groups."""
-    return solve_many([weight], factor, [format], block_size)[0][0]
-
-
 def solve_many(
     weights: Sequence[Tensor],
     factor: Factor,
@@ -191,7 +186,9 @@ def solve_many(
     ``static_groups`` fits grids to the original weight; otherwise each group's grid is fitted to its columns once all
     columns before have corrected them. ``grids``, by format and weight, replaces fitted grids.
     """
-    weights = [_without_dead(weight.to(factor.lower.dtype), factor.dead) for weight in weights]
+    weights = [weight.to(factor.lower.dtype) for weight in weights]
+    if factor.dead.any():
+        weights = [weight.masked_fill(factor.dead, 0.0) for weight in weights]
     rows, columns = sum(map(len, weights)), weights[0].shape[1]
     works = []
     for index, format in enumerate(formats):
@@ -202,15 +199,11 @@ def solve_many(
     most_bytes = max(LEAST_CHUNK, *(weight.numel() * 4 - columns * BLOCK * 4 for weight in weights))
     chunk = max(1, most_bytes // (BYTES_A_NUMBER * columns))
     for start in range(0, rows, chunk):
-        _solve_rows(works, weights, factor.order, start, min(start + chunk, rows))
-    return [work.result(weights) for work in works]
-
-
-def _solve_rows(works: Sequence[_Work], weights: Sequence[Tensor], order: Tensor, start: int, stop: int) -> None:
-    W = _rows(weights, start, stop).T.contiguous().index_select(0, order)
-    X, Q = torch.empty_like(W), torch.empty_like(W, dtype=torch.uint8)
-    for work in works:
-        work.quantize(W, X.zero_(), Q, start)
+        W = _rows(weights, start, min(start + chunk, rows)).T.contiguous().index_select(0, factor.order)
+        X, Q = torch.empty_like(W), torch.empty_like(W, dtype=torch.uint8)
+        for work in works:
+            work.quantize(W, X.zero_(), Q, start)
+    return [work.result() for work in works]
 
 
 class _Work:
@@ -224,16 +217,15 @@ class _Work:
     def __init__(
         self, weights: Sequence[Tensor], factor: Factor, format: Format, leaf: int, grids: Sequence[Grid] | None
     ) -> None:
-        rows, columns = sum(map(len, weights)), weights[0].shape[1]
+        self.sizes, columns = [len(weight) for weight in weights], weights[0].shape[1]
+        rows = sum(self.sizes)
         self.format, self.leaf, self.grids = format, leaf, grids
         self.N, self.order = factor.lower, factor.order
         groups = format.groups((rows, columns))[1]
         self.scale, self.zero = (weights[0].new_empty(groups, rows) for _ in range(2))
-        if grids is not None:
-            sizes = [len(weight) for weight in weights]
-            for whole, parts in ((self.scale, [g.scale for g in grids]), (self.zero, [g.zero for g in grids])):
-                for rows_of, part in zip(whole.split(sizes, dim=1), parts, strict=True):
-                    rows_of.copy_(part.T)
+        for grid, scale, zero in zip(grids, *self._split_grids(), strict=True) if grids is not None else ():
+            scale.copy_(grid.scale.T)
+            zero.copy_(grid.zero.T)
         self.width = columns // groups
         self.group = factor.order // self.width
         self.codes = torch.empty(rows, columns, dtype=torch.uint8, device=weights[0].device)
@@ -254,17 +246,17 @@ class _Work:
         self.scale[:, rows], self.zero[:, rows] = self.s, self.z
         del self.W, self.X, self.Q, self.s, self.z
 
-    def result(self, weights: Sequence[Tensor]) -> list[QuantizedWeight]:
-        found, row = [], 0
-        for k, weight in enumerate(weights):
-            rows = slice(row, row + len(weight))
-            if self.grids is None:
-                grid = Grid(self.scale[:, rows].T.contiguous(), self.zero[:, rows].T.contiguous(), self.format)
-            else:
-                grid = self.grids[k]
-            found.append(QuantizedWeight(self.codes[rows], grid))
-            row += len(weight)
-        return found
+    def _split_grids(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Return views of the scales and of the zeros of each weight."""
+        return self.scale.split(self.sizes, dim=1), self.zero.split(self.sizes, dim=1)
+
+    def result(self) -> list[QuantizedWeight]:
+        """Return the quantized weights; fitted grids are copied, for weights do not share memory."""
+        grids = self.grids or [
+            Grid(scale.T.contiguous(), zero.T.contiguous(), self.format)
+            for scale, zero in zip(*self._split_grids(), strict=True)
+        ]
+        return [QuantizedWeight(codes, grid) for codes, grid in zip(self.codes.split(self.sizes), grids, strict=True)]
 
     def _columns(self, start: int, stop: int) -> None:
         """Quantize columns ``[start, stop)``, already corrected by all columns before them."""
@@ -295,10 +287,6 @@ class _Work:
         self.s[start // self.width], self.z[start // self.width] = grid.scale[:, 0], grid.zero[:, 0]
 
 
-def _without_dead(weight: Tensor, dead: Tensor) -> Tensor:
-    return weight.masked_fill(dead, 0.0) if dead.any() else weight
-
-
 def _rows(weights: Sequence[Tensor], start: int, stop: int) -> Tensor:
     """Return rows ``[start, stop)`` of the stacked ``weights``."""
     pieces = []
@@ -309,7 +297,30 @@ def _rows(weights: Sequence[Tensor], start: int, stop: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class GPTQ:
+class ColumnMethod(GroupedMethod):
+    """Base of solvers like GPTQ: their fields, and a ValueError that names one that they cannot honour, and the choices."""
+
+    damping: float = 0.01
+    act_order: bool = True
+    static_groups: bool = True
+    block_size: int = 32
+    sequential: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.damping <= MAX_DAMPING:
+            raise ValueError(f"damping={self.damping!r}: choose a fraction from 0 to {MAX_DAMPING:g}")
+        if self.block_size < 1:
+            raise ValueError(f"block_size={self.block_size!r}: choose a positive number of columns")
+        if self.act_order and not self.static_groups and isinstance(self.group_size, int):
+            raise ValueError(
+                f"static_groups=False with act_order=True and group_size={self.group_size}: such groups are of columns that "
+                "do not lie side by side; choose static_groups=True or act_order=False"
+            )
+
+
+@dataclass(frozen=True)
+class GPTQ(ColumnMethod):
     """GPTQ. ``damping`` is a fraction of the mean diagonal of the Gram matrix.
 
     ``static_groups`` fits every grid before any column is quantized; otherwise each group's grid is fitted to its
@@ -318,25 +329,13 @@ class GPTQ:
     Gram matrix and text tokens the rest.
     """
 
-    group_size: int | str = "channel"
-    symmetric: bool = False
-    damping: float = 0.01
-    act_order: bool = True
-    static_groups: bool = True
-    block_size: int = 32
-    sequential: bool = False
     vision_weight: float | None = field(default=None, metadata=UNLESS_NULL)
 
     known_as: ClassVar[str] = "gptq"
-    needs_statistics: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_group_size(self.group_size)
-        check_solver_fields(self.damping, self.act_order, self.static_groups, self.group_size, self.block_size)
+        super().__post_init__()
         check_vision_weight(self.vision_weight)
-
-    def format(self, bits: int) -> Format:
-        return Format(bits, self.group_size, self.symmetric)
 
     def quantize(self, weights: Sequence[Tensor], stats: LayerStats | None, format: Format) -> Solution:
         return self.quantize_many(weights, stats, [format])[0]
@@ -386,21 +385,6 @@ class GPTQ:
         if dead := int(factor.dead.sum()):
             notes["dead_inputs"] = dead
         return notes
-
-
-def check_solver_fields(
-    damping: float, act_order: bool, static_groups: bool, group_size: int | str, block_size: int
-) -> None:
-    """Raise a ValueError naming the field and the choices if a solver like GPTQ cannot honour its fields."""
-    if not 0 <= damping <= MAX_DAMPING:
-        raise ValueError(f"damping={damping!r}: choose a fraction from 0 to {MAX_DAMPING:g}")
-    if block_size < 1:
-        raise ValueError(f"block_size={block_size!r}: choose a positive number of columns")
-    if act_order and not static_groups and isinstance(group_size, int):
-        raise ValueError(
-            f"static_groups=False with act_order=True and group_size={group_size}: such groups are of columns that do "
-            "not lie side by side; choose static_groups=True or act_order=False"
-        )
 
 
 def _rounded(weights: Sequence[Tensor], format: Format, reason: str) -> Solution:

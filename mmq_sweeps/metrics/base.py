@@ -7,6 +7,7 @@ bootstrap needs.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -20,7 +21,7 @@ Count = int | Floats
 
 
 class RightAnswers(dict[str, Sequence[str]]):
-    """Right answers by question id, and what else some metrics ask of a question, by id.
+    """Right answers by question id, and further facts that some metrics need, by id.
 
     ``options`` are those of a choice, ``kinds`` the kind of each question, ``groups`` what it shares with other questions,
     such as the picture. Questions without them are left out of each.
@@ -106,10 +107,36 @@ def mean_of_totals(totals: Floats, count: Count) -> Floats:
     return result
 
 
-def require(metric: Metric, needs: str, scorer: str, also: str = "") -> None:
-    """Raise ValueError if ``metric`` cannot be computed from ``scorer``'s data."""
-    if metric.needs not in (needs, also):
-        raise ValueError(f"Metric {metric.name!r} needs {metric.needs}; {scorer} has {needs}")
+class MetricBase:
+    """Base of most metrics: higher is better, the references need no preparation, the figure is the mean of the items."""
+
+    higher_is_better: ClassVar[bool] = True
+
+    def prepare(self, references: Any) -> Any:
+        """Return None: nothing depends on the references alone."""
+
+    def aggregate(self, totals: Floats, count: Count) -> Floats:
+        """Average over the items."""
+        return mean_of_totals(totals, count)
+
+
+class AnswerMetric(MetricBase, ABC):
+    """Base of metrics of answers that are the mean of a score per answer."""
+
+    needs: ClassVar[str] = "answers"
+
+    def prepare(self, references: Mapping[str, Sequence[str]]) -> Sequence[Any]:
+        """Return the right answers of each question, as ``score_of`` takes them."""
+        return list(references.values())
+
+    def score(self, prepared: Sequence[Any], predictions: Sequence[str]) -> Scores:
+        """Score each answer, in the order of the questions."""
+        pairs = zip(predictions, prepared, strict=True)
+        return Scores.mean(np.array([self.score_of(answer, right) for answer, right in pairs], dtype=np.float64))
+
+    @abstractmethod
+    def score_of(self, answer: str, right: Any) -> float:
+        """Score an answer, given the element of ``prepare`` for its question."""
 
 
 def share(part: Floats, whole: Floats) -> Floats:

@@ -101,7 +101,7 @@ def of_unparsed(unparsed: int, answers: int) -> tuple[str, ...]:
 
 
 def of_neither(neither: int, answers: int, taken: str) -> tuple[str, ...]:
-    """Warn about answers that say neither yes nor no; ``taken`` says what becomes of them."""
+    """Warn about answers that say neither yes nor no; ``taken`` says how they count."""
     if not neither or neither < EMPTY * answers:
         return ()
     return (f"{neither} of {answers} answers say neither yes nor no and {taken}",)

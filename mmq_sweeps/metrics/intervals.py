@@ -46,24 +46,21 @@ class PairedDifference:
 def result_of(
     metric: Metric, items: tuple[str, ...], scores: Scores, groups: Mapping[str, str] | None = None
 ) -> MetricResult:
-    """Return the result of ``scores`` over ``items``, with its interval; ``groups`` says what is drawn together, by item."""
-    owners = owners_of(items, groups or {})
+    """Return the result of ``scores`` over ``items``, with its interval; items of one group are drawn together."""
+    groups = groups or {}
+    owners = owners_of(items, groups)
     draws = _drawn(metric, scores.totals, owners) if items else np.full(1, np.nan)
     return MetricResult(
         name=metric.name,
         value=scores.value,
         per_item=dict(zip(items, scores.per_item.tolist(), strict=True)),
-        interval=_interval(draws),
+        interval=interval_of(draws),
         higher_is_better=metric.higher_is_better,
         totals=None if scores.totals.shape[1] == 1 else scores.totals,
         definition=getattr(metric, "definition", ""),
         warnings=(*scores.warnings, *of_count(len(items))),
-        groups={} if owners is None else _named(items, groups or {}),
+        groups={item: groups[item] for item in items if groups.get(item, item) != item} if owners is not None else {},
     )
-
-
-def _named(items: Sequence[str], groups: Mapping[str, str]) -> dict[str, str]:
-    return {item: groups[item] for item in items if groups.get(item, item) != item}
 
 
 def owners_of(items: Sequence[str], groups: Mapping[str, str]) -> Owners:
@@ -147,11 +144,11 @@ def paired_share(a: MetricResult, b: MetricResult) -> tuple[float, tuple[float, 
         raise error
     items = tuple(a.per_item)
     whole, part = (_figures([result], items, _owners([a, b], items))[0] for result in (a, b))
-    return b.value / a.value, _interval(part[whole != 0] / whole[whole != 0])
+    return b.value / a.value, interval_of(part[whole != 0] / whole[whole != 0])
 
 
 def _owners(results: Sequence[MetricResult], items: tuple[str, ...]) -> Owners:
-    """Return what is drawn together; records from before groups were kept go by those of the others."""
+    """Return the groups that are drawn together; records from before groups were kept go by those of the others."""
     return owners_of(items, next((result.groups for result in results if result.groups), {}))
 
 
@@ -223,7 +220,8 @@ def _sums(totals: Floats, owners: Owners) -> tuple[Floats, Count]:
     return drawn[:, :-1], drawn[:, -1]
 
 
-def _interval(figures: Floats) -> tuple[float, float]:
+def interval_of(figures: Floats) -> tuple[float, float]:
+    """Return the 95% interval of a figure, given its value on each draw."""
     low, high = np.percentile(figures, _PERCENTILES)
     return float(low), float(high)
 

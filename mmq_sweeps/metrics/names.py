@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -15,22 +15,13 @@ _METRICS = {
     "cider": "captions.cider:Cider",
     "cider_d": "captions.cider:CiderD",
     "meteor": "captions.meteor:Meteor",
-    "bleu_1": "captions.bleu:Bleu1",
-    "bleu_2": "captions.bleu:Bleu2",
-    "bleu_3": "captions.bleu:Bleu3",
-    "bleu_4": "captions.bleu:Bleu4",
+    **{f"bleu_{order}": f"captions.bleu:Bleu{order}" for order in (1, 2, 3, 4)},
     "rouge_l": "captions.rouge:RougeL",
     "spice": "captions.spice:Spice",
-    "recall_at_1": "retrieval.recall:RecallAt1",
-    "recall_at_5": "retrieval.recall:RecallAt5",
-    "recall_at_10": "retrieval.recall:RecallAt10",
+    **{f"recall_at_{k}": f"retrieval.recall:RecallAt{k}" for k in (1, 5, 10)},
     "recall_mean": "retrieval.recall:RecallMean",
-    "text_recall_at_1": "retrieval.recall:TextRecallAt1",
-    "text_recall_at_5": "retrieval.recall:TextRecallAt5",
-    "text_recall_at_10": "retrieval.recall:TextRecallAt10",
-    "image_recall_at_1": "retrieval.recall:ImageRecallAt1",
-    "image_recall_at_5": "retrieval.recall:ImageRecallAt5",
-    "image_recall_at_10": "retrieval.recall:ImageRecallAt10",
+    **{f"text_recall_at_{k}": f"retrieval.recall:TextRecallAt{k}" for k in (1, 5, 10)},
+    **{f"image_recall_at_{k}": f"retrieval.recall:ImageRecallAt{k}" for k in (1, 5, 10)},
     "vqa_accuracy": "answers.vqa:VqaAccuracy",
     "vqa_accuracy_2021": "answers.vqa:VqaAccuracy2021",
     "textvqa_accuracy": "answers.vqa:TextVqaAccuracy",
@@ -126,8 +117,11 @@ def load_metric(name: str) -> Metric:
     return metric
 
 
-def load_metrics(names: Iterable[str]) -> tuple[Metric, ...]:
-    """Return the metrics of these names, each once; raises ValueError also if two have the same ``name``."""
+def load_metrics(names: Iterable[str], scorer: str = "", has: Sequence[str] = ()) -> tuple[Metric, ...]:
+    """Return the metrics of these names, each once; raises ValueError also if two have the same ``name``.
+
+    With ``has``, the kinds of input that ``scorer`` has, raises ValueError for a metric that needs another.
+    """
     asked = list(dict.fromkeys(names))
     metrics = tuple(map(load_metric, asked))
     first: dict[str, str] = {}
@@ -137,6 +131,8 @@ def load_metrics(names: Iterable[str]) -> tuple[Metric, ...]:
             raise ValueError(
                 f"Metrics {first[metric.name]!r} and {path!r} have the same name {metric.name!r}; choose one of them"
             )
+    if has and (unfit := next((metric for metric in metrics if metric.needs not in has), None)):
+        raise ValueError(f"Metric {unfit.name!r} needs {unfit.needs}; {scorer} has {has[0]}")
     return metrics
 
 

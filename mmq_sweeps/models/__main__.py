@@ -1,6 +1,6 @@
 """``python -m mmq_sweeps.models [MODEL] [--bits PART=BITS ...] [--json]``: show quantizable parts and quantized sizes.
 
-``python -m mmq_sweeps.models DIR`` shows how the checkpoint in a folder is stored, whoever quantized it, and what loads it.
+``python -m mmq_sweeps.models DIR`` shows how the checkpoint in a folder is stored, whoever quantized it, and its loaders.
 Models are built without weights, so this needs neither a download nor an accelerator.
 """
 
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import transformers
 import yaml
@@ -25,7 +25,7 @@ from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.model_catalog import model_names, read_model
 from mmq_sweeps.config.problems import late_problems, selection_problems
 from mmq_sweeps.config.widths import BITS_CHOICES
-from mmq_sweeps.errors import ConfigError, one_of, unknown
+from mmq_sweeps.errors import ConfigError, Parser, one_of, unknown
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, bits_label
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.identity.end_parts import END_PARTS
@@ -221,7 +221,7 @@ def read_folder(folder: Path) -> tuple[FittedCheckpoint, dict[str, Part], dict[s
 
 
 def folder_lines(told: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is said below the table of a folder: its bytes, and which loaders take it."""
+    """Yield the lines below the table of a folder: its bytes, and the loaders that take it."""
     by = f"by {told['method']} ({told['said_by']})" if told["method"] else "at full precision"
     yield f"{told['checkpoint']}: a {told['class']} {by}; its files hold {told['total']['stored_bytes']:,} bytes of weights"
     names = {TRANSFORMERS: f"transformers {transformers.__version__}", VLLM: "vLLM on a CPU"}
@@ -232,13 +232,6 @@ def folder_lines(told: Mapping[str, Any]) -> Iterator[str]:
         yield f"loads in {names[loader]}: {said}{shown}"
     if told["method"] and not told["faults"] and not any(own["loads"] for own in told["loads_in"].values()):
         yield "otherwise dequantized only"
-
-
-class Parser(argparse.ArgumentParser):
-    """Argument parser that reports bad input on one line, as everywhere in this package."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"error: {message}\n")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -264,11 +257,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parsed = parser.parse_args(arguments)
     if parsed.bits and parsed.assignment:
         parser.error("--bits and --assignment: give one of them")
-    if (parsed.bits or parsed.assignment) and _is_folder(parsed.model):
-        option = "--bits" if parsed.bits else "--assignment"
+    option = "--bits" if parsed.bits else "--assignment" if parsed.assignment else None
+    if option and _is_folder(parsed.model):
         parser.error(f"{option}: {parsed.model} is a checkpoint, which is shown as it is stored; leave {option} out")
-    if (parsed.bits or parsed.assignment) and not parsed.model:
-        parser.error(f"{'--bits' if parsed.bits else '--assignment'} needs a model. {one_of(model_names())}")
+    if option and not parsed.model:
+        parser.error(f"{option} needs a model. {one_of(model_names())}")
     return parsed
 
 
@@ -280,20 +273,15 @@ def _is_folder(model: str | None) -> bool:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    console = output_console()
+    console, folder = output_console(), _is_folder(arguments.model)
     told: Any
-    if _is_folder(arguments.model):
+    below: Iterable[str] = ()
+    group_size = "channel" if folder else read_group_size(arguments.group_size)
+    if folder:
         fitted, parts, labels = read_folder(Path(arguments.model))
         told = elsewhere.describe(fitted, parts)
-        if arguments.json:
-            console.out(json.dumps(told, indent=1), highlight=False)
-            return
-        console.print(draw_folder(told, labels), crop=False)
-        for text in folder_lines(told):
-            line(console, text)
-        return
-    group_size = read_group_size(arguments.group_size)
-    if not (arguments.bits or arguments.assignment):
+        table, below = draw_folder(told, labels), folder_lines(told)
+    elif not (arguments.bits or arguments.assignment):
         names = [arguments.model] if arguments.model else model_names()
         models = [describe(count(name)) for name in names]
         told = models[0] if arguments.model else models
@@ -305,8 +293,10 @@ def run(arguments: argparse.Namespace) -> None:
         table = draw_assignment(told, {name: counted.label(name) for name in counted.parts})
     if arguments.json:
         console.out(json.dumps(told, indent=1), highlight=False)
-    else:
-        console.print(table)
+        return
+    console.print(table, crop=not folder)
+    for text in below:
+        line(console, text)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

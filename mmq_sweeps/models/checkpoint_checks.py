@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmq_sweeps.errors import some_of
 from mmq_sweeps.identity.checkpoint import PINNED, WEIGHT_FILES, files_digest, weight_files, weights_digest
 from mmq_sweeps.models.shapes import find_class
 
-# Names shown in a message.
-SHOWN = 3
 # Names the base and the layers of an adapter of peft.
 ADAPTER = "adapter_config.json"
 # Buffers that older releases saved and newer ones compute.
@@ -70,8 +69,8 @@ def check_weights(config: Mapping[str, Any], values: Mapping[str, Any], info: Ma
         # Outside of its numbered layers, trust transformers on unused weights in a class's own checkpoints.
         unexpected = [key for key in unexpected if NUMBERED.search(key)]
     problems = [
-        f"{len(names)} weights {what} ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"
-        for what, names in (
+        f"{len(names)} weights {problem} ({some_of(names)})"
+        for problem, names in (
             ("are missing", missing),
             ("have another shape", mismatched),
             ("have no place", unexpected),

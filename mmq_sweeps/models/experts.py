@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmq_sweeps.grouping import grouped
+
 # Classes whose forward takes ``[E * T, D]``: every token for every expert, zeros where it is not chosen. Stored ``[I, O]``.
 SCALED_INPUTS = ("Llama4TextExperts",)
 SLICE = re.compile(r"(?P<module>.+)\.(?P<parameter>[^.\[\]]+)\[(?P<index>\d+)\]")
@@ -110,7 +112,7 @@ class Experts:
         return len(hidden) // self.count if self.scaled_inputs else len(hidden)
 
     def check(self, path: str, hidden: Tensor, args: Sequence[Tensor], output: Tensor) -> None:
-        """Raise a RuntimeError if the module's ``output`` is not what its slices give for the first tokens."""
+        """Raise a RuntimeError if the module's ``output`` for the first tokens is not that of its slices."""
         few = min(COMPARED, self.tokens(hidden))
         if self.scaled_inputs:
             hidden, output = (x.view(self.count, -1, x.shape[-1])[:, :few] for x in (hidden, output))
@@ -194,11 +196,7 @@ def view(model: nn.Module, name: str) -> Tensor:
 
 def by_module(names: Iterable[str]) -> dict[str, list[str]]:
     """Group names of slices by the path of their experts; other names are left out."""
-    grouped: dict[str, list[str]] = {}
-    for name in names:
-        if (found := parse(name)) is not None:
-            grouped.setdefault(found.module, []).append(name)
-    return grouped
+    return grouped(filter(parse, names), module_of)
 
 
 def arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:

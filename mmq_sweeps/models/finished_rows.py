@@ -13,7 +13,7 @@ from types import NoneType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from mmq_sweeps.models.loading import LoadedModel
@@ -37,7 +37,7 @@ def finished_rows_left_out(loaded: LoadedModel, generation: Mapping[str, Any]) -
     Changes nothing for a model that is not ``KNOWN``, for beams or samples, or on a GPU, where a step with fewer rows takes
     about as long.
     """
-    model = _generating(loaded.model)
+    model = next((module for module in loaded.model.modules() if type(module).__name__ in KNOWN), None)
     ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     if model is None or ends is None or not _greedy(loaded, generation) or loaded.device.type != "cpu":
         yield
@@ -110,10 +110,6 @@ def _is_step(kwargs: Mapping[str, Any]) -> bool:
         and all(isinstance(value, Tensor) and value.dim() == 2 and len(value) == len(tokens) for value in by_row)
         and all(isinstance(value, (bool, int, float, str, NoneType)) for value in others)
     )
-
-
-def _generating(model: nn.Module) -> nn.Module | None:
-    return next((module for module in model.modules() if type(module).__name__ in KNOWN), None)
 
 
 def _greedy(loaded: LoadedModel, generation: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""What transformers does with modules that lack a weight while it loads a checkpoint."""
+"""Tell whether transformers loads modules that lack a weight."""
 
 from __future__ import annotations
 

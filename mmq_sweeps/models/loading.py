@@ -41,7 +41,7 @@ from mmq_sweeps.models.device_map import (
 )
 from mmq_sweeps.models.offloaded import read_instead, replaced_by, replaced_parameters, replaced_slices
 from mmq_sweeps.models.processors import load_processor, missing_package
-from mmq_sweeps.models.shapes import Shape, build_on_meta, find_class
+from mmq_sweeps.models.shapes import Shape, build_on_meta, find_class, tied
 from mmq_sweeps.models.weight_backup import room_aside
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class LoadedModel:
 
     def __post_init__(self) -> None:
         # Found now: a call of an offloaded module replaces its parameter, so that tied ones are no longer one object.
-        object.__setattr__(self, "_tied", _tied(self.model))
+        object.__setattr__(self, "_tied", tied(self.model))
 
     def linear(self, name: str) -> nn.Linear | nn.Embedding:
         """Return the linear or embedding of this full name; TypeError if the module is something else."""
@@ -178,16 +178,6 @@ class LoadedModel:
             modules = map(self.model.get_submodule, self.sharing(name))
             holders[name] = [module for module in modules if isinstance(module, (nn.Linear, nn.Embedding))]
         return holders
-
-
-def _tied(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Return the names of modules whose ``weight`` is that of another, each with all that share it."""
-    names: dict[int, list[str]] = {}
-    for path, module in model.named_modules():
-        weight = module._parameters.get("weight")
-        if weight is not None:
-            names.setdefault(id(weight), []).append(path)
-    return {path: tuple(shared) for shared in names.values() if len(shared) > 1 for path in shared}
 
 
 def load_model(config: Mapping[str, Any]) -> LoadedModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -51,11 +51,8 @@ class LogitsWatch:
 def watching_logits(model: nn.Module) -> Iterator[LogitsWatch]:
     """Yield a watch that every causal model inside ``model`` reports its logits to."""
     watch = LogitsWatch()
-    hooks = [
-        module.register_forward_hook(watch.look) for module in model.modules() if isinstance(module, PreTrainedModel)
-    ]
-    try:
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, PreTrainedModel):
+                hooks.enter_context(module.register_forward_hook(watch.look))
         yield watch
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from mmq_sweeps.memory import Computed
 from mmq_sweeps.models import experts
 from mmq_sweeps.models.device_map import offloading_hooks
 
@@ -28,29 +29,18 @@ def replaced_slices(module: nn.Module, names: Collection[str], weights: Mapping[
 
 @contextmanager
 def read_instead(module: nn.Module, replacement: Replacement) -> Iterator[None]:
-    """Bring what ``replacement`` returns to the computing device whenever an offloaded weight of ``module`` is requested."""
-    hooks = [hook for hook in offloading_hooks(module) if hook.offload]
+    """Bring the values of ``replacement`` to the computing device whenever an offloaded weight of ``module`` is requested."""
+    hooks = offloading_hooks(module)
     kept = [hook.weights_map for hook in hooks]
     try:
         for hook in hooks:
-            hook.weights_map = _Overlaid(hook.weights_map, replacement)
+            hook.weights_map = _overlaid(hook.weights_map, replacement)
         yield
     finally:
         for hook, weights_map in zip(hooks, kept, strict=True):
             hook.weights_map = weights_map
 
 
-class _Overlaid(Mapping[str, Tensor]):
-    """A module's offloaded tensors as ``replacement`` changes them, read on each access."""
-
-    def __init__(self, own: Mapping[str, Tensor], replacement: Replacement) -> None:
-        self._own, self._replacement = own, replacement
-
-    def __getitem__(self, key: str) -> Tensor:
-        return self._replacement(key, lambda: self._own[key])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._own)
-
-    def __len__(self) -> int:
-        return len(self._own)
+def _overlaid(own: Mapping[str, Tensor], replacement: Replacement) -> Computed[Tensor]:
+    """Return a module's offloaded tensors as ``replacement`` changes them, read on each access."""
+    return Computed(own, lambda key: replacement(key, lambda: own[key]))

@@ -19,42 +19,36 @@ def plain_text(text: str, processor: Any) -> str:
     Special tokens are the tokenizer's, including the unknown token, and the processor's ``*_token`` attributes. Raises
     ValueError if the tokenizer still makes a special token of the text.
     """
-    special = _special_of(processor)
+    spellings, ids = _special_of(processor)
     plain = text
     for _ in range(_ROUNDS):
-        found = [spelling for spelling in special.spellings if spelling in plain]
+        found = [spelling for spelling in spellings if spelling in plain]
         if not found:
             break
         for spelling in found:
             plain = plain.replace(spelling, f"{spelling[0]} {spelling[1:]}")
-    if plain.strip() and (left := special.ids.intersection(_tokens(_tokenizer(processor), plain))):
+    if plain.strip() and (left := ids.intersection(_tokens(_tokenizer(processor), plain))):
         named = ", ".join(map(str, _tokenizer(processor).convert_ids_to_tokens(sorted(left))))
         raise ValueError(f"the text {text!r} is tokenized to the special token {named}")
     return plain
 
 
-class _Special:
-    """Special tokens of a processor: ``spellings``, longest first, and ``ids`` that plain text may not have."""
-
-    def __init__(self, processor: Any) -> None:
-        tokenizer = _tokenizer(processor)
-        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-        named = [value for name, value in vars(processor).items() if name.endswith("_token")]
-        every = {
-            *(str(token) for token in added if token.special),
-            *map(str, getattr(tokenizer, "all_special_tokens", ())),
-            *(str(value) for value in named if isinstance(value, str) or hasattr(value, "content")),
-        }
-        # A single character is ordinary text too: CLIP pads with "!".
-        self.spellings = sorted((token for token in every if len(token) > 1), key=len, reverse=True)
-        ids = {tokenizer.convert_tokens_to_ids(token) for token in self.spellings}
-        # Plain text may contain unknown words, and some tokenizers put a token before every text.
-        self.ids = ids - {None, tokenizer.unk_token_id, *_tokens(tokenizer, "a")}
-
-
 @lru_cache(maxsize=4)
-def _special_of(processor: Any) -> _Special:
-    return _Special(processor)
+def _special_of(processor: Any) -> tuple[list[str], set[int]]:
+    """Return the spellings of a processor's special tokens, longest first, and the ids that plain text may not have."""
+    tokenizer = _tokenizer(processor)
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    named = [value for name, value in vars(processor).items() if name.endswith("_token")]
+    every = {
+        *(str(token) for token in added if token.special),
+        *map(str, getattr(tokenizer, "all_special_tokens", ())),
+        *(str(value) for value in named if isinstance(value, str) or hasattr(value, "content")),
+    }
+    # A single character is ordinary text too: CLIP pads with "!".
+    spellings = sorted((token for token in every if len(token) > 1), key=len, reverse=True)
+    ids = {tokenizer.convert_tokens_to_ids(token) for token in spellings}
+    # Plain text may contain unknown words, and some tokenizers put a token before every text.
+    return spellings, ids - {None, tokenizer.unk_token_id, *_tokens(tokenizer, "a")}
 
 
 def _tokenizer(processor: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch import nn
 
 from mmq_sweeps.identity.checkpoint import checkpoint_path
 
@@ -57,3 +58,13 @@ def find_class(config: Mapping[str, Any]) -> Any:
             f"model.class_name={config['class_name']}: transformers {transformers.__version__} has no such class of models"
         )
     return found
+
+
+def tied(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Return the names of modules whose ``weight`` is that of another, each with all that share it."""
+    names: dict[int, list[str]] = {}
+    for path, module in model.named_modules():
+        weight = module._parameters.get("weight")
+        if weight is not None:
+            names.setdefault(id(weight), []).append(path)
+    return {path: tuple(shared) for shared in names.values() if len(shared) > 1 for path in shared}

@@ -1,4 +1,4 @@
-"""Find modules by path, and what a block holds: its linears and other weight matrices, by layer kind."""
+"""Find modules by path, and the linears and other weight matrices of a block, by layer kind."""
 
 from __future__ import annotations
 
@@ -22,8 +22,12 @@ def resolve(root: nn.Module, candidates: Iterable[str], key: str) -> tuple[str, 
             return path, root.get_submodule(path)
         except AttributeError:
             continue
+    raise _unresolved(root, candidates, key)
+
+
+def _unresolved(root: nn.Module, candidates: Iterable[str], key: str) -> TargetError:
     children = [name for name, _ in root.named_children()]
-    raise TargetError(
+    return TargetError(
         f"{key}: none of {', '.join(candidates)} is a module of {type(root).__name__}, which has {', '.join(children)}"
     )
 
@@ -44,8 +48,7 @@ def find_blocks(module: nn.Module, candidates: Iterable[Any], key: str) -> tuple
         except AttributeError:
             continue
         return paths, {path: block for root, stack in stacks.items() for path, block in _members(root, stack)}
-    resolve(module, [" and ".join(paths) for paths in wanted], key)
-    raise AssertionError("unreachable: no path resolves")
+    raise _unresolved(module, [" and ".join(paths) for paths in wanted], key)
 
 
 def _members(path: str, stack: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -83,7 +86,7 @@ def refuse_computed(module: nn.Module, path: str) -> None:
 
 
 def _targets(name: str, module: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return what ``module`` holds to quantize: a linear, the slices of its experts, or nothing."""
+    """Return the shapes of the weights in ``module`` to quantize: a linear, the slices of its experts, or nothing."""
     if isinstance(module, nn.Linear):
         return {name: (module.out_features, module.in_features)}
     held = experts.find(module)

@@ -1,10 +1,9 @@
-"""Sizes of a checkpoint that is quantized already, by part, from what its files hold."""
+"""Sizes of a checkpoint that is quantized already, by part, from the tensors in its files."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from mmq_sweeps.identity.loads_in import DEQUANTIZED
@@ -18,36 +17,13 @@ from mmq_sweeps.quantization.targets import Part
 NO_PART = "outside"
 
 
-@dataclass(frozen=True)
-class StoredElsewhere:
-    """The size of a linear as its files hold it, for ``measure_stored``."""
-
-    linear: QuantizedLinear
-
-    @property
-    def weights(self) -> int:
-        """Number of weights."""
-        return self.linear.weights
-
-    @property
-    def width(self) -> float:
-        """Bits of a code; as stored if the width is not known."""
-        return self.linear.widths[0] if self.linear.widths else self.linear.bits / self.linear.weights
-
-    @property
-    def bits(self) -> int:
-        """All stored bits."""
-        return self.linear.bits
-
-
 def measure_elsewhere(fitted: FittedCheckpoint, parts: Iterable[Part]) -> dict[str, Any]:
     """Return the sizes of ``measure`` for a checkpoint as it is stored, and the bytes of its files as ``stored_bytes``.
 
     Quantized linears count all that their files hold, everything else 16 bits, as in every other record, so that cells can be
     compared. The files may hold the rest in 32 bits, which only ``stored_bytes`` tells.
     """
-    stored = {name: StoredElsewhere(linear) for name, linear in fitted.linears.items()}
-    size = measure_stored(fitted.model, parts, stored)
+    size = measure_stored(fitted.model, parts, fitted.linears)
     return {**size, "total": {**size["total"], "stored_bytes": fitted.checkpoint.size}}
 
 
@@ -85,7 +61,7 @@ def _entry(key: tuple[Any, ...], linears: list[QuantizedLinear]) -> dict[str, An
 
 
 def notes(fitted: FittedCheckpoint, parts: Mapping[str, Part]) -> dict[str, Any]:
-    """Return what a record says of the checkpoint: its method, its widths by part in words, and which loaders take it."""
+    """Return the notes of a record on the checkpoint: its method, its widths by part in words, and the loaders that take it."""
     configuration = fitted.checkpoint.configuration
     return {
         "method": configuration.method if configuration is not None else None,

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,6 +68,18 @@ class _Run:
     outputs: dict[str, Tensor] = field(default_factory=dict)
     norms: dict[str, Tensor] = field(default_factory=dict)
 
+    def keep(
+        self, name: str, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> None:
+        """Keep the input and the output of a linear; a forward hook behind its name."""
+        self.inputs[name] = args[0] if args else next(iter(kwargs.values()))
+        self.outputs[name] = output
+
+    def keep_norm(self, name: str, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        """Keep the output of a norm; a forward hook behind its name."""
+        if isinstance(output, Tensor):
+            self.norms[name] = output
+
 
 class _Block:
     """A block and its calls, run in a dtype in which small powers of two lose no digit."""
@@ -93,7 +106,7 @@ class _Block:
         return groups
 
     def forget_activations(self) -> None:
-        """Drop what only ``sharing_input`` and ``candidates`` need."""
+        """Drop the tensors that only ``sharing_input`` and ``candidates`` need."""
         for run in self._runs:
             run.inputs.clear()
             run.norms.clear()
@@ -123,7 +136,7 @@ class _Block:
     def holds(self, fold: Fold) -> bool:
         """Return whether random powers of two in ``fold`` leave the outputs of every call as they are.
 
-        Those of the linears too: beside a residual, what a linear adds may vanish.
+        Those of the linears too: beside a residual, a linear's output may vanish.
         """
         if fold.source in self._repeated:
             return False
@@ -131,17 +144,16 @@ class _Block:
         exponents = torch.randint(
             -LARGEST_POWER, LARGEST_POWER + 1, (width,), generator=torch.Generator().manual_seed(width)
         )
-        powers = (2.0**exponents).to(self._parameter(f"{fold.linears[0]}.weight").device)
-        changed = {
-            f"{name}.weight": self._parameter(f"{name}.weight") * powers.to(self._dtype(name)) for name in fold.linears
-        }
+        own = {f"{name}.weight": self._parameter(f"{name}.weight") for name in fold.linears}
+        powers = (2.0**exponents).to(next(iter(own.values())).device)
+        changed = {name: weight * powers.to(weight.dtype) for name, weight in own.items()}
         source = {name: self._parameter(name) for name in _parameters(self._module(fold.source), fold.source)}
         changed |= {name: _divided(tensor, powers, fold.start) for name, tensor in source.items()}
         inside = self._own | {self._inner(name): tensor for name, tensor in changed.items()}
         for call, run in zip(self._calls, self._runs, strict=True):
             folded = self._run(call, inside)
             ran = [name for name in fold.linears if name in run.outputs]
-            before, after = ([*own.output, *(own.outputs[name] for name in ran)] for own in (run, folded))
+            before, after = ([*one.output, *(one.outputs[name] for name in ran)] for one in (run, folded))
             if len(before) != len(after) or not all(map(torch.equal, before, after)):
                 return False
         return True
@@ -152,17 +164,14 @@ class _Block:
             for inner, module in self._block.named_modules():
                 name = f"{self._path}.{inner}"
                 if isinstance(module, nn.Linear):
-                    hooks.callback(module.register_forward_hook(_kept(run, name), with_kwargs=True).remove)
+                    hooks.enter_context(module.register_forward_hook(partial(run.keep, name), with_kwargs=True))
                 elif inner and _is_norm(module):
-                    hooks.callback(module.register_forward_hook(_output_kept(run, name)).remove)
-            run.output = self._called(call, parameters)
+                    hooks.enter_context(module.register_forward_hook(partial(run.keep_norm, name)))
+            args, kwargs = call()
+            if self._own:
+                args, kwargs = recursively_apply(_single, (args, kwargs))
+            run.output = list(tensors_in(functional_call(self._block, dict(parameters), args, kwargs)))
         return run
-
-    def _called(self, call: Call, parameters: Mapping[str, Tensor]) -> list[Tensor]:
-        args, kwargs = call()
-        if self._own:
-            args, kwargs = recursively_apply(_single, (args, kwargs))
-        return list(_tensors(functional_call(self._block, dict(parameters), args, kwargs)))
 
     def _inner(self, name: str) -> str:
         return name.removeprefix(f"{self._path}.")
@@ -178,9 +187,6 @@ class _Block:
     def _parameter(self, name: str) -> Tensor:
         inner = self._inner(name)
         return self._own[inner] if inner in self._own else self._block.get_parameter(inner)
-
-    def _dtype(self, name: str) -> torch.dtype:
-        return self._parameter(f"{name}.weight").dtype
 
 
 def _repeated(model: nn.Module) -> set[str]:
@@ -199,29 +205,13 @@ def _is_norm(module: nn.Module) -> bool:
     return own is not None and own.dim() == 1
 
 
-def _kept(run: _Run, name: str) -> Callable[..., None]:
-    def keep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        run.inputs[name] = args[0] if args else next(iter(kwargs.values()))
-        run.outputs[name] = output
-
-    return keep
-
-
-def _output_kept(run: _Run, name: str) -> Callable[..., None]:
-    def keep(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        if isinstance(output, Tensor):
-            run.norms[name] = output
-
-    return keep
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
+def tensors_in(output: Any) -> Iterator[Tensor]:
     """Yield the tensors in ``output``, however nested."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, (list, tuple, Mapping)):
         for value in output.values() if isinstance(output, Mapping) else output:
-            yield from _tensors(value)
+            yield from tensors_in(value)
 
 
 def _single(tensor: Tensor) -> Tensor:
@@ -247,7 +237,7 @@ class FoldedScales:
     """The input scales of one unit in one format, as they are folded.
 
     Linears must come before their sources. ``dense`` collects, by name, the parameters beside quantized weights that take
-    other values; ``rows`` what the rows of a linear's own weight are to be divided by.
+    other values; ``rows`` the divisor of each row of a linear's own weight.
     """
 
     loaded: LoadedModel
@@ -259,7 +249,7 @@ class FoldedScales:
     ) -> tuple[Solution, list[Tensor]]:
         """Return ``solution`` without the input scale that ``fold`` takes, and with rows that take others divided by them.
 
-        Also return what its weights stand for beside the full-precision ``originals`` ``[O, I]``.
+        Also return the weights that it stands for, to compare with the full-precision ``originals`` ``[O, I]``.
         """
         weights, restored = [], []
         for name, original, quantized in zip(names, originals, solution.weights, strict=True):

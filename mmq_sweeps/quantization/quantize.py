@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from mmq_sweeps.errors import StoreError
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.methods.base import expect
 from mmq_sweeps.methods.formats import QuantizedWeight
@@ -24,7 +25,7 @@ from mmq_sweeps.quantization.calibration import BlockRunner, Pass, block_statist
 from mmq_sweeps.quantization.requests import Request
 from mmq_sweeps.quantization.shared_stats import SharedStats
 from mmq_sweeps.quantization.solve import PackedUnit, solve_unit
-from mmq_sweeps.quantization.stored_units import Dequantized, StoredUnit, read_unit
+from mmq_sweeps.quantization.stored_units import Dequantized, read_unit
 from mmq_sweeps.quantization.targets import Part, Unit
 from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.store import Store
@@ -45,19 +46,13 @@ def quantize_units(
     """Quantize and store the units of ``missing``; return the error of each that failed, by key."""
     distinct = list({request.key: request for request in missing}.values())
     solver = UnitSolver(loaded, store, len(distinct), progress)
-    for same_unit in _grouped((request for request in distinct if request.calibration is None), _unit_name):
+    uncalibrated = (request for request in distinct if request.calibration is None)
+    for same_unit in grouped(uncalibrated, lambda request: request.unit.name).values():
         solver.solve(same_unit, None, 0.0)
     calibrated = (request for request in distinct if request.calibration is not None)
-    for served in _grouped(calibrated, lambda request: digest(request.calibration)):
+    for served in grouped(calibrated, lambda request: digest(request.calibration)).values():
         Calibration(solver, batches, served).run(parts)
     return solver.failed
-
-
-def _grouped(requests: Iterable[Request], key: Callable[[Request], Hashable]) -> list[list[Request]]:
-    groups: dict[Hashable, list[Request]] = {}
-    for request in requests:
-        groups.setdefault(key(request), []).append(request)
-    return list(groups.values())
 
 
 def _by_kind(requests: Iterable[Request]) -> bool:
@@ -71,10 +66,6 @@ def _of_one_kind(unit: Unit, stats: Iterable[SharedStats]) -> dict[str, dict[str
     return {name: note for shared in stats if shared.kinds is None for name in shared.linears if name in unit.linears}
 
 
-def _unit_name(request: Request) -> str:
-    return request.unit.name
-
-
 @dataclass(frozen=True)
 class Calibration:
     """The requests ``served`` by one set of calibration samples, and the passes of the model over these."""
@@ -85,7 +76,7 @@ class Calibration:
 
     def run(self, parts: Mapping[str, Part]) -> None:
         """Solve all requests, part by part."""
-        by_part = {group[0].unit.part: group for group in _grouped(self.served, lambda request: request.unit.part)}
+        by_part = grouped(self.served, lambda request: request.unit.part)
         wanted = [part for part in parts.values() if part.name in by_part]
         started = time.perf_counter()
         passes = self._capture([part for part in wanted if any(map(self._needs_pass, by_part[part.name]))])
@@ -95,7 +86,7 @@ class Calibration:
             calls = passes.pop(part.name, [])
             chained = [request for request in by_part[part.name] if request.chain]
             self._solve_together(part, calls, [request for request in by_part[part.name] if not request.chain], seconds)
-            for chain in _grouped(chained, lambda request: tuple(request.chain)):
+            for chain in grouped(chained, lambda request: tuple(request.chain)).values():
                 self._solve_in_order(part, calls, chain, seconds)
 
     def _capture(self, parts: Sequence[Part], start: int = 0) -> dict[str, list[Pass]]:
@@ -106,29 +97,29 @@ class Calibration:
 
     def _needs_pass(self, request: Request) -> bool:
         keys = [request.statistics, *([request.kinds] if request.vision_weight is not None else [])]
-        return not all(key and self.solver.store.has_artifact(ArtifactKind.STATISTICS, key) for key in keys)
+        return not all(key and self.solver.store.artifacts.has(ArtifactKind.STATISTICS, key) for key in keys)
 
     def _solve_together(
         self, part: Part, passes: Sequence[Pass], requests: Sequence[Request], capture_seconds: float
     ) -> None:
         """Solve requests at full-precision inputs: from stored statistics if they are there, else block by block."""
-        lacking: dict[str, list[Request]] = {}
-        for same_unit in _grouped(requests, _unit_name):
+        lacking: list[list[Request]] = []
+        for same_unit in grouped(requests, lambda request: request.unit.name).values():
             started = time.perf_counter()
             stats = None
             if not any(map(self._needs_pass, same_unit)):
                 stats = self.solver.stored_statistics(same_unit)
             if stats is None:
-                lacking[same_unit[0].unit.name] = same_unit
+                lacking.append(same_unit)
             else:
                 self.solver.solve(same_unit, stats, (time.perf_counter() - started) / len(same_unit))
-        left = [request for same_unit in lacking.values() for request in same_unit]
-        linears = [name for same_unit in lacking.values() for name in same_unit[0].unit.linears]
+        left = [request for same_unit in lacking for request in same_unit]
+        linears = [name for same_unit in lacking for name in same_unit[0].unit.linears]
         needs_inputs = any(request.needs_inputs for request in left)
         started = time.perf_counter()
         by_kind = _by_kind(left)
         for block, stats in block_statistics(self.solver.loaded, part, passes, linears, needs_inputs, by_kind):
-            units = [same_unit for same_unit in lacking.values() if same_unit[0].unit.block == block]
+            units = [same_unit for same_unit in lacking if same_unit[0].unit.block == block]
             seconds = capture_seconds + (time.perf_counter() - started) / sum(map(len, units))
             for same_unit in units:
                 self.solver.store_statistics(same_unit, stats)
@@ -151,9 +142,11 @@ class Calibration:
                 with loaded.weights_replaced(Dequantized(before), before_dense):
                     runner = BlockRunner(loaded, part, self._capture([part], block)[part.name], block)
             with ExitStack() as replaced:
-                for key, request in _of_block(requests[0].chain, block):
+                for key, request in requests[0].chain.items():
                     unit = request.unit
-                    stored = None if key in missing else self.solver.read(request)
+                    if unit.block != block:
+                        continue
+                    stored = None if key in missing else read_unit(request, self.solver.store)
                     if stored is None:
                         started = time.perf_counter()
                         stats = runner.statistics(unit.linears, request.needs_inputs, _by_kind([request]))
@@ -162,17 +155,13 @@ class Calibration:
                             reason = f"{unit.name}, which is quantized before it, failed: {error}"
                             self.solver.fail_unsolved(requests, reason)
                             return
-                        stored = self.solver.read(request)
+                        stored = read_unit(request, self.solver.store)
                     if stored is None:
                         raise StoreError(f"the store lost {unit.name} right after it was written")
                     replaced.enter_context(loaded.weights_replaced(Dequantized(stored.weights), stored.dense))
                     before |= stored.weights
                     before_dense |= stored.dense
                 runner.advance()
-
-
-def _of_block(chain: Mapping[str, Request], block: int) -> Iterator[tuple[str, Request]]:
-    return ((key, request) for key, request in chain.items() if request.unit.block == block)
 
 
 @dataclass
@@ -191,8 +180,7 @@ class UnitSolver:
     def solve(self, requests: Sequence[Request], stats: Sequence[SharedStats] | None, seconds: float) -> None:
         """Quantize one unit for ``requests``, those of one method together; each took ``seconds`` of calibration."""
         # One weight after the other, so that one weighted copy of the statistics is in memory.
-        for alike in _grouped(requests, lambda request: request.vision_weight):
-            weight = alike[0].vision_weight
+        for weight, alike in grouped(requests, lambda request: request.vision_weight).items():
             weighted = None if stats is None else [shared.weighted(weight) for shared in stats]
             without_effect = {} if weight is None else _of_one_kind(alike[0].unit, stats or ())
             self._tell_without_effect(alike[0], without_effect)
@@ -236,10 +224,6 @@ class UnitSolver:
                 next(iter(linears)), request.unit.part,
             )  # fmt: skip
 
-    def read(self, request: Request) -> StoredUnit | None:
-        """Return a stored unit; None if there is none."""
-        return read_unit(request, self.store)
-
     def store_statistics(self, requests: Sequence[Request], stats: Sequence[SharedStats]) -> None:
         """Store the statistics of the unit of ``requests`` for later methods and bit-widths, if there is room."""
         unit, kinds = requests[0].unit, {request.kinds for request in requests if request.vision_weight is not None}
@@ -260,7 +244,7 @@ class UnitSolver:
     def fail_unsolved(self, requests: Iterable[Request], why: str) -> None:
         """Fail those of ``requests`` that were not reached."""
         for request in requests:
-            if request.key not in self.failed and not self.store.has_artifact(ArtifactKind.QUANTIZED, request.key):
+            if request.key not in self.failed and not self.store.artifacts.has(ArtifactKind.QUANTIZED, request.key):
                 self._fail(request, ValueError(why))
 
     def _fail(self, request: Request, error: Exception) -> None:
@@ -271,7 +255,7 @@ class UnitSolver:
         description: dict[str, Any] = {"unit": request.unit.name, "seconds": seconds}
         description |= {"notes": unit.notes, "unchanged": unit.unchanged} | unit.error
         description |= {"experts_without_tokens": unit.without_tokens} if unit.without_tokens else {}
-        self.store.save_artifact(ArtifactKind.QUANTIZED, request.key, unit.stored(), description)
+        self.store.artifacts.save(ArtifactKind.QUANTIZED, request.key, unit.stored(), description)
         self._count()
 
     def _count(self) -> None:

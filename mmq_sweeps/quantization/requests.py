@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.identity.cell import Cell, MethodRule
 from mmq_sweeps.methods.base import Method
 from mmq_sweeps.methods.formats import Format
@@ -47,6 +48,11 @@ class Request:
         return getattr(self.method, "vision_weight", None)
 
     @property
+    def sequential(self) -> bool:
+        """True if the unit is calibrated behind the quantized ones before it."""
+        return self.calibration is not None and getattr(self.method, "sequential", False)
+
+    @property
     def needs_inputs(self) -> bool:
         """True if the method needs the calibration tokens themselves, not only their statistics."""
         return getattr(self.method, "needs_inputs", False)
@@ -69,7 +75,7 @@ def requests(cell: Cell, build: Build, parts: Mapping[str, Part], names: Iterabl
         place = {unit.name: index for index, unit in enumerate(parts[name].units)}
         own.sort(key=lambda request: place[request.unit.name])
         chain = {request.key: request for request in own}
-        found += [replace(request, chain=chain) if _is_chained(request) else request for request in own]
+        found += [replace(request, chain=chain) if request.sequential else request for request in own]
     return found
 
 
@@ -114,16 +120,14 @@ def _format(method: Method, bits: int, part: str) -> Format:
         raise ValueError(f"component.{part}: {error}") from error
 
 
-def _is_chained(request: Request) -> bool:
-    return request.calibration is not None and getattr(request.method, "sequential", False)
-
-
 def problems(requests: Iterable[Request]) -> list[str]:
     """List a sentence for every part and width of linears that a format of ``requests`` does not fit."""
-    units: dict[tuple[Format, str], list[Unit]] = {}
-    for request in requests:
-        units.setdefault((request.format, request.group_size_key), []).append(request.unit)
-    return [problem for (format, key), found in units.items() for problem in check_format(found, format, key)]
+    alike = grouped(requests, lambda request: (request.format, request.group_size_key))
+    return [
+        problem
+        for (format, key), own in alike.items()
+        for problem in check_format((request.unit for request in own), format, key)
+    ]
 
 
 def calibration_problems(requests: Iterable[Request]) -> list[str]:

@@ -64,7 +64,7 @@ def measure(model: nn.Module, parts: Iterable[Part], quantized: Mapping[str, Qua
     """Return parameters, quantized weights, both bits per weight and bytes, in total and per part's module.
 
     Tied embeddings and head are one weight, counted at the one that is quantized, else at the embeddings; the other has no
-    parameters of its own and says what it is ``tied_to``.
+    parameters of its own and names the one that it is ``tied_to``.
     """
     return measure_stored(model, parts, stored_linears(quantized))
 

@@ -23,6 +23,9 @@ from mmq_sweeps.quantization.shared_stats import SharedStats
 from mmq_sweeps.quantization.stored_units import DENSE
 from mmq_sweeps.quantization.targets import Unit
 
+# Linears of a unit that share an input, and its statistics; None for methods that need none.
+Group = tuple[list[str], SharedStats | None]
+
 
 @dataclass
 class PackedUnit:
@@ -63,16 +66,15 @@ class PackedUnit:
         names: Sequence[str],
         originals: Sequence[Tensor],
         solution: Solution,
-        fold: Fold | None = None,
-        stats: LayerStats | None = None,
-        squares: Mapping[str, tuple[float, float]] | None = None,
+        fold: Fold | None,
+        stats: LayerStats | None,
+        squares: Mapping[str, tuple[float, float]],
     ) -> None:
         """Pack the solution of the linears ``names``, whose full-precision weights are ``originals`` ``[O, I]``.
 
         ``fold`` is where their input scale goes, if anywhere; ``stats`` are those of their input. ``squares`` are
         ``squares_of`` the originals, which serve every format.
         """
-        squares = squares or squares_of(names, originals, stats)
         solution, restored = self.scales.folded(names, originals, solution, fold)
         if solution.notes:
             self.notes |= dict.fromkeys(names, solution.notes)
@@ -90,37 +92,6 @@ class PackedUnit:
         return self.tensors | {f"{name}{DENSE}": tensor for name, tensor in self.scales.dense.items()}
 
 
-@dataclass(frozen=True)
-class Group:
-    """Linears of a unit that share an input, and its statistics; None for methods that need none."""
-
-    names: list[str]
-    shared: SharedStats | None = None
-
-    @property
-    def stats(self) -> LayerStats | None:
-        """The statistics of the input, weighted as the method asks."""
-        return None if self.shared is None else self.shared.stats
-
-    @property
-    def of_all_tokens(self) -> LayerStats | None:
-        """The statistics of the input by which errors are told, whatever the method weighs."""
-        return None if self.shared is None else self.shared.of_all_tokens
-
-    def fold(self, unit: Unit, formats: Iterable[Format]) -> Fold | None:
-        """Return where a scale of the input goes; None if it cannot go there.
-
-        Rows of a linear are quantized with the unit, and a single scale for a whole weight does not divide by rows.
-        """
-        found = None if self.shared is None else self.shared.fold
-        if found is None or set(found.linears) != set(self.names):
-            return None
-        if found.start is None:
-            return found
-        whole = any(format.group_size == "tensor" for format in formats)
-        return found if found.source in unit.linears and not whole else None
-
-
 @dataclass
 class Solved:
     """The results of one unit by the place of the format in the list asked for: packed units, and errors of the others."""
@@ -129,7 +100,7 @@ class Solved:
     errors: dict[int, Exception] = field(default_factory=dict)
 
     def fail(self, place: int, error: Exception) -> None:
-        """Replace what there is of a format by the error that it met."""
+        """Replace the result of a format by the error that it met."""
         self.packed.pop(place, None)
         self.errors[place] = error
 
@@ -147,29 +118,45 @@ def solve_unit(
         unreached = _experts_without_tokens(unit, stats)
         for packed in solved.packed.values():
             packed.without_tokens = _counted(unit, unreached) if unreached else None
-        groups = [*_by_input(unit, stats, unreached), *(Group([name]) for name in unreached)]
+        groups: list[Group] = [*_by_input(unit, stats, unreached), *(([name], None) for name in unreached)]
         if fuse := getattr(method, "fuse", False):
             # Inputs come in the order in which linears run, and what a scale is folded into runs before.
             groups.reverse()
-        for group in groups:
-            names, fold = group.names, group.fold(unit, formats) if fuse else None
+        for names, shared in groups:
+            fold = _fold(unit, names, shared, formats) if fuse else None
             going = dict.fromkeys(solved.packed)
             # Rounding has no codebook; such a method chooses one without statistics.
             plain = names[0] in unreached and not any(format.codebook for format in formats)
             solver = RoundToNearest() if plain else method
             weights = [originals[name].float() for name in names]
-            shared = replace(group.stats, foldable=fold is not None) if group.stats is not None else None
-            solutions, errors = _solve_each(solver, weights, shared, formats, list(going))
+            own_stats = None if shared is None else replace(shared.stats, foldable=fold is not None)
+            solutions, errors = _solve_each(solver, weights, own_stats, formats, list(going))
             for place, error in errors.items():
                 solved.fail(place, _named(error, names))
             own = [originals[name] for name in names]
-            squares = squares_of(names, own, group.of_all_tokens)
+            # Errors are told by all tokens alike, whatever the method weighs.
+            of_all_tokens = None if shared is None else shared.of_all_tokens
+            squares = squares_of(names, own, of_all_tokens)
             for place, solution in solutions.items():
-                solved.packed[place].add(names, own, solution, fold, group.of_all_tokens, squares)
+                solved.packed[place].add(names, own, solution, fold, of_all_tokens, squares)
     except (ValueError, RuntimeError) as error:
         for place in list(solved.packed):
             solved.fail(place, error)
     return solved
+
+
+def _fold(unit: Unit, names: Sequence[str], shared: SharedStats | None, formats: Iterable[Format]) -> Fold | None:
+    """Return where a scale of the input of ``names`` goes; None if it cannot go there.
+
+    Rows of a linear are quantized with the unit, and a single scale for a whole weight does not divide by rows.
+    """
+    found = None if shared is None else shared.fold
+    if found is None or set(found.linears) != set(names):
+        return None
+    if found.start is None:
+        return found
+    whole = any(format.group_size == "tensor" for format in formats)
+    return found if found.source in unit.linears and not whole else None
 
 
 def squares_of(
@@ -179,12 +166,6 @@ def squares_of(
     weights = [original.float() for original in originals]
     outputs = [0.0 if stats is None else _square(weight, stats.gram) for weight in weights]
     return {name: (_square(weight, None), output) for name, weight, output in zip(names, weights, outputs, strict=True)}
-
-
-def relative_error(restored: Tensor, original: Tensor, gram: Tensor | None = None) -> float:
-    """Return the share of the square of the output that ``restored`` ``[O, I]`` changes; of the weight without ``gram``."""
-    weight = original.float()
-    return _share(_square(restored.float() - weight, gram), _square(weight, gram))
 
 
 def _square(matrix: Tensor, gram: Tensor | None) -> float:
@@ -269,15 +250,15 @@ def _counted(unit: Unit, slices: Iterable[str]) -> tuple[int, int]:
 def _by_input(unit: Unit, stats: Sequence[SharedStats] | None, without: Collection[str] = ()) -> list[Group]:
     """Group the unit's linears by the input they share; a ValueError if one, not in ``without``, has no usable statistics."""
     if stats is None:
-        return [Group([name]) for name in unit.linears]
-    groups = [Group([name for name in shared.linears if name in unit.linears], shared) for shared in stats]
-    reached = {name for group in groups for name in group.names}
+        return [([name], None) for name in unit.linears]
+    groups = [([name for name in shared.linears if name in unit.linears], shared) for shared in stats]
+    reached = {name for names, _ in groups for name in names}
     if unreached := [name for name in unit.linears if name not in reached and name not in without]:
         raise ValueError(f"{', '.join(unreached)}: no calibration token reached it")
-    for group, shared in zip(groups, stats, strict=True):
-        if group.names and shared.not_finite:
+    for names, shared in groups:
+        if names and shared.not_finite:
             raise ValueError(
-                f"{', '.join(group.names)}: {shared.not_finite} of {shared.stats.count} calibration tokens that reach it are "
+                f"{', '.join(names)}: {shared.not_finite} of {shared.stats.count} calibration tokens that reach it are "
                 "not finite"
             )
-    return [group for group in groups if group.names]
+    return [(names, shared) for names, shared in groups if names]

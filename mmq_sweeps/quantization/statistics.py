@@ -35,12 +35,12 @@ def write(store: Store, key: str, unit: Unit, stats: Sequence[SharedStats]) -> N
         described.append(
             {"linears": linears, "count": shared.stats.count, "not_finite": shared.not_finite, "fold": fold}
         )
-    store.save_artifact(ArtifactKind.STATISTICS, key, tensors, {"unit": unit.name, "inputs": described})
+    store.artifacts.save(ArtifactKind.STATISTICS, key, tensors, {"unit": unit.name, "inputs": described})
 
 
 def read(store: Store, key: str) -> list[SharedStats] | None:
     """Return the statistics that ``write`` stored, or None."""
-    artifact = store.artifact(ArtifactKind.STATISTICS, key)
+    artifact = store.artifacts.load(ArtifactKind.STATISTICS, key)
     if artifact is None:
         return None
     tensors, described = artifact
@@ -56,7 +56,7 @@ def read(store: Store, key: str) -> list[SharedStats] | None:
 
 
 def write_kinds(store: Store, key: str, unit: Unit, stats: Sequence[SharedStats]) -> None:
-    """Store what ``stats`` say of vision and text tokens apart, of inputs that feed linears of ``unit`` and have both."""
+    """Store the statistics of vision and text tokens apart, of inputs that feed linears of ``unit`` and have both."""
     tensors: dict[str, Tensor] = {}
     described: list[dict[str, Any]] = []
     for shared in stats:
@@ -67,12 +67,12 @@ def write_kinds(store: Store, key: str, unit: Unit, stats: Sequence[SharedStats]
         for kind, own in both.items():
             tensors |= {f"{len(described)}.{kind}.gram": own.gram, f"{len(described)}.{kind}.mean_abs": own.mean_abs}
         described.append({"linears": linears, "counts": {kind: own.count for kind, own in both.items()}})
-    store.save_artifact(ArtifactKind.STATISTICS, key, tensors, {"unit": unit.name, "inputs": described})
+    store.artifacts.save(ArtifactKind.STATISTICS, key, tensors, {"unit": unit.name, "inputs": described})
 
 
 def with_kinds(store: Store, key: str, stats: Sequence[SharedStats]) -> list[SharedStats] | None:
-    """Return ``stats`` with what ``write_kinds`` stored, or None."""
-    artifact = store.artifact(ArtifactKind.STATISTICS, key)
+    """Return ``stats`` with the kinds that ``write_kinds`` stored, or None."""
+    artifact = store.artifacts.load(ArtifactKind.STATISTICS, key)
     if artifact is None:
         return None
     tensors, described = artifact

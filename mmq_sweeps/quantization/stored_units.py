@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from mmq_sweeps.memory import keep
+from mmq_sweeps.memory import Computed, keep
 from mmq_sweeps.methods.formats import QuantizedWeight
 from mmq_sweeps.quantization.requests import Request
 from mmq_sweeps.store.kinds import ArtifactKind
@@ -21,7 +21,7 @@ DENSE = ":dense"
 class StoredUnit(NamedTuple):
     """A unit's weights by linear, the description that was stored with them, and other parameters that it replaces.
 
-    ``dense`` holds by name what input scales were folded into: weights of norms, biases.
+    ``dense`` holds by name the parameters that input scales were folded into: weights of norms, biases.
     """
 
     weights: dict[str, QuantizedWeight]
@@ -29,20 +29,11 @@ class StoredUnit(NamedTuple):
     dense: dict[str, Tensor]
 
 
-class Dequantized(Mapping[str, Tensor]):
-    """Weights by linear, dequantized whenever one is asked for, so that they are never all in memory."""
+class Dequantized(Computed[Tensor]):
+    """Weights by linear, dequantized whenever one is asked for."""
 
     def __init__(self, quantized: Mapping[str, QuantizedWeight]) -> None:
-        self._quantized = quantized
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._quantized[name].dequantize()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._quantized)
-
-    def __len__(self) -> int:
-        return len(self._quantized)
+        super().__init__(quantized, lambda name: quantized[name].dequantize())
 
 
 @dataclass(frozen=True)
@@ -95,7 +86,7 @@ def load(
 
 def read_unit(request: Request, store: Store) -> StoredUnit | None:
     """Read one unit; None if the store does not have it."""
-    artifact = store.artifact(ArtifactKind.QUANTIZED, request.key)
+    artifact = store.artifacts.load(ArtifactKind.QUANTIZED, request.key)
     if artifact is None:
         return None
     tensors, description = artifact

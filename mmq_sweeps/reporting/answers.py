@@ -28,7 +28,7 @@ def repeats(answers: Mapping[str, Any]) -> bool:
 
 
 def called(answers: Mapping[str, Any]) -> str:
-    """Return what a cell is called that says nothing, or the same to everything; empty for any other."""
+    """Describe a cell that says nothing, or the same to everything; empty for any other."""
     if answers.get("empty") == 1:
         return "says nothing"
     if answers.get("identical") == 1 and answers["expected"] < 1:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from queue import Queue
 from threading import Thread
-from types import TracebackType
 from typing import Any, Self
 
 from mmq_sweeps.reporting.trackers import Log, Samples
@@ -29,9 +28,7 @@ class Background:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._entries.put(None)
         self._thread.join()
 

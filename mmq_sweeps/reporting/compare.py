@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.identity.assignment import method_name, part_order, rules_in
 from mmq_sweeps.identity.cell import QUANTIZED, Cell, digest, is_quantized_elsewhere
 from mmq_sweeps.metrics import MetricResult, paired_differences
@@ -60,20 +61,13 @@ def beside_of(cell: Mapping[str, Any]) -> str:
     return digest([model, cell["task"]])
 
 
-def differences(baseline: Record, baseline_items: Items, record: Record, items: Items) -> dict[str, dict[str, Any]]:
-    """Return ``{metric: {"difference", "difference_interval", "significant"}}`` of ``record`` minus ``baseline``.
-
-    Only metrics of both records are compared. A metric over different items gets ``{"not_compared": reason}`` instead.
-    """
-    return all_differences(baseline, baseline_items, [record], lambda _: items)[record.id]
-
-
 def all_differences(
     baseline: Record, baseline_items: Items, records: Sequence[Record], items: Callable[[str], Items]
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the ``differences`` of each of ``records`` by id; ``items`` loads the items of a cell.
+    """Return ``{metric: {"difference", "difference_interval", "significant"}}`` of ``records`` minus ``baseline``, by id.
 
-    A few cells at a time share the draws of items, so that thousands of them take seconds and little memory.
+    Only metrics of both are compared. A metric over different items gets ``{"not_compared": reason}`` instead. ``items`` loads
+    the items of a cell. A few cells at a time share the draws of items: thousands of them take seconds and little memory.
     """
     theirs = results_of(baseline, baseline_items)
     found: dict[str, dict[str, dict[str, Any]]] = {}
@@ -171,7 +165,7 @@ def settings(cell: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) 
 def variant(cell: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten a cell's method and calibration to command-line keys: ``{"method.group_size": 64}``.
 
-    The fields of a method that only some units have stand under its name: ``{"gptq.group_size": 64}``. What is quantized
+    The fields of a method that only some units have stand under its name: ``{"gptq.group_size": 64}``. A cell that is quantized
     elsewhere has its checkpoint.
     """
     if is_quantized_elsewhere(cell):
@@ -231,7 +225,7 @@ def told_apart(several: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _telling(values: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return at most ``MOST_FIELDS`` keys: each the one that splits most of what those before it leave alike.
+    """Return at most ``MOST_FIELDS`` keys: each the one that splits most of the settings that those before it leave alike.
 
     ``values`` has a value for every setting.
     """
@@ -264,10 +258,7 @@ def distinct_titles(cells: Sequence[Cell]) -> dict[str, str]:
 
 def _alike(cells: Sequence[Cell], titles: Mapping[str, str]) -> list[list[Cell]]:
     """Return the cells that share their title with another cell, in groups."""
-    found: dict[str, list[Cell]] = {}
-    for cell in cells:
-        found.setdefault(titles[cell.id], []).append(cell)
-    return [alike for alike in found.values() if len(alike) > 1]
+    return [alike for alike in grouped(cells, lambda cell: titles[cell.id]).values() if len(alike) > 1]
 
 
 def _shown(key: str, value: Any) -> str:
@@ -279,18 +270,15 @@ def _shown(key: str, value: Any) -> str:
 
 def with_variants(methods: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """Label pairs ``(method, variant)``, adding the fields in which variants differ: ``gptq method.group_size=64``."""
-    named: list[str] = []
-    by_method: dict[str, list[Mapping[str, Any]]] = {}
-    for method, fields in methods:
-        by_method.setdefault(method, []).append(fields)
     differing = {
         method: [
             key
-            for key in dict.fromkeys(key for one in several for key in one)
-            if len({json.dumps(one.get(key), sort_keys=True) for one in several}) > 1
+            for key in dict.fromkeys(key for _, one in several for key in one)
+            if len({json.dumps(one.get(key), sort_keys=True) for _, one in several}) > 1
         ]
-        for method, several in by_method.items()
+        for method, several in grouped(methods, lambda pair: pair[0]).items()
     }
-    for method, fields in methods:
-        named.append(method + "".join(f" {key}={fields[key]}" for key in differing[method] if key in fields))
-    return named
+    return [
+        method + "".join(f" {key}={fields[key]}" for key in differing[method] if key in fields)
+        for method, fields in methods
+    ]

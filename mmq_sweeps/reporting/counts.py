@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def counted(number: float, noun: str, plural: str | None = None) -> str:
-    """Return ``1 cell`` or ``1,200 cells``; ``plural`` is for what takes no s: ``counted(2, "cell has", "cells have")``."""
+    """Return ``1 cell`` or ``1,200 cells``; ``plural`` is for words without an s: ``counted(2, "cell has", "cells have")``."""
     shown = f"{int(number):,}" if float(number).is_integer() else f"{number:g}"
     return f"{shown} {noun if number == 1 else plural or noun + 's'}"
 

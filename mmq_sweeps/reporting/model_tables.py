@@ -1,4 +1,4 @@
-"""Tables of models: what of each can be quantized, what an assignment weighs, how a checkpoint is stored."""
+"""Tables of models: the parts that can be quantized, the size of an assignment, the storage of a checkpoint."""
 
 from __future__ import annotations
 

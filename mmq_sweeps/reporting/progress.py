@@ -6,7 +6,6 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console, RenderableType
@@ -34,7 +33,7 @@ class Reporter(Protocol):
 
 
 class _Bars(Bars):
-    """rich's bars, below what ``above`` draws."""
+    """rich's bars, below the drawing of ``above``."""
 
     above: Callable[[Console], RenderableType] | None = None
 
@@ -47,7 +46,7 @@ class _Bars(Bars):
 class Progress:
     """``Reporter`` for a terminal or log: progress over ``total`` cells and over the stages of the current cell.
 
-    On a terminal, what ``above`` draws for it stands above the bars.
+    On a terminal, the drawing of ``above`` stands above the bars.
     """
 
     def __init__(self, total: int, above: Callable[[Console], RenderableType] | None = None) -> None:
@@ -71,9 +70,7 @@ class Progress:
         self.bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.bars.stop()
 
     @property
@@ -121,7 +118,7 @@ def to_stderr(text: str) -> None:
 
 @contextmanager
 def warnings_to(say: Callable[[str], None] = to_stderr) -> Iterator[None]:
-    """Hand what our packages log, from INFO on, to ``say`` while the context is open; the innermost context gets it.
+    """Hand the log of our packages, from INFO on, to ``say`` while the context is open; the innermost context gets it.
 
     So a command shows warnings on standard error, and between its bars while there are any.
     """

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.identity import loads_in
 from mmq_sweeps.identity.assignment import bits_label, part_order
 from mmq_sweeps.identity.cell import QUANTIZED_ELSEWHERE, is_quantized_elsewhere
@@ -36,6 +37,8 @@ SIGNIFICANT, WARNED = "*", "!"
 # Cells named with a warning that they share.
 SHARED_SHOWN = 3
 FOOTNOTE = f"{SIGNIFICANT} differs from full precision (paired 95% bootstrap interval without zero)"
+# Metrics that are the accuracy of a benchmark, by its name.
+ACCURATE = ("gqa", "vqa", "textvqa", "vizwiz", "choice", "mmmu", "pope", "mme")
 METRIC_LABELS = {
     "cider": "CIDEr",
     "cider_d": "CIDEr-D",
@@ -43,19 +46,13 @@ METRIC_LABELS = {
     "rouge_l": "ROUGE-L",
     "spice": "SPICE",
     **{f"bleu_{length}": f"BLEU-{length}" for length in (1, 2, 3, 4)},
-    "gqa_accuracy": "acc.",
-    "vqa_accuracy": "acc.",
+    **{f"{benchmark}_accuracy": "acc." for benchmark in ACCURATE},
     "vqa_accuracy_2021": "acc. 2021",
-    "textvqa_accuracy": "acc.",
-    "vizwiz_accuracy": "acc.",
     "anls": "ANLS",
     "relaxed_accuracy": "relaxed acc.",
-    "choice_accuracy": "acc.",
     "choice_unparsed": "unparsed",
     "mmbench": "circular acc.",
-    "mmmu_accuracy": "acc.",
     "ocrbench": "OCRBench",
-    "pope_accuracy": "acc.",
     "pope_precision": "precision",
     "pope_recall": "recall",
     "pope_f1": "F1",
@@ -63,7 +60,6 @@ METRIC_LABELS = {
     "mme": "MME",
     "mme_perception": "perception",
     "mme_cognition": "cognition",
-    "mme_accuracy": "acc.",
     "mme_accuracy_plus": "acc.+",
     "ece": "ECE",
     "aurc": "AURC",
@@ -126,11 +122,9 @@ def _families(records: Sequence[Record]) -> dict[str, str]:
     of_key: dict[str, Record] = {}
     for record in sorted(records, key=lambda record: (is_quantized_elsewhere(record.cell), not record.done)):
         of_key.setdefault(keys[record.id], record)
-    named: dict[tuple[str, str], list[str]] = {}
-    for key, record in sorted(of_key.items(), key=lambda item: item[1].created):
-        named.setdefault((record.names["model"], record.names["task"]), []).append(key)
     titles: dict[str, str] = {}
-    for (model, task), alike in named.items():
+    oldest_first = sorted(of_key, key=lambda key: of_key[key].created)
+    for (model, task), alike in grouped(oldest_first, lambda key: _model_and_task(of_key[key])).items():
         told = told_apart([settings(of_key[key].cell, of_key[key].metrics) for key in alike])
         titles |= {
             key: f"{model}, {task}" + (f" [{text}]" if len(alike) > 1 else "")
@@ -139,14 +133,14 @@ def _families(records: Sequence[Record]) -> dict[str, str]:
     return {cell_id: titles[key] for cell_id, key in keys.items()}
 
 
+def _model_and_task(record: Record) -> tuple[str, str]:
+    return record.names["model"], record.names["task"]
+
+
 def _labels(records: Sequence[Record]) -> dict[str, str]:
     """Map each record's id to its method, plus the fields in which methods of the same model and task differ."""
     found = {record.id: record.names["method"] for record in records}
-    named: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        if not record.baseline:
-            named.setdefault((record.names["model"], record.names["task"]), []).append(record)
-    for alike in named.values():
+    for alike in grouped((record for record in records if not record.baseline), _model_and_task).values():
         labels = with_variants([(record.names["method"], variant(record.cell)) for record in alike])
         found |= {record.id: label for record, label in zip(alike, labels, strict=True)}
     return found
@@ -189,7 +183,7 @@ def _row(record: Record, differing: dict[str, dict[str, Any]]) -> dict[str, Any]
 
 
 def _bits(record: Record) -> dict[str, str]:
-    """Return the bits of each quantized part for people; of what is quantized elsewhere, as its files hold them."""
+    """Return the bits of each quantized part for people; if it was quantized elsewhere, as its files hold them."""
     parts = record.cell["parts"]
     labels = {part: bits_label(selection) for part, selection in parts.items()}
     if is_quantized_elsewhere(record.cell):
@@ -204,7 +198,7 @@ def _order(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def show(table_rows: list[dict[str, Any]], console: Console) -> None:
-    """Print a table per family of the finished rows, each followed by its notes, its failures and what had no room."""
+    """Print a table per family of the finished rows, each followed by its notes, its failures and the columns without room."""
     finished = by_family(table_rows)
     titles = dict.fromkeys(row["family"] for row in table_rows)
     ids = _short_ids(table_rows)
@@ -232,21 +226,14 @@ def _short_ids(table_rows: Sequence[dict[str, Any]]) -> dict[str, str]:
 
 def by_family(table_rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Group the finished rows by the title of their family."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in table_rows:
-        if row["status"] == "done":
-            found.setdefault(row["family"], []).append(row)
-    return found
+    return grouped((row for row in table_rows if row["status"] == "done"), lambda row: str(row["family"]))
 
 
 def failures(table_rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     """Yield a sentence for each class of error with the cells that failed with it."""
-    found: dict[str, list[str]] = {}
-    for row in table_rows:
-        if row["status"] != "done":
-            found.setdefault(row["error"]["class"], []).append(title(row))
-    for name, titles in found.items():
-        yield f"failed with {name}: {_some(titles)}"
+    failed = (row for row in table_rows if row["status"] != "done")
+    for name, alike in grouped(failed, lambda row: str(row["error"]["class"])).items():
+        yield f"failed with {name}: {_some([title(row) for row in alike])}"
 
 
 def notes(family: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -15,7 +15,6 @@ for the likelihood of right texts as well, which says how far each takes the mod
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
@@ -25,14 +24,7 @@ from numpy.typing import NDArray
 from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.metrics.intervals import paired_difference, paired_share
 from mmq_sweeps.metrics.result import MetricResult
-from mmq_sweeps.search.measuring import (
-    SEARCH,
-    STAGES,
-    Answer,
-    Items,
-    Measurement,
-    Outcome,
-)
+from mmq_sweeps.search.measuring import SEARCH, STAGES, Answer, Items, Measurement, Outcome
 from mmq_sweeps.search.prediction import sensitivity
 from mmq_sweeps.search.prediction.allocation import Frontier, frontier, ranked
 from mmq_sweeps.search.prediction.first_batch import FirstBatch, quantized_uniform
@@ -44,10 +36,8 @@ from mmq_sweeps.search.settings import Settings
 from mmq_sweeps.search.space import Budget, Point, Space
 
 Floats = NDArray[np.float64]
-# What ``sensitivity.read_errors`` returns.
+# As ``sensitivity.read_errors`` returns them.
 Errors = Sequence[Sequence[Mapping[str, float | None] | None]]
-
-
 Batch = list[Measurement]
 Told = dict[Measurement, Outcome]
 
@@ -62,7 +52,7 @@ class Search:
         settings: Settings,
         errors: Callable[[], Errors | None] = lambda: None,
     ) -> None:
-        """``errors`` returns what ``sensitivity.read_errors`` reads of the units that the store has by then."""
+        """``errors`` returns the errors of the units that the store has by then, as ``sensitivity.read_errors`` does."""
         self.space, self.budgets, self.settings = space, list(budgets), settings
         self.outcomes: Told = {}
         self.model: DamageModel | None = None
@@ -89,10 +79,7 @@ class Search:
                 self._bits[point] = outcome.bits
             if point is not None and outcome.result is None:
                 self._failed.add(point)
-        try:
-            self._batch = self._run.send(None)
-        except StopIteration:
-            self._batch = []
+        self._batch = next(self._run, [])
 
     def bits(self, point: Point) -> int:
         """Return the exact bits of a point: measured ones if there are."""
@@ -108,14 +95,13 @@ class Search:
 
     def costs(self) -> dict[str, Any]:
         """Return cells, items and processor seconds, in all and by stage, beside the cells of the grid."""
-        stages = {stage: self._cost(stage) for stage in STAGES}
+        stages = {}
+        for stage in STAGES:
+            own = [outcome for one, outcome in self.outcomes.items() if one.stage == stage]
+            items = sum(outcome.result.count for outcome in own if outcome.result is not None)
+            stages[stage] = {"cells": len(own), "items": items, "seconds": sum(outcome.seconds for outcome in own)}
         total = {key: sum(own[key] for own in stages.values()) for key in ("cells", "items", "seconds")}
         return {**total, "stages": stages, "grid_cells": self.space.count}
-
-    def _cost(self, stage: str) -> dict[str, Any]:
-        own = [outcome for one, outcome in self.outcomes.items() if one.stage == stage]
-        items = sum(outcome.result.count for outcome in own if outcome.result is not None)
-        return {"cells": len(own), "items": items, "seconds": sum(outcome.seconds for outcome in own)}
 
     @property
     def _fitted(self) -> DamageModel:
@@ -157,10 +143,6 @@ class Search:
         self._found = [self._choice(own) for own in contests]
         yield self._final_batch()
 
-    @property
-    def _finer(self) -> bool:
-        return len({axis.part for axis in self.space.axes}) < len(self.space.axes)
-
     def _refit(self) -> None:
         self._fitted.fit(observations(self.outcomes))
 
@@ -169,21 +151,25 @@ class Search:
     def _contest(self, budget: Budget) -> Contest:
         most = self.settings.candidates + 3 + self.settings.newcomers * (len(self.settings.rounds) - 1)
         given: dict[str, Any] = {"error": self.settings.error, "most": most, "start": self.settings.first}
-        if budget.share is not None:
-            contest = Contest(budget, Threshold(self.settings.ends, share=budget.share, **given), self.bits)
-            for point in self._levels(budget.share):
-                contest.add(point)
-            return contest
-        contest = Contest(budget, Race(self.settings.ends, **given), self.bits)
-        candidates = self._candidates(budget, self.settings.candidates)
-        for point in candidates:
-            if point == candidates[0] or self._fitted.gain(point, candidates[0]) >= self.settings.tolerance:
-                contest.add(point)
-        for point in self._by_prior(budget):
+        if budget.share is None:
+            race, points = Race(self.settings.ends, **given), self._entrants(budget)
+        else:
+            race, points = Threshold(self.settings.ends, share=budget.share, **given), self._levels(budget.share)
+        contest = Contest(budget, race, self.bits)
+        for point in points:
             contest.add(point)
-        if (uniform := self._best_uniform(budget)) is not None:
-            contest.add(uniform)
         return contest
+
+    def _entrants(self, budget: Budget) -> list[Point]:
+        """Return the best candidate, those that may gain over it, the allocation by the prior alone, and a uniform point."""
+        found = self._candidates(budget)
+        worth = [found[0], *self._gaining(found[1:], found[0])] if found else []
+        uniform = self._best_uniform(budget)
+        return [*worth, *self._by_prior(budget), *([] if uniform is None else [uniform])]
+
+    def _gaining(self, points: Sequence[Point], leader: Point) -> list[Point]:
+        """Return those of ``points`` that are expected to gain at least the tolerance over ``leader``."""
+        return [point for point in points if self._fitted.gain(point, leader) >= self.settings.tolerance]
 
     def _levels(self, share: float) -> list[Point]:
         """Return the smallest points that are predicted to keep ``share``, somewhat less and somewhat more; smallest first."""
@@ -197,12 +183,8 @@ class Search:
         return [point for point in found if point not in self._failed]
 
     def _by_prior(self, budget: Budget) -> list[Point]:
-        """Return what the prior alone allocates, which the model may have been misled from; only if axes are many."""
-        if not self._finer:
-            return []
-        room = budget.bits - self.space.base_bits
-        found = [point for point, _ in ranked(self._fitted.corrected_prior, self.space.sizes, room, 1)]
-        return [point for point in found if self._fits(point, budget)]
+        """Return the allocation by the prior alone, which the model may have been misled from; only if axes are many."""
+        return self._allocated(self._fitted.corrected_prior, budget, 1) if self.space.finer else []
 
     def _decided(self, contest: Contest) -> bool:
         """Return True if no running candidate is expected to gain more over the leader than the tolerance."""
@@ -210,14 +192,15 @@ class Search:
         if contest.budget.share is not None:
             return not running
         leader = max(running, key=self._fitted.estimate, default=None)
-        others = [point for point in running if point != leader]
-        return leader is None or all(self._fitted.gain(point, leader) < self.settings.tolerance for point in others)
+        return leader is None or not self._gaining([point for point in running if point != leader], leader)
 
-    def _candidates(self, budget: Budget, count: int) -> list[Point]:
+    def _candidates(self, budget: Budget) -> list[Point]:
         """Return the points within the budget of least predicted damage; they differ in several axes if there are many."""
         distance = max(1, len(self.space.axes) // 12)
-        room = budget.bits - self.space.base_bits
-        found = ranked(self._fitted.tables(), self.space.sizes, room, count, distance)
+        return self._allocated(self._fitted.tables(), budget, self.settings.candidates, distance)
+
+    def _allocated(self, damages: Sequence[Floats], budget: Budget, count: int, distance: int = 1) -> list[Point]:
+        found = ranked(damages, self.space.sizes, budget.bits - self.space.base_bits, count, distance)
         return [point for point, _ in found if self._fits(point, budget)]
 
     def _fits(self, point: Point, budget: Budget) -> bool:
@@ -231,9 +214,9 @@ class Search:
         found: dict[Measurement, None] = {}
         for contest, ask in asked:
             items = Items(SEARCH, ask.start, ask.stop)
-            found |= dict.fromkeys(Measurement(contest.points[name], items, STAGES[1]) for name in ask.names)
-            if contest.budget.share is not None:
-                found[Measurement(None, items, STAGES[1])] = None
+            points: list[Point | None] = [contest.points[name] for name in ask.names]
+            points += [] if contest.budget.share is None else [None]
+            found |= dict.fromkeys(Measurement(point, items, STAGES[1]) for point in points)
         return list(found)
 
     def _tell_race(self, contest: Contest, ask: Round) -> None:
@@ -258,13 +241,12 @@ class Search:
                     contest.add(point)
             return
         leader = max(contest.running, key=self._fitted.estimate)
-        pool = [*self._candidates(contest.budget, self.settings.candidates), *self.space.neighbours(leader)]
+        pool = [*self._candidates(contest.budget), *self.space.neighbours(leader)]
         known = set(contest.points.values())
         fresh = [point for point in dict.fromkeys(pool) if point not in known and self._fits(point, contest.budget)]
         expected = sorted(fresh, key=self._fitted.relative, reverse=True)[: self.settings.newcomers]
-        for point in expected:
-            if self._fitted.gain(point, leader) >= self.settings.tolerance:
-                contest.add(point)
+        for point in self._gaining(expected, leader):
+            contest.add(point)
 
     def _last_batch(self, contests: Sequence[Contest]) -> Batch:
         """Ask for the two best of every race that is not decided, on the items that are left."""
@@ -328,8 +310,3 @@ class Search:
         if outcome.result is None:
             raise ConfigError(f"the search: the final cell {outcome.cell} failed; its record has the error.")
         return outcome.result
-
-
-def kinds_of(batch: Sequence[Measurement]) -> Mapping[str, int]:
-    """Count the measurements of a batch by stage, for a line of progress."""
-    return Counter(one.stage for one in batch)

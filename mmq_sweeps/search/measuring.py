@@ -1,4 +1,4 @@
-"""What a search asks to be measured, what it is told, and what it answers."""
+"""The measurements that a search asks for, their outcomes, and its answers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a measured cell gave. ``cell`` is its id; ``bits`` its exact size, None if unknown; ``seconds`` its processor time.
+    """A measured cell. ``cell`` is its id; ``bits`` its exact size, None if unknown; ``seconds`` its processor time.
 
     ``result`` is the search's metric on the measurement's items, None if the cell failed. ``predictions`` by item are needed
     of teacher-forced measurements only.

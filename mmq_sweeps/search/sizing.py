@@ -1,4 +1,4 @@
-"""Build the space of a search from a model's parts: which units each axis has, and what every option of it weighs."""
+"""Build the space of a search from a model's parts: the units of each axis, and the size of every option."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from mmq_sweeps.errors import ConfigError, one_of, unknown
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS
 from mmq_sweeps.methods.base import Method
 from mmq_sweeps.methods.formats import Format
@@ -78,10 +79,7 @@ def _axes(part: Part, candidates: Sequence[Candidate], granularity: str) -> Iter
     units = [unit for unit in part.units if unit.linears]
     part.select({"bits": FULL_PRECISION_BITS})
     name = NAMES["part" if part.at_an_end else granularity]
-    together: dict[str, list[Unit]] = {}
-    for unit in units:
-        together.setdefault(name(unit), []).append(unit)
-    for axis, own in together.items():
+    for axis, own in grouped(units, name).items():
         where = {} if part.at_an_end else _where(own[0], units, granularity)
         yield _axis(axis, part.name, own, candidates, where)
 

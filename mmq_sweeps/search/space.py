@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -73,10 +73,6 @@ class Axis:
         """True if an assignment names the axis as a unit of its own."""
         return self.name in self.units and self.name != self.part
 
-    def place(self, option: Option) -> int | None:
-        """Return the place of ``option``; None if the axis lacks it."""
-        return self.options.index(option) if option in self.options else None
-
 
 @dataclass(frozen=True)
 class Space:
@@ -90,6 +86,11 @@ class Space:
     axes: tuple[Axis, ...]
     base_bits: int
     parameters: int
+
+    @property
+    def finer(self) -> bool:
+        """True if axes are finer than parts."""
+        return len({axis.part for axis in self.axes}) < len(self.axes)
 
     @property
     def count(self) -> int:
@@ -178,18 +179,6 @@ class Space:
         higher = [other for other in order if own[other] > own[place]][:1]
         return lower, higher
 
-    def corrected(self, sizes: Mapping[tuple[int, int], int]) -> Space:
-        """Return the space with the stored bits of some ``(axis, option)`` replaced by measured ones.
-
-        Only powers of two beside scales, which few weights have, make a measured size differ.
-        """
-        axes = list(self.axes)
-        for (number, place), bits in sizes.items():
-            own = list(axes[number].stored_bits)
-            own[place] = bits
-            axes[number] = replace(axes[number], stored_bits=tuple(own))
-        return replace(self, axes=tuple(axes))
-
     def content(self, point: Point) -> dict[str, Any]:
         """Return the content of an assignment file (docs/assignments.md) for ``point``."""
         parts: dict[str, Any] = {}
@@ -270,9 +259,8 @@ def _four_digits(value: float, towards: Callable[[float], int]) -> str:
 
 
 def _nearest(axis: Axis, option: Option) -> int:
-    place = axis.place(option)
-    if place is not None:
-        return place
+    if option in axis.options:
+        return axis.options.index(option)
     order = sorted(range(len(axis.options)), key=lambda other: (axis.options[other].bits, other))
     return next((other for other in order if axis.options[other].bits >= option.bits), order[-1])
 

@@ -31,8 +31,8 @@ class Claims:
 
     def take(self, cell: Cell) -> Lock | None:
         """Lock a cell to run it; return None if another process holds the lock."""
-        return self.store.lock(KIND, cell.id)
+        return self.store.locks.lock(KIND, cell.id)
 
     def wait(self, cell: Cell, stop: Callable[[], bool]) -> Lock | None:
         """Wait for another process's cell. Return its lock if the owner died; None if it finished or ``stop()`` is true."""
-        return self.store.acquire(KIND, cell.id, lambda: stop() or not self.missing(cell))
+        return self.store.locks.acquire(KIND, cell.id, lambda: stop() or not self.missing(cell))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,19 +188,15 @@ def _pinned(one: Stored, pins: Collection[Artifact]) -> bool:
     return (one.kind, one.key) in pins or (one.kind, one.key.rpartition("-")[0]) in pins
 
 
-def _batches(candidates: Iterable[Stored], excess_bytes: float) -> Iterator[list[Stored]]:
-    """Yield the first candidates that together cover ``excess_bytes``, up to ``BATCH`` at a time."""
-    batch: list[Stored] = []
+def _batches(candidates: Iterable[Stored], excess_bytes: float) -> list[list[Stored]]:
+    """Return the first candidates that together cover ``excess_bytes``, up to ``BATCH`` at a time."""
+    chosen: list[Stored] = []
     for one in candidates:
         if excess_bytes <= 0:
             break
-        batch.append(one)
+        chosen.append(one)
         excess_bytes -= one.size_bytes
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    return [chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH)]
 
 
 def artifacts(root: Path) -> list[Stored]:

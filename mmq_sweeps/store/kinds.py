@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class ArtifactKind(StrEnum):
-    """In the order of eviction: what is cheapest to compute again goes first."""
+    """In the order of eviction: the cheapest to compute again goes first."""
 
     OUTPUTS = "outputs"
     STATISTICS = "statistics"

@@ -35,7 +35,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from mmq_sweeps.store.atomic_files import Files, explained
 from mmq_sweeps.store.lock_owner import Owner, this_machine
@@ -61,9 +60,7 @@ class Lock:
     def __enter__(self) -> Lock:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 
@@ -136,7 +133,7 @@ class Locks:
     def pinned(self, artifacts: Iterable[Artifact]) -> Iterator[None]:
         """Pin ``artifacts``, written or not, so that no process evicts them inside the context.
 
-        Pinning ``KEY`` also pins its pieces ``KEY-NUMBER``.
+        Pin first, then check which exist. Pinning ``KEY`` also pins its pieces ``KEY-NUMBER``.
         """
         owner = self._owner()
         path = self._files.root / "pins" / f"{owner.token}.json"

@@ -20,23 +20,18 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.store import checkpoint_names
 from mmq_sweeps.store.artifacts import PAUSE_SECONDS, READ_RETRIES, Artifacts
 from mmq_sweeps.store.atomic_files import STALE_SECONDS, Files, explained
 from mmq_sweeps.store.eviction import GB, Eviction
-from mmq_sweeps.store.lock_owner import Owner
-from mmq_sweeps.store.locks import LEASE_SECONDS, Artifact, Lock, Locks
+from mmq_sweeps.store.locks import LEASE_SECONDS, Locks
 from mmq_sweeps.store.record import CorruptRecordError, Record
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["SCHEMA", "STALE_SECONDS", "Store", "explained"]
 
@@ -46,7 +41,7 @@ SCHEMA = 2
 
 @dataclass(frozen=True)
 class Store:
-    """Store at ``root``. It logs a warning for each problem that it finds and repairs."""
+    """Store at ``root``: its records, ``artifacts`` and ``locks``. It logs a warning for each problem that it repairs."""
 
     root: Path
     files: Files = field(compare=False, repr=False)
@@ -77,7 +72,7 @@ class Store:
             _refuse_other(schema, store.root)
             store.files.prepare()
             if schema is None:
-                store.files.create(store.root / "store.json", _schema_json())
+                store.files.create(store.root / "store.json", (json.dumps({"schema": SCHEMA}) + "\n").encode())
         return store
 
     @staticmethod
@@ -140,11 +135,8 @@ class Store:
 
     def records(self) -> list[Record]:
         """Load all readable records, oldest first."""
-        return _oldest_first(self.record(cell_id) for cell_id in self.cell_ids())
-
-    def summaries(self) -> list[Record]:
-        """Load all readable records, oldest first, without verifying their items."""
-        return _oldest_first(self.summary(cell_id) for cell_id in self.cell_ids())
+        found = (self.record(cell_id) for cell_id in self.cell_ids())
+        return sorted(filter(None, found), key=lambda record: (record.created, record.id))
 
     def items(self, cell_id: str) -> list[dict[str, Any]]:
         """Load the items of a finished cell, each as ``{"id", "prediction", "scores": {metric: score}}``."""
@@ -187,51 +179,6 @@ class Store:
             self.files.make_folder(path.parent)
             self.files.write(path, (json.dumps(content, indent=1) + "\n").encode(), durable=durable)
 
-    def artifact(self, kind: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Load the tensors and description of an artifact; None if absent. A corrupt artifact is moved aside."""
-        return self.artifacts.load(kind, key)
-
-    def description(self, kind: str, key: str) -> dict[str, Any] | None:
-        """Load the description of an artifact alone, which needs no torch; None if absent."""
-        return self.artifacts.description(kind, key)
-
-    def has_artifact(self, kind: str, key: str) -> bool:
-        """Return True if an artifact was written completely. Its digest is checked when it is loaded."""
-        return self.artifacts.has(kind, key)
-
-    def artifact_names(self, kind: str, key: str) -> set[str] | None:
-        """Return the names of an artifact's tensors without reading these; None if absent."""
-        return self.artifacts.names(kind, key)
-
-    def save_artifact(self, kind: str, key: str, tensors: Mapping[str, Tensor], description: dict[str, Any]) -> None:
-        """Write an artifact unless it exists, then evict others if the store exceeds its bound."""
-        self.artifacts.save(kind, key, tensors, description)
-
-    def room_for(self, size_bytes: int) -> bool:
-        """Return True if an artifact of this size fits under ``max_gb``, evicting unpinned artifacts if necessary."""
-        return self.artifacts.eviction.room_for(size_bytes)
-
-    def needed(self, artifacts: Iterable[Artifact]) -> AbstractContextManager[None]:
-        """Pin artifacts, pairs ``(kind, key)``, inside the context. Pin first, then check which exist."""
-        return self.locks.pinned(artifacts)
-
-    def lock(self, kind: str, name: str) -> Lock | None:
-        """Try to take a lock, without waiting; return None if another process holds it."""
-        return self.locks.lock(kind, name)
-
-    def acquire(
-        self, kind: str, name: str, done: Callable[[], bool], waiting: Callable[[], None] | None = None
-    ) -> Lock | None:
-        """Block until the lock is acquired; return None if ``done()`` becomes true first.
-
-        ``waiting()`` is called before every pause and may raise.
-        """
-        return self.locks.acquire(kind, name, done, waiting)
-
-    def holder(self, kind: str, name: str) -> Owner | None:
-        """Return the owner of a lock; None if it is free or its process is known to have ended."""
-        return self.locks.holder(kind, name)
-
     def _read_record(self, cell_id: str, with_items: bool) -> Record | None:
         path = self.record_path(cell_id)
         wrong = ""
@@ -250,11 +197,6 @@ class Store:
                 wrong = str(error)
         self.files.move_aside(path.parent, f"{path} {wrong}")
         return None
-
-
-def _schema_json() -> bytes:
-    """Return the content of ``store.json`` for the current schema."""
-    return (json.dumps({"schema": SCHEMA}) + "\n").encode()
 
 
 def _schema_of(root: Path) -> int | None:
@@ -295,7 +237,3 @@ def _check_items(path: Path, sha256: str) -> None:
         raise CorruptRecordError(f"has lost {path.name}") from error
     if hashlib.sha256(content).hexdigest() != sha256:
         raise CorruptRecordError(f"does not fit {path.name}, whose sha256 is another")
-
-
-def _oldest_first(found: Iterator[Record | None]) -> list[Record]:
-    return sorted((record for record in found if record), key=lambda record: (record.created, record.id))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from string import ascii_uppercase
 from typing import Any, ClassVar
 
 from mmq_sweeps.errors import unknown
-from mmq_sweeps.identity.roles import EVALUATION
 from mmq_sweeps.tasks.generation.item import Item
 from mmq_sweeps.tasks.items import is_blank, text_of
 from mmq_sweeps.tasks.vqa import VqaTask
@@ -40,9 +39,6 @@ class BenchmarkTask(VqaTask):
     ``answers_as`` says how the data write the right option: as its ``letter``, its ``index`` from 0, or its ``text``; the
     item's right answer is its letter. Without options answers are texts; with ``lists_as_text`` one that is a list as Python
     writes it is several. ``capitalized`` begins a question with its only capital, as some benchmarks ask.
-
-    ``apart_from`` is for a benchmark with one split, which calibrates as well: the ``samples`` and ``seed`` of the calibration,
-    whose images are not evaluated.
     """
 
     instruction: str = "{question}"
@@ -52,7 +48,6 @@ class BenchmarkTask(VqaTask):
     answers_as: str = AS_TEXT
     lists_as_text: bool = False
     capitalized: bool = False
-    apart_from: dict[str, Any] | None = field(default=None, metadata=EVALUATION)
 
     known_as: ClassVar[str] = "benchmark"
 
@@ -71,9 +66,6 @@ class BenchmarkTask(VqaTask):
     def items_of(self, example: Any) -> list[Item]:
         pairs = zip(super().items_of(example), example.questions, strict=True)
         return [self._asked_as(item, getattr(asked, "context", None)) for item, asked in pairs]
-
-    def left_out(self) -> Mapping[str, Any] | None:
-        return super().left_out() or self.apart_from
 
     def problem_of(self, item: Item) -> str | None:
         return item.problem or super().problem_of(item)
@@ -117,7 +109,7 @@ class BenchmarkTask(VqaTask):
 
 
 def _listed(given: Sequence[Any]) -> tuple[Any, ...]:
-    """Return ``given``, or what is listed in the only text that it holds."""
+    """Return ``given``, or the items of the list that its only text holds."""
     if len(given) != 1 or not isinstance(given[0], str) or not given[0].lstrip().startswith("["):
         return tuple(given)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,8 @@ from torch import Tensor
 
 from mmq_sweeps.config.instantiate import find_class
 from mmq_sweeps.data import images
-from mmq_sweeps.data.images import Encoded, Picture, images_of, pictures_of
+from mmq_sweeps.data.images import Encoded, Picture, images_of, pictures_of, pixels_digest
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.identity.contents import content_digests
 from mmq_sweeps.memory import available_bytes
 
@@ -81,7 +81,7 @@ class Examples:
             raise ValueError(f"task.limit=null: {self._reader.__name__} has no end; choose a number")
         self._check_drawable("task.limit", count)
         if apart_from is None:
-            yield from self._read(self.split, count if self._endless else None)
+            yield from self.read(self.split, count if self._endless else None)
             return
         yield from self._apart(count, apart_from["samples"], apart_from["seed"])
 
@@ -92,7 +92,7 @@ class Examples:
         if key not in _APART:
             drawn = _SameImage(self.drawn({"samples": samples, "seed": seed}))
             most = None if count is None or not self._endless else count + samples
-            others = (example for example in self._read(self.split, most) if example not in drawn)
+            others = (example for example in self.read(self.split, most) if example not in drawn)
             _APART[key] = list(islice(others, count if self._endless else None))
         return _APART[key]
 
@@ -101,7 +101,7 @@ class Examples:
         count = calibration["samples"]
         self._check_drawable("calibration.samples", count)
         try:
-            found = list(self._read(self.calibration_split, count, calibration["seed"]))
+            found = list(self.read(self.calibration_split, count, calibration["seed"]))
         except ValueError as error:
             if f"count={count}, " not in str(error):
                 raise
@@ -156,9 +156,7 @@ class Examples:
 
     def alike(self, evaluated: Sequence[Any]) -> int:
         """Return how many image files of ``evaluated`` have the contents of another one."""
-        by_size: dict[int, list[Picture]] = {}
-        for picture in (picture for example in evaluated for picture in pictures_of(example) or ()):
-            by_size.setdefault(_size(picture), []).append(picture)
+        by_size = grouped((picture for example in evaluated for picture in pictures_of(example) or ()), _size)
         doubtful = [picture for same in by_size.values() if len(same) > 1 for picture in same]
         digests = _digests(doubtful)
         counts = Counter(digest for picture in doubtful if (digest := digests[picture]) is not None)
@@ -206,7 +204,8 @@ class Examples:
     def _reader(self) -> Any:
         return find_class("task.data._target_", self.data["_target_"])
 
-    def _read(self, split: str, count: int | None, seed: int | None = None) -> Iterable[Any]:
+    def read(self, split: str, count: int | None, seed: int | None = None) -> Iterable[Any]:
+        """Return the reader of ``split``; raise ValueError if it has no such fields."""
         given = {name: value for name, value in self.data.items() if name != "_target_"}
         if seed is not None:
             given["seed"] = seed
@@ -224,9 +223,7 @@ class _SameImage:
     """
 
     def __init__(self, examples: Sequence[Any]) -> None:
-        self._by_size: dict[int, list[Picture]] = {}
-        for picture in _pictures(examples):
-            self._by_size.setdefault(_size(picture), []).append(picture)
+        self._by_size = grouped(_pictures(examples), _size)
         self._others = {key for example in examples if not pictures_of(example) for key in _without_pictures(example)}
 
     def __contains__(self, example: Any) -> bool:
@@ -343,13 +340,9 @@ def _digests(pictures: Sequence[Picture]) -> dict[Picture, str | None]:
 
 
 def _without_pictures(example: Any) -> set[Any]:
-    """Return what tells a drawn example from others: each image's pixels, or its id and questions if it has no image."""
+    """Return keys that tell a drawn example from others: each image's pixels, or its id and questions if it has no image."""
     if pictures_of(example) is None and (drawn := images_of(example)):
-        return {_pixels(image) for image in drawn}
+        return set(map(pixels_digest, drawn))
     # An id that counts rows differs between splits.
     own = getattr(example, "id_of_set", example.id)
     return {(own, tuple(str(asked.question) for asked in getattr(example, "questions", ())))}
-
-
-def _pixels(image: Any) -> bytes:
-    return hashlib.sha256(f"{image.size}{image.mode}".encode() + image.tobytes()).digest()

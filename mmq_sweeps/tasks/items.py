@@ -27,6 +27,15 @@ def problem_of_references(references: Sequence[Any]) -> str | None:
     return f"one of its right texts is {text_of(wrong)}, not text"
 
 
+def problem_of_text(noun: str, text: Any) -> str | None:
+    """Return the problem of a text to ask with, called ``noun``, or None."""
+    if not isinstance(text, str):
+        return f"{noun} is {text_of(text)}, not text"
+    if not is_unicode(text):
+        return f"{noun} is {text_of(text)}, which holds half a character"
+    return f"{noun} is empty" if is_blank(text) else None
+
+
 def is_unicode(text: str) -> bool:
     """Return whether no character of ``text`` is half a surrogate pair, which tokenizers and files refuse."""
     return not any("\ud800" <= sign <= "\udfff" for sign in text)

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mmq_sweeps.config.instantiate import find_class
 from mmq_sweeps.data.lmms.catalog import TaskYaml
 from mmq_sweeps.data.lmms.network import refuse_asking
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
@@ -19,7 +18,7 @@ from mmq_sweeps.models.plain_text import plain_text
 from mmq_sweeps.tasks.base import Predictions, Progress
 from mmq_sweeps.tasks.generation.item import Item
 from mmq_sweeps.tasks.generation.task import GenerationTask
-from mmq_sweeps.tasks.items import is_blank, is_unicode, problem_of_references, text_of
+from mmq_sweeps.tasks.items import problem_of_references, problem_of_text
 from mmq_sweeps.tasks.lmms.rehearsal import rehearse
 from mmq_sweeps.tasks.lmms.scoring import LmmsScorer
 
@@ -53,8 +52,7 @@ class LmmsEvalTask(GenerationTask):
     as ``<image>``, they stand there. ``generation`` wins over the task's own ``generation_kwargs``. ``metrics`` are names of
     the task's metric_list; without any, all. With ``stop_at_until`` answers end before the first of the task's ``until``, as
     with some of lmms-eval's models. ``draws`` is the number of times that an aggregation other than the mean is repeated for an
-    interval. ``allow_network`` runs scoring that may ask servers. ``apart_from``, the ``samples`` and ``seed`` of the
-    calibration, leaves its documents out of a split that is evaluated as well.
+    interval. ``allow_network`` runs scoring that may ask servers.
     """
 
     lmms_task: str = field(kw_only=True)
@@ -64,7 +62,6 @@ class LmmsEvalTask(GenerationTask):
     stop_at_until: bool = field(default=False, kw_only=True, metadata=EVALUATION)
     draws: int = field(default=200, kw_only=True, metadata=EVALUATION)
     allow_network: bool = field(default=False, kw_only=True, metadata=LABEL)
-    apart_from: dict[str, Any] | None = field(default=None, kw_only=True, metadata=EVALUATION)
 
     known_as: ClassVar[str] = "lmms_eval"
 
@@ -76,9 +73,6 @@ class LmmsEvalTask(GenerationTask):
             raise ValueError(f"draws={self.draws}: choose 0 or more")
         object.__setattr__(self, "generation", {**self._own_generation, **self.generation})
 
-    def left_out(self) -> Mapping[str, Any] | None:
-        return super().left_out() or self.apart_from
-
     def items_of(self, example: Any) -> list[Item]:
         inside = isinstance(example.text, str) and 0 < example.text.count(PLACE) == example.image_count
         given = {"references": example.references, "question": example.text, "group": example.group}
@@ -88,14 +82,8 @@ class LmmsEvalTask(GenerationTask):
         return [_Interleaved(example.id, example, bare, **given, image=self.image_prompt.strip())]
 
     def problem_of(self, item: Item) -> str | None:
-        if not isinstance(item.question, str):
-            return f"its text is {text_of(item.question)}, not text"
-        if not is_unicode(item.question):
-            return f"its text is {text_of(item.question)}, which holds half a character"
-        if is_blank(item.question):
-            return "its text is empty"
-        if item.example.problem is not None:
-            return str(item.example.problem)
+        if problem := problem_of_text("its text", item.question) or item.example.problem:
+            return str(problem)
         # Right texts are for calibration only: the task scores answers with what else its documents have.
         return super().problem_of(replace(item, references=("",)))
 
@@ -194,5 +182,4 @@ class LmmsEvalTask(GenerationTask):
     @cached_property
     def _reader(self) -> Any:
         """The reader of the evaluated documents."""
-        given = {name: value for name, value in self.data.items() if name != "_target_"}
-        return find_class("task.data._target_", self.data["_target_"])(split=self.split, **given)
+        return self.examples.read(self.split, None)

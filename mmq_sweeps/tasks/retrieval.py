@@ -26,7 +26,6 @@ from mmq_sweeps.identity.roles import EVALUATION, LABEL
 from mmq_sweeps.metrics import MetricResult, RetrievalScorer
 from mmq_sweeps.metrics.captions.scorer import check_items
 from mmq_sweeps.metrics.degenerate import alike, of_first, of_left_out, of_scores
-from mmq_sweeps.metrics.result import Alike
 from mmq_sweeps.metrics.retrieval.scorer import NEVER, Ranks
 from mmq_sweeps.models import model_check
 from mmq_sweeps.models.loading import LoadedModel
@@ -213,17 +212,20 @@ class RetrievalTask:
             return np.array([NEVER if rank is None else rank for rank in found], dtype=np.int64)
 
         wrong = getattr(predictions, "not_finite", ())
-        firsts = _Firsts.of(scorer, predictions)
+        of_images, of_texts = _firsts(scorer.image_ids, predictions), _firsts(scorer.text_ids, predictions)
+        # Of an image, a text of each image is the right answer, named like that.
+        owners = [scorer.image_ids[place] for place in scorer.owner]
+        both = [alike(of_images, scorer.image_ids), alike(of_texts, owners)]
+        repeated = max((one for one in both if one), key=lambda one: (one.identical, one.empty), default=None)
         warnings = (
             *of_scores([one in wrong for one in scorer.image_ids], [one in wrong for one in scorer.text_ids]),
             *of_left_out(len(self._asked) - len(self.images), len(self._asked), left_out_for(self.notes())),
             *self._doubtful_items(),
-            *of_first("images", "text", firsts.of_images, firsts.images),
-            *of_first("texts", "image", firsts.of_texts, firsts.owners),
+            *of_first("images", "text", of_images, scorer.image_ids),
+            *of_first("texts", "image", of_texts, owners),
             *self.examples.remarks(self.images),
         )
         found = scorer.score_ranks(Ranks(ranks(scorer.image_ids), ranks(scorer.text_ids), scorer.owner))
-        repeated = firsts.alike()
         return {name: replace(result, alike=repeated).warned(*warnings) for name, result in found.items()}
 
     def samples(self, count: int) -> list[tuple[str, Any, list[str]]]:
@@ -259,8 +261,8 @@ class RetrievalTask:
         counts = ((shared, "equal to a text of another image and tie with it"), (empty, "empty"))
         told = [f"{count} of {len(captions.ids)} texts are {what}" for count, what in counts if count]
         images = self.images
-        if alike := self.examples.alike(images):
-            told.append(f"{alike} of {len(images)} images have the contents of another one and tie with it")
+        if same := self.examples.alike(images):
+            told.append(f"{same} of {len(images)} images have the contents of another one and tie with it")
         return tuple(told)
 
     @property
@@ -328,32 +330,6 @@ class RetrievalTask:
         return found
 
 
-@dataclass(frozen=True)
-class _Firsts:
-    """The first match of each image and each text, empty if nothing: the same in most cases if a model scores all alike.
-
-    ``owners`` are the texts' images, the right answers; of the images, a text each is right, named like its image.
-    """
-
-    images: Sequence[str]
-    owners: Sequence[str]
-    of_images: list[str]
-    of_texts: list[str]
-
-    @staticmethod
-    def of(scorer: RetrievalScorer, predictions: Mapping[str, str]) -> _Firsts:
-        def first(ids: Sequence[str]) -> list[str]:
-            return [next(iter(json.loads(predictions[one]).get("first", ())), "") for one in ids]
-
-        owners = [scorer.image_ids[place] for place in scorer.owner]
-        return _Firsts(scorer.image_ids, owners, first(scorer.image_ids), first(scorer.text_ids))
-
-    def alike(self) -> Alike | None:
-        """Return how alike the first results are, in the direction that repeats itself more."""
-        both = [alike(self.of_images, self.images), alike(self.of_texts, self.owners)]
-        return max((one for one in both if one), key=lambda one: (one.identical, one.empty), default=None)
-
-
 class _Steps:
     """Counter that reports finished work to ``progress``."""
 
@@ -364,6 +340,11 @@ class _Steps:
         self._done += steps
         self._progress(self._done, self._total)
         return result
+
+
+def _firsts(ids: Sequence[str], predictions: Mapping[str, str]) -> list[str]:
+    """Return the first answer of each image or text, empty if none: mostly the same if a model scores all alike."""
+    return [next(iter(json.loads(predictions[one]).get("first", ())), "") for one in ids]
 
 
 def _bad_texts_of(examples: Sequence[Any]) -> dict[str, str]:

@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         names = _split(options.metrics)
         predictions, references = read_captions(options.file)
-        results = _score(predictions, references, names, options.cache)
+        from mmq_sweeps.metrics import CaptionScorer
+
+        results = CaptionScorer(references, names, options.cache).score(predictions)
     except (ValueError, OSError, JavaMissingError, JavaDiedError, ModuleNotFoundError) as error:
         parser.error(" ".join(str(error).split()))
     sys.stdout.write(f"{json.dumps(_as_json(results), indent=2)}\n") if options.json else _print_table(results)
@@ -58,14 +60,6 @@ def read_captions(file: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
     if twice:
         raise ValueError(f"{file} has {len(twice)} image ids more than once, for example {twice[0]!r}")
     return dict(pairs), _references(file, content["references"], [image for image, _ in pairs])
-
-
-def _score(
-    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], names: list[str], cache: Path | None
-) -> dict[str, MetricResult]:
-    from mmq_sweeps.metrics import CaptionScorer
-
-    return CaptionScorer(references, names, cache).score(predictions)
 
 
 def _split(metrics: str) -> list[str]:

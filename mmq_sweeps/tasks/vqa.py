@@ -11,7 +11,7 @@ from mmq_sweeps.metrics import AnswerScorer
 from mmq_sweeps.metrics.names import load_metrics
 from mmq_sweeps.tasks.generation.item import Item
 from mmq_sweeps.tasks.generation.task import GenerationTask
-from mmq_sweeps.tasks.items import is_blank, is_unicode, text_of
+from mmq_sweeps.tasks.items import problem_of_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +46,7 @@ class VqaTask(GenerationTask):
         ]
 
     def problem_of(self, item: Item) -> str | None:
-        if not isinstance(item.question, str):
-            return f"the question is {text_of(item.question)}, not text"
-        if not is_unicode(item.question):
-            return f"the question is {text_of(item.question)}, which holds half a character"
-        return "the question is empty" if is_blank(item.question) else super().problem_of(item)
+        return problem_of_text("the question", item.question) or super().problem_of(item)
 
     def problem_of_scoring(self, item: Item) -> str | None:
         for metric in load_metrics(self.metrics):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import itertools
 import re
+import shutil
 import statistics
 from pathlib import Path
 from types import ModuleType
@@ -50,22 +52,23 @@ def test_the_page_shows_every_figure_as_a_small_picture(gallery: ModuleType) -> 
 
 
 def test_the_numbers_beside_the_study_s_figures_are_those_that_it_prints(gallery: ModuleType) -> None:
-    lines = (DOCS / gallery.PAGE).read_text().splitlines()
-    head = lines.index("| part | drawn | 95% interval | printed in the study |")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[head + 2 : head + 5]]
-    assert {part: float(printed) for part, _, _, printed in rows} == gallery.PRINTED
-    assert all(abs(float(drawn) - float(printed)) <= 0.2 for _, drawn, _, printed in rows)
+    head, *rows = tables("gptq")["importance"]
+    assert head == ["part", "drawn", "95% from", "95% to", "printed in the study"]
+    assert {row[0]: float(row[-1]) for row in rows} == gallery.PRINTED
+    assert all(abs(float(row[1]) - float(row[-1])) <= 0.2 for row in rows)
 
 
 def tables(source: str) -> dict[str, list[list[str]]]:
-    """The rows of the page's tables about a file of the study, with the heads, by the name of the figure."""
-    found = {}
-    for section in (DOCS / "gallery.md").read_text().split("\n### "):
-        named = re.search(rf"images/study_(\w+)_{source}.png", section)
-        if named:
-            rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
-            found[named[1]] = [[cell.strip() for cell in row] for row in rows if not row[0].startswith("---")]
-    return found
+    """The rows of the tables that the page links about a file of the study, heads first, by the name of the figure."""
+    named = re.findall(rf"\]\((tables/study_(\w+)_{source}\.csv)\)", (DOCS / "gallery.md").read_text())
+    return {name: [*csv.reader((DOCS / path).read_text().splitlines())] for path, name in named}
+
+
+def test_every_picture_of_the_study_has_its_numbers_above_it(gallery: ModuleType) -> None:
+    page = (DOCS / gallery.PAGE).read_text()
+    pairs = re.findall(r"\(tables/(study_\w+)\.csv\)\):\n\n!\[[^\]]*\]\(images/(study_\w+)\.png\)", page)
+    assert [numbers for numbers, _ in pairs] == [picture for _, picture in pairs]
+    assert len(pairs) == sum("study_" in path for path in gallery.pictures(page))
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +93,12 @@ def uniform(published: Path) -> Uniform:
 
 def test_the_figures_show_what_the_study_s_files_hold(gallery: ModuleType, published: Path) -> None:
     """The pictures are of the very panels whose numbers stand beside them."""
-    page = (DOCS / gallery.PAGE).read_text()
     names = [name for name in FIGURES if name != "importance"]  # Its forests take half a minute: test_importance.py.
     plots = figures(load([f"published:{published}"]), "cider", names)
     assert len(plots) == 13
     for plot in plots:
-        assert "\n".join(gallery.numbers(plot)).strip() in page, plot.name
+        with (DOCS / "tables" / f"{gallery.study_name(plot)}.csv").open() as file:
+            assert [*csv.reader(file)] == gallery.numbers(plot), plot.name
 
 
 def test_the_numbers_of_gptq_are_those_of_the_file(gptq: dict[tuple[int, ...], float]) -> None:
@@ -137,9 +140,8 @@ def test_the_damages_of_gptq_are_those_of_the_file(gptq: dict[tuple[int, ...], f
         )
         for bits in pairs
     ]
-    together = statistics.fmean(damage[bits] for bits in pairs)
-    told = f"{len(pairs)} pairs of parts; damage together {together:.4f} on average, the sum of each alone "
-    assert f"gptq: {told}{statistics.fmean(alone):.4f} (" in (DOCS / "gallery.md").read_text()
+    means = [f"{statistics.fmean(values):.4f}" for values in ([damage[bits] for bits in pairs], alone)]
+    assert tables("gptq")["interaction"][1:] == [["gptq", str(len(pairs)), *means]]
 
 
 def test_the_numbers_of_uniform_quantization_are_those_of_the_file(uniform: Uniform) -> None:
@@ -170,12 +172,15 @@ def test_the_script_writes_the_page_again_and_keeps_the_study_s_part(gallery: Mo
     cells = [dict(zip(PARTS, one, strict=True)) for one in widths]
     rows = [({part: bits for part, bits in one.items() if bits < 16}, float(sum(one.values())), 0.5) for one in cells]
     stored(tmp_path / "runs", {"none": rows[-1:], "rtn": rows[:-1]})
-    (tmp_path / gallery.PAGE).write_text(f"old\n{gallery.MARK}\nthe study's part\n")
+    study = "images/study_space_gptq.png"
+    (tmp_path / "images").mkdir()
+    shutil.copy(DOCS / study, tmp_path / study)
     gallery.write(str(tmp_path / "runs"), None, tmp_path, ["parts", "space"])
     page = (tmp_path / gallery.PAGE).read_text()
-    assert "8 cells of `tiny_blip2`" in page
-    assert page.endswith(f"{gallery.MARK}\nthe study's part\n")
+    assert re.search(r"shows 8\s+cells of\s+`tiny_blip2`", page)
+    assert f"(tables/study_space_gptq.csv)):\n\n![space, GPTQ]({study})" in page
     for path in gallery.pictures(page):
         with Image.open(tmp_path / path) as image:
             assert image.format == "PNG"
-    assert len(gallery.pictures(page)) == 2
+    assert gallery.pictures(page) == ["images/gallery_parts.png", "images/gallery_space.png", study]
+    assert (tmp_path / study).read_bytes() == (DOCS / study).read_bytes()

@@ -15,13 +15,13 @@ from transformers import AutoProcessor
 
 from mmq_sweeps.config.model_catalog import read_model
 from mmq_sweeps.data.scenes import Example, Scenes, tiny_blip2, tiny_blip2_itm, tiny_llava
-from mmq_sweeps.data.scenes.network import IGNORED, Names, smooth_patches
+from mmq_sweeps.data.scenes.network import IGNORED, Names, Recipe, smooth_patches
 from mmq_sweeps.data.scenes.quality import answer_accuracy, recalls
 from mmq_sweeps.data.scenes.scene import Words
 from mmq_sweeps.data.scenes.tiny_blip2 import Captioner
 from mmq_sweeps.data.scenes.tiny_blip2_itm import Retriever
 from mmq_sweeps.data.scenes.tiny_llava import ANSWER, PREFIX, Answerer, pack, read
-from mmq_sweeps.data.scenes.train import RECIPES, Recipe, main, save, train
+from mmq_sweeps.data.scenes.train import RECIPES, main, save, train
 from mmq_sweeps.data.scenes.words import VOCABULARY, questions, references
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +74,14 @@ def test_the_script_trains_the_model_that_it_is_asked_for(
     expected = train(replace(SHORT[name], steps=2, seed=3))[0].state_dict()
     loaded = load(name, tmp_path / "out")[0].state_dict()
     assert all(torch.equal(weight, expected[key]) for key, weight in loaded.items())
+
+
+def test_steps_and_seeds_out_of_range_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["tiny_llava", "--steps", "0", "--seed", "-1"])
+    told = capsys.readouterr().err
+    assert "--steps 0: choose 1 or more" in told
+    assert "--seed -1: choose 0 or more" in told
 
 
 def test_the_captioner_is_trained_as_it_was() -> None:

@@ -273,7 +273,7 @@ def test_the_documents_show_what_the_command_says(
 
 def test_the_catalogue_is_sound() -> None:
     for name, one in SETS.items():
-        assert one.name == name == one.reader.prepared_as  # type: ignore[attr-defined]
+        assert one.name == name == one.reader.known_as  # type: ignore[attr-defined]
         for archive in (*one.archives, *one.training):
             assert archive.url.startswith("http")
             assert archive.sha256 is None or len(bytes.fromhex(archive.sha256)) == 32

@@ -96,7 +96,7 @@ def test_a_stop_comes_between_cells_and_leaves_what_was_done(composed: Composed,
 def test_a_cell_that_another_is_at_is_put_off_and_waited_for(composed: Composed, tmp_path: Path, own: int) -> None:
     """Whether it is one's own or one to help with."""
     sweep, store, other = sweep_of(composed, tmp_path, 2, 3), Store.open(tmp_path), Store.open(tmp_path)
-    lock = other.lock("cells", sweep.cells[1].id)
+    lock = other.locks.lock("cells", sweep.cells[1].id)
     ran: list[str] = []
 
     def keep(record: Record) -> None:
@@ -139,7 +139,7 @@ def test_two_processes_on_one_store_run_no_cell_twice(composed: Composed, tmp_pa
 def test_whoever_quantizes_does_so_for_the_whole_sweep(composed: Composed, tmp_path: Path) -> None:
     sweep, store = sweep_of(composed, tmp_path, 2, 3, 4, method="gptq"), Store.open(tmp_path)
     run(sweep.cells[1:2], sweep, store)
-    assert all(store.has_artifact(ArtifactKind.QUANTIZED, request.key) for request in requests_of(sweep, store))
+    assert all(store.artifacts.has(ArtifactKind.QUANTIZED, request.key) for request in requests_of(sweep, store))
 
 
 def requests_of(sweep: Sweep, store: Store) -> list[Request]:
@@ -177,6 +177,6 @@ def test_shared_work_that_killed_its_process_is_left_to_the_cells(composed: Comp
     store.note(CrashCounter.of_work(store, f"{sweep.id}-{requests[0].calibration_pass}").name, {"unended": [{}]})
     asked = {request.key for request in requests}
     assert run(sweep.cells[1:2], sweep, store) == [sweep.cells[1].id]
-    stored = {key for key in asked if store.has_artifact(ArtifactKind.QUANTIZED, key)}
+    stored = {key for key in asked if store.artifacts.has(ArtifactKind.QUANTIZED, key)}
     # Those of its own cell, and not those of the other one.
     assert 0 < len(stored) < len(asked)

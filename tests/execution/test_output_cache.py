@@ -24,6 +24,7 @@ from mmq_sweeps.execution.output_cache import TOGETHER, OutputCache, Player, sta
 from mmq_sweeps.execution.recorded_calls import fingerprint
 from mmq_sweeps.execution.session import Sessions
 from mmq_sweeps.reporting.progress import Progress
+from mmq_sweeps.store.artifacts import Artifacts
 from mmq_sweeps.store.claims import Claims
 from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.record import Record
@@ -132,7 +133,7 @@ def test_calls_are_played_back_from_memory_and_from_the_store(tmp_path: Path) ->
         assert same(used(tower, again, given), first)
         assert (again.replayed, put.total(), tower.ran) == (len(given), 0, len(given))
     # Only what was looked at takes room: of four hidden states one.
-    kept = store.artifact(ArtifactKind.OUTPUTS, "key-0")
+    kept = store.artifacts.load(ArtifactKind.OUTPUTS, "key-0")
     assert kept is not None
     assert len(kept[0]) == 2 * TOGETHER
     assert "forward" not in tower.__dict__
@@ -219,7 +220,7 @@ def test_a_store_without_room_costs_one_warning(
     def full(*_: Any) -> None:
         raise StoreError(28, "no space left on the device")
 
-    monkeypatch.setattr(Store, "save_artifact", full)
+    monkeypatch.setattr(Artifacts, "save", full)
     tower, given = Tower(), inputs(2 * TOGETHER)
     first = used(tower, player(outputs), given)
     (warning,) = caplog.messages

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,9 @@ from mmq_sweeps.store.store import Store
 from tests.commands import run_forked
 from tests.conftest import command_environment
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text()
-SCRIPTS = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, flags=re.DOTALL))
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = (DOCS / "export.md").read_text()
+EXAMPLES = "docs/examples"
 COMMANDS = [
     shlex.split(line) for block in re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()
 ]
@@ -47,15 +49,14 @@ def run(arguments: list[str], folder: Path, started: bool) -> str:
 
 @pytest.mark.parametrize("out", FIGURES)
 def test_a_model_is_exported_reloaded_and_evaluated_without_our_code(out: str, tmp_path: Path) -> None:
-    for name, text in SCRIPTS.items():
-        (tmp_path / name).write_text(text)
+    shutil.copytree(DOCS / "examples", tmp_path / EXAMPLES)
     (exporting,) = [command for command in COMMANDS if command[-1] == out and "--out" in command]
     store = exporting[exporting.index("--source") + 1]
     (measuring,) = [command for command in COMMANDS if f"store.dir={store}" in command]
-    (reloading,) = [command for command in COMMANDS if command[1:] == ["reload.py", out]]
+    (reloading,) = [command for command in COMMANDS if command[1:] == [f"{EXAMPLES}/reload.py", out]]
     # A new process exports, verifies and reloads one of them.
     anew = out == next(iter(FIGURES))
-    run(["python", "draw.py"], tmp_path, started=False)
+    run(["python", f"{EXAMPLES}/draw.py"], tmp_path, started=False)
     run(measuring, tmp_path, started=False)
     run(exporting, tmp_path, started=anew)
     name, shown = FIGURES[out]
@@ -67,8 +68,9 @@ def test_a_model_is_exported_reloaded_and_evaluated_without_our_code(out: str, t
 
 
 def test_the_script_that_reloads_has_none_of_our_code() -> None:
-    assert "mmq_sweeps" not in SCRIPTS["reload.py"]
-    assert "from_pretrained" in SCRIPTS["reload.py"]
+    script = (DOCS / "examples" / "reload.py").read_text()
+    assert "mmq_sweeps" not in script
+    assert "from_pretrained" in script
 
 
 def test_every_format_has_a_line() -> None:

@@ -157,7 +157,7 @@ def test_a_picture_that_is_broken_under_its_old_size_and_time_is_found(tmp_path:
 def test_readers_show_what_the_file_shows(tmp_path: Path) -> None:
     write_vqav2(tmp_path)
     reader = VqaV2(root=str(tmp_path), split="val2014")
-    Image.fromarray(RAMP).save(reader.paths[0], format="PNG")
+    Image.fromarray(RAMP).save(reader[0].path, format="PNG")
     assert np.array_equal(np.asarray(reader[0].image), GREY)
 
 

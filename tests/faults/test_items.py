@@ -343,7 +343,7 @@ def test_files_of_one_name_in_several_folders_are_several_images(tmp_path: Path)
     write_json(tmp_path / "dataset_flickr30k.json", {"images": images})
     flickr = Flickr30k(root=str(tmp_path), split="test", images=".")
     assert [example.id for example in flickr] == ["cats/001", "dogs/001", "birds/001"]
-    assert flickr.paths[1] == tmp_path / "dogs" / "001.png"
+    assert flickr[1].path == tmp_path / "dogs" / "001.png"
 
 
 def test_an_image_id_that_two_files_have_is_refused_with_both(tmp_path: Path) -> None:

@@ -302,7 +302,7 @@ def test_names_and_commands_are_shown_as_they_are(
     text = shown(store, sweep_id)
     for name in ("[red]one[/red]", ":bug: [x]", "[b]host", "[front] :smile: [/nothing]", "[1]"):
         assert name in text
-    with store.lock("cells", "[i]x") as lock:  # type: ignore[union-attr]
+    with store.locks.lock("cells", "[i]x") as lock:  # type: ignore[union-attr]
         assert lock.held
         store_verb._list(argparse.Namespace(store=store.root, json=False))
     out = capsys.readouterr().out
@@ -376,16 +376,16 @@ def test_a_second_user_works_on_a_store_whose_folder_the_group_may_write_to(shar
     first = Store.open(root)
     first.save(made.record(CELLS[0], "failed", error={"class": "OSError", "message": "", "traceback": ""}), [])
     sweep_id = launched(first, made.sweep(CELLS))
-    lock = first.lock("cells", CELLS[1].id)
+    lock = first.locks.lock("cells", CELLS[1].id)
     assert lock is not None
     lock.release()
-    with first.lock("cells", CELLS[2].id) as held, another_user(team):  # type: ignore[union-attr]
+    with first.locks.lock("cells", CELLS[2].id) as held, another_user(team):  # type: ignore[union-attr]
         assert held.held
         second = Store.open(root)
         second.save(made.record(CELLS[0]))
         launched(second, made.sweep(CELLS))
-        assert second.lock("cells", CELLS[2].id) is None
-        with second.lock("cells", CELLS[1].id) as own:  # type: ignore[union-attr]
+        assert second.locks.lock("cells", CELLS[2].id) is None
+        with second.locks.lock("cells", CELLS[1].id) as own:  # type: ignore[union-attr]
             assert own.held
             second.save(made.record(CELLS[1]))
         worker(second, sweep_id, "second")

@@ -14,13 +14,14 @@ from mmq_sweeps.methods.autoawq import AutoAWQ, SharedInput, keep_copies, librar
 from mmq_sweeps.methods.awq import AWQ
 from mmq_sweeps.methods.awq_search.clip import quantize_clipped
 from mmq_sweeps.methods.awq_search.errors import output_error
-from mmq_sweeps.methods.awq_search.scales import search_scale, search_scales
+from mmq_sweeps.methods.awq_search.scales import search_scales
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.methods.formats import Format, QuantizedWeight
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization.targets import Part
 from tests.commands import run_forked
 from tests.conftest import command_environment
+from tests.methods.test_awq import least_by, restored
 
 pytestmark = pytest.mark.skipif(find_spec("awq") is None, reason="pip install -e '.[autoawq]'")
 
@@ -147,8 +148,8 @@ def test_on_the_output_of_an_attention_module_the_choice_is_the_library_s(family
     with torch.no_grad():
         whole = module(x, **arguments)[0]
 
-        def on_output(restored: list[Tensor]) -> float:
-            for linear, weight in zip(linears, restored, strict=True):
+        def on_output(changed_to: list[Tensor]) -> float:
+            for linear, weight in zip(linears, changed_to, strict=True):
                 linear.weight.copy_(weight)
             changed = float((module(x, **arguments)[0] - whole).square().mean())
             for linear, weight in zip(linears, weights, strict=True):
@@ -158,11 +159,9 @@ def test_on_the_output_of_an_attention_module_the_choice_is_the_library_s(family
         module.before = nn.Identity()
         solver = library_solver(form, x.shape[2], duo_scaling=True)
         theirs = solver._search_best_scale(module, module.before, linears, x, module, dict(arguments))[2]
-        ours = search_scale(weights, statistics(x.flatten(0, 1)), [form], duo_scaling=True, loss=on_output)[0].values
+        ours = least_by(weights, statistics(x.flatten(0, 1)), form, on_output).values
         if not torch.equal(ours, theirs.half().float()):
-            from mmq_sweeps.methods.awq_search.scales import _restored
-
-            assert on_output(_restored(weights, ours, form)) <= on_output(_restored(weights, theirs, form))
+            assert on_output(restored(weights, ours, form)) <= on_output(restored(weights, theirs, form))
 
 
 def test_clips_are_the_library_s_or_err_less_in_their_group() -> None:

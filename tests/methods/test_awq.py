@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,10 @@ import torch
 from mmq_sweeps.methods.awq import AWQ
 from mmq_sweeps.methods.awq_search import clip, errors, race
 from mmq_sweeps.methods.awq_search.clip import best_clipped, quantize_clipped
-from mmq_sweeps.methods.awq_search.errors import output_error
-from mmq_sweeps.methods.awq_search.scales import CARRIED, candidate_scales, search_scale, search_scales
+from mmq_sweeps.methods.awq_search.errors import output_error, rounding_error
+from mmq_sweeps.methods.awq_search.scales import CARRIED, Scale, candidate_scales, search_scale, search_scales
 from mmq_sweeps.methods.base import LayerStats
-from mmq_sweeps.methods.formats import Format, QuantizedWeight, round_nearest
+from mmq_sweeps.methods.formats import Format, QuantizedWeight, fit_grid, round_nearest
 from tests.methods.test_gptq import FORMATS, layer
 
 
@@ -27,6 +28,23 @@ def salient_layer(seed: int) -> tuple[torch.Tensor, LayerStats, torch.Tensor]:
 
 def error(weight: torch.Tensor, quantized: QuantizedWeight, stats: LayerStats) -> float:
     return float(output_error(weight - quantized.dequantize(), stats.gram).sum())
+
+
+def restored(weights: list[torch.Tensor], scale: torch.Tensor, form: Format) -> list[torch.Tensor]:
+    """Return what ``weights`` rounded with an input scale stand for."""
+    return [
+        weight + rounding_error(scaled, fit_grid(scaled, form)) / scale
+        for weight in weights
+        for scaled in [weight.float() * scale]
+    ]
+
+
+def least_by(
+    weights: list[torch.Tensor], stats: LayerStats, form: Format, loss: Callable[[list[torch.Tensor]], float]
+) -> Scale:
+    """Return the first candidate scale with the least ``loss`` of what its weights stand for."""
+    candidates = candidate_scales(weights, stats.mean_abs, form, 20, True)
+    return min(candidates, key=lambda candidate: loss(restored(weights, candidate.values, form)))
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=str)
@@ -237,12 +255,12 @@ def test_many_formats_at_once_are_each_what_it_is_alone(rows: int) -> None:
             assert torch.equal(one.grid.scale, other.grid.scale)
 
 
-def test_a_loss_of_one_s_own_decides_the_scale() -> None:
+def test_the_scale_is_that_of_the_least_error_on_the_tokens_themselves() -> None:
     weight, stats, x = salient_layer(6)
-    by_tokens = search_scale([weight], stats, [Format(3)], loss=lambda found: float((x @ (found[0] - weight).T).norm()))
-    assert torch.equal(by_tokens[0].values, search_scale([weight], stats, [Format(3)])[0].values)
-    untouched = search_scale([weight], stats, [Format(3)], loss=lambda found: float((found[0] - weight).norm()))
-    assert untouched[0].exponent < by_tokens[0].exponent
+    by_tokens = least_by([weight], stats, Format(3), lambda found: float((x @ (found[0] - weight).T).norm()))
+    assert torch.equal(by_tokens.values, search_scale([weight], stats, [Format(3)])[0].values)
+    untouched = least_by([weight], stats, Format(3), lambda found: float((found[0] - weight).norm()))
+    assert untouched.exponent < by_tokens.exponent
 
 
 def test_inputs_are_not_mutated_and_codes_fit() -> None:

@@ -17,8 +17,8 @@ from mmq_sweeps.methods.coordinate_descent import (
 )
 from mmq_sweeps.methods.formats import Format, fit_grid, round_nearest
 from mmq_sweeps.methods.gptq import GPTQ, factorize
-from mmq_sweeps.methods.gptq import solve as gptq_solve
 from tests.methods.test_gptq import layer, statistics
+from tests.methods.test_gptq import solve as gptq_solve
 
 FORMATS = [
     Format(2),

@@ -8,8 +8,8 @@ import torch
 
 from mmq_sweeps.methods import gptq
 from mmq_sweeps.methods.base import LayerStats
-from mmq_sweeps.methods.formats import Format, fit_grid, round_nearest
-from mmq_sweeps.methods.gptq import GPTQ, MAX_DAMPING, factorize, factorized_in_place, solve, solve_many
+from mmq_sweeps.methods.formats import Format, QuantizedWeight, fit_grid, round_nearest
+from mmq_sweeps.methods.gptq import GPTQ, MAX_DAMPING, Factor, factorize, factorized_in_place, solve_many
 
 FORMATS = [Format(2), Format(3), Format(4, 8), Format(3, symmetric=True), Format(4, "tensor")]
 
@@ -24,6 +24,10 @@ def layer(seed: int, columns: int = 32, rows: int = 12, tokens: int = 256) -> tu
 
 def statistics(x: torch.Tensor) -> LayerStats:
     return LayerStats(x.T @ x / len(x), x.abs().mean(dim=0), len(x))
+
+
+def solve(weight: torch.Tensor, factor: Factor, form: Format, block_size: int = 32) -> QuantizedWeight:
+    return solve_many([weight], factor, [form], block_size)[0][0]
 
 
 def output_error(weight: torch.Tensor, restored: torch.Tensor, stats: LayerStats) -> float:

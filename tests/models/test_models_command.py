@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
+import runpy
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -69,6 +69,8 @@ def test_all_models(capsys: pytest.CaptureFixture[str]) -> None:
         assert ends
         assert all(part["quantizable_weights"] == part["parameters"] for part in ends)
         assert all((part["parameters"] == 0) is ("tied_to" in part) for part in ends)
+    table = runpy.run_path(str(ROOT / "docs" / "tables.py"))
+    assert table["updated"]("models", table["models"](told)) == (table["TABLES"] / "models.csv").read_text()
 
 
 def test_qwen_at_four_widths(capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,23 +100,39 @@ def test_a_tied_head_is_counted_once(capsys: pytest.CaptureFixture[str]) -> None
     assert sizes["head"] == sizes["embeddings"]
 
 
-def test_the_tables_of_the_documentation_are_the_command_s(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The page lists some of the models, and shows all that the command says of an assignment."""
-    monkeypatch.setattr(
-        "mmq_sweeps.models.__main__.model_names", lambda: sorted(path.stem for path in CONFIGS.glob("*"))
-    )
-    page = (ROOT / "docs" / "models.md").read_text()
-    listed, sized, _ = (text.splitlines() for text in re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL))
+def printed(capsys: pytest.CaptureFixture[str]) -> str:
+    return "".join(f"{line.rstrip()}\n" for line in capsys.readouterr().out.splitlines())
+
+
+def test_models_for_a_person(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmq_sweeps.models.__main__.model_names", lambda: ["blip2_opt_2_7b", "qwen3_vl_30b_a3b"])
     main([])
-    told = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    models = [line.split()[0] for line in listed[3:] if not line.startswith(" ")]
-    assert len(models) == 3
-    assert listed == [*told[:3], *(line for name in models for line in block(told, name))]
-    assert all(f"`{path.stem}`" in page or path.stem in models for path in CONFIGS.glob("*"))
+    assert (
+        printed(capsys)
+        == """\
+                                                quantizable             all
+model                       blocks  linears         weights      parameters
+───────────────────────────────────────────────────────────────────────────
+blip2_opt_2_7b                                                3,744,679,936
+  vision          ViT           39      156     984,023,040     985,952,256
+  connector       Q-Former      12       96     104,988,672     105,137,664
+  language        LLM           32      192   2,516,582,400   2,651,596,800
+  embeddings                     1        1     128,696,320     128,696,320
+  head            tied           1        1               0               0
+qwen3_vl_30b_a3b                                             31,070,754,032
+  vision          ViT           27      108     411,070,464     538,631,408
+  language        LLM           48   12,480  29,896,998,912  30,220,957,696
+  embeddings                     1        1     311,164,928     311,164,928
+  head                           1        1     311,164,928     311,164,928
+"""
+    )
+
+
+def test_the_documentation_shows_an_assignment_s_size_and_names_all_models(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "models.md").read_text()
     main([*CHOICES])
-    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == sized
+    assert f"```sh\npython -m mmq_sweeps.models {' '.join(CHOICES)}\n```\n\n```text\n{printed(capsys)}```\n" in page
+    assert all(f"`{path.stem}`" in page for path in CONFIGS.glob("*"))
 
 
 @pytest.fixture(scope="module")
@@ -124,12 +142,25 @@ def compressed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return compress(EMBEDDED / "tiny_blip2", out, scheme(VISION, 4, 32), scheme(LANGUAGE, 3))
 
 
-def test_a_folder_is_shown_as_the_documentation_shows_it(capsys: pytest.CaptureFixture[str], compressed: Path) -> None:
-    page = (ROOT / "docs" / "models.md").read_text()
-    shown = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)[2].splitlines()
+def test_a_folder_for_a_person(capsys: pytest.CaptureFixture[str], compressed: Path) -> None:
     main([str(compressed)])
-    told = [line.rstrip().replace(str(compressed), "DIR") for line in capsys.readouterr().out.splitlines()]
-    assert told == shown
+    table, below = printed(capsys).replace(str(compressed), "DIR").split("DIR: ")
+    assert (
+        table
+        == """\
+                                                                     quantized      bpw      bpw  size
+part                  bits    group  zeros  format          linears    weights    paper    exact    MB
+──────────────────────────────────────────────────────────────────────────────────────────────────────
+vision      ViT          4       32  no     pack-quantized       24    294,912   4.7587   5.7052   0.2
+connector   Q-Former    16                                                      16.0000  16.0000   0.3
+language    LLM          3  channel  no     pack-quantized       36    294,912   3.6436   4.0149   0.2
+embeddings              16                                                      16.0000  16.0000   0.0
+head        tied        16                                                      16.0000  16.0000   0.0
+
+all                                                                    589,824   6.3453   6.8864   0.7
+"""
+    )
+    assert f"```text\nDIR: {below}```\n" in (ROOT / "docs" / "models.md").read_text()
 
 
 def test_a_folder_for_a_program(capsys: pytest.CaptureFixture[str], compressed: Path) -> None:
@@ -204,12 +235,6 @@ def test_a_folder_that_cannot_be_shown_is_a_line(
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(f"^error: .*{message}", line)
-
-
-def block(lines: list[str], name: str) -> list[str]:
-    """The line of a model and those of its parts below it."""
-    start = next(number for number, line in enumerate(lines) if line.startswith(name))
-    return [lines[start], *itertools.takewhile(lambda line: line.startswith(" "), lines[start + 1 :])]
 
 
 def test_in_an_empty_folder(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:

@@ -91,7 +91,7 @@ def test_the_exact_size_is_that_of_the_stored_tensors(
     session = Session(loaded, parts, build("task", sweep.configs[cell.id]["task"]), 8, store)
     requests = session.requests(cell)
     assert not session.compute(requests, Progress(1))
-    units = [store.artifact(ArtifactKind.QUANTIZED, one.key)[0] for one in requests]
+    units = [store.artifacts.load(ArtifactKind.QUANTIZED, one.key)[0] for one in requests]
     # What input scales are folded into has the size that it has in the model.
     tensors = [tensor for unit in units for name, tensor in unit.items() if not name.endswith(DENSE)]
     quantized = sum(shape[0] * shape[1] for one in requests for shape in one.unit.linears.values())

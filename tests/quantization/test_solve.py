@@ -7,7 +7,11 @@ import torch
 
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.quantization.folding import FoldedScales
-from mmq_sweeps.quantization.solve import PackedUnit, relative_error
+from mmq_sweeps.quantization.solve import PackedUnit, _share, _square
+
+
+def relative_error(restored: torch.Tensor, weight: torch.Tensor, gram: torch.Tensor | None = None) -> float:
+    return _share(_square(restored - weight, gram), _square(weight, gram))
 
 
 def test_the_output_error_is_that_of_the_outputs() -> None:

@@ -264,7 +264,7 @@ def codes(session: Session, requests: list[Request]) -> dict[str, Tensor]:
 
 
 def output_error(session: Session, request: Request) -> float:
-    stored = session.store.artifact(ArtifactKind.QUANTIZED, request.key)
+    stored = session.store.artifacts.load(ArtifactKind.QUANTIZED, request.key)
     assert stored is not None
     return float(stored[1]["output_error"])
 

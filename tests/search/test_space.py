@@ -116,7 +116,7 @@ def test_one_assignment_is_one_cell_whatever_the_granularity(
     space: Callable[..., Space], cell: Callable[[Space, Point], Cell]
 ) -> None:
     ids = {
-        cell(own, tuple(axis.place(axis.options[2]) or 0 for axis in own.axes)).id
+        cell(own, tuple(axis.options.index(axis.options[2]) for axis in own.axes)).id
         for own in map(space, ("part", "kind", "group", "unit"))
     }
     assert len(ids) == 1

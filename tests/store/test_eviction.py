@@ -22,14 +22,14 @@ def opened(root: Path, max_kb: float | None = None) -> Store:
 
 def put(store: Store, kind: str, key: str, used: float | None = None, kb: float = 1.0) -> None:
     """An artifact of about this size that was last used ``used`` seconds ago."""
-    store.save_artifact(kind, key, {"w": torch.zeros(int(kb * KB), dtype=torch.uint8)}, {})
+    store.artifacts.save(kind, key, {"w": torch.zeros(int(kb * KB), dtype=torch.uint8)}, {})
     if used is not None:
         for path in (store.root / "artifacts" / kind).glob(f"{key}.*"):
             os.utime(path, (time.time() - used,) * 2)
 
 
 def keys(store: Store) -> set[str]:
-    return {one.key for one in artifacts(store.root) if store.has_artifact(one.kind, one.key)}
+    return {one.key for one in artifacts(store.root) if store.artifacts.has(one.kind, one.key)}
 
 
 def test_what_was_used_longest_ago_goes_first_by_kind(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_reading_counts_as_use(tmp_path: Path) -> None:
     store = opened(tmp_path)
     put(store, "quantized", "read", used=1000)
     put(store, "quantized", "unread", used=900)
-    assert opened(tmp_path).artifact("quantized", "read") is not None
+    assert opened(tmp_path).artifacts.load("quantized", "read") is not None
     store.artifacts.eviction.prune(1500)
     assert keys(store) == {"read"}
 
@@ -81,14 +81,14 @@ def test_what_other_processes_wrote_counts(tmp_path: Path, monkeypatch: pytest.M
 def test_a_new_process_counts_what_the_store_holds_before_it_has_room(tmp_path: Path) -> None:
     for number in range(6):
         put(opened(tmp_path), "outputs", f"k{number}", used=1000 - number)
-    assert opened(tmp_path, max_kb=20).room_for(KB)
+    assert opened(tmp_path, max_kb=20).artifacts.eviction.room_for(KB)
     assert len(keys(opened(tmp_path))) == 6
     # Room is made by eviction, down to a share of the bound.
-    assert opened(tmp_path, max_kb=6.5).room_for(3 * KB)
+    assert opened(tmp_path, max_kb=6.5).artifacts.eviction.room_for(3 * KB)
     assert sum(stored.size_bytes for stored in artifacts(tmp_path)) <= 3.5 * KB
     assert "k5" in keys(opened(tmp_path))
-    with opened(tmp_path).needed([("outputs", key) for key in keys(opened(tmp_path))]):
-        assert not opened(tmp_path, max_kb=3.5).room_for(3 * KB)
+    with opened(tmp_path).locks.pinned([("outputs", key) for key in keys(opened(tmp_path))]):
+        assert not opened(tmp_path, max_kb=3.5).artifacts.eviction.room_for(3 * KB)
 
 
 def test_what_others_wrote_since_the_last_look_counts_where_room_is_asked_for(
@@ -97,28 +97,28 @@ def test_what_others_wrote_since_the_last_look_counts_where_room_is_asked_for(
     monkeypatch.setattr(eviction, "SCAN_SECONDS", 0.0)
     monkeypatch.setattr(eviction, "SCAN_SHARE", 0)
     store = opened(tmp_path, max_kb=8)
-    assert store.room_for(KB)
+    assert store.artifacts.eviction.room_for(KB)
     for number in range(7):
         put(opened(tmp_path), "outputs", f"k{number}")
-    assert store.room_for(3 * KB)
+    assert store.artifacts.eviction.room_for(3 * KB)
     assert sum(stored.size_bytes for stored in artifacts(tmp_path)) <= 5 * KB
 
 
 def test_pinned_artifacts_stay_and_alone_beyond_the_bound_it_is_said_once(tmp_path: Path, said: list[str]) -> None:
     store = opened(tmp_path, max_kb=4)
     wanted = [("quantized", f"k{number}") for number in range(6)]
-    with opened(tmp_path).needed(wanted):
+    with opened(tmp_path).locks.pinned(wanted):
         for kind, key in wanted:
             put(store, kind, key)
             put(store, "outputs", f"other{key}")
         assert keys(store) >= {key for _, key in wanted}
         assert len(said) == 1
         assert "more than store.max_gb=4e-06: running jobs need" in said[0]
-        assert not store.room_for(KB)
-    assert store.room_for(KB)
+        assert not store.artifacts.eviction.room_for(KB)
+    assert store.artifacts.eviction.room_for(KB)
     assert sum(stored.size_bytes for stored in artifacts(tmp_path)) <= 3 * KB
-    assert not store.room_for(5 * KB)
-    assert opened(tmp_path).room_for(10**15), "a store without a bound has room"
+    assert not store.artifacts.eviction.room_for(5 * KB)
+    assert opened(tmp_path).artifacts.eviction.room_for(10**15), "a store without a bound has room"
 
 
 def test_a_pin_holds_for_the_pieces_of_what_it_names(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_pin_holds_for_the_pieces_of_what_it_names(tmp_path: Path) -> None:
     for key in ("a-0", "a-1", "b-0", "ab-0"):
         put(store, "outputs", key)
     put(store, "statistics", "a-0")
-    with opened(tmp_path).needed([("outputs", "a")]):
+    with opened(tmp_path).locks.pinned([("outputs", "a")]):
         evicted = store.artifacts.eviction.prune(0)
     assert evicted is not None
     assert keys(store) == {"a-0", "a-1"}
@@ -144,7 +144,7 @@ def test_a_pin_that_comes_while_its_artifact_is_being_evicted_brings_it_back(
     evicted = store.artifacts.eviction.prune(0)
     assert evicted is not None
     assert evicted.removed == ()
-    assert store.artifact("quantized", "k") is not None
+    assert store.artifacts.load("quantized", "k") is not None
 
 
 def test_tensors_that_a_killed_writer_left_without_a_marker_are_removed(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_tensors_that_a_killed_writer_left_without_a_marker_are_removed(tmp_path
 def test_two_do_not_evict_at_once(tmp_path: Path) -> None:
     store = opened(tmp_path)
     put(store, "outputs", "k")
-    with opened(tmp_path).lock("evict", "artifacts"):
+    with opened(tmp_path).locks.lock("evict", "artifacts"):
         assert store.artifacts.eviction.prune(0) is None
     assert keys(store) == {"k"}
 
@@ -187,20 +187,20 @@ store = Store.open(root, max_gb=30e-6)
 computed = 0
 for turn in range(rounds):
     key = (turn * 7 + number * 3) % 40
-    found = store.artifact("quantized", f"k{key}")
+    found = store.artifacts.load("quantized", f"k{key}")
     if found is None:
         computed += 1
-        store.save_artifact("quantized", f"k{key}", {"w": torch.full((2000,), key, dtype=torch.uint8)}, {"key": key})
+        store.artifacts.save("quantized", f"k{key}", {"w": torch.full((2000,), key, dtype=torch.uint8)}, {"key": key})
         continue
     tensors, description = found
     assert description == {"key": key}
     assert tensors["w"].tolist() == [key] * 2000
 own = [("outputs", f"mine{number}")]
-with store.needed(own):
-    store.save_artifact(*own[0], {"w": torch.zeros(2000, dtype=torch.uint8)}, {})
+with store.locks.pinned(own):
+    store.artifacts.save(*own[0], {"w": torch.zeros(2000, dtype=torch.uint8)}, {})
     for turn in range(rounds // 4):
-        store.save_artifact("quantized", f"x{number}.{turn}", {"w": torch.zeros(2000, dtype=torch.uint8)}, {})
-        assert store.artifact(*own[0]) is not None
+        store.artifacts.save("quantized", f"x{number}.{turn}", {"w": torch.zeros(2000, dtype=torch.uint8)}, {})
+        assert store.artifacts.load(*own[0]) is not None
 assert not said, said
 print(computed)
 """

@@ -27,10 +27,10 @@ import sys, time
 from mmq_sweeps.store.store import Store
 store = Store.open(sys.argv[1], lease_seconds=float(sys.argv[2]), label="other")
 if sys.argv[3] == "pin":
-    needed = store.needed([("quantized", "k")])
+    needed = store.locks.pinned([("quantized", "k")])
     needed.__enter__()
 else:
-    lock = store.lock("cells", "c")
+    lock = store.locks.lock("cells", "c")
     assert lock
 print("holds", flush=True)
 time.sleep(600)
@@ -265,7 +265,7 @@ from mmq_sweeps.store.store import Store
 root, inside = Path(sys.argv[1]), Path(sys.argv[1]) / "inside"
 store = Store.open(root)
 for number in range(int(sys.argv[2])):
-    with store.acquire("work", "w", done=lambda: False):
+    with store.locks.acquire("work", "w", done=lambda: False):
         inside.mkdir()  # Fails where two are inside.
         time.sleep(0.001)
         inside.rmdir()
@@ -313,10 +313,10 @@ def test_a_forked_process_does_not_renew_its_parents_locks(tmp_path: Path) -> No
 import os, sys, time
 from mmq_sweeps.store.store import Store
 store = Store.open(sys.argv[1], lease_seconds=2)
-lock = store.lock("cells", "c")
+lock = store.locks.lock("cells", "c")
 child = os.fork()
 if child == 0:
-    own = store.lock("cells", "d")
+    own = store.locks.lock("cells", "d")
     assert own is not None
     assert [one.path.stem for one in store.locks._held] == ["d"]
     os._exit(0)
@@ -337,6 +337,6 @@ def test_a_name_is_part_of_a_file_name(tmp_path: Path, name: str) -> None:
 
 def test_a_store_passes_on_its_lease_and_label(tmp_path: Path) -> None:
     store = Store.open(tmp_path, lease_seconds=7, label="worker 3")
-    with store.lock("cells", "c"):
-        holder = store.holder("cells", "c")
+    with store.locks.lock("cells", "c"):
+        holder = store.locks.holder("cells", "c")
     assert (holder.lease_seconds, holder.label) == (7, "worker 3")

@@ -79,23 +79,23 @@ def test_another_schema_is_not_misread() -> None:
 
 def test_an_artifact_comes_back_as_it_was(store: Store) -> None:
     tensors = {"w:codes": torch.arange(9, dtype=torch.uint8), "w:scale": torch.rand(3, 1).half()}
-    store.save_artifact("quantized", "key", tensors, {"notes": {"x": 1}})
-    found, description = store.artifact("quantized", "key")
+    store.artifacts.save("quantized", "key", tensors, {"notes": {"x": 1}})
+    found, description = store.artifacts.load("quantized", "key")
     assert description == {"notes": {"x": 1}}
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
-    assert store.has_artifact("quantized", "key")
-    assert store.artifact("quantized", "other") is None
+    assert store.artifacts.has("quantized", "key")
+    assert store.artifacts.load("quantized", "other") is None
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".json"])
 @pytest.mark.parametrize("harm", [b"", b"garbage", None])
 def test_a_corrupt_artifact_is_moved_aside(store: Store, said: list[str], suffix: str, harm: bytes | None) -> None:
-    store.save_artifact("quantized", "key", {"w": torch.ones(3)}, {"notes": {}})
+    store.artifacts.save("quantized", "key", {"w": torch.ones(3)}, {"notes": {}})
     path = store.root / "artifacts" / "quantized" / f"key{suffix}"
     path.write_bytes(path.read_bytes()[:-1] + b"!" if harm is None else harm)
-    assert store.artifact("quantized", "key") is None
+    assert store.artifacts.load("quantized", "key") is None
     assert "key.safetensors" in said[0]
-    assert not store.has_artifact("quantized", "key")
+    assert not store.artifacts.has("quantized", "key")
 
 
 def test_nothing_is_unpickled(store: Store, tmp_path: Path) -> None:
@@ -103,9 +103,9 @@ def test_nothing_is_unpickled(store: Store, tmp_path: Path) -> None:
         def __reduce__(self) -> tuple:
             return (Path.touch, (tmp_path / "exploded",))
 
-    store.save_artifact("quantized", "key", {"w": torch.ones(3)}, {})
+    store.artifacts.save("quantized", "key", {"w": torch.ones(3)}, {})
     (store.root / "artifacts" / "quantized" / "key.safetensors").write_bytes(pickle.dumps(Bomb()))
-    assert store.artifact("quantized", "key") is None
+    assert store.artifacts.load("quantized", "key") is None
     assert not (tmp_path / "exploded").exists()
 
 
@@ -138,19 +138,19 @@ import torch
 from mmq_sweeps.errors import StoreError
 from mmq_sweeps.store.store import Store
 store = Store.open(sys.argv[1])
-store.save_artifact("quantized", "small", {"w": torch.ones(10)}, {})
+store.artifacts.save("quantized", "small", {"w": torch.ones(10)}, {})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
-    store.save_artifact("quantized", "large", {"w": torch.ones(100_000)}, {})
+    store.artifacts.save("quantized", "large", {"w": torch.ones(100_000)}, {})
 except StoreError as error:
     print(error.strerror)
 """
     done = run_forked(PROGRAM, [program, str(tmp_path)], tmp_path, command_environment())
     assert "large.safetensors: File too large" in done.stdout
     store = Store.open(tmp_path)
-    assert store.artifact("quantized", "small") is not None
-    assert store.artifact("quantized", "large") is None
+    assert store.artifacts.load("quantized", "small") is not None
+    assert store.artifacts.load("quantized", "large") is None
     assert not list((tmp_path / "tmp").iterdir())
 
 
@@ -187,7 +187,6 @@ def test_a_summary_is_the_record_without_a_look_at_its_items(store: Store) -> No
     written = store.save(record(), ITEMS)
     (store.record_path(written.id).parent / "items.json").unlink()
     assert store.summary(written.id) == written
-    assert store.summaries() == [written]
     assert store.record(written.id) is None
 
 
@@ -228,12 +227,12 @@ def test_a_store_of_another_schema_is_refused(tmp_path: Path, open_store: Callab
 def test_a_store_that_is_only_read_is_left_as_it_is(store: Store, tmp_path: Path, said: list[str]) -> None:
     store.save(record(), ITEMS)
     store.save(record("ba9876543210"))
-    store.save_artifact("quantized", "k", {"w": torch.ones(3)}, {})
+    store.artifacts.save("quantized", "k", {"w": torch.ones(3)}, {})
     store.record_path("ba9876543210").write_text("{")
     before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
     reading = Store.reading(store.root)
     assert [one.id for one in reading.records()] == ["0123456789ab"]
-    assert reading.artifact("quantized", "k") is not None
+    assert reading.artifacts.load("quantized", "k") is not None
     assert "left where it is" in said[0]
     assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
     with pytest.raises(StoreError, match="is no store"):
@@ -279,7 +278,7 @@ def test_the_store_of_a_configuration_has_its_settings(composed: Callable, tmp_p
     store = Store.of(config["store"], label="me")
     assert store.root == tmp_path / "mine"
     assert store.artifacts.eviction.max_bytes == 500_000_000
-    with store.lock("cells", "c") as lock:
+    with store.locks.lock("cells", "c") as lock:
         assert (lock.owner.lease_seconds, lock.owner.label) == (30, "me")
     assert problems(OmegaConf.to_container(config, resolve=True)) == []
     assert Store.of(composed(f"store.dir='{tmp_path}/mine'")["store"]).artifacts.eviction.max_bytes is None

@@ -40,7 +40,7 @@ try:
 except StoreError as error:
     print(error.strerror)
 reading = Store.reading(sys.argv[1])
-print([record.id for record in reading.records()], reading.holder("cells", "c"), reading.locks.pins())
+print([record.id for record in reading.records()], reading.locks.holder("cells", "c"), reading.locks.pins())
 print(reading.artifacts.read("quantized", "k")[1])
 """
 
@@ -52,7 +52,7 @@ def test_a_store_on_a_read_only_disk_is_read(tmp_path: Path) -> None:
     root = tmp_path / "mine ünd yours"
     store = Store.open(root)
     store.save(record(), ITEMS)
-    store.save_artifact("quantized", "k", {}, {"about": "k"})
+    store.artifacts.save("quantized", "k", {}, {"about": "k"})
     done = in_namespace(READ_ONLY, READS, root)
     assert done.returncode == 0, done.stderr
     refused, found, artifact = done.stdout.splitlines()
@@ -75,8 +75,8 @@ def record(identity, **more):
 root = Path(sys.argv[1])
 store = Store.open(root)
 store.save(record("first"), [])
-lock = store.lock("cells", "held")
-with store.needed([("quantized", "k")]):
+lock = store.locks.lock("cells", "held")
+with store.locks.pinned([("quantized", "k")]):
     (root / "filler").write_bytes(b"")
     with (root / "filler").open("ab", buffering=0) as file:
         try:
@@ -86,20 +86,20 @@ with store.needed([("quantized", "k")]):
             pass
     for attempt in (
         lambda: store.save(record("second", notes={"long": "x" * 5000}), []),
-        lambda: store.save_artifact("quantized", "k", {}, {"long": "x" * 5000}),
+        lambda: store.artifacts.save("quantized", "k", {}, {"long": "x" * 5000}),
         lambda: store.note("sweeps/s/sweep.json", {"long": "x" * 5000}),
-        lambda: store.lock("cells", "other"),
+        lambda: store.locks.lock("cells", "other"),
     ):
         try:
             attempt()
             print("done")
         except StoreError as error:
             print(error.strerror)
-    print(store.record("first").id, store.record("second"), store.has_artifact("quantized", "k"), lock.held)
+    print(store.record("first").id, store.record("second"), store.artifacts.has("quantized", "k"), lock.held)
 lock.release()
 print(os.listdir(root / "tmp"), os.listdir(root / "locks" / "cells"), os.listdir(root / "pins"))
 os.unlink(root / "filler")
-print(store.save(record("second"), []).id, store.lock("cells", "other") is not None)
+print(store.save(record("second"), []).id, store.locks.lock("cells", "other") is not None)
 """
 
 

@@ -23,15 +23,15 @@ logging.basicConfig(stream=sys.stdout)
 store = Store.open(root)
 for number in range(cells):
     cell = f"{number:012x}"
-    with store.needed([("quantized", f"part{number // 10}")]):
-        lock = store.acquire("cells", cell, done=lambda: store.summary(cell) is not None)
+    with store.locks.pinned([("quantized", f"part{number // 10}")]):
+        lock = store.locks.acquire("cells", cell, done=lambda: store.summary(cell) is not None)
         if lock is None:
             continue
         with lock:
             with open(Path(root) / "log" / f"{cell}.{os.getpid()}", "x"):
                 pass
-            if not store.has_artifact("quantized", f"part{number // 10}"):
-                store.save_artifact("quantized", f"part{number // 10}", {}, {"part": number // 10})
+            if not store.artifacts.has("quantized", f"part{number // 10}"):
+                store.artifacts.save("quantized", f"part{number // 10}", {}, {"part": number // 10})
             store.save(Record(id=cell, status="done", cell={"parts": {}}, names={}), [{"id": "x" * 500}])
 print("all done")
 """
@@ -78,7 +78,7 @@ def test_killed_writers_lose_at_most_the_cell_they_were_in(tmp_path: Path, said:
     assert len(left) <= kills
     for cell in left:
         assert store.record(cell) is not None
-        lock = store.lock("cells", cell)  # Its owner is dead.
+        lock = store.locks.lock("cells", cell)  # Its owner is dead.
         assert lock is not None
         lock.release()
     assert store.locks.pins() == set()

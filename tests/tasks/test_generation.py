@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -111,6 +112,14 @@ class ThreeScenes:
 
 
 @dataclass(frozen=True)
+class Unasked(ThreeScenes):
+    """A reader whose scenes have no questions."""
+
+    def __iter__(self) -> Iterator[Example]:
+        return (SimpleNamespace(id=scene.id, image=scene.image, questions=()) for scene in super().__iter__())
+
+
+@dataclass(frozen=True)
 class FromFile:
     """A reader whose folder has no images and no captions."""
 
@@ -127,6 +136,11 @@ def test_more_items_than_there_are_is_an_error(composed: Composed, tmp_path: Pat
     one = replace(task(composed, "scenes_caption"), data={"_target_": f"{__name__}.ThreeScenes"})
     with pytest.raises(ValueError, match=r"task.limit=12: evaluation has 3 items to evaluate"):
         one.check([], tmp_path)
+    unasked = replace(task(composed, "scenes_vqa"), data={"_target_": f"{__name__}.Unasked"})
+    with pytest.raises(
+        ValueError, match=r"evaluation has 0 items to evaluate; 3 of its 3 examples have none, such as no q"
+    ):
+        unasked.check([], tmp_path)
     with pytest.raises(ConfigError, match=r"task.data._target_=nowhere.Reader"):
         replace(one, data={"_target_": "nowhere.Reader"}).check([], tmp_path)
 

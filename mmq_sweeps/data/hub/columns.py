@@ -100,7 +100,7 @@ class ImageColumn:
     column: str
 
     def entries(self, table: Any) -> list[list[Any]]:
-        """Return per row what stands for each image: its size if it lies in the table, a path, or None; reads no image."""
+        """Return per row an entry for each image: its size if it lies in the table, a path, or None; reads no image."""
         values = table.column(self.column).combine_chunks()
         if str(values.type) == MIXED:
             return [[one or None for one in texts(value and json.loads(value))] for value in values.to_pylist()]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import heapq
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -27,6 +26,7 @@ from mmq_sweeps.data.hub.columns import (
 )
 from mmq_sweeps.data.hub.source import Place, Source, library, opened, source_of
 from mmq_sweeps.data.images import Encoded, Picture, open_image
+from mmq_sweeps.data.published import check_draw, drawn
 from mmq_sweeps.identity.contents import content_digest
 from mmq_sweeps.identity.roles import EVALUATION, LABEL
 
@@ -76,10 +76,6 @@ class Row:
         """The first image's file, if it is one."""
         return next((picture for picture in self.pictures if isinstance(picture, Path)), None)
 
-    @property
-    def texts(self) -> int:
-        return len(self.questions) or len(self.references)
-
     @cached_property
     def group(self) -> str:
         """Key that rows about the same thing share: the group's column, else the images' contents, else the id."""
@@ -126,10 +122,7 @@ class HubData:
     known_as: ClassVar[str] = "hub"
 
     def __post_init__(self) -> None:
-        for name, least in (("count", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise ValueError(f"{name}={value!r}: choose an integer from {least}, or leave it out")
+        check_draw(self.count, self.seed)
         for name in ("image", "choices", "context"):
             value = getattr(self, name)
             if not (value is None or isinstance(value, str) or _is_names(value)):
@@ -171,21 +164,11 @@ class HubData:
         if self.seed is None:
             return every
         ids = [identity for part in self._parts for identity in part.ids()]
-
-        def place(index: int) -> bytes:
-            return hashlib.sha256(f"{self.seed}/{ids[index]}".encode()).digest()
-
-        drawn = heapq.nsmallest(len(every) if self.count is None else self.count, range(len(every)), key=place)
-        return [every[index] for index in drawn]
+        return [every[index] for index in drawn(range(len(every)), self.seed, self.count, ids.__getitem__)]
 
     def _rows(self, chosen: Sequence[tuple[int, int]]) -> Iterator[Row]:
-        start = 0
-        while start < len(chosen):
-            end = start
-            while end < len(chosen) and chosen[end][0] == chosen[start][0]:
-                end += 1
-            yield from self._parts[chosen[start][0]].rows_at([row for _, row in chosen[start:end]])
-            start = end
+        for part, together in groupby(chosen, key=lambda one: one[0]):
+            yield from self._parts[part].rows_at([row for _, row in together])
 
     def _fail(self, what: str) -> NoReturn:
         raise ValueError(f"path={self.path}, split={self.split}: {what}")

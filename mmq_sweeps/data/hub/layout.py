@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from mmq_sweeps.grouping import grouped
+
 # Builder of ``datasets`` for each kind of file.
 KINDS = {
     ".parquet": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "csv",
@@ -92,14 +94,19 @@ def _splits(names: Sequence[str], card: str, name: str | None) -> tuple[dict[str
     return _by_card(names, configured, name) if configured else (_by_name(names, name), {})
 
 
-def _configurations(card: str) -> list[Mapping[str, Any]]:
-    """Return the ``configs`` of a README's head that name files or folders."""
+def head_of(card: str) -> dict[str, Any]:
+    """Return the fields in a README's head; raise ValueError if it is no YAML."""
     head = re.match(r"\s*---\s*\n(.*?)\n---", card, flags=re.DOTALL)
     try:
         content = yaml.safe_load(head[1]) if head else None
     except yaml.YAMLError as error:
         raise ValueError(f"the head of its {CARD} is no YAML ({' '.join(str(error).split())})") from None
-    configs = content.get("configs") if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
+def _configurations(card: str) -> list[Mapping[str, Any]]:
+    """Return the ``configs`` of a README's head that name files or folders."""
+    configs = head_of(card).get("configs")
     found = configs if isinstance(configs, list) else []
     return [one for one in found if isinstance(one, dict) and ("data_files" in one or "data_dir" in one)]
 
@@ -166,9 +173,7 @@ def _by_name(names: Sequence[str], name: str | None, before: str = "") -> dict[s
     if pictures and all(map(_is_metadata, tables)):
         found = _picture_splits([*tables, *pictures], labelled=not tables)
     else:
-        found = {}
-        for one in tables:
-            found.setdefault(_split_of(one, saved=STATE in names), []).append(one)
+        found = grouped(tables, lambda one: _split_of(one, saved=STATE in names))
     return {split: [before + one for one in files] for split, files in found.items()}
 
 

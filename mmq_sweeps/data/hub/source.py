@@ -14,7 +14,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import (
     constants,
     get_hf_file_metadata,
@@ -24,9 +23,10 @@ from huggingface_hub import (
     snapshot_download,
 )
 
-from mmq_sweeps.data.hub.layout import CARD, SAVED, STATE, Files, files_of, splits_of
+from mmq_sweeps.data.hub.layout import CARD, SAVED, STATE, Files, files_of, head_of, splits_of
+from mmq_sweeps.data.published import stamped
 from mmq_sweeps.identity.contents import content_digest
-from mmq_sweeps.identity.hub import COMMIT, TransportError, reachable
+from mmq_sweeps.identity.hub import COMMIT, TransportError, cached_commit, reachable
 
 logger = logging.getLogger(__name__)
 HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
@@ -82,9 +82,13 @@ def _in_folder(place: Place, folder: Path) -> Files:
             "the command elsewhere if the Hub's data set is meant"
         )
     try:
-        return files_of(_names(folder), _text(folder / CARD), place.name, place.split)
+        return _files_in(folder, place)
     except ValueError as error:
         raise ValueError(f"path={place.path}, {error}") from None
+
+
+def _files_in(folder: Path, place: Place) -> Files:
+    return files_of(_names(folder), _text(folder / CARD), place.name, place.split)
 
 
 def _of_hub(place: Place) -> Source:
@@ -95,7 +99,7 @@ def _of_hub(place: Place) -> Source:
     problem = ""
     if folder.is_dir():
         try:
-            return Source(folder, files_of(_names(folder), _text(folder / CARD), place.name, place.split))
+            return Source(folder, _files_in(folder, place))
         except ValueError as error:
             problem = f" (of its cached files: {error})"
     if not reachable():
@@ -138,16 +142,11 @@ def _unpinned(place: Place) -> str:
 
 def _current(place: Place) -> str | None:
     """Return the commit of a branch as the cache knows it, else as the Hub says."""
-    branch = place.revision or "main"
-    refs = Path(constants.HF_HUB_CACHE, f"datasets--{place.path.replace('/', '--')}", "refs", branch)
+    if (known := cached_commit(place.path, place.revision, "datasets")) is not None or not reachable():
+        return known
+    asked = hf_hub_url(place.path, CARD, repo_type="dataset", revision=place.revision or "main")
     try:
-        return refs.read_text().strip() or None
-    except OSError:
-        pass
-    if not reachable():
-        return None
-    try:
-        return get_hf_file_metadata(hf_hub_url(place.path, CARD, repo_type="dataset", revision=branch)).commit_hash
+        return get_hf_file_metadata(asked).commit_hash
     except (OSError, ValueError, TransportError):
         return None
 
@@ -187,7 +186,7 @@ def opened(source: Source, place: Place) -> Any:
 
     ``datasets`` makes an Arrow copy in its own cache, here by the files' contents: by itself it goes by their times.
     """
-    stamps = tuple((path, *_stamp(path)) for path in source.paths)
+    stamps = tuple(map(stamped, source.paths))
     rows = _opened(source.folder, source.files.kind, tuple(sorted(source.files.options.items())), stamps)
     if (told := _told_rows(_text(source.folder / CARD), place)) not in (None, len(rows)):
         raise ValueError(
@@ -195,11 +194,6 @@ def opened(source: Source, place: Place) -> Any:
             "the others as well"
         )
     return rows
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_ctime_ns
 
 
 @lru_cache(maxsize=8)
@@ -258,9 +252,7 @@ def _quiet(datasets: Any) -> Iterator[None]:
 
 def _told_rows(card: str, place: Place) -> int | None:
     """Return how many rows the README says that the split has."""
-    head = re.match(r"\s*---\s*\n(.*?)\n---", card, flags=re.DOTALL)
-    content = yaml.safe_load(head[1]) if head else None
-    infos = content.get("dataset_info") if isinstance(content, Mapping) else None
+    infos = head_of(card).get("dataset_info")
     infos = infos if isinstance(infos, list) else [infos]
     infos = [one for one in infos if isinstance(one, Mapping)]
     own = [one for one in infos if place.name is None or str(one.get("config_name", place.name)) == place.name]

@@ -65,7 +65,7 @@ class TaskYaml:
     def functions(self, *keys: str) -> list[Function]:
         """Return the functions in these keys of the configuration; in all without ``keys``."""
         wanted = self.config if not keys else {key: self.config[key] for key in keys if key in self.config}
-        return list(dict.fromkeys(_functions(wanted)))
+        return list(dict.fromkeys(leaf for leaf in leaves(wanted) if isinstance(leaf, Function)))
 
     @property
     def metrics(self) -> list[str]:
@@ -138,11 +138,6 @@ def _include(include_path: str | None) -> dict[str, Entry]:
     return _index(Path(include_path))
 
 
-@lru_cache(maxsize=1)
-def _library(folder: Path) -> dict[str, Entry]:
-    return _index(folder)
-
-
 def _index(folder: Path) -> dict[str, Entry]:
     """Return the meaning of each name below ``folder``; a later file wins, as in the library."""
     found: dict[str, Entry] = {}
@@ -156,6 +151,9 @@ def _index(folder: Path) -> dict[str, Entry]:
     for tag, (path, members) in tagged.items():
         found.setdefault(tag, Entry("tag", path, tuple(members)))
     return found
+
+
+_library = lru_cache(maxsize=1)(_index)
 
 
 def _enter(path: Path, found: dict[str, Entry], tagged: dict[str, tuple[Path, list[str]]]) -> None:
@@ -212,12 +210,10 @@ def _load(path: Path) -> tuple[dict[str, Any], list[Path]]:
     return {**base, **config}, files
 
 
-def _functions(value: Any) -> Iterator[Function]:
-    if isinstance(value, Function):
+def leaves(value: Any) -> Iterator[Any]:
+    """Yield the values in nested mappings and lists, in their order."""
+    if isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from leaves(inner)
+    else:
         yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _functions(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _functions(inner)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,10 +10,12 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
+from mmq_sweeps.data.images import pixels_digest
 from mmq_sweeps.data.lmms import library
 from mmq_sweeps.data.lmms.catalog import TaskYaml, find_task
 from mmq_sweeps.data.lmms.network import refuse_asking
 from mmq_sweeps.data.lmms.sources import data_place, refuse_unfit, task_sources
+from mmq_sweeps.data.published import drawn
 from mmq_sweeps.identity.contents import content_digest
 from mmq_sweeps.identity.roles import LABEL
 
@@ -51,7 +52,7 @@ class Document:
     def _looked_at(self) -> tuple[list[str], str | None]:
         """Digests of its images, and the problem with them."""
         try:
-            return [_digest(image) for image in self.images], None
+            return [pixels_digest(image)[:16] for image in self.images], None
         except Exception as error:  # noqa: BLE001 - the code is anyone's
             return [], f"its images cannot be had: {type(error).__name__}: {error}"
 
@@ -72,7 +73,7 @@ class Document:
 
     @property
     def id_of_set(self) -> str:
-        """What tells a document without images from those of another split, whose ids are counted anew: its text."""
+        """Its text, which tells a document without images from those of another split, whose ids are counted anew."""
         return str(self.text)
 
     @property
@@ -126,13 +127,12 @@ class LmmsDocuments:
     def __iter__(self) -> Iterator[Document]:
         task, split = self.load(), self.yaml.split_named(self.split)
         docs = self._docs(task, split)
-        chosen = range(len(docs))
-        if self.seed is not None:
-            chosen = sorted(chosen, key=lambda place: hashlib.sha256(f"{self.seed}/{place}".encode()).digest())  # type: ignore[assignment]
+        places = range(len(docs))
+        chosen = places[: self.count] if self.seed is None else drawn(places, self.seed, self.count, str)
         # Texts draw few-shot examples and may shuffle: made all at once, from the seeds, they are the same at every reading.
         with library.contained():
             library.start_fewshot(task)
-            documents = [self._document(task, split, place, docs[place]) for place in chosen[: self.count]]
+            documents = [self._document(task, split, place, docs[place]) for place in chosen]
         yield from documents
 
     def _docs(self, task: Any, split: str) -> Any:
@@ -164,7 +164,3 @@ class LmmsDocuments:
             ) from error
         texts = right if isinstance(right, list | tuple) else [] if right is None else [right]
         return Document(str(place), text, tuple(map(str, texts)), doc, task, split)
-
-
-def _digest(image: Image.Image) -> str:
-    return hashlib.sha256(f"{image.size}{image.mode}".encode() + image.tobytes()).hexdigest()[:16]

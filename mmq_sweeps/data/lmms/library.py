@@ -71,7 +71,7 @@ def load_task(name: str, include_path: str | None, model: str | None, copy: str 
 def contained() -> Iterator[None]:
     """Run code of lmms-eval and undo its changes to the process; in one thread at a time.
 
-    Random numbers start from its seeds, so that what the code draws does not depend on what ran before.
+    Random numbers start from its seeds, so that the draws of the code do not depend on earlier runs.
     """
     with _ALONE:
         yield from _contained()
@@ -154,7 +154,7 @@ def _made(task: TaskYaml, model: str | None, place: DataPlace) -> Any:
 
 
 def _forget_beside(task: TaskYaml) -> None:
-    """Let Python import anew what a task's code imports from beside it, which may have changed or be another task's."""
+    """Let Python import anew the modules beside a task's code, which may have changed or be another task's."""
     _BESIDE.update(
         str(path) for function in task.functions() if function.file is not None for path in modules_of(function.file)
     )

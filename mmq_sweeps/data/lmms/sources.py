@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmq_sweeps.data.lmms import installed
-from mmq_sweeps.data.lmms.catalog import TaskYaml
+from mmq_sweeps.data.lmms.catalog import TaskYaml, leaves
 from mmq_sweeps.data.lmms.network import read_by
 
 # Builders of ``datasets`` that read the files they are given.
@@ -54,7 +54,7 @@ def refuse_unfit(task: TaskYaml) -> None:
 
 
 def task_sources(task: TaskYaml) -> list[Path]:
-    """Return the yaml and code of ``task``, what its code reads from beside it, and what of the library prompts and scores."""
+    """Return the yaml and code of ``task``, the files beside it that they read, and the library's for prompts and scores."""
     code = [path for function in task.functions() if function.file is not None for path in read_by(function.file)]
     root = installed.root()
     own = [path for folder in ("api", "filters") for path in sorted((root / folder).glob("*.py"))]
@@ -106,23 +106,14 @@ def _cached(task: str, path: str, subset: str | None) -> list[Path]:
 
 
 def _given(kwargs: Mapping[str, Any], folder: Path) -> Iterator[Path]:
-    for value in _strings([kwargs.get("data_files"), kwargs.get("data_dir")]):
+    given = leaves([kwargs.get("data_files"), kwargs.get("data_dir")])
+    for value in (leaf for leaf in given if isinstance(leaf, str)):
         beside = folder / value
         place = beside if beside.is_file() else Path(value)
         if place.is_dir():
             yield from _visible(place)
         else:
             yield from sorted(place.parent.glob(place.name))
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _strings(list(value.values()))
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _strings(inner)
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -1,12 +1,14 @@
-"""Parts shared by the embedded models: word-level tokenizer, pictures as tensors, weight initialization.
+"""Parts shared by the embedded models: recipe, word-level tokenizer, pictures as tensors, weight initialization.
 
 Needs torch and transformers, as the ``tiny_*`` models, ``quality`` and ``train`` do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +16,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from mmq_sweeps.data.scenes.dataset import Scenes
 from mmq_sweeps.data.scenes.render import render_array
-from mmq_sweeps.data.scenes.scene import CELL, CELLS, COLOURS, KINDS, SIZES, TONES, UNITS, Scene
+from mmq_sweeps.data.scenes.scene import CELL, CELLS, COLOURS, KINDS, SIZES, TONES, UNITS, Scene, Words
 
 # Scenes are mostly dark ground; these put it near zero.
 MEAN, DEVIATION = 0.11, 0.25
@@ -26,6 +29,67 @@ IGNORED = -100
 CELL_PATCH = CELL // UNITS
 # Words that a cell's image token learns to name: kind, colour, tone and size.
 NAMES = ((*KINDS, "dot"), COLOURS, tuple(TONES), tuple(SIZES))
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Width of the quantized parts, and number of blocks of each.
+
+    ``spread`` is the standard deviation of fresh weights; ``inner`` is an MLP's width as a multiple of the part's;
+    ``longest`` is the token limit of a text; ``row_spread`` is the standard deviation of the logarithm of the row norms
+    of fresh linears.
+    """
+
+    width: int = 64
+    vision: int = 6
+    heads: int = 4
+    inner: int = 4
+    longest: int = 64
+    spread: float = 0.12
+    row_spread: float = 0.6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(ABC):
+    """Recipe of a model: the trained weights depend only on it, the code and the number of threads."""
+
+    seed: int = 0
+    steps: int
+    batch: int
+    rate: float
+    warmup: int
+
+    def build(self) -> tuple[Any, Any]:
+        """Return a model with fresh weights, equal for equal seeds, and its processor."""
+        processor = self.processor()
+        torch.manual_seed(self.seed)
+        return self.model(processor), processor
+
+    @abstractmethod
+    def processor(self) -> Any:
+        """Return the model's processor."""
+
+    @abstractmethod
+    def model(self, processor: Any) -> Any:
+        """Return a model with weights drawn by torch's generator."""
+
+    @abstractmethod
+    def batches(self, processor: Any) -> Iterator[Any]:
+        """Yield ``steps`` batches in order; batch ``n`` depends only on the recipe and ``n``."""
+
+    @abstractmethod
+    def loss(self, model: Any, batch: Any) -> Tensor:
+        """Return the loss to minimize."""
+
+    @abstractmethod
+    def quality(self, model: Any, processor: Any) -> dict[str, float]:
+        """Return shares of evaluation items that a trained model gets right, for the script to print."""
+
+    def drawn(self, stream: int) -> Iterator[tuple[list[Scene], Words]]:
+        """Yield the scenes of each batch, and a stream of random words for its texts."""
+        data = Scenes("train", self.steps * self.batch, self.seed)
+        for step in range(self.steps):
+            yield [data.scene(step * self.batch + i) for i in range(self.batch)], Words(self.seed, stream, step)
 
 
 def build_tokenizer(vocabulary: Sequence[str], longest: int, padding_side: str) -> PreTrainedTokenizerFast:

@@ -32,7 +32,7 @@ def render_array(scene: Scene) -> NDArray[np.uint8]:
     for shape in scene.shapes:
         _paint(canvas, shape.x, shape.y, shape.radius, _KINDS[shape.kind], shape.rgb)
     for x, y in scene.dots:
-        _paint(canvas, x, y, DOT_RADIUS, _circle, (DOT_GREY,) * 3)
+        _paint(canvas, x, y, DOT_RADIUS, _KINDS["circle"], (DOT_GREY,) * 3)
     pixels = np.zeros((PIXELS, PIXELS, 3), dtype=np.uint16)
     for down, across in np.ndindex(UNITS, UNITS):
         pixels += canvas[down::UNITS, across::UNITS]
@@ -50,46 +50,14 @@ def _paint(canvas: NDArray[np.uint16], x: int, y: int, radius: int, inside: _Ins
     window[inside(across, down, radius)] = colour
 
 
-def _circle(x: Grid, y: Grid, r: int) -> Mask:
-    return x * x + y * y <= r * r
-
-
-def _ring(x: Grid, y: Grid, r: int) -> Mask:
-    square = x * x + y * y
-    return (square <= r * r) & (25 * square >= 9 * r * r)
-
-
-def _square(x: Grid, y: Grid, r: int) -> Mask:
-    return 8 * np.maximum(abs(x), abs(y)) <= 7 * r
-
-
-def _diamond(x: Grid, y: Grid, r: int) -> Mask:
-    return abs(x) + abs(y) <= r
-
-
-def _triangle(x: Grid, y: Grid, r: int) -> Mask:
-    return (4 * y <= 3 * r) & (2 * abs(x) <= y + r)
-
-
-def _cross(x: Grid, y: Grid, r: int) -> Mask:
-    return 3 * np.minimum(abs(x), abs(y)) <= r
-
-
-def _hourglass(x: Grid, y: Grid, r: int) -> Mask:
-    return (abs(x) <= abs(y)) & (8 * abs(y) <= 7 * r)
-
-
-def _bar(x: Grid, y: Grid, r: int) -> Mask:
-    return (5 * abs(y) <= 2 * r) & (abs(x) <= r)
-
-
+# Whether a point, relative to the centre of a shape of radius r, lies inside the shape.
 _KINDS: dict[str, _Inside] = {
-    "circle": _circle,
-    "ring": _ring,
-    "square": _square,
-    "diamond": _diamond,
-    "triangle": _triangle,
-    "cross": _cross,
-    "hourglass": _hourglass,
-    "bar": _bar,
+    "circle": lambda x, y, r: x * x + y * y <= r * r,
+    "ring": lambda x, y, r: (x * x + y * y <= r * r) & (25 * (x * x + y * y) >= 9 * r * r),
+    "square": lambda x, y, r: 8 * np.maximum(abs(x), abs(y)) <= 7 * r,
+    "diamond": lambda x, y, r: abs(x) + abs(y) <= r,
+    "triangle": lambda x, y, r: (4 * y <= 3 * r) & (2 * abs(x) <= y + r),
+    "cross": lambda x, y, r: 3 * np.minimum(abs(x), abs(y)) <= r,
+    "hourglass": lambda x, y, r: (abs(x) <= abs(y)) & (8 * abs(y) <= 7 * r),
+    "bar": lambda x, y, r: (5 * abs(y) <= 2 * r) & (abs(x) <= r),
 }

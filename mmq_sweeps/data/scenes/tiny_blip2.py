@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +19,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mmq_sweeps.data.scenes.dataset import Scenes
+from mmq_sweeps.data.scenes import network
 from mmq_sweeps.data.scenes.network import (
     DEVIATION,
     IGNORED,
     IMAGE,
     MEAN,
+    Recipe,
     build_tokenizer,
     padded,
     pixels_of,
@@ -40,24 +41,13 @@ QUESTIONED = 4
 
 
 @dataclass(frozen=True)
-class Widths:
-    """Width and number of blocks of the three parts.
+class Widths(network.Widths):
+    """Widths of the three parts."""
 
-    ``spread`` is the standard deviation of fresh weights; ``inner`` is an MLP's width as a multiple of the part's;
-    ``longest`` is the token limit of a text; ``row_spread`` is the standard deviation of the logarithm of the row norms
-    of fresh linears.
-    """
-
-    width: int = 64
-    vision: int = 6
     connector: int = 2
     language: int = 6
-    heads: int = 4
-    inner: int = 4
     patch: int = 8
     queries: int = 12
-    longest: int = 64
-    spread: float = 0.12
     row_spread: float = 0.35
 
 
@@ -71,29 +61,29 @@ class Batch:
     labels: Tensor
 
 
-@dataclass(frozen=True)
-class Captioner:
-    """Recipe: the trained weights depend only on it, the code and the number of threads."""
+@dataclass(frozen=True, kw_only=True)
+class Captioner(Recipe):
+    """Recipe of the captioner."""
 
-    seed: int = 0
     steps: int = 5500
     batch: int = 32
     rate: float = 1.5e-3
     warmup: int = 200
     widths: Widths = field(default_factory=Widths)
 
-    def build(self) -> tuple[Blip2ForConditionalGeneration, Blip2Processor]:
-        """Return a model with fresh weights, equal for equal seeds, and its processor."""
-        processor = build_processor(self.widths)
-        return build_model(self.widths, processor, self.seed), processor
+    def processor(self) -> Blip2Processor:
+        # Generation continues at the right end, so padding belongs on the left.
+        return blip2_processor(self.widths.queries, self.widths.longest, padding_side="left")
+
+    def model(self, processor: Blip2Processor) -> Blip2ForConditionalGeneration:
+        model = Blip2ForConditionalGeneration(_config(self.widths, processor.tokenizer))
+        break_symmetries(model)
+        spread_rows(model, self.widths.row_spread)
+        return model
 
     def batches(self, processor: Blip2Processor) -> Iterator[Batch]:
-        """Yield the training batches in order; batch ``n`` depends only on the seed, the size and ``n``."""
-        data = Scenes("train", self.steps * self.batch, self.seed)
         ids = processor.tokenizer.get_vocab()
-        for step in range(self.steps):
-            scenes = [data.scene(step * self.batch + i) for i in range(self.batch)]
-            words = Words(self.seed, len("texts"), step)
+        for scenes, words in self.drawn(len("texts")):
             texts = [_caption(scene, words) for scene in scenes]
             texts += [_question(scene, words) for scene in scenes[: self.batch // QUESTIONED]]
             yield Batch(pixels_of(scenes), *_rows(texts, ids, processor.num_query_tokens))
@@ -115,51 +105,53 @@ class Captioner:
         return {"answers right": answer_accuracy(model, processor, "Question: {question} Short answer:")}
 
 
-def build_processor(widths: Widths) -> Blip2Processor:
+def blip2_processor(queries: int, longest: int, padding_side: str) -> Blip2Processor:
     """Return a processor that puts ``queries`` image tokens before the text."""
-    # Generation continues at the right end, so padding belongs on the left.
-    tokenizer = build_tokenizer(VOCABULARY, widths.longest, padding_side="left")
+    tokenizer = build_tokenizer(VOCABULARY, longest, padding_side)
     size = {"height": PIXELS, "width": PIXELS}
     images = BlipImageProcessorPil(size=size, image_mean=[MEAN] * 3, image_std=[DEVIATION] * 3)
-    return Blip2Processor(images, tokenizer, num_query_tokens=widths.queries)
+    return Blip2Processor(images, tokenizer, num_query_tokens=queries)
 
 
-def build_model(widths: Widths, processor: Blip2Processor, seed: int) -> Blip2ForConditionalGeneration:
-    """Return a model with fresh weights; equal seeds give equal weights."""
-    torch.manual_seed(seed)
-    model = Blip2ForConditionalGeneration(_config(widths, processor.tokenizer))
+def break_symmetries(model: Any) -> None:
+    """Draw anew the weights of a BLIP-2 that would be learned late, or not at all."""
     # Blip2 initializes its queries to zero, and equal queries stay equal; a spread breaks the symmetry.
     torch.nn.init.normal_(model.query_tokens, std=0.5)
     # Make position matter as much as content, or shapes that span patches are learned late.
     torch.nn.init.normal_(model.vision_model.embeddings.position_embedding, std=0.5)
-    spread_rows(model, widths.row_spread)
-    return model
 
 
-def _config(widths: Widths, tokenizer: PreTrainedTokenizerFast) -> Blip2Config:
+def blip2_config(
+    widths: Any, tokenizer: PreTrainedTokenizerFast, patch: int, connector: Mapping[str, Any], **more: Any
+) -> Blip2Config:
+    """Return the configuration of a BLIP-2 with its parts' ``widths``; ``connector`` and ``more`` add fields to it."""
     common: dict[str, Any] = {
         "hidden_size": widths.width,
+        "intermediate_size": widths.inner * widths.width,
         "num_attention_heads": widths.heads,
+        "hidden_act": "gelu",
         "initializer_range": widths.spread,
     }
-    vision = Blip2VisionConfig(
+    vision = Blip2VisionConfig(**common, num_hidden_layers=widths.vision, image_size=PIXELS, patch_size=patch)
+    between = Blip2QFormerConfig(
         **common,
-        intermediate_size=widths.inner * widths.width,
-        num_hidden_layers=widths.vision,
-        image_size=PIXELS,
-        patch_size=widths.patch,
-        hidden_act="gelu",
-    )
-    connector = Blip2QFormerConfig(
-        **common,
-        vocab_size=1,
-        intermediate_size=widths.inner * widths.width,
         num_hidden_layers=widths.connector,
-        hidden_act="gelu",
         cross_attention_frequency=1,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
+        **connector,
     )
+    return Blip2Config(
+        vision_config=vision,
+        qformer_config=between,
+        num_query_tokens=widths.queries,
+        initializer_range=widths.spread,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        **more,
+    )
+
+
+def _config(widths: Widths, tokenizer: PreTrainedTokenizerFast) -> Blip2Config:
     language = OPTConfig(
         hidden_size=widths.width,
         num_attention_heads=widths.heads,
@@ -174,14 +166,7 @@ def _config(widths: Widths, tokenizer: PreTrainedTokenizerFast) -> Blip2Config:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    return Blip2Config(
-        vision_config=vision,
-        qformer_config=connector,
-        text_config=language,
-        num_query_tokens=widths.queries,
-        initializer_range=widths.spread,
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
-    )
+    return blip2_config(widths, tokenizer, widths.patch, {"vocab_size": 1}, text_config=language)
 
 
 def _caption(scene: Scene, words: Words) -> tuple[str, str]:

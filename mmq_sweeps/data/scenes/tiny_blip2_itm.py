@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,52 +16,35 @@ from transformers import (
     Blip2Config,
     Blip2ForImageTextRetrieval,
     Blip2Processor,
-    Blip2QFormerConfig,
-    Blip2VisionConfig,
-    BlipImageProcessorPil,
     PreTrainedTokenizerFast,
 )
 
-from mmq_sweeps.data.scenes.dataset import Scenes
+from mmq_sweeps.data.scenes import network
 from mmq_sweeps.data.scenes.network import (
     CELL_PATCH,
-    DEVIATION,
-    IMAGE,
-    MEAN,
     Names,
-    build_tokenizer,
+    Recipe,
     padded,
     pixels_of,
     smooth_patches,
     spread_rows,
 )
 from mmq_sweeps.data.scenes.quality import recalls
-from mmq_sweeps.data.scenes.scene import COLOURS, KINDS, MOST_DOTS, PIXELS, SIZES, TONES, Scene, Words
-from mmq_sweeps.data.scenes.words import VOCABULARY, references
+from mmq_sweeps.data.scenes.scene import COLOURS, KINDS, MOST_DOTS, SIZES, TONES, Scene, Words
+from mmq_sweeps.data.scenes.tiny_blip2 import blip2_config, blip2_processor, break_symmetries
+from mmq_sweeps.data.scenes.words import references
 from mmq_sweeps.models.retriever import Texts
 
 WORDINGS = 5
 
 
 @dataclass(frozen=True)
-class Widths:
-    """Width and number of blocks of the two parts.
+class Widths(network.Widths):
+    """Widths of the two parts; ``shared`` is the width of the contrast's embedding space."""
 
-    ``spread`` is the standard deviation of fresh weights; ``inner`` is an MLP's width as a multiple of the part's;
-    ``shared`` is the width of the contrast's embedding space; ``longest`` is the token limit of a text; ``row_spread``
-    is the standard deviation of the logarithm of the row norms of fresh linears.
-    """
-
-    width: int = 64
-    vision: int = 6
     connector: int = 3
-    heads: int = 4
-    inner: int = 4
     queries: int = 8
     shared: int = 64
-    longest: int = 64
-    spread: float = 0.12
-    row_spread: float = 0.6
 
 
 @dataclass(frozen=True)
@@ -79,14 +61,13 @@ class Batch:
     seed: int
 
 
-@dataclass(frozen=True)
-class Retriever:
-    """Recipe: the trained weights depend only on it, the code and the number of threads.
+@dataclass(frozen=True, kw_only=True)
+class Retriever(Recipe):
+    """Recipe of the retriever.
 
     ``temperature`` divides the cosines of the contrast; ``naming`` weights the loss of ``Names``.
     """
 
-    seed: int = 0
     steps: int = 1500
     batch: int = 24
     rate: float = 1.5e-3
@@ -95,17 +76,19 @@ class Retriever:
     naming: float = 1.0
     widths: Widths = field(default_factory=Widths)
 
-    def build(self) -> tuple[Blip2ForImageTextRetrieval, Blip2Processor]:
-        """Return a model with fresh weights, equal for equal seeds, and its processor."""
-        processor = build_processor(self.widths)
-        return build_model(self.widths, processor, self.seed), processor
+    def processor(self) -> Blip2Processor:
+        # The contrast uses a text's first token, so padding belongs on the right.
+        return blip2_processor(self.widths.queries, self.widths.longest, padding_side="right")
+
+    def model(self, processor: Blip2Processor) -> Blip2ForImageTextRetrieval:
+        model = Blip2ForImageTextRetrieval(_config(self.widths, processor.tokenizer))
+        break_symmetries(model)
+        smooth_patches(model.vision_model.embeddings.patch_embedding)
+        spread_rows(model, self.widths.row_spread)
+        return model
 
     def batches(self, processor: Blip2Processor) -> Iterator[Batch]:
-        """Yield the training batches in order; batch ``n`` depends only on the seed, the size and ``n``."""
-        data = Scenes("train", self.steps * self.batch, self.seed)
-        for step in range(self.steps):
-            scenes = [data.scene(step * self.batch + i) for i in range(self.batch)]
-            words = Words(self.seed, len("pairs"), step)
+        for scenes, words in self.drawn(len("pairs")):
             firsts = [words.below(WORDINGS) for _ in scenes]
             texts = [references(scene)[first] for scene, first in zip(scenes, firsts, strict=True)]
             seconds = [(first + 1 + words.below(WORDINGS - 1)) % WORDINGS for first in firsts]
@@ -196,57 +179,15 @@ def change(scene: Scene, words: Words) -> Scene:
     return replace(scene, shapes=(*scene.shapes[:at], changed, *scene.shapes[at + 1 :]))
 
 
-def build_processor(widths: Widths) -> Blip2Processor:
-    """Return a processor that puts ``queries`` image tokens before the text."""
-    # The contrast uses a text's first token, so padding belongs on the right.
-    tokenizer = build_tokenizer(VOCABULARY, widths.longest, padding_side="right")
-    size = {"height": PIXELS, "width": PIXELS}
-    images = BlipImageProcessorPil(size=size, image_mean=[MEAN] * 3, image_std=[DEVIATION] * 3)
-    return Blip2Processor(images, tokenizer, num_query_tokens=widths.queries)
-
-
-def build_model(widths: Widths, processor: Blip2Processor, seed: int) -> Blip2ForImageTextRetrieval:
-    """Return a model with fresh weights; equal seeds give equal weights."""
-    torch.manual_seed(seed)
-    model = Blip2ForImageTextRetrieval(_config(widths, processor.tokenizer))
-    # Blip2 initializes its queries to zero, and equal queries stay equal; a spread breaks the symmetry.
-    torch.nn.init.normal_(model.query_tokens, std=0.5)
-    # Make position matter as much as content.
-    torch.nn.init.normal_(model.vision_model.embeddings.position_embedding, std=0.5)
-    smooth_patches(model.vision_model.embeddings.patch_embedding)
-    spread_rows(model, widths.row_spread)
-    return model
-
-
 def _config(widths: Widths, tokenizer: PreTrainedTokenizerFast) -> Blip2Config:
-    common: dict[str, Any] = {
-        "hidden_size": widths.width,
-        "intermediate_size": widths.inner * widths.width,
-        "num_attention_heads": widths.heads,
-        "hidden_act": "gelu",
-        "initializer_range": widths.spread,
+    connector = {
+        "encoder_hidden_size": widths.width,
+        "vocab_size": len(tokenizer),
+        "use_qformer_text_input": True,
+        "max_position_embeddings": widths.longest,
+        "pad_token_id": tokenizer.pad_token_id,
     }
-    vision = Blip2VisionConfig(**common, num_hidden_layers=widths.vision, image_size=PIXELS, patch_size=CELL_PATCH)
-    connector = Blip2QFormerConfig(
-        **common,
-        encoder_hidden_size=widths.width,
-        vocab_size=len(tokenizer),
-        num_hidden_layers=widths.connector,
-        cross_attention_frequency=1,
-        use_qformer_text_input=True,
-        max_position_embeddings=widths.longest,
-        pad_token_id=tokenizer.pad_token_id,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    return Blip2Config(
-        vision_config=vision,
-        qformer_config=connector,
-        num_query_tokens=widths.queries,
-        image_text_hidden_size=widths.shared,
-        initializer_range=widths.spread,
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
-    )
+    return blip2_config(widths, tokenizer, CELL_PATCH, connector, image_text_hidden_size=widths.shared)
 
 
 def tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> Texts:

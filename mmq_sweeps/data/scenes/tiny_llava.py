@@ -17,7 +17,7 @@ from transformers import (
     LlavaProcessor,
 )
 
-from mmq_sweeps.data.scenes.dataset import Scenes
+from mmq_sweeps.data.scenes import network
 from mmq_sweeps.data.scenes.network import (
     CELL_PATCH,
     DEVIATION,
@@ -25,6 +25,7 @@ from mmq_sweeps.data.scenes.network import (
     IMAGE,
     MEAN,
     Names,
+    Recipe,
     build_tokenizer,
     padded,
     pixels_of,
@@ -45,23 +46,12 @@ _PROMPT_WORDS = ("user", "assistant", "describe", "scene", "using", "single", "w
 
 
 @dataclass(frozen=True)
-class Widths:
-    """Width and number of blocks of the two quantized parts.
+class Widths(network.Widths):
+    """Widths of the two quantized parts; ``gated`` is to the language's MLP as ``inner`` to the vision's."""
 
-    ``spread`` is the standard deviation of fresh weights; ``inner`` and ``gated`` are the widths of the vision's and
-    the language's MLPs as multiples of the parts' width; ``longest`` is the token limit of a text; ``row_spread`` is
-    the standard deviation of the logarithm of the row norms of fresh linears.
-    """
-
-    width: int = 64
-    vision: int = 6
     language: int = 4
-    heads: int = 4
-    inner: int = 4
     gated: int = 3
     longest: int = 128
-    spread: float = 0.12
-    row_spread: float = 0.6
 
 
 @dataclass(frozen=True)
@@ -87,15 +77,14 @@ class Batch:
         return same.tril().unsqueeze(1)
 
 
-@dataclass(frozen=True)
-class Answerer:
-    """Recipe: the trained weights depend only on it, the code and the number of threads.
+@dataclass(frozen=True, kw_only=True)
+class Answerer(Recipe):
+    """Recipe of the answerer.
 
     Each picture comes with a caption and ``questions`` questions, or as many as it has. ``naming`` weights the loss of
     ``Names``.
     """
 
-    seed: int = 0
     steps: int = 3500
     batch: int = 16
     questions: int = 4
@@ -104,17 +93,36 @@ class Answerer:
     naming: float = 1.0
     widths: Widths = field(default_factory=Widths)
 
-    def build(self) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-        """Return a model with fresh weights, equal for equal seeds, and its processor."""
-        processor = build_processor(self.widths)
-        return build_model(self.widths, processor, self.seed), processor
+    def processor(self) -> LlavaProcessor:
+        """Return a processor that expands ``<image>`` to an image token per patch."""
+        vocabulary = tuple(dict.fromkeys((*VOCABULARY, *_PROMPT_WORDS)))
+        # Generation continues at the right end, so padding belongs on the left.
+        tokenizer = build_tokenizer(vocabulary, self.widths.longest, padding_side="left")
+        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
+        size = {"height": PIXELS, "width": PIXELS}
+        images = CLIPImageProcessorPil(
+            size={"shortest_edge": PIXELS}, crop_size=size, image_mean=[MEAN] * 3, image_std=[DEVIATION] * 3
+        )
+        return LlavaProcessor(
+            images,
+            tokenizer,
+            patch_size=CELL_PATCH,
+            # The processor counts the class token as additional and drops it again.
+            vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+            image_token=IMAGE,
+        )
+
+    def model(self, processor: LlavaProcessor) -> LlavaForConditionalGeneration:
+        model = LlavaForConditionalGeneration(_config(self.widths, processor))
+        # Make position matter as much as content.
+        torch.nn.init.normal_(model.model.vision_tower.embeddings.position_embedding.weight, std=0.5)
+        smooth_patches(model.model.vision_tower.embeddings.patch_embedding)
+        spread_rows(model, self.widths.row_spread)
+        return model
 
     def batches(self, processor: LlavaProcessor) -> Iterator[Batch]:
-        """Yield the training batches in order; batch ``n`` depends only on the seed, the sizes and ``n``."""
-        data = Scenes("train", self.steps * self.batch, self.seed)
-        for step in range(self.steps):
-            scenes = [data.scene(step * self.batch + i) for i in range(self.batch)]
-            words = Words(self.seed, len("turns"), step)
+        for scenes, words in self.drawn(len("turns")):
             yield pack(scenes, [_turns(scene, self.questions, words) for scene in scenes], processor)
 
     def loss(self, model: LlavaForConditionalGeneration, batch: Batch) -> Tensor:
@@ -198,38 +206,6 @@ def _turns(scene: Scene, count: int, words: Words) -> list[tuple[str, str]]:
         (CAPTION, perfect_caption(scene)),
         *((ANSWER.format(question=asked.question), asked.answer) for asked in chosen),
     ]
-
-
-def build_processor(widths: Widths) -> LlavaProcessor:
-    """Return a processor that expands ``<image>`` to an image token per patch."""
-    vocabulary = tuple(dict.fromkeys((*VOCABULARY, *_PROMPT_WORDS)))
-    # Generation continues at the right end, so padding belongs on the left.
-    tokenizer = build_tokenizer(vocabulary, widths.longest, padding_side="left")
-    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
-    size = {"height": PIXELS, "width": PIXELS}
-    images = CLIPImageProcessorPil(
-        size={"shortest_edge": PIXELS}, crop_size=size, image_mean=[MEAN] * 3, image_std=[DEVIATION] * 3
-    )
-    return LlavaProcessor(
-        images,
-        tokenizer,
-        patch_size=CELL_PATCH,
-        # The processor counts the class token as additional and drops it again.
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        image_token=IMAGE,
-    )
-
-
-def build_model(widths: Widths, processor: LlavaProcessor, seed: int) -> LlavaForConditionalGeneration:
-    """Return a model with fresh weights; equal seeds give equal weights."""
-    torch.manual_seed(seed)
-    model = LlavaForConditionalGeneration(_config(widths, processor))
-    # Make position matter as much as content.
-    torch.nn.init.normal_(model.model.vision_tower.embeddings.position_embedding.weight, std=0.5)
-    smooth_patches(model.model.vision_tower.embeddings.patch_embedding)
-    spread_rows(model, widths.row_spread)
-    return model
 
 
 def _config(widths: Widths, processor: LlavaProcessor) -> LlavaConfig:

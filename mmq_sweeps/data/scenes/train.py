@@ -10,58 +10,25 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
+from mmq_sweeps.data.scenes.network import Recipe
 from mmq_sweeps.data.scenes.tiny_blip2 import Captioner
 from mmq_sweeps.data.scenes.tiny_blip2_itm import Retriever
 from mmq_sweeps.data.scenes.tiny_llava import Answerer
+from mmq_sweeps.errors import COUNT, ConfigError, Range, check_ranges
 
-
-class Recipe(Protocol):
-    """Frozen dataclass: the trained weights depend only on it, the code and the number of threads."""
-
-    @property
-    def seed(self) -> int: ...
-
-    @property
-    def steps(self) -> int: ...
-
-    @property
-    def rate(self) -> float: ...
-
-    @property
-    def warmup(self) -> int: ...
-
-    def build(self) -> tuple[Any, Any]:
-        """Return a model with fresh weights, equal for equal seeds, and its processor."""
-        ...
-
-    def batches(self, processor: Any) -> Iterator[Any]:
-        """Yield ``steps`` batches in order; batch ``n`` depends only on the recipe and ``n``."""
-        ...
-
-    def loss(self, model: Any, batch: Any) -> Tensor:
-        """Return the loss to minimize."""
-        ...
-
-    def quality(self, model: Any, processor: Any) -> dict[str, float]:
-        """Return shares of evaluation items that a trained model gets right, for the script to print."""
-        ...
-
-
-RECIPES: dict[str, Captioner | Retriever | Answerer] = {
+RECIPES: dict[str, Recipe] = {
     "tiny_blip2": Captioner(),
     "tiny_blip2_itm": Retriever(),
     "tiny_llava": Answerer(),
 }
+STEPS = Range("1 or more", lambda value: value >= 1)
 
 
 def rate_at(step: int, recipe: Recipe) -> float:
@@ -108,6 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="default: those of the model in the package")
     chosen = parser.parse_args(arguments)
     given = {name: getattr(chosen, name) for name in ("seed", "steps") if getattr(chosen, name) is not None}
+    try:
+        check_ranges(given, {"seed": COUNT, "steps": STEPS})
+    except ConfigError as error:
+        parser.error(str(error))
     # More threads change the order of sums; with a single thread the weights depend only on the arguments.
     torch.set_num_threads(1)
     recipe = replace(RECIPES[chosen.model], **given)

@@ -38,14 +38,18 @@ class Question:
 def perfect_caption(scene: Scene) -> str:
     """Return the caption of a captioner that sees everything and sticks to the first wording: the ceiling for captions.
 
-    It equals the first reference, so it does not guess at the other four wordings.
+    It is the first reference, as in 'a tiny dark red ring left of a huge pale blue cross with two dots', so it does not guess
+    at the other four wordings.
     """
-    return _chain(scene)
+    parts = [f"a {_noun(scene.shapes[0])}"]
+    for one, other in pairwise(scene.shapes):
+        parts.append(f"{relation(one, other)} a {_noun(other)}")
+    return f"{' '.join(parts)} with {_dots(scene)}"
 
 
 def references(scene: Scene) -> tuple[str, str, str, str, str]:
     """Return the five reference captions, each worded differently; each says everything a caption can say."""
-    return _chain(scene), _reverse_chain(scene), _listing(scene), _column(scene), _dots_first(scene)
+    return perfect_caption(scene), _reverse_chain(scene), _listing(scene), _column(scene), _dots_first(scene)
 
 
 def _noun(shape: Shape) -> str:
@@ -74,14 +78,6 @@ def relation(one: Shape, other: Shape) -> str:
     if other.column - one.column >= abs(other.row - one.row):
         return "left of"
     return "above" if one.row < other.row else "below"
-
-
-def _chain(scene: Scene) -> str:
-    """Build e.g. 'a tiny dark red ring left of a huge pale blue cross with two dots'."""
-    parts = [f"a {_noun(scene.shapes[0])}"]
-    for one, other in pairwise(scene.shapes):
-        parts.append(f"{relation(one, other)} a {_noun(other)}")
-    return f"{' '.join(parts)} with {_dots(scene)}"
 
 
 def _reverse_chain(scene: Scene) -> str:

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmq_sweeps.export.formats.base import LinearSpec, TensorSpec
+from mmq_sweeps.export.formats.base import LinearSpec, Names, Specs, TensorSpec
 from mmq_sweeps.export.formats.bitstream import WORD, from_awq_order, in_awq_order, pack_rows, unpack_rows
-from mmq_sweeps.export.formats.exact import equal_scale, first_problem, refusal, steps, whole_zero
+from mmq_sweeps.export.formats.exact import equal_scale, refusal, steps, whole_zero
 from mmq_sweeps.export.formats.single import BETTER, HALVES, group_size, half_scale, only_format, problem_of_mix
 from mmq_sweeps.methods.formats import QuantizedWeight
 
@@ -27,22 +27,16 @@ class AWQ:
     name: ClassVar[str] = "awq"
 
     def problem(
-        self,
-        linears: Mapping[str, LinearSpec],
-        dtype: torch.dtype,
-        dense: tuple[str, ...] = (),
-        main_input: str = "input_ids",  # noqa: ARG002
+        self, linears: Specs, dtype: torch.dtype, dense: Names = (), main_input: str = "input_ids"
     ) -> str | None:
-        if found := first_problem(self.name, linears, dtype, HALVES):
-            return found
-        if found := problem_of_mix(self.name, linears, WIDTHS, GROUP_SIZES):
+        if found := problem_of_mix(self.name, linears, dtype, WIDTHS, GROUP_SIZES):
             return found
         for name, spec in linears.items():
             if reason := _reason_against(name, spec, dense):
                 return refusal(self.name, name, reason, BETTER)
         return None
 
-    def layout(self, spec: LinearSpec, dtype: torch.dtype) -> dict[str, TensorSpec]:  # noqa: ARG002
+    def layout(self, spec: LinearSpec, dtype: torch.dtype) -> dict[str, TensorSpec]:
         rows, columns = spec.shape
         groups, packed = spec.format.groups(spec.shape)[1], rows * spec.format.bits // WORD
         return {
@@ -65,7 +59,7 @@ class AWQ:
         grouped = codes.reshape(*zero.shape, -1).sub_(zero[:, :, None]).reshape(weight.shape)
         return equal_scale(tensors["scales"].T, weight) and torch.equal(grouped, steps(weight))
 
-    def settings(self, linears: Mapping[str, LinearSpec], dense: tuple[str, ...]) -> dict[str, Any]:
+    def settings(self, linears: Specs, dense: Names) -> dict[str, Any]:
         format = only_format(linears)
         return {
             "quant_method": "awq",
@@ -90,7 +84,7 @@ def _unpacked(packed: Tensor, outputs: int, bits: int) -> Tensor:
     return (from_awq_order(codes) if bits == 4 else codes).T.contiguous()
 
 
-def _reason_against(name: str, spec: LinearSpec, dense: tuple[str, ...]) -> str | None:
+def _reason_against(name: str, spec: LinearSpec, dense: Names) -> str | None:
     if KEPT_DENSE in name.split("."):
         return "is kept in float32 by transformers, and therefore dense"
     per_word = WORD // spec.format.bits

@@ -28,6 +28,9 @@ class LinearSpec:
     loads_packed: bool = True
 
 
+# Linears by name, and names of linears.
+Specs = Mapping[str, LinearSpec]
+Names = tuple[str, ...]
 # Dtype and shape of a tensor in the file.
 TensorSpec = tuple[torch.dtype, tuple[int, ...]]
 
@@ -41,11 +44,7 @@ class CheckpointFormat(Protocol):
     name: ClassVar[str]
 
     def problem(
-        self,
-        linears: Mapping[str, LinearSpec],
-        dtype: torch.dtype,
-        dense: tuple[str, ...] = (),
-        main_input: str = "input_ids",
+        self, linears: Specs, dtype: torch.dtype, dense: Names = (), main_input: str = "input_ids"
     ) -> str | None:
         """Return why the format cannot hold ``linears`` exactly, naming one and a format that can; None if it can.
 
@@ -61,5 +60,5 @@ class CheckpointFormat(Protocol):
     def holds(self, tensors: Mapping[str, Tensor], weight: QuantizedWeight) -> bool:
         """Return whether ``tensors``, as read from a file, decode to ``weight``'s codes, zeros and scales exactly."""
 
-    def settings(self, linears: Mapping[str, LinearSpec], dense: tuple[str, ...]) -> dict[str, Any] | None:
+    def settings(self, linears: Specs, dense: Names) -> dict[str, Any] | None:
         """Return ``quantization_config`` for ``linears``, all other linears of the model being ``dense``; None if dense."""

@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmq_sweeps.export.formats.base import LinearSpec, TensorSpec
+from mmq_sweeps.export.formats.base import LinearSpec, Names, Specs, TensorSpec
 from mmq_sweeps.export.formats.bitstream import pack_rows, unpack_rows, words
 from mmq_sweeps.export.formats.exact import FLOATS, equal_scale, exact_scale, first_problem, steps, whole_zero
 from mmq_sweeps.export.formats.targets import targets
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.methods.formats import Format, QuantizedWeight
 
 PACKED, BYTES, MIXED = "pack-quantized", "int-quantized", "mixed-precision"
@@ -62,11 +63,7 @@ class CompressedTensors:
     name: ClassVar[str] = "compressed-tensors"
 
     def problem(
-        self,
-        linears: Mapping[str, LinearSpec],
-        dtype: torch.dtype,
-        dense: tuple[str, ...] = (),  # noqa: ARG002
-        main_input: str = "input_ids",  # noqa: ARG002
+        self, linears: Specs, dtype: torch.dtype, dense: Names = (), main_input: str = "input_ids"
     ) -> str | None:
         return first_problem(self.name, linears, dtype, FLOATS)
 
@@ -106,10 +103,8 @@ class CompressedTensors:
             return False
         return torch.equal(self._steps(tensors, scheme, weight.shape), steps(weight))
 
-    def settings(self, linears: Mapping[str, LinearSpec], dense: tuple[str, ...]) -> dict[str, Any]:
-        schemes: dict[Scheme, list[str]] = {}
-        for name, spec in linears.items():
-            schemes.setdefault(Scheme.of(spec.format), []).append(name)
+    def settings(self, linears: Specs, dense: Names) -> dict[str, Any]:
+        schemes = grouped(linears, lambda name: Scheme.of(linears[name].format))
         groups = {}
         for number, (scheme, names) in enumerate(sorted(schemes.items())):
             others = [*dense, *(name for other, found in schemes.items() if other != scheme for name in found)]

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mmq_sweeps.export.formats.base import LinearSpec, TensorSpec
+from mmq_sweeps.export.formats.base import LinearSpec, Names, Specs, TensorSpec
 from mmq_sweeps.methods.formats import QuantizedWeight
 
 
@@ -18,11 +18,7 @@ class Dequantized:
     name: ClassVar[str] = "dequantized"
 
     def problem(
-        self,
-        linears: Mapping[str, LinearSpec],  # noqa: ARG002
-        dtype: torch.dtype,
-        dense: tuple[str, ...] = (),  # noqa: ARG002
-        main_input: str = "input_ids",  # noqa: ARG002
+        self, linears: Specs, dtype: torch.dtype, dense: Names = (), main_input: str = "input_ids"
     ) -> str | None:
         return None if dtype.is_floating_point else f"--dtype {dtype}: weights are floats; choose float32 or bfloat16"
 
@@ -35,5 +31,5 @@ class Dequantized:
     def holds(self, tensors: Mapping[str, Tensor], weight: QuantizedWeight) -> bool:
         return torch.equal(tensors["weight"], weight.dequantize().to(tensors["weight"].dtype))
 
-    def settings(self, linears: Mapping[str, LinearSpec], dense: tuple[str, ...]) -> None:  # noqa: ARG002
+    def settings(self, linears: Specs, dense: Names) -> None:
         return None

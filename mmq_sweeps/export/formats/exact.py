@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from mmq_sweeps.export.formats.base import LinearSpec
+from mmq_sweeps.export.formats.base import LinearSpec, Specs
 from mmq_sweeps.methods.formats import QuantizedWeight
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -42,9 +42,7 @@ def refusal(format: str, name: str, reason: str, other: str = "dequantized") -> 
     return f"--format {format} cannot hold {name}, which {reason}; use --format {other}"
 
 
-def first_problem(
-    format: str, linears: Mapping[str, LinearSpec], dtype: torch.dtype, dtypes: Iterable[torch.dtype]
-) -> str | None:
+def first_problem(format: str, linears: Specs, dtype: torch.dtype, dtypes: Iterable[torch.dtype]) -> str | None:
     """Return the problem of the first linear that no format of integer codes holds, or of the dtype; None if there is none."""
     allowed = [name_of(one) for one in dtypes]
     if name_of(dtype) not in allowed:

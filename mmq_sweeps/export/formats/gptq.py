@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmq_sweeps.export.formats.base import LinearSpec, TensorSpec
+from mmq_sweeps.export.formats.base import LinearSpec, Names, Specs, TensorSpec
 from mmq_sweeps.export.formats.bitstream import WORD, pack_rows, unpack_rows
-from mmq_sweeps.export.formats.exact import equal_scale, first_problem, refusal, steps, whole_zero
+from mmq_sweeps.export.formats.exact import equal_scale, refusal, steps, whole_zero
 from mmq_sweeps.export.formats.single import BETTER, HALVES, group_size, half_scale, only_format, problem_of_mix
 from mmq_sweeps.methods.formats import Format, QuantizedWeight
 
@@ -31,24 +31,20 @@ class GPTQ:
     name: ClassVar[str] = "gptq"
 
     def problem(
-        self,
-        linears: Mapping[str, LinearSpec],
-        dtype: torch.dtype,
-        dense: tuple[str, ...] = (),  # noqa: ARG002
-        main_input: str = "input_ids",
+        self, linears: Specs, dtype: torch.dtype, dense: Names = (), main_input: str = "input_ids"
     ) -> str | None:
         if main_input != "input_ids":
             return (
                 f"--format {self.name} is loaded for text models only, and this one's first input is {main_input} "
                 f"(as BLIP-2's); use --format {BETTER}"
             )
-        if found := first_problem(self.name, linears, dtype, HALVES):
-            return found
-        if found := problem_of_mix(self.name, linears, WIDTHS, GROUP_SIZES):
-            return found
-        return self._problem_of_places(linears) or self._problem_of_products(linears, dtype)
+        return (
+            problem_of_mix(self.name, linears, dtype, WIDTHS, GROUP_SIZES)
+            or self._problem_of_places(linears)
+            or self._problem_of_products(linears, dtype)
+        )
 
-    def _problem_of_products(self, linears: Mapping[str, LinearSpec], dtype: torch.dtype) -> str | None:
+    def _problem_of_products(self, linears: Specs, dtype: torch.dtype) -> str | None:
         """Return why products, which the loader rounds to float16 before ``dtype``, are rounded twice; None if they are not.
 
         A scale of bfloat16 has 8 digits and a product of it 11 in float16, which leaves 3 for steps.
@@ -61,7 +57,7 @@ class GPTQ:
                 )
         return None
 
-    def _problem_of_places(self, linears: Mapping[str, LinearSpec]) -> str | None:
+    def _problem_of_places(self, linears: Specs) -> str | None:
         first = None
         for name, spec in linears.items():
             path = _blocks(name)
@@ -75,7 +71,7 @@ class GPTQ:
                 return refusal(self.name, name, reason, BETTER)
         return None
 
-    def layout(self, spec: LinearSpec, dtype: torch.dtype) -> dict[str, TensorSpec]:  # noqa: ARG002
+    def layout(self, spec: LinearSpec, dtype: torch.dtype) -> dict[str, TensorSpec]:
         (rows, columns), bits = spec.shape, spec.format.bits
         groups = spec.format.groups(spec.shape)[1]
         return {
@@ -103,7 +99,7 @@ class GPTQ:
         zero = zero.remainder_(2**bits).T[:, tensors["g_idx"].long()]
         return equal_scale(tensors["scales"].T, weight) and torch.equal(codes - zero, steps(weight))
 
-    def settings(self, linears: Mapping[str, LinearSpec], dense: tuple[str, ...]) -> dict[str, Any]:
+    def settings(self, linears: Specs, dense: Names) -> dict[str, Any]:
         format = only_format(linears)
         version = "gptq" if format.symmetric else "gptq_v2"
         blocks = _blocks(next(iter(linears)))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
-from mmq_sweeps.export.formats.base import LinearSpec
-from mmq_sweeps.export.formats.exact import exact_scale, refusal
+from mmq_sweeps.export.formats.base import Specs
+from mmq_sweeps.export.formats.exact import exact_scale, first_problem, refusal
 from mmq_sweeps.methods.formats import Format, QuantizedWeight
 
 # Loaders compute in these, and keep scales in the first.
@@ -17,9 +17,11 @@ BETTER = "compressed-tensors"
 
 
 def problem_of_mix(
-    format: str, linears: Mapping[str, LinearSpec], widths: Collection[int], group_sizes: Collection[int]
+    format: str, linears: Specs, dtype: torch.dtype, widths: Collection[int], group_sizes: Collection[int]
 ) -> str | None:
-    """Return why a file of one scheme cannot hold ``linears``, naming the first that differs; None if it can."""
+    """Return why a file of one scheme cannot hold ``linears`` exactly in ``dtype``, naming the first; None if it can."""
+    if problem := first_problem(format, linears, dtype, HALVES):
+        return problem
     first: tuple[str, Format] | None = None
     for name, spec in linears.items():
         found = spec.format
@@ -46,7 +48,7 @@ def half_scale(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
     return exact_scale(weight, HALVES[0])
 
 
-def only_format(linears: Mapping[str, LinearSpec]) -> Format:
+def only_format(linears: Specs) -> Format:
     """Return the format that all ``linears`` have."""
     (found,) = {spec.format for spec in linears.values()}
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ def quantize_clipped(
             different = ((grid.scale != kept.scale) | (grid.zero != kept.zero)).any(dim=1).nonzero()[:, 0]
             if not len(different):
                 continue
-            loss = least.index_copy(0, different, row_losses(_rows_of(grid, different), different))
+            loss = least.index_copy(0, different, row_losses(_combined(itemgetter(different), grid), different))
             kept, least = _where((loss < least)[:, None], grid, kept), torch.minimum(loss, least)
         codes[rows] = round_to_grid(scaled, kept)
         grids.append(kept)
@@ -135,10 +136,6 @@ def _split(grid: Grid, count: int) -> list[Grid]:
     return [Grid(scale, zero, grid.format) for scale, zero in pairs]
 
 
-def _rows_of(grid: Grid, rows: Tensor) -> Grid:
-    return Grid(grid.scale[rows], grid.zero[rows], grid.format)
-
-
 def best_clipped(
     weights: Sequence[Tensor], scales: Sequence[Scale], gram: Tensor, format: Format, fractions: Sequence[float]
 ) -> tuple[Scale, list[QuantizedWeight]]:
@@ -147,7 +144,7 @@ def best_clipped(
     With many rows every eighth decides: ``scales`` are close to each other, and losses of rows are alike.
     """
     if len(scales) == len(fractions) == 1:
-        return scales[0], [_rounded(weight, scales[0].values, format) for weight in weights]
+        return scales[0], [_rounded(weight, scales[0].values, format, None) for weight in weights]
     factors = loss_weights(weights)
 
     def clipped(scale: Scale, some: Sequence[Tensor]) -> tuple[list[QuantizedWeight], float]:
@@ -166,24 +163,32 @@ def best_clipped(
     return best, solved
 
 
-def _rounded(weight: Tensor, scale: Tensor, format: Format) -> QuantizedWeight:
-    """Quantize ``weight * scale`` on unclipped grids, without measuring losses."""
+def _rounded(weight: Tensor, scale: Tensor, format: Format, grid: Grid | None) -> QuantizedWeight:
+    """Quantize ``weight * scale`` on ``grid``, or on unclipped grids if it is None, without measuring losses."""
     codes = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
     grids = []
-    if format.group_size == "tensor":
-        low, high = (bound[:, None] for bound in tensor_ranges(weight, scale[None]))
-        grids = [grid_over(low, high, format)]
+    if grid is None and format.group_size == "tensor":
+        grid = grid_over(*_whole_range(weight, scale), format)
     for rows in chunks(weight):
         scaled = weight[rows].float() * scale
-        if format.group_size != "tensor":
-            grids.append(grid_over(*ranges(scaled, format), format))
+        grids.append(grid or grid_over(*ranges(scaled, format), format))
         codes[rows] = round_to_grid(scaled, grids[-1])
-    return QuantizedWeight(codes, _stacked(grids), scale.to(torch.float16))
+    return QuantizedWeight(codes, grid or _stacked(grids), scale.to(torch.float16))
+
+
+def _whole_range(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    low, high = tensor_ranges(weight, scale[None])
+    return low[:, None], high[:, None]
+
+
+def _combined(change: Callable[..., Tensor], *grids: Grid) -> Grid:
+    """Return ``change`` of the scales and of the zeros of ``grids`` as a grid."""
+    scale, zero = (change(*(getattr(grid, name) for grid in grids)) for name in ("scale", "zero"))
+    return Grid(scale, zero, grids[0].format)
 
 
 def _stacked(grids: Sequence[Grid]) -> Grid:
-    scale, zero = (torch.cat([getattr(grid, name) for grid in grids]) for name in ("scale", "zero"))
-    return Grid(scale, zero, grids[0].format)
+    return _combined(lambda *parts: torch.cat(parts), *grids)
 
 
 def _group_losses(scale: Tensor, gram: Tensor, format: Format, output_error: OutputError) -> Callable[[Tensor], Tensor]:
@@ -207,13 +212,13 @@ def _group_losses(scale: Tensor, gram: Tensor, format: Format, output_error: Out
 
 def _where(first: Tensor, one: Grid, other: Grid) -> Grid:
     """Select groups of ``one`` if ``first`` (``[O, G]`` or ``[O, 1]``), otherwise those of ``other``."""
-    return Grid(torch.where(first, one.scale, other.scale), torch.where(first, one.zero, other.zero), one.format)
+    return _combined(lambda own, others: torch.where(first, own, others), one, other)
 
 
 def _quantize_whole(
     weight: Tensor, scale: Tensor, gram: Tensor, format: Format, fractions: Sequence[float]
 ) -> tuple[QuantizedWeight, Tensor]:
-    low, high = (bound[:, None] for bound in tensor_ranges(weight, scale[None]))
+    low, high = _whole_range(weight, scale)
     # Without clipping, try only the format's own grid.
     grids = [grid for grid, _ in _cut_grids(low, high, format, fractions)][: None if len(fractions) > 1 else 1]
     losses, output_error = torch.empty(len(grids), len(weight), dtype=torch.float64), OutputError(gram)
@@ -222,8 +227,4 @@ def _quantize_whole(
         for index, grid in enumerate(grids):
             losses[index, rows] = output_error(rounding_error(scaled, grid).div_(scale)).double().cpu()
     index = int(losses.sum(dim=1).argmin())
-    best = grids[index]
-    codes = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
-    for rows in chunks(weight):
-        codes[rows] = round_to_grid(weight[rows].float() * scale, best)
-    return QuantizedWeight(codes, best, scale.to(torch.float16)), losses[index]
+    return _rounded(weight, scale, format, grids[index]), losses[index]

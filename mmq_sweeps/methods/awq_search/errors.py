@@ -1,4 +1,4 @@
-"""The error of rounding scaled weights, and what it does to a linear's output.
+"""The error of rounding scaled weights, and the error of a linear's output that follows from it.
 
 Weights are processed in chunks of rows, so that nothing of their size is allocated.
 """
@@ -50,7 +50,7 @@ class OutputError:
         return loss[:count].mul_(2)
 
     def _copied(self) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield first row, first column and weights of each tile up to the diagonal, half of what lies on it."""
+        """Yield first row, first column and weights of each tile up to the diagonal, half of the values on it."""
         for first in range(0, len(self._gram), GRAM_COLUMNS):
             last = first + GRAM_COLUMNS
             for start in range(first, len(self._gram), GRAM_BLOCK):

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mmq_sweeps.methods.awq_search.errors import chunks, grouped, rounding_error
+from mmq_sweeps.methods.awq_search.errors import chunks, grouped
 from mmq_sweeps.methods.awq_search.race import Trial, race, stretches
 from mmq_sweeps.methods.base import LayerStats
-from mmq_sweeps.methods.formats import Format, fit_grid
+from mmq_sweeps.methods.formats import Format
 from mmq_sweeps.methods.magnitude import divided, exponent_of
 
 # Scales that enter the clip search.
 CARRIED = 3
 SMALLEST_INPUT_SCALE, LARGEST_INPUT_SCALE = 2.0**-14, 65504.0
-
-Loss = Callable[[list[Tensor]], float]
 
 
 @dataclass(frozen=True)
@@ -70,21 +68,15 @@ def search_scale(
     formats: Sequence[Format],
     n_grid: int = 20,
     duo_scaling: bool = True,
-    loss: Loss | None = None,
 ) -> list[Scale]:
     """Return for each of ``formats`` (alike but for their bits) the candidate scale with the least loss over ``weights``.
 
-    The loss is the output error over all calibration tokens, of each linear relative to its weight's size, or ``loss``
-    of the dequantized weights: for instance the output error of a whole attention module, which no Gram matrix
-    captures. No scaling is a candidate, so the result is never worse than rounding.
+    The loss is the output error over all calibration tokens, of each linear relative to its weight's size. No scaling is a
+    candidate, so the result is never worse than rounding.
     """
     candidates = candidate_scales(weights, stats.mean_abs, formats[0], n_grid, duo_scaling)
-    if loss is None:
-        trials = [Trial(format) for format in formats]
-        totals = race(weights, torch.stack([one.values for one in candidates]), stats.gram, trials, first_only=True)
-    else:
-        tried = [[loss(_restored(weights, one.values, format)) for one in candidates] for format in formats]
-        totals = torch.tensor(tried, dtype=torch.float64)
+    trials = [Trial(format) for format in formats]
+    totals = race(weights, torch.stack([one.values for one in candidates]), stats.gram, trials, first_only=True)
     return [candidates[best] for best in totals.argmin(dim=1).tolist()]
 
 
@@ -94,9 +86,8 @@ def search_scales(
     formats: Sequence[Format],
     n_grid: int = 20,
     duo_scaling: bool = True,
-    carried: int = CARRIED,
 ) -> list[list[Scale]]:
-    """Return for each of ``formats`` the best scales, up to ``carried`` of them per stretch of the range.
+    """Return for each of ``formats`` the best scales, up to ``CARRIED`` of them per stretch of the range.
 
     Clipping can reverse the order of two scales, so several go on to the clip search. The first is the best on the
     format's own grids; the best by autoawq's criterion, which uses its own symmetric grids, is among them. None is
@@ -108,15 +99,7 @@ def search_scales(
     found = []
     for format in formats:
         own = [losses for trial, losses in zip(trials, totals, strict=True) if trial.format == format]
-        best = [int(c) for losses in own for c in losses.argsort(stable=True)[:carried] if losses[c].isfinite()]
+        best = [int(c) for losses in own for c in losses.argsort(stable=True)[:CARRIED] if losses[c].isfinite()]
         least = torch.stack(own).amin(dim=0)
         found.append([candidates[c] for c in dict.fromkeys(best) if least[c] <= own[0][0]])
     return found
-
-
-def _restored(weights: Sequence[Tensor], scale: Tensor, format: Format) -> list[Tensor]:
-    restored = []
-    for weight in weights:
-        scaled = weight.float() * scale
-        restored.append(weight + rounding_error(scaled, fit_grid(scaled, format)) / scale)
-    return restored

@@ -19,11 +19,6 @@ from torch.nn.functional import pad
 OFFSET = 0.9677083
 # Lloyd's steps at most; rows of 10,240 weights need fewer than 100.
 MOST_STEPS = 300
-# Rows of so many weights get the best values there are.
-EXACT_COLUMNS = 256
-# What is merged and split, by how good it looks; how often at most, for up to so many values; what share of the error counts.
-MOVES = ((0, 0), (1, 0), (0, 1), (2, 0), (0, 0))
-MOST_MOVES, MOVED_VALUES, LEAST_GAIN = 100, 64, 1 - 1e-9
 # Places where a row may be cut, and the most values for which the best of them are sought.
 MOST_CUTS, MOST_EXACT = 128, 32
 # Bytes of temporaries for a weight and for a pair of cuts, and of all rows fitted at once.
@@ -94,7 +89,7 @@ class _Rows:
         return [self._settled(starts[count] if count in starts else self._spread(count)) for count in counts]
 
     def _spread(self, count: int) -> Tensor:
-        """Return weights of each row at even steps of how many values are to lie between neighbours."""
+        """Return weights of each row at even steps of the number of values that are to lie between neighbours."""
         places = self._even_places((torch.arange(count, device=self.x.device) + 0.5) / count)
         return self.x.gather(1, places.clamp_(max=self.x.shape[1] - 1))
 

@@ -19,7 +19,7 @@ LARGEST_ZERO = {torch.float16: 2.0**15, torch.float32: 2.0**23}
 class Grid:
     """Scales and zeros of a weight's groups as stored, each ``[O, G]`` (``[1, 1]`` for ``tensor``).
 
-    With a codebook, ``values`` ``[O or 1, 2**bits]`` are what codes stand for, ascending, and zeros are 0.
+    With a codebook, codes stand for ``values`` ``[O or 1, 2**bits]``, ascending, and zeros are 0.
     """
 
     scale: Tensor
@@ -33,6 +33,10 @@ class Grid:
             return self.scale, self.zero
         repeats = columns // self.scale.shape[1]
         return self.scale.repeat_interleave(repeats, dim=1), self.zero.repeat_interleave(repeats, dim=1)
+
+    def with_scale(self, scale: Tensor) -> Grid:
+        """Return the grid with ``scale``, rounded as it is stored."""
+        return replace(self, scale=storable_scale(scale, self.format))
 
     def times_power_of_two(self, exponent: int) -> Grid:
         """Return the grid with steps ``2**exponent`` times as large."""

@@ -11,7 +11,7 @@ from mmq_sweeps.methods.formats import codebooks
 from mmq_sweeps.methods.formats.format import ROWS, Format
 from mmq_sweeps.methods.formats.grid import Grid, fit_grid, round_to_grid
 from mmq_sweeps.methods.formats.packing import pack_codes, unpack_codes
-from mmq_sweeps.methods.formats.scales import scale_exponents, storable_scale, times_power_of_two
+from mmq_sweeps.methods.formats.scales import scale_exponents, times_power_of_two
 
 LOOKED_UP_ROWS = 512
 
@@ -96,7 +96,10 @@ class QuantizedWeight:
             scale = times_power_of_two(scale, stored["exponent"]).to(torch.float32)
         values = None
         if format.codebook is not None:
-            zero, values = torch.zeros_like(scale), _values(stored, format, scale)
+            zero = torch.zeros_like(scale)
+            values = (
+                stored["values"].float() if "values" in stored else codebooks.normal_float(format.bits).to(scale)[None]
+            )
         elif format.symmetric:
             zero = torch.full_like(scale, (format.max_code + 1) // 2)
         elif format.real_zero:
@@ -107,19 +110,12 @@ class QuantizedWeight:
         return QuantizedWeight(codes, Grid(scale, zero, format, values), stored.get("input_scale"))
 
 
-def _values(stored: dict[str, Tensor], format: Format, scale: Tensor) -> Tensor:
-    if format.codebook == ROWS:
-        return stored["values"].to(torch.float32)
-    return codebooks.normal_float(format.bits).to(scale.device)[None]
-
-
 def divided_rows(quantized: QuantizedWeight, weight: Tensor, divisor: Tensor) -> QuantizedWeight:
     """Return ``quantized`` for its ``weight`` ``[O, I]`` with each row divided by ``divisor`` ``[O]``.
 
     The grids are divided, and the divided weight is rounded to them: scales may lose digits. Not for ``tensor`` grids.
     """
-    own = quantized.grid
-    grid = Grid(storable_scale(own.scale / divisor[:, None], own.format), own.zero, own.format)
+    grid = quantized.grid.with_scale(quantized.grid.scale / divisor[:, None])
     return QuantizedWeight(round_to_grid(weight / divisor[:, None], grid), grid, quantized.input_scale)
 
 

@@ -6,37 +6,25 @@ that of the texts as they are. What is less than half alike scores 0; the paper 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
 from rapidfuzz.distance import Levenshtein
 
-from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals
+from mmq_sweeps.metrics.base import AnswerMetric
 
 THRESHOLD = 0.5
 
 
-class Anls:
+class Anls(AnswerMetric):
     """Similarity of the answer to the right answer most like it, from 0 to 1."""
 
     name: ClassVar[str] = "anls"
-    needs: ClassVar[str] = "answers"
-    higher_is_better: ClassVar[bool] = True
     definition: ClassVar[str] = f"threshold {THRESHOLD}, script of the ST-VQA and DocVQA competitions"
 
-    def prepare(self, references: Mapping[str, Sequence[str]]) -> list[Sequence[str]]:
-        """Return the right answers in the order of the questions."""
-        return list(references.values())
-
-    def score(self, prepared: list[Sequence[str]], predictions: Sequence[str]) -> Scores:
-        """Score each answer, in the order of the questions."""
-        pairs = zip(predictions, prepared, strict=True)
-        return Scores.mean(np.array([similarity(answer, right) for answer, right in pairs]))
-
-    def aggregate(self, totals: Floats, count: Count) -> Floats:
-        """Average over questions."""
-        return mean_of_totals(totals, count)
+    def score_of(self, answer: str, right: Sequence[str]) -> float:
+        """Return the ``similarity``."""
+        return similarity(answer, right)
 
 
 def similarity(answer: str, right: Sequence[str]) -> float:

@@ -1,6 +1,6 @@
 """Accuracy of multiple choice by the letter of an option, ``A`` to ``Z``, however the answer names it.
 
-What an answer chooses is told by the first of these that decides:
+The first of these that decides tells the option that an answer chooses:
 
 1. The answer is a letter and nothing else but signs, in either case: ``B``, ``b.``, ``(B)``, ``**B**``.
 2. It begins with a capital letter and a full stop, colon or closing bracket: ``B. a dog``, ``(B) a dog``. A letter of no option
@@ -26,7 +26,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Count, Floats, RightAnswers, Scores, mean_of_totals
+from mmq_sweeps.metrics.base import MetricBase, RightAnswers, Scores
 from mmq_sweeps.metrics.degenerate import of_unparsed
 
 # Answers of more words may have ``A`` for an article.
@@ -39,12 +39,11 @@ _SAID = re.compile(
 _WORD = re.compile(r"\w+")
 
 
-class ChoiceAccuracy:
+class ChoiceAccuracy(MetricBase):
     """1 if the answer chooses the option whose letter is right, else 0."""
 
     name: ClassVar[str] = "choice_accuracy"
     needs: ClassVar[str] = "answers"
-    higher_is_better: ClassVar[bool] = True
     definition: ClassVar[str] = "option's letter or text, nothing guessed"
 
     def problem_of(self, answers: Sequence[str], options: Sequence[str], kind: str) -> str | None:  # noqa: ARG002
@@ -61,10 +60,6 @@ class ChoiceAccuracy:
         chosen = [letter_of(answer, own) for answer, (_, own) in zip(predictions, prepared, strict=True)]
         right = [float(letter in letters) for letter, (letters, _) in zip(chosen, prepared, strict=True)]
         return Scores.mean(np.array(right), of_unparsed(chosen.count(None), len(chosen)))
-
-    def aggregate(self, totals: Floats, count: Count) -> Floats:
-        """Average over questions."""
-        return mean_of_totals(totals, count)
 
 
 class ChoiceUnparsed(ChoiceAccuracy):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmq_sweeps.metrics.answers.choice import ChoiceAccuracy
-from mmq_sweeps.metrics.base import Count, Floats, RightAnswers, Scores, share
+from mmq_sweeps.metrics.base import Count, Floats, MetricBase, RightAnswers, Scores, share
 
 ORDERS_APART = 1_000_000
 
@@ -28,12 +28,11 @@ class Orders:
     incomplete: int
 
 
-class MmBench:
+class MmBench(MetricBase):
     """Share of questions that are right in every order; the score of a row is that of its question."""
 
     name: ClassVar[str] = "mmbench"
     needs: ClassVar[str] = "answers"
-    higher_is_better: ClassVar[bool] = True
     definition: ClassVar[str] = "CircularEval, nothing guessed"
     _choice: ClassVar[ChoiceAccuracy] = ChoiceAccuracy()
 

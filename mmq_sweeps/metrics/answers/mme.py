@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmq_sweeps.metrics.answers.pope import problem_of_yes_no, yes_or_no
-from mmq_sweeps.metrics.base import Count, Floats, RightAnswers, Scores, mean_of_totals, share
+from mmq_sweeps.metrics.base import Count, Floats, MetricBase, RightAnswers, Scores, mean_of_totals, share
 from mmq_sweeps.metrics.degenerate import of_neither
 
 PERCEPTION = (
@@ -35,12 +35,11 @@ class Pairs:
     kind: list[str]
 
 
-class Mme:
+class Mme(MetricBase):
     """The score of all kinds together; the score of an item is whether it is right."""
 
     name: ClassVar[str] = "mme"
     needs: ClassVar[str] = "answers"
-    higher_is_better: ClassVar[bool] = True
     kinds: ClassVar[tuple[str, ...]] = PERCEPTION + COGNITION
 
     def problem_of(self, answers: Sequence[str], options: Sequence[str], kind: str) -> str | None:  # noqa: ARG002

@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from mmq_sweeps.metrics.answers.choice import problem_of_choice
-from mmq_sweeps.metrics.base import Count, Floats, RightAnswers, Scores, mean_of_totals
+from mmq_sweeps.metrics.base import MetricBase, RightAnswers, Scores
 from mmq_sweeps.metrics.degenerate import of_unparsed
 
 _ENDS = ",.!?;:'"
@@ -32,12 +32,11 @@ _NUMBERS = (
 )
 
 
-class MmmuAccuracy:
+class MmmuAccuracy(MetricBase):
     """1 if the answer is right, else 0."""
 
     name: ClassVar[str] = "mmmu_accuracy"
     needs: ClassVar[str] = "answers"
-    higher_is_better: ClassVar[bool] = True
     definition: ClassVar[str] = "eval_utils.py of MMMU, but that nothing is guessed"
 
     def problem_of(self, answers: Sequence[str], options: Sequence[str], kind: str) -> str | None:  # noqa: ARG002
@@ -57,10 +56,6 @@ class MmmuAccuracy:
             for letter, answer, (answers, own) in zip(chosen, predictions, prepared, strict=True)
         ]
         return Scores.mean(np.array(right, dtype=np.float64), of_unparsed(chosen.count(None), len(chosen)))
-
-    def aggregate(self, totals: Floats, count: Count) -> Floats:
-        """Average over questions."""
-        return mean_of_totals(totals, count)
 
 
 def letter_of(answer: str, options: Sequence[str]) -> str | None:

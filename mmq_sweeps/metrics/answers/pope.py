@@ -13,19 +13,18 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals, share
+from mmq_sweeps.metrics.base import Count, Floats, MetricBase, Scores, share
 from mmq_sweeps.metrics.degenerate import of_neither
 
 NO = frozenset(["No", "no", "not"])
 Flags = NDArray[np.bool_]
 
 
-class PopeAccuracy:
+class PopeAccuracy(MetricBase):
     """Share of right answers."""
 
     name: ClassVar[str] = "pope_accuracy"
     needs: ClassVar[str] = "answers"
-    higher_is_better: ClassVar[bool] = True
 
     def problem_of(self, answers: Sequence[str], options: Sequence[str], kind: str) -> str | None:  # noqa: ARG002
         """Return why a question cannot be scored: its right answer must be yes or no."""
@@ -44,10 +43,6 @@ class PopeAccuracy:
         neither = sum(not _says_either(answer) for answer in predictions)
         return Scores(value, self._per_item(said, right), totals, of_neither(neither, len(right), "count as yes"))
 
-    def aggregate(self, totals: Floats, count: Count) -> Floats:
-        """Average over questions."""
-        return mean_of_totals(totals, count)
-
     def _per_item(self, said: Flags, right: Floats) -> Floats:  # noqa: ARG002
         return right
 
@@ -62,8 +57,9 @@ class PopePrecision(PopeAccuracy):
     name: ClassVar[str] = "pope_precision"
 
     def aggregate(self, totals: Floats, count: Count) -> Floats:  # noqa: ARG002 (part of a metric)
-        """Return right answers yes over answers yes."""
-        return share(totals[:, 0], totals[:, 1])
+        """Return right answers yes over the mean of the other columns."""
+        others = totals[:, 1:]
+        return share(others.shape[1] * totals[:, 0], others.sum(axis=1))
 
     def _totals(self, said: Flags, wanted: Flags) -> Floats:
         return np.stack([said & wanted, said], axis=1).astype(np.float64)
@@ -78,14 +74,10 @@ class PopeRecall(PopePrecision):
         return np.stack([said & wanted, wanted], axis=1).astype(np.float64)
 
 
-class PopeF1(PopeAccuracy):
+class PopeF1(PopePrecision):
     """Harmonic mean of precision and recall."""
 
     name: ClassVar[str] = "pope_f1"
-
-    def aggregate(self, totals: Floats, count: Count) -> Floats:  # noqa: ARG002 (part of a metric)
-        """Return twice the right answers yes over the answers yes and the questions that want them."""
-        return share(2 * totals[:, 0], totals[:, 1] + totals[:, 2])
 
     def _totals(self, said: Flags, wanted: Flags) -> Floats:
         return np.stack([said & wanted, said, wanted], axis=1).astype(np.float64)

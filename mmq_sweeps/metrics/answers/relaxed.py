@@ -6,35 +6,22 @@ count; a right answer of 0, and numbers written otherwise than Python reads them
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
-
-from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals
+from mmq_sweeps.metrics.base import AnswerMetric
 
 TOLERANCE = 0.05
 
 
-class RelaxedAccuracy:
+class RelaxedAccuracy(AnswerMetric):
     """1 if the answer is near enough to one of the right answers, else 0."""
 
     name: ClassVar[str] = "relaxed_accuracy"
-    needs: ClassVar[str] = "answers"
-    higher_is_better: ClassVar[bool] = True
 
-    def prepare(self, references: Mapping[str, Sequence[str]]) -> list[Sequence[str]]:
-        """Return the right answers in the order of the questions."""
-        return list(references.values())
-
-    def score(self, prepared: list[Sequence[str]], predictions: Sequence[str]) -> Scores:
-        """Score each answer 1 or 0, in the order of the questions."""
-        pairs = zip(predictions, prepared, strict=True)
-        return Scores.mean(np.array([float(any(is_near(answer, text) for text in right)) for answer, right in pairs]))
-
-    def aggregate(self, totals: Floats, count: Count) -> Floats:
-        """Average over questions."""
-        return mean_of_totals(totals, count)
+    def score_of(self, answer: str, right: Sequence[str]) -> float:
+        """Return 1 or 0."""
+        return any(is_near(answer, text) for text in right)
 
 
 def is_near(answer: str, right: str) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmq_sweeps.metrics import degenerate
 from mmq_sweeps.metrics.answers.normalize import words_of_answer
-from mmq_sweeps.metrics.base import Metric, RightAnswers, require
+from mmq_sweeps.metrics.base import Metric, RightAnswers
 from mmq_sweeps.metrics.captions.scorer import check_items
 from mmq_sweeps.metrics.intervals import figure_of, result_of
 from mmq_sweeps.metrics.names import judges, load_metrics
@@ -37,9 +37,7 @@ class AnswerScorer:
         options: Mapping[str, Sequence[str]] | None = None,
         groups: Mapping[str, str] | None = None,
     ) -> None:
-        self.metrics: tuple[Metric, ...] = load_metrics(metrics)
-        for metric in self.metrics:
-            require(metric, "answers", type(self).__name__, "confidences")
+        self.metrics: tuple[Metric, ...] = load_metrics(metrics, type(self).__name__, ("answers", "confidences"))
         self._judge = self._chosen_judge(metrics)
         if not answers:
             raise ValueError("There are no answers to score against")

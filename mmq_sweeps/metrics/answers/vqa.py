@@ -21,10 +21,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from mmq_sweeps.metrics.answers.normalize import normalize_answer, on_one_line, strip_signs
-from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals
+from mmq_sweeps.metrics.base import AnswerMetric
 
 _AGREEING = 3
 # Fewest annotators of a question: below, no answer could be right.
@@ -39,13 +37,11 @@ class Given:
     normalized: bool
 
 
-class VqaAccuracy:
+class VqaAccuracy(AnswerMetric):
     """Accuracy by the script before March 2021, as a fraction and unrounded."""
 
     name: ClassVar[str] = "vqa_accuracy"
-    needs: ClassVar[str] = "answers"
     fewest_answers: ClassVar[int] = FEWEST
-    higher_is_better: ClassVar[bool] = True
     definition: ClassVar[str] = "VQA script before March 2021, as in LAVIS"
 
     def prepare(self, references: Mapping[str, Sequence[str]]) -> list[Given]:
@@ -61,14 +57,12 @@ class VqaAccuracy:
                 )
         return [self._given(answers) for answers in references.values()]
 
-    def score(self, prepared: list[Given], predictions: Sequence[str]) -> Scores:
-        """Score answers in the order of the questions."""
-        pairs = zip(predictions, prepared, strict=True)
-        return Scores.mean(np.array([_accuracy(answer, given) for answer, given in pairs]))
-
-    def aggregate(self, totals: Floats, count: Count) -> Floats:
-        """Average over questions."""
-        return mean_of_totals(totals, count)
+    def score_of(self, answer: str, right: Given) -> float:
+        """Return the mean over the annotators of how many of the others agree with ``answer``, at most three, over three."""
+        compared = normalize_answer(answer) if right.normalized else on_one_line(answer)
+        matches = right.answers.count(compared)
+        agreeing = (matches - (other == compared) for other in right.answers)
+        return sum(min(1.0, count / _AGREEING) for count in agreeing) / len(right.answers)
 
     def _given(self, answers: Sequence[str]) -> Given:
         kept = [strip_signs(answer) for answer in answers] if len(set(answers)) > 1 else list(answers)
@@ -94,9 +88,9 @@ class TextVqaAccuracy(VqaAccuracy):
     name: ClassVar[str] = "textvqa_accuracy"
     definition: ClassVar[str] = "EvalAI answer processor of mmf, both sides"
 
-    def score(self, prepared: list[Given], predictions: Sequence[str]) -> Scores:
-        """Score answers in the order of the questions."""
-        return super().score(prepared, list(map(_apart, predictions)))
+    def score_of(self, answer: str, right: Given) -> float:
+        """Return the accuracy of ``answer``, normalized as TextVQA's authors do."""
+        return super().score_of(_apart(answer), right)
 
     def _given(self, answers: Sequence[str]) -> Given:
         return Given([normalize_answer(_apart(answer)) for answer in answers], normalized=True)
@@ -113,12 +107,5 @@ class VizWizAccuracy(VqaAccuracy):
 
 
 def _apart(answer: str) -> str:
-    """Apply what TextVQA's authors do ahead of the script's normalization."""
+    """Apply the normalization of TextVQA's authors that comes ahead of the script's."""
     return answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
-
-
-def _accuracy(answer: str, given: Given) -> float:
-    compared = normalize_answer(answer) if given.normalized else on_one_line(answer)
-    matches = given.answers.count(compared)
-    agreeing = (matches - (other == compared) for other in given.answers)
-    return sum(min(1.0, count / _AGREEING) for count in agreeing) / len(given.answers)

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Count, Floats, Scores
+from mmq_sweeps.metrics.base import Count, Floats, MetricBase, Scores
 from mmq_sweeps.metrics.captions.ngrams import ORDERS, CandidateNgrams, Ints, ReferenceNgrams, sum_by
 from mmq_sweeps.metrics.captions.references import Candidates, References
 
 _SMALL, _TINY = 1e-9, 1e-15
 
 
-class Bleu1:
-    """BLEU-n for n = ``order``; a class per n, so that each n has a name."""
+class Bleu(MetricBase):
+    """BLEU-n for n = ``order``."""
 
-    name: ClassVar[str] = "bleu_1"
     needs: ClassVar[str] = "captions"
-    higher_is_better: ClassVar[bool] = True
-    order: ClassVar[int] = 1
+
+    def __init__(self, order: int) -> None:
+        self.name, self.order = f"bleu_{order}", order
 
     def prepare(self, references: References) -> ReferenceNgrams:
         """Return the references' n-grams unchanged."""
@@ -49,25 +50,7 @@ class Bleu1:
         return np.array([_bleu(row, self.order) for row in totals.tolist()])
 
 
-class Bleu2(Bleu1):
-    """BLEU-2."""
-
-    name: ClassVar[str] = "bleu_2"
-    order: ClassVar[int] = 2
-
-
-class Bleu3(Bleu1):
-    """BLEU-3."""
-
-    name: ClassVar[str] = "bleu_3"
-    order: ClassVar[int] = 3
-
-
-class Bleu4(Bleu1):
-    """BLEU-4."""
-
-    name: ClassVar[str] = "bleu_4"
-    order: ClassVar[int] = 4
+Bleu1, Bleu2, Bleu3, Bleu4 = (partial(Bleu, order) for order in range(1, ORDERS + 1))
 
 
 def bleu_statistics(candidates: CandidateNgrams, references: ReferenceNgrams) -> Floats:

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals
+from mmq_sweeps.metrics.base import Floats, MetricBase, Scores
 from mmq_sweeps.metrics.captions.ngrams import ORDERS, Ints, ReferenceNgrams, sum_by
 from mmq_sweeps.metrics.captions.references import Candidates, References
 
@@ -33,12 +33,11 @@ class CiderReferences:
     norms: Floats
 
 
-class Cider:
+class Cider(MetricBase):
     """pycocoevalcap's ``Cider``, equal to the last bit: every sum is taken in its order."""
 
     name: ClassVar[str] = "cider"
     needs: ClassVar[str] = "captions"
-    higher_is_better: ClassVar[bool] = True
 
     def prepare(self, references: References) -> CiderReferences:
         """Compute weights and norms of the references."""
@@ -70,10 +69,6 @@ class Cider:
             totals += similarity * _length_penalty(found.lengths, prepared.ngrams.lengths[:, slot])[:, None]
         references = (prepared.ngrams.lengths >= 0).sum(axis=1)
         return Scores.mean(totals.mean(axis=1) / references * 10.0, _weightless(prepared))
-
-    def aggregate(self, totals: Floats, count: Count) -> Floats:
-        """Average over images."""
-        return mean_of_totals(totals, count)
 
 
 def _weightless(prepared: CiderReferences) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import subprocess
 import threading
@@ -16,7 +17,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Generic, TypeVar
+from typing import IO, TypeVar
 
 T = TypeVar("T")
 
@@ -40,20 +41,19 @@ def java_path() -> Path:
     return Path(JAVA)
 
 
-class PerProcess(Generic[T]):
-    """Object created once per process, on first use; a forked child creates its own.
+def per_process(make: Callable[[], T]) -> Callable[[], T]:
+    """Decorate a function to be called once per process; a forked child calls it again.
 
-    Unlike with ``functools.cache``, threads racing for the first use all get the same object.
+    Unlike with ``functools.cache``, threads racing for the first call all get the same object, though they may make several.
     """
+    made: dict[int, T] = {}
 
-    def __init__(self, make: Callable[[], T]) -> None:
-        self._make = make
-        self._made: dict[int, T] = {}
-
-    def get(self) -> T:
-        """Return this process's object; racing threads may create several, but only the first is stored and returned."""
+    @functools.wraps(make)
+    def get() -> T:
         pid = os.getpid()
-        return self._made[pid] if pid in self._made else self._made.setdefault(pid, self._make())
+        return made[pid] if pid in made else made.setdefault(pid, make())
+
+    return get
 
 
 @dataclass

@@ -16,8 +16,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Count, Floats, Scores
-from mmq_sweeps.metrics.captions.java import JavaProcess, PerProcess, take
+from mmq_sweeps.metrics.base import Count, Floats, MetricBase, Scores
+from mmq_sweeps.metrics.captions.java import JavaProcess, per_process, take
 from mmq_sweeps.metrics.captions.references import Candidates, References
 from mmq_sweeps.metrics.captions.tokenizer import package_folder
 
@@ -63,12 +63,11 @@ class MeteorProgram:
         return lines
 
 
-class Meteor:
+class Meteor(MetricBase):
     """pycocoevalcap's ``Meteor``: the same requests, in the same order, to a persistent program."""
 
     name: ClassVar[str] = "meteor"
     needs: ClassVar[str] = "captions"
-    higher_is_better: ClassVar[bool] = True
 
     def prepare(self, references: References) -> list[str]:
         """Return the constant part of each image's request, and start the program loading its tables."""
@@ -125,13 +124,7 @@ def _clean(caption: str) -> str:
     return caption.replace("|||", "").replace("  ", " ")
 
 
+@per_process
 def shared_program() -> MeteorProgram:
     """Return this process's METEOR; a forked child gets its own."""
-    return _PROGRAM.get()
-
-
-def _make_program() -> MeteorProgram:
     return MeteorProgram(JavaProcess("METEOR", _COMMAND, package_folder("meteor")))
-
-
-_PROGRAM = PerProcess(_make_program)

@@ -28,17 +28,11 @@ SCORER_VERSION = "1"
 
 @dataclass(frozen=True)
 class References:
-    """References of ``N`` images in the task's order: raw, and tokenized."""
+    """Tokenized references of ``N`` images in the task's order, and their n-grams."""
 
     image_ids: tuple[str, ...]
-    raw: tuple[tuple[str, ...], ...]
     tokens: tuple[tuple[str, ...], ...]
     ngrams: ReferenceNgrams
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """Identity of these references and of the code that counted them."""
-        return digest_of(dict(zip(self.image_ids, self.raw, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,7 @@ def _check(references: Mapping[str, Sequence[str]]) -> None:
 def _make(references: Mapping[str, Sequence[str]], tokenizer: PtbTokenizer) -> References:
     flat = iter(tokenizer.tokenize([text for texts in references.values() for text in texts]))
     tokens = tuple(tuple(next(flat) for _ in texts) for texts in references.values())
-    return References(tuple(references), tuple(map(tuple, references.values())), tokens, ReferenceNgrams.of(tokens))
+    return References(tuple(references), tokens, ReferenceNgrams.of(tokens))
 
 
 def _save(path: Path, references: References) -> None:
@@ -125,8 +119,7 @@ def _load(path: Path, references: Mapping[str, Sequence[str]]) -> References | N
             arrays = {name: file[name].astype(np.int64) for name in ("rows", "counts", "lengths", "cells")}
     except (FileNotFoundError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         return None
-    raw = tuple(tuple(texts) for texts in references.values())
-    return References(tuple(references), raw, tokens, ReferenceNgrams(vocabulary=vocabulary, **arrays))
+    return References(tuple(references), tokens, ReferenceNgrams(vocabulary=vocabulary, **arrays))
 
 
 def _text(value: Any) -> NDArray[np.uint8]:

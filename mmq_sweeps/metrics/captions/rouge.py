@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals
+from mmq_sweeps.metrics.base import MetricBase, Scores
 from mmq_sweeps.metrics.captions.references import Candidates, References
 
 _BETA = 1.2
@@ -33,12 +33,11 @@ class Positions:
         return Positions(len(words), places)
 
 
-class RougeL:
+class RougeL(MetricBase):
     """pycocoevalcap's ``Rouge``; as there, an empty caption is a single empty word."""
 
     name: ClassVar[str] = "rouge_l"
     needs: ClassVar[str] = "captions"
-    higher_is_better: ClassVar[bool] = True
 
     def prepare(self, references: References) -> list[list[Positions]]:
         """Index the positions of every word of every reference."""
@@ -48,10 +47,6 @@ class RougeL:
         """Score tokenized captions in the order of the images."""
         pairs = zip(predictions.tokens, prepared, strict=True)
         return Scores.mean(np.array([_rouge(caption.split(" "), references) for caption, references in pairs]))
-
-    def aggregate(self, totals: Floats, count: Count) -> Floats:
-        """Average over images."""
-        return mean_of_totals(totals, count)
 
 
 def _rouge(words: Sequence[str], references: Sequence[Positions]) -> float:

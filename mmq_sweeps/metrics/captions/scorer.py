@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmq_sweeps.metrics import degenerate
-from mmq_sweeps.metrics.base import Metric, require
+from mmq_sweeps.metrics.base import Metric
 from mmq_sweeps.metrics.captions.references import Candidates, References, read_references
 from mmq_sweeps.metrics.captions.tokenizer import shared_tokenizer
 from mmq_sweeps.metrics.intervals import result_of
@@ -31,9 +31,7 @@ class CaptionScorer:
         metrics: Sequence[str] = ("cider",),
         cache_dir: Path | None = None,
     ) -> None:
-        self.metrics: tuple[Metric, ...] = load_metrics(metrics)
-        for metric in self.metrics:
-            require(metric, "captions", type(self).__name__)
+        self.metrics: tuple[Metric, ...] = load_metrics(metrics, type(self).__name__, ("captions",))
         self._tokenizer = shared_tokenizer()
         self.references: References = read_references(references, self._tokenizer, cache_dir)
         self._prepared: dict[str, Any] = {metric.name: metric.prepare(self.references) for metric in self.metrics}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals
+from mmq_sweeps.metrics.base import MetricBase, Scores
 from mmq_sweeps.metrics.captions.java import run_once
 from mmq_sweeps.metrics.captions.references import Candidates, References
 from mmq_sweeps.metrics.captions.tokenizer import package_folder
@@ -22,12 +22,11 @@ class SpiceFilesMissingError(ValueError):
     """CoreNLP's jars are missing; the message holds the command to download them."""
 
 
-class Spice:
+class Spice(MetricBase):
     """F-score of scene graph tuples; as in pycocoevalcap, an image without a numeric score counts as NaN."""
 
     name: ClassVar[str] = "spice"
     needs: ClassVar[str] = "captions"
-    higher_is_better: ClassVar[bool] = True
 
     def prepare(self, references: References) -> tuple[tuple[str, ...], ...]:
         """Return the tokenized references; raises SpiceFilesMissingError if CoreNLP has not been downloaded."""
@@ -46,10 +45,6 @@ class Spice:
             results = _run(rows, Path(folder))
         scores = {row["image_id"]: _number(row["scores"]["All"]["f"]) for row in results}
         return Scores.mean(np.array([scores[index] for index in range(len(predictions.tokens))]))
-
-    def aggregate(self, totals: Floats, count: Count) -> Floats:
-        """Average over images."""
-        return mean_of_totals(totals, count)
 
 
 def _run(rows: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:

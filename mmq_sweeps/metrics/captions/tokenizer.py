@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
 
-from mmq_sweeps.metrics.captions.java import JavaProcess, PerProcess, run_once
+from mmq_sweeps.metrics.captions.java import JavaProcess, per_process, run_once
 
 TOKENIZER_VERSION = "pycocoevalcap-1.2-ptb"
 PUNCTUATIONS = frozenset(
@@ -103,11 +103,6 @@ class PtbTokenizer:
         return tokens.split("\n")[0]
 
 
-def shared_tokenizer() -> PtbTokenizer:
-    """Return this process's tokenizer; a forked child gets its own."""
-    return _TOKENIZER.get()
-
-
 def package_folder(*parts: str) -> Path:
     """Return a folder of the installed pycocoevalcap, found without importing it.
 
@@ -119,11 +114,10 @@ def package_folder(*parts: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)), *parts)
 
 
-def _make_tokenizer() -> PtbTokenizer:
+@per_process
+def shared_tokenizer() -> PtbTokenizer:
+    """Return this process's tokenizer; a forked child gets its own."""
     return PtbTokenizer(JavaProcess("The PTB tokenizer", (*_OPTIONS, *_COMMAND), package_folder("tokenizer")))
-
-
-_TOKENIZER = PerProcess(_make_tokenizer)
 
 
 def _keys(captions: list[str]) -> list[_Key]:

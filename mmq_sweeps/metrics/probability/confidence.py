@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Count, Floats, Scores
+from mmq_sweeps.metrics.base import Count, Floats, MetricBase, Scores
 
 BINS = 15
 
@@ -38,7 +38,7 @@ def confidences(items: Sequence[str], answers: Mapping[str, str]) -> Floats:
     return np.minimum(found, 1.0)
 
 
-class Ece:
+class Ece(MetricBase):
     """Expected calibration error: the mean distance of confidence from accuracy over bins of confidence.
 
     As Guo et al. (arXiv 1706.04599) and torchmetrics: ``BINS`` bins of equal width, each weighted by its items. The score of
@@ -49,9 +49,6 @@ class Ece:
     needs: ClassVar[str] = "confidences"
     higher_is_better: ClassVar[bool] = False
     definition: ClassVar[str] = f"{BINS} bins of equal width, probability of the whole answer"
-
-    def prepare(self, references: object) -> None:
-        """Return None: nothing depends on the references alone."""
 
     def score(self, prepared: None, predictions: Confident) -> Scores:  # noqa: ARG002 (part of a metric)
         """Score each answer; ``totals`` hold its accuracy less its confidence, in the column of its bin."""
@@ -69,7 +66,7 @@ class Ece:
         return figure
 
 
-class Aurc:
+class Aurc(MetricBase):
     """Area under the risk-coverage curve: the share of wrong answers among the most confident, over how many are kept.
 
     Geifman and El-Yaniv (arXiv 1705.08500): the mean of the risk of the k most confident answers over all k. Among equally
@@ -80,9 +77,6 @@ class Aurc:
     needs: ClassVar[str] = "confidences"
     higher_is_better: ClassVar[bool] = False
     definition: ClassVar[str] = "mean risk over all coverages, probability of the whole answer"
-
-    def prepare(self, references: object) -> None:
-        """Return None: nothing depends on the references alone."""
 
     def score(self, prepared: None, predictions: Confident) -> Scores:  # noqa: ARG002 (part of a metric)
         """Score each answer; ``totals`` hold its confidence and its error, which ``figures`` reads."""

@@ -12,30 +12,22 @@ from typing import ClassVar
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Count, Floats, Metric, Scores, mean_of_totals, require
+from mmq_sweeps.metrics.base import Metric, MetricBase, Scores
 from mmq_sweeps.metrics.captions.scorer import check_items
 from mmq_sweeps.metrics.intervals import result_of
 from mmq_sweeps.metrics.names import load_metrics
 from mmq_sweeps.metrics.result import MetricResult
 
 
-class LogLikelihood:
+class LogLikelihood(MetricBase):
     """Mean natural log-probability of a token of the right text; 0 is certainty."""
 
     name: ClassVar[str] = "log_likelihood"
     needs: ClassVar[str] = "likelihoods"
-    higher_is_better: ClassVar[bool] = True
-
-    def prepare(self, references: object) -> None:
-        """Return None: nothing depends on the references alone."""
 
     def score(self, prepared: None, predictions: Sequence[float]) -> Scores:  # noqa: ARG002 (part of a metric)
         """Score each item by the mean of its tokens."""
         return Scores.mean(np.array(predictions, dtype=np.float64))
-
-    def aggregate(self, totals: Floats, count: Count) -> Floats:
-        """Average over items."""
-        return mean_of_totals(totals, count)
 
 
 class LikelihoodScorer:
@@ -43,9 +35,7 @@ class LikelihoodScorer:
 
     def __init__(self, ids: Sequence[str], metrics: Sequence[str] = ("log_likelihood",)) -> None:
         self.ids = tuple(ids)
-        self.metrics: tuple[Metric, ...] = load_metrics(metrics)
-        for metric in self.metrics:
-            require(metric, "likelihoods", type(self).__name__)
+        self.metrics: tuple[Metric, ...] = load_metrics(metrics, type(self).__name__, ("likelihoods",))
 
     def score(self, predictions: Mapping[str, str]) -> dict[str, MetricResult]:
         """Return every metric of one cell's likelihoods; raises ValueError if some are missing or of other items."""

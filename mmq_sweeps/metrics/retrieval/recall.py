@@ -7,89 +7,48 @@ items: an image is drawn together with its texts.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from mmq_sweeps.metrics.base import Count, Floats, Scores, mean_of_totals
+from mmq_sweeps.metrics.base import Count, Floats, MetricBase, Scores
 
 if TYPE_CHECKING:
     from mmq_sweeps.metrics.retrieval.scorer import Ranks
 
+KS = (1, 5, 10)
 
-class TextRecallAt1:
-    """Image queries: is one of the image's texts among the first ``k``?"""
 
-    name: ClassVar[str] = "text_recall_at_1"
+class DirectedRecall(MetricBase):
+    """Recall@k of a ``direction``: ``text`` asks each image for one of its texts, ``image`` each text for its image."""
+
     needs: ClassVar[str] = "ranks"
-    items: ClassVar[str] = "images"
-    higher_is_better: ClassVar[bool] = True
-    k: ClassVar[int] = 1
 
-    def prepare(self, references: object) -> None:
-        """Return None: nothing depends on the references alone."""
+    def __init__(self, direction: str, k: int) -> None:
+        self.name, self.k = f"{direction}_recall_at_{k}", k
+        self.items = "images" if direction == "text" else "texts"
 
     def score(self, prepared: None, predictions: Ranks) -> Scores:  # noqa: ARG002 (part of a metric)
-        """Score each image 1 or 0."""
-        hits = (predictions.of_texts < self.k).astype(np.float64)
-        return Scores.mean(hits, _certain(self.k, predictions, texts=True))
-
-    def aggregate(self, totals: Floats, count: Count) -> Floats:
-        """Return the share of images or texts found."""
-        return mean_of_totals(totals, count)
+        """Score each image or text 1 or 0."""
+        of_images = self.items == "images"
+        ranks = predictions.of_texts if of_images else predictions.of_images
+        hits = (ranks < self.k).astype(np.float64)
+        return Scores.mean(hits, _certain(self.k, predictions, texts=of_images, images=not of_images))
 
 
-class TextRecallAt5(TextRecallAt1):
-    """Image queries, first five."""
-
-    name: ClassVar[str] = "text_recall_at_5"
-    k: ClassVar[int] = 5
+TextRecallAt1, TextRecallAt5, TextRecallAt10 = (partial(DirectedRecall, "text", k) for k in KS)
+ImageRecallAt1, ImageRecallAt5, ImageRecallAt10 = (partial(DirectedRecall, "image", k) for k in KS)
 
 
-class TextRecallAt10(TextRecallAt1):
-    """Image queries, first ten."""
+class Recall(MetricBase):
+    """Mean of both directions, averaged over ``ks``: with several, the R mean of retrieval papers."""
 
-    name: ClassVar[str] = "text_recall_at_10"
-    k: ClassVar[int] = 10
-
-
-class ImageRecallAt1(TextRecallAt1):
-    """Text queries: is the text's image among the first ``k``?"""
-
-    name: ClassVar[str] = "image_recall_at_1"
-    items: ClassVar[str] = "texts"
-
-    def score(self, prepared: None, predictions: Ranks) -> Scores:  # noqa: ARG002 (part of a metric)
-        """Score each text 1 or 0."""
-        hits = (predictions.of_images < self.k).astype(np.float64)
-        return Scores.mean(hits, _certain(self.k, predictions, images=True))
-
-
-class ImageRecallAt5(ImageRecallAt1):
-    """Text queries, first five."""
-
-    name: ClassVar[str] = "image_recall_at_5"
-    k: ClassVar[int] = 5
-
-
-class ImageRecallAt10(ImageRecallAt1):
-    """Text queries, first ten."""
-
-    name: ClassVar[str] = "image_recall_at_10"
-    k: ClassVar[int] = 10
-
-
-class RecallAt1:
-    """Mean of both directions, averaged over ``ks``."""
-
-    name: ClassVar[str] = "recall_at_1"
     needs: ClassVar[str] = "ranks"
     items: ClassVar[str] = "images"
-    higher_is_better: ClassVar[bool] = True
-    ks: ClassVar[tuple[int, ...]] = (1,)
 
-    def prepare(self, references: object) -> None:
-        """Return None: nothing depends on the references alone."""
+    def __init__(self, *ks: int) -> None:
+        self.name, self.ks = f"recall_at_{ks[0]}" if len(ks) == 1 else "recall_mean", ks
 
     def score(self, prepared: None, predictions: Ranks) -> Scores:  # noqa: ARG002 (part of a metric)
         """Score each image by the mean of its own hit and its texts' share of hits."""
@@ -109,25 +68,8 @@ class RecallAt1:
         return figure
 
 
-class RecallAt5(RecallAt1):
-    """Both directions, first five."""
-
-    name: ClassVar[str] = "recall_at_5"
-    ks: ClassVar[tuple[int, ...]] = (5,)
-
-
-class RecallAt10(RecallAt1):
-    """Both directions, first ten."""
-
-    name: ClassVar[str] = "recall_at_10"
-    ks: ClassVar[tuple[int, ...]] = (10,)
-
-
-class RecallMean(RecallAt1):
-    """Recall at 1, 5 and 10 combined: the R mean of retrieval papers."""
-
-    name: ClassVar[str] = "recall_mean"
-    ks: ClassVar[tuple[int, ...]] = (1, 5, 10)
+RecallAt1, RecallAt5, RecallAt10 = (partial(Recall, k) for k in KS)
+RecallMean = partial(Recall, *KS)
 
 
 def _certain(k: int, ranks: Ranks, texts: bool = False, images: bool = False) -> tuple[str, ...]:

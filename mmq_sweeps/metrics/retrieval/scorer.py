@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mmq_sweeps.metrics import degenerate
-from mmq_sweeps.metrics.base import Floats, Metric, require
+from mmq_sweeps.metrics.base import Floats, Metric
 from mmq_sweeps.metrics.intervals import result_of
 from mmq_sweeps.metrics.names import load_metrics
 from mmq_sweeps.metrics.result import MetricResult
@@ -67,9 +67,7 @@ class RetrievalScorer:
     """
 
     def __init__(self, texts: Mapping[str, Sequence[str]], metrics: Sequence[str] = ("recall_at_1",)) -> None:
-        self.metrics: tuple[Metric, ...] = load_metrics(metrics)
-        for metric in self.metrics:
-            require(metric, "ranks", type(self).__name__)
+        self.metrics: tuple[Metric, ...] = load_metrics(metrics, type(self).__name__, ("ranks",))
         for image, ids in texts.items():
             if isinstance(ids, str) or not ids:
                 raise ValueError(f"Image {image!r} needs a list of at least one text id, not {ids!r}")
@@ -98,9 +96,10 @@ class RetrievalScorer:
     def score_ranks(self, ranks: Ranks) -> dict[str, MetricResult]:
         """Return every metric of precomputed ranks, in the order of ``image_ids`` and ``text_ids``."""
         items = {"images": self.image_ids, "texts": self.text_ids}
+        scored = ((metric, metric.score(self._prepared[metric.name], ranks)) for metric in self.metrics)
         return {
-            metric.name: result_of(metric, items[_items_of(metric)], metric.score(self._prepared[metric.name], ranks))
-            for metric in self.metrics
+            metric.name: result_of(metric, items[getattr(metric, "items", "images")], scores)
+            for metric, scores in scored
         }
 
 
@@ -112,8 +111,3 @@ def _scored(scores: Floats) -> NDArray[np.bool_]:
 def _lowest_unless_scored(scores: Floats) -> Floats:
     lowest: Floats = np.where(_scored(scores), scores, -np.inf)
     return lowest
-
-
-def _items_of(metric: Metric) -> str:
-    """Return ``texts`` if a metric's items are texts, else ``images`` (the default)."""
-    return str(getattr(metric, "items", "images"))

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mmq_sweeps.errors import some_of
 from mmq_sweeps.models.logits import are_answers
 from mmq_sweeps.models.model_check.asking import Asked, Asking, Trial, answered, short
 from mmq_sweeps.models.model_check.modules import Misplaced, first_not_finite, weights_not_finite
@@ -14,8 +15,6 @@ from mmq_sweeps.models.model_check.modules import Misplaced, first_not_finite, w
 # Relative distances of answers: at least between two images, and at most between an item alone and in a batch.
 ANSWERS_ALIKE = 1e-4
 BATCH_CHANGES = {"float32": 1e-2, "float16": 0.1, "bfloat16": 0.2}
-# Names shown in a message.
-SHOWN = 3
 
 
 def check_places(trial: Trial) -> Iterator[str]:
@@ -87,13 +86,12 @@ def _not_finite(asking: Asking, inputs: Mapping[str, Any], item: str) -> str:
     loaded = asking.loaded
     dtype = loaded.config["dtype"]
     if bad := list(weights_not_finite(loaded.model)):
-        shown = ", ".join(bad[:SHOWN]) + (", ..." if len(bad) > SHOWN else "")
         remedy = (
             "choose model.dtype=float32 or bfloat16 if they are too large for float16, or get the checkpoint again"
             if dtype == "float16"
             else "get the checkpoint again"
         )
-        return f"{asking.checkpoint}: {len(bad)} weights have values that are not finite in {dtype} ({shown}); {remedy}"
+        return f"{asking.checkpoint}: {len(bad)} weights have values that are not finite in {dtype} ({some_of(bad)}); {remedy}"
     where = first_not_finite(loaded.model, lambda: answered(asking, inputs))
     remedy = "choose model.dtype=float32 or bfloat16" if dtype == "float16" else "choose model.dtype=float32"
     if dtype == "float32":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -64,21 +65,16 @@ class Trial:
         self.asking, self.first, self.second = asking, first, second
         again = second if second.text == first.text else replace(second, text=first.text)
         self.others = (again, replace(first, images=[ImageOps.invert(image.convert("RGB")) for image in first.images]))
-        self._inputs: dict[Asked, Mapping[str, Any]] = {}
-        self._answers: dict[Asked, tuple[Tensor, Filled]] = {}
+        self.inputs, self.answer = cache(self._inputs), cache(self._answer)
 
-    def inputs(self, asked: Asked) -> Mapping[str, Any]:
-        if asked not in self._inputs:
-            with _naming(asked):
-                self._inputs[asked] = self.asking.prepare([asked])
-        return self._inputs[asked]
+    def _inputs(self, asked: Asked) -> Mapping[str, Any]:
+        with _naming(asked):
+            return self.asking.prepare([asked])
 
-    def answer(self, asked: Asked) -> tuple[Tensor, Filled]:
-        if asked not in self._answers:
-            inputs = self.inputs(asked)
-            with _naming(asked):
-                self._answers[asked] = answered(self.asking, inputs)
-        return self._answers[asked]
+    def _answer(self, asked: Asked) -> tuple[Tensor, Filled]:
+        inputs = self.inputs(asked)
+        with _naming(asked):
+            return answered(self.asking, inputs)
 
 
 @contextmanager

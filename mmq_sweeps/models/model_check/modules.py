@@ -1,4 +1,4 @@
-"""Watch the modules of a model while it runs: which are called, what is not finite, where image features go."""
+"""Watch the modules of a model while it runs: which are called, which values are not finite, where image features go."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.models.device_map import onloaded
 from mmq_sweeps.models.experts import module_of
 
@@ -51,16 +52,13 @@ class Filled(TorchFunctionMode):
 def called(model: nn.Module, names: Collection[str]) -> Iterator[set[str]]:
     """Collect those of ``names`` whose modules run inside the context; experts run together."""
     reached: set[str] = set()
-    by_module: dict[str, list[str]] = {}
-    for name in names:
-        by_module.setdefault(module_of(name), []).append(name)
 
     def note(own: list[str]) -> Callable[[nn.Module, Any], None]:
         return lambda _module, _inputs: reached.update(own)
 
     with ExitStack() as hooks:
-        for path, own in by_module.items():
-            hooks.callback(model.get_submodule(path).register_forward_pre_hook(note(own)).remove)
+        for path, own in grouped(names, module_of).items():
+            hooks.enter_context(model.get_submodule(path).register_forward_pre_hook(note(own)))
         yield reached
 
 

@@ -1,4 +1,4 @@
-"""Check what the image processor makes of pictures: contrast is preserved, and different images differ."""
+"""Check that the image processor preserves the contrast of pictures, and that different images differ."""
 
 from __future__ import annotations
 

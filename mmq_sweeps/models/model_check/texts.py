@@ -1,4 +1,4 @@
-"""Check what the tokenizer makes of prompts: texts stay text, are kept whole and have embeddings."""
+"""Check the tokens of prompts: texts stay text, are kept whole and have embeddings."""
 
 from __future__ import annotations
 

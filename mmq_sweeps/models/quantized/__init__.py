@@ -1,1 +1,1 @@
-"""Read checkpoints that are quantized already, ours or another tool's: what is stored how, and which loaders take it."""
+"""Read checkpoints that are quantized already, ours or another tool's: how they are stored, and which loaders take them."""

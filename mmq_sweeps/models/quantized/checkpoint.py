@@ -1,4 +1,4 @@
-"""A checkpoint as its folder shows it: what is quantized, how, and in how many bytes. Imports no torch."""
+"""A checkpoint as its folder shows it: its quantized linears, their storage, and its bytes. Imports no torch."""
 
 from __future__ import annotations
 
@@ -33,11 +33,6 @@ class StoredCheckpoint:
         """Bytes of all tensors in the files."""
         quantized = sum(linear.bits // 8 for linear in self.linears.values())
         return quantized + sum(tensor.size for tensor in self.dense.values())
-
-    @property
-    def layouts(self) -> list[str]:
-        """Layouts of the quantized linears, each once."""
-        return sorted({linear.layout for linear in self.linears.values()})
 
 
 def read_checkpoint(folder: Path) -> StoredCheckpoint:

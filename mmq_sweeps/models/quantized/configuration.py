@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmq_sweeps.identity.checkpoint import QUANTIZATION_FILES, QUANTIZATION_KEYS
+from mmq_sweeps.identity.checkpoint import quantization_entries, quantization_file
 
 COMPRESSED_TENSORS = "compressed-tensors"
 BITSANDBYTES = "bitsandbytes"
@@ -32,7 +32,7 @@ class Scheme:
 
 @dataclass(frozen=True)
 class Configuration:
-    """What ``config.json``, or a file beside it, says: ``method`` (as in ``quant_method``), and its fields in ``values``.
+    """Settings in ``config.json``, or in a file beside it: ``method`` (as in ``quant_method``), and its fields in ``values``.
 
     ``source`` names the file and key. ``schemes`` and ``ignore`` are of compressed-tensors only.
     """
@@ -43,7 +43,7 @@ class Configuration:
     schemes: tuple[Scheme, ...] = ()
     ignore: tuple[str, ...] = ()
     read_by_transformers: bool = True
-    problems: tuple[str, ...] = field(default=())
+    problems: tuple[str, ...] = ()
 
     @property
     def bits(self) -> int | None:
@@ -86,25 +86,10 @@ def read_values(folder: Path) -> dict[str, Any]:
 
 def read_configuration(folder: Path, values: Mapping[str, Any]) -> Configuration | None:
     """Return how the checkpoint in ``folder``, whose ``config.json`` holds ``values``, is quantized; None if not said."""
-    for path, found in _entries(values, ""):
-        return _configuration(found, f"{path} in config.json", "." not in path)
-    for name in QUANTIZATION_FILES:
-        if (folder / name).is_file():
-            try:
-                content = json.loads((folder / name).read_text())
-            except ValueError:
-                content = {}
-            return _configuration(content if isinstance(content, dict) else {}, name, read=False)
-    return None
-
-
-def _entries(values: Mapping[str, Any], path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for key, value in values.items():
-        if key in QUANTIZATION_KEYS and value:
-            yield f"{path}{key}", value if isinstance(value, Mapping) else {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _entries(value, f"{path}{key}.")
+    for key, found in quantization_entries(values):
+        return _configuration(found if isinstance(found, Mapping) else {}, f"{key} in config.json", "." not in key)
+    name, content = quantization_file(folder)
+    return _configuration(content, name, read=False) if name else None
 
 
 def _configuration(values: Mapping[str, Any], source: str, read: bool) -> Configuration:

@@ -63,6 +63,16 @@ class QuantizedLinear:
         """Stored bits: codes, scales, zeros and all else beside the bias."""
         return 8 * sum(tensor.size for tensor in self.tensors.values())
 
+    @property
+    def stored_as(self) -> str:
+        """Layout and bit-width, such as ``gptq 4``; ``?`` if the width is not known."""
+        return f"{self.layout} {'/'.join(map(str, self.widths)) or '?'}"
+
+    @property
+    def width(self) -> float:
+        """Bits of a code; as stored if the width is not known."""
+        return self.widths[0] if self.widths else self.bits / self.weights
+
 
 def find_linears(tensors: Tensors) -> dict[str, QuantizedLinear]:
     """Return the quantized linears among ``tensors`` by name. A ValueError names one whose tensors fit no layout."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from mmq_sweeps.errors import some_of
 from mmq_sweeps.identity.loads_in import TRANSFORMERS, VLLM
 from mmq_sweeps.models.quantized.configuration import BITSANDBYTES, COMPRESSED_TENSORS
 from mmq_sweeps.models.quantized.layouts import FLOATS, INTEGERS, PACKED, QuantizedLinear
@@ -40,7 +41,7 @@ FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 class Verdict:
     """Whether ``loader`` (of ``LOADERS``) takes a checkpoint: True, False, or None if that was not tried.
 
-    ``reasons`` are sentences on what is in the way. ``needs`` are the packages that it takes beside the loader, as for pip.
+    ``reasons`` are sentences on the obstacles. ``needs`` are the packages that it takes beside the loader, as for pip.
     """
 
     loader: str
@@ -77,7 +78,7 @@ def of_transformers(fitted: FittedCheckpoint) -> Verdict:
 
 
 def faults(fitted: FittedCheckpoint) -> Iterator[str]:
-    """Yield what is wrong with a checkpoint whoever loads it: names and tensors that contradict each other."""
+    """Yield the faults of a checkpoint whoever loads it: names and tensors that contradict each other."""
     checkpoint = fitted.checkpoint
     if checkpoint.configuration is not None:
         yield from checkpoint.configuration.problems
@@ -95,9 +96,9 @@ def faults(fitted: FittedCheckpoint) -> Iterator[str]:
         (fitted.embeddings, "embeddings are quantized, which cannot be loaded"),
     ):
         if names:
-            yield f"{len(names)} {what} ({_some(names)})"
+            yield f"{len(names)} {what} ({some_of(names)})"
     if fitted.empty_targets:
-        yield f"{len(fitted.empty_targets)} targets match no module of {_class(fitted)} ({_some(fitted.empty_targets)})"
+        yield f"{len(fitted.empty_targets)} targets match no module of {_class(fitted)} ({some_of(fitted.empty_targets)})"
     yield from _first(fitted.contradictions)
 
 
@@ -112,9 +113,9 @@ def _of_method(fitted: FittedCheckpoint) -> Iterator[str]:
         if status != "compressed":
             yield f"quantization_status is {status}, not compressed, so that the weights are drawn at random"
         if zeros := [name for name, linear in linears.items() if linear.packed_zeros]:
-            yield f"{len(zeros)} linears have packed zeros, which it gives another shape ({_some(zeros)})"
+            yield f"{len(zeros)} linears have packed zeros, which it gives another shape ({some_of(zeros)})"
         if odd := [name for name, linear in linears.items() if linear.layout not in OF_COMPRESSED_TENSORS]:
-            yield f"{len(odd)} linears are not in a layout of compressed-tensors ({_some(odd)})"
+            yield f"{len(odd)} linears are not in a layout of compressed-tensors ({some_of(odd)})"
     elif configuration.method == "gptq":
         if fitted.model.main_input_name != "input_ids":
             yield f"its GPTQ takes text models only, and {_class(fitted)} begins with {fitted.model.main_input_name}"
@@ -142,7 +143,7 @@ def _needs(method: str, linears: Iterable[QuantizedLinear]) -> Iterator[str]:
 
 
 def lacking_packages(fitted: FittedCheckpoint) -> list[str]:
-    """Return what transformers takes beside itself and is not installed, or is older, as for pip."""
+    """Return the packages that transformers takes beside itself and that are not installed, or older, as for pip."""
     configuration = fitted.checkpoint.configuration
     if configuration is None:
         return []
@@ -164,14 +165,14 @@ def _installed(module: str) -> bool:
 
 def packages(method: str) -> dict[str, str | None]:
     """Return the packages that loading ``method`` takes, as for pip, with the installed version; None for those absent."""
-    found: dict[str, str | None] = {}
-    for package, module in PACKAGES.get(method, {}).items():
-        found[package] = importlib.metadata.version(package) if _installed(module) else None
-    return found
+    return {
+        package: importlib.metadata.version(package) if _installed(module) else None
+        for package, module in PACKAGES.get(method, {}).items()
+    }
 
 
 def of_vllm(fitted: FittedCheckpoint) -> Verdict:
-    """Tell whether vLLM on a CPU (0.32) takes it, by what was found to run there."""
+    """Tell whether vLLM on a CPU (0.32) takes it, by trials there."""
     configuration = fitted.checkpoint.configuration
     wrong = tuple(faults(fitted))
     if configuration is None:
@@ -185,19 +186,14 @@ def of_vllm(fitted: FittedCheckpoint) -> Verdict:
 
 
 def _vllm_rules(linears: Mapping[str, QuantizedLinear]) -> Iterator[str]:
-    other = sorted({_width(linear) for linear in linears.values() if linear.layout != PACKED or linear.widths != (4,)})
-    if other:
-        yield f"takes 4 bits packed only, not {', '.join(other)}"
+    if other := {one.stored_as for one in linears.values() if one.layout != PACKED or one.widths != (4,)}:
+        yield f"takes 4 bits packed only, not {', '.join(sorted(other))}"
     for what, keys in (("the connector", ("qformer",)), ("the head", ("lm_head",))):
         if named := [name for name in linears if any(key in name.split(".") for key in keys)]:
-            yield f"takes {what} dense only ({_some(named)})"
+            yield f"takes {what} dense only ({some_of(named)})"
     for names in FUSED:
         if uneven := _uneven(linears, names):
-            yield f"joins {', '.join(names)}, which must be alike ({_some(uneven)})"
-
-
-def _width(linear: QuantizedLinear) -> str:
-    return f"{linear.layout} {linear.widths[0] if linear.widths else '?'}"
+            yield f"joins {', '.join(names)}, which must be alike ({some_of(uneven)})"
 
 
 def _uneven(linears: Mapping[str, QuantizedLinear], names: tuple[str, ...]) -> list[str]:
@@ -213,11 +209,6 @@ def _uneven(linears: Mapping[str, QuantizedLinear], names: tuple[str, ...]) -> l
 
 def _class(fitted: FittedCheckpoint) -> str:
     return type(fitted.model).__name__
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def _first(sentences: tuple[str, ...]) -> Iterator[str]:

@@ -11,12 +11,11 @@ from torch import nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
+from mmq_sweeps.models.checkpoint_checks import OLD_BUFFERS
 from mmq_sweeps.models.quantized.checkpoint import StoredCheckpoint
 from mmq_sweeps.models.quantized.configuration import COMPRESSED_TENSORS, Configuration, Scheme, matches
 from mmq_sweeps.models.quantized.layouts import AWQ, GPTQ, QuantizedLinear
-
-# Buffers that older releases saved and newer ones compute.
-OLD_BUFFERS = ("position_ids", "inv_freq", "masked_bias")
+from mmq_sweeps.models.shapes import tied
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def fit(checkpoint: StoredCheckpoint, model: transformers.PreTrainedModel) -> Fi
     at = {_module(places[f"{name}.weight"], modules) or name: linear for name, linear in checkpoint.linears.items()}
     schemes, unread, unstored = _by_configuration(checkpoint.configuration, modules, at)
     resolved, contradictions = _resolved(checkpoint.configuration, at, schemes)
-    shared = _shared(model)
+    shared = tied(model)
     return FittedCheckpoint(
         checkpoint,
         model,
@@ -170,7 +169,8 @@ def _resolved(
             said = _said(configuration, name)
             if linear.widths and said is not None and said not in linear.widths:
                 problems.append(f"{name}: is stored in {linear.widths[0]} bits, and {configuration.source} says {said}")
-            linear = replace(linear, symmetric=_symmetric(configuration))
+            values = configuration.values
+            linear = replace(linear, symmetric=bool(values.get("sym", not values.get("zero_point", True))))
         found[name] = replace(linear, widths=linear.widths[:1])
     return found, problems
 
@@ -184,11 +184,6 @@ def _said(configuration: Configuration, name: str) -> int | None:
             own = rule
     width = own.get("bits", configuration.bits)
     return int(width) if width is not None else None
-
-
-def _symmetric(configuration: Configuration) -> bool:
-    values = configuration.values
-    return bool(values.get("sym", not values.get("zero_point", True)))
 
 
 def _contradictions(name: str, linear: QuantizedLinear, scheme: Scheme) -> list[str]:
@@ -222,12 +217,3 @@ def _contradictions(name: str, linear: QuantizedLinear, scheme: Scheme) -> list[
 
 def _group(size: int | str) -> str:
     return f"{size} weights" if isinstance(size, int) else {"channel": "row", "tensor": "tensor"}.get(size, size)
-
-
-def _shared(model: nn.Module) -> set[str]:
-    """Return the names of modules whose weight is also another's."""
-    names: dict[int, list[str]] = {}
-    for path, module in model.named_modules():
-        if (weight := module._parameters.get("weight")) is not None:
-            names.setdefault(id(weight), []).append(path)
-    return {path for shared in names.values() if len(shared) > 1 for path in shared}

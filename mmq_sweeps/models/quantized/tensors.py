@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmq_sweeps.identity.checkpoint import weight_files
+from mmq_sweeps.identity.checkpoint import read_header, weight_files
 
 INDEX = "model.safetensors.index.json"
 # Bits of a value by the dtype's name in safetensors headers.
@@ -70,16 +70,11 @@ def read_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 def _tensors_of(path: Path) -> dict[str, StoredTensor]:
     size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length + 8 > size:
-            raise ValueError(f"{path}: is cut off or is no safetensors file: its header is longer than the file")
-        try:
-            header: dict[str, Any] = json.loads(file.read(length))
-            entries = {name: about for name, about in header.items() if name != "__metadata__"}
-            found = {name: _tensor(name, about, path, 8 + length) for name, about in entries.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: cannot read its header: {error}") from error
+    header, data = read_header(path)
+    try:
+        found = {name: _tensor(name, about, path, data) for name, about in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: cannot read its header: {error}") from error
     if (end := max((tensor.end for tensor in found.values()), default=0)) > size:
         raise ValueError(f"{path}: is cut off: its tensors end at byte {end:,}, and it has {size:,}")
     return found

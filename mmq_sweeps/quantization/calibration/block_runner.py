@@ -107,7 +107,7 @@ class BlockRunner:
     def folds(self, units: Sequence[Collection[str]]) -> dict[frozenset[str], Fold]:
         """Return where the input scales of ``units`` of the current block fold, by the linears that share the input.
 
-        It is proved on an item of a pass of each kind: of what the block is called with, and whether it is given more tokens
+        It is proved on an item of a pass of each kind: by the block's arguments, and by whether it is given more tokens
         than one of its numbers says (a Q-Former's queries).
         """
         path = self._part.blocks[self.block]
@@ -186,7 +186,7 @@ def _first_items(items: int, batch: int, value: Tensor) -> Tensor:
 
 
 def _kind(call: BlockCall, hidden: Tensor) -> Hashable:
-    """Return what a call is of, apart from the number of its tokens."""
+    """Return the kind of a call: its arguments' types and dimensions, apart from the number of its tokens."""
 
     def of(value: Any) -> Hashable:
         if isinstance(value, Tensor):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -50,8 +51,9 @@ class Collector:
         with ExitStack() as hooks:
             for name in self._linears:
                 if experts.parse(name) is None:
-                    handle = model.get_submodule(name).register_forward_pre_hook(self._hook(name))
-                    hooks.callback(handle.remove)
+                    hooks.enter_context(
+                        model.get_submodule(name).register_forward_pre_hook(partial(self._listen, name))
+                    )
             for path, names in experts.by_module(self._linears).items():
                 held = experts.at(model, path)
                 hook = self._experts_hook(path, held, names)
@@ -82,8 +84,8 @@ class Collector:
             )
         return TokenKinds(found[VISION].mean(), found[TEXT].mean())
 
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _module, inputs: self.receive(name, inputs[0])
+    def _listen(self, name: str, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.receive(name, inputs[0])
 
     def receive(self, name: str, x: Tensor) -> None:
         """Add the input ``x`` of ``name``, if that is one of the linears."""

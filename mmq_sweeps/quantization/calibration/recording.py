@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -84,7 +84,9 @@ class Listener:
         self._forward_mask, self._copy, self._start = mask, copy, start
         self._by_kind, self._vision = by_kind and part.vision_tokens is not None, vision
         self._around: dict[str, dict[str, Any]] = {}
-        self._calls: list[_Call] = []
+        self._calls: list[tuple[int, BlockCall]] = []
+        # The inputs of the first block; those of the others are outputs that are computed again.
+        self._first: list[Tensor] = []
         self._output: tuple[Any, int] | None = None
 
     @contextmanager
@@ -92,28 +94,32 @@ class Listener:
         with ExitStack() as hooks:
             if self.part.masked_linears:
                 for path in {path for block in self.part.blocks for path in self._modules_around(block)}:
-                    module = model.get_submodule(path)
-                    hooks.callback(module.register_forward_pre_hook(self._begin(path), with_kwargs=True).remove)
+                    begin = partial(self._begin, path)
+                    hooks.enter_context(model.get_submodule(path).register_forward_pre_hook(begin, with_kwargs=True))
             for index, path in enumerate(self.part.blocks):
                 block = model.get_submodule(path)
-                hooks.callback(block.register_forward_pre_hook(self._keeper(index), with_kwargs=True).remove)
-                hooks.callback(block.register_forward_hook(self._end).remove)
+                hooks.enter_context(block.register_forward_pre_hook(partial(self._keep, index), with_kwargs=True))
+                hooks.enter_context(block.register_forward_hook(self._end))
             yield
         self._output = None
 
     def passes(self) -> list[Pass]:
         """Return the recorded calls, split at each call of the first block; RuntimeError if a block was skipped."""
         blocks = self.part.blocks
-        for place, call in enumerate(self._calls):
-            if call.block != place % len(blocks):
+        for place, (index, _) in enumerate(self._calls):
+            if index != place % len(blocks):
                 raise RuntimeError(
-                    f"{self.part.name}: {blocks[call.block]} was called where {blocks[place % len(blocks)]} was expected; "
+                    f"{self.part.name}: {blocks[index]} was called where {blocks[place % len(blocks)]} was expected; "
                     "calibration needs blocks that are called one after the other, each of them in every pass"
                 )
         if left := len(self._calls) % len(blocks):
             raise RuntimeError(f"{self.part.name}: a pass ended before {blocks[left]}; calibration needs all blocks")
-        starts = range(0, len(self._calls), len(blocks))
-        return [_one_pass(self._calls[start : start + len(blocks)]) for start in starts]
+        calls = [call for _, call in self._calls]
+        starts = range(0, len(calls), len(blocks))
+        return [
+            Pass(hidden, tuple(calls[start : start + len(blocks)]))
+            for hidden, start in zip(self._first, starts, strict=True)
+        ]
 
     def _modules_around(self, block: str) -> list[str]:
         """Return the part's module and the modules inside it that hold ``block``, outermost first.
@@ -127,49 +133,46 @@ class Listener:
         outer = len(part.module.split(".")) if part.module else 0
         return [".".join(names[:depth]) for depth in range(outer, len(names))]
 
-    def _begin(self, path: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._around[path] = named_arguments(module, args, kwargs)
-
-        return keep
+    def _begin(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._around[path] = named_arguments(module, args, kwargs)
 
     def _end(self, _block: nn.Module, _inputs: Any, output: Any) -> None:
         hidden = first_output(output)
         self._output = (hidden, change_count(hidden))
 
-    def _keeper(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def keep(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            before, changes = self._output or (None, 0)
-            slot = _hidden_slot(block, args, kwargs, before, self.part.blocks[index])
-            hidden = argument(slot, args, kwargs)
-            follows = index > 0 and hidden is before and change_count(hidden) == changes
-            named = named_arguments(block, args, kwargs)
-            mask = self._text_mask(index) if self.part.masked_linears else None
-            if mask is None:
-                mask = own_mask(named, hidden)
-            others: list[tuple[Any, Tensor | None]] = [
-                (other, cross_mask(named, value))
-                for other, value in slots(args, kwargs)
-                if other != slot and is_another_sequence(argument_name(block, other), value, hidden)
-            ]
-            if self._by_kind:
-                mask = self._kinds(index, mask, hidden, named)
-                others = [(other, self._kinds_of_text(own, argument(other, args, kwargs))) for other, own in others]
-            if (keys := key_mask(named, hidden)) is not None:
-                others.append((None, keys))
-            if isinstance(slot, int):
-                args = args[:slot] + args[slot + 1 :]
-            else:
-                kwargs = {name: value for name, value in kwargs.items() if name != slot}
-            # Drop caches: they would grow with every rerun, and calibration never decodes.
-            args = tuple(None if isinstance(value, Cache) else value for value in args)
-            kwargs = {name: None if isinstance(value, Cache) else value for name, value in kwargs.items()}
-            joined = None if follows and index != self._start else hidden
-            joined, mask, others, args, kwargs = self._copy((joined, mask, others, args, kwargs))
-            call = BlockCall(slot, args, kwargs, joined if index else None, mask, tuple(others))
-            self._calls.append(_Call(index, None if index else joined, call))
-
-        return keep
+    def _keep(self, index: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Record the call of a block; a forward hook before it, behind its index."""
+        before, changes = self._output or (None, 0)
+        slot = _hidden_slot(block, args, kwargs, before, self.part.blocks[index])
+        hidden = argument(slot, args, kwargs)
+        follows = index > 0 and hidden is before and change_count(hidden) == changes
+        named = named_arguments(block, args, kwargs)
+        mask = self._text_mask(index) if self.part.masked_linears else None
+        if mask is None:
+            mask = own_mask(named, hidden)
+        others: list[tuple[Any, Tensor | None]] = [
+            (other, cross_mask(named, value))
+            for other, value in slots(args, kwargs)
+            if other != slot and is_another_sequence(argument_name(block, other), value, hidden)
+        ]
+        if self._by_kind:
+            mask = self._kinds(index, mask, hidden, named)
+            others = [(other, self._kinds_of_text(own, argument(other, args, kwargs))) for other, own in others]
+        if (keys := key_mask(named, hidden)) is not None:
+            others.append((None, keys))
+        if isinstance(slot, int):
+            args = args[:slot] + args[slot + 1 :]
+        else:
+            kwargs = {name: value for name, value in kwargs.items() if name != slot}
+        # Drop caches: they would grow with every rerun, and calibration never decodes.
+        args = tuple(None if isinstance(value, Cache) else value for value in args)
+        kwargs = {name: None if isinstance(value, Cache) else value for name, value in kwargs.items()}
+        joined = None if follows and index != self._start else hidden
+        joined, mask, others, args, kwargs = self._copy((joined, mask, others, args, kwargs))
+        if index == 0:
+            self._first.append(joined)
+            joined = None
+        self._calls.append((index, BlockCall(slot, args, kwargs, joined, mask, tuple(others))))
 
     def _kinds(self, index: int, mask: Tensor | None, hidden: Tensor, named: Mapping[str, Any]) -> Tensor:
         """Return the kinds of a block's tokens; those of a decoder, whose encoder reads the image, are text."""
@@ -213,21 +216,6 @@ class Listener:
             elif given is None and (decodes or path == (self.part.follows or self.part).module):
                 mask = None
         return mask.bool() if _is_token_mask(mask) else None
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A block's call; ``first`` is its hidden state, stored for the first block only to save memory."""
-
-    block: int
-    first: Tensor | None
-    call: BlockCall
-
-
-def _one_pass(calls: Sequence[_Call]) -> Pass:
-    first = calls[0].first
-    assert first is not None
-    return Pass(first, tuple(call.call for call in calls))
 
 
 def _is_token_mask(mask: Any) -> bool:

@@ -26,10 +26,10 @@ class Sums:
         size = x.shape[-1]
         # Long single-precision sums lose the small eigenvalues that GPTQ depends on.
         dtype = torch.float32 if x.device.type == "mps" else torch.float64
-        stops = [min(start + PANEL, size) for start in range(0, size, PANEL)]
         self._panels = [
             torch.zeros(stop - start, stop, dtype=dtype, device=x.device)
-            for start, stop in zip(range(0, size, PANEL), stops, strict=True)
+            for start in range(0, size, PANEL)
+            for stop in [min(start + PANEL, size)]
         ]
         self.magnitude = torch.zeros(size, dtype=dtype, device=x.device)
         self.count = 0

@@ -1,1 +1,1 @@
-"""Predict what every point keeps of full precision, and find the best points of the prediction."""
+"""Predict the share of full precision that every point keeps, and find the best points of the prediction."""

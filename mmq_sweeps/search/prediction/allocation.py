@@ -8,7 +8,7 @@ sizes that occur; Kellerer, Pferschy and Pisinger, Knapsack Problems, 2004, sect
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,7 +60,7 @@ def frontier(damages: Sequence[Floats], sizes: Sequence[Ints], base_bits: int = 
 
 
 def _traced(steps: Sequence[tuple[Ints, Ints]], places: Ints) -> list[Point]:
-    """Return the points that ended at ``places``, from what each step kept: the place before it, and the option."""
+    """Return the points that ended at ``places``, from the steps, each the places before it and the options kept."""
     chosen = np.empty((len(places), len(steps)), np.int64)
     for number in reversed(range(len(steps))):
         before, option = steps[number]
@@ -103,24 +103,14 @@ def ranked(
     return sorted(tries, key=lambda found: found[1])
 
 
-def best_of(
-    score: Callable[[Ints], Floats], sizes: Sequence[Ints], budget: int, count: int, distance: int = 1
-) -> list[tuple[Point, float]]:
-    """Return ``ranked`` for damages that are no sum: ``score`` maps points ``[N, axes]`` to damages. Enumerates all points."""
-    points = np.stack(np.meshgrid(*[np.arange(len(size)) for size in sizes], indexing="ij"), -1).reshape(-1, len(sizes))
-    bits = sum(size[points[:, number]] for number, size in enumerate(sizes))
-    points = points[bits <= budget]
-    return _spread(points, score(points), count, distance)
-
-
 def _enumerated(
     damages: Sequence[Floats], sizes: Sequence[Ints], budget: int, count: int, distance: int
 ) -> list[tuple[Point, float]]:
-    def score(points: Ints) -> Floats:
-        total: Floats = sum((own[points[:, number]] for number, own in enumerate(damages)), np.zeros(len(points)))
-        return total
-
-    return best_of(score, sizes, budget, count, distance)
+    points = np.stack(np.meshgrid(*[np.arange(len(size)) for size in sizes], indexing="ij"), -1).reshape(-1, len(sizes))
+    bits = sum(size[points[:, number]] for number, size in enumerate(sizes))
+    points = points[bits <= budget]
+    costs: Floats = sum((own[points[:, number]] for number, own in enumerate(damages)), np.zeros(len(points)))
+    return _spread(points, costs, count, distance)
 
 
 def _spread(points: Ints, costs: Floats, count: int, distance: int) -> list[tuple[Point, float]]:

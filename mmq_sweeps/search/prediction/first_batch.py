@@ -20,7 +20,7 @@ def quantized_uniform(space: Space) -> list[Point]:
 
 @dataclass(frozen=True)
 class FirstBatch:
-    """Measurements that start a search of ``space``, and what their outcomes say."""
+    """Measurements that start a search of ``space``, and conclusions from their outcomes."""
 
     space: Space
     settings: Settings
@@ -30,7 +30,7 @@ class FirstBatch:
         items = Items(SEARCH, 0, self.settings.first)
         points = [None, *quantized_uniform(self.space), *self._lowered_parts()]
         batch = [Measurement(point, items, STAGES[0]) for point in dict.fromkeys(points)]
-        if self.settings.forced and len({axis.part for axis in self.space.axes}) < len(self.space.axes):
+        if self.settings.forced and self.space.finer:
             forced = Items(SEARCH, 0, self.settings.forced, teacher_forced=True)
             batch += [Measurement(point, forced, STAGES[0]) for point in (None, *self._lowered_axes())]
         return batch

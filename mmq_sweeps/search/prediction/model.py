@@ -1,4 +1,4 @@
-"""Learn what every option costs from a prior table and a few measured cells.
+"""Learn the cost of every option from a prior table and a few measured cells.
 
 The logarithm of a point's score, relative to full precision, is ``-h(D)`` with ``D`` the sum over axes of ``c_a T[a, o] **
 g``: the prior ``T`` of the chosen option (output error, or divergence from full precision) times a coefficient of the axis,
@@ -28,7 +28,8 @@ Ints = NDArray[np.int64]
 LOWEST = 0.02
 # Spreads of the priors: of a part's coefficient, an axis's deviation, a method's coefficient, the exponent and the bend.
 PART, AXIS, METHOD, EXPONENT, BEND = 3.0, 0.5, 1.0, 0.2, 0.4
-# What the fit misses of a point's logarithm: a constant, and a share of its damage. More would let the noise of races decide.
+# Spread of the fit's error in a point's logarithm: a constant, and a share of its damage. More would let the noise of races
+# decide.
 MISFIT = (0.005, 0.1)
 
 
@@ -48,14 +49,12 @@ class Observation:
 class DamageModel:
     """See the module. ``parts`` has the number of each axis's part, ``exponent`` the prior mean of ``g``.
 
-    ``methods`` has the number of every option's method by axis, None if there is one. ``misfit`` is the spread of what the fit
-    misses of a point's logarithm: a constant, and a share of its damage.
+    ``methods`` has the number of every option's method by axis, None if there is one.
     """
 
     prior: Sequence[Floats]
     parts: Sequence[int]
     exponent: float = 1.0
-    misfit: tuple[float, float] = MISFIT
     methods: Sequence[Ints] | None = None
     _observed: list[Observation] = field(default_factory=list, repr=False)
     _fitted: _Parameters | None = field(default=None, repr=False)
@@ -66,7 +65,61 @@ class DamageModel:
         self._fitted = self._fit(self._observed)
 
     def _fit(self, observed: Sequence[Observation]) -> _Parameters:
-        return _fit(self.prior, self.parts, self._methods, self.exponent, observed, self.misfit)
+        methods = self._methods
+        sets = sorted({own.items for own in observed})
+        count, axes = max(self.parts) + 1, len(self.parts)
+        numbers = np.array(self.parts, dtype=np.int64)
+        start_levels = [_start_level(observed, number) for number in sets]
+        scale = self._scale(observed, start_levels, sets)
+        # Priors and methods of the options that were measured, by axis.
+        chosen = np.array([_of_options(self.prior, own.point) for own in observed], np.float64).reshape(-1, axes)
+        by = np.array([_of_options(methods, own.point) for own in observed], np.int64).reshape(-1, axes)
+        several = max(int(own.max()) for own in methods) + 1
+        # One method needs no coefficient of its own.
+        free = several if several > 1 else 0
+        first_level = count + axes + 2 + free
+        place = np.array([sets.index(own.items) for own in observed], dtype=np.int64)
+        logs = np.array([_log(own.mean) for own in observed])
+        lost = np.maximum(0.0, np.array([start_levels[number] for number in place]) - logs)
+        spread = np.sqrt([_variance(own) + _misfit(damage) ** 2 for own, damage in zip(observed, lost, strict=True)])
+        single = np.bincount(numbers, minlength=count)[numbers] == 1
+
+        def unpack(values: Floats) -> _Parameters:
+            levels = values[first_level:]
+            own = np.where(single, 0.0, values[count : count + axes] * AXIS)
+            return _Parameters(
+                scale + values[:count] * PART,
+                own,
+                values[count + axes + 2 : first_level] * METHOD if free else np.zeros(1),
+                self.exponent * float(np.exp(values[count + axes] * EXPONENT)),
+                float(values[count + axes + 1] * BEND),
+                dict(zip(sets, levels, strict=True)),
+            )
+
+        def residuals(values: Floats) -> Floats:
+            found = unpack(values)
+            damage = (found.coefficients(self.parts) * np.exp(found.method[by]) * chosen**found.exponent).sum(axis=1)
+            levels = values[first_level:]
+            misses = (logs - levels[place] + _bent(damage, found.bend)) / spread if len(observed) else np.empty(0)
+            apart = (levels[1:] - levels[:1]) / 0.3
+            return np.concatenate([misses, values[:first_level], apart])
+
+        first = np.concatenate([np.zeros(first_level), start_levels])
+        fitted = least_squares(residuals, first, method="trf", x_scale="jac", max_nfev=200)
+        # Laplace's approximation: the residuals are standardized, those of the priors among them.
+        covariance = np.linalg.pinv(fitted.jac.T @ fitted.jac)
+        return replace(unpack(fitted.x), vector=fitted.x, covariance=covariance, unpack=unpack)
+
+    def _scale(self, observed: Sequence[Observation], levels: Sequence[float], sets: Sequence[int]) -> float:
+        """Return the logarithm of the coefficient with which the sum of priors has the damages' order of magnitude."""
+        ratios = []
+        for own in observed:
+            if own.point is not None:
+                total = sum(float(prior) ** self.exponent for prior in _of_options(self.prior, own.point))
+                lost = levels[sets.index(own.items)] - _log(own.mean)
+                if total > 0 and lost > 0.01:
+                    ratios.append(np.log(min(lost, -np.log(LOWEST)) / total))
+        return float(np.median(ratios)) if ratios else 0.0
 
     @property
     def _methods(self) -> Sequence[Ints]:
@@ -82,7 +135,9 @@ class DamageModel:
 
     def tables(self) -> list[Floats]:
         """Return the damage of every axis and option, whose sums rank points as ``relative`` does."""
-        return self._parameters.tables(self.prior, self.parts, self._methods)
+        found = self._parameters
+        by_axis = zip(found.coefficients(self.parts), self._methods, self.prior, strict=True)
+        return [factor * np.exp(found.method[by]) * own**found.exponent for factor, by, own in by_axis]
 
     def relative(self, point: Point) -> float:
         """Return the predicted score of ``point`` as a share of full precision's, measured points not believed."""
@@ -94,8 +149,8 @@ class DamageModel:
 
     def _bent_damage(self, point: Point, parameters: _Parameters) -> float:
         coefficients = parameters.coefficients(self.parts)
-        prior = np.array([own[place] for own, place in zip(self.prior, point, strict=True)])
-        methods = np.array([own[place] for own, place in zip(self._methods, point, strict=True)])
+        prior = np.array(_of_options(self.prior, point))
+        methods = np.array(_of_options(self._methods, point), np.int64)
         damages = coefficients * np.exp(parameters.method[methods]) * prior**parameters.exponent
         return float(_bent(np.array(damages.sum()), parameters.bend))
 
@@ -118,19 +173,14 @@ class DamageModel:
         return float(mean * norm.cdf(mean / width) + width * norm.pdf(mean / width)) if width > 0 else max(mean, 0.0)
 
     def _rest(self, point: Point) -> tuple[float, float]:
-        """Return what a point's own measurements say of its logarithm beyond the fit, and how well they do."""
+        """Return the rest of a point's logarithm that its own measurements show beyond the fit, and the spread of that."""
         predicted = -self._bent_damage(point, self._parameters)
-        logs, weights = [0.0], [1 / _misfit(-predicted, self.misfit) ** 2]
+        logs, weights = [0.0], [1 / _misfit(-predicted) ** 2]
         for own in self._observed:
             if own.point == point:
                 logs.append(_log(own.mean) - self._parameters.levels[own.items] - predicted)
                 weights.append(1 / _variance(own))
         return float(np.average(logs, weights=weights)), float(1 / np.sqrt(sum(weights)))
-
-    @property
-    def bend(self) -> float:
-        """The bend ``k``; above zero if damages together are more than their sum."""
-        return self._parameters.bend
 
     @property
     def _parameters(self) -> _Parameters:
@@ -156,10 +206,6 @@ class _Parameters:
         found: Floats = np.exp(np.clip(self.part[np.array(parts, dtype=np.int64)] + self.axis, -50, 50))
         return found
 
-    def tables(self, prior: Sequence[Floats], parts: Sequence[int], methods: Sequence[Ints]) -> list[Floats]:
-        by_axis = zip(self.coefficients(parts), methods, prior, strict=True)
-        return [factor * np.exp(self.method[by]) * own**self.exponent for factor, by, own in by_axis]
-
     def steps(self, value: Callable[[_Parameters], float], size: float = 1e-4) -> Floats:
         """Return the derivatives of ``value`` by the fitted vector."""
         if self.unpack is None:
@@ -172,73 +218,19 @@ class _Parameters:
         return found
 
 
-def _fit(
-    prior: Sequence[Floats],
-    parts: Sequence[int],
-    methods: Sequence[Ints],
-    exponent: float,
-    observed: Sequence[Observation],
-    misfit: tuple[float, float],
-) -> _Parameters:
-    sets = sorted({own.items for own in observed})
-    count, axes = max(parts) + 1, len(parts)
-    numbers = np.array(parts, dtype=np.int64)
-    start_levels = [_start_level(observed, number) for number in sets]
-    scale = _scale(prior, observed, start_levels, sets, exponent)
-    # Priors of the options that were measured, by axis; zero for full precision.
-    chosen = np.array(
-        [[0.0] * axes if own.point is None else [prior[a][o] for a, o in enumerate(own.point)] for own in observed]
-    ).reshape(len(observed), axes)
-    by = np.array(
-        [[0] * axes if own.point is None else [methods[a][o] for a, o in enumerate(own.point)] for own in observed]
-    ).reshape(len(observed), axes).astype(np.int64)  # fmt: skip
-    several = max(int(own.max()) for own in methods) + 1
-    # One method needs no coefficient of its own.
-    free = several if several > 1 else 0
-    first_level = count + axes + 2 + free
-    place = np.array([sets.index(own.items) for own in observed], dtype=np.int64)
-    logs = np.array([_log(own.mean) for own in observed])
-    lost = np.maximum(0.0, np.array([start_levels[number] for number in place]) - logs)
-    spread = np.sqrt(
-        [_variance(own) + _misfit(damage, misfit) ** 2 for own, damage in zip(observed, lost, strict=True)]
-    )
-    single = np.bincount(numbers, minlength=count)[numbers] == 1
-
-    def unpack(values: Floats) -> _Parameters:
-        levels = values[first_level:]
-        own = np.where(single, 0.0, values[count : count + axes] * AXIS)
-        return _Parameters(
-            scale + values[:count] * PART,
-            own,
-            values[count + axes + 2 : first_level] * METHOD if free else np.zeros(1),
-            exponent * float(np.exp(values[count + axes] * EXPONENT)),
-            float(values[count + axes + 1] * BEND),
-            dict(zip(sets, levels, strict=True)),
-        )
-
-    def residuals(values: Floats) -> Floats:
-        found = unpack(values)
-        damage = (found.coefficients(parts) * np.exp(found.method[by]) * chosen**found.exponent).sum(axis=1)
-        levels = values[first_level:]
-        misses = (logs - levels[place] + _bent(damage, found.bend)) / spread if len(observed) else np.empty(0)
-        apart = (levels[1:] - levels[:1]) / 0.3
-        return np.concatenate([misses, values[:first_level], apart])
-
-    first = np.concatenate([np.zeros(first_level), start_levels])
-    fitted = least_squares(residuals, first, method="trf", x_scale="jac", max_nfev=200)
-    # Laplace's approximation: the residuals are standardized, those of the priors among them.
-    covariance = np.linalg.pinv(fitted.jac.T @ fitted.jac)
-    return replace(unpack(fitted.x), vector=fitted.x, covariance=covariance, unpack=unpack)
-
-
 def _bent(damage: Floats, bend: float) -> Floats:
     """Return ``h``, which never falls."""
     found: Floats = np.where(bend >= 0, damage + bend * damage**2, damage / (1 + np.maximum(-bend, 0) * damage))
     return found
 
 
-def _misfit(damage: float, misfit: tuple[float, float]) -> float:
-    return misfit[0] + misfit[1] * min(abs(damage), 3.0)
+def _of_options(tables: Sequence[Floats | Ints], point: Point | None) -> list[float]:
+    """Return the values of ``tables`` for the options of ``point``, by axis; zero for full precision."""
+    return [0] * len(tables) if point is None else [own[place] for own, place in zip(tables, point, strict=True)]
+
+
+def _misfit(damage: float) -> float:
+    return MISFIT[0] + MISFIT[1] * min(abs(damage), 3.0)
 
 
 def _log(mean: float) -> float:
@@ -255,21 +247,3 @@ def _start_level(observed: Sequence[Observation], number: int) -> float:
     inside = [own for own in observed if own.items == number]
     full = [own for own in inside if own.point is None]
     return max(_log(own.mean) for own in (full or inside))
-
-
-def _scale(
-    prior: Sequence[Floats],
-    observed: Sequence[Observation],
-    levels: Sequence[float],
-    sets: Sequence[int],
-    exponent: float,
-) -> float:
-    """Return the logarithm of the coefficient with which the sum of priors has the damages' order of magnitude."""
-    ratios = []
-    for own in observed:
-        if own.point is not None:
-            total = sum(float(prior[a][o]) ** exponent for a, o in enumerate(own.point))
-            lost = levels[sets.index(own.items)] - _log(own.mean)
-            if total > 0 and lost > 0.01:
-                ratios.append(np.log(min(lost, -np.log(LOWEST)) / total))
-    return float(np.median(ratios)) if ratios else 0.0

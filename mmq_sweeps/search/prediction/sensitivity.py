@@ -1,4 +1,4 @@
-"""Priors of what every option costs: output errors of solved units, and divergences from full precision by unit."""
+"""Priors of the cost of every option: output errors of solved units, and divergences from full precision by unit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS
 from mmq_sweeps.search.space import Point, Space
 from mmq_sweeps.store.kinds import ArtifactKind
 from mmq_sweeps.store.store import Store
@@ -23,7 +22,7 @@ ROUNDED = 3.0
 def read_errors(
     space: Space, store: Store, keys: Mapping[Point, Mapping[str, str]]
 ) -> list[list[dict[str, float | None] | None]]:
-    """Return what the units' descriptions say of their errors, by axis and option; None where nothing is known.
+    """Return the errors in the units' descriptions, by axis and option; None if nothing is known.
 
     ``keys`` has the artifact of each unit by name, for points that were measured.
     """
@@ -32,7 +31,11 @@ def read_errors(
         for number, (axis, place) in enumerate(zip(space.axes, point, strict=True)):
             if found[number][place] is None and not axis.options[place].full:
                 found[number][place] = _mean_error(
-                    [store.description(ArtifactKind.QUANTIZED, by_unit[unit]) for unit in axis.units if unit in by_unit]
+                    [
+                        store.artifacts.description(ArtifactKind.QUANTIZED, by_unit[unit])
+                        for unit in axis.units
+                        if unit in by_unit
+                    ]
                 )
     return found
 
@@ -124,8 +127,5 @@ def _token_divergence(full: Mapping[str, float], quantized: Mapping[str, float])
 
 def full_precision(space: Space) -> Point | None:
     """Return the point at full precision; None if an axis has no such option."""
-    places = [
-        next((place for place, option in enumerate(axis.options) if option.bits == FULL_PRECISION_BITS), None)
-        for axis in space.axes
-    ]
-    return None if any(place is None for place in places) else tuple(place for place in places if place is not None)
+    places = [next((place for place, option in enumerate(axis.options) if option.full), None) for axis in space.axes]
+    return None if None in places else tuple(place for place in places if place is not None)

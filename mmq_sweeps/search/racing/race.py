@@ -49,7 +49,8 @@ class Race:
     start: int = 0
     _scores: dict[str, dict[int, Floats]] = field(default_factory=dict, repr=False)
     _joined: dict[str, int] = field(default_factory=dict, repr=False)
-    _dropped: dict[str, int] = field(default_factory=dict, repr=False)
+    # The round after which each dropped candidate was.
+    dropped: dict[str, int] = field(default_factory=dict, repr=False)
     _round: int = 0
 
     def add(self, name: str) -> None:
@@ -63,17 +64,12 @@ class Race:
 
     def withdraw(self, name: str) -> None:
         """Drop a candidate that cannot be measured."""
-        self._dropped[name] = self._round
+        self.dropped[name] = self._round
 
     @property
     def running(self) -> list[str]:
         """The candidates that are not dropped, in the order in which they joined."""
-        return [name for name in self._joined if name not in self._dropped]
-
-    @property
-    def dropped(self) -> dict[str, int]:
-        """The round after which each dropped candidate was."""
-        return dict(self._dropped)
+        return [name for name in self._joined if name not in self.dropped]
 
     def next(self) -> Round | None:
         """Return the round to measure; None if few enough are left or the items have run out."""
@@ -102,7 +98,7 @@ class Race:
         share = spent(number, len(self.ends), self.error) / max(1, self.most - 1)
         names = self.running
         worse = [name for name in names if any(self._beaten(name, other, share) for other in names if other != name)]
-        self._dropped |= dict.fromkeys(worse, number)
+        self.dropped |= dict.fromkeys(worse, number)
 
     def _beaten(self, name: str, other: str, share: float) -> bool:
         difference = self.difference(other, name)
@@ -114,10 +110,6 @@ class Race:
         if not both:
             return np.empty(0)
         return np.concatenate([self._scores[first][number] - self._scores[second][number] for number in both])
-
-    def items(self) -> int:
-        """Return how many items have been evaluated, one candidate at a time."""
-        return sum(len(scores) for name in self._joined for scores in self._scores[name].values())
 
 
 @dataclass
@@ -147,7 +139,7 @@ class Threshold(Race):
         for name in self.running:
             larger = least is not None and self.sizes[name] > least
             if larger or p_value(-self._above(name)) < share:
-                self._dropped[name] = number
+                self.dropped[name] = number
 
     def _above(self, name: str) -> Floats:
         rounds = self._scores[name]

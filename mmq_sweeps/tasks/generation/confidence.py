@@ -22,7 +22,7 @@ class Generated:
 
 
 def generate_with_confidence(model: Any, inputs: Mapping[str, Any], generation: Mapping[str, Any]) -> Generated:
-    """Generate with the settings ``generation`` and say how probable the model found what it wrote.
+    """Generate with the settings ``generation`` and say how probable the model found its answers.
 
     The probability is the model's own, before anything that generation does to the logits (penalties, temperature).
     """

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from mmq_sweeps.data.images import image_count
+from mmq_sweeps.grouping import grouped
 from mmq_sweeps.models.loading import LoadedModel
-from mmq_sweeps.tasks.examples import split_up
+from mmq_sweeps.models.plain_text import plain_text
+from mmq_sweeps.tasks.examples import decoded, split_up
 from mmq_sweeps.tasks.generation.item import Item
 from mmq_sweeps.tasks.generation.teaching import nested
 
@@ -29,16 +31,23 @@ def prompt_inputs(loaded: LoadedModel, images: Sequence[list[Any]], texts: Seque
     return dict(found)
 
 
+def prompts_of(loaded: LoadedModel, items: Sequence[Item]) -> list[str]:
+    return [item.prompt_for(loaded.processor) for item in items]
+
+
+def taught(loaded: LoadedModel, items: Sequence[Item]) -> tuple[list[list[Any]], list[str], list[str]]:
+    """Return the images, prompts and first right texts of ``items``, for teacher forcing."""
+    answers = [plain_text(item.references[0], loaded.processor) for item in items]
+    return decoded([item.example for item in items]), prompts_of(loaded, items), answers
+
+
 def examples_of(items: Sequence[Item]) -> list[Any]:
     return list({id(item.example): item.example for item in items}.values())
 
 
 def by_images(items: Sequence[Item]) -> list[list[Item]]:
     """Group items by their number of images, in the order in which each number first occurs."""
-    found: dict[int, list[Item]] = {}
-    for item in items:
-        found.setdefault(image_count(item.example), []).append(item)
-    return list(found.values())
+    return list(grouped(items, lambda item: image_count(item.example)).values())
 
 
 def batches_of(items: Sequence[Item], size: int) -> list[Sequence[Item]]:

@@ -26,11 +26,19 @@ from mmq_sweeps.models.finished_rows import finished_rows_left_out
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.logits import watching_logits
 from mmq_sweeps.models.model_check import Asked, Asking
-from mmq_sweeps.models.plain_text import plain_text
 from mmq_sweeps.tasks.base import Predictions, Progress
 from mmq_sweeps.tasks.examples import Examples, Prepared, decoded, split_up
 from mmq_sweeps.tasks.generation.confidence import generate_with_confidence
-from mmq_sweeps.tasks.generation.inputs import batches_of, by_images, examples_of, new_tokens, prompt_inputs, seeded
+from mmq_sweeps.tasks.generation.inputs import (
+    batches_of,
+    by_images,
+    examples_of,
+    new_tokens,
+    prompt_inputs,
+    prompts_of,
+    seeded,
+    taught,
+)
 from mmq_sweeps.tasks.generation.item import Item
 from mmq_sweeps.tasks.generation.likelihood import likelihoods
 from mmq_sweeps.tasks.generation.teaching import teacher_forced
@@ -56,8 +64,9 @@ class GenerationTask(ABC):
 
     ``data`` is a reader (see ``Examples``). ``generation`` goes to the model's ``generate``. With ``allow_missing``,
     items with unusable images or texts are left out and the record says so; otherwise they are an error. ``sample`` chooses
-    some of the items (``config/sample.py``); calibration samples that it is apart from do not count for ``limit``. With
-    ``teacher_forced`` the model is not asked to write, but how likely it finds the first right text of each item.
+    some of the items (``config/sample.py``). ``apart_from``, the ``samples`` and ``seed`` of the calibration, leaves their
+    images out of a split that calibrates as well; they do not count for ``limit``. With ``teacher_forced`` the model is not
+    asked to write, but how likely it finds the first right text of each item.
 
     ``image_prompt`` is the text in ``prompt`` that stands for an image: items with several have it so often, items without
     an image do not. None: all items have one image.
@@ -77,6 +86,7 @@ class GenerationTask(ABC):
     sample: dict[str, Any] | None = field(default=None, metadata=EVALUATION)
     teacher_forced: bool = field(default=False, metadata=EVALUATION)
     image_prompt: str | None = field(default=None, metadata=UNLESS_NULL)
+    apart_from: dict[str, Any] | None = field(default=None, metadata=EVALUATION)
 
     def __post_init__(self) -> None:
         if self.image_prompt is not None and (not self.image_prompt or self.prompt.count(self.image_prompt) != 1):
@@ -111,8 +121,7 @@ class GenerationTask(ABC):
 
     def left_out(self) -> Mapping[str, Any] | None:
         """Return the ``samples`` and ``seed`` of the calibration whose samples are not evaluated, or None."""
-        apart: Mapping[str, Any] | None = (self.sample or {}).get("apart_from")
-        return apart
+        return (self.sample or {}).get("apart_from") or self.apart_from
 
     def problem_of_scoring(self, item: Item) -> str | None:  # noqa: ARG002
         """Return the reason why the task's metrics cannot score ``item``, though it can be asked, or None."""
@@ -208,10 +217,7 @@ class GenerationTask(ABC):
         """Yield inputs of images with the prompt and the first right text, as in teacher forcing."""
 
         def prepare(batch: Sequence[Item]) -> list[dict[str, Any]]:
-            shown = decoded([item.example for item in batch])
-            prompts = [item.prompt_for(loaded.processor) for item in batch]
-            answers = [plain_text(item.references[0], loaded.processor) for item in batch]
-            return teacher_forced(loaded, shown, prompts, answers)
+            return teacher_forced(loaded, *taught(loaded, batch))
 
         samples = self._samples(self.examples.drawn(calibration))
         batches = batches_of(samples, calibration["batch_size"])
@@ -228,7 +234,7 @@ class GenerationTask(ABC):
         def prepare(batch: Sequence[Item]) -> dict[str, Any]:
             shown = decoded([item.example for item in batch])
             with tokenizing:
-                return prompt_inputs(loaded, shown, [item.prompt_for(loaded.processor) for item in batch])
+                return prompt_inputs(loaded, shown, prompts_of(loaded, batch))
 
         if self.allow_missing:
             self._leave_out_too_long(loaded)
@@ -276,10 +282,7 @@ class GenerationTask(ABC):
     def _likelihoods(self, loaded: LoadedModel, progress: Progress) -> Predictions:
         items, predictions = self.items, Predictions()
         for batch in batches_of(items, self.batch_size):
-            shown = decoded([item.example for item in batch])
-            prompts = [item.prompt_for(loaded.processor) for item in batch]
-            answers = [plain_text(item.references[0], loaded.processor) for item in batch]
-            texts, wrong = likelihoods(loaded, shown, prompts, answers)
+            texts, wrong = likelihoods(loaded, *taught(loaded, batch))
             predictions.update({item.id: text for item, text in zip(batch, texts, strict=True)})
             predictions.not_finite |= {item.id for item, flag in zip(batch, wrong, strict=True) if flag}
             progress(len(predictions), len(items))
@@ -324,12 +327,14 @@ class GenerationTask(ABC):
     def _asked(self) -> list[Item]:
         """Requested items, whether or not their images are usable."""
         # An example has at least one item, so ``limit`` examples are enough.
-        examples = self.examples.first(self.limit, self.left_out())
+        examples = list(self.examples.first(self.limit, self.left_out()))
         every = (item for example in examples for item in self._items_about(example))
         found = list(islice(every, self.limit))
         if not found or (self.limit is not None and len(found) < self.limit):
             limit, apart = "null" if self.limit is None else self.limit, self.left_out()
             told = f" without the images of {apart['samples']} calibration samples" if apart else ""
+            bare = sum(not self.items_of(example) for example in examples)
+            told += f"; {bare} of its {len(examples)} examples have none, such as no question" if bare else ""
             raise ValueError(f"task.limit={limit}: {self.split} has {len(found)} items to evaluate{told}")
         check_ids(self.split, [(item.id, item.example) for item in found])
         return drawn(found, self.sample, self.split)

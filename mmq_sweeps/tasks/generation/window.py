@@ -10,7 +10,7 @@ from torch import nn
 from mmq_sweeps.data.images import image_count
 from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.tasks.examples import decoded
-from mmq_sweeps.tasks.generation.inputs import prompt_inputs
+from mmq_sweeps.tasks.generation.inputs import prompt_inputs, prompts_of
 from mmq_sweeps.tasks.generation.item import Item
 from mmq_sweeps.tasks.items import naming_the_item
 
@@ -29,15 +29,13 @@ def too_long(loaded: LoadedModel, items: Sequence[Item], generation: Mapping[str
     if window is None or tokenizer is None or not items:
         return {}
     answer = generation.get("max_new_tokens") or 1
-    prompts = [item.prompt_for(loaded.processor) for item in items]
+    prompts = prompts_of(loaded, items)
     tokens = dict.fromkeys(prompts, 0)
     tokens.update(zip(tokens, map(len, tokenizer(list(tokens))["input_ids"]), strict=True))
 
     def length_of(alone: Sequence[Item]) -> int:
         shown = decoded([item.example for item in alone])
-        return int(
-            prompt_inputs(loaded, shown, [item.prompt_for(loaded.processor) for item in alone])["input_ids"].shape[1]
-        )
+        return int(prompt_inputs(loaded, shown, prompts_of(loaded, alone))["input_ids"].shape[1])
 
     exactly = naming_the_item(length_of)
 

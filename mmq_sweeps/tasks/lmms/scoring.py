@@ -21,8 +21,8 @@ import numpy as np
 
 from mmq_sweeps.data.lmms import installed, library
 from mmq_sweeps.metrics import MetricResult, degenerate
-from mmq_sweeps.metrics.base import Count, Floats, Metric, Scores, mean_of_totals
-from mmq_sweeps.metrics.intervals import SEED, owners_of, result_of
+from mmq_sweeps.metrics.base import Floats, Metric, MetricBase, Scores
+from mmq_sweeps.metrics.intervals import SEED, interval_of, owners_of, result_of
 from mmq_sweeps.metrics.result import Alike
 from mmq_sweeps.tasks.generation.item import Item
 
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 REASONING_TAGS = [["<think>", "</think>"], ["<analysis>", "</analysis>"]]
 # The key of a score in what a document gives, by lmms-eval's convention; a task's score_key is another.
 SCORE = "score"
-PERCENTILES = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class LmmsScorer:
         self._rights = [item.references[0] if item.references else "" for item in items]
 
     def score(self, predictions: Mapping[str, str]) -> dict[str, MetricResult]:
-        """Return every metric that has a figure; raises ValueError naming what of the task's code fails."""
+        """Return every metric that has a figure; raises ValueError naming the function of the task's code that fails."""
         entries = self.entries([predictions[item.id] for item in self._items])
         with library.contained():
             found = {name: self._result(name, metric, own) for (name, metric), own in entries.items()}
@@ -118,31 +117,20 @@ class LmmsScorer:
         instances = []
         for item, answer in zip(self._items, answers, strict=True):
             metadata = {"task": task.task_name, "doc_id": int(item.id), "repeats": 1, "split": item.example.split}
-            asked: tuple[Any, ...] = (
-                item.question,
-                {},
-                task.doc_to_visual,
-                int(item.id),
-                task.task_name,
-                item.example.split,
-            )
+            place = int(item.id), task.task_name, item.example.split
+            asked: tuple[Any, ...] = (item.question, {}, task.doc_to_visual, *place)
             instances.append(Instance("generate_until", asked, 0, metadata))
             instances[-1].resps = [answer]
         for ensemble in task._filters:
             ensemble.apply(instances, [item.example.doc for item in self._items])
 
         def bare(found: Any) -> Any:
-            if isinstance(found, str):
+            if isinstance(found, str) and tags is not None:
                 return strip_reasoning_tags(found, tags)
             return [bare(one) for one in found] if isinstance(found, list) else found
 
         names = [ensemble.name for ensemble in task._filters]
-        return {
-            name: [
-                bare(one.filtered_resps[name]) if tags is not None else one.filtered_resps[name] for one in instances
-            ]
-            for name in names
-        }
+        return {name: [bare(one.filtered_resps[name]) for one in instances] for name in names}
 
     def _processed(self, item: Item, answer: Any) -> dict[str, Any]:
         try:
@@ -199,8 +187,7 @@ class LmmsScorer:
                 return self._interval_of_halves(metric, together, value), ()
             except ValueError:
                 return (value, value), (f"its interval has no width, since on a draw of documents {error}",)
-        low, high = np.percentile(figures, PERCENTILES)
-        return (float(low), float(high)), ()
+        return interval_of(figures), ()
 
     def _interval_of_halves(self, metric: str, together: list[list[Any]], value: float) -> tuple[float, float]:
         """Return the interval of an aggregation that refuses documents drawn twice, from halves without any.
@@ -212,14 +199,14 @@ class LmmsScorer:
         if not figures.min() <= value <= figures.max():
             raise ValueError("halves of the documents have another figure than all, as sums have")
         away = (figures - value) * math.sqrt((count // 2) / (count - count // 2))
-        low, high = np.percentile(value + away, PERCENTILES)
-        return float(low), float(high)
+        return interval_of(value + away)
 
     def _drawn(self, metric: str, together: list[list[Any]], count: int, *, replace: bool) -> Floats:
         """Return the figures of draws of ``count`` groups of documents; raises ValueError if one is none."""
-        figures = []
+        figures, groups = [], len(together)
         generator = np.random.Generator(np.random.PCG64(SEED))
-        for chosen in _draws(generator, len(together), self._draws, count, replace=replace):
+        without = (generator.permutation(groups)[:count] for _ in range(self._draws))
+        for chosen in generator.integers(0, groups, (self._draws, count)) if replace else without:
             figures.append(self.figure(metric, [entry for place in chosen for entry in together[place]]))
             if not is_figure(figures[-1]):
                 raise ValueError("it is no number")
@@ -230,35 +217,21 @@ class LmmsScorer:
         return f"lmms-eval {installed.version()}, {self._task.task_name}"
 
 
-def _draws(generator: np.random.Generator, groups: int, draws: int, count: int, *, replace: bool) -> Iterator[Any]:
-    if replace:
-        yield from generator.integers(0, groups, (draws, count))
-        return
-    for _ in range(draws):
-        yield generator.permutation(groups)[:count]
-
-
 def is_figure(value: Any) -> bool:
     """Return whether ``value`` is a finite number, of Python or numpy."""
     return isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating) and math.isfinite(value)
 
 
 def _mean(metric: str, higher: bool) -> Metric:
-    """Return the mean of what a task gives per document, under the name that the task gives it."""
+    """Return the mean of the values that a task gives per document, under its own name."""
 
-    class Mean:
+    class Mean(MetricBase):
         name: ClassVar[str] = metric
         needs: ClassVar[str] = "answers"
         higher_is_better: ClassVar[bool] = higher
 
-        def prepare(self, references: Any) -> Any:
-            return references
-
         def score(self, prepared: Any, predictions: Any) -> Scores:  # noqa: ARG002
             return Scores.mean(np.asarray(predictions, dtype=np.float64))
-
-        def aggregate(self, totals: Floats, count: Count) -> Floats:
-            return mean_of_totals(totals, count)
 
     return Mean()
 

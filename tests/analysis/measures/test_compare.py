@@ -12,7 +12,7 @@ import pytest
 
 from analysis.measures.compare import compare
 from analysis.tables.records import Stored, find, read
-from mmq_sweeps.reporting.compare import differences
+from mmq_sweeps.reporting.compare import all_differences
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 from tests.faults.cells import made
@@ -56,7 +56,7 @@ def pair(folder: Path) -> tuple[dict[str, Stored], Stored, Stored]:
 def test_differences_are_those_of_the_table_and_items_are_counted_by_the_better_direction(store: Path) -> None:
     stored, first, second = pair(store)
     found = compare(stored, first, second, None, 20)
-    told = differences(first.record, first.items(), second.record, second.items())
+    told = all_differences(first.record, first.items(), [second.record], lambda _: second.items())[second.record.id]
     by_name = {one.metric: one for one in found.differences}
     for name, one in by_name.items():
         assert (one.value, list(one.interval or ())) == (told[name]["difference"], told[name]["difference_interval"])

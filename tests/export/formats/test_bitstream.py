@@ -6,8 +6,8 @@ from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmq_sweeps.export.formats import bitstream
 from mmq_sweeps.export.formats.bitstream import from_awq_order, in_awq_order, pack_rows, unpack_rows, words
+from mmq_sweeps.methods.formats import packing
 from tests.export.formats.weights import BITS, SEEDS
 
 ROWS, COLUMNS = st.integers(0, 6), st.integers(1, 140)
@@ -58,7 +58,7 @@ def test_compressed_tensors_packs_the_same_words(rows: int, columns: int, bits: 
 def test_pieces_of_a_large_weight_are_as_one(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = random_codes(50, 77, bits, 0)
     whole = pack_rows(codes, bits)
-    monkeypatch.setattr(bitstream, "PIECE", 300)
+    monkeypatch.setattr(packing, "PIECE", 304)
     assert torch.equal(pack_rows(codes, bits), whole)
     assert torch.equal(unpack_rows(whole, 77, bits), codes)
 

@@ -141,7 +141,7 @@ def age() -> Callable[[Path, float], None]:
 def test_a_cell_that_another_sweep_runs_is_running(store: Store) -> None:
     sweep_id = launched(store, made.sweep(CELLS))
     other = Store.open(store.root, label="other-sweep-worker")
-    with other.lock("cells", CELLS[5].id) as lock:  # type: ignore[union-attr]
+    with other.locks.lock("cells", CELLS[5].id) as lock:  # type: ignore[union-attr]
         assert lock.held
         now = SweepReader(store, sweep_id)()
     assert now.count("running") == 1

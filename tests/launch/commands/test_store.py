@@ -40,7 +40,7 @@ def root(tmp_path: Path) -> Path:
     for one in (cell(16, 16, 16), cell(3, 16, 16)):
         store.save(record(one), [{"id": "a", "prediction": "x", "scores": {}}])
     for kind, key, days in (("quantized", "q", 20), ("statistics", "s", 10), ("outputs", "o", 0)):
-        store.save_artifact(kind, key, {"w": torch.zeros(1000, dtype=torch.uint8)}, {})
+        store.artifacts.save(kind, key, {"w": torch.zeros(1000, dtype=torch.uint8)}, {})
         for path in (root / "artifacts" / kind).iterdir():
             os.utime(path, (time.time() - days * 86400,) * 2)
     return root
@@ -52,7 +52,7 @@ def there(root: Path) -> list[str]:
 
 def test_what_lies_in_a_store_is_listed_by_kind(root: Path, launch: Run) -> None:
     store = Store.open(root, label="worker 1")
-    with store.lock("cells", "c"):
+    with store.locks.lock("cells", "c"):
         status, out, _ = launch("store", "--store", root, "--json")
         _, shown, _ = launch("store", "list", "--store", root)
     told = json.loads(out)
@@ -115,14 +115,14 @@ def test_pruning_removes_what_is_said(root: Path, launch: Run, options: list[str
 
 
 def test_pruning_leaves_what_a_running_job_needs(root: Path, launch: Run) -> None:
-    with Store.open(root).needed([("statistics", "s")]):
+    with Store.open(root).locks.pinned([("statistics", "s")]):
         _, out, _ = launch("store", "prune", "--store", root, "--max-gb", "0")
     assert there(root) == ["s"]
     assert out.startswith("removed 2 artifacts of 0.0 MB; 0.0 MB are left")
 
 
 def test_pruning_says_when_another_evicts(root: Path, launch: Run) -> None:
-    with Store.open(root).lock("evict", "artifacts"):
+    with Store.open(root).locks.lock("evict", "artifacts"):
         status, _, errors = launch("store", "prune", "--store", root, "--max-gb", "0")
     assert status == 1
     assert "another process evicts" in errors

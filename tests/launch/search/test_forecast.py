@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shlex
@@ -17,6 +18,9 @@ from tests.launch.search.asking import SEARCH, question
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCUMENT = (ROOT / "docs" / "search.md").read_text()
+with (ROOT / "docs" / "tables" / "search_units.csv").open() as table:
+    BY_UNIT = sorted({row["command"] for row in csv.DictReader(table)})
+COMMANDS = [*re.findall(r"^    (python -m mmq_sweeps -m .*)$", DOCUMENT, flags=re.MULTILINE), *BY_UNIT]
 
 
 def test_qwen_is_planned_without_weights(command: Callable, tmp_path: Path) -> None:
@@ -62,16 +66,15 @@ def test_a_person_is_told_that_nothing_was_run(command: Callable, tmp_path: Path
 
 
 def test_the_plan_in_the_documents_is_what_is_printed(command: Callable) -> None:
-    shown = re.search(
-        r"<!-- search plan -->\n    python -m launch (plan .*?)\n\n```text\n(.*?)```", DOCUMENT, re.DOTALL
-    )
-    assert shown is not None
-    done = command(*shown[1].split(), module="launch")
+    (asked,) = re.findall(r"^    python -m launch (plan .*)$", DOCUMENT, flags=re.MULTILINE)
+    head, _, *shown = (ROOT / "benchmarks" / "output" / "search_plan.txt").read_text().splitlines()
+    assert head == f"# python -m launch {asked}"
+    done = command(*asked.split(), module="launch")
     assert done.returncode == 0, done.stderr
-    assert [line.rstrip() for line in done.stdout.splitlines()] == shown[2].splitlines()
+    assert [line.rstrip() for line in done.stdout.splitlines()] == shown
 
 
-@pytest.mark.parametrize("written", re.findall(r"^    (python -m mmq_sweeps -m .*)$", DOCUMENT, flags=re.MULTILINE))
+@pytest.mark.parametrize("written", COMMANDS)
 def test_every_command_of_the_documents_plans(written: str, command: Callable) -> None:
     done = command("plan", *shlex.split(written)[4:], "tracker=none", "--json", module="launch")
     assert done.returncode == 0, done.stderr

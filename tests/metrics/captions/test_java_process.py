@@ -19,8 +19,8 @@ from mmq_sweeps.metrics.captions.java import (
     JavaDiedError,
     JavaMissingError,
     JavaProcess,
-    PerProcess,
     java_path,
+    per_process,
     run_once,
     take,
 )
@@ -112,15 +112,15 @@ def test_threads_that_ask_at_once_get_one_program() -> None:
         made.append(object())
         return made[-1]
 
-    holder = PerProcess(slowly)
+    get = per_process(slowly)
     given: list[object] = []
-    threads = [threading.Thread(target=lambda: given.append(holder.get())) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: given.append(get())) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(made) > 1
-    assert len(set(map(id, [*given, holder.get()]))) == 1
+    assert len(set(map(id, [*given, get()]))) == 1
 
 
 def test_threads_take_turns() -> None:

@@ -30,7 +30,7 @@ def test_kept_references_are_not_tokenized_again(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(references, "_make", lambda *_: pytest.fail("made again"))
     second = CaptionScorer(cell.references, METRICS, tmp_path)
     assert second.references.tokens == first.references.tokens
-    assert second.references.digest == first.references.digest
+    assert second.references.image_ids == first.references.image_ids
     assert second.score(cell.predictions) == expected
 
 

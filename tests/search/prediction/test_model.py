@@ -47,8 +47,8 @@ def test_a_damage_that_is_more_than_its_parts_is_learned() -> None:
     points = [*FIRST, *EVERY[::3]]
     plain.fit(observed(points))
     bent.fit(observed(points, bend=0.6))
-    assert abs(plain.bend) < 0.1
-    assert bent.bend > 0.3
+    assert abs(plain._parameters.bend) < 0.1
+    assert bent._parameters.bend > 0.3
     point = (0, 0, 3)
     assert bent.relative(point) == pytest.approx(share(point, 0.6), abs=0.03)
 

@@ -10,7 +10,7 @@ import pytest
 
 from mmq_sweeps.data.images import problems
 from mmq_sweeps.data.manifest import Manifest, read_manifest, write_manifest
-from mmq_sweeps.data.whole_files import write_whole
+from mmq_sweeps.whole_files import write_whole
 from tests.data.layouts import write_picture
 
 
