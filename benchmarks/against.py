@@ -32,6 +32,13 @@ def checkout(commit: str = BEFORE) -> Iterator[Path]:
             subprocess.run([*git, "remove", "--force", str(tree)], check=True)
 
 
+def seconds(work: Callable[[], object]) -> float:
+    """Call ``work`` and return its wall seconds."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
 def spent(
     tree: Path, arguments: Sequence[str], folder: Path | None = None, **environment: str
 ) -> tuple[float, float, str]:

@@ -29,14 +29,13 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.against import BEFORE, CHECKOUT, checkout, compared, line, spent
+from benchmarks.against import BEFORE, CHECKOUT, checkout, compared, line, seconds, spent
 
 LIMITS = {"table": 2.0, "frontier": 1.0, "importance": 60.0, "figures": 120.0, "report": 3.0, "report_mb": 8.0}
 PAUSES = ("page_scroll", "page_filter", "page_sort", "page_budget", "page_pin")
@@ -48,12 +47,6 @@ METHODS, ITEMS = ("rtn", "gptq", "awq", "hqq"), 500
 MOST_SECONDS, LEAST_RATIO = {200: 20.0}, {4000: 10.0}
 # Bytes that a page may have: 1.5 MB, of 10**6 bytes.
 MOST_BYTES = 1_500_000
-
-
-def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def made_up_store(

@@ -25,9 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.against import seconds
 from benchmarks.solvers_gptq import BLOCK
 from benchmarks.solvers_parity import embedded_layers
-from benchmarks.timing import Section, correlated_inputs, forget_peak, progress, random_weight, resident, seconds
+from benchmarks.timing import Section, correlated_inputs, forget_peak, progress, random_weight, resident
 from mmq_sweeps.methods.autoawq import AutoAWQ, SharedInput, library_solver
 from mmq_sweeps.methods.awq import AWQ
 from mmq_sweeps.methods.awq_search.clip import best_clipped

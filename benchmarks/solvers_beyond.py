@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.timing import Section, correlated_inputs, in_pairs, random_weight, seconds
+from benchmarks.against import seconds
+from benchmarks.timing import Section, correlated_inputs, in_pairs, random_weight
 from mmq_sweeps.methods.base import LayerStats
 from mmq_sweeps.methods.coordinate_descent import CoordinateDescent
 from mmq_sweeps.methods.formats import QuantizedWeight, pack_codes, unpack_codes

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.against import seconds
+
 
 @dataclass(frozen=True)
 class Section:
@@ -26,12 +28,6 @@ def progress(what: str) -> None:
     """Print the current step to stderr with the time of day, since some sections take minutes."""
     sys.stderr.write(f"{time.strftime('%H:%M:%S')}  {what}\n")
     sys.stderr.flush()
-
-
-def seconds(function: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
 
 
 def forget_peak() -> None:

@@ -24,7 +24,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from benchmarks.timing import progress, seconds
+from benchmarks.against import seconds
+from benchmarks.timing import progress
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.methods.factor import factorize
 from mmq_sweeps.methods.gptq import GPTQ

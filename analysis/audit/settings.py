@@ -13,9 +13,9 @@ from analysis.audit.answers import Answers, rounded
 from analysis.audit.finding import Told, labels
 from analysis.cells import Cells
 from analysis.cells.columns import BITS, METRIC, SELECTION
-from analysis.cells.selections import by_number, methods_in, mixed, slots
+from analysis.cells.selections import by_number, methods_in, mixed, parts_in, slots
 from analysis.measures.quality import Quality
-from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, part_order
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS
 from mmq_sweeps.identity.cell import digest
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.compare import ROUNDING
@@ -38,7 +38,7 @@ def effective(rows: pd.DataFrame) -> pd.DataFrame:
     Bits carry the part's own group size if it has one: ``3g64``; units by number are a digest behind them.
     """
     columns = {"method": rows["method"].where(rows["method"] != "none", "")}
-    for part in sorted((name[len(BITS) :] for name in rows if name.startswith(BITS)), key=part_order):
+    for part in parts_in(rows):
         bits = rows[f"{BITS}{part}"].fillna(FULL_PRECISION_BITS).map("{:g}".format)
         blocks, layers = rows[f"blocks.{part}"].fillna(""), rows[f"layers.{part}"].fillna("")
         own = rows[f"group.{part}"].fillna("") if f"group.{part}" in rows else pd.Series("", rows.index)

@@ -27,16 +27,19 @@ def quantized_elsewhere(rows: pd.DataFrame) -> pd.Series:
     return rows["method"].str.startswith(QUANTIZED_ELSEWHERE)
 
 
+def parts_in(columns: Iterable[str]) -> list[str]:
+    """Return the parts that have bits among ``columns``, vision first."""
+    return sorted((name.removeprefix(BITS) for name in columns if name.startswith(BITS)), key=part_order)
+
+
 def assignment(row: pd.Series) -> str:
     """Describe a cell in words, with own group sizes and partial selections.
 
     Examples: ``gptq vision 3 connector 4 g64 language 8 (front mlp)``, ``gptq vision 4 language attention 4, mlp 3``.
     """
     told = []
-    for column in sorted(
-        (name for name in row.index if name.startswith(BITS)), key=lambda c: part_order(c[len(BITS) :])
-    ):
-        part, bits = column.removeprefix(BITS), row[column]
+    for part in parts_in(row.index):
+        bits = row[f"{BITS}{part}"]
         if selection := _text(row.get(f"{SELECTION}{part}")):
             told.append(f"{part} {bits_label(json.loads(selection))}")
             continue

@@ -10,12 +10,11 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from analysis.cells.columns import BESIDE, BITS, FAMILY, LOADS_IN, MAIN, METRIC
+from analysis.cells.columns import BESIDE, FAMILY, LOADS_IN, MAIN, METRIC
 from analysis.cells.items import Book, Column, Items, Summary, stacked
-from analysis.cells.selections import loaders_of, quantized_elsewhere
+from analysis.cells.selections import loaders_of, parts_in, quantized_elsewhere
 from analysis.loads_in import kept
 from analysis.progress import counted
-from mmq_sweeps.identity.assignment import part_order
 from mmq_sweeps.metrics.intervals import Owners
 from mmq_sweeps.reporting.compare import told_apart
 
@@ -56,8 +55,7 @@ class Cells:
     @property
     def parts(self) -> list[str]:
         """Parts of any cell's model, vision first."""
-        named = [column.removeprefix(BITS) for column in self.frame.columns if column.startswith(BITS)]
-        return sorted(named, key=part_order)
+        return parts_in(self.frame.columns)
 
     @property
     def metrics(self) -> list[str]:

@@ -117,21 +117,21 @@ def parts(family: Family) -> Iterator[Panel]:
 
 def groups(family: Family) -> Iterator[Panel]:
     """Yield a panel per part and method: a curve per block group (thirds of the part's blocks)."""
-    yield from _narrowed(family, "blocks", BLOCK_GROUPS, {"layers": WHOLE["layers"]})
+    yield from _narrowed(family, "blocks", BLOCK_GROUPS, "layers")
 
 
 def layers(family: Family) -> Iterator[Panel]:
     """Yield a panel per part and method: a curve per layer kind (attention, MLP)."""
-    yield from _narrowed(family, "layers", LAYER_KINDS, {"blocks": WHOLE["blocks"]})
+    yield from _narrowed(family, "layers", LAYER_KINDS, "blocks")
 
 
-def _narrowed(family: Family, by: str, choices: Sequence[str], held: dict[str, str]) -> Iterator[Panel]:
+def _narrowed(family: Family, by: str, choices: Sequence[str], other: str) -> Iterator[Panel]:
+    """Yield a panel per part and method, with a curve per one of ``choices`` in the column ``by``; ``other`` is whole."""
     for told in _told(family):
         rows = with_common_groups(told.alone)
         if rows.empty or not rows[by].isin(choices).any():
             continue
-        for name, value in held.items():
-            rows = rows[rows[name] == value]
+        rows = rows[rows[other] == WHOLE[other]]
         for method in _in_order(rows, "method"):
             for part in _in_order(rows[rows["method"] == method], "part"):
                 of_part = rows[(rows["method"] == method) & (rows["part"] == part)]

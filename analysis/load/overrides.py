@@ -111,12 +111,8 @@ def _widths(rules: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     by_kind = {kind: {width[group, kind] for group in BLOCK_GROUPS} for kind in LAYER_KINDS}
     if all(len(widths) == 1 for widths in by_kind.values()):
         return {kind: widths.pop() for kind, widths in by_kind.items()}
-    return {group: _width_of(group, width) for group in BLOCK_GROUPS}
-
-
-def _width_of(group: str, width: Mapping[tuple[str, str], int]) -> Any:
-    own = {kind: width[group, kind] for kind in LAYER_KINDS}
-    return own if len(set(own.values())) > 1 else own[LAYER_KINDS[0]]
+    by_group = {group: {kind: width[group, kind] for kind in LAYER_KINDS} for group in BLOCK_GROUPS}
+    return {group: own if len({*own.values()}) > 1 else own[LAYER_KINDS[0]] for group, own in by_group.items()}
 
 
 def _part_methods(cell: Mapping[str, Any], task: str, model: str) -> Iterator[str]:

@@ -39,6 +39,11 @@ class Family:
             return None, str(error)
 
     @cached_property
+    def overall(self) -> Frontier:
+        """The frontier of all methods."""
+        return frontiers(self.cells, self.metric)[0]
+
+    @cached_property
     def frontiers(self) -> list[Frontier]:
         """The frontier of each method; empty if no quantized cell has the metric and its bits per weight."""
         try:

@@ -22,10 +22,10 @@ from sklearn.model_selection import KFold, cross_val_predict
 from analysis.cells import Cells
 from analysis.cells.columns import BITS, METRIC, SELECTION
 from analysis.cells.remarks import left_out, other_methods, warned
-from analysis.cells.selections import by_number, methods_in, of_method, slots, whole
+from analysis.cells.selections import by_number, methods_in, of_method, parts_in, slots, whole
 from analysis.measures.forest import Grid, permutation_importances, shap_values
 from analysis.progress import counted as in_progress
-from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS, part_order
+from mmq_sweeps.identity.assignment import BLOCK_GROUPS, FULL_PRECISION_BITS, LAYER_KINDS
 from mmq_sweeps.identity.end_parts import END_PARTS
 from mmq_sweeps.reporting.compare import ROUNDING
 from mmq_sweeps.reporting.counts import are, counted, out_of
@@ -102,13 +102,8 @@ def importances(
         for label, method, rows in methods:
             parts = family.parts
             lacking = int(rows[f"{METRIC}{name}"].isna().sum())
-            notes = (
-                [
-                    f"{out_of(lacking, len(rows), 'cell', 'has', 'have')} no {metric_label(name)} and {are(lacking)} left out"
-                ]
-                if lacking
-                else []
-            )
+            without = f"{out_of(lacking, len(rows), 'cell', 'has', 'have')} no {metric_label(name)}"
+            notes = [f"{without} and {are(lacking)} left out"] if lacking else []
             rows = rows[rows[f"{METRIC}{name}"].notna()]
             notes += list(other_methods(family.frame, method))
             kept = ~numbered(rows, parts) if fine else whole(rows, parts)
@@ -142,7 +137,7 @@ def _methods(title: str, frame: pd.DataFrame, by_method: bool) -> list[tuple[str
 
 def part_features(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the bits ``[N, P]`` of the parts whose bits vary."""
-    columns = sorted((name for name in rows if name.startswith(BITS)), key=lambda name: part_order(name[len(BITS) :]))
+    columns = [f"{BITS}{part}" for part in parts_in(rows)]
     bits = rows[columns].rename(columns=lambda name: name.removeprefix(BITS)).astype(np.float64)
     return bits.loc[:, bits.nunique() > 1]
 
@@ -150,7 +145,7 @@ def part_features(rows: pd.DataFrame) -> pd.DataFrame:
 def fine_features(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the bits of every part x block group x layer kind whose bits vary; 16 if a cell does not quantize it."""
     features = {}
-    for part in sorted((name[len(BITS) :] for name in rows if name.startswith(BITS)), key=part_order):
+    for part in parts_in(rows):
         if part in END_PARTS:
             features[part] = rows[f"{BITS}{part}"].fillna(FULL_PRECISION_BITS)
             continue
@@ -192,9 +187,8 @@ def _names(column: pd.Series, name: str) -> pd.Series:
 
 def _unfit(features: pd.DataFrame, score: np.ndarray) -> str | None:
     if len(score) < LEAST_CELLS:
-        return (
-            f"{len(score)} cell{'s are' if len(score) != 1 else ' is'} too few for a forest; run at least {LEAST_CELLS}"
-        )
+        cells = counted(len(score), "cell is", "cells are")
+        return f"{cells} too few for a forest; run at least {LEAST_CELLS}"
     if features.shape[1] < 2:
         return "fewer than two parts have several bit-widths; sweep component.PART.bits of two parts"
     if _constant(score):

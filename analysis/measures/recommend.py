@@ -19,12 +19,12 @@ from sklearn.model_selection import KFold, cross_val_predict
 from analysis.cells import Cells
 from analysis.cells.columns import BITS, METRIC
 from analysis.cells.remarks import defined
-from analysis.cells.selections import any_mixed, methods_in, mixes_methods, of_method, whole
+from analysis.cells.selections import any_mixed, methods_in, mixes_methods, of_method, parts_in, whole
 from analysis.measures.frontier import drawn_scores
 from analysis.measures.importance import FOLDS, LEAST_CELLS, TREES
 from analysis.measures.missing import again, command
 from analysis.measures.quality import Quality
-from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, part_order
+from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS
 
 SHOWN = 5
 
@@ -188,8 +188,7 @@ def _expected(own: pd.DataFrame, method: str, parts: list[str], metric: str, see
 
 
 def _known_parts(rows: pd.DataFrame) -> list[str]:
-    named = [name[len(BITS) :] for name in rows if name.startswith(BITS) and rows[name].notna().all()]
-    return sorted(named, key=part_order)
+    return [part for part in parts_in(rows) if rows[f"{BITS}{part}"].notna().all()]
 
 
 def _bpw(rows: pd.DataFrame, parts: list[str], widths: tuple[float, ...]) -> float:

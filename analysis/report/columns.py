@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.cells import Cells
 from analysis.cells.columns import ANSWERS, BITS, METRIC, WARNINGS
-from analysis.cells.selections import assignment, loaders_shown
+from analysis.cells.selections import assignment, loaders_shown, warnings_of
 from analysis.measures.missing import again
 from analysis.output import plain
 from analysis.report.packing import pack
@@ -48,6 +48,7 @@ def columns(
             family[numbers[key]] = number
     rows = [row for _, row in frame.iterrows()]
     ids = [str(one) for one in frame["id"]]
+    warned = [name for name in cells.metrics if f"{WARNINGS}{name}" in frame]
     found: dict[str, Iterable[Any]] = {
         "id": ids,
         "family": family,
@@ -55,7 +56,7 @@ def columns(
         **{name: frame[name] for name in ("source", "model", "task", "method")},
         **{f"{BITS}{part}": frame[f"{BITS}{part}"].round(2) for part in cells.parts},
         "on frontier": ["yes" if key in on_frontier else "" for key in numbers],
-        "warnings": _warnings(frame, cells.metrics),
+        "warnings": [_warnings(row, warned) for row in rows],
         "loads in": [loaders_shown(row) for row in rows],
         "where": _templates(frame["where"], ids),
         "command": _templates((again(row) for row in rows), ids),
@@ -68,7 +69,7 @@ def columns(
         for column in (f"{METRIC}{name}", f"low.{name}", f"high.{name}"):
             if column in frame:
                 found[column] = _rounded(frame[column])
-        if f"{WARNINGS}{name}" in frame:
+        if name in warned:
             found[f"{WARNINGS}{name}"] = frame[f"{WARNINGS}{name}"]
     if "created" in found:
         found["created"] = [_short_time(value) for value in found["created"]]
@@ -98,16 +99,10 @@ def _answers(frame: pd.DataFrame) -> dict[str, list[float | None]]:
     return found
 
 
-def _warnings(frame: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
-    """Return each cell's warnings about all metrics in a line, to list and to search."""
-    names = {name: f"{WARNINGS}{name}" for name in metrics if f"{WARNINGS}{name}" in frame}
-    told: list[list[str]] = [[] for _ in range(len(frame))]
-    for name, column in names.items():
-        label = metric_label(name)
-        for lines, text in zip(told, frame[column], strict=True):
-            if isinstance(text, str):
-                lines.append(f"{label}: {'; '.join(text.splitlines())}")
-    return ["; ".join(lines) for lines in told]
+def _warnings(row: pd.Series, metrics: Sequence[str]) -> str:
+    """Return a cell's warnings about all ``metrics`` in a line, to list and to search."""
+    told = {name: warnings_of(row, name) for name in metrics}
+    return "; ".join(f"{metric_label(name)}: {'; '.join(texts)}" for name, texts in told.items() if texts)
 
 
 def _rounded(column: pd.Series) -> list[float | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,7 @@ from analysis.figures.searches import plots
 from analysis.load.searches import Search
 from analysis.measures import searches as searching
 from analysis.measures.family import Family, families
-from analysis.measures.frontier import Frontier, frontiers
+from analysis.measures.frontier import Frontier
 from analysis.measures.importance import Importance
 from analysis.measures.sensitivity import TITLES
 from analysis.output import plain
@@ -58,16 +58,8 @@ FAILURES = 20
 
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """A family with a section: its ``number`` on the page, its ``overall`` frontier, and the ``numbers`` of all cells."""
-
-    number: int
-    family: Family
-    overall: Frontier
-    numbers: Mapping[tuple[str, str], int]
+# The numbers of the page's cells, by id and place.
+Numbers = Mapping[tuple[str, str], int]
 
 
 def page(
@@ -99,14 +91,11 @@ def page(
     for number, family in enumerate(found, 1):
         _worked_out(family, f"{family.title} ({number} of {len(found)})", say)
     numbers = numbers_of(cells.frame)
-    shown = [
-        _Shown(number, family, frontiers(family.cells, family.metric)[0], numbers)
-        for number, family in enumerate(found)
-    ]
     defects = auditing.audit(cells, metric, say)
     say("writing the page")
     history = cells.history()
-    on_frontier = {key for one in shown for key in zip(one.overall.rows["id"], one.overall.rows["where"], strict=True)}
+    best = [family.overall.rows for family in found]
+    on_frontier = {key for rows in best for key in zip(rows["id"], rows["where"], strict=True)}
     drawn = columns(
         cells,
         numbers,
@@ -120,7 +109,7 @@ def page(
         "families": [overview(family, numbers) for family in found],
     }
     sections = [
-        *(section for one in shown for section in _of_family(one, images)),
+        *(section for place, own in enumerate(found) for section in _of_family(own, place, numbers, images)),
         *([Section("Searches", list(_searches(found_by)))] if found_by else []),
         *([across] if (across := transfer_section(cells, metric)) else []),
         Section("All cells", [_cells_table(cells, drawn)]),
@@ -146,18 +135,25 @@ def _worked_out(family: Family, title: str, say: Say) -> None:
     _ = family.importance
 
 
-def _of_family(one: _Shown, images: Path | None) -> Iterator[Section]:
+def _of_family(family: Family, place: int, numbers: Numbers, images: Path | None) -> Iterator[Section]:
+    """Yield the sections of a family, the one at ``place`` among the page's."""
     yield Section(
-        one.family.title,
-        [Drawn("overview", {"family": one.number}, tag="div"), _frontier_table(one), *_frontier_notes(one.overall)],
+        family.title,
+        [
+            Drawn("overview", {"family": place}, tag="div"),
+            _frontier_table(family, numbers),
+            *_frontier_notes(family.overall),
+        ],
     )
-    yield Section("Importance", list(_importance(one.family)), 3)
-    yield Section("Sensitivity", list(_sensitivity(one)), 3)
-    chosen = [one.overall.smallest_within(words.KEEP), *(one.overall.best_within(budget) for budget in words.BUDGETS)]
+    yield Section("Importance", list(_importance(family)), 3)
+    yield Section("Sensitivity", list(_sensitivity(family, numbers)), 3)
+    chosen = [
+        family.overall.smallest_within(words.KEEP),
+        *(family.overall.best_within(budget) for budget in words.BUDGETS),
+    ]
     picked = {row["id"]: row for row in chosen if row is not None}
-    family = one.family
-    shown, told = samples(family.cells, family.metric, list(picked.values()), one.numbers, images, one.number)
-    answers = changed(family, one.overall.rows, one.numbers)
+    shown, told = samples(family.cells, family.metric, list(picked.values()), numbers, images, place)
+    answers = changed(family, family.overall.rows, numbers)
     yield Section("Changed answers", list(answers), 3)
     yield Section("Samples", [*([shown] if shown else []), Sentences([words.sentence(line) for line in told])], 3)
 
@@ -179,9 +175,9 @@ def _searches(found: Sequence[Search]) -> Iterator[Block]:
         yield from plots(search)
 
 
-def _frontier_table(shown: _Shown) -> Table:
+def _frontier_table(family: Family, numbers: Numbers) -> Table:
     """List the cells on the frontier of all methods, with the known figures of each."""
-    one = shown.overall
+    one = family.overall
     rows = one.rows
     titles = {"low": "low", "high": "high", "difference": "vs full", "probability": "on frontier"}
     known = [
@@ -195,8 +191,8 @@ def _frontier_table(shown: _Shown) -> Table:
     lines = [[plain(value) for value in line] for line in zip(*(values for _, values in known), strict=True)]
     warned = ["; ".join(warnings_of(row, one.metric)) for _, row in rows.iterrows()]
     marks = {(place, 2): told for place, told in enumerate(warned) if told}
-    numbers = [shown.numbers[key] for key in zip(rows["id"], rows["where"], strict=True)]
-    return Table(f"The frontier of {shown.family.title}", [column for column, _ in known], lines, marks, numbers)
+    cells = [numbers[key] for key in zip(rows["id"], rows["where"], strict=True)]
+    return Table(f"The frontier of {family.title}", [column for column, _ in known], lines, marks, cells)
 
 
 def _frontier_notes(one: Frontier) -> Iterator[Block]:
@@ -238,8 +234,8 @@ def _bars(one: Importance, highest: float) -> Doubts:
     return Doubts(bars, [f"{one.of_fit}.", *map(words.sentence, beside)], doubts)
 
 
-def _sensitivity(one: _Shown) -> Iterator[Block]:
-    family, told = one.family, one.family.sensitivity
+def _sensitivity(family: Family, numbers: Numbers) -> Iterator[Block]:
+    told = family.sensitivity
     if told is None:
         yield Sentences(
             [
@@ -247,7 +243,7 @@ def _sensitivity(one: _Shown) -> Iterator[Block]:
             ]
         )
     else:
-        if (maps := damages(told, family.cells, one.numbers)) is not None:
+        if (maps := damages(told, family.cells, numbers)) is not None:
             yield maps
         yield Sentences([words.sentence(note) for note in told.notes])
         if lines := list(words.of_sensitivity(told)):

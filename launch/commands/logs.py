@@ -10,7 +10,7 @@ from pathlib import Path
 from launch import sweep_file
 from launch.slurm import jobs
 from launch.slurm.jobs import Submitted
-from mmq_sweeps.errors import ConfigError
+from mmq_sweeps.errors import ConfigError, some_of
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 
@@ -52,8 +52,7 @@ def find(store: Store, beginning: str) -> str:
     if not fitting:
         listing = sweep_file.command("status", store.root, None, "--json")
         raise ConfigError(f"cell {beginning}: unknown in {store.root}; {listing} lists the cells of the latest sweep")
-    more = ", ..." if len(fitting) > CHOICES else ""
-    raise ConfigError(f"cell {beginning}: fits {len(fitting)}. Choose of {', '.join(fitting[:CHOICES])}{more}")
+    raise ConfigError(f"cell {beginning}: fits {len(fitting)}. Choose of {some_of(fitting, CHOICES)}")
 
 
 def told_of(store: Store, cell_id: str) -> Iterator[tuple[Path, list[str]]]:

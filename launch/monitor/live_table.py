@@ -6,7 +6,6 @@ Writes to standard error, as the progress of a sweep in this process does.
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, RenderableType
@@ -42,9 +41,7 @@ class Foreground:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._refresh()
         if self._live is not None:
             self._live.stop()

@@ -93,10 +93,9 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class StaticSweep:
-    """Constant data of a sweep, cached between reads: cells and titles by id, and the cell ids of each group."""
+    """Constant data of a sweep, cached between reads: titles by cell id, and the cell ids of each group."""
 
     written: SweepFile
-    cells: dict[str, Cell]
     titles: dict[str, str]
     groups: tuple[tuple[str, tuple[str, ...]], ...]
 
@@ -104,13 +103,8 @@ class StaticSweep:
     def of(written: SweepFile) -> StaticSweep:
         # A cell's id is a hash; compute it once.
         cells = {cell.id: cell for cell in written.sweep.cells}
-        groups = written.batches
-        return StaticSweep(
-            written,
-            cells,
-            distinct_titles(written.sweep.cells),
-            tuple((_in_common([cells[one] for one in group]), group) for group in groups),
-        )
+        groups = tuple((_in_common([cells[one] for one in group]), group) for group in written.batches)
+        return StaticSweep(written, distinct_titles(written.sweep.cells), groups)
 
 
 @dataclass
@@ -134,7 +128,7 @@ class SweepReader:
         } | at_hand
         refused = sweep_file.refused(self.store.root, known.written)
         waiting = REFUSED if refused else QUEUED
-        cells = {cell_id: self._cell(cell_id, known, at_hand, waiting) for cell_id in known.cells}
+        cells = {cell_id: self._cell(cell_id, known, at_hand, waiting) for cell_id in known.titles}
         return Snapshot(
             sweep=known.written.id,
             command=known.written.command,

@@ -47,10 +47,11 @@ class Composer:
         self._composed: dict[tuple[str, ...], bytes] = {}
 
     def read(self, line: str) -> tuple[Override, bool]:
-        """Parse an override; also return whether it affects which files are read."""
+        """Parse an override; also return whether it affects which files are read, as a group's option and hydra's own do."""
         if line not in self._parsed:
             override = self._parser.parse_override(line)
-            self._parsed[line] = override, _chooses(override, self._repository)
+            is_group = self._repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
+            self._parsed[line] = override, is_group or override.is_hydra_override()
         return self._parsed[line]
 
     def values(self, overrides: Sequence[str]) -> list[Override]:
@@ -174,9 +175,3 @@ def _check_sweep_settings(
             f"{' '.join(choices)}: sets {' and '.join(ignored)}, which a sweep reads once for all its cells; make it an "
             "experiment (conf/experiment), or run it on its own."
         )
-
-
-def _chooses(override: Override, repository: IConfigRepository) -> bool:
-    """Return True if ``override`` affects which files are read: a group's option, or hydra's own settings (search path)."""
-    is_group = repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
-    return is_group or override.is_hydra_override()

@@ -63,20 +63,15 @@ def search(question: Question, launcher: Mapping[str, Any], command: str = "") -
         run.note("halted", reason=str(halted))
         to_stderr(str(halted))
         return halted.status
-    except ConfigError as error:
-        run.note("halted", reason=str(error))
-        raise
-    except KeyboardInterrupt:
-        run.note("halted", reason="interrupted")
+    except (ConfigError, KeyboardInterrupt) as error:
+        run.note("halted", reason=str(error) or "interrupted")
         raise
     found.mark_optimistic()
     run.note("done", **found.content)
     answer.show(found, question.base["output"])
     if run.failed:
-        were = "was" if run.failed == 1 else "were"
-        to_stderr(
-            f"{counted(run.failed, 'cell')} failed and {were} left out of the search; the same command tries again"
-        )
+        failed = counted(run.failed, "cell failed and was", "cells failed and were")
+        to_stderr(f"{failed} left out of the search; the same command tries again")
     return 1 if run.failed else 0
 
 

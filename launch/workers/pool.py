@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -107,22 +107,13 @@ class Pool:
         log = log_path(self.store, self.started.id, slot.name)
         self.store.files.make_folder(log.parent)
         environment = self._environment(slot)
+        options = {"store": str(self.store.root), "sweep": self.started.id, "name": slot.name}
+        cells = {"cells": slot.cells, "help": slot.help}
         if warm.kept():
-            told = {"store": str(self.store.root), "sweep": self.started.id, "name": slot.name, "log": str(log)}
-            slot.process = warm.begin({**told, "cells": slot.cells, "help": slot.help}, environment)
+            slot.process = warm.begin({**options, "log": str(log), **cells}, environment)
             return
-        command = [
-            *(
-                sys.executable,
-                "-m",
-                "launch.workers.worker",
-                "--store",
-                str(self.store.root),
-                "--sweep",
-                self.started.id,
-            ),
-            *("--name", slot.name, "--parent", str(os.getpid())),
-        ]
+        given = (f"--{name}={value}" for name, value in {**options, "parent": os.getpid()}.items())
+        command = [sys.executable, "-m", "launch.workers.worker", *given]
         with log.open("ab") as output:
             # The log also receives output of libraries and crashes. A separate session, so that Ctrl-C on the terminal
             # reaches only this process, which forwards it.
@@ -130,14 +121,11 @@ class Pool:
                 command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output,
                 start_new_session=True,
             )  # fmt: skip
-        given = slot.process.stdin
-        assert given is not None
-        try:
-            given.write(json.dumps({"cells": slot.cells, "help": slot.help}).encode())
-            given.close()
-        except BrokenPipeError:
-            # The worker has died already; `attend` handles it.
-            return
+        assert slot.process.stdin is not None
+        # If the worker has died already, `attend` handles it.
+        with suppress(BrokenPipeError):
+            slot.process.stdin.write(json.dumps(cells).encode())
+            slot.process.stdin.close()
 
     def attend(self, slot: Slot) -> None:
         """Poll a slot's process; replace it if it died, unless ``FRUITLESS_DEATHS`` is reached."""

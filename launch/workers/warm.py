@@ -53,11 +53,9 @@ class WarmWorker:
         """Give it cells to run; one that has died is noticed by ``poll``."""
         self._status = None
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(job).encode() + b"\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            return
 
     def poll(self) -> int | None:
         if self._status is None:

@@ -14,7 +14,6 @@ import sys
 from contextlib import ExitStack
 
 from launch.workers import worker
-from mmq_sweeps.errors import ConfigError, StoreError
 
 
 def main() -> None:
@@ -52,16 +51,10 @@ def _run(job: dict[str, object], parent: int, kept: ExitStack) -> int:
             kept.enter_context(models_kept())
 
     cells, help = (list(map(str, job[name])) for name in ("cells", "help"))  # type: ignore[call-overload]
-    try:
-        outcome = worker.run(
-            str(job["store"]), str(job["sweep"]), cells, str(job["name"]), help,
-            needed=lambda: os.getppid() == parent, loaded=keep_models,
-        )  # fmt: skip
-    except (ConfigError, StoreError) as error:
-        # Already in the journal, which the parent process reads.
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(worker.BAD_INPUT) from None
-    return worker.STATUS[outcome]
+    return worker.status(
+        str(job["store"]), str(job["sweep"]), cells, str(job["name"]), help,
+        needed=lambda: os.getppid() == parent, loaded=keep_models,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

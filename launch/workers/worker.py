@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from launch import sweep_file
 from launch.slurm.scheduler import JobId
@@ -89,6 +90,16 @@ def run(
     return outcome
 
 
+def status(*arguments: Any, **settings: Any) -> int:
+    """Return the exit status of a ``run``; exit with ``BAD_INPUT`` if no cell could run."""
+    try:
+        return STATUS[run(*arguments, **settings)]
+    except (ConfigError, StoreError) as error:
+        # Already in the journal, which the parent process reads.
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(BAD_INPUT) from None
+
+
 def job() -> str | None:
     """Return the id of the SLURM job that this process runs in, or None."""
     here = JobId.here()
@@ -112,13 +123,7 @@ def main() -> None:
 
     # Must be set before torch is imported, as in mmq_sweeps/__main__.py.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        outcome = run(given.store, given.sweep, asked["cells"], given.name, asked["help"], needed=needed)
-    except (ConfigError, StoreError) as error:
-        # Already in the journal, which the parent process reads.
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(BAD_INPUT) from None
-    raise SystemExit(STATUS[outcome])
+    raise SystemExit(status(given.store, given.sweep, asked["cells"], given.name, asked["help"], needed=needed))
 
 
 if __name__ == "__main__":

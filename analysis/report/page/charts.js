@@ -122,7 +122,6 @@ function cividis(panels) {
 
 const DRAW = {
   xy: (panel, width, shared) => drawXY(panel, width, shared.style, shared.range || padded(extent(yValues(panel)), 0.05)),
-  bars: (panel, width) => drawBars(panel, width),
   heatmap: (panel, width, shared) => drawHeatmap(panel, width, shared.paint(panel), shared.digits,
     (one) => `${panel.title}\n${panel.x_label} ${one.column}, ${panel.y_label} ${one.row}\n${panel.value_label} ${fixed(one.value, 4)}`),
 };

@@ -228,4 +228,4 @@ def test_the_latest_sweep_is_meant_where_none_is_named(sweeps: Sweeps, recorded_
     assert sweeps.status()["sweep"] == recorded_sweep
     later = launched(Store.open(sweeps.store), made.sweep(CELLS[:3]))
     assert sweeps.status()["sweep"] == later
-    assert [one.id for one in recorded.listed(store.root)] == [later, recorded_sweep]
+    assert recorded.listed(store.root) == [later, recorded_sweep]
