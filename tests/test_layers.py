@@ -53,6 +53,7 @@ MAY_IMPORT = {
     # A command looks at whatever it shows.
     "mmq_sweeps.models.__main__": ("config", "errors", "identity", "methods", "quantization", "reporting"),
     "mmq_sweeps.data.__main__": ("errors",),
+    "mmq_sweeps.data.scenes.train": ("errors",),
     "mmq_sweeps.tasks.score": ("config", "errors", "metrics", "reporting"),
     "mmq_sweeps.__main__": ("config", "errors", "reporting", "launch"),
     "mmq_sweeps.assignment": ("config.paths", "errors", "identity", "store"),
