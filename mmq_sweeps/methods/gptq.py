@@ -20,9 +20,9 @@ from torch import Tensor
 
 from mmq_sweeps.identity.roles import UNLESS_NULL
 from mmq_sweeps.methods.base import EXPECTED, GroupedMethod, LayerStats, Solution, check_vision_weight
-from mmq_sweeps.methods.columns import round_columns
 from mmq_sweeps.methods.factor import BLOCK, MAX_DAMPING, Factor, NotDefiniteError, factorize, factorized_in_place
 from mmq_sweeps.methods.formats import Format, Grid, QuantizedWeight, fit_grid, round_nearest
+from mmq_sweeps.methods.gptq_columns import round_columns
 from mmq_sweeps.methods.products import product
 
 # A factor of up to this many columns (4 MB) is cached for the next method. A larger one overwrites its Gram matrix

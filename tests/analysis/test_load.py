@@ -266,7 +266,7 @@ def test_a_table_with_fewer_rows_than_were_published_is_told(published: Path, tm
     assert "uniform.csv has 2 of the 1,500 rows that were published" in load([f"published:{tmp_path}"]).notes
 
 
-def test_columns_that_nobody_knows_are_kept(tmp_path: Path) -> None:
+def test_gptq_columns_that_nobody_knows_are_kept(tmp_path: Path) -> None:
     (tmp_path / "gptq.csv").write_text("vit_bits,qformer_bits,llm_bits,cider,meteor,machine\n3,4,8,1.1,0.2,a100\n")
     assert load([f"published:{tmp_path}"]).frame.loc[0, "machine"] == "a100"
 

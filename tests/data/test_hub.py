@@ -101,7 +101,7 @@ def test_a_row_is_an_item_with_its_images_and_its_question(parquet: Path) -> Non
     assert third.group == third.id == "102"
 
 
-def test_columns_are_text_numbers_labels_and_options(parquet: Path) -> None:
+def test_gptq_columns_are_text_numbers_labels_and_options(parquet: Path) -> None:
     def asked(**fields: Any) -> list[Question]:
         return [row.questions[0] for row in read(parquet, **fields)]
 
@@ -426,7 +426,7 @@ def test_a_reader_is_named_by_its_class_alone(composed: Composed, tmp_path: Path
         ids(composed, own)
 
 
-def test_columns_are_shown_before_a_yaml_is_written(parquet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gptq_columns_are_shown_before_a_yaml_is_written(parquet: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(parquet), "--split", "test"]) == 0
     first, second, *lines = capsys.readouterr().out.splitlines()
     assert (first, second) == ("splits here: test, train", f"test: 3 rows, parquet, in {parquet}")

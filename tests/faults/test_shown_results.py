@@ -152,7 +152,7 @@ def test_several_tasks_are_a_table_each_and_fit_eighty_columns() -> None:
     assert "TR@1" in of_retriever
 
 
-def test_columns_without_room_are_left_out_whole_and_named() -> None:
+def test_gptq_columns_without_room_are_left_out_whole_and_named() -> None:
     told = shown(*retrieval(), width=60)
     assert all(figure in told for figure in ("0.4100", "-0.1000", "4.67"))
     assert "…" not in told

@@ -39,7 +39,7 @@ def test_every_result_of_a_cell_says_how_alike_its_answers_are() -> None:
     assert (found.empty, found.identical, found.expected, found.commonest) == (0.25, 0.75, 0.25, "yes")
 
 
-def test_columns_are_there_only_if_they_say_something() -> None:
+def test_gptq_columns_are_there_only_if_they_say_something() -> None:
     assert not list(alike_columns([{"answers": SOUND}, {}]))
     assert list(alike_columns([{"answers": SOUND}, {"answers": SAME}, {}])) == [("same", ["20.0%", "all", ""])]
     assert list(alike_columns([{"answers": SOUND}, {"answers": NOTHING}])) == [("empty", ["", "all"])]

@@ -205,7 +205,7 @@ def test_a_family_is_one_table_whose_words_and_numbers_are_whole_at_any_width(wi
     assert sum("CIDEr" in line for line in lines) == 1
 
 
-def test_columns_that_have_no_room_are_named_and_the_least_important_go_first() -> None:
+def test_gptq_columns_that_have_no_room_are_named_and_the_least_important_go_first() -> None:
     cells = [record(16.0, 1.0, "none"), record(4.0, 0.5, vision=4)]
     told = {width: table_text(cells, width) for width in (30, 45, 60, 80)}
     assert "no room here for CIDEr vs full, bpw exact, size, id, time: widen" in told[30]

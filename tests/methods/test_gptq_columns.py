@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmq_sweeps.methods import columns
+from mmq_sweeps.methods import gptq_columns
 from tests.commands import run_forked
 from tests.conftest import command_environment
 
@@ -34,20 +34,20 @@ def block(count: int, rows: int, groups: int = 1, bits: int = 4, dtype: torch.dt
 @given(st.integers(1, 40), st.integers(1, 600), st.integers(1, 3), st.integers(2, 8))
 def test_the_compiled_loop_does_what_operators_do(count: int, rows: int, groups: int, bits: int) -> None:
     compiled, eager = (block(count, rows, groups, bits) for _ in range(2))
-    columns._compiled(*compiled)
-    columns._eager(*eager)
+    gptq_columns._compiled(*compiled)
+    gptq_columns._eager(*eager)
     assert torch.equal(compiled[2], eager[2])
     assert torch.allclose(compiled[1], eager[1], rtol=0, atol=1e-12)
 
 
 def test_single_precision_differs_at_ties_only() -> None:
     compiled, eager = (block(32, 4000, dtype=torch.float32) for _ in range(2))
-    columns._compiled(*compiled)
-    columns._eager(*eager)
+    gptq_columns._compiled(*compiled)
+    gptq_columns._eager(*eager)
     assert (compiled[2] == eager[2]).float().mean() > 0.999
 
 
-@pytest.mark.parametrize("way", [columns._compiled, columns._eager])
+@pytest.mark.parametrize("way", [gptq_columns._compiled, gptq_columns._eager])
 def test_a_column_is_rounded_after_the_errors_before_it(way: object) -> None:
     W, X, Q, T, scale, zero, group, max_code = given = block(20, 30, groups=2)
     before = X.clone()
@@ -62,10 +62,10 @@ def test_a_column_is_rounded_after_the_errors_before_it(way: object) -> None:
 
 def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
     whole, part = block(32, 600, dtype=torch.float32), block(32, 600, dtype=torch.float32)
-    columns._compiled(*whole)
+    gptq_columns._compiled(*whole)
     W, X, Q, T, scale, zero, group, max_code = part
     cut = [one[:, 100:350].contiguous() for one in (W, X, Q, scale, zero)]
-    columns._compiled(cut[0], cut[1], cut[2], T, cut[3], cut[4], group, max_code)
+    gptq_columns._compiled(cut[0], cut[1], cut[2], T, cut[3], cut[4], group, max_code)
     assert torch.equal(whole[1][:, 100:350], cut[1])
 
 
@@ -73,13 +73,13 @@ def test_it_is_compiled_where_nothing_can_be_kept(tmp_path: Path) -> None:
     """As on a cluster with the environment and the home folder mounted read-only."""
     program = (
         "import sys, numba.core.caching as caching\n"
-        "assert 'mmq_sweeps.methods.columns' not in sys.modules\n"
+        "assert 'mmq_sweeps.methods.gptq_columns' not in sys.modules\n"
         "implementation = getattr(caching, 'CacheImpl', None) or caching._CacheImpl\n"
         "implementation._locator_classes = []\n"
-        "from tests.methods.test_columns import block\n"
-        "from mmq_sweeps.methods import columns\n"
+        "from tests.methods.test_gptq_columns import block\n"
+        "from mmq_sweeps.methods import gptq_columns\n"
         "given = block(4, 8)\n"
-        "columns.round_columns(*given)\n"
+        "gptq_columns.round_columns(*given)\n"
         "print(int(given[2].max()) <= 15)\n"
     )
     done = run_forked("-c", [program], tmp_path, command_environment())
