@@ -13,7 +13,7 @@ from itertools import chain
 from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.sweep import Sweep
 from mmq_sweeps.errors import ConfigError
-from mmq_sweeps.execution.checks import Checks
+from mmq_sweeps.execution.cell_checks import Checks
 from mmq_sweeps.execution.failure_policy import failed_record, record_cell
 from mmq_sweeps.execution.prequantize import Prequantizer
 from mmq_sweeps.execution.session import Session, Sessions

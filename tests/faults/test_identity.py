@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from mmq_sweeps import methods
 from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.sweep import Sweep, plan
-from mmq_sweeps.execution.checks import Checks
+from mmq_sweeps.execution.cell_checks import Checks
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.execution.failure_policy import record_cell
 from mmq_sweeps.execution.session import Sessions

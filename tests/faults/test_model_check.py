@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.errors import ConfigError
-from mmq_sweeps.execution.checks import model_problems
+from mmq_sweeps.execution.cell_checks import model_problems
 from mmq_sweeps.execution.executor import execute, quiet_libraries
 from mmq_sweeps.execution.session import Session
 from mmq_sweeps.models.loading import LoadedModel, load_model

@@ -19,7 +19,7 @@ from mmq_sweeps.config.model_catalog import read_model
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.config.sweep import Sweep, plan
 from mmq_sweeps.errors import ConfigError, TargetError
-from mmq_sweeps.execution.checks import Checks, model_problems
+from mmq_sweeps.execution.cell_checks import Checks, model_problems
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.execution.session import Session, Sessions
 from mmq_sweeps.identity.cell import Cell
