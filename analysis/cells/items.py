@@ -36,7 +36,7 @@ class Book:
 
     _wanted: list[Summary] = field(default_factory=list)
     _kept: dict[tuple[str, str], dict[Summary, Any]] = field(default_factory=dict)
-    # Of equal item ids, those that came first with what is drawn together: cells of a task have the same.
+    # Of equal item ids, the first by group: cells of a task have the same.
     _ids: dict[tuple[str, ...], tuple[tuple[str, ...], Owners]] = field(default_factory=dict)
     _left: int = MOST_KEPT
 

@@ -43,7 +43,7 @@ def left_out(rows: pd.DataFrame, parts: Sequence[str]) -> Iterator[str]:
             yield f"{out_of(count, len(rows), 'cell', *verbs)} and {are(count)} left out here"
 
 
-# What cells do that are left out: one of them, several of them.
+# Reasons to leave cells out, for one cell and for several.
 ELSEWHERE = ("was quantized elsewhere", "were quantized elsewhere")
 NARROWED = (
     "quantizes only some blocks or layers of a part, or gives a part a group size of its own,",

@@ -150,7 +150,7 @@ def _left_out(rows: pd.DataFrame, parts: Iterable[str]) -> Iterable[str]:
             yield out_of(number, len(rows), "cell", *verbs)
 
 
-# What cells do that say nothing of one selection: one of them, several of them.
+# Why cells say nothing of a single selection, for one cell and for several.
 SEVERAL = (
     "gives the units of a part several bit-widths, or chooses them by number: it is compared between methods only",
     "give the units of a part several bit-widths, or choose them by number: they are compared between methods only",

@@ -55,7 +55,7 @@ def views(cells: Cells) -> list[View]:
     return found
 
 
-# What runs do that panels hide: one of them, several of them.
+# Why panels hide runs, for one run and for several.
 NARROWED = (
     "narrows a part or its group size and stands at its bits all the same",
     "narrow a part or its group size and stand at its bits all the same",

@@ -20,7 +20,7 @@ from mmq_sweeps.reporting.table import metric_label
 SIZES = ("bpw_paper", "bpw_exact", "size_bytes")
 # Significant digits of drawn numbers: more are invisible and enlarge the page.
 DIGITS = 7
-# What a pinned cell shows of its record, beside its figures.
+# Entries of its record that a pinned cell shows, beside its figures.
 RECORD = ("status", "error", "created", "seconds", "settings", "variant", "provenance", "url")
 
 

@@ -127,7 +127,7 @@ def _sized(family: Family) -> bool:
 def _worked_out(family: Family, title: str, say: Say) -> None:
     """Compute the cached properties of ``family`` that take long, and report progress."""
     say(f"{title}: answers")
-    # First, since what reads a cell's items makes what all others need of them.
+    # First, since it reads the cells' items, which all others need.
     _ = family.flips
     say(f"{title}: sensitivity")
     _ = family.sensitivity
@@ -228,7 +228,7 @@ def _bars(one: Importance, highest: float) -> Doubts:
     table = one.table.loc[sorted(one.table.index, key=lambda part: part_order(str(part)))]
     series = Series(one.method, [0.0, highest], table["mean"].tolist(), table["low"].tolist(), table["high"].tolist())
     bars = Bars(one.method, "importance (of 100)", [str(part) for part in table.index], [series])
-    # What the forest did not see is said as well, but makes nothing that it says doubtful.
+    # Cells that the forest did not see are named as well, but make none of its figures doubtful.
     beside = [text for text in one.warnings if "left out" in text]
     doubts = [words.sentence(text) for text in one.warnings if text not in beside]
     return Doubts(bars, [f"{one.of_fit}.", *map(words.sentence, beside)], doubts)

@@ -30,7 +30,7 @@ ASSETS = Path(__file__).parent
 LIBRARY = ASSETS / "vendor" / "plot.min.js"
 # In this order: each uses those before it.
 SCRIPTS = ("base.js", "charts.js", "overview.js", "cell.js", "table.js", "samples.js", "main.js")
-# What the scripts draw, in the order of the elements that they draw it in.
+# Values for the scripts, in the order of the elements that they draw in.
 Contents = list[dict[str, Any]]
 
 

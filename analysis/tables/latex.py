@@ -10,7 +10,7 @@ from analysis.tables.pivot import Grid, grids
 
 # Lines that a page holds.
 PAGE_LINES = 45
-# Points: the text's width in the article class, a sign's average, and what stands beside each column. A table that may break
+# Points: the text's width in the article class, a sign's average, and the space beside each column. A table that may break
 # over pages cannot be scaled, so that wide ones have smaller letters.
 TEXT, SIGN, BESIDE = 345, 5.0, 12
 SIZES = ((r"\normalsize", 1.0), (r"\footnotesize", 0.8), (r"\scriptsize", 0.7), (r"\tiny", 0.5))
@@ -21,7 +21,7 @@ SIGNS = {
     "`": r"\textasciigrave{}", MINUS: "$-$", "≤": r"$\le$", "≥": r"$\ge$", "≠": r"$\ne$",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }  # fmt: skip
-# What the letters of T1 hold, without those of Latin Extended-A that they lack; any other sign stops LaTeX.
+# The letters that T1 holds, without those of Latin Extended-A that it lacks; any other sign stops LaTeX.
 LACKING = "ĦħĸĿŀŉŦŧſ"
 KNOWN = {chr(code) for code in (*range(0x20, 0x7F), *range(0xA0, 0x180))} - set(LACKING) | set(
     "\u2013\u2014\u2018\u2019\u201c\u201d\u201a\u201e€™•"

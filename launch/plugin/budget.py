@@ -52,7 +52,7 @@ class BudgetSweeper(Sweeper):
         source = assignment_source(self.master.hydra)
         (base,) = self.cells_launcher.composed(combinations(_fixed(overrides, parser)))
         base = dict(base) if isinstance(base, dict) else resolved(base)
-        # Finds what is wrong with the configuration apart from its choices.
+        # Finds faults of the configuration apart from its choices.
         plan([base], source)
         metric = metric_of(settings, base["task"])
         options = {

@@ -71,7 +71,7 @@ class _Family:
     composer: Composer
     overrides: Sequence[str]
     base: Plain
-    # What each override of another job changes in the base; None if it cannot be told.
+    # The changes that each override of another job makes to the base; None if they cannot be told.
     changes: dict[tuple[int, str], list[Change] | None] = field(default_factory=dict)
     # Changed sections of the configuration by the changes made, so that jobs share them.
     sections: dict[tuple[Any, ...], Any] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class _Family:
     def around(composer: Composer, overrides: Sequence[str], config: DictConfig) -> _Family | None:
         """Return the family of a job; None if a value of its configuration may depend on two keys."""
         values = composer.values(overrides)
-        # Before values are set as well, since Hydra looks at what it deletes and at what it adds to with a plus.
+        # Before values are set as well, since Hydra looks at the keys that it deletes or extends with a plus.
         before, after = (OmegaConf.to_container(one, resolve=False) for one in (composer.chosen(overrides), config))
         texts = chain(_texts(before), _texts(after))
         # The order of two overrides counts if one sets a key at or below the other's.

@@ -41,7 +41,7 @@ class Found:
     batches: Sequence[Batch]
     store: Store
     frontier: Sequence[Mapping[str, float]] = ()
-    # What ``Batch.processor_seconds`` counts, in words.
+    # The work that ``Batch.processor_seconds`` counts, in words.
     timed: str = "processor seconds"
 
     @cached_property

@@ -129,7 +129,7 @@ class Subject:
         """The settings that the course of the search depends on."""
         asked, limit = self.question.settings, self.question.base["task"]["limit"]
         task = self.question.base["task"]
-        # A benchmark with one split is searched on what it is measured on.
+        # A benchmark with one split is searched on the items that measure it.
         optimistic = asked.split == EVALUATION or task["split"] == task["calibration_split"]
         settings = searching.Settings(
             self.question.scored, asked.seed, error=asked.error, candidates=asked.candidates, optimistic=optimistic

@@ -152,7 +152,7 @@ class Run:
             launcher["check"] = False
         outcome = start.measure(sweep, launcher, self.command, len(batch))
         self._check(outcome, sweep)
-        # Planning and choosing since the last batch are part of what a search costs, and its start of the first.
+        # A search's cost includes planning and choosing since the last batch, and for the first batch its start.
         spent, self.counted = journal.processor_seconds() - self.counted, journal.processor_seconds()
         if self.elsewhere:
             spent = self._seconds_of_jobs(batch, [outcome.records[cell.id] for cell in cells], known)

@@ -98,7 +98,7 @@ def _stages_of(subject: Subject, budgets: Sequence[Budget]) -> dict[str, list[tu
     first = loop.Search(subject.space, budgets, settings).ask()
 
     def running(number: int) -> int:
-        # Predicted ones, what two priors allocate and a uniform one; full precision beside them.
+        # Predicted ones, allocations by two priors and a uniform one; full precision beside them.
         most = settings.candidates + PRIORS + 1 + settings.newcomers * number
         return len(budgets) * min(count, most) + any(budget.share is not None for budget in budgets)
 

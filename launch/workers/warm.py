@@ -20,7 +20,7 @@ from typing import Any
 
 # Seconds between two looks at a worker that is waited for, and those that an idle one has to end.
 POLL_SECONDS, ENDING_SECONDS = 0.05, 10.0
-# What tells workers apart that are not started alike.
+# Tells apart workers that are not started alike.
 STARTED_WITH = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
 

@@ -153,7 +153,7 @@ def assigned(config: Mapping[str, Any], content: Mapping[str, Any], source: Sour
     found = {**config, "assignment": None}
     _take(found, content, source, "assignment")
     for selection in found["component"].values():
-        # What a composed selection has beside what a file says.
+        # Keys of a composed selection that a file does not have.
         for name, empty in (("bits_at", {}), ("method", None), ("method_fields", {})):
             selection.setdefault(name, empty)
     return found

@@ -69,13 +69,13 @@ class PartSelection:
     """Selection of a part's linears, and their bit-widths and method."""
 
     bits: Any = MISSING  # a number, or a mapping over block groups and layer kinds: widths.py
-    # What is given as component.PART.bits.KEY; it wins over bits.
+    # Given as component.PART.bits.KEY; wins over bits.
     bits_at: dict[str, Any] = field(default_factory=dict)
     blocks: list[str] = field(default_factory=lambda: list(BLOCK_GROUPS))
     layers: list[str] = field(default_factory=lambda: list(LAYER_KINDS))
     group_size: Any = None  # tensor, channel or a number of input columns; null: the method's own
     method: Any = None  # an option of conf/method; null: that of the cell
-    # What is given as component.PART.method.FIELD.
+    # Given as component.PART.method.FIELD.
     method_fields: dict[str, Any] = field(default_factory=dict)
     if_present: bool = False  # skip, instead of an error, if the model has no such part
 

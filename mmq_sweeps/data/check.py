@@ -76,7 +76,7 @@ def check(
     A file is wrong if it is missing or differs in size from the unpacked original; with ``decode`` also if it cannot be
     decoded. Missing data raise nothing; they are in the report.
     """
-    # A folder of the user's own is not what an archive held that was unpacked before.
+    # A folder of the user's own is not the content of an archive that was unpacked before.
     linked = bool(one.by_hand_folder) and (root / one.by_hand_folder).is_symlink()
     sizes = {} if linked else recorded_sizes(root)
 

@@ -92,7 +92,7 @@ class Checks:
         model = cells[0].names["model"]
         found += dict.fromkeys(one for cell in cells for one in tied_problems(session.parts, cell.parts, model))
         found += self._of_data(cells, session)
-        # What the model would be found to lack otherwise follows from these.
+        # Other findings about the model would follow from these.
         return found or model_problems(session, cells)
 
     def _of_data(self, cells: Sequence[Cell], session: Session) -> list[str]:

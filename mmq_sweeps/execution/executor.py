@@ -70,7 +70,7 @@ def execute(
                 executor.wait_for(cell)
 
 
-# What ``models_kept`` keeps from one sweep to the next.
+# Kept by ``models_kept`` from one sweep to the next.
 _kept: ContextVar[list[tuple[Sessions, Checks]] | None] = ContextVar("kept", default=None)
 
 

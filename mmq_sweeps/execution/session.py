@@ -105,7 +105,7 @@ class Session:
             return found
         if failures := self.compute(missing, progress):
             raise next(iter(failures.values()))
-        # Read back, so that what is measured is what is stored.
+        # Read back, so that the stored weights are measured.
         found, missing = load(wanted, self.store, self.units)
         if missing:
             raise StoreError(f"the store lost {missing[0].unit.name} right after it was written")

@@ -16,7 +16,7 @@ from mmq_sweeps.export.formats.names import format_named
 
 PREFERRED, PLAIN = "compressed-tensors", "dequantized"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# What reloads each format, with the first release that reads it as it is written here.
+# Packages that reload each format, with the first release that reads it as it is written here.
 READERS = {PREFERRED: ("compressed-tensors", "0.18"), "gptq": ("gptqmodel", "7"), "awq": ("gptqmodel", "7")}
 
 

@@ -30,7 +30,7 @@ from mmq_sweeps.store.kinds import ArtifactKind
 
 logger = logging.getLogger(__name__)
 MANIFEST = "mmq_sweeps.json"
-# What the files beside the weights take at most, for the question whether a disk has room.
+# The most that files beside the weights take, to tell whether a disk has room.
 BESIDE = 100 * 10**6
 
 
@@ -90,7 +90,7 @@ def _chosen(source: Source, session: Session, weights: CellWeights, order: Order
     def chosen() -> Choice:
         return choose(order.asked, weights.linears, weights.dense_linears, main_input, own_dtype)
 
-    chosen()  # Before what was evicted is computed again, which takes long.
+    chosen()  # Before evicted units are computed again, which takes long.
     if missing := weights.missing:
         if changed := changed_files(source.sweep, [source.cell]):
             raise ConfigError(changed)

@@ -145,5 +145,5 @@ class ExportedTensors:
             if path in self._slices:
                 dequantized: Mapping[str, Tensor] = Dequantized(self.weights)
                 return experts.with_slices(module, own, value, self._slices[path], dequantized)
-            # What is brought for the moment is taken away again.
+            # Weights that were brought for the moment are taken away again.
             return value.clone() if getattr(module, "_hf_hook", None) is not None else value

@@ -24,7 +24,7 @@ LAYER_KINDS = ("attention", "mlp")
 # The order of parts in tables, figures and titles; a model's other parts follow by name.
 PART_ORDER = ("vision", "connector", "embeddings", "language", "head")
 SLOTS = tuple((group, kind) for group in BLOCK_GROUPS for kind in LAYER_KINDS)
-# What a setting applies to: a block group's layer kind, or a unit by block number and layer kind.
+# The target of a setting: a block group's layer kind, or a unit by block number and layer kind.
 Slot = tuple[str, str]
 Numbered = tuple[int, str]
 

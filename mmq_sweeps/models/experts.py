@@ -171,7 +171,7 @@ def find(module: nn.Module) -> Experts | None:
         return None
     if type(module).__name__ in SCALED_INPUTS:
         return Experts(module, transposed=True, first=first, scaled_inputs=True)
-    # What use_experts_implementation adds to a class and its instances.
+    # Added by use_experts_implementation to a class and its instances.
     transposed = getattr(module, "is_transposed", None)
     if isinstance(transposed, bool) and callable(getattr(module, "_apply_gate", None)):
         return Experts(module, transposed, first, scaled_inputs=False)

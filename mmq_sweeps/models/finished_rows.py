@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from mmq_sweeps.models.loading import LoadedModel
 
-# Models that keep nothing of a row but what is in ``ROWS`` and the cache (Qwen-VL keeps offsets of positions besides).
+# Models that keep nothing of a row beside ``ROWS`` and the cache (Qwen-VL also keeps offsets of positions).
 # Of BLIP-2 it is the decoder inside that generates.
 KNOWN = (
     "OPTForCausalLM", "LlavaForConditionalGeneration", "Idefics3ForConditionalGeneration",

@@ -120,7 +120,7 @@ def solve_unit(
             packed.without_tokens = _counted(unit, unreached) if unreached else None
         groups: list[Group] = [*_by_input(unit, stats, unreached), *(([name], None) for name in unreached)]
         if fuse := getattr(method, "fuse", False):
-            # Inputs come in the order in which linears run, and what a scale is folded into runs before.
+            # Inputs come in the order in which linears run, and a layer that takes a scale runs before them.
             groups.reverse()
         for names, shared in groups:
             fold = _fold(unit, names, shared, formats) if fuse else None

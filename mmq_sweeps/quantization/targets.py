@@ -68,7 +68,7 @@ class Part:
     tied_to: str | None = None
     # Of the head: the part whose last block's tokens it receives, and whose mask they therefore have.
     follows: Part | None = None
-    # What tells vision tokens from text tokens (``vision_tokens.py``); None if linears see tokens of one kind only.
+    # Tells vision tokens from text tokens (``vision_tokens.py``); None if linears see tokens of one kind only.
     vision_tokens: str | None = None
 
     @property

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmq_sweeps.quantization.targets import Part
 
-# What a token of an input is; a mask with these values instead of booleans tells the kinds apart.
+# Kinds of tokens; a mask with these values instead of booleans tells them apart.
 PADDING, TEXT, VISION = 0, 1, 2
 KINDS = torch.uint8
 QUERY_LENGTH = "query_length"

@@ -81,7 +81,7 @@ def metric_label(metric: str) -> str:
 COMPARED = 3
 # Least digits of an id that a table shows.
 SHORTEST_ID = 4
-# What stands for method and bits if these have no room in columns of their own.
+# Stands for method and bits if these have no room in columns of their own.
 JOINED, LEAST_JOINED = "cell", 32
 
 

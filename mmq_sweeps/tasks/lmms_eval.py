@@ -25,7 +25,7 @@ from mmq_sweeps.tasks.lmms.scoring import LmmsScorer
 logger = logging.getLogger(__name__)
 # Where a document's text names an image, as some tasks' doc_to_text do.
 PLACE = "<image>"
-# What lmms-eval's models take of a task's generation_kwargs, and their values where it says nothing.
+# The settings that lmms-eval's models take from a task's generation_kwargs, and their defaults.
 GENERATION = {"max_new_tokens": 1024, "num_beams": 1}
 _SAMPLED = ("temperature", "top_p")
 
@@ -56,7 +56,7 @@ class LmmsEvalTask(GenerationTask):
     """
 
     lmms_task: str = field(kw_only=True)
-    include_path: str | None = field(default=None, kw_only=True, metadata=LABEL)  # ids hold what lies there
+    include_path: str | None = field(default=None, kw_only=True, metadata=LABEL)  # ids hold the files' contents
     lmms_model: str | None = field(default=None, kw_only=True)
     dataset_path: str | None = field(default=None, kw_only=True, metadata=LABEL)
     stop_at_until: bool = field(default=False, kw_only=True, metadata=EVALUATION)
@@ -84,7 +84,7 @@ class LmmsEvalTask(GenerationTask):
     def problem_of(self, item: Item) -> str | None:
         if problem := problem_of_text("its text", item.question) or item.example.problem:
             return str(problem)
-        # Right texts are for calibration only: the task scores answers with what else its documents have.
+        # Right texts are for calibration only: the task scores answers by other columns of its documents.
         return super().problem_of(replace(item, references=("",)))
 
     def check(self, calibrations: Sequence[Mapping[str, Any]], cache: Path) -> None:

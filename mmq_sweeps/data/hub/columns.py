@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-# What ``datasets`` makes of a JSON column whose values are of several types: the values as JSON.
+# ``datasets`` turns a JSON column whose values are of several types into this: the values as JSON.
 MIXED = "extension<arrow.json>"
 NO_OPTION: Final = "nan"
 

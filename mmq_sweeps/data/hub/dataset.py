@@ -103,7 +103,7 @@ class HubData:
     Raises ValueError naming the field, its value and the choices.
     """
 
-    path: str = field(metadata=LABEL)  # ids hold what lies there
+    path: str = field(metadata=LABEL)  # ids hold the files' contents
     split: str
     name: str | None = None
     revision: str | None = None

@@ -95,7 +95,7 @@ class LmmsDocuments:
 
     lmms_task: str
     split: str
-    include_path: str | None = field(default=None, metadata=LABEL)  # ids hold what lies there
+    include_path: str | None = field(default=None, metadata=LABEL)  # ids hold the files' contents
     lmms_model: str | None = None
     dataset_path: str | None = field(default=None, metadata=LABEL)
     allow_network: bool = field(default=False, metadata=LABEL)

@@ -28,9 +28,9 @@ from mmq_sweeps.data.lmms.network import modules_of
 from mmq_sweeps.data.lmms.sources import BUILDERS, DataPlace, cache_folder, data_place, refuse_unfit
 
 logger = logging.getLogger(__name__)
-# What its modules have set in the environment; they find it there whenever they run.
+# Variables that its modules have set in the environment; they find them there whenever they run.
 _ENVIRONMENT: dict[str, str] = {}
-# What is changed belongs to all threads: nothing may be undone in another order than it was done.
+# All threads share the changes: nothing may be undone in another order than it was done.
 _ALONE = threading.RLock()
 _FORWARDED: set[tuple[bool, bool]] = set()
 # The defaults of its command's --seed: for random, numpy and few-shot examples.

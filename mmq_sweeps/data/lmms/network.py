@@ -167,7 +167,7 @@ def _opened(node: ast.AST, folder: Path) -> Iterator[Path]:
         and re.fullmatch(r"[\w ./-]{1,200}", text)
     ):
         try:
-            # Also what code adds to its folder's name, as "/prompt.txt".
+            # Also names that code adds to its folder's, as "/prompt.txt".
             yield from (path for path in {folder / text, folder / text.lstrip("/")} if path.is_file())
         except OSError:
             return  # A text too long for a file's name.
@@ -180,7 +180,7 @@ def _enter(node: ast.AST, bodies: dict[str, list[ast.AST]]) -> None:
         for inner in node.body:
             _enter(inner, bodies)
             if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
-                bodies.setdefault(node.name, []).append(inner)  # What makes an instance runs it.
+                bodies.setdefault(node.name, []).append(inner)  # Whoever makes an instance runs it.
     elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         for name in [one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)]:

@@ -76,7 +76,7 @@ def data_place(task: TaskYaml, copy: str | None = None) -> DataPlace:
         return DataPlace(path, subset, tuple(files))
     if Path(path).is_dir():
         if copy is not None and not Path(path, "README.md").is_file():
-            subset = None  # It is the README of a data set that says what its subsets are.
+            subset = None  # The README of a data set names its subsets.
         return DataPlace(path, subset, tuple(_visible(Path(path))))
     if copy is not None or path.startswith(("/", "./", "../", "~")):
         raise ValueError(f"lmms_task={task.name}: there is no folder {path}, which should have its data set")

@@ -87,7 +87,7 @@ def _folded(numbers: Tensor, bits: int) -> Tensor:
     for size in (1, 2, 4):
         low, high, shift = _halves(size, bits)
         moved = numbers >> shift
-        if shift >= size * bits:  # One mask serves both: what is moved falls between what is not.
+        if shift >= size * bits:  # One mask serves both: moved bits fall between those that stay.
             numbers = moved.bitwise_or_(numbers)
             numbers = numbers.bitwise_and_(low | high >> shift) if size < 4 else numbers
         else:

@@ -17,7 +17,7 @@ WORD = 32
 WIDTHS = range(1, 9)
 # Dtypes of weights that are numbers of a grid rather than weights.
 CODES = ("I8", "U8", "I32", "F8_E4M3", "F8_E5M2", "F4", "F6_E2M3", "F6_E3M2")
-# What quantized linears have beside or in place of ``weight``, longest first so that names are split right.
+# Tensors of quantized linears beside or in place of ``weight``, longest first so that names are split right.
 SUFFIXES = sorted(
     (
         "weight", "weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx", "weight_global_scale",

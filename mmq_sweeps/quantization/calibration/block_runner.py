@@ -126,7 +126,7 @@ class BlockRunner:
             except (RuntimeError, TypeError, ValueError, IndexError) as error:
                 if ran_out_of_memory(error):
                     raise
-                why = error  # Of an item perhaps because what looks like a batch is none.
+                why = error  # Of an item, perhaps because it only looks like a batch.
         logger.warning("%s: cannot be run again to fold input scales, so its linears get none: %s", path, why)
         return {}
 

@@ -22,7 +22,7 @@ Ints = NDArray[np.int64]
 ENUMERATED = 200_000
 # Pairs kept of a partial frontier; beyond, only the least damage in each of so many equal ranges of size.
 PAIRS, COARSE = 20_000, 2_000
-# By what an option's damage grows when it was chosen for a candidate before.
+# Factor by which an option's damage grows when it was chosen for a candidate before.
 DEARER = 1.1
 
 
@@ -162,7 +162,7 @@ def optimum(damages: Sequence[Floats], sizes: Sequence[Ints], budget: int) -> Po
         bound = costs + sum(rest[number + 1 :]) - price * (budget - every)
         kept = np.flatnonzero((every <= budget) & (bound < best))
         if not len(kept):
-            return point  # Nothing is better than what is known.
+            return point  # Nothing is better than the best known.
         kept = kept[_undominated(every[kept], costs[kept])]
         steps.append((kept // len(size), kept % len(size)))
         bits, sums = every[kept], costs[kept]

@@ -197,7 +197,7 @@ class _Parameters:
     exponent: float
     bend: float
     levels: dict[int, float]
-    # The fitted vector, what it means, and the covariance of its error.
+    # The fitted vector, its meaning, and the covariance of its error.
     vector: Floats = field(default_factory=lambda: np.empty(0))
     covariance: Floats = field(default_factory=lambda: np.empty((0, 0)))
     unpack: Callable[[Floats], _Parameters] | None = None

@@ -40,7 +40,7 @@ def generate_with_confidence(model: Any, inputs: Mapping[str, Any], generation: 
     own = torch.stack(
         [_log_probability(logits[step], rows[:, step], written[:, step]) for step in range(written.shape[1])], dim=1
     )
-    # Not a product with the mask: what lies behind the end may be minus infinity.
+    # Not a product with the mask: values behind the end may be minus infinity.
     sums = own.where(alive, own.new_zeros(())).sum(dim=1)
     return Generated(found.sequences, list(zip(sums.tolist(), alive.sum(dim=1).tolist(), strict=True)))
 

@@ -39,7 +39,7 @@ def too_long(loaded: LoadedModel, items: Sequence[Item], generation: Mapping[str
 
     exactly = naming_the_item(length_of)
 
-    # An image adds about as many tokens to each prompt; only what exceeds the window by that is prepared to be counted.
+    # An image adds about as many tokens to each prompt; only prompts that exceed the window by that are prepared and counted.
     around: dict[int, int] = {}
     found = {}
     for place, item in enumerate(items):

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 # The default of its command's --reasoning_tags, used unless a task has its own.
 REASONING_TAGS = [["<think>", "</think>"], ["<analysis>", "</analysis>"]]
-# The key of a score in what a document gives, by lmms-eval's convention; a task's score_key is another.
+# The key of a score in a document's results, by lmms-eval's convention; a task's score_key is another.
 SCORE = "score"
 
 
