@@ -97,12 +97,26 @@ def test_the_card_tells_what_was_measured(mixed: Source, mixed_out: tuple[Export
         assert said in card, said
 
 
-def test_asymmetric_codes_take_a_bit_more_which_the_card_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = measured(tmp_path / "runs", "method=rtn", "component=language", "component.language.bits=3")
-    done = exported(source, tmp_path / "out", monkeypatch, evaluate=True)
+@pytest.fixture(scope="module")
+def language(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    folder = tmp_path_factory.mktemp("language")
+    return measured(folder / "runs", "method=gptq", "component=language", "component.language.bits=3")
+
+
+@pytest.fixture(scope="module")
+def language_out(language: Source, tmp_path_factory: pytest.TempPathFactory) -> tuple[Exported, Path]:
+    out = tmp_path_factory.mktemp("exported") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        return exported(language, out, patch), out
+
+
+def test_asymmetric_codes_take_a_bit_more_which_the_card_says(
+    language: Source, language_out: tuple[Exported, Path]
+) -> None:
+    done, out = language_out
     assert done.choice.format.name == "compressed-tensors"
-    extra = source.record.size["total"]["quantized_weights"] // 8
-    assert f"{extra:,} bytes more than the exact size" in (tmp_path / "out" / "README.md").read_text()
+    extra = language.record.size["total"]["quantized_weights"] // 8
+    assert f"{extra:,} bytes more than the exact size" in (out / "README.md").read_text()
 
 
 def test_a_tied_head_is_parted_from_its_embeddings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,17 +133,12 @@ def test_a_tied_head_is_parted_from_its_embeddings(tmp_path: Path, monkeypatch: 
     assert "The head was tied" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_embeddings_are_dense_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bits = ("component=language", "component.language.bits=4", "component.embeddings.bits=3")
-    source = measured(tmp_path / "runs", "model=tiny_llava", "task=scenes_vqa", "method=rtn", *bits)
+def test_llava_is_stored_by_its_names_with_embeddings_dense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bits = ("component=vision", "component.embeddings.bits=3")
+    source = measured(tmp_path / "runs", "model=tiny_llava", "task=scenes_vqa", *MIXED[:3], *bits)
     done = exported(source, tmp_path / "out", monkeypatch, evaluate=True)
     assert done.choice.format.name == "compressed-tensors"
     assert "The token embeddings (1 tensors) are stored dense" in (tmp_path / "out" / "README.md").read_text()
-
-
-def test_llava_is_stored_by_its_checkpoints_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = measured(tmp_path / "runs", "model=tiny_llava", "task=scenes_vqa", *MIXED[:3], "component=vision")
-    exported(source, tmp_path / "out", monkeypatch, evaluate=True)
     checkpoint = checkpoint_path(source.model["checkpoint"])
     assert isinstance(checkpoint, Path)
     original, stored = (header(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "out"))
@@ -220,17 +229,18 @@ def test_gptq_refuses_blip2(mixed: Source, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_evicted_units_are_computed_again_and_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    language: Source,
+    language_out: tuple[Exported, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    source = measured(tmp_path / "runs", "method=gptq", "component=language", "component.language.bits=3")
-    artifacts = sorted((tmp_path / "runs" / "artifacts" / "quantized").glob("*"))
-    exported(source, tmp_path / "before", monkeypatch)
-    for path in artifacts:
+    for path in (language.store.root / "artifacts" / "quantized").glob("*"):
         path.unlink()
     with caplog.at_level(logging.WARNING):
-        exported(source, tmp_path / "after", monkeypatch, evaluate=True)
+        exported(language, tmp_path / "after", monkeypatch, evaluate=True)
     assert "12 of 12 quantized units are no longer in the store" in caplog.text
-    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("before", "after"))
+    before, after = (load_file(folder / "model.safetensors") for folder in (language_out[1], tmp_path / "after"))
     assert before.keys() == after.keys()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     assert json.loads((tmp_path / "after" / "mmq_sweeps.json").read_text())["quantized_again"] == 12
