@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mmq_sweeps.assignment import main
 from mmq_sweeps.store.store import Store
@@ -35,11 +36,12 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, next(row["id"] for row in json.loads(done.stdout)["cells"] if row["bits"])
 
 
-@pytest.mark.parametrize("name", ["again.yaml", "again.json"])
-def test_a_written_assignment_is_the_same_cell(measured: tuple[Path, str], name: str) -> None:
+def test_a_written_assignment_is_the_same_cell(measured: tuple[Path, str]) -> None:
     folder, cell_id = measured
-    main([cell_id[:6], "--source", str(folder / "runs"), "--out", str(folder / name)])
-    done = run(folder, *FEW, f"assignment={name}", "--json")
+    for name in ("again.yaml", "again.json"):
+        main([cell_id[:6], "--source", str(folder / "runs"), "--out", str(folder / name)])
+    assert json.loads((folder / "again.json").read_text()) == yaml.safe_load((folder / "again.yaml").read_text())
+    done = run(folder, *FEW, "assignment=again.yaml", "--json")
     assert done.returncode == 0, done.stderr
     assert cell_id in [row["id"] for row in json.loads(done.stdout)["cells"]]
     assert len(Store.existing(folder / "runs").cell_ids()) == 2  # With full precision; nothing was measured again.

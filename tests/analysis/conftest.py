@@ -18,6 +18,14 @@ def published() -> Path:
 
 
 @pytest.fixture(autouse=True)
+def coarse_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are drawn in a fifth of their dots, which takes half the time and changes no size in inches."""
+    from analysis.figures import paper
+
+    monkeypatch.setattr(paper, "DPI", 60)
+
+
+@pytest.fixture(autouse=True)
 def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Tables read in a test are cached in a folder of that test, in child processes as well."""
     folder = tmp_path_factory.mktemp("cache")

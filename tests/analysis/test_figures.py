@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from analysis.__main__ import main
+from analysis.cells import Cells
 from analysis.figures import interactive, paper
 from analysis.figures.catalog import FIGURES, NEEDS, TRANSFER, figures
 from analysis.figures.plots import XY, Heatmap, Plot, Series
@@ -24,8 +25,8 @@ from tests.analysis.grids import PARTS, record, stored
 FULL = {"none": [({}, 16.0, 1.0)]}
 
 
-@pytest.fixture
-def grid(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two methods at 3, 4 and 16 bits of every part."""
     assignments = [dict(zip(PARTS, widths, strict=True)) for widths in itertools.product((3, 4, 16), repeat=3)]
     rows = [{part: bits for part, bits in one.items() if bits < 16} for one in assignments]
@@ -41,12 +42,20 @@ def grid(tmp_path: Path) -> Path:
             if bits
         ]
 
-    stored(tmp_path / "runs", {**FULL, "gptq": cells(0.02), "rtn": cells(0.1)})
-    return tmp_path / "runs"
+    folder = tmp_path_factory.mktemp("grid") / "runs"
+    stored(folder, {**FULL, "gptq": cells(0.02), "rtn": cells(0.1)}, items=10)
+    return folder
 
 
-def test_a_grid_has_the_figures_that_its_cells_serve(grid: Path) -> None:
-    plots = figures(load([str(grid)]), names=[name for name in FIGURES if name != "importance"])
+@pytest.fixture(scope="module")
+def cells(grid: Path, tmp_path_factory: pytest.TempPathFactory) -> Cells:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        return load([str(grid)])
+
+
+def test_a_grid_has_the_figures_that_its_cells_serve(cells: Cells) -> None:
+    plots = figures(cells, names=[name for name in FIGURES if name != "importance"])
     # Nothing in the grid narrows its selections, so block groups and layer kinds have nothing to show.
     assert [plot.name.split("-")[0] for plot in plots] == [
         "tradeoff",
@@ -58,8 +67,8 @@ def test_a_grid_has_the_figures_that_its_cells_serve(grid: Path) -> None:
     ]
 
 
-def test_figures_show_the_cells_scores(grid: Path) -> None:
-    plots = {plot.name.split("-")[0]: plot for plot in figures(load([str(grid)]), names=["parts", "heatmaps"])}
+def test_figures_show_the_cells_scores(cells: Cells) -> None:
+    plots = {plot.name.split("-")[0]: plot for plot in figures(cells, names=["parts", "heatmaps"])}
     vision = plots["parts"].panels[0]
     assert isinstance(vision, XY)
     gptq = next(series for series in vision.series if series.label == "gptq")
@@ -72,8 +81,8 @@ def test_figures_show_the_cells_scores(grid: Path) -> None:
     assert np.array(heatmap.values)[2, 2] == pytest.approx(1.0)
 
 
-def test_curves_of_one_quantity_share_its_range(grid: Path) -> None:
-    (plot,) = figures(load([str(grid)]), names=["parts"])
+def test_curves_of_one_quantity_share_its_range(cells: Cells) -> None:
+    (plot,) = figures(cells, names=["parts"])
     assert len({axes.get_ylim() for axes in paper.draw(plot, 6.9).axes}) == 1
 
 
@@ -82,10 +91,8 @@ def labels(plot: Plot) -> list[tuple[str, str]]:
     return [(axes.get_xlabel(), axes.get_ylabel()) for axes in paper.draw(plot, 6.9).axes[: len(plot.panels)]]
 
 
-def test_panels_that_share_an_axis_label_it_once(grid: Path) -> None:
-    plots = {
-        plot.name.split("-")[0]: plot for plot in figures(load([str(grid)]), names=["parts", "heatmaps", "interaction"])
-    }
+def test_panels_that_share_an_axis_label_it_once(cells: Cells) -> None:
+    plots = {plot.name.split("-")[0]: plot for plot in figures(cells, names=["parts", "heatmaps", "interaction"])}
     assert labels(plots["parts"]) == [("bits", "CIDEr"), ("bits", ""), ("bits", "")]
     # Two rows, of gptq and of rtn; the second and the third panel have the same rows.
     assert labels(plots["heatmaps"]) == [
@@ -96,8 +103,8 @@ def test_panels_that_share_an_axis_label_it_once(grid: Path) -> None:
     assert len({axes.get_xlim() for axes in drawn}) == len({axes.get_ylim() for axes in drawn}) == 1
 
 
-def test_three_parts_have_one_colour_bar_and_their_labels_inside(grid: Path) -> None:
-    (plot,) = figures(load([str(grid)]), names=["space"])
+def test_three_parts_have_one_colour_bar_and_their_labels_inside(cells: Cells) -> None:
+    (plot,) = figures(cells, names=["space"])
     figure = paper.draw(plot, 6.9)
     spaces = [axes for axes in figure.axes if axes.name == "3d"]
     assert (len(spaces), len(figure.axes)) == (2, 3)
@@ -118,15 +125,15 @@ def test_a_part_alone_is_no_grid(tmp_path: Path) -> None:
     assert [plot.name.split("-")[0] for plot in told] == ["parts"]
 
 
-def test_a_page_needs_no_network_and_names_its_cells(grid: Path, tmp_path: Path) -> None:
-    (plot,) = figures(load([str(grid)]), names=["tradeoff"])
+def test_a_page_needs_no_network_and_names_its_cells(cells: Cells, tmp_path: Path) -> None:
+    (plot,) = figures(cells, names=["tradeoff"])
     page = interactive.save(plot, tmp_path).read_text()
     assert "gptq vision 3 connector 4 language 4" in page
     assert not re.search(r"<(script|link)[^>]+(src|href)=", page)
 
 
-def test_the_same_cells_give_the_same_files(grid: Path, tmp_path: Path) -> None:
-    (plot,) = figures(load([str(grid)]), names=["interaction"])
+def test_the_same_cells_give_the_same_files(cells: Cells, tmp_path: Path) -> None:
+    (plot,) = figures(cells, names=["tradeoff"])
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
     for first, second in zip(paper.save(plot, tmp_path / "a"), paper.save(plot, tmp_path / "b"), strict=True):
@@ -150,21 +157,13 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     main()
 
 
-def test_the_command_writes_what_it_says(
-    grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command(monkeypatch, "--source", grid, "--only", "interaction", "--out", tmp_path / "out")
-    assert f"5 files in {tmp_path / 'out'}" in capsys.readouterr().out
-    assert len(list((tmp_path / "out").iterdir())) == 5
-
-
-def test_an_unknown_figure_is_an_error(grid: Path) -> None:
+def test_an_unknown_figure_is_an_error(cells: Cells) -> None:
     with pytest.raises(ValueError, match="unknown figures tradeof: choose tradeoff, parts"):
-        figures(load([str(grid)]), names=["tradeof"])
+        figures(cells, names=["tradeof"])
 
 
-def test_heat_maps_of_one_figure_share_their_colours(grid: Path) -> None:
-    (plot,) = figures(load([str(grid)]), names=["pairs"])
+def test_heat_maps_of_one_figure_share_their_colours(cells: Cells) -> None:
+    (plot,) = figures(cells, names=["pairs"])
     assert len(plot.panels) > 1
     images = [axes.images[0] for axes in paper.draw(plot, 6.9).axes if axes.images]
     assert {image.get_clim() for image in images} == {plot.colour_range()}
@@ -174,8 +173,8 @@ def test_heat_maps_of_one_figure_share_their_colours(grid: Path) -> None:
     assert plot.colour_range() == (np.nanmin(values), np.nanmax(values))
 
 
-def test_points_in_space_share_their_colours_and_one_bar(grid: Path) -> None:
-    (plot,) = figures(load([str(grid)]), names=["space"])
+def test_points_in_space_share_their_colours_and_one_bar(cells: Cells) -> None:
+    (plot,) = figures(cells, names=["space"])
     assert len(plot.panels) == 2
     assert plot.colour_range() == (
         min(min(one.values) for one in plot.panels),
@@ -188,8 +187,8 @@ def test_points_in_space_share_their_colours_and_one_bar(grid: Path) -> None:
     assert {points.get_clim() for points in drawn} == {plot.colour_range()}
 
 
-def test_parts_by_part_at_equal_bits(grid: Path) -> None:
-    (plot,) = figures(load([str(grid)]), names=["pairs"])
+def test_parts_by_part_at_equal_bits(cells: Cells) -> None:
+    (plot,) = figures(cells, names=["pairs"])
     panel = plot.panels[0]
     assert isinstance(panel, Heatmap)
     assert (panel.title, panel.rows) == ("gptq, 3 bits", list(PARTS))
@@ -213,7 +212,9 @@ def test_all_of_the_study_s_figures_at_both_widths_and_what_cells_lack_for_the_r
                 # Cut to what is drawn, so never wider than the column, and not much narrower.
                 assert 0.7 * inches < image.width / paper.DPI <= inches + 0.1, path.name
             assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
-    told = sorted(capsys.readouterr().err.splitlines())
+    said = capsys.readouterr()
+    assert f"{len(written)} files in {tmp_path / 'out'}" in said.out
+    told = sorted(said.err.splitlines())
     assert [line.split(": ")[1] for line in told] == ["groups", "layers", "risk_coverage"]
     assert told[0].startswith("not drawn: groups: needs cells that narrow a part's blocks")
     assert {*FIGURES, TRANSFER} == NEEDS.keys()

@@ -100,18 +100,17 @@ def test_a_pull_that_breaks_off_goes_on_where_it_stopped(site: Site, store: Stor
     assert len(pages(site)[1]) == 8
 
 
-@pytest.mark.parametrize(
-    "line", ['{"a": 1}', "[]", '"text"', '{"listed": null}', '{"listed": {"name": "x"}, "url": ""}']
-)
-def test_runs_cached_by_another_version_are_read_anew(site: Site, store: Store, line: str) -> None:
+def test_runs_cached_by_another_version_are_read_anew(site: Site, store: Store) -> None:
+    kept = load([str(store.root)]).frame
     load(["wandb:me/p"])
     pages(site)
     (cache,) = (store.root.parent / "cache").rglob("runs.jsonl")
     first = json.loads(cache.read_text().split("\n")[1])
-    # As a version with one field more wrote it.
-    cache.write_text(f"{json.dumps({**first, 'tags': []})}\n{line}\n")
-    assert_same(load(["wandb:me/p"]).frame, load([str(store.root)]).frame)
-    assert len(pages(site)[1]) == 15
+    for line in ('{"a": 1}', "[]", '"text"', '{"listed": null}', '{"listed": {"name": "x"}, "url": ""}'):
+        # As a version with one field more wrote it.
+        cache.write_text(f"{json.dumps({**first, 'tags': []})}\n{line}\n")
+        assert_same(load(["wandb:me/p"]).frame, kept)
+        assert len(pages(site)[1]) == 15
     load(["wandb:me/p"])
     assert pages(site)[1] == []
 

@@ -13,22 +13,24 @@ import pytest
 from analysis.__main__ import main
 from analysis.audit.settings import effective
 from analysis.cells.selections import assignment, whole
+from analysis.figures.catalog import figures
 from analysis.load import load
 from analysis.measures.importance import fine_features, numbered
 from analysis.measures.missing import again
 from analysis.measures.sensitivity import sensitivities
 from analysis.publish.dashboard import views
+from mmq_sweeps.config.sweep import plan
 from mmq_sweeps.store.store import Store
 from tests.analysis.pages import columns_of
 from tests.commands import run_forked
+from tests.configurations import composed
 from tests.conftest import command_environment
 
 SMALL = ["task.limit=12", "calibration.samples=4", "calibration.batch_size=4", "tracker=none"]
 UNITS = "parts: {language: 4}\nunits: {language.0.mlp: 2}\n"
-MIXED = "component.language.bits={front: 4, middle: 3, end: {attention: 4, mlp: 2}}"
+MIXED = "{front: 4, middle: 3, end: {attention: 4, mlp: 2}}"
 SWEEPS = (
-    ["component.language.bits.mlp=2,3"],
-    [MIXED],
+    ["component.language.bits={attention: 4, mlp: 2},{attention: 4, mlp: 3}," + MIXED],
     [
         "component.vision.method=rtn",
         "component.language.method=gptq",
@@ -166,8 +168,17 @@ def test_the_audit_tells_settings_apart(mixed: Path, capsys, monkeypatch) -> Non
     assert "do not tie" not in verb(capsys, monkeypatch, "audit", "--source", str(mixed))[0]
 
 
-@pytest.mark.parametrize("sign", ["mlp 3$", "front\\+end attention", r"\), gptq", "embeddings 8 language", "by unit"])
-def test_the_command_of_a_cell_measures_the_same_cell(mixed: Path, tmp_path: Path, sign: str) -> None:
+@pytest.mark.parametrize("sign", ["mlp 3$", "front\\+end attention", "embeddings 8 language"])
+def test_the_command_of_a_cell_names_the_same_cell(mixed: Path, sign: str) -> None:
+    row = one(by_label(mixed), sign)
+    python, option, module, *overrides = shlex.split(again(row))
+    assert (python, option, module) == ("python", "-m", "mmq_sweeps")
+    assert f"store.dir={mixed}" in overrides
+    assert row["id"] in [cell.id for cell in plan([composed(*overrides)]).cells]
+
+
+@pytest.mark.parametrize("sign", [r"\), gptq", "by unit"])
+def test_the_command_of_a_cell_measures_it_again(mixed: Path, tmp_path: Path, sign: str) -> None:
     row = one(by_label(mixed), sign)
     told = again(row)
     for command in told.split(" && "):
@@ -215,7 +226,10 @@ def test_report_and_figures_take_mixed_cells(mixed: Path, tmp_path: Path, capsys
     page = tmp_path / "report.html"
     verb(capsys, monkeypatch, "report", "--source", str(mixed), "--out", str(page))
     assert any("language attention 4, mlp 3" in cell for cell in columns_of(page.read_text())["cell"])
-    out, _ = verb(capsys, monkeypatch, "figures", "--source", str(mixed), "--out", str(tmp_path / "f"))
+    assert {plot.name.split("-")[0] for plot in figures(load([str(mixed)]))} >= {"tradeoff", "parts"}
+    out, _ = verb(
+        capsys, monkeypatch, "figures", "--source", str(mixed), "--only", "tradeoff", "parts", "--out", str(tmp_path)
+    )
     assert "tradeoff" in out
     assert "4 of 8 cells give the units of a part several bit-widths" in out
 

@@ -45,26 +45,19 @@ def load(name: str, folder: Path | None = None) -> tuple[Any, Any]:
     return model_class.from_pretrained(folder, dtype=torch.float32).eval(), AutoProcessor.from_pretrained(folder)
 
 
-@pytest.fixture(scope="module", params=list(SHORT))
-def trained(request: pytest.FixtureRequest) -> tuple[str, Any, Any, list[float]]:
-    return (request.param, *train(SHORT[request.param]))
-
-
-def test_training_learns_saves_and_repeats(trained: tuple[str, Any, Any, list[float]], tmp_path: Path) -> None:
-    name, model, processor, losses = trained
+@pytest.mark.parametrize("name", list(SHORT))
+def test_training_learns_and_saves(name: str, tmp_path: Path) -> None:
+    model, processor, losses = train(SHORT[name])
     assert sum(losses[-3:]) / 3 < losses[0] - 0.1
-    for folder, one in (("first", model), ("second", train(SHORT[name])[0])):
-        save(one, processor, tmp_path / folder)
-    for file in (tmp_path / "first").iterdir():
-        assert file.read_bytes() == (tmp_path / "second" / file.name).read_bytes(), file.name
-    loaded, again = load(name, tmp_path / "first")
+    save(model, processor, tmp_path)
+    loaded, again = load(name, tmp_path)
     assert len(again.tokenizer) == len(processor.tokenizer)
     kept = model.state_dict()
     assert all(torch.equal(weight, kept[key]) for key, weight in loaded.state_dict().items())
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_the_script_trains_the_model_that_it_is_asked_for(
+def test_the_script_trains_the_model_that_it_is_asked_for_alike_each_time(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(RECIPES, name, SHORT[name])
@@ -239,11 +232,11 @@ def test_the_captioner_needs_no_text(captioner: tuple[Any, Any]) -> None:
 @pytest.mark.parametrize(("name", "least"), [("tiny_blip2", 0.6), ("tiny_llava", 0.85)])
 def test_questions_are_answered(name: str, least: float) -> None:
     prompt = {"tiny_blip2": "Question: {question} Short answer:", "tiny_llava": PREFIX + ANSWER}[name]
-    assert answer_accuracy(*load(name), prompt, count=400) > least
+    assert answer_accuracy(*load(name), prompt, count=150) > least
 
 
 def test_texts_find_images_and_images_texts() -> None:
-    found = recalls(*load("tiny_blip2_itm"))
+    found = recalls(*load("tiny_blip2_itm"), count=60, shortlist=6)
     assert found["texts found by matching"] >= 0.8
     assert found["images found by matching"] >= 0.8
 

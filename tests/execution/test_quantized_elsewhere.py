@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from analysis.__main__ import main
 from mmq_sweeps.execution.executor import quiet_libraries
 from mmq_sweeps.models.loading import load_model
 from mmq_sweeps.models.quantized import loaders
@@ -27,7 +28,17 @@ def told(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(done.stdout)
 
 
-def test_it_is_measured_shown_and_recommended_beside_ours(command: Command, tmp_path: Path, packed_blip2: Path) -> None:
+def analysis(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What ``python -m analysis`` prints."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["analysis", *arguments])
+        main()
+    return capsys.readouterr().out
+
+
+def test_it_is_measured_shown_and_recommended_beside_ours(
+    command: Command, tmp_path: Path, packed_blip2: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     told(command(*FEW, "-m", "method=rtn", "bits=2"))
     cells = told(command(*FEW, "-m", f"model.checkpoint=embedded/tiny_blip2,{packed_blip2}", "method=none"))["cells"]
     full, own = cells
@@ -49,14 +60,14 @@ def test_it_is_measured_shown_and_recommended_beside_ours(command: Command, tmp_
     assert record.size["parts"]["connector"]["bpw_exact"] == 16
     assert record.notes["stored"]["method"] == "compressed-tensors"
     # In the analysis: one family, with the cell among those of ours.
-    (frontier,) = told(command("frontier", "--source", "runs", "--json", module="analysis"))
+    source = ("--source", str(tmp_path / "runs"))
+    (frontier,) = json.loads(analysis(capsys, "frontier", *source, "--json"))
     assert frontier["cells"] == 3
     assert "quantized elsewhere vision 4 language 3" in [row["assignment"] for row in frontier["frontier"]]
-    shown = command("table", "--source", "runs", module="analysis").stdout
+    shown = analysis(capsys, "table", *source)
     assert [line.split()[0] for line in shown.splitlines() if "16" in line or "2 " in line].count("quantized") == 1
-    best = command("recommend", "--source", "runs", "--max-bpw", "7", module="analysis")
-    assert best.returncode == 0, best.stderr
-    assert "best measured: quantized elsewhere vision 4 language 3" in best.stdout
+    best = analysis(capsys, "recommend", *source, "--max-bpw", "7")
+    assert "best measured: quantized elsewhere vision 4 language 3" in best
 
 
 def test_what_is_measured_is_the_loaded_model(packed_blip2: Path, model_config: dict[str, Any]) -> None:
@@ -89,39 +100,29 @@ def test_quantizing_it_further_is_refused(command: Command, packed_blip2: Path) 
     assert "method=none to measure this one as it is" in done.stderr
 
 
-def test_two_of_them_are_told_apart_by_their_folders(command: Command, packed_blip2: Path, packed_copy: Path) -> None:
+def test_two_of_them_are_told_apart_by_their_folders(
+    command: Command, packed_blip2: Path, packed_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rewrite(packed_copy, lambda weights: {**weights, "query_tokens": weights["query_tokens"] * 0.99})
-    told(command(*FEW, "method=none"))
-    cells = told(command(*FEW, "-m", f"model.checkpoint={packed_blip2},{packed_copy}", "method=none"))["cells"]
+    checkpoints = f"model.checkpoint=embedded/tiny_blip2,{packed_blip2},{packed_copy}"
+    full, *cells = told(command(*FEW, "-m", checkpoints, "method=none"))["cells"]
+    assert full["method"] == "none"
     assert len({cell["id"] for cell in cells}) == 2
     assert {cell["label"] for cell in cells} == {
         f"quantized elsewhere model.checkpoint={packed_blip2}",
         f"quantized elsewhere model.checkpoint={packed_copy}",
     }
-    (frontier,) = told(command("frontier", "--source", "runs", "--json", module="analysis"))
+    (frontier,) = json.loads(analysis(capsys, "frontier", "--source", str(tmp_path / "runs"), "--json"))
     assert frontier["full"] is not None
 
 
-@pytest.mark.parametrize("broken", ["a scale", "a target", "a package"])
-def test_one_that_cannot_be_loaded_is_refused_before_it_is_measured(
-    command: Command, packed_copy: Path, tmp_path: Path, broken: str
-) -> None:
-    if broken == "a scale":
-        name = "language_model.model.decoder.layers.0.fc1.weight_scale"
-        rewrite(packed_copy, lambda weights: {key: value for key, value in weights.items() if key != name})
-        message = f"does not load it: 1 weights are missing, which a loader draws at random ({name})"
-    elif broken == "a target":
-        edit(
-            packed_copy, lambda own: own["quantization_config"]["config_groups"]["group_1"].update(targets=["nothing"])
-        )
-        message = "36 linears are stored quantized, and no target names them"
-    else:
-        packed_copy = as_gptq(EMBEDDED / "tiny_blip2", tmp_path / "gptq", lambda name: None)
-        edit(packed_copy, lambda own: own["quantization_config"].update(quant_method="auto-round"))
-        message = "its files hold no quantized weights"
+def test_one_that_cannot_be_loaded_is_refused_before_it_is_measured(command: Command, packed_copy: Path) -> None:
+    """What else no loader takes is in tests/models/quantized/test_loaders.py."""
+    name = "language_model.model.decoder.layers.0.fc1.weight_scale"
+    rewrite(packed_copy, lambda weights: {key: value for key, value in weights.items() if key != name})
     done = command(*FEW, f"model.checkpoint={packed_copy}", "method=none")
     assert done.returncode == 2, done.stdout + done.stderr
-    assert message in done.stderr
+    assert f"does not load it: 1 weights are missing, which a loader draws at random ({name})" in done.stderr
 
 
 def test_a_package_that_is_not_installed_is_named_with_its_command(

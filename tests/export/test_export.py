@@ -21,6 +21,7 @@ from mmq_sweeps.errors import ConfigError
 from mmq_sweeps.export import export as exporting
 from mmq_sweeps.export import verify
 from mmq_sweeps.export.choice import Asked
+from mmq_sweeps.export.export import Exported
 from mmq_sweeps.export.folder import folder_at
 from mmq_sweeps.export.formats.compressed_tensors import CompressedTensors
 from mmq_sweeps.export.source import Source
@@ -32,33 +33,40 @@ from tests.conftest import command_environment
 from tests.export.cells import MIXED, exported, header, measured
 from tests.models.toys import write_checkpoint
 
+AWQ = ("method=awq", "method.n_grid=4", "method.clip_steps=2")  # Few scales are tried: they need not be the best.
+
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return measured(tmp_path_factory.mktemp("mixed") / "runs", *MIXED)
 
 
+@pytest.fixture(scope="module")
+def mixed_out(mixed: Source, tmp_path_factory: pytest.TempPathFactory) -> tuple[Exported, Path]:
+    """``mixed`` exported alone into a folder, in several files, and verified with its metrics."""
+    out = tmp_path_factory.mktemp("exported") / "out"
+    command = "python -m mmq_sweeps.export X --out out"
+    with pytest.MonkeyPatch.context() as patch:
+        return exported(mixed, out, patch, evaluate=True, shard_bytes=10**5, command=command), out
+
+
 def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.name != "runs"]
 
 
-def test_a_mix_of_widths_is_packed_and_verified(mixed: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "out"
-    done = exported(mixed, out, monkeypatch, evaluate=True, shard_bytes=10**5)
+def test_a_mix_of_widths_is_packed_and_verified(mixed: Source, mixed_out: tuple[Exported, Path]) -> None:
+    done, out = mixed_out
     assert (done.choice.format.name, done.choice.why) == ("compressed-tensors", "")
     assert done.verified.metrics == {name: metric["value"] for name, metric in mixed.record.metrics.items()}
     index = json.loads((out / INDEX).read_text())["weight_map"]
     assert len(set(index.values())) > 1
     assert sum((out / name).stat().st_size for name in set(index.values())) == done.bytes
     assert "language_model.model.decoder.layers.0.fc1.weight_packed" in index
-    assert leftovers(tmp_path) == ["out"]
+    assert leftovers(out.parent) == ["out"]
 
 
-def test_files_beside_the_weights_are_the_checkpoints(
-    mixed: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    exported(mixed, out, monkeypatch)
+def test_files_beside_the_weights_are_the_checkpoints(mixed: Source, mixed_out: tuple[Exported, Path]) -> None:
+    _, out = mixed_out
     checkpoint = checkpoint_path(mixed.model["checkpoint"])
     assert isinstance(checkpoint, Path)
     for path in checkpoint.iterdir():
@@ -73,10 +81,8 @@ def test_files_beside_the_weights_are_the_checkpoints(
     assert manifest["sha256"] == {name: sha256(out / name) for name in files}
 
 
-def test_the_card_tells_what_was_measured(mixed: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "out"
-    exported(mixed, out, monkeypatch, command="python -m mmq_sweeps.export X --out out")
-    card = (out / "README.md").read_text()
+def test_the_card_tells_what_was_measured(mixed: Source, mixed_out: tuple[Exported, Path]) -> None:
+    card = (mixed_out[1] / "README.md").read_text()
     (name, metric), total = next(iter(mixed.record.metrics.items())), mixed.record.size["total"]
     low, high = metric["interval"]
     for said in (
@@ -91,12 +97,26 @@ def test_the_card_tells_what_was_measured(mixed: Source, tmp_path: Path, monkeyp
         assert said in card, said
 
 
-def test_asymmetric_codes_take_a_bit_more_which_the_card_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = measured(tmp_path / "runs", "method=rtn", "component=language", "component.language.bits=3")
-    done = exported(source, tmp_path / "out", monkeypatch, evaluate=True)
+@pytest.fixture(scope="module")
+def language(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    folder = tmp_path_factory.mktemp("language")
+    return measured(folder / "runs", "method=gptq", "component=language", "component.language.bits=3")
+
+
+@pytest.fixture(scope="module")
+def language_out(language: Source, tmp_path_factory: pytest.TempPathFactory) -> tuple[Exported, Path]:
+    out = tmp_path_factory.mktemp("exported") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        return exported(language, out, patch), out
+
+
+def test_asymmetric_codes_take_a_bit_more_which_the_card_says(
+    language: Source, language_out: tuple[Exported, Path]
+) -> None:
+    done, out = language_out
     assert done.choice.format.name == "compressed-tensors"
-    extra = source.record.size["total"]["quantized_weights"] // 8
-    assert f"{extra:,} bytes more than the exact size" in (tmp_path / "out" / "README.md").read_text()
+    extra = language.record.size["total"]["quantized_weights"] // 8
+    assert f"{extra:,} bytes more than the exact size" in (out / "README.md").read_text()
 
 
 def test_a_tied_head_is_parted_from_its_embeddings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,17 +133,12 @@ def test_a_tied_head_is_parted_from_its_embeddings(tmp_path: Path, monkeypatch: 
     assert "The head was tied" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_embeddings_are_dense_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bits = ("component=language", "component.language.bits=4", "component.embeddings.bits=3")
-    source = measured(tmp_path / "runs", "model=tiny_llava", "task=scenes_vqa", "method=rtn", *bits)
+def test_llava_is_stored_by_its_names_with_embeddings_dense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bits = ("component=vision", "component.embeddings.bits=3")
+    source = measured(tmp_path / "runs", "model=tiny_llava", "task=scenes_vqa", *MIXED[:3], *bits)
     done = exported(source, tmp_path / "out", monkeypatch, evaluate=True)
     assert done.choice.format.name == "compressed-tensors"
     assert "The token embeddings (1 tensors) are stored dense" in (tmp_path / "out" / "README.md").read_text()
-
-
-def test_llava_is_stored_by_its_checkpoints_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = measured(tmp_path / "runs", "model=tiny_llava", "task=scenes_vqa", *MIXED[:3], "component=vision")
-    exported(source, tmp_path / "out", monkeypatch, evaluate=True)
     checkpoint = checkpoint_path(source.model["checkpoint"])
     assert isinstance(checkpoint, Path)
     original, stored = (header(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "out"))
@@ -137,37 +152,44 @@ def test_what_no_packed_format_holds_is_dequantized_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bits = ("component=vision", "component.vision.bits=4")
-    source = measured(tmp_path / "runs", "method=awq", "method.fuse=false", *bits)
+    source = measured(tmp_path / "runs", *AWQ, "method.fuse=false", *bits)
     done = exported(source, tmp_path / "out", monkeypatch, evaluate=True)
     assert done.choice.format.name == "dequantized"
     assert "input scales" in done.choice.why
     assert done.choice.why in (tmp_path / "out" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_folded_input_scales_are_exported_in_norms_and_biases(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
-) -> None:
-    bits = ("component=vision_language", "component.vision.bits=4", "component.language.bits=3")
-    source = measured(tmp_path / "runs", "method=awq", *bits, f"model.dtype={dtype}")
-    done = exported(source, tmp_path / "out", monkeypatch, evaluate=True)
-    assert done.choice.format.name == "compressed-tensors"
+def check_folded(source: Source, out: Path) -> None:
+    """Norms that input scales are folded into are not the checkpoint's."""
     checkpoint = checkpoint_path(source.model["checkpoint"])
     assert isinstance(checkpoint, Path)
-    original, stored = (load_file(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "out"))
-    norm = "vision_model.encoder.layers.0.layer_norm1.weight"
-    assert not torch.equal(original[norm].to(stored[norm].dtype), stored[norm])
+    original, stored = (load_file(folder / "model.safetensors") for folder in (checkpoint, out))
+    norms = [name for name in stored if "norm" in name]
+    assert not all(torch.equal(original[name].to(stored[name].dtype), stored[name]) for name in norms)
 
 
-def test_a_model_on_disk_gives_the_same_file(mixed: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    exported(mixed, tmp_path / "memory", monkeypatch)
+def test_folded_input_scales_are_exported_in_norms_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bits = ("component=vision_language", "component.vision.bits=4", "component.language.bits=3")
+    source = measured(tmp_path / "runs", *AWQ, *bits, "model.dtype=bfloat16")
+    done = exported(source, tmp_path / "out", monkeypatch, evaluate=True)
+    assert done.choice.format.name == "compressed-tensors"
+    check_folded(source, tmp_path / "out")
+
+
+def test_a_model_on_disk_gives_the_same_files(
+    mixed: Source, mixed_out: tuple[Exported, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = mixed.sweep.configs[mixed.cell.id]
     sweep = replace(
         mixed.sweep, configs={mixed.cell.id: {**config, "model": {**config["model"], "device_map": "disk"}}}
     )
-    exported(replace(mixed, sweep=sweep), tmp_path / "disk", monkeypatch)
-    name = "model.safetensors"
-    assert sha256(tmp_path / "disk" / name) == sha256(tmp_path / "memory" / name)
+    exported(replace(mixed, sweep=sweep), tmp_path / "disk", monkeypatch, shard_bytes=10**5)
+    kept, found = (
+        {path.name: sha256(path) for path in folder.glob("*.safetensors")}
+        for folder in (mixed_out[1], tmp_path / "disk")
+    )
+    assert len(kept) > 1
+    assert found == kept
 
 
 def test_a_wider_dtype_is_exact_dequantized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,16 +202,15 @@ def test_a_wider_dtype_is_exact_dequantized(tmp_path: Path, monkeypatch: pytest.
     assert "computes in float32, so its logits and metrics are not those that were measured" in card
 
 
-@pytest.mark.parametrize("dtype", [None, "float32"])
-def test_what_transformers_keeps_in_float32_is_exact_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str | None
-) -> None:
+def test_what_transformers_keeps_in_float32_is_exact_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bits = ("component=connector", "component.connector.bits=3")  # BLIP-2's Q-Former, in a model in halves.
     source = measured(tmp_path / "runs", "method=rtn", *bits, "model.dtype=float16")
-    exported(source, tmp_path / "out", monkeypatch, asked=Asked(dtype=dtype), evaluate=dtype is None)
-    names = header(tmp_path / "out" / "model.safetensors")
-    stored = {about["dtype"] for name, about in names.items() if name.startswith("qformer") and "packed" not in name}
-    assert "F32" in stored
+    for dtype in (None, "float32"):
+        out = tmp_path / str(dtype)
+        exported(source, out, monkeypatch, asked=Asked(dtype=dtype), evaluate=dtype is None)
+        names = header(out / "model.safetensors")
+        stored = {one["dtype"] for name, one in names.items() if name.startswith("qformer") and "packed" not in name}
+        assert "F32" in stored
 
 
 @pytest.mark.parametrize("format", [None, "compressed-tensors"])
@@ -208,17 +229,18 @@ def test_gptq_refuses_blip2(mixed: Source, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_evicted_units_are_computed_again_and_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    language: Source,
+    language_out: tuple[Exported, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    source = measured(tmp_path / "runs", "method=gptq", "component=language", "component.language.bits=3")
-    artifacts = sorted((tmp_path / "runs" / "artifacts" / "quantized").glob("*"))
-    exported(source, tmp_path / "before", monkeypatch)
-    for path in artifacts:
+    for path in (language.store.root / "artifacts" / "quantized").glob("*"):
         path.unlink()
     with caplog.at_level(logging.WARNING):
-        exported(source, tmp_path / "after", monkeypatch, evaluate=True)
+        exported(language, tmp_path / "after", monkeypatch, evaluate=True)
     assert "12 of 12 quantized units are no longer in the store" in caplog.text
-    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("before", "after"))
+    before, after = (load_file(folder / "model.safetensors") for folder in (language_out[1], tmp_path / "after"))
     assert before.keys() == after.keys()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     assert json.loads((tmp_path / "after" / "mmq_sweeps.json").read_text())["quantized_again"] == 12
@@ -363,10 +385,11 @@ def test_any_name_of_a_folder_serves(tmp_path: Path, name: str) -> None:
 
 def test_a_damaged_unit_is_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bits = ("component=vision", "component.vision.bits=4")
-    source = measured(tmp_path / "runs", "method=awq", *bits)
+    source = measured(tmp_path / "runs", *AWQ, *bits)
     for path in (tmp_path / "runs" / "artifacts" / "quantized").glob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:100])
     exported(source, tmp_path / "out", monkeypatch, evaluate=True)
+    check_folded(source, tmp_path / "out")
 
 
 def test_siglip_is_exported_dequantized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

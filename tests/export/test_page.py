@@ -26,15 +26,25 @@ COMMANDS = [
 # The figure of each folder that the page shows.
 (SHOWN,) = re.findall(r"```text\n(.*?)```", PAGE, flags=re.DOTALL)
 FIGURES = {line.split(": ")[0]: line.split(": ")[1].split() for line in SHOWN.splitlines()}
+# An export whose folder is verified in a new Python, as without a fork of this one.
+VERIFIED_ANEW = """
+import subprocess, sys
+from mmq_sweeps.export import verify
+from mmq_sweeps.export.__main__ import main
+verify.subprocess = subprocess
+main(sys.argv[1:])
+"""
 # Between processors the last digits of a matrix product may differ, and with them a word of an answer.
 NEAR = 0.5
 
 
-def run(arguments: list[str], folder: Path, started: bool) -> str:
-    """Run ``python ...`` as the page says, in a new Python if ``started``; return what it prints."""
+def run(arguments: list[str], folder: Path, anew: bool = False) -> str:
+    """Run ``python ...`` as the page says, a script in a new Python if ``anew``; return what it prints."""
     python, option, *rest = arguments
     assert python == "python"
-    if started:
+    if anew and rest[0] == "mmq_sweeps.export":
+        told = run_forked("-c", [VERIFIED_ANEW, *rest[1:]], folder, command_environment())
+    elif anew:
         told = subprocess.run(
             [sys.executable, option, *rest],
             cwd=folder, env=command_environment(), capture_output=True, text=True, check=False,
@@ -54,16 +64,16 @@ def test_a_model_is_exported_reloaded_and_evaluated_without_our_code(out: str, t
     store = exporting[exporting.index("--source") + 1]
     (measuring,) = [command for command in COMMANDS if f"store.dir={store}" in command]
     (reloading,) = [command for command in COMMANDS if command[1:] == [f"{EXAMPLES}/reload.py", out]]
-    # A new process exports, verifies and reloads one of them.
+    # New processes verify and reload one of them.
     anew = out == next(iter(FIGURES))
-    run(["python", f"{EXAMPLES}/draw.py"], tmp_path, started=False)
-    run(measuring, tmp_path, started=False)
-    run(exporting, tmp_path, started=anew)
+    run(["python", f"{EXAMPLES}/draw.py"], tmp_path)
+    run(measuring, tmp_path)
+    run(exporting, tmp_path, anew)
     name, shown = FIGURES[out]
     record = next(one for one in Store.reading(tmp_path / store).records() if not one.baseline)
     widths = {rule["bits"] for part in record.cell["parts"].values() for rule in part.get("rules", [part])}
     assert len(widths) > 1
-    assert run(reloading, tmp_path, started=anew) == f"{out}: {name} {record.metrics[name]['value']:.4f}\n"
+    assert run(reloading, tmp_path, anew) == f"{out}: {name} {record.metrics[name]['value']:.4f}\n"
     assert abs(record.metrics[name]["value"] - float(shown)) < NEAR
 
 

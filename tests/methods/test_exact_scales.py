@@ -37,7 +37,9 @@ METHODS = {
     "auto_round": lambda size, symmetric: AutoRound(size, symmetric, iterations=5),
 }
 LIBRARIES = {"auto_gptq": "auto_gptq", "autoawq": "awq", "auto_round": "auto_round"}
-SIZES = ("tensor", "channel", 16)
+# The largest and the smallest magnitudes are for halves, which have the fewest exponents.
+CASES = [("float32", 0.03), ("bfloat16", 0.03), ("float16", 0.03), ("float16", 2e-6), ("float16", 300.0)]
+SHAPES = [("tensor", False), ("channel", True), (16, False), (16, True)]
 
 
 def layer(dtype: torch.dtype, std: float) -> tuple[list[Tensor], LayerStats]:
@@ -56,21 +58,19 @@ def loaded(quantized: QuantizedWeight, dtype: torch.dtype) -> Tensor:
     return (steps.to(dtype) * scale[:, :, None]).reshape(quantized.shape)
 
 
-@pytest.mark.parametrize("std", [0.03, 2e-6, 300.0])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "std"), CASES)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_loader_gets_the_weight_that_is_measured(name: str, dtype: str, std: float) -> None:
     if name in LIBRARIES and find_spec(LIBRARIES[name]) is None:
         pytest.skip(f"pip install -e '.[{name}]'")
     own = DTYPES[dtype]
     weights, stats = layer(own, std)
-    for size in SIZES:
-        for symmetric in (False, True):
-            method = METHODS[name](size, symmetric)
-            formats = [replace(method.format(bits), dtype=dtype) for bits in (2, 3, 8)]
-            for form, solution in zip(formats, solve_relative(method, weights, stats, formats), strict=True):
-                for solved in solution.weights:
-                    check(solved, form, own)
+    for size, symmetric in SHAPES:
+        method = METHODS[name](size, symmetric)
+        formats = [replace(method.format(bits), dtype=dtype) for bits in (2, 8)]
+        for form, solution in zip(formats, solve_relative(method, weights, stats, formats), strict=True):
+            for solved in solution.weights:
+                check(solved, form, own)
 
 
 def check(solved: QuantizedWeight, form: Format, dtype: torch.dtype) -> None:
@@ -87,7 +87,7 @@ def check(solved: QuantizedWeight, form: Format, dtype: torch.dtype) -> None:
         assert torch.equal(loaded(plain, dtype), plain.dequantize().to(dtype))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     st.sampled_from(list(DTYPES)),
     st.integers(2, 8),

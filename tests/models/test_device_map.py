@@ -49,7 +49,7 @@ def batch() -> dict[str, Tensor]:
 
 def answers(loaded: LoadedModel, batch: Mapping[str, Tensor]) -> Tensor:
     with torch.no_grad():
-        return loaded.model.generate(**loaded.to_device(batch), max_new_tokens=12, do_sample=False)
+        return loaded.model.generate(**loaded.to_device(batch), max_new_tokens=5, do_sample=False)
 
 
 @pytest.mark.parametrize("device_map", [None, "cpu", "disk", {"qformer": "disk", f"{BLOCK}.fc2": "cpu"}])
@@ -194,9 +194,10 @@ def test_a_sweep_with_blocks_on_disk_gives_the_same_weights_and_answers(
 ) -> None:
     stores = {}
     for device_map in ("null", "disk"):
-        few = (*SMALL, "task.limit=6", "calibration.samples=6", "calibration.batch_size=3", "bits=3")
+        few = (*SMALL, "task.limit=3", "calibration.samples=6", "calibration.batch_size=3", "bits=3")
         shared = (*few, f"store.dir={tmp_path / device_map}", f"model.device_map={device_map}")
-        configs = [composed(f"method={method}", *shared) for method in ("rtn", "gptq", "awq")]
+        words = "model.generation.caption.max_new_tokens=4"
+        configs = [composed(f"method={method}", words, *shared) for method in ("rtn", "gptq", "awq")]
         assert run_sweep(configs) == 0, capsys.readouterr().err
         stores[device_map] = Store.open(str(tmp_path / device_map))
     memory_store, disk_store = stores.values()

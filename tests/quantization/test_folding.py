@@ -39,7 +39,16 @@ from tests.conftest import SMALL
 from tests.models.toys import awake, toy_batch, toy_model
 
 Composed = Callable[..., DictConfig]
-AWQ_CELL = ("method=awq", "bits=3", "component=all")
+AWQ_CELL = (
+    "method=awq",
+    "bits=3",
+    "component=all",
+    "task.limit=8",
+    "calibration.samples=8",
+    "calibration.batch_size=4",
+)
+# Few scales are tried, where it does not matter which is best.
+QUICK = ("method.n_grid=4", "method.clip_steps=2")
 # Linears that share an input by the ends of their names, and what their scale is folded into.
 VISION = {"layer_norm1": ["qkv"], "qkv 64": ["projection"], "layer_norm2": ["fc1"], "nowhere": ["fc2"]}
 QFORMER = {
@@ -289,7 +298,7 @@ def quantized(
 def test_a_fused_cell_stores_no_input_scale(
     composed: Composed, loaded: LoadedModel, parts: dict[str, Part], tmp_path: Path
 ) -> None:
-    found = quantized(composed, loaded, parts, tmp_path)
+    found = quantized(composed, loaded, parts, tmp_path, *QUICK)
     assert all(weight.input_scale is None for weight in found.weights.values())
     sizes = measure(loaded.model, parts.values(), found.weights)
     before_solving = {name: StoredLinear(weight.format, weight.shape) for name, weight in found.weights.items()}
@@ -305,7 +314,7 @@ def test_what_is_folded_is_what_would_be_stored_beside_the_codes(
 ) -> None:
     """``fc1`` of the ViT is folded into a norm, and nothing is folded into it."""
     fused, beside = (
-        quantized(composed, loaded, parts, tmp_path, "component=vision", f"method.fuse={fuse}")
+        quantized(composed, loaded, parts, tmp_path, *QUICK, "component=vision", f"method.fuse={fuse}")
         for fuse in ("true", "false")
     )
     assert not beside.dense
@@ -322,10 +331,10 @@ def test_what_is_folded_is_what_would_be_stored_beside_the_codes(
 def test_stored_statistics_fold_alike(
     composed: Composed, loaded: LoadedModel, parts: dict[str, Part], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = quantized(composed, loaded, parts, tmp_path / "alone", "method.n_grid=4")
+    alone = quantized(composed, loaded, parts, tmp_path / "alone", *QUICK)
     quantized(composed, loaded, parts, tmp_path / "shared", "method=gptq")
     monkeypatch.setattr(quantize, "capture", None)  # No second pass over the calibration data.
-    shared = quantized(composed, loaded, parts, tmp_path / "shared", "method.n_grid=4")
+    shared = quantized(composed, loaded, parts, tmp_path / "shared", *QUICK)
     assert shared.dense.keys() == alone.dense.keys()
     assert all(torch.equal(shared.dense[name], alone.dense[name]) for name in alone.dense)
     for name, weight in alone.weights.items():
@@ -336,7 +345,7 @@ def test_stored_statistics_fold_alike(
 def test_norms_and_biases_are_swapped_with_the_codes_and_back(
     composed: Composed, tmp_path: Path, device_map: str
 ) -> None:
-    own, cell = session(composed, tmp_path, f"model.device_map={device_map}")
+    own, cell = session(composed, tmp_path, *QUICK, f"model.device_map={device_map}")
 
     def values() -> dict[str, Tensor]:
         found = {}
@@ -363,7 +372,7 @@ def test_norms_and_biases_are_swapped_with_the_codes_and_back(
 def test_a_fused_cell_is_measured_alike_alone_and_among_others(composed: Composed, tmp_path: Path) -> None:
     """Cached outputs of a part, norms that run before the first linear, and weights of the cell before."""
     runs = [("component.vision.bits=2",), ("component.vision.bits=16",), ("component.connector.bits=16",), ()]
-    sweep = plan([composed(*SMALL, *AWQ_CELL, *run, f"store.dir={tmp_path}/all") for run in runs])
+    sweep = plan([composed(*SMALL, *AWQ_CELL, *QUICK, *run, f"store.dir={tmp_path}/all") for run in runs])
     store = Store.open(tmp_path / "all")
     with quiet_libraries():
         sessions = Sessions(sweep, store)
@@ -380,7 +389,9 @@ def test_half_precision_folds_and_answers(composed: Composed, model_config: dict
     with quiet_libraries():
         loaded = load_model({**model_config, "dtype": dtype})
     parts = find_parts(loaded.model, model_config)
-    found = quantized(composed, loaded, parts, tmp_path, f"model.dtype={dtype}", "bits=4", "component=vision_language")
+    found = quantized(
+        composed, loaded, parts, tmp_path, f"model.dtype={dtype}", *QUICK, "bits=4", "component=vision_language"
+    )
     assert {value.dtype for value in found.dense.values()} == {getattr(torch, dtype)}
     images = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0)).to(getattr(torch, dtype))
 

@@ -60,13 +60,11 @@ def published(number: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("number", "figure"), [(894, "1.2852764152502318"), (678, "1.195565473292705"), (1050, "0.0005329994166209922")]
-)
-def test_published_cider_to_the_last_digit(number: int, figure: str) -> None:
-    done = run(str(published(number)))
+def test_published_cider_to_the_last_digit() -> None:
+    """The other published figures are in tests/metrics/captions."""
+    done = run(str(published(894)), TERM="xterm-256color")
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.search(rf"cider\W+{re.escape(figure)}\W", done.stdout)
+    assert re.search(r"cider\W+1\.2852764152502318\W", done.stdout)
     assert "1000" in done.stdout
     assert "\x1b" not in done.stdout
 
@@ -80,8 +78,6 @@ def test_colours_only_on_a_terminal(write: Write) -> None:
     assert b"\x1b[" in os.read(ours, 65536)
     os.close(ours)
     os.close(theirs)
-    plain = subprocess.run(command, cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, check=True)
-    assert b"\x1b" not in plain.stdout
 
 
 def test_json_has_value_interval_and_count(write: Write, tmp_path: Path) -> None:

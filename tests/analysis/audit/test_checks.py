@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from analysis.audit.checks import audit
 from analysis.audit.settings import never_applied
@@ -18,14 +19,21 @@ def defects(source: str) -> dict[str, list[str]]:
     return found
 
 
-def test_what_the_published_uniform_file_never_quantized_is_found(published: Path) -> None:
-    found = defects(f"published:{published}")
-    assert [sentence.split(" is counted")[0] for sentence in found["not applied"]] == [
+@pytest.fixture(scope="module")
+def study(published: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What is found in the study's tables."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        return defects(f"published:{published}")
+
+
+def test_what_the_published_uniform_file_never_quantized_is_found(study: dict[str, list[str]]) -> None:
+    assert [sentence.split(" is counted")[0] for sentence in study["not applied"]] == [
         "connector mlp",
         "language attention",
     ]
-    assert "82 cells lower bits and have exactly the CIDEr and METEOR of full precision" in found["changed nothing"][0]
-    assert found["changed nothing"][0].endswith("82 of them quantize nothing but connector mlp and language attention")
+    assert "82 cells lower bits and have exactly the CIDEr and METEOR of full precision" in study["changed nothing"][0]
+    assert study["changed nothing"][0].endswith("82 of them quantize nothing but connector mlp and language attention")
 
 
 def test_distinct_outputs_are_counted_by_predictions_where_all_are_there(published: Path, tmp_path: Path) -> None:
@@ -84,16 +92,16 @@ def test_1500_rows_with_451_distinct_predictions_are_told(published: Path, tmp_p
     assert found["duplicated outputs"] == ["1,500 cells have 451 distinct outputs, by their predictions"]
 
 
-def test_cells_that_should_all_but_tie_are_told(published: Path) -> None:
-    (told,) = defects(f"published:{published}")["scatter"]
+def test_cells_that_should_all_but_tie_are_told(study: dict[str, list[str]]) -> None:
+    (told,) = study["scatter"]
     assert told.startswith(
         "64 cells of gptq have every part at 6 bits or more and should all but tie, yet CIDEr lies between"
     )
     assert "standard deviation 0.0320, 4% of it explained by bits" in told
 
 
-def test_full_precision_that_differs_between_sources_is_told(published: Path) -> None:
-    (told,) = defects(f"published:{published}")["baselines differ"]
+def test_full_precision_that_differs_between_sources_is_told(study: dict[str, list[str]]) -> None:
+    (told,) = study["baselines differ"]
     assert "1.2041 in " in told
     assert "1.2853 in " in told
 

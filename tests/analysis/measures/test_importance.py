@@ -17,13 +17,19 @@ from tests.analysis.grids import stored
 WIDTHS = (2, 3, 4, 8)
 
 
-def grid(score) -> dict:
+def grid(score, widths=WIDTHS) -> dict:
     """Every assignment of ``WIDTHS`` to three parts, scored by ``score(vision, connector, language)``."""
     rows = [
         (dict(zip(("vision", "connector", "language"), bits, strict=True)), sum(bits) / 3, score(*bits))
-        for bits in itertools.product(WIDTHS, repeat=3)
+        for bits in itertools.product(widths, repeat=3)
     ]
     return {"none": [({}, 16.0, 1.0)], "gptq": rows}
+
+
+@pytest.fixture
+def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what no more of them would change."""
+    monkeypatch.setattr(importance, "TREES", 10)
 
 
 def test_the_published_gptq_importances_are_the_studys(published: Path) -> None:
@@ -42,7 +48,7 @@ def test_the_published_gptq_importances_are_the_studys(published: Path) -> None:
 
 def test_a_part_that_decides_alone_has_all_of_it(tmp_path: Path) -> None:
     stored(tmp_path, grid(lambda vision, connector, language: vision / 8), items=2)
-    (found,) = importances(load([str(tmp_path)]), resamples=3)
+    (found,) = importances(load([str(tmp_path)]), resamples=2)
     assert found.table.loc["vision", "mean"] > 99
     assert found.table.loc["vision", "low"] > 95
     assert found.warnings == ()
@@ -56,6 +62,7 @@ def test_parts_that_matter_alike_have_like_importance() -> None:
     assert shares == pytest.approx([50, 50], abs=8)
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_importance_per_bit_weighs_the_size_of_a_part(tmp_path: Path) -> None:
     stored(tmp_path, grid(lambda vision, connector, language: (vision + language) / 16), items=2)
     cells = load([str(tmp_path)])
@@ -80,6 +87,7 @@ def test_importance_per_bit_of_a_narrowed_selection_weighs_what_it_quantizes() -
     assert _per_bit(mean, frame, features).tolist() == pytest.approx([100, 100 / 3, 50, 25])
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_of_many_cells_a_sample_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     bits = np.array(list(itertools.product(range(2, 10), repeat=2)), dtype=float)
     score = 3 * bits[:, 0] + bits[:, 1]
@@ -99,6 +107,7 @@ def test_of_many_cells_a_sample_is_explained(monkeypatch: pytest.MonkeyPatch) ->
     assert np.array_equal(sampled, measures(bits, score, seed=0))
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_noise_is_not_explained() -> None:
     rng = np.random.default_rng(0)
     bits = rng.choice(WIDTHS, (120, 2)).astype(float)
@@ -116,7 +125,7 @@ def test_methods_that_lack_the_same_are_named_together(tmp_path: Path) -> None:
     ("cells", "told"),
     [
         ({"none": [({}, 16.0, 1.0)], "gptq": [({"vision": 3}, 8.0, 0.5)]}, "2 cells are too few for a forest"),
-        (grid(lambda *bits: 1.0), "every cell has the same score"),
+        (grid(lambda *bits: 1.0, (2, 3, 4)), "every cell has the same score"),
         (
             {"none": [({}, 16.0, 1.0)], **{f"m{n}": [({"vision": 3}, 8.0, n / 30)] for n in range(30)}},
             "2 cells are too few",
@@ -134,7 +143,7 @@ def test_narrowed_selections_are_features_of_their_own(published: Path) -> None:
     uniform = frame[frame["source"].str.contains("uniform")]
     features = fine_features(uniform)
     assert features.shape == (1500, 18)
-    forest = RandomForestRegressor(20, random_state=0).fit(features, uniform["metric.cider"])
+    forest = RandomForestRegressor(10, random_state=0).fit(features, uniform["metric.cider"])
     shares = dict(zip(features, forest.feature_importances_, strict=True))
     # Never quantized in that file, whatever its columns say.
     for idle in ("language {} attention", "connector {} mlp"):

@@ -22,13 +22,14 @@ def score(bits: dict[str, int]) -> float:
     return 1.0 - sum((8 - width) ** 2 for width in bits.values()) / 200
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A grid without its cells of 4 bits in vision and 4 in language."""
     rows = [dict(zip(PARTS, widths, strict=True)) for widths in itertools.product(WIDTHS, repeat=3)]
     kept = [bits for bits in rows if not (bits["vision"] == 4 and bits["language"] == 4)]
-    stored(tmp_path, {"none": [({}, 16.0, 1.0)], "gptq": [(bits, bpw(bits), score(bits)) for bits in kept]})
-    return tmp_path
+    folder = tmp_path_factory.mktemp("grid")
+    stored(folder, {"none": [({}, 16.0, 1.0)], "gptq": [(bits, bpw(bits), score(bits)) for bits in kept]})
+    return folder
 
 
 def test_the_best_within_a_budget_of_bits(store: Path) -> None:

@@ -48,22 +48,22 @@ def test_every_awkward_end_before_every_awkward_start(pycoco: Pycoco) -> None:
     check([text for end in ENDS for start in STARTS for text in (end, start)], pycoco)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_any_order(seed: int, pycoco: Pycoco) -> None:
     captions = ENDS + STARTS + [caption for caption in NASTY if "never closed" not in caption]
     check(random.Random(seed).sample(captions, len(captions)), pycoco)
 
 
-@pytest.mark.parametrize("last", ["we'll", "'90", "plan b.", "the dog's", "x.", "", "end"])
+@pytest.mark.parametrize("last", ["we'll", "'90", "plan b.", ""])
 def test_the_last_caption_ends_the_file(last: str, pycoco: Pycoco) -> None:
     check(["A dog.", last], pycoco)
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\x0b\x0c\u2028\u2029<"), max_size=30),
-        min_size=1,
+        min_size=20,
         max_size=60,
     )
 )

@@ -16,11 +16,11 @@ from tests.metrics.conftest import NASTY, Captions, nasty_cell
 METRICS = ["cider", "bleu_4", "rouge_l"]
 
 
-def test_kept_references_score_the_same(published_894: Captions, tmp_path: Path) -> None:
-    fresh = CaptionScorer(published_894.references, METRICS).score(published_894.predictions)
-    CaptionScorer(published_894.references, METRICS, tmp_path)
-    kept = CaptionScorer(published_894.references, METRICS, tmp_path)
-    assert kept.score(published_894.predictions) == fresh
+def test_kept_references_score_the_same(published: Captions, tmp_path: Path) -> None:
+    fresh = CaptionScorer(published.references, METRICS).score(published.predictions)
+    CaptionScorer(published.references, METRICS, tmp_path)
+    kept = CaptionScorer(published.references, METRICS, tmp_path)
+    assert kept.score(published.predictions) == fresh
 
 
 def test_kept_references_are_not_tokenized_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
