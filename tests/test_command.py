@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
@@ -14,9 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from mmq_sweeps.reporting.table import rows
 from tests.commands import Forked, run_forked
 from tests.conftest import SMALL, command_environment
+from tests.launch.cells import record
+from tests.launch.multiruns import multirun
 from tests.own_method import write_method
+from tests.refusals import answered, refused
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -27,7 +30,8 @@ def cells(done: subprocess.CompletedProcess[str]) -> list[dict]:
 
 
 def test_a_sweep_a_second_run_and_a_wider_one(command: Command, tmp_path: Path) -> None:
-    first = command("-m", "method=gptq,awq", "bits=2,8", *SMALL)
+    few = (*SMALL, "task.limit=4", "component=connector")
+    first = command("-m", "method=rtn,hqq", "bits=2,8", *few)
     assert first.returncode == 0, first.stderr
     assert "CIDEr" in first.stdout
     assert f"store: {tmp_path / 'runs'}" in first.stdout
@@ -36,13 +40,13 @@ def test_a_sweep_a_second_run_and_a_wider_one(command: Command, tmp_path: Path) 
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs" / "cells").rglob("*.json")}
     assert len(stamps) == 10
 
-    second = command("-m", "method=gptq,awq", "bits=2,8", *SMALL)
+    second = command("-m", "method=rtn,hqq", "bits=2,8", *few)
     assert second.returncode == 0
     assert second.stdout == first.stdout
     assert second.stderr == ""
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs" / "cells").rglob("*.json")}
 
-    wider = command("-m", "method=gptq,awq,none", "bits=2,4,8", *SMALL, "--json")
+    wider = command("-m", "method=rtn,hqq,none", "bits=2,4,8", *few, "--json")
     assert wider.stderr.count("cell ") == 2, wider.stderr
     found = cells(wider)
     assert len(found) == 7
@@ -50,9 +54,21 @@ def test_a_sweep_a_second_run_and_a_wider_one(command: Command, tmp_path: Path) 
     assert found[0]["method"] == "none"
 
 
-def test_one_cell_alone_equals_the_same_cell_inside_a_sweep(command: Command) -> None:
-    inside = cells(command("-m", "method=gptq", "bits=2,3", *SMALL, "--json"))
-    alone = cells(command("method=gptq", "bits=2", *SMALL, "store.dir=alone", "--json"))
+def test_one_cell_alone_by_the_script_in_any_folder_equals_the_same_cell_inside_a_sweep(
+    command: Command, tmp_path: Path
+) -> None:
+    script = Path(sys.executable).parent / "mmq-sweeps"
+    if not script.exists():
+        pytest.skip("the package is not installed; run: pip install -e '.[test]'")
+    few = (*SMALL, "task.limit=8", "--json")
+    inside = cells(command("-m", "method=gptq", "bits=2,3", *few))
+    elsewhere = tmp_path / "a folder with spaces, and ünïcode"
+    elsewhere.mkdir()
+    arguments = [str(script), "method=gptq", "bits=2", *few, "store.dir=alone"]
+    done = subprocess.run(arguments, cwd=elsewhere, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (elsewhere / "alone" / "cells").is_dir()
+    alone = cells(done)
     by_id = {row["id"]: row for row in inside}
     assert len(alone) == 2
     for row in alone:
@@ -73,33 +89,53 @@ def test_one_cell_alone_equals_the_same_cell_inside_a_sweep(command: Command) ->
         (["component=vision,connector"], [("4", None, None), (None, "4", None)]),
         (["component.vision.layers=[mlp]", "bits=2,16"], [("2 (mlp)", "2", "2")]),
         (["method.group_size=64", "bits=3"], [("3", "3", "3")]),
-        (["method=uniform", "method.group_size=tensor", "bits=3"], None),
     ],
     ids=str,
 )
-def test_overrides_work_swept_and_alone(command: Command, overrides: list[str], expected: list | None) -> None:
-    done = command("-m", *overrides, *SMALL, "task.limit=4", "--json")
-    if expected is None:
-        assert done.returncode == 2
-        assert done.stderr == "error: method.group_size: method=uniform has no fields\n"
-        return
-    assert done.returncode == 0, done.stderr
-    found = [tuple(row["bits"].get(part) for part in ("vision", "connector", "language")) for row in cells(done)]
+def test_overrides_choose_the_bits_that_a_table_shows(overrides: list[str], expected: list) -> None:
+    size = {"total": {"bpw_paper": 4.0, "bpw_exact": 4.0, "size_bytes": 1}}
+    with multirun(*overrides, "tracker=none") as run:
+        shown = rows([record(cell, size=size) for cell in run.plan().cells], lambda cell_id: [])
+    found = [tuple(row["bits"].get(part) for part in ("vision", "connector", "language")) for row in shown]
     assert sorted(map(str, found)) == sorted(map(str, [(None, None, None), *expected]))
 
 
-BAD = [
+# One of each kind, and all that -m is needed for; ``REFUSED`` has others of these kinds.
+TOLD = [
     (["methd=gptq"], "methd: Unknown key 'methd'. Did you mean method?"),
     (
         ["method=gptqq"],
         "method=gptqq: Unknown option of method 'gptqq'. Did you mean gptq? Choose auto_gptq, auto_round, autoawq",
     ),
-    (["model=blip"], "model=blip: Unknown option of model 'blip'."),
     (["hydra/launcher=slrm"], "hydra/launcher=slrm: Unknown option of hydra/launcher 'slrm'."),
+    (["component.visoin.bits=3"], "component.visoin.bits: Unknown part 'visoin'. Did you mean vision?"),
+    (["bits=1"], "bits=1: choose 2 to 8, or 16 for full precision."),
+    (["bits=three"], "bits=three: Value 'three' of type 'str' could not be converted to Integer; choose 2 to 8"),
+    (["bits=2,3"], "bits=2,3: several values are a sweep, which needs -m"),
+    (["bits=[2"], "cannot read 'bits=[2': a bracket is opened and not closed"),
+    (["-m", "bits=2,3,44"], "bits=44: choose 2 to 8, or 16"),
+    (["-m", "bits="], "bits=: Value ''"),
+    (["-m", "method=gptq,awk"], "method=awk: Unknown option of method 'awk'. Did you mean awq?"),
+    (
+        ["-m", "method=gptq,rtn", "method.vision_weight=0.5"],
+        "method.vision_weight: Unknown key 'vision_weight'. Choose group_size or symmetric, the fields of method=rtn.",
+    ),
+    (["-m", "method=gptq,awq", "method.vision_weight=2"], "method.vision_weight=2: choose a number from 0 (text"),
+    (["-m", "store.dir=a,b"], "store: differs between the cells of one sweep"),
+    (["method.group_size=7"], "method.group_size: group_size=7 does not divide"),
+    (
+        ["task.data._target_=tests.tasks.test_generation.FromFile"],
+        "task.data: cannot read no/such/images/captions.json: No such file or directory",
+    ),
+    (["model.checkpoint=/tmp"], "model.checkpoint=/tmp: holds no weights; expected *.safetensors"),
+    (["store.dir=/dev/null/runs"], "cannot write /dev/null/runs"),
+    (["-m", "method=uniform", "method.group_size=tensor", "bits=3"], "method.group_size: method=uniform has no fields"),
+]
+REFUSED = [
+    (["model=blip"], "model=blip: Unknown option of model 'blip'."),
     (["bitz=3"], "bitz: Unknown key 'bitz'. Did you mean bits?"),
     (["+bitz=3"], "bitz: Unknown key 'bitz'. Did you mean bits?"),
     (["method.group_sizee=64"], "method.group_sizee: Unknown key 'group_sizee'. Did you mean group_size?"),
-    (["component.visoin.bits=3"], "component.visoin.bits: Unknown part 'visoin'. Did you mean vision?"),
     (
         ["+component.audio.bits=3"],
         "component.audio.bits: Unknown part 'audio'. Choose connector, embeddings, head, language or vision.",
@@ -118,28 +154,14 @@ BAD = [
     (["component.vision.blocks=[frnt]"], "component.vision.blocks: Unknown block 'frnt'. Did you mean front?"),
     (["component.vision.blocks=front"], "give a list of front, middle, end"),
     (["component.vision.layers=[]"], "component.vision.layers=[]: selects nothing. Choose attention or mlp."),
-    (["bits=1"], "bits=1: choose 2 to 8, or 16 for full precision."),
     (["bits=9"], "bits=9: choose 2 to 8, or 16"),
     (["component.connector.bits=12"], "component.connector.bits=12: choose 2 to 8, or 16"),
-    (["bits=three"], "bits=three: Value 'three' of type 'str' could not be converted to Integer; choose 2 to 8"),
     (["bits=[]"], "bits=[]: Value '[]' of type 'list' could not be converted to Integer; choose 2 to 8"),
     (["bits="], "bits=: Value '' of type 'str' could not be converted to Integer; choose 2 to 8"),
-    (["bits=2,3"], "bits=2,3: several values are a sweep, which needs -m"),
-    (["bits=[2"], "cannot read 'bits=[2'"),
-    (["-m", "bits=2,3,44"], "bits=44: choose 2 to 8, or 16"),
-    (["-m", "bits="], "bits=: Value ''"),
-    (["-m", "method=gptq,awk"], "method=awk: Unknown option of method 'awk'. Did you mean awq?"),
-    (
-        ["-m", "method=gptq,rtn", "method.vision_weight=0.5"],
-        "method.vision_weight: Unknown key 'vision_weight'. Choose group_size or symmetric, the fields of method=rtn.",
-    ),
-    (["-m", "method=gptq,awq", "method.vision_weight=2"], "method.vision_weight=2: choose a number from 0 (text"),
-    (["-m", "store.dir=a,b"], "store: differs between the cells of one sweep"),
     (
         ["task.allow_missing=true"],
         "task=scenes_caption does not have this field, though its class does; add it as +task.al",
     ),
-    (["method.group_size=7"], "method.group_size: group_size=7 does not divide"),
     (["method.group_size=rows"], "group_size='rows': choose tensor, channel or a positive number of input columns"),
     (
         ["method=normal_float", "component.language.bits={attention: 4, mlp: 5}"],
@@ -152,10 +174,6 @@ BAD = [
     (["task.limit=0"], "task.limit=0: choose a whole number above 0."),
     (["task.limit=many"], "task.limit='many': choose a whole number above 0."),
     (["task.data={_target_:some.Reader,path:x}"], "task.data: has the fields _target_, seed; set them one by one"),
-    (
-        ["task.data._target_=tests.tasks.test_generation.FromFile"],
-        "task.data: cannot read no/such/images/captions.json: No such file or directory",
-    ),
     (["task.split=evaluatoin"], "evaluatoin"),
     (["task.metrics=cider"], "task.metrics='cider': give a list of names, for instance task.metrics=[cider]"),
     (["task.metrics=[3]"], "task.metrics=[3]: give a list of names"),
@@ -175,7 +193,6 @@ BAD = [
         ["tracker=wandb", "tracker.mode=onlin"],
         "mode='onlin' (tracker.mode, or WANDB_MODE): Choose offline, online or disabled.",
     ),
-    (["model.checkpoint=/tmp"], "model.checkpoint=/tmp: holds no weights; expected *.safetensors"),
     (["model.checkpoint=./absent"], "is not a folder; expected *.safetensors"),
     (["model.revision=sha256:0123456789abcdef"], "they are not those that the yaml names"),
     (["model.class_name=Blip3"], "model.class_name=Blip3: transformers"),
@@ -187,48 +204,36 @@ BAD = [
     (["model.dtype=int8"], "model.dtype=int8: Unknown choice 'int8'. Choose float32, float16 or bfloat16."),
     (["model.parts.vision.blocks=[layers]"], "model.parts.vision.blocks: none of layers is a module of"),
     (["retry=maybe"], "retry=maybe: Unknown choice 'maybe'. Choose failed, all or none."),
-    (["store.dir=/dev/null/runs"], "cannot write /dev/null/runs"),
 ]
 
 
-def in_process(arguments: list[str], folder: Path) -> tuple[int, str]:
-    """The command's exit status and standard error, from a process forked off this one, which has imported torch."""
-    importlib.import_module("tests.preloaded")  # Here, since each fork would import it again.
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(reader)
-        os.dup2(writer, 2)
-        os.chdir(folder)
-        status = 99
-        try:
-            from mmq_sweeps.__main__ import main
-
-            sys.argv = ["mmq-sweeps", *arguments]
-            sys.stderr = os.fdopen(2, "w", closefd=False)
-            main()
-            status = 0
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader) as output:
-        told = output.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), told
+def with_defaults(arguments: list[str]) -> list[str]:
+    """``arguments`` on small limits and without a tracker, where they do not say otherwise."""
+    given = {argument.partition(".")[0] if argument.startswith("tracker") else key(argument) for argument in arguments}
+    return [*arguments, *(one for one in SMALL if key(one) not in given)]
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def key(override: str) -> str:
+    return override.partition("=")[0]
+
+
+@pytest.mark.parametrize(("arguments", "message"), TOLD, ids=[" ".join(arguments) for arguments, _ in TOLD])
 def test_bad_input_is_told_before_any_work(tmp_path: Path, arguments: list[str], message: str) -> None:
-    defaults = [one for one in SMALL if not any(given.startswith(one.split("=")[0] + "=") for given in arguments)]
-    tracker = [] if any(given.startswith("tracker=") for given in arguments) else ["tracker=none"]
-    defaults = [one for one in defaults if not one.startswith("tracker")] + tracker
-    status, told = in_process([*arguments, *defaults], tmp_path)
+    status, _, told = answered(tmp_path, *with_defaults(arguments))
     assert status == 2, told
     lines = told.splitlines()
     assert all(line.startswith("error: ") for line in lines), told
     assert any(message in line for line in lines), told
+    assert not list(tmp_path.glob("*/cells/*")), "a cell ran"
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[" ".join(arguments) for arguments, _ in REFUSED])
+def test_what_a_cell_cannot_have_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = refused(*with_defaults(arguments))
+    assert any(message in line for line in lines), lines
     assert not list(tmp_path.glob("*/cells/*")), "a cell ran"
 
 
@@ -246,17 +251,17 @@ def test_help_names_groups_and_fields(command: Command) -> None:
 
 def test_killed_at_any_moment_the_next_run_does_what_is_missing(tmp_path: Path) -> None:
     def start() -> Forked:
-        arguments = ["-m", "method=gptq,rtn", "bits=2,3,4", *SMALL, "task.limit=60"]
+        arguments = ["-m", "method=rtn", "bits=2,3,4,5,6,8", *SMALL, "task.limit=40", "component=language"]
         return Forked("mmq_sweeps", arguments, tmp_path, command_environment())
 
     kept: set[str] = set()
-    for wanted in (1, 4):
+    for wanted in (1, 3):
         process = start()
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
             if len(list(tmp_path.glob("runs/cells/*/record.json"))) >= wanted:
                 break
-            time.sleep(0.01)
+            time.sleep(0.005)
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
@@ -275,11 +280,11 @@ def test_killed_at_any_moment_the_next_run_does_what_is_missing(tmp_path: Path) 
 
 
 def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
-    arguments = ["-m", "method=gptq,awq", "bits=2,3,4,5", *SMALL, "task.limit=100"]
+    arguments = ["-m", "method=rtn", "bits=2,3,4,5,6,8", *SMALL, "task.limit=40", "component=language"]
     process = Forked("mmq_sweeps", arguments, tmp_path, command_environment())
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("runs/cells/*/record.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+        time.sleep(0.005)
     os.kill(process.pid, signal.SIGINT)
     told = process.communicate(timeout=60)[1]
     assert process.returncode == 130, told
@@ -294,7 +299,14 @@ def failing_method(folder: Path) -> dict[str, str]:
 
 def test_a_failing_cell_stops_no_other_and_is_told_last(command: Command, tmp_path: Path) -> None:
     environment = failing_method(tmp_path)
-    arguments = ["-m", "method=fragile", "bits=2,3,4", *SMALL, f"hydra.searchpath=[file://{tmp_path}/own]"]
+    arguments = [
+        "-m",
+        "method=fragile",
+        "bits=2,3,4",
+        *SMALL,
+        "task.limit=4",
+        f"hydra.searchpath=[file://{tmp_path}/own]",
+    ]
     done = command(*arguments, **environment)
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-2:]
@@ -320,7 +332,7 @@ def test_a_failing_cell_stops_no_other_and_is_told_last(command: Command, tmp_pa
 
 
 def test_a_corrupt_record_and_artifact_are_computed_again_and_said(command: Command, tmp_path: Path) -> None:
-    arguments = ["method=gptq", "bits=3", "component=connector", *SMALL, "--json"]
+    arguments = ["method=rtn", "bits=3", "component=connector", *SMALL, "task.limit=4", "--json"]
     before = cells(command(*arguments))
     identity = before[-1]["id"]
     record = tmp_path / "runs" / "cells" / identity / "record.json"
@@ -357,21 +369,3 @@ def test_a_disk_that_fills_up_stops_the_sweep_and_loses_nothing(tmp_path: Path) 
     roomy = run(50_000_000)
     assert roomy.returncode == 0, roomy.stderr
     assert roomy.stderr.count("cell ") == 1
-
-
-def test_it_runs_from_any_folder_as_module_and_as_script(tmp_path: Path) -> None:
-    script = Path(sys.executable).parent / "mmq-sweeps"
-    if not script.exists():
-        pytest.skip("the package is not installed; run: pip install -e '.[test]'")
-    elsewhere = tmp_path / "a folder with spaces, and ünïcode"
-    elsewhere.mkdir()
-    arguments = ["method=rtn", "bits=2", *SMALL, "--json"]
-    told = [
-        subprocess.run(
-            [str(script), *arguments, "store.dir=store0"], cwd=elsewhere, capture_output=True, text=True, check=False
-        ),
-        run_forked("mmq_sweeps", [*arguments, "store.dir=store1"], elsewhere, command_environment()),
-    ]
-    assert all(one.returncode == 0 for one in told), told[0].stderr + told[1].stderr
-    assert [row["metrics"] for row in cells(told[0])] == [row["metrics"] for row in cells(told[1])]
-    assert (elsewhere / "store0" / "cells").is_dir()

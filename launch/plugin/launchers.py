@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -59,9 +60,14 @@ class SweepLauncher(Launcher):
         check_settings(settings)
         return settings
 
+    @cached_property
+    def composer(self) -> Composer:
+        """Composer of all jobs; a search composes those of each part apart, of which most choose the same files."""
+        return Composer(self.context.config_loader, self.config, self.grids)
+
     def composed(self, job_overrides: Sequence[Sequence[str]]) -> Iterator[DictConfig | dict[str, Any]]:
         """Yield the configuration of each job; raise a ``ConfigError`` that names the job's own overrides."""
-        configs = plain_all(Composer(self.context.config_loader, self.config, self.grids), job_overrides)
+        configs = plain_all(self.composer, job_overrides)
         for overrides in job_overrides:
             try:
                 yield next(configs)

@@ -16,7 +16,7 @@ from analysis.figures.plots import XY, Heatmap, Space
 from analysis.load import load
 from analysis.measures.family import families
 from analysis.measures.frontier import frontiers
-from analysis.measures.importance import importances
+from analysis.measures.importance import Importance, importances
 from analysis.measures.recommend import recommend
 from analysis.measures.sensitivity import sensitivities
 from analysis.report import page
@@ -155,13 +155,18 @@ def test_a_group_size_that_all_cells_of_a_part_have_is_left_out_of_nothing(tmp_p
     assert "rtn vision 3 g64 connector 4 g64 language 5 g64" in [assignment(row) for _, row in cells.frame.iterrows()]
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Importance:
+    """What whole parts by themselves give."""
+    (found,) = importances(load([stored(tmp_path_factory.mktemp("alone"), *grid())]), resamples=2)
+    return found
+
+
 @pytest.mark.parametrize("selected", NARROWED[1:3])
-def test_importance_by_bits_is_of_whole_parts_only_and_says_so(tmp_path: Path, selected: dict) -> None:
-    narrowed = load([stored(tmp_path / "both", *grid(**selected))])
-    (found,), (alone,) = (
-        importances(narrowed, resamples=2),
-        importances(load([stored(tmp_path / "one", *grid())]), resamples=2),
-    )
+def test_importance_by_bits_is_of_whole_parts_only_and_says_so(
+    tmp_path: Path, selected: dict, alone: Importance
+) -> None:
+    (found,) = importances(load([stored(tmp_path, *grid(**selected))]), resamples=2)
     assert found.count == alone.count == 27
     assert found.table["mean"].tolist() == pytest.approx(alone.table["mean"].tolist(), abs=1e-6)
     assert found.warnings[-1].startswith("26 of 53 cells quantize only some blocks or layers of a part")

@@ -2,72 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
 import re
-import sys
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
-from launch.plugin.sweeper import axes_of_grids
-from mmq_sweeps.config.instantiate import READERS
 from mmq_sweeps.config.schema import Config
 from mmq_sweeps.config.sweep import plan
-from mmq_sweeps.errors import ConfigError, unknown
+from tests.faults.conftest import PLANNED, write
 from tests.launch.multiruns import multirun
-
-Told = tuple[int, str, str]
-PLANNED = ("hydra.launcher.check=false", "--json")
-
-
-@pytest.fixture
-def told(tmp_path: Path) -> Callable[..., Told]:
-    """Runs the command in a process forked off this one; its exit status, standard output and standard error."""
-
-    importlib.import_module("tests.preloaded")  # Here, since each fork would import it again.
-
-    def run(*arguments: str, module: str = "mmq_sweeps") -> Told:
-        paths = [tmp_path / "standard-output", tmp_path / "standard-error"]
-        child = os.fork()
-        if not child:
-            status = 99
-            try:
-                for number, path in enumerate(paths, start=1):
-                    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-                sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
-                os.chdir(tmp_path)
-                sys.argv = [module, *arguments]
-                __import__(f"{module}.__main__", fromlist=["main"]).main()
-                status = 0
-            except SystemExit as stop:
-                status = int(stop.code or 0)
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(status)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        return status, *(path.read_text() for path in paths)
-
-    return run
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    """A folder of configuration outside the package, as ``--config-dir`` names it."""
-    folder = tmp_path / "own"
-    (folder / "experiment").mkdir(parents=True)
-    return folder
-
-
-def write(folder: Path, name: str, text: str, package: str = "# @package _global_\n") -> None:
-    path = folder / f"{name}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(package + text)
+from tests.refusals import Told
 
 
 def searched(folder: Path) -> str:
@@ -105,53 +54,13 @@ def test_an_experiment_wins_over_the_defaults_and_loses_to_the_command_line(own:
     assert values([*alone, "task.batch_size=6,7", *overrides], keys) == [overridden] * 2
 
 
-@pytest.mark.parametrize("field", FIELDS)
-def test_an_axis_of_the_command_line_wins_over_an_experiment(field: str, own: Path) -> None:
-    yaml, key, expected, _, overridden = FIELDS[field]
-    write(own, "experiment/mine", yaml)
-    swept = values([searched(own), "experiment=mine", f"{key}={expected},{overridden}"], [key])
-    assert swept == [(expected,), (overridden,)]
-
-
-ADDED = [
-    (
-        "+task.generation.length_penalty=2",
-        "+task.generation.length_penalty=2: task.generation is ${model.generation.caption}, which length_penalty would "
-        "replace as a whole; set +model.generation.caption.length_penalty=2 instead.",
-    ),
-    (
-        "++task.generation.num_beams=2",
-        "++task.generation.num_beams=2: task.generation is ${model.generation.caption}, which num_beams would "
-        "replace as a whole; set ++model.generation.caption.num_beams=2 instead.",
-    ),
-    (
-        "+task.prompt.text=a",
-        "+task.prompt.text=a: task.prompt is ${model.prompts.caption}, which text would replace as a whole; "
-        "set model.prompts.caption=VALUE instead.",
-    ),
-    (
-        "++method.calibration.seed=1",
-        "++method.calibration.seed=1: method.calibration is ${calibration}, which seed would replace as a whole; "
-        "set ++calibration.seed=1 instead.",
-    ),
-    (
-        "+tracker.project.name=mine",
-        "+tracker.project.name=mine: tracker.project is ${oc.env:WANDB_PROJECT,mmq-sweeps}, which name would replace as a "
-        "whole; give tracker.project=VALUE.",
-    ),
-]
-
-
-@pytest.mark.parametrize(("added", "sentence"), ADDED)
-def test_a_key_added_below_a_reference_is_refused_with_the_key_to_set(
-    added: str, sentence: str, told: Callable[..., Told], own: Path
-) -> None:
-    key, _, text = added.partition("=")
-    gptq = ("method=gptq", *PLANNED)
-    assert told(*gptq, added)[::2] == (2, f"error: {sentence}\n")
-    assert told("-m", *gptq, f"{key}={text},{text}0")[::2] == (2, f"error: {sentence}\n")
-    write(own, "experiment/mine", f"hydra: {{sweeper: {{params: {{{key}: '{text},{text}0'}}}}}}")
-    assert told("-m", f"--config-dir={own}", "experiment=mine", *gptq)[::2] == (2, f"error: {sentence}\n")
+@pytest.mark.parametrize("fields", [list(FIELDS)[first::5] for first in range(5)], ids=str)
+def test_axes_of_the_command_line_win_over_an_experiment(fields: list[str], own: Path) -> None:
+    yamls, keys, expected, _, overridden = zip(*(FIELDS[field] for field in fields), strict=True)
+    write(own, "experiment/mine", "\n".join(yamls))
+    pairs = list(zip(expected, overridden, strict=True))
+    axes = [f"{key}={one},{other}" for key, (one, other) in zip(keys, pairs, strict=True)]
+    assert values([searched(own), "experiment=mine", *axes], keys) == list(product(*pairs))
 
 
 def test_a_key_added_where_the_reference_leads_keeps_the_others() -> None:
@@ -159,28 +68,6 @@ def test_a_key_added_where_the_reference_leads_keeps_the_others() -> None:
         (config,) = run.configs()
     kept = {"num_beams": 1, "max_new_tokens": 40, "length_penalty": 2}
     assert OmegaConf.to_container(config, resolve=True)["task"]["generation"] == kept
-
-
-@pytest.mark.parametrize("limit", ["4", "null"])
-@pytest.mark.parametrize(
-    ("target", "reason"),
-    [
-        ("nope.absent.Class", "No module named 'nope'"),
-        ("mmq_sweeps.tasks.caption.CaptionTusk", "module 'mmq_sweeps.tasks.caption' has no attribute 'CaptionTusk'"),
-        ("os.path", "is no dataclass"),
-        ("Alone", "Empty module name"),
-    ],
-)
-@pytest.mark.parametrize("key", ["task._target_", "task.data._target_", "method._target_"])
-def test_a_class_that_is_not_there_is_one_line_whatever_the_limit(
-    composed: Callable[..., Any], key: str, target: str, reason: str, limit: str
-) -> None:
-    if (key, target) == ("task.data._target_", "Alone"):  # Readers have short names.
-        reason = f"{unknown('reader', target, READERS)[:-1]}, or give the dotted path of a class."
-    configs = [composed(f"{key}={target}", f"task.limit={limit}", f"bits={bits}") for bits in (2, 3)]
-    with pytest.raises(ConfigError) as error:
-        plan(configs)
-    assert error.value.problems == [f"{key}={target}: {reason}"]
 
 
 def values(arguments: Sequence[str], keys: Sequence[str]) -> list[tuple[Any, ...]]:
@@ -268,20 +155,19 @@ def test_two_experiments_in_one_sweep_run_both_grids(own: Path) -> None:
     write(own, "experiment/first", "method: {symmetric: true}\nhydra: {sweeper: {params: {bits: '2,3'}}}\n")
     write(own, "experiment/second", "seed: 5\nhydra: {sweeper: {grids: [{bits: '3,4'}, {component: vision}]}}\n")
     write(own, "experiment/third", "bits: 8\n")
-    for arguments in (
-        ["experiment=first,second,third"],
-        ["experiment=glob(*,exclude=[*_*,deployable,gallery,gqa,retrieval,vqav2])"],
-    ):
-        with multirun(searched(own), *arguments) as run:
-            found = [(config.method.symmetric, config.seed, config.bits, *config.component) for config in run.configs()]
-        ends = ("embeddings", "head")
-        parts = ("vision", "connector", "language", *ends)
-        assert found == [
-            *[(True, 0, bits, *parts) for bits in (2, 3)],
-            *[(False, 5, bits, *parts) for bits in (3, 4)],
-            (False, 5, 4, "vision", *ends),
-            (False, 0, 8, *parts),
-        ]
+    with multirun(searched(own), "experiment=first,second,third") as run:
+        jobs = run.jobs
+        found = [(config.method.symmetric, config.seed, config.bits, *config.component) for config in run.configs()]
+    ends = ("embeddings", "head")
+    parts = ("vision", "connector", "language", *ends)
+    assert found == [
+        *[(True, 0, bits, *parts) for bits in (2, 3)],
+        *[(False, 5, bits, *parts) for bits in (3, 4)],
+        (False, 5, 4, "vision", *ends),
+        (False, 0, 8, *parts),
+    ]
+    with multirun(searched(own), "experiment=glob(*,exclude=[*_*,deployable,gallery,gqa,retrieval,vqav2])") as run:
+        assert run.jobs == jobs
     with multirun(searched(own), "experiment=first,second", "bits=6") as run:
         assert len(run.jobs) == 3
 
@@ -319,32 +205,6 @@ def test_an_experiment_may_choose_the_launcher(own: Path) -> None:
         )
 
 
-@pytest.mark.parametrize(
-    "axis", ["bits=range(8,2)", "method=glob(zzz*)", "experiment=glob(zzz*)", "bits=choice()", "bits=range(2,2)"]
-)
-def test_an_axis_without_a_value_is_an_error_that_names_it(axis: str, told: Callable[..., Told]) -> None:
-    status, out, err = told("-m", axis)
-    assert (status, out) == (2, "")
-    assert err.startswith("error: ")
-    assert axis in err
-    assert "names no value" in err
-
-
-@pytest.mark.parametrize("axis", [None, [], [2, 3], {"a": 1}], ids=str)
-def test_an_axis_of_an_experiment_is_written_as_on_the_command_line(axis: object) -> None:
-    with pytest.raises(ConfigError, match=r'the axis bits is .*; write its choices as text.*bits: "2,3"'):
-        axes_of_grids({"params": {"bits": axis}})
-    assert axes_of_grids({"params": {"bits": 3, "method.symmetric": True}}) == [["bits=3", "method.symmetric=true"]]
-
-
-@pytest.mark.parametrize("again", ["bits=4,5", "bits=range(4,6)", "++bits=4,5"])
-def test_a_key_that_is_swept_twice_is_an_error(again: str) -> None:
-    with pytest.raises(ConfigError, match=r"bits: is swept twice, bits=2,3 and .*bits="), multirun("bits=2,3", again):
-        pass
-    with multirun("bits=2,3", "bits=4") as run:
-        assert run.jobs == [["bits=4"]]
-
-
 def test_a_value_means_in_a_sweep_what_it_means_alone() -> None:
     with multirun("task.prompt=str(1)", "bits=2,3") as run:
         assert [config.task.prompt for config in run.configs()] == ["1", "1"]
@@ -354,95 +214,6 @@ def test_a_value_means_in_a_sweep_what_it_means_alone() -> None:
         assert [list(config.component) for config in run.configs()] == [
             ["connector", "language", "embeddings", "head"]
         ] * 2
-
-
-NONSENSE = [
-    (
-        ["-m", "method=rtn,hqq", "method.symmetric=true"],
-        "method.symmetric: Unknown key 'symmetric'. Choose beta, group_size, iterations, kappa or lp_norm, the fields of "
-        "method=hqq.",
-    ),
-    (["-m", "method=rtn,none", "method.group_size=64"], "method.group_size: method=none has no fields"),
-    (["-m", "component=vision,language", "component.vision.bits=2,3"], "this component selects language, not vision; choose"),
-    (["-m", "bits=2,,3"], "cannot read 'bits=2,,3': there is no value before or after a comma"),
-    (["-m", "bits=2,"], "cannot read 'bits=2,': there is no value before or after a comma"),
-    (["component=vision bits=2"], "it holds a second override; give each as an argument of its own"),
-    (["bits"], "cannot read 'bits': an override is KEY=VALUE"),
-    (["=3"], "=3: an override is KEY=VALUE"),
-    (["bits==3"], "cannot read 'bits==3': put a value with special characters in quotes"),
-    (["component.vision.blocks=[front"], "a bracket is opened and not closed"),
-    (["model='tiny_blip2"], "a quotation mark is opened and not closed"),
-    (["model=null"], "model=null: Unknown option of model None. Choose "),
-    (["component=3"], "component=3: Unknown option of component 3. Choose "),
-    (["method=[rtn,gptq]"], "method: takes one option, not a list; for cells of each: -m method=A,B"),
-    (["-m", "model=[tiny_blip2,tiny_llava]"], "model: takes one option, not a list"),
-    (["experiment=[gqa,vqav2]"], "experiment: takes one option, not a list"),
-    (["model=tiny_blip2,tiny_llava"], "model=tiny_blip2,tiny_llava: several values are a sweep, which needs -m\n"),
-    (["+method=rtn"], "method: has an option already; write method=OPTION, without a +"),
-    (["+experiment=gqa"], "experiment: has an option already; write experiment=OPTION, without a +"),
-    (["-m", "bits=range(2,4,0)"], "bits=range(2,4,0): range() arg 3 must not be zero."),
-    (["++method=rtn"], "method: has an option already; write method=OPTION, without a +"),
-    (["~nothing"], "nothing: Unknown key 'nothing'. Choose "),
-    (["~bits"], "component.vision.bits=${bits}: there is no key 'bits'."),
-    (["~method"], "method: no value; give method=VALUE"),
-    (["bits=${nowhere}"], "bits=${nowhere}: there is no key 'nowhere'."),
-    (["-m", "bits=3,${nowhere}"], "bits=${nowhere}: there is no key 'nowhere'."),
-    (["bits=${bits}"], "bits=${bits}: Recursive interpolation detected"),
-    (["store.dir=${oc.env:NOT_SET_ANYWHERE}"], "store.dir=${oc.env:NOT_SET_ANYWHERE}: KeyError"),
-    (["task.prompt=${model.prompts.riddle}"], "task.prompt=${model.prompts.riddle}: there is no key 'model.prompts.riddle'."),
-    (["store=abc"], "store=abc: has the fields dir, max_gb, lease_seconds; set them one by one"),
-    (["component.vision=3"], "component.vision=3: has the fields bits, blocks, layers"),
-    (["store.dir=null"], "store.dir=null: cannot be null"),
-    (["task.metrics={a:1}"], "task.metrics={a:1}: is a list, as in task.metrics=[cider]"),
-    (["hydra.launcher=3"], "hydra.launcher=3: set its fields one by one, or choose hydra/launcher=NAME."),
-    (["-m", "hydra/launcher=slurm", "+hydra.launcher.tim=3"], "hydra.launcher.tim: Unknown key 'tim'. Did you mean time?"),
-    (["-m", "hydra/sweeper=basic", "bits=range(8,2)"], "Unknown option of hydra/sweeper 'basic'. Choose budget or grid."),
-    (["-m", "hydra/launcher=basic", "bits=2,3"], "hydra/launcher=basic: Unknown option of hydra/launcher 'basic'."),
-    (["hydra.searchpath=[/nowhere]"], "hydra.searchpath: /nowhere is no folder."),
-    (["--config-dir=/nowhere"], "Additional config directory '/nowhere' not found"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("arguments", "message"), NONSENSE, ids=[" ".join(arguments) for arguments, _ in NONSENSE])
-def test_nonsense_is_answered_in_a_sentence(arguments: list[str], message: str, told: Callable[..., Told]) -> None:
-    status, out, err = told(*arguments)
-    assert (status, out) == (2, ""), err
-    assert all(line.startswith("error: ") for line in err.splitlines()), err
-    assert message in err
-
-
-EXPERIMENTS = {
-    "hydra: {sweeper: {parms: {bits: '2,3'}}}": "hydra.sweeper.parms: Unknown key 'parms'. Did you mean params?",
-    "hydra: {sweeper: {params: [bits]}}": "experiment/mine.yaml: has a list where there are fields, or fields where",
-    "hydra: {sweeper: {params: {bits: '2,,3'}}}": "cannot read 'bits=2,,3': there is no value before or after a comma",
-    "hydra: {sweeper: {params: {methd: 'rtn,gptq'}}}": "methd: Unknown key 'methd'. Did you mean method?",
-    "hydra: {launcher: {workerz: 3}}": "hydra.launcher.workerz: Unknown key 'workerz'. Did you mean workers?",
-    "bitz: 3": "experiment/mine.yaml: bitz: Unknown key 'bitz'. Did you mean bits?",
-    "bits: three": "experiment/mine.yaml: bits: Value 'three' of type 'str' could not be converted to Integer",
-    "bits: [3": "experiment/mine.yaml: line ",
-    "defaults: [override /metod: gptq]": "experiment/mine.yaml: Unknown group 'metod'. Did you mean method?",
-    "defaults: [override /method: gptqq]": "method=gptqq: Unknown option of method 'gptqq'. Did you mean gptq?",
-    "defaults: [/method: gptq]": "method: a yaml chooses it a second time; write 'override /method: OPTION'",
-}
-
-
-@pytest.mark.parametrize("text", EXPERIMENTS)
-@pytest.mark.parametrize("run", ["-m", "alone"])
-def test_a_mistake_in_an_experiment_is_told_whole(text: str, run: str, own: Path, told: Callable[..., Told]) -> None:
-    write(own, "experiment/mine", text)
-    several = ["-m"] if run == "-m" else []
-    status, out, err = told(f"--config-dir={own}", *several, "experiment=mine")
-    assert (status, out) == (2, ""), err
-    assert len(err.splitlines()) == 1, err
-    # Alone, a grid is refused before its axes are read.
-    assert EXPERIMENTS[text] in err or (run == "alone" and "experiment=mine: is a grid over" in err)
-
-
-def test_an_experiment_without_its_first_line_is_told(own: Path, told: Callable[..., Told]) -> None:
-    write(own, "experiment/mine", "bits: 3", package="")
-    status, _, err = told(f"--config-dir={own}", "experiment=mine")
-    assert status == 2
-    assert err.startswith("error: experiment/mine.yaml: its first line has to be '# @package _global_'")
 
 
 def test_the_version_is_ours_with_those_of_what_it_stands_on(told: Callable[..., Told]) -> None:

@@ -19,7 +19,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_a_plan_is_told_before_during_and_after_its_sweep(command: Command, tmp_path: Path) -> None:
-    arguments = ["method=rtn", "bits=2,3", "task.limit=4", *SMALL[1:]]
+    arguments = ["method=rtn", "component=language", "bits=2,3", "task.limit=4", *SMALL[1:]]
     fresh = command("plan", *arguments, module="launch")
     assert fresh.returncode == 0, fresh.stderr
     assert "estimate: none, there are no earlier records" in fresh.stdout

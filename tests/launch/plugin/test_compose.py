@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hydra.errors import ConfigCompositionException, MissingConfigException
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,11 +24,22 @@ def key(axis: str) -> str:
     return axis.lstrip("+~").partition("=")[0]
 
 
-@settings(max_examples=8, deadline=None)
-@given(st.lists(st.sampled_from(AXES), min_size=1, max_size=5, unique_by=key))
+# Every kind of override: groups, values of all types, references, text with signs, additions and deletions.
+EVERY = [
+    "method=gptq,rtn", "component=vision,all", "task=scenes_vqa", "model=tiny_llava", "bits=2,3", "task.limit=null",
+    "component.vision.bits=${bits}", "component.vision.blocks=[front],[middle,end]", "++method.extra=1", "~task.generation",
+    "tracker=none", "store.dir='a folder, with ünïcode'", "task.data={seed:3}", "task.metrics=[vqa_accuracy]",
+    "model.prompts.caption='a, b=c'", "+component.vision.group_size=16", "hydra.verbose=true",
+]  # fmt: skip
+
+
+@example(EVERY)
+@settings(max_examples=3, deadline=None)
+@given(st.lists(st.sampled_from(AXES), min_size=3, max_size=6, unique_by=key))
 def test_any_grid_is_as_composed_in_full(axes: list[str]) -> None:
     with multirun(*axes) as run:
-        for job in (run.jobs[0], run.jobs[-1]):
+        # The first has the first value of every axis, the last the last.
+        for job in {tuple(job): job for job in (run.jobs[0], run.jobs[-1])}.values():
             expected, failure = in_full(run, job)
             if failure:
                 with pytest.raises(ConfigCompositionException) as found:

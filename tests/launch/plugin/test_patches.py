@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -83,17 +83,24 @@ def composer() -> Iterator[Composer]:
         yield run.composer()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.data())
 def test_any_grid_is_as_composed_in_full(composer: Composer, data: st.DataObject) -> None:
-    chosen = data.draw(st.lists(st.sampled_from(AXES), min_size=1, max_size=6, unique_by=id))
+    chosen = data.draw(st.lists(st.sampled_from(AXES), min_size=2, max_size=5, unique_by=id))
     lines = [data.draw(st.lists(st.sampled_from(axis), min_size=1, max_size=3, unique=True)) for axis in chosen]
     # Whatever comes first is what the others are patched from.
-    check_as_in_full(composer, data.draw(st.permutations([list(job) for job in product(*lines)]))[:16])
+    check_as_in_full(composer, data.draw(st.permutations([list(job) for job in product(*lines)]))[:8])
 
 
 def check_as_in_full(composer: Composer, jobs: Sequence[list[str]]) -> None:
-    in_full = {tuple(job): outcome(lambda job=job: composer.compose(job)) for job in jobs}
+    check_patched(composer, jobs, outcomes(composer, jobs))
+
+
+def outcomes(composer: Composer, jobs: Sequence[list[str]]) -> dict[tuple[str, ...], str]:
+    return {tuple(job): outcome(lambda job=job: composer.compose(job)) for job in jobs}
+
+
+def check_patched(composer: Composer, jobs: Sequence[list[str]], in_full: Mapping[tuple[str, ...], str]) -> None:
     failing = [job for job in jobs if in_full[tuple(job)].startswith(FAILED)]
     composed = [job for job in jobs if job not in failing]
     for end in [[], *([job] for job in failing)]:  # A job that cannot be composed ends a sweep.
@@ -157,8 +164,9 @@ ENTANGLED = [
 @pytest.mark.parametrize("axes", ENTANGLED, ids=lambda axes: axes[-1][0])
 def test_keys_that_touch_each_other_are_as_composed_in_full(composer: Composer, axes: list[list[str]]) -> None:
     jobs = [list(job) for job in product(*axes)]
+    in_full = outcomes(composer, jobs)
     for first in range(len(jobs)):
-        check_as_in_full(composer, [*jobs[first:], *jobs[:first]])
+        check_patched(composer, [*jobs[first:], *jobs[:first]], in_full)
 
 
 FAILED = "not composed: "
@@ -244,11 +252,11 @@ SWEEPS = [
 @pytest.mark.parametrize("arguments", SWEEPS, ids=lambda arguments: arguments[0])
 def test_a_sweep_is_what_hydra_composes(arguments: list[str]) -> None:
     with multirun(*kept_apart(arguments)) as run:
-        found = list(plain_all(run.composer(), run.jobs))
         assert len(run.jobs) > 3
-        for job, config in zip(run.jobs, found, strict=True):
-            by_hydra = resolved(run.loader.load_sweep_config(run.master, job))
-            assert json.dumps(config if isinstance(config, dict) else resolved(config)) == json.dumps(by_hydra), job
+        check_as_in_full(run.composer(), run.jobs)
+        *_, last = plain_all(run.composer(), run.jobs)
+        by_hydra = resolved(run.loader.load_sweep_config(run.master, run.jobs[-1]))
+        assert json.dumps(last if isinstance(last, dict) else resolved(last)) == json.dumps(by_hydra)
 
 
 def test_cells_share_what_none_of_their_values_changes() -> None:
@@ -292,11 +300,12 @@ def test_a_job_that_cannot_be_composed_raises_in_its_place() -> None:
 
 
 def test_a_plan_of_plain_values_is_that_of_configurations() -> None:
-    axes = ["bits=2,16", "method=rtn,gptq", "model=tiny_blip2,tiny_llava", "task=scenes_caption,scenes_vqa", "seed=0,1"]
+    axes = ["bits=2,16", "method=rtn,gptq", "model=tiny_blip2,tiny_llava", "task=scenes_vqa", "seed=0,1"]
     with multirun(*axes) as run:
         plain = list(plain_all(run.composer(), run.jobs))
         before = json.dumps(plain)
         quick = plan(plain)
         assert json.dumps(plain) == before
-        assert quick == plan(run.configs())
-        assert json.dumps(quick.to_json()) == json.dumps(plan(run.configs()).to_json())
+        in_full = plan(run.configs())
+        assert quick == in_full
+        assert json.dumps(quick.to_json()) == json.dumps(in_full.to_json())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,17 @@ def ordinary(*arguments: str) -> Cell:
         return plan_each(run.configs())[1][0]
 
 
-@pytest.mark.parametrize("granularity", ["part", "kind", "group", "unit"])
-def test_a_point_is_the_cell_that_a_grid_has_for_it(granularity: str) -> None:
-    asked = question("method=gptq", "bits=2,4,16", f"hydra.sweeper.granularity={granularity}", *FEW)
-    subject = Subject.of(asked)
-    found = cell(subject, point_of(subject, vision=4, connector=16, language=2))
-    assert found.id == ordinary(
+def test_a_point_is_the_cell_that_a_grid_has_for_it() -> None:
+    asked = question("method=gptq", "bits=2,4,16", *FEW)
+    expected = ordinary(
         "method=gptq", "component.vision.bits=4", "component.connector.bits=16", "component.language.bits=2"
-    ).id  # fmt: skip
-    assert cell(subject, None).id == ordinary("method=none").id
+    )
+    full = ordinary("method=none")
+    for granularity in ("part", "kind", "group", "unit"):
+        subject = Subject.of(replace(asked, settings=replace(asked.settings, granularity=granularity)))
+        found = cell(subject, point_of(subject, vision=4, connector=16, language=2))
+        assert found.id == expected.id, granularity
+        assert cell(subject, None).id == full.id, granularity
 
 
 def test_kinds_and_methods_may_differ() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import signal
@@ -20,7 +21,7 @@ from mmq_sweeps.search.measuring import Items, Measurement
 from mmq_sweeps.store.record import Record
 from mmq_sweeps.store.store import Store
 from tests.launch.processes import POOL, Sweeps
-from tests.launch.search.asking import SEARCH, found, question, run
+from tests.launch.search.asking import SEARCH, SHORT, found, question, run
 from tests.own_method import write_method
 
 
@@ -61,19 +62,18 @@ def test_what_it_found_stands_in_the_store(searched: tuple[Path, dict[str, Any]]
     assert {batch["stage"] for batch in content["batches"]} >= {"sensitivity", "final"}
 
 
-def test_the_same_command_measures_nothing_again(searched: tuple[Path, dict[str, Any]]) -> None:
+def test_the_same_command_measures_nothing_again_without_its_units_and_prints_the_answer(
+    searched: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     folder, told = searched
+    shutil.copytree(folder / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("artifacts"))
     before = records(folder)
-    again = found(folder)
-    assert records(folder) == before
-    assert again["answers"] == told["answers"]
-    assert again["cost"] == told["cost"]
-
-
-def test_the_answer_is_printed_for_a_person(searched: tuple[Path, dict[str, Any]]) -> None:
-    folder, told = searched
-    done = run(folder, *SEARCH)
-    assert done.returncode == 0
+    done = run(tmp_path, *SEARCH)
+    assert done.returncode == 0, done.stderr
+    assert records(tmp_path) == before
+    (path,) = tmp_path.glob("runs/sweeps/*/search.json")
+    assert json.loads(path.read_text())["answers"] == told["answers"]
+    assert f"{told['cost']['cells']} cells" in done.stdout
     for answer in told["answers"]:
         assert f"{answer['value']:.4f}" in done.stdout
         assert answer["export"] in done.stdout
@@ -82,16 +82,6 @@ def test_the_answer_is_printed_for_a_person(searched: tuple[Path, dict[str, Any]
     batches = [line for line in done.stderr.splitlines() if line.startswith(f"search {told['search']}: ")]
     assert len(batches) >= 3
     assert "full precision" not in done.stdout.split("*")[0]
-
-
-def test_units_that_were_evicted_do_not_change_its_course(
-    searched: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    folder, told = searched
-    shutil.copytree(folder / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("artifacts"))
-    again = found(tmp_path)
-    assert again["answers"] == told["answers"]
-    assert again["cost"] == told["cost"]
 
 
 @pytest.mark.parametrize(
@@ -103,11 +93,30 @@ def test_nothing_to_choose_is_told(bits: str, told: str) -> None:
         budgets_of(Subject.of(question("method=rtn", f"bits={bits}")))
 
 
+OPTIMISTIC = (*SHORT, "hydra.sweeper.split=evaluation")
+
+
+@pytest.fixture(scope="module")
+def optimistic(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A folder with a short search on the items that its answers are measured on, and what it printed."""
+    folder = tmp_path_factory.mktemp("optimistic")
+    return folder, found(folder, *OPTIMISTIC)
+
+
+def test_a_race_on_the_evaluation_split_is_marked_in_record_and_table(optimistic: tuple[Path, dict[str, Any]]) -> None:
+    folder, told = optimistic
+    record = Store.reading(folder / "runs").record(told["answers"][0]["cell"])
+    assert record is not None
+    assert any("optimistic" in warning for warning in record.metrics["cider"]["warnings"])
+    done = run(folder, *OPTIMISTIC)
+    assert "! max_bpw=8: chosen on the split that it is measured on" in done.stdout
+
+
 def test_two_workers_find_the_same_and_stay_from_batch_to_batch(
-    searched: tuple[Path, dict[str, Any]], tmp_path: Path
+    optimistic: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    _, told = searched
-    other = found(tmp_path, *POOL)
+    _, told = optimistic
+    other = found(tmp_path, *OPTIMISTIC, *POOL)
     states = [json.loads(path.read_text()) for path in tmp_path.glob("runs/sweeps/*/workers/*-[01].1.json")]
     processes = {state["owner"]["pid"] for state in states}
     assert len({state["started"] for state in states}) > len(processes) == 2
@@ -118,9 +127,9 @@ def test_two_workers_find_the_same_and_stay_from_batch_to_batch(
 
 
 def test_a_search_that_was_interrupted_goes_on(sweeps: Sweeps) -> None:
-    held = ("hydra.sweeper.metric=tests.launch.holding:Hold", "task.metrics=['tests.launch.holding:Hold']")
+    held = (*SHORT, "hydra.sweeper.metric=tests.launch.holding:Hold", "task.metrics=['tests.launch.holding:Hold']")
     sweeps.hold()
-    process = sweeps.start(*SEARCH, *held)
+    process = sweeps.start(*held)
     (worker,) = sweeps.held(1)
     assert worker == process.pid
     process.send_signal(signal.SIGINT)
@@ -131,7 +140,7 @@ def test_a_search_that_was_interrupted_goes_on(sweeps: Sweeps) -> None:
     assert json.loads(path.read_text())["state"] == "halted"
 
     sweeps.let_go()
-    done = sweeps.run(*SEARCH, *held, "--json")
+    done = sweeps.run(*held, "--json")
     assert done.returncode == 0, done.stderr
     assert f"search {path.parent.name}: was begun before; it goes on" in done.stderr
     assert json.loads(path.read_text())["state"] == "done"
@@ -140,30 +149,22 @@ def test_a_search_that_was_interrupted_goes_on(sweeps: Sweeps) -> None:
 def test_a_choice_that_fails_is_left_out_and_told(tmp_path: Path) -> None:
     where = write_method(tmp_path, "fails", "raise ValueError('not three')")
     done = run(
-        tmp_path, *SEARCH, "method=rtn,fails", where, "--json", "component.vision.bits=8", "component.connector.bits=8",
-        "hydra.sweeper.max_bpw=9",
+        tmp_path, "hydra/sweeper=budget", "hydra.sweeper.max_bpw=9", "hydra.sweeper.items=16", "method=rtn,fails", where,
+        "bits=3,8", "component.vision.bits=8", "component.connector.bits=8", "--json",
         PYTHONPATH=str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert "not three (traceback in" in done.stderr
-    assert "1 cell failed and was left out of the search; the same command tries again" in done.stderr
+    assert "2 cells failed and were left out of the search; the same command tries again" in done.stderr
     for answer in json.loads(done.stdout)["answers"]:
         assert "fails 3" not in answer["label"]
 
 
-def test_a_race_on_the_evaluation_split_is_marked_in_record_and_table(tmp_path: Path) -> None:
-    told = found(tmp_path, "hydra.sweeper.split=evaluation", "hydra.sweeper.items=16")
-    record = Store.reading(tmp_path / "runs").record(told["answers"][0]["cell"])
-    assert record is not None
-    assert any("optimistic" in warning for warning in record.metrics["cider"]["warnings"])
-    done = run(tmp_path, *SEARCH, "hydra.sweeper.split=evaluation", "hydra.sweeper.items=16")
-    assert "! max_bpw=5: chosen on the split that it is measured on" in done.stdout
-
-
 def test_a_quality_is_kept_by_the_smallest_that_does(tmp_path: Path) -> None:
     told = found(
-        tmp_path, "hydra.sweeper.max_bpw=null", "hydra.sweeper.min_quality=[0.5,0.95]", "hydra.sweeper.items=64"
-    )
+        tmp_path, "hydra/sweeper=budget", "hydra.sweeper.min_quality=[0.5,0.95]", "hydra.sweeper.items=32",
+        "method=rtn", "bits=3,8", "component.connector.bits=8",
+    )  # fmt: skip
     low, high = told["answers"]
     assert [low["budget"], high["budget"]] == ["min_quality=0.5", "min_quality=0.95"]
     assert low["bpw"] <= high["bpw"] < 16
@@ -177,7 +178,7 @@ def test_a_quality_is_kept_by_the_smallest_that_does(tmp_path: Path) -> None:
 
 def test_full_precision_without_a_score_is_told(tmp_path: Path) -> None:
     nothing = "'tests.launch.search.test_driver:Nothing'"
-    done = run(tmp_path, *SEARCH, f"task.metrics=[{nothing}]")
+    done = run(tmp_path, *SHORT, f"task.metrics=[{nothing}]")
     assert done.returncode == 2
     assert "hydra.sweeper.metric=nothing: full precision has 0 on" in done.stderr
 
@@ -219,9 +220,13 @@ def test_a_file_of_a_search_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         journal.read(tmp_path, "0123")
 
 
+@functools.cache
+def subject() -> Subject:
+    return Subject.of(question("method=rtn", "bits=3,4", "task.limit=24"))
+
+
 def begun(folder: Path) -> Run:
-    subject = Subject.of(question("method=rtn", "bits=3,4", "task.limit=24"))
-    return Run(subject, start.HERE, "python -m mmq_sweeps", Store.open(folder / "runs"))
+    return Run(subject(), start.HERE, "python -m mmq_sweeps", Store.open(folder / "runs"))
 
 
 def failed(cell: Cell) -> Record:
