@@ -13,7 +13,7 @@ from analysis.tables.flat import csv_text
 from analysis.tables.latex import latex
 from analysis.tables.pivot import markdown
 from analysis.tables.records import as_rows, read
-from mmq_sweeps.errors import BITS, COUNT, SHARE, StoreError, check_ranges
+from mmq_sweeps.errors import BITS, COUNT, SHARE, StoreError, check_ranges, output_may_close
 from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.reporting.table import output_console, show, title
 
@@ -161,7 +161,7 @@ def main() -> None:
     # Drop duplicates.
     arguments.source = list(dict.fromkeys(arguments.source or ["runs"]))
     try:
-        with warnings_to():
+        with warnings_to(), output_may_close():
             check_ranges(vars(arguments), RANGES)
             (table if arguments.verb == "table" else _run)(arguments)
     except (OSError, StoreError, ValueError) as error:

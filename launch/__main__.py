@@ -10,7 +10,7 @@ import argparse
 import importlib
 import sys
 
-from mmq_sweeps.errors import ConfigError, StoreError
+from mmq_sweeps.errors import ConfigError, StoreError, output_may_close
 from mmq_sweeps.reporting.progress import warnings_to
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -42,7 +42,7 @@ def main() -> None:
     if left:
         arguments.overrides += left
     try:
-        with warnings_to():
+        with warnings_to(), output_may_close():
             status = arguments.run(arguments)
         raise SystemExit(status)
     except KeyboardInterrupt:

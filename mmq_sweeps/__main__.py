@@ -27,7 +27,7 @@ from mmq_sweeps.config.hydra_errors import explain, is_bad_input
 from mmq_sweeps.config.overrides import as_written, kept_apart, swept_with_group
 from mmq_sweeps.config.paths import conf_dir
 from mmq_sweeps.config.sweep import plan
-from mmq_sweeps.errors import ConfigError, StoreError
+from mmq_sweeps.errors import ConfigError, StoreError, output_may_close
 from mmq_sweeps.reporting.progress import warnings_to
 from mmq_sweeps.reporting.versions import told_versions
 
@@ -90,7 +90,7 @@ def main() -> None:
     schema.register()
     launchers.register()
     try:
-        with warnings.catch_warnings(), warnings_to():
+        with warnings.catch_warnings(), warnings_to(), output_may_close():
             # check_composed reports it as an error.
             warnings.filterwarnings("ignore", "provider=hydra.searchpath")
             compose_and_run()

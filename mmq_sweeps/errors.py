@@ -5,9 +5,16 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+import os
+import select
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
+
+# As a shell tells of a program that a closed pipe ended.
+PIPE_CLOSED = 141
 
 
 class ConfigError(ValueError):
@@ -30,6 +37,21 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, "".join(f"error: {line}\n" for line in message.splitlines()))
+
+
+@contextmanager
+def output_may_close() -> Iterator[None]:
+    """Exit without a word if the reader of standard output has closed it, as ``head`` does. Other broken pipes are raised."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        output = select.poll()
+        output.register(1, 0)
+        if not any(event & select.POLLERR for _, event in output.poll(0)):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes it once more at its end.
+        raise SystemExit(PIPE_CLOSED) from None
 
 
 class OutOfMemory(MemoryError):

@@ -29,6 +29,19 @@ def cells(done: subprocess.CompletedProcess[str]) -> list[dict]:
     return json.loads(done.stdout)["cells"]
 
 
+@pytest.mark.parametrize("command", [["mmq_sweeps", "--help"], ["launch", "store", "--store", "."]])
+def test_whoever_reads_the_output_may_leave(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "cells").mkdir()
+    reader, writer = os.pipe()
+    os.close(reader)
+    started = [sys.executable, "-m", *command]
+    done = subprocess.run(
+        started, cwd=tmp_path, env=command_environment(), stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_a_sweep_a_second_run_and_a_wider_one(command: Command, tmp_path: Path) -> None:
     few = (*SMALL, "task.limit=4", "component=connector")
     first = command("-m", "method=rtn,hqq", "bits=2,8", *few)

@@ -27,6 +27,8 @@ from analysis.measures.quality import Quality
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS
 
 SHOWN = 5
+# A candidate whose score looks like the best cell's is no improvement.
+SHOWN_DIGITS = 4
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,12 @@ def _candidates(
             found += _expected(own, method, parts, quality.metric, seed)
     sign, least = quality.sign, best[quality.column] if limit is None else limit
     if max_bpw is not None:
-        better = [one for one in found if one["bpw_paper"] <= max_bpw and sign * one["expected"] > sign * least]
+        better = [
+            one
+            for one in found
+            if one["bpw_paper"] <= max_bpw
+            and sign * round(one["expected"], SHOWN_DIGITS) > sign * round(least, SHOWN_DIGITS)
+        ]
     else:
         better = [
             one for one in found if one["bpw_paper"] < best["bpw_paper"] and sign * one["expected"] >= sign * least

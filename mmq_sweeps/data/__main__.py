@@ -20,7 +20,7 @@ from typing import Any
 from mmq_sweeps.data.catalog import SETS, DataSet
 from mmq_sweeps.data.check import Draw, Report, check
 from mmq_sweeps.data.prepare import DOWNLOADS, Order, Step, Watch, plan, prepare
-from mmq_sweeps.errors import Parser
+from mmq_sweeps.errors import Parser, output_may_close
 
 INCOMPLETE, STOPPED = 1, 130
 _EVERYTHING = "all"
@@ -235,7 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     line = Line()
     try:
-        return run(options, line)
+        with output_may_close():
+            return run(options, line)
     except KeyboardInterrupt:
         line.end()
         sys.stderr.write("stopped; what has arrived is kept, run the same command again to go on\n")

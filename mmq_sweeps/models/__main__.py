@@ -25,7 +25,7 @@ from mmq_sweeps.config.instantiate import build
 from mmq_sweeps.config.model_catalog import model_names, read_model
 from mmq_sweeps.config.problems import late_problems, selection_problems
 from mmq_sweeps.config.widths import BITS_CHOICES
-from mmq_sweeps.errors import ConfigError, Parser, one_of, unknown
+from mmq_sweeps.errors import ConfigError, Parser, one_of, output_may_close, unknown
 from mmq_sweeps.identity.assignment import FULL_PRECISION_BITS, bits_label
 from mmq_sweeps.identity.cell import Cell
 from mmq_sweeps.identity.end_parts import END_PARTS
@@ -302,7 +302,8 @@ def run(arguments: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     transformers.logging.set_verbosity_error()
     try:
-        run(parse(arguments))
+        with output_may_close():
+            run(parse(arguments))
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(BAD_INPUT) from None

@@ -10,16 +10,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmq_sweeps.identity.cell import digest
+from mmq_sweeps.identity.cell import QUANTIZED, digest
 
 Model = Mapping[str, Any]
 
 
 def told(models: Iterable[tuple[str, Model]]) -> list[str]:
-    """Return a warning for each name shared by different weights among ``models``, pairs ``(name, effective model)``."""
+    """Return a warning for each name shared by different weights among ``models``, pairs ``(name, effective model)``.
+
+    A checkpoint that is quantized already may share it: tables show it as a method of the model that it was made from.
+    """
     by_name: dict[str, dict[str, Model]] = {}
     for name, model in models:
-        by_name.setdefault(name, {}).setdefault(_weights(model), model)
+        if not model.get(QUANTIZED):
+            by_name.setdefault(name, {}).setdefault(_weights(model), model)
     return [
         f"model.name={name} names {len(models)} different checkpoints: {', '.join(sorted(map(_named, models.values())))}; "
         "their cells are kept apart, but tables show them under one name: give one of them a model.name of its own"
@@ -35,7 +39,7 @@ def place(root: Path, name: str, model: Model) -> Path:
 
 def content(name: str, model: Model) -> dict[str, Any]:
     """Return the content of the file at ``place``."""
-    return {"name": name, **{key: model.get(key) for key in ("checkpoint", "revision", "files")}}
+    return {"name": name, **{key: model.get(key) for key in ("checkpoint", "revision", "files", QUANTIZED)}}
 
 
 def recorded(root: Path, names: Iterable[str]) -> list[tuple[str, Model]]:

@@ -202,6 +202,10 @@ def test_a_checkpoint_that_was_repaired_under_its_old_name_is_told(composed: Com
     config = composed(f"model.checkpoint={checkpoint}", *GPTQ)
     before = cell(config)
     assert checkpoint_names.told([("mine", before.model)] * 2) == []
+    assert (
+        checkpoint_names.told([("mine", before.model), ("mine", {"checkpoint": "packed", "quantized": {"bits": 4}})])
+        == []
+    )
     (checkpoint / "processor_config.json").write_text((checkpoint / "processor_config.json").read_text() + "\n")
     (sentence,) = checkpoint_names.told([("mine", one.model) for one in (before, cell(config))])
     assert "model.name=mine names 2 different checkpoints" in sentence
