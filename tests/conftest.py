@@ -1,4 +1,4 @@
-"""What all tests share: composed configurations, the embedded model, and the command as a real process."""
+"""Fixtures of all tests: composed configurations, the embedded model, and the command as a real process."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """A process a core, and one more for each cluster of SLURM: a test of it waits for the cluster most of its time."""
+    """Return a process a core, and a further process for each SLURM cluster, whose tests mostly wait."""
     return (os.cpu_count() or 1) + (SLURM_CLUSTERS if shutil.which("slurmctld") else 0)
 
 
@@ -83,7 +83,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_finish() -> None:
-    import hypothesis  # noqa: F401 - it looks for references to what it is given, which are not found any more later
+    import hypothesis  # noqa: F401 - it looks for references to its arguments, which are not found any more later
 
     keep_what_is_imported()
 
@@ -111,7 +111,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture
 def composed() -> Callable[..., DictConfig]:
-    """``composed("method=gptq", "bits=3")``: the configuration of one cell."""
+    """``composed("method=gptq", "bits=3")`` returns the configuration of a cell."""
     return configurations.composed
 
 
@@ -169,10 +169,10 @@ def packed_copy(packed_blip2: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def wandb_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """A W&B server on loopback that this process's client, and every process that it starts, takes for the real one."""
+    """Serve a W&B server on loopback, which clients of this process and of its child processes take for the real server."""
     import wandb
 
-    # Set first, so that what a tracker sets is undone as well.
+    # Set first, so that the variables that a tracker sets are undone as well.
     monkeypatch.setenv("WANDB_DATA_DIR", "")
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
@@ -186,9 +186,9 @@ def wandb_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site
 
 @pytest.fixture
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``command("-m", "bits=2,3")``: the command as a process in an empty folder, with output captured.
+    """``command("-m", "bits=2,3")`` runs the command as a process in an empty folder and captures its output.
 
-    One is started if it is given more than is read after the imports; others are forked.
+    Python is started if a variable is given that is read during the imports; otherwise the command is forked.
     """
 
     def run(*arguments: str, module: str = "mmq_sweeps", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -208,7 +208,7 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 def command_environment(**more: str) -> dict[str, str]:
-    """The environment of a real process: this checkout importable from everywhere, and what the caller adds."""
+    """Return the environment of a real process: this checkout importable from everywhere, and the caller's variables."""
     checkout = str(Path(__file__).resolve().parent.parent)
     paths = [path for path in (more.pop("PYTHONPATH", ""), checkout, os.environ.get("PYTHONPATH", "")) if path]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **more}

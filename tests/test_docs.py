@@ -1,4 +1,4 @@
-"""What the documents say works: their examples are run as written, on a copy of the checkout."""
+"""The documents are right: their examples run as written, on a copy of the checkout."""
 
 from __future__ import annotations
 

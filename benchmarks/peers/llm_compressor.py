@@ -23,7 +23,7 @@ Weights = Mapping[str, Mapping[str, Tensor]]
 def gptq_block(weights: Weights, inputs: Mapping[str, Tensor], bits: list[int]) -> Restored:
     found: Restored = {}
     for name, members in weights.items():
-        # One Hessian an input: by itself it sums one a linear.
+        # Share a Hessian among an input's linears: by itself it sums a Hessian for each linear.
         layer = linear(next(iter(members.values())))
         hessian, count = make_empty_hessian(layer), torch.zeros(())
         for batch in inputs[name]:

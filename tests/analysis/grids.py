@@ -1,4 +1,4 @@
-"""Stores with made-up figures, for tests that ask what is made of figures."""
+"""Make stores with invented figures, for tests of the analysis that do not care where figures come from."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from analysis.report.packing import SIGNS
 
 
 def unpacked(column: Any, count: int) -> list[Any]:
-    """What page/base.js makes of a packed column."""
+    """Unpack a packed column as page/base.js does."""
     if isinstance(column, list):
         return column
     if "words" in column:

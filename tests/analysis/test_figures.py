@@ -209,7 +209,7 @@ def test_all_of_the_study_s_figures_at_both_widths_and_what_cells_lack_for_the_r
         assert {path.name.split("-")[0] for path in pictures} == drawn
         for path in pictures:
             with Image.open(path) as image:
-                # Cut to what is drawn, so never wider than the column, and not much narrower.
+                # Cropped to the drawing, so never wider than the column, and not much narrower.
                 assert 0.7 * inches < image.width / paper.DPI <= inches + 0.1, path.name
             assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     said = capsys.readouterr()

@@ -107,7 +107,7 @@ def test_runs_cached_by_another_version_are_read_anew(site: Site, store: Store) 
     (cache,) = (store.root.parent / "cache").rglob("runs.jsonl")
     first = json.loads(cache.read_text().split("\n")[1])
     for line in ('{"a": 1}', "[]", '"text"', '{"listed": null}', '{"listed": {"name": "x"}, "url": ""}'):
-        # As a version with one field more wrote it.
+        # As a version with a field more wrote it.
         cache.write_text(f"{json.dumps({**first, 'tags': []})}\n{line}\n")
         assert_same(load(["wandb:me/p"]).frame, kept)
         assert len(pages(site)[1]) == 15
@@ -118,7 +118,7 @@ def test_runs_cached_by_another_version_are_read_anew(site: Site, store: Store) 
 def test_a_group_is_one_sweep(site: Site) -> None:
     assert set(load(["wandb:me/p/gptq"]).frame["method"]) == {"gptq"}
     assert len(pages(site)[1]) == 7
-    # Groups share what was read.
+    # Groups share the pages read for the project.
     assert len(load(["wandb:me/p"]).frame) == 15
     assert len(pages(site)[1]) == 8
 

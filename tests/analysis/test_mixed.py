@@ -186,7 +186,7 @@ def test_the_command_of_a_cell_measures_it_again(mixed: Path, tmp_path: Path, si
         assert shlex.split(command)[:2] == ["python", "-m"]
         _run(tmp_path, arguments, module)
     before = set(load([str(mixed)]).frame["id"])
-    # The store of the command has the cell already: another one would have been added.
+    # The store of the command has the cell already, so no cell was added.
     assert f"store.dir={mixed}" in told
     assert set(load([str(mixed)]).frame["id"]) == before
 

@@ -54,7 +54,7 @@ def official(folder: Path) -> dict[str, bytes]:
 
 
 def measured(archive: Archive, files: dict[str, bytes]) -> Archive:
-    """The archive with the size, and where one is recorded the digest, of what the test serves."""
+    """Return ``archive`` with the size of the served file, and its digest if the archive records a digest."""
     content = files[archive.file]
     digest = hashlib.sha256(content).hexdigest() if archive.sha256 else None
     return dataclasses.replace(archive, size=len(content), sha256=digest)

@@ -1,4 +1,4 @@
-"""A local HTTP server that does what official places do on a bad day."""
+"""A local HTTP server that fails the way that official download sites do on a bad day."""
 
 from __future__ import annotations
 

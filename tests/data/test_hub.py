@@ -1,4 +1,4 @@
-"""The reader of any data set: what it makes of a row, what is in an id, and what is refused."""
+"""The reader of any data set: the example it makes of a row, the fields that enter an id, and the errors of bad settings."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def colour(name: str) -> Image.Image:
 
 
 def rows() -> list[dict[str, Any]]:
-    """Three rows with one image, two and none."""
+    """Return three rows, with one image, two and none."""
     shown = [("red", None), ("green", "blue"), (None, None)]
     return [
         {
@@ -242,7 +242,7 @@ def test_images_inside_a_file_are_judged_as_files_are(tmp_path: Path) -> None:
     assert not found[4].pictures
 
 
-# What is in an id.
+# The fields that enter an id.
 
 
 def ids(composed: Composed, path: Path, *overrides: str) -> tuple[str, str | None]:
@@ -342,7 +342,7 @@ def test_what_is_not_cached_says_how_to_download_it(cached: Path) -> None:
         read("someone/asked", revision=COMMIT, split="dev").sources()
 
 
-# What is refused.
+# Settings that are refused.
 
 BAD: list[tuple[Mapping[str, Any], str]] = [
     ({"image": "picture"}, "image=picture: there is no such column; the columns there: image, second, asked, answers, label"),

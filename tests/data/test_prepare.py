@@ -294,7 +294,7 @@ sys.exit(command.main(sys.argv[2:]))
 
 
 def process(site: Site, root: Path) -> list[str]:
-    """The command as a real process, with a catalogue that knows the sizes and digests of what the test serves."""
+    """Return the command line of a real process whose catalogue has the sizes and digests of the files that the test serves."""
     known = {name: [len(content), hashlib.sha256(content).hexdigest()] for name, content in site.files.items()}
     arguments = ["prepare", "coco_caption", "--root", str(root), "--mirror", site.url, "--calibration", "8"]
     return [sys.executable, "-c", PROGRAM, json.dumps(known), *arguments]

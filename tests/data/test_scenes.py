@@ -17,7 +17,7 @@ from mmq_sweeps.data.scenes.words import VOCABULARY, relation
 
 
 def fingerprint(example: Example) -> str:
-    """Everything that an example is, in one digest."""
+    """Return a digest of all fields of an example."""
     return hashlib.sha256(
         repr((example.id, example.references, example.questions)).encode() + example.image.tobytes()
     ).hexdigest()

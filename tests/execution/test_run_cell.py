@@ -1,4 +1,4 @@
-"""A cell that does not fit into memory: it fails, says what it needed, and leaves the model as it was."""
+"""A cell that does not fit into memory fails, says how much it needed, and leaves the model as it was."""
 
 from __future__ import annotations
 

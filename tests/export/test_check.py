@@ -1,4 +1,4 @@
-"""``python -m mmq_sweeps.export check DIR``: what is well passes, and every fault is a line and a status of 1."""
+"""``python -m mmq_sweeps.export check DIR``: a sound export passes, and every fault is a line and a status of 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Made-up cells with what a study may vary: narrowed parts, group sizes, settings, metrics of either direction, warnings."""
+"""Make cells that vary all that a study may: narrowed parts, group sizes, settings, metrics of either direction, warnings."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ PLANNED = ("hydra.launcher.check=false", "--json")
 
 @pytest.fixture
 def told(tmp_path: Path) -> Callable[..., Told]:
-    """Runs the command in a process forked off this one; its exit status, standard output and standard error."""
+    """Return a function that runs the command in a fork; it returns exit status, standard output and standard error."""
     return functools.partial(answered, tmp_path)
 
 

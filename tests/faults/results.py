@@ -20,7 +20,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
 
 
 def shown(*records: Record, width: int = 80) -> str:
-    """What a sweep of ``records`` prints on a terminal of ``width`` columns."""
+    """Return the table that a sweep of ``records`` prints on a terminal of ``width`` columns."""
     by_id = {record.id: record for record in records}
     console = Console(file=StringIO(), width=width)
     show(rows(records, lambda cell_id: items(by_id[cell_id])), console)

@@ -133,7 +133,7 @@ def test_a_chain_has_its_own_input_in_passes_with_and_without_a_step_between_blo
     store = Store.open(tmp_path / "store")
     failed = quantize_units(requests, loaded, {"tower": part}, lambda _: copies_of(batches), store)
     assert not failed
-    # The input of a block depends on the quantized ones before it only: all of them may be in place.
+    # The input of a block depends only on the quantized blocks before it, so all blocks may be in place.
     with torch.no_grad():
         for request in requests:
             stored = read_unit(request, store)

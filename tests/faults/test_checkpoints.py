@@ -131,7 +131,7 @@ def test_a_quantized_checkpoint_of_the_hub_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_adapter_is_refused(composed: Composed, tmp_path: Path) -> None:
-    """With peft installed it would be loaded, without peft be left out, and the cells have one id."""
+    """An adapter would be loaded with peft and left out without it, under the same cell ids."""
     folder = copied("tiny_blip2", tmp_path)
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "elsewhere"}')
     with pytest.raises(ValueError, match=r"holds an adapter \(adapter_config.json\).*give the merged checkpoint"):

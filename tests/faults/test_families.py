@@ -1,4 +1,4 @@
-"""Families of models: what their blocks are called with, what they pad, and what they are made of."""
+"""Families of models: the arguments of their blocks, their padding, and their structure."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def counts(toy: Toy, name: str) -> dict[str, int]:
 def test_blocks_are_called_as_the_model_calls_them_whatever_their_arguments_are_named(
     name: str, family: Families
 ) -> None:
-    """Run alone, each gives what it gave in the model, and every linear has statistics."""
+    """Run alone, each block gives its output in the model, and every linear has statistics."""
     toy = family(name)
     parts = parts_of(toy)
     outputs: dict[str, Tensor] = {}
@@ -86,7 +86,7 @@ def test_blocks_are_called_as_the_model_calls_them_whatever_their_arguments_are_
 @pytest.mark.parametrize(
     ("name", "own", "joined"),
     [
-        # A convolution stands between the stages; two blocks of one stage follow each other.
+        # A convolution stands between the stages; two blocks of the same stage follow each other.
         ("florence2", "vision", [False, True, True, False, True]),
         ("florence2", "language", [False, False, True, False]),  # from the encoder to the decoder
         ("flan_t5", "language", [False, False, True, False]),

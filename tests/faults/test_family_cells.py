@@ -1,4 +1,4 @@
-"""Families of models as whole cells, from checkpoints in folders: every yaml, every processor and what it needs."""
+"""Families of models as whole cells, from checkpoints in folders: every yaml, every processor and its requirements."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_an_encoder_decoder_is_run_and_calibrated_with_the_answers_for_its_decod
 
 
 def test_a_decoder_is_calibrated_behind_its_quantized_encoder_if_asked(composed: Any, tmp_path: Path) -> None:
-    """What the model does between the two is done again, with the encoder quantized."""
+    """The model's computation between encoder and decoder is repeated with the encoder quantized."""
     store = tmp_path / "store"
     more = ("method.sequential=true", "bits=2", "calibration.batch_size=4")
     sweep = sweep_of(composed, "custom", written("flan_t5", tmp_path), store, *FLAN_T5, *more)
@@ -200,7 +200,7 @@ def test_the_calibration_batch_size_changes_no_code_though_images_have_unequal_s
     assert sum(int((found[0][key] != found[1][key]).sum()) for key in codes) == 0
 
 
-# What processors need.
+# Requirements of processors.
 
 
 def test_a_package_that_a_processor_needs_is_named_with_its_command_before_weights_are_read(

@@ -40,13 +40,13 @@ def cell(config: DictConfig) -> Cell:
 
 
 def keys(one: Cell) -> set[str]:
-    """The keys of what calibration and quantization leave in the store."""
+    """Return the keys under which calibration and quantization store their results."""
     unit = "vision.blocks.0.attention"
     return {one.pass_key("vision"), one.statistics_key(unit), one.unit_key(unit, one.rules("vision")[0], {"bits": 3})}
 
 
 def predictions(config: DictConfig, folder: Path) -> tuple[str, dict[str, str]]:
-    """The id of a configuration's quantized cell, and what its model says; nothing is shared with another call."""
+    """Return the id of a configuration's quantized cell, and the model's predictions; nothing is shared with another call."""
     sweep = plan([config])
     one = sweep.cells[-1]
     with quiet_libraries(), Progress(1) as progress:
@@ -308,7 +308,7 @@ ALTERED: dict[str, Any] = {
 }
 # Fields without which another value is refused.
 WITH = {"task.teacher_forced": ("task.metrics", ["log_likelihood"])}
-# Unlike another value of these, one of a store would say where the records are, and nothing of the cell.
+# A different store only says where the records are, and nothing of the cell.
 LATER = ("store.dir",)
 # A file that has to be there: tests/config/test_assignment.py.
 FILES = ("assignment",)
@@ -331,7 +331,7 @@ def altered(path: str, value: Any) -> Any:
     if path.startswith(("component.embeddings", "component.head")) and path.endswith(
         (".bits_at", ".blocks", ".layers")
     ):
-        return value  # They are one tensor.
+        return value  # They are the same tensor.
     if path.endswith(".bits_at"):
         return {"mlp": 5}
     if path.endswith(".method"):
@@ -414,7 +414,7 @@ def test_every_file_and_every_field_has_another_id_or_the_same_predictions(
 
 
 def test_a_field_that_counts_is_the_rule(composed: Composed) -> None:
-    """What a task's class does not call a label or a matter of evaluation decides calibration."""
+    """Any field that a task's class does not declare as a label or a matter of evaluation decides calibration."""
     from mmq_sweeps.tasks.retrieval import RetrievalTask
 
     one = cell(composed("task=scenes_retrieval", "model=tiny_blip2_itm", *GPTQ))

@@ -1,4 +1,4 @@
-"""Pictures are what a person sees, or an error that names the file."""
+"""Images are read as a person sees them, or fail with an error that names the file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_grey_of_16_bits_keeps_its_shades(name: str, values: np.ndarray, mode: s
 
 
 def write_tiff(path: Path, width: int, bits: int, photometric: int, row: bytes) -> Path:
-    """A TIFF of one row of grey, with the tags that Pillow does not let one choose."""
+    """Write a TIFF of one row of grey, with the tags that Pillow does not let a caller choose."""
     tags = [
         (256, width),
         (257, 1),
@@ -203,7 +203,7 @@ def turn(path: Path) -> None:
 def test_images_that_are_left_out_are_not_counted_among_the_turned(
     composed: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of three turned images, one of which cannot be asked about, and one that is missing, two turned ones are left."""
+    """Of three turned images, of which one cannot be asked about, and a missing image, two turned images are left."""
     write_vqav2(tmp_path / "vqav2", ids=(1, 2, 3, 4))
     write_flickr30k(tmp_path / "flickr30k", test=4)
     questions = tmp_path / "vqav2" / "v2_OpenEnded_mscoco_val2014_questions.json"
@@ -256,7 +256,7 @@ def test_ranks_of_other_images_or_too_few_are_refused(
 
 
 def write_png(path: Path, depth: int, colour: int, row: bytes, key: bytes) -> Path:
-    """A PNG of one row of four pixels with a transparent value, at a depth that Pillow does not write."""
+    """Write a PNG of one row of four pixels with a transparent value, at a depth that Pillow does not write."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))

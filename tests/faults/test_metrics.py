@@ -1,4 +1,4 @@
-"""A figure that means little says so, and a name means one script."""
+"""Figures that mean little say so, and a metric's name stands for a single script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that cannot have measured what a cell says is refused before its first cell, in one sentence."""
+"""A model that cannot have produced a cell's figures is refused before its first cell, in one sentence."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_image_placeholders_are_as_many_as_the_model_fills_in(
 
 
 def test_features_do_not_go_to_the_next_row_of_a_batch(loaded: LoadedModel, composed: Composed) -> None:
-    """One row has a place too many and the other one too few, so that the sums are right."""
+    """The first row has a place too many and the second a place too few, so that the sums are right."""
     asking, first, second = generation(loaded, composed)
 
     def shifted(asked: Any) -> dict[str, Any]:
@@ -237,7 +237,7 @@ def test_a_model_that_is_not_checked_on_request_has_a_warning_at_every_figure(
 
 
 def test_nobody_helps_with_the_cells_of_a_blind_model(composed: Composed, tmp_path: Path) -> None:
-    """A worker whose own model sees takes over what another one left, and must look at that model as well."""
+    """A worker takes over cells of another model than its own, whose model sees, and has to check that model as well."""
     blind = copied("tiny_blip2", tmp_path)
     drop_query_tokens(blind)
     where = f"store.dir={tmp_path / 'store'}"
@@ -263,7 +263,7 @@ def test_images_of_another_size_than_the_model_are_refused(composed: Composed, t
 
 
 def test_a_tokenizer_in_place_of_a_processor(loaded: LoadedModel, composed: Composed) -> None:
-    """AutoProcessor gives one where a checkpoint names no processor."""
+    """AutoProcessor returns a tokenizer if a checkpoint names no processor."""
     asking, first, second = generation(loaded, composed)
     alone = replace(loaded, processor=loaded.processor.tokenizer)
     (problem,) = problems(replace(asking, loaded=alone), first, second, "", [])

@@ -54,7 +54,7 @@ def test_a_hub_that_can_be_asked_says_what_is_not_cached(refs: Path, monkeypatch
 
 
 def test_an_adapter_in_the_cache_is_refused(refs: Path) -> None:
-    """With peft installed it would be loaded, without peft be left out, and the cells have one id."""
+    """An adapter would be loaded with peft and left out without it, under the same cell ids."""
     snapshot = refs.parent / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")

@@ -20,7 +20,7 @@ def forked_children(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def sweeps(tmp_path: Path) -> Iterator[Sweeps]:
-    """Sweeps in an empty folder, whose name is no easy one."""
+    """Start sweeps in an empty folder whose name has a comma, spaces and umlauts, and end them after the test."""
     folder = tmp_path / "a study, with ünïcode"
     folder.mkdir()
     running = Sweeps(folder)

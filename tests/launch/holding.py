@@ -1,4 +1,4 @@
-"""A metric that holds a cell until it is let go: what happens to a worker in the middle of a cell can then be tested."""
+"""A metric that holds a cell until it is let go, to test events that hit a worker in the middle of a cell."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from mmq_sweeps.config.sweep import Sweep, plan
 
 @dataclass(frozen=True)
 class Multirun:
-    """The jobs that a command line asks for, and what their configurations are composed with."""
+    """The jobs that a command line asks for, and the loader and configuration to compose them with."""
 
     loader: ConfigLoader
     master: DictConfig

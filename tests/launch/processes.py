@@ -49,7 +49,7 @@ class Sweeps:
         return process
 
     def start_elsewhere(self, *overrides: str) -> Forked:
-        """``start``, by a process that takes itself for one of another machine."""
+        """Start a sweep in a process that takes itself for a process of another machine."""
         return self.start(*overrides, module="tests.launch.elsewhere")
 
     def start_anew(self, *overrides: str, **environment: str) -> subprocess.Popen[str]:
@@ -78,7 +78,7 @@ class Sweeps:
         return run_forked("launch", arguments, self.folder, self._environment())
 
     def status(self) -> dict[str, Any]:
-        """What ``python -m launch status --json`` prints of the latest sweep, without another process."""
+        """Return the output of ``python -m launch status --json`` for the latest sweep, without another process."""
         store = Store.reading(self.store)
         told = as_json(SweepReader(store, recorded.find(store.root))())
         return json.loads(json.dumps(told))
@@ -123,7 +123,7 @@ class Sweeps:
 
 
 def alive(name: str) -> bool:
-    """Whether the process with the id ``name`` runs; one that waits to be reaped does not."""
+    """Return whether the process with the id ``name`` runs; a zombie does not."""
     try:
         state = Path(f"/proc/{int(name)}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, ValueError):

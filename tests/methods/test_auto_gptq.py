@@ -32,7 +32,7 @@ installed = pytest.mark.skipif(
 
 @contextmanager
 def in_double_precision() -> Iterator[None]:
-    """The library casts what it is given by ``.float()``; inside, that casts to double precision instead."""
+    """Make the library's ``.float()``, with which it casts its inputs, cast to double precision instead."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tensor, "float", Tensor.double)
         yield
@@ -217,7 +217,7 @@ def test_groups_fitted_on_the_way_depend_on_its_block_where_ours_do_not() -> Non
         for size in (8, 64)
     ]
     assert torch.equal(ours[0].codes, ours[1].codes)
-    # With a block that is one group, the library's columns are corrected by all before them, as ours always are.
+    # With a block that is a whole group, the library's columns are corrected by all before them, as ours always are.
     errors = [output_error(weight, restored, stats) for restored in (ours[0].dequantize(), theirs[0])]
     assert errors[0] == pytest.approx(errors[1], rel=0.02)
 

@@ -1,4 +1,4 @@
-"""autoawq's own solver through the adapter, and ours against it: the same choice, or one with a lower loss."""
+"""autoawq's own solver through the adapter, and ours against it: the same choice, or a choice with a lower loss."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(find_spec("awq") is None, reason="pip install -e
 
 
 def layers(seed: int, columns: int = 64) -> tuple[list[Tensor], LayerStats]:
-    """Three weights on one correlated input of few tokens, some channels of which are outliers."""
+    """Return three weights that share a correlated input of few tokens, some channels of which are outliers."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(columns, columns, generator=generator) / columns**0.5 + 0.3 * torch.eye(columns)
     x = torch.randn(300, columns, generator=generator) @ mixing

@@ -18,7 +18,7 @@ Given = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int]
 
 
 def block(count: int, rows: int, groups: int = 1, bits: int = 4, dtype: torch.dtype = torch.float64) -> Given:
-    """Arguments of ``round_columns``; what stands on and above the diagonal of its factors means nothing."""
+    """Make arguments of ``round_columns``; values on and above the diagonal of its factors must have no effect."""
     draw = torch.Generator().manual_seed(count + rows)
     W, X = (torch.randn(count, rows, generator=draw, dtype=dtype) for _ in range(2))
     # A corner of a larger matrix, as it comes.

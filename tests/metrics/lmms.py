@@ -19,5 +19,5 @@ def lmms(module: str) -> Any:
         pytest.importorskip("lmms_eval", reason=INSTALL)
         return import_module(f"lmms_eval.{module}")
     finally:
-        # Some of its modules have Pillow take truncated images for whole ones, in all of the process.
+        # Some of its modules make Pillow accept truncated images, in the whole process.
         ImageFile.LOAD_TRUNCATED_IMAGES = before

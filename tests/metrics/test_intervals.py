@@ -197,7 +197,7 @@ def width(result: MetricResult) -> float:
 
 @pytest.mark.parametrize("metric", GROUPED)
 def test_copies_of_an_item_tell_nothing_new_if_they_are_drawn_together(metric: str) -> None:
-    """Nine questions with the same answer about each picture are as good as one; drawn apart they would look like more."""
+    """Nine questions with the same answer about a picture count as a single question; drawn apart they would look like more."""
     single, grouped, apart = yes_and_no(60), yes_and_no(60, 9), yes_and_no(60, 9, groups=False)
     assert grouped[metric].value == pytest.approx(single[metric].value, abs=0.02)  # aurc: the curve has more steps
     assert width(grouped[metric]) == pytest.approx(width(single[metric]), rel=0.05)

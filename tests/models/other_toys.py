@@ -108,7 +108,7 @@ def _mllama() -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
 
 
 def _llama4() -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
-    """Every second layer of the text model has experts in one tensor."""
+    """Make a model whose text layers alternate between MLPs and experts in a single tensor."""
     vision = {
         **VISION, **PIXELS, "intermediate_size": 128, "vision_output_dim": 32, "projector_input_dim": 32,
         "projector_output_dim": 32, "pixel_shuffle_ratio": 0.5,

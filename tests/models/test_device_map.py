@@ -1,4 +1,4 @@
-"""Where weights lie changes what fits and nothing else: on disk, in a file, or in memory, every result is the same."""
+"""The place of weights changes memory use and nothing else: from disk, file or memory, every result is the same."""
 
 from __future__ import annotations
 

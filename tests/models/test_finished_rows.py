@@ -1,4 +1,4 @@
-"""Rows left out of decoding once their text has ended: the tokens stay those of ``generate``, whatever the family."""
+"""Rows leave decoding once their text has ended: in every family the tokens stay those of ``generate``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints that do not serve: of another class, damaged, or out of reach. Each is one line that says what would."""
+"""Checkpoints of another class, damaged, or out of reach are refused with a line that says which would serve."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_checkpoint_of_another_family(model_config: dict[str, Any]) -> None:
 
 
 def test_a_checkpoint_of_another_class_of_the_family(model_config: dict[str, Any]) -> None:
-    """transformers would draw what is missing at random, and say so in a warning."""
+    """transformers would fill missing weights with random values, and only warn."""
     message = (
         r"Blip2ForImageTextRetrieval: does not fit .*names Blip2ForConditionalGeneration: \d+ weights are missing \("
     )

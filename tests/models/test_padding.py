@@ -40,7 +40,7 @@ def test_every_form_of_a_mask_says_which_tokens_are_padding(mask: Tensor) -> Non
     "mask",
     [
         None, torch.ones(2, 4), torch.ones(2, 1, 4, 4, dtype=torch.bool).tril(), torch.zeros(1, 1, 4, 4),
-        # Images that are packed into one row see themselves only; a bias of positions hides nothing.
+        # Images that are packed into a row see themselves only; a bias of positions hides nothing.
         torch.block_diag(torch.ones(2, 2), torch.ones(2, 2)).bool()[None, None], -torch.rand(1, 8, 4, 4) * 100,
         torch.ones(5, 1, 7, 7, dtype=torch.bool),
     ],

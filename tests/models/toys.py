@@ -20,7 +20,7 @@ from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.shapes import Shape, build_on_meta, find_shape
 from tests.models import other_toys
 
-# What a family's published shape is cut down to, wherever the key stands in its configuration. The vocabulary has room for
+# The sizes to which a family's published shape is cut, at any depth of its configuration. The vocabulary has room for
 # the thousand tokens that PaliGemma's processor adds.
 TOY = {
     "hidden_size": 32, "encoder_hidden_size": 32, "out_hidden_size": 32, "projection_dim": 32, "word_embed_proj_dim": 32,
@@ -32,7 +32,7 @@ IMAGE_TOKEN, PADDING = 499, 1
 BATCH, LENGTH, PADDED = 2, 44, 4
 PIXELS = (BATCH, 3, 28, 28)
 
-# What a family's configuration needs besides, the image's input, and how many tokens an image takes in the text.
+# Further settings of each family's configuration, the image's input, and the number of tokens an image takes in the text.
 FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "blip2_opt_2_7b": (
         {"image_token_index": IMAGE_TOKEN, "qformer_config": {"num_attention_heads": 4}},
@@ -183,7 +183,7 @@ RECIPES |= {
     ),
     "flan_t5": Recipe(("<image>",), "BlipImageProcessor", {"size": SQUARE}, "Blip2Processor", {"num_query_tokens": 4}),
 }  # fmt: skip
-# Of one family with another model, whose toy is therefore the same.
+# Models that share a family, and therefore a toy, with another model.
 LIKE = {"llava_1_5_13b": "llava_1_5_7b", "qwen2_5_vl_7b": "qwen2_5_vl_3b"}
 IMAGE_TOKENS = ("image_token_id", "image_token_index")
 
@@ -213,7 +213,7 @@ def write_other_checkpoint(name: str, folder: Path) -> None:
 
 
 def awake(model: Any) -> Any:
-    """``model`` with weights so large that what it answers depends on what it sees, as the check of a model asks."""
+    """Enlarge the weights of ``model`` until its answers depend on the image, as the check of a model requires."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

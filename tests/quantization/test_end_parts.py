@@ -1,4 +1,4 @@
-"""Token embeddings and the output layer: found, quantized, calibrated, counted and refused; tied ones are one weight."""
+"""Token embeddings and the output layer: found, quantized, calibrated, counted and refused; tied, they are a single weight."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ from tests.models.toys import BATCH, FAMILIES, LENGTH, PADDED, toy_batch, toy_mo
 
 Composed = Callable[..., DictConfig]
 TIED, UNTIED, RETRIEVER = "tiny_blip2", "tiny_llava", "tiny_blip2_itm"
-# Only what lies at the ends is quantized.
+# Quantizes the parts at the ends only.
 BARE = ("component.vision.bits=16", "component.connector.bits=16", "component.language.bits=16")
-# Among 24 images the retriever finds all, whatever its embeddings.
+# Among 24 images the retriever finds all, even with coarse embeddings.
 RETRIEVAL = ("task=scenes_retrieval", "task.limit=60", "task.shortlist=2")
 
 
@@ -120,7 +120,7 @@ def test_a_configuration_that_does_not_serve(composed: Composed) -> None:
 
 
 def cell_config(sweep: Sweep) -> dict[str, Any]:
-    """The model's configuration in a sweep of one model."""
+    """Return the model's configuration in a sweep of a single model."""
     return next(iter(sweep.configs.values()))["model"]
 
 
@@ -168,7 +168,7 @@ PLACES = [
 
 @pytest.mark.parametrize(("tied", "device_map"), PLACES)
 def test_replacing_either_of_tied_weights_replaces_both(tied: bool, device_map: Any, tmp_path: Path) -> None:
-    """In memory and on disk, before the model ran and after it; untied ones are replaced one by one."""
+    """In memory and on disk, before the model ran and after it; untied weights are replaced separately."""
     place = {"device": "cpu", "device_map": device_map}
     if tied:
         with quiet_libraries():
@@ -472,7 +472,7 @@ def test_a_sweep_measures_eight_and_two_bits(
         size = records[bits].size
         assert all(size["parts"][end]["bpw_paper"] == bits for end in ends)
         assert size["total"]["quantized_weights"] == sum(size["parts"][end]["parameters"] for end in ends)
-    # What lies between stays as it was.
+    # The parts between stay as they were.
     between = [part for part in records[16].size["parts"] if part not in ("embeddings", "head")]
     assert all(
         records[bits].size["parts"][part] == records[16].size["parts"][part] for bits in (8, 2) for part in between

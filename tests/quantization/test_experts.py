@@ -1,4 +1,4 @@
-"""Experts in one tensor: found, calibrated, solved and put in place one by one, as if each were linears."""
+"""Experts in a single tensor are found, calibrated, solved and put in place as if each were linears."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def never_choose_the_last(toy: Toy) -> None:
 
 
 def recorded(toy: Toy, unit: Unit) -> tuple[nn.Module, tuple[Tensor, ...], Tensor]:
-    """The experts of ``unit``, what the model calls them with, and what they return."""
+    """Return the experts of ``unit``, the model's inputs to them, and their output."""
     module = toy.loaded.model.get_submodule(experts.module_of(slices(unit)[0]))
     calls: list[Any] = []
     handle = module.register_forward_hook(lambda _, inputs, output: calls.append((inputs, output)))

@@ -49,7 +49,7 @@ AWQ_CELL = (
 )
 # Few scales are tried, where it does not matter which is best.
 QUICK = ("method.n_grid=4", "method.clip_steps=2")
-# Linears that share an input by the ends of their names, and what their scale is folded into.
+# Linears that share an input, by the ends of their names, under the module that their scale is folded into.
 VISION = {"layer_norm1": ["qkv"], "qkv 64": ["projection"], "layer_norm2": ["fc1"], "nowhere": ["fc2"]}
 QFORMER = {
     "attention.attention.value 0": ["attention.output.dense"],
@@ -76,7 +76,7 @@ GROUPED_LLAMA = {
     "up_proj 0": ["down_proj"],
     "nowhere": ["o_proj"],
 }
-# A norm whose weight is one plus its parameter is not divided with it.
+# A norm whose weight is 1 plus its parameter is not divided with it.
 GEMMA = {
     "up_proj 0": ["down_proj"],
     "nowhere": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"],
@@ -92,7 +92,7 @@ EXPECTED = {
 
 
 def found_folds(loaded: LoadedModel, part: Part, batch: dict[str, Tensor], block: int = 0) -> dict[str, list[str]]:
-    """The ends of linears' names by what their input's scale is folded into, in one block."""
+    """Group the linears of a block, by the ends of their names, under the module that their input's scale is folded into."""
     passes = capture(loaded, [part], [batch])[part.name]
     names = [name for unit in part.units if unit.block == block for name in unit.linears]
     ((_, stats),) = block_statistics(loaded, part, passes, names)
@@ -272,7 +272,7 @@ def test_a_scale_for_a_whole_weight_folds_into_norms_only(toys: dict[str, Any]) 
         packed = solve_unit(unit, AWQ(size, fuse=True), [Format(3, size)], loaded, stats).packed[0]
         notes = [note["folded_into"] for note in packed.notes.values() if "folded_into" in note]
         assert {source.rpartition(".")[2] for source in notes} == folded
-        # Of what the codes stand for in the model, not of weights with other columns and rows.
+        # Errors of the weights as the model computes them, not of weights with other columns and rows.
         assert 0 < packed.error["weight_error"] < 0.15
         assert 0 < packed.error["output_error"] < 0.15
 

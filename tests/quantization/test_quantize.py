@@ -47,7 +47,7 @@ def cell(composed: Composed, *overrides: str) -> Cell:
 
 
 def weights(session: Session, *cells: Cell) -> list[dict[str, torch.Tensor]]:
-    """Quantize ``cells`` together, and what each then reads from the store."""
+    """Quantize ``cells`` together, and return the weights that each then reads from the store."""
     wanted = [session.requests(one) for one in cells]
     assert not session.compute([request for requests in wanted for request in requests], Progress(1))
     found = []
@@ -353,7 +353,7 @@ SEQUENTIAL = ("method=gptq", "method.sequential=true", "component=connector")
 
 
 def test_each_unit_is_calibrated_behind_the_quantized_ones(session: Session, composed: Composed) -> None:
-    """The classical definition: what a linear is given by the model in which all before it is quantized."""
+    """By the classical definition, a linear's input comes from the model in which all units before it are quantized."""
     part = session.parts["vision"]
     found, plain = weights(
         session,
@@ -418,7 +418,7 @@ def test_a_sequential_cell_is_the_same_alone_and_in_a_sweep(
         alone = weights(replace(session, store=Store.open(tmp_path / f"alone{index}")), one)[0]
         assert all(torch.equal(alone[name], together[index][name]) for name in alone)
     whole, _, end, plain = together
-    # Behind full-precision blocks the end is another than behind quantized ones; so is all behind the first unit.
+    # Behind full-precision blocks the end differs from that behind quantized blocks; so does all behind the first unit.
     assert any(not torch.equal(end[name], whole[name]) for name in end)
     first = session.parts["connector"].units[0].linears
     assert all(torch.equal(whole[name], plain[name]) for name in first)
@@ -436,7 +436,7 @@ def test_sequential_keys_hold_what_of_the_part_is_quantized(session: Session, co
         "component.connector.bits=4",
     ):
         assert not every & keys("bits=3", other)
-    # What another part has does not matter.
+    # The settings of another part do not matter.
     assert every < keys("bits=3", "component=connector_language", "component.language.bits=8")
 
 

@@ -118,7 +118,7 @@ def test_of_many_metrics_only_the_first_stands_beside_its_difference() -> None:
 
 
 def test_a_warning_that_cells_share_is_said_once() -> None:
-    """With the first three cells and the number of the others; a warning of a single cell names that one."""
+    """A shared warning names the first three cells and the number of others; a warning of a single cell names that cell."""
     cells = [record(float(bits), 1.0, vision=bits) for bits in (2, 3, 4, 5, 8)]
     for one in cells:
         one.metrics["cider"]["warnings"] = ["10 texts tie"]

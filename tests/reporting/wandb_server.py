@@ -1,4 +1,4 @@
-"""A local stand-in for a W&B server: what the real client needs of it to log runs, to list them and to save views.
+"""A local stand-in for a W&B server, enough for the real client to log runs, to list them and to save views.
 
 It speaks HTTP on loopback and keeps everything in memory. A request that it does not know is answered with an error and
 kept in ``unknown``, so that a client which starts to ask for something new is seen.
@@ -66,7 +66,7 @@ class Site:
     # Every operation of GraphQL with its variables, and every other path with {}.
     log: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
-    # Tracebacks of what went wrong in here.
+    # Tracebacks of failures in this server.
     broken: list[str] = field(default_factory=list)
     ticks: int = 0
 
@@ -146,7 +146,7 @@ def _bucket(run: Run) -> dict[str, Any]:
 
 
 def _started(run: Run) -> dict[str, Any]:
-    """What the client asks for as ``wandbConfig(keys: ["t"])``: it resumes a run only if that is there."""
+    """Answer the client's ``wandbConfig(keys: ["t"])``: it resumes a run only if the key is there."""
     own = run.config.get("_wandb", {}).get("value", {})
     return {"t": own["t"]} if "t" in own else {}
 
@@ -197,7 +197,7 @@ def _runs(site: Site, variables: dict[str, Any]) -> dict[str, Any]:
 
 
 ORDERS = {"created_at": "created", "heartbeat_at": "heartbeat"}
-# What runs can be filtered by, of the fields that the client's documentation names.
+# The fields to filter runs by, from the client's documentation.
 FILTERS = {"name": "name", "group": "group", "state": "state", "displayName": "display_name"}
 
 
@@ -295,7 +295,7 @@ OPERATIONS: dict[str, Callable[[Site, dict[str, Any]], dict[str, Any]]] = {
     "Runs": _runs,
     "UpsertView2": _upsert_view,
     "View": _view,
-    # No such feature and no such artifact: the client falls back to what every server has.
+    # No such feature and no such artifact: the client falls back to the requests that every server answers.
     "ServerFeaturesQuery": lambda site, variables: {"serverInfo": {"features": []}},
     "ArtifactType": lambda site, variables: {"project": {"artifact": None}},
     "CreateArtifact": _create_artifact,

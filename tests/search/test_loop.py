@@ -1,4 +1,4 @@
-"""Whole searches on made scores: what they find, what they cost, and that they can be resumed."""
+"""Whole searches on made scores: their answers, their cost, and resuming them."""
 
 from __future__ import annotations
 

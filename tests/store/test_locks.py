@@ -41,7 +41,7 @@ made: list[Locks] = []
 
 
 def locks(root: Path, machine: str | None = None, lease: float = LEASE) -> Locks:
-    """Locks of a process on ``machine``; None: this one."""
+    """Return the locks of a process on ``machine``, by default this machine."""
     files = Files(root)
     files.prepare()
     made.append(Locks(files, lease, "me", machine))
@@ -50,7 +50,7 @@ def locks(root: Path, machine: str | None = None, lease: float = LEASE) -> Locks
 
 @pytest.fixture(autouse=True)
 def released() -> Iterator[None]:
-    """What a test leaves locked would be renewed, some thousand times a second, while all other tests run."""
+    """Release the locks that a test leaves, which would be renewed a thousand times a second during all other tests."""
     yield
     while made:
         for lock in [*(one := made.pop())._held]:

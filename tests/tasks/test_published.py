@@ -1,4 +1,4 @@
-"""Tasks over published data sets, in their own layouts on disk: from the files to the record, and what is refused."""
+"""Tasks over published data sets, in their own layouts on disk: from the files to the record, and refused settings."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def test_decoded_images_are_not_kept(
 
 
 def test_every_model_that_is_asked_says_how() -> None:
-    """What a task takes from its model; that it does is in the test of the study's settings."""
+    """Check the prompts that a task takes from its model; the test of the study's settings checks that it takes them."""
     asked = [name for name in model_names() if read_model_prompts(name)]
     assert len(asked) >= 10
     for name in asked:

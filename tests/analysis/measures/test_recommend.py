@@ -36,7 +36,7 @@ def test_the_best_within_a_budget_of_bits(store: Path) -> None:
     (found,) = recommend(load([str(store)]), max_bpw=7.5)
     assert found.best["metric.cider"] == pytest.approx(max(score(one) for one in grid() if bpw(one) <= 7.5))
     assert found.best["bpw_paper"] <= 7.5
-    # Damage is the same for every item, so nothing that scores less is as good; what ties is.
+    # Damage is the same for every item, so no cell with a lower score is as good; ties are.
     ties = [one for one in grid() if bpw(one) <= 7.5 and score(one) == score(best_of(found))]
     assert len(found.as_good) == len(ties) - 1
     assert found.as_good["metric.cider"].tolist() == pytest.approx([found.best["metric.cider"]] * (len(ties) - 1))

@@ -1,4 +1,4 @@
-"""Tasks are found and read as lmms-eval does, without importing it; what cannot be run is refused by name."""
+"""Tasks are found and read as lmms-eval does, without importing it; tasks that cannot be run are refused by name."""
 
 from __future__ import annotations
 

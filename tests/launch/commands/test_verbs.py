@@ -52,7 +52,7 @@ def test_cancel_stops_a_sweep_and_retry_goes_on_with_it(sweeps: Sweeps) -> None:
 
 
 def test_cancel_reaches_a_worker_that_cannot_be_signalled(sweeps: Sweeps) -> None:
-    """As one of another machine: it looks into the store, and so does the one process of a plain sweep."""
+    """A worker on another machine looks into the store, and so does the single process of a plain sweep."""
     sweeps.hold()
     sweep = sweeps.start_elsewhere("method=rtn", "component=language", "bits=2,3", HELD)
     assert sweeps.held(1) == [sweep.pid]

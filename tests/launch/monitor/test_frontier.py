@@ -1,4 +1,4 @@
-"""What a running sweep has found: its frontier, the best cell within a budget, and one screen for all of it."""
+"""The results of a running sweep: its frontier, the best cell within a budget, and a single screen for both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search asks for as cells: the same ones that a grid has."""
+"""The cells that a search runs are the cells of the grid."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_race_runs_on_other_items_than_those_that_calibrate_and_evaluate() -
     assert raced.task["limit"] == subject.settings.items == 192
     assert final.task["split"] == "evaluation"
     assert "sample" not in final.task
-    # What is quantized for the one serves the other.
+    # Units that are quantized for the first serve the second.
     assert [raced.part_key(part) for part in raced.parts] == [final.part_key(part) for part in final.parts]
 
 

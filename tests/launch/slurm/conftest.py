@@ -1,4 +1,4 @@
-"""Two clusters for all tests that need one, whichever process of pytest-xdist they land in; one test at a time has each."""
+"""Two clusters for all tests that need a cluster, in any process of pytest-xdist; each serves a single test at a time."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _a_free_cluster(roots: Path) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def warm_workers() -> Iterator[dict[str, str]]:
-    """What jobs need in their environment for their workers to be forked from a process that has imported torch."""
+    """Return the variables with which jobs fork their workers from a process that has imported torch."""
     roots = Path(os.environ[SLURM_ROOT])
     roots.mkdir(exist_ok=True)
     with serving(roots / f"workers of {os.getpid()}") as environment:
@@ -84,7 +84,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
 
 @pytest.fixture
 def eventually() -> Callable[..., None]:
-    """``eventually(condition, what)`` waits until the condition holds, and fails saying ``what`` where it never does."""
+    """Return ``eventually(condition, what)``, which waits until the condition holds, or fails with the text ``what``."""
 
     def wait(condition: Callable[[], object], what: str, seconds: float = 300) -> None:
         end = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Where sweeps of the tests run as jobs, what they leave there, and what SLURM says of them."""
+"""Folders in which tests run sweeps as jobs, the files that jobs leave there, and SLURM's view of the jobs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAUNCHER = (
 
 @dataclass
 class Place:
-    """A folder where commands run on the test cluster, and what they leave there."""
+    """A folder where commands run on the test cluster, with the files that they leave there."""
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
@@ -80,6 +80,6 @@ def restarts(cluster: Cluster, job: str) -> int:
 
 
 def number_of(cluster: Cluster, job: str) -> str:
-    """What a task of an array is called by itself."""
+    """Return a task's own job number, without that of its array."""
     told = cluster.run("scontrol", "show", "job", "--oneliner", job)
     return told.split("JobId=")[1].split()[0]

@@ -49,7 +49,7 @@ def inertia(weight: Tensor, importance: Tensor, values: Tensor) -> Tensor:
 
 
 def least_inertia(weight: np.ndarray, importance: np.ndarray, count: int) -> float:
-    """The optimum of one row, by dynamic programming over all runs of its sorted weights."""
+    """Return the optimum of a row, by dynamic programming over all runs of its sorted weights."""
     order = np.argsort(weight)
     x, d = weight[order].astype(float), importance[order].astype(float)
     sums = [np.concatenate([[0], np.cumsum(d * x**power)]) for power in range(3)]

@@ -31,7 +31,7 @@ COMPARED = settings(deadline=None, max_examples=150, derandomize=True)
 
 
 def score(metric: str, right: Sequence[str], answer: str, **more: Any) -> float:
-    """The score of one answer to one question."""
+    """Return the score of a single answer to a single question."""
     told = {name: {"q": value} for name, value in more.items()}
     return AnswerScorer({"q": right}, [metric], **told).score({"q": answer})[metric].value
 
@@ -141,7 +141,7 @@ def test_pope_is_lmms_evals_for_answers_of_one_word(asked: list[tuple[str, str]]
     for name in ("accuracy", "precision", "recall", "f1"):
         theirs = getattr(util, f"pope_aggregate_{name if name != 'f1' else 'f1_score'}")(results)
         assert ours[f"pope_{name}"] == pytest.approx(theirs, abs=1e-12), name
-    # lmms-eval's is the share of questions whose right answer is yes, whatever the model says.
+    # lmms-eval's ratio is the share of questions whose right answer is yes, and ignores the model's answers.
     assert ours["pope_yes_ratio"] == pytest.approx(np.mean([answer.lower() == "yes" for _, answer in asked]), abs=1e-12)
 
 
@@ -295,7 +295,7 @@ def test_an_answer_that_lmms_eval_finds_right_for_scienceqa_is_right(answer: str
     text = answer.strip()
     if theirs or (len(text) >= 2 and text[0].isupper() and text[1] == "."):
         assert ours == theirs
-    # What they do not read is wrong there, whatever it says.
+    # Answers that lmms-eval cannot read are wrong there, even if they name the right option.
 
 
 @COMPARED

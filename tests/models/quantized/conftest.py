@@ -1,4 +1,4 @@
-"""Quantized checkpoints that several tests read; a test that changes one copies it."""
+"""Quantized checkpoints that several tests read; a test that changes a checkpoint copies it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A verdict is what transformers does: every way in which a checkpoint is broken is named, and loads no better than said."""
+"""Verdicts on checkpoints agree with transformers: every defect is named, and the checkpoint loads no better than said."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_a_method_that_is_not_known_is_said_to_be(tmp_path: Path, llama: Path) -
 def test_vllm_on_a_cpu_takes_four_bits_in_vision_and_language(
     tmp_path: Path, schemes: list[tuple[str, int]], reasons: list[str]
 ) -> None:
-    """By what was found to run (docs/models.md); vLLM itself is not installed here."""
+    """The expected reasons were found by running vLLM (docs/models.md), which is not installed here."""
     with silent_bars():
         own = [scheme(target, bits) for target, bits in schemes]
         found = of_vllm(fitted(compress(EMBEDDED / "tiny_blip2", tmp_path / "it", *own)))

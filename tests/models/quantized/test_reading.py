@@ -1,4 +1,4 @@
-"""What is read of a checkpoint is what its writer was told, and what its files weigh."""
+"""Formats and sizes that are read from a checkpoint equal its writer's settings and the weight of its files."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_decompressed_weights_are_those_that_were_rounded(packed_blip2: Path) ->
 
 
 def test_the_layout_of_auto_gptq_is_read(tmp_path: Path, llama: Path) -> None:
-    """With several widths in one file, as GPTQModel's ``dynamic`` allows."""
+    """A file may hold several widths, as GPTQModel's ``dynamic`` allows."""
     folder = as_gptq(
         llama,
         tmp_path / "gptq",

@@ -1,4 +1,4 @@
-"""The damage model finds what made the scores, and knows how well it knows it."""
+"""The damage model recovers the damage behind made scores, and its stated uncertainty is right."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_seven_cells_rank_all_of_a_sum() -> None:
 
 def test_a_damage_that_is_more_than_its_parts_is_learned() -> None:
     plain, bent = DamageModel(PRIOR, [0, 1, 2]), DamageModel(PRIOR, [0, 1, 2])
-    # One set of widths alone could as well have a steeper exponent.
+    # A single set of widths could as well have a steeper exponent.
     points = [*FIRST, *EVERY[::3]]
     plain.fit(observed(points))
     bent.fit(observed(points, bend=0.6))

@@ -1,4 +1,4 @@
-"""What is asked, scored and refused of lmms-eval's tasks, and what their cells' ids depend on."""
+"""Questions, scores and refusals of lmms-eval's tasks, and the settings that their cells' ids depend on."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_texts_and_scores_that_draw_are_the_same_at_every_reading(
     for name in ("few", "mine"):
         one, again = (task(name, folder=folder) for _ in range(2))
         texts = [item.question for item in one.items]
-        random.random()  # what else draws meanwhile
+        random.random()  # as other code draws meanwhile
         assert [item.question for item in again.items] == texts
         assert len(set(texts)) > 1
         drawn = [made.score(answers_of(made), tmp_path)["exact"].per_item for made in (one, again)]
