@@ -43,14 +43,14 @@ FORK = multiprocessing.get_context("fork")
 
 
 def keep_what_is_imported() -> None:
-    """Leave all that there is out of garbage collection, which would copy the pages that forks share with this process."""
+    """Exclude all objects from garbage collection, which would copy the pages that forks share with this process."""
     gc.collect()
     gc.freeze()
     atexit.register(gc.unfreeze)  # Some libraries report objects that are left at the end as leaked.
 
 
 def write_without_waiting() -> None:
-    """Leave written files to the system: no test turns the power off, and waiting for a disk takes a tenth of the time."""
+    """Do not wait for the disk after a write: no test turns the power off, and waiting takes a tenth of the time."""
     os.fsync = lambda descriptor: None
 
 
@@ -134,7 +134,7 @@ class Forked:
 def run_forked(
     module: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """``python -m module arguments`` in ``folder``, to its end."""
+    """Run ``python -m module arguments`` in ``folder`` to its end."""
     process = Forked(module, arguments, folder, environment)
     told = process.communicate(timeout)
     return subprocess.CompletedProcess(process.args, process.returncode, *told)
@@ -213,7 +213,7 @@ FORKING: Any = SimpleNamespace(Popen=_Worker, PIPE=subprocess.PIPE, run=_run_chi
 def _child(
     module: str, arguments: list[str], folder: Path, environment: dict[str, str], outputs: tuple[str, str]
 ) -> None:
-    """A command, in the process that was forked for it."""
+    """Run a command in the process that was forked for it."""
     for number, output in enumerate(outputs, 1):
         to = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_NOCTTY)
         os.dup2(to, number)

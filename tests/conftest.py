@@ -77,7 +77,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Those of SLURM go before the others, since they take turns: the whole is no shorter than they are."""
+    """Give tests of SLURM priority over the others: they take turns, and so bound the time of the whole suite."""
     if shutil.which("slurmctld") and not os.getuid():
         os.setpriority(os.PRIO_PROCESS, 0, 0 if item.get_closest_marker("slurm") else 5)
 
@@ -101,7 +101,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:  # noqa: ARG001
-    """Where CI has installed everything, a skip means that a test never runs: it fails there."""
+    """Let a skip fail if CI has installed everything, since such a test would never run."""
     report = yield
     if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
@@ -117,7 +117,7 @@ def composed() -> Callable[..., DictConfig]:
 
 @pytest.fixture
 def said() -> Iterator[list[str]]:
-    """Every message and warning that is logged during the test, as a command shows it."""
+    """Collect every message and warning that is logged during the test, as a command shows it."""
     from mmq_sweeps.reporting.progress import warnings_to
 
     lines: list[str] = []
@@ -151,7 +151,7 @@ def parts(loaded: LoadedModel, model_config: dict) -> dict[str, Part]:
 
 @pytest.fixture(scope="session")
 def packed_blip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint by compressed-tensors: vision in 4 bits and groups of 32, language in 3 bits by row, all else dense."""
+    """Write a checkpoint of compressed-tensors: vision in 4 bits and groups of 32, language in 3 bits by row, the rest dense."""
     from mmq_sweeps.execution.executor import quiet_libraries
     from mmq_sweeps.models.loading import silent_bars
     from tests.models.quantized.folders import EMBEDDED, LANGUAGE, VISION, compress, scheme
@@ -163,7 +163,7 @@ def packed_blip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def packed_copy(packed_blip2: Path, tmp_path: Path) -> Path:
-    """A copy of ``packed_blip2`` to be changed."""
+    """Copy ``packed_blip2``, to be changed."""
     return shutil.copytree(packed_blip2, tmp_path / "copy")
 
 

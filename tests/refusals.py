@@ -21,7 +21,7 @@ Told = tuple[int, str, str]
 
 
 def answered(folder: Path, *arguments: str, module: str = "mmq_sweeps") -> Told:
-    """Exit status, standard output and standard error of ``python -m module ARGUMENT ...`` in ``folder``."""
+    """Return exit status, standard output and standard error of ``python -m module ARGUMENT ...`` in ``folder``."""
     importlib.import_module("tests.preloaded")  # Here, since each fork would import it again.
     paths = [folder / "standard-output", folder / "standard-error"]
     child = os.fork()

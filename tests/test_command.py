@@ -208,7 +208,7 @@ REFUSED = [
 
 
 def with_defaults(arguments: list[str]) -> list[str]:
-    """``arguments`` on small limits and without a tracker, where they do not say otherwise."""
+    """Add small limits and no tracker to ``arguments``, unless they say otherwise."""
     given = {argument.partition(".")[0] if argument.startswith("tracker") else key(argument) for argument in arguments}
     return [*arguments, *(one for one in SMALL if key(one) not in given)]
 

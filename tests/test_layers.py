@@ -74,7 +74,7 @@ def may_import(module: str, name: str) -> bool:
 
 
 def folder_of(module: str) -> str:
-    """``launch.monitor`` of ``launch.monitor.live_table``; a module that lies loose in its package is its own folder."""
+    """Return ``launch.monitor`` for ``launch.monitor.live_table``; a loose module of a package is a folder of its own."""
     return ".".join(module.split(".")[:2])
 
 
@@ -88,7 +88,7 @@ def modules() -> dict[str, Path]:
 
 
 def imported(path: Path) -> set[str]:
-    """Modules of ours that ``path`` imports anywhere, inside functions as well."""
+    """Return modules of ours that ``path`` imports anywhere, inside functions as well."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

@@ -58,7 +58,7 @@ return [texts, faint];
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Any]:
-    """A browser with a ``profile`` of its own; skips where the distribution's packages are not installed."""
+    """Start a browser with a ``profile`` of its own; skip the test if the distribution's packages are not installed."""
     if CHROMIUM is None or DRIVER is None:
         pytest.skip("needs a browser: apt-get install chromium chromium-driver")
     from selenium import webdriver
@@ -98,7 +98,7 @@ def _forget(driver: Any) -> None:
 
 
 def asked(driver: Any) -> list[str]:
-    """Addresses that the page shown asked for, without those that are in the page itself."""
+    """Return the addresses that the page requested, without those embedded in the page."""
     events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     addresses = [
         event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"

@@ -15,7 +15,7 @@ Selection = Mapping[str, int]
 
 
 def stored(folder: Path, cells: Mapping[str, Sequence[tuple[Selection, float, float]]], items: int = 40) -> None:
-    """A store of ``{method: [(bits by part, bpw, score)]}``; items lie about the score, alike in every cell."""
+    """Fill a store from ``{method: [(bits by part, bpw, score)]}``; items lie about the score, alike in every cell."""
     store = Store.open(folder)
     noise = np.random.default_rng(0).normal(0, 0.2, items)
     noise -= noise.mean()

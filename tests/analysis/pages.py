@@ -22,7 +22,7 @@ def unpacked(column: Any, count: int) -> list[Any]:
 
 
 def columns_of(page: str) -> dict[str, list[Any]]:
-    """The columns of all cells, by name."""
+    """Return the columns of all cells, by name."""
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert found is not None
     data = json.loads(found[1])

@@ -77,7 +77,7 @@ TOLD = {
 
 
 def run(arguments: list[str], patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[bool, str]:
-    """Whether the command ended in an error, and all that it said."""
+    """Run a command; return whether it ended in an error, and all that it said."""
     patch.setattr(sys, "argv", ["analysis", *arguments])
     code: object = 0
     try:

@@ -22,7 +22,7 @@ CELLS = {"none": [({}, 16.0, 1.0)], "gptq": [({"vision": 3}, 12.0, 0.9), ({"visi
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The cells whose records each load reads."""
+    """Collect the cells whose records each load reads."""
     real, asked = stores._read, []
 
     def read(store: Store, stamps: Mapping[str, str]) -> Any:

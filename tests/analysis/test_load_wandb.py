@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def site(wandb_site: Site, store: Store, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """The project me/p with every cell of ``store``, in groups by method; pages are small."""
+    """Serve the project me/p with every cell of ``store``, in groups by method; pages are small."""
     monkeypatch.setattr(wandb_client, "LISTED", 6)
     monkeypatch.setattr(wandb_client, "FETCHED", 4)
     # Logged in another order than measured.
@@ -47,7 +47,7 @@ def site(wandb_site: Site, store: Store, monkeypatch: pytest.MonkeyPatch) -> Sit
 
 
 def pages(site: Site) -> tuple[int, list[str]]:
-    """How many pages of names were asked for, and which runs were read whole; forgets them."""
+    """Return how many pages of names were requested, and which runs were read whole; forget both."""
     asked = [json.loads(variables["filters"]) for variables in site.operations("Runs")]
     site.log.clear()
     whole = [name for filters in asked for name in filters.get("name", {}).get("$in", [])]

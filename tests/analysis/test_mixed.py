@@ -49,7 +49,7 @@ SWEEPS = (
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a cell of every kind of assignment, measured on the embedded model."""
+    """Measure a cell of every kind of assignment on the embedded model, and return their store."""
     folder = tmp_path_factory.mktemp("mixed")
     (folder / "units.yaml").write_text(UNITS)
     for sweep in SWEEPS:

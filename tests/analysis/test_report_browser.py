@@ -112,7 +112,7 @@ def written(tmp_path: Path) -> Path:
 
 
 def text(driver: Any, selector: str) -> str:
-    """The text of the first element, as it is in the page and with plain spaces."""
+    """Return the text of the first element, as it is in the page and with plain spaces."""
     found: str = driver.execute_script("return document.querySelector(arguments[0]).textContent", selector)
     return found.replace("\u00a0", " ")
 

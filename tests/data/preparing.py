@@ -28,7 +28,7 @@ def zipped(folder: Path, members: Sequence[Path]) -> bytes:
 
 
 def official(folder: Path) -> dict[str, bytes]:
-    """Every archive and single image that the catalogue names, small, from sets written to ``folder``."""
+    """Return every archive and single image that the catalogue names, small, from sets written to ``folder``."""
     write_coco(folder, "val2017", IDS)
     write_coco(folder, "train2017", TRAINING)
     write_json(folder / "annotations" / "instances_val2017.json", {"images": []})

@@ -246,7 +246,7 @@ def test_images_inside_a_file_are_judged_as_files_are(tmp_path: Path) -> None:
 
 
 def ids(composed: Composed, path: Path, *overrides: str) -> tuple[str, str | None]:
-    """The id of a calibrated cell, and that of its data for calibration."""
+    """Return the id of a calibrated cell, and the id of its calibration data."""
     own = [
         "task=scenes_vqa", "method=gptq", "task.data._target_=HubData", f"+task.data.path={path}", "~task.data.seed",
         "+task.data.answers=answer", "task.split=test", "task.calibration_split=train", "task.limit=null",
@@ -291,7 +291,7 @@ def test_a_changed_byte_is_another_id(composed: Composed, tmp_path: Path, change
 
 @pytest.fixture
 def cached(tmp_path: Path, parquet: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """``someone/asked`` as ``hf download`` leaves it in the cache, without network."""
+    """Put ``someone/asked`` into the cache as ``hf download`` does, and cut the network."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     folder = tmp_path / "hub" / "datasets--someone--asked"

@@ -111,7 +111,7 @@ def test_a_cell_that_another_is_at_is_put_off_and_waited_for(composed: Composed,
 
 
 def run_every(step: int, sweep: dict[str, Any], root: Path, ran: Path) -> None:
-    """In a process of its own: run every ``step``-th cell, and note which were run."""
+    """Run every ``step``-th cell in a process of its own, and record which were run."""
     whole = Sweep.from_json(sweep)
     warned = BufferingHandler(1000)
     logging.getLogger("mmq_sweeps").addHandler(warned)

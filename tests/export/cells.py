@@ -48,7 +48,7 @@ def exported(source: Source, out: Path, monkeypatch: pytest.MonkeyPatch, **more:
 
 
 def header(path: Path) -> Mapping[str, Any]:
-    """The header of a safetensors file."""
+    """Return the header of a safetensors file."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     found = json.loads(content[8 : 8 + length])

@@ -19,7 +19,7 @@ def told(tmp_path: Path) -> Callable[..., Told]:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A folder of configuration outside the package, as ``--config-dir`` names it."""
+    """Return a configuration folder outside the package, for ``--config-dir``."""
     folder = tmp_path / "own"
     (folder / "experiment").mkdir(parents=True)
     return folder

@@ -139,7 +139,7 @@ SETTINGS = [
 
 
 def measured(composed: Callable[..., Any], overrides: list[str], widths: list[dict[str, int]]) -> list[Cell]:
-    """The cells of GPTQ with these bits of each part."""
+    """Return the cells of GPTQ with these bits of each part."""
     config = composed(*[one.replace("''", "\\'") for one in overrides], "method=gptq")
     cells = []
     for bits in widths:

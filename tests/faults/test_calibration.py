@@ -87,7 +87,7 @@ def copies_of(batches: Sequence[Batch]) -> Iterator[dict[str, Any]]:
 
 
 def grams_of(loaded: LoadedModel, part: Part, batches: Sequence[Batch]) -> list[Tensor]:
-    """The Gram matrix of each block's linear when the model simply runs."""
+    """Return the Gram matrix of each block's linear in plain runs of the model."""
     sums = [torch.zeros(WIDTH, WIDTH) for _ in part.blocks]
     count = 0
 

@@ -139,7 +139,7 @@ def test_an_adapter_is_refused(composed: Composed, tmp_path: Path) -> None:
 
 
 def assert_refused(composed: Composed, folder: Path, monkeypatch: pytest.MonkeyPatch, *messages: str) -> None:
-    """Before a job is submitted, and when a model is loaded before its weights are read."""
+    """Check that the model is refused before a job is submitted, and on loading before its weights are read."""
     config = settings(composed, folder)
 
     def read(*_: Any, **__: Any) -> None:

@@ -96,7 +96,7 @@ def test_the_main_metric_is_the_first_that_was_asked_for_whatever_else_the_store
 
 
 def grid(**selected: Any) -> list[Record]:
-    """RTN at 3, 4 and 16 bits of every part; ``selected`` narrows the parts of a second such grid, which scores 5."""
+    """Make RTN at 3, 4 and 16 bits of every part; ``selected`` narrows the parts of a second such grid, which scores 5."""
     found = []
     for widths in itertools.product((3, 4, 16), repeat=3):
         bits = {part: width for part, width in zip(PARTS, widths, strict=True) if width < 16}

@@ -32,7 +32,7 @@ def parts_of(toy: Toy) -> dict[str, Part]:
 
 
 def counts(toy: Toy, name: str) -> dict[str, int]:
-    """How many tokens count for each linear of a part."""
+    """Count the tokens that count for each linear of a part."""
     own = parts_of(toy)[name]
     replay = BlockRunner(toy.loaded, own, capture(toy.loaded, [own], [toy.batch])[name])
     return {

@@ -37,7 +37,7 @@ from tests.models.toys import write_checkpoint, write_other_checkpoint
 
 
 def sweep_of(composed: Any, name: str, checkpoint: Path, store: Path, *more: str) -> Sweep:
-    """Full precision and 4 bits of all parts by GPTQ."""
+    """Plan full precision and 4 bits of all parts by GPTQ."""
     retrieves = name == "blip2_itm_vit_g"
     overrides = [
         f"model={name}", f"model.checkpoint={checkpoint}", f"store.dir={store}", "model.dtype=float32", "method=gptq",
@@ -67,7 +67,7 @@ needs_num2words = pytest.mark.skipif(
 
 
 def families() -> list[str]:
-    """The models whose yamls differ in more than their names and checkpoints."""
+    """Return the models whose yamls differ in more than their names and checkpoints."""
     found: dict[str, str] = {}
     for name in model_names():
         if not name.startswith("tiny_"):
@@ -112,7 +112,7 @@ def test_the_record_and_a_warning_count_the_experts_that_no_calibration_token_re
 
 
 def custom(parts: Mapping[str, Mapping[str, Any]], class_name: str, prompt: str) -> list[str]:
-    """A model without a yaml; all of its parts are quantized."""
+    """Return the overrides of a model without a yaml, with all of its parts quantized."""
     return [
         f"model.class_name={class_name}",
         f"model.prompts.question='{prompt}'",

@@ -10,7 +10,7 @@ from mmq_sweeps.quantization.targets import METHOD_GROUP_SIZE, Unit, check_forma
 
 
 def units(part: str, blocks: int, **widths: int) -> list[Unit]:
-    """A unit a block; each has a linear ``[64, width]`` for each of ``widths``."""
+    """Make a unit a block; each has a linear ``[64, width]`` for each of ``widths``."""
     return [
         Unit(part, block, "front", "mlp", {f"{part}.{block}.{name}": (64, width) for name, width in widths.items()})
         for block in range(blocks)

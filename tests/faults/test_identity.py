@@ -58,7 +58,7 @@ def predictions(config: DictConfig, folder: Path) -> tuple[str, dict[str, str]]:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """The embedded captioner in a folder of one's own."""
+    """Copy the embedded captioner into a folder."""
     return Path(shutil.copytree(checkpoint_path("embedded/tiny_blip2"), tmp_path / "checkpoint"))
 
 
@@ -72,7 +72,7 @@ def coco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
-    """``own_module("mine", source)``: a module of a user's own."""
+    """Return ``own_module("mine", source)``, which writes a user's own module."""
     monkeypatch.syspath_prepend(str(tmp_path))
     made: list[str] = []
 
@@ -323,7 +323,7 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def altered(path: str, value: Any) -> Any:
-    """Another value that the field at ``path`` may have."""
+    """Return another value that the field at ``path`` may have."""
     if path in ALTERED:
         return ALTERED[path]
     if path.endswith(".bits"):

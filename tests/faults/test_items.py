@@ -55,7 +55,7 @@ def retriever() -> LoadedModel:
 
 @pytest.fixture
 def task(composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """A task over small data sets in ``tmp_path/data``."""
+    """Make a task over small data sets in ``tmp_path/data``."""
     root = tmp_path / "data"
     for split in ("val2014", "train2014"):
         write_vqav2(root / "vqav2", split, (1, 2, 3) if split == "val2014" else (4, 5))

@@ -160,7 +160,7 @@ def test_with_the_check_a_cell_that_cannot_run_keeps_all_from_running(
 
 @pytest.fixture
 def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, str, dict[JobId, Queued]]:
-    """A sweep of two jobs, and the queue, which is empty."""
+    """Return a store and a sweep of two jobs, and the queue, which is empty."""
     store = Store.open(tmp_path / "runs")
     sweep_id = launched(store, made.sweep(CELLS), groups=2, launcher=SLURM)
     ids = [cell.id for cell in CELLS]
@@ -341,7 +341,7 @@ def test_a_sweep_of_thousands_of_cells_is_told_in_a_few_lines(tmp_path: Path) ->
 
 @contextmanager
 def another_user(group: int, number: int = 54321) -> Iterator[None]:
-    """Inside, this process has another user's rights, and is a member of ``group`` only."""
+    """Take another user's rights inside, as a member of ``group`` only."""
     groups, own = os.getgroups(), os.getegid()
     os.setgroups([group])
     os.setegid(number)
@@ -356,7 +356,7 @@ def another_user(group: int, number: int = 54321) -> Iterator[None]:
 
 @pytest.fixture
 def shared_folder() -> Iterator[Path]:
-    """A folder that others can reach, which pytest's own are not."""
+    """Make a folder that other users can reach, which pytest's own folders are not."""
     if os.getuid():
         pytest.skip("only root can act as two users: sudo .venv/bin/python -m pytest")
     folder = Path(tempfile.mkdtemp(prefix="mmq-shared-"))

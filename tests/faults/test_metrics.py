@@ -33,7 +33,7 @@ DOGS = {place: [f"a dog number {place} runs", f"dog {place}"] for place in IDS}
 
 
 def warnings_of(results: dict[str, MetricResult]) -> set[tuple[str, ...]]:
-    """The warnings that all ``results`` share; they must be alike."""
+    """Return the warnings that all ``results`` share; they must be alike."""
     return {result.warnings for result in results.values()}
 
 

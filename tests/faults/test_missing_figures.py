@@ -30,7 +30,7 @@ from tests.faults.results import FULL, WHOLE4, run
 
 
 def valueless(method: str, parts: dict[str, int], bpw: float | None) -> Record:
-    """A finished cell whose metric has no value, as records of older versions may have it."""
+    """Make a finished cell whose metric has no value, as records of older versions may have it."""
     one = made(method, parts, 8.0, {"cider": 0.0})
     metrics = {"cider": {**one.metrics["cider"], "value": None, "interval": [None, None]}}
     size = {**one.size, "total": {**one.size["total"], "bpw_paper": bpw, "bpw_exact": bpw}}

@@ -489,7 +489,7 @@ def test_every_selected_kind_has_linears_that_are_run(
 
 
 def generation(loaded: LoadedModel, composed: Composed) -> tuple[Asking, Asked, Asked]:
-    """How the embedded captioner is asked two questions of unequal length."""
+    """Return two questions of unequal length and the object that asks them of the embedded captioner."""
     captured: list[Any] = []
     config: Any = OmegaConf.to_container(composed(*TINY, "task=scenes_vqa"), resolve=True)
     task = copy.copy(build("task", config["task"]))

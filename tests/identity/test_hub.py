@@ -13,7 +13,7 @@ COMMIT, OTHER = "0123456789abcdef" * 2 + "01234567", "f" * 40
 
 @pytest.fixture
 def refs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The branches of ``someone/tiny`` in a cache of the hub's layout, of which ``main`` is cached."""
+    """Return the branches' folder of ``someone/tiny`` in a cache of the hub's layout, in which ``main`` is cached."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for found in (commit_of, hub._found_reachable):

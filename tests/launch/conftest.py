@@ -13,7 +13,7 @@ from tests.launch.processes import Sweeps
 
 @pytest.fixture
 def forked_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers and checks that this process starts are forked from it, which has imported torch."""
+    """Fork workers and checks from this process, which has imported torch."""
     for module in (preflight, pool):
         monkeypatch.setattr(module, "subprocess", FORKING)
 

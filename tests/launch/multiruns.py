@@ -38,13 +38,13 @@ class Multirun:
         return Composer(self.loader, self.master)
 
     def plan(self) -> Sweep:
-        """The sweep that the command plans, from plain values; ``test_patches`` compares them with configurations."""
+        """Plan the sweep of the command from plain values; ``test_patches`` compares them with configurations."""
         return plan(plain_all(self.composer(), self.jobs))
 
 
 @contextmanager
 def multirun(*arguments: str) -> Iterator[Multirun]:
-    """The multirun of ``python -m mmq_sweeps -m ARGUMENT ...``."""
+    """Open the multirun of ``python -m mmq_sweeps -m ARGUMENT ...``."""
     schema.register()
     launchers.register()
     GlobalHydra.instance().clear()

@@ -42,7 +42,7 @@ class Sweeps:
         return self.folder / "runs"
 
     def start(self, *overrides: str, module: str = "mmq_sweeps", **environment: str) -> Forked:
-        """The sweep's command, on small limits, in the background."""
+        """Start the sweep's command, on small limits, in the background."""
         (self.folder / "hold").mkdir(exist_ok=True)
         process = Forked(module, ["-m", *FEW, *overrides], self.folder, self._environment(**environment))
         self.started.append(process)
@@ -57,7 +57,7 @@ class Sweeps:
         return self.program("-m", "mmq_sweeps", "-m", *FEW, *overrides, **environment)
 
     def program(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """Python with these arguments, in the background."""
+        """Start Python with these arguments in the background."""
         (self.folder / "hold").mkdir(exist_ok=True)
         process = subprocess.Popen(
             [sys.executable, *arguments],
@@ -70,11 +70,11 @@ class Sweeps:
         return process
 
     def run(self, *overrides: str) -> subprocess.CompletedProcess[str]:
-        """The sweep's command, on small limits, to its end."""
+        """Run the sweep's command, on small limits, to its end."""
         return run_forked("mmq_sweeps", ["-m", *FEW, *overrides], self.folder, self._environment())
 
     def launch(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """``python -m launch ...``."""
+        """Run ``python -m launch ...``."""
         return run_forked("launch", arguments, self.folder, self._environment())
 
     def status(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Sweeps:
         return json.loads(json.dumps(told))
 
     def hold(self) -> None:
-        """Whichever cell comes to its metrics from now on waits there."""
+        """Hold every cell that comes to its metrics from now on."""
         (self.folder / "hold").mkdir(exist_ok=True)
         (self.folder / "hold" / "hold").touch()
 
@@ -92,16 +92,16 @@ class Sweeps:
         (self.folder / "hold" / "hold").unlink()
 
     def held(self, count: int) -> list[int]:
-        """The processes that wait, once these are ``count``."""
+        """Wait until ``count`` processes are held, and return their ids."""
         wait_for(f"{count} held workers", lambda: len(self._held()) >= count, self.started)
         return self._held()
 
     def records(self) -> dict[str, int]:
-        """When each record was written, by cell."""
+        """Return when each record was written, by cell."""
         return {path.parent.name: path.stat().st_mtime_ns for path in self.store.glob("cells/*/record.json")}
 
     def begun(self) -> Counter[str]:
-        """How often each cell was begun, by all logs of all sweeps."""
+        """Count how often each cell was begun, by all logs of all sweeps."""
         lines = [line.split(maxsplit=2) for line in self.log_lines()]
         return Counter(cell for _, cell, text in lines if text.startswith("begins: ") and cell != "-")
 
@@ -116,7 +116,7 @@ class Sweeps:
         return sorted(int(path.name) for path in (self.folder / "hold").iterdir() if alive(path.name))
 
     def end(self) -> None:
-        """Nothing that a test started outlives it."""
+        """End all processes that a test started."""
         for process in self.started:
             process.kill()
             process.communicate()

@@ -47,7 +47,7 @@ def linear(weight: Tensor) -> nn.Linear:
 def solved_by_both(
     weight: Tensor, gram: Tensor, form: Format, act_order: bool
 ) -> tuple[QuantizedWeight, QuantizedWeight]:
-    """Ours and the library's, on the library's own grids."""
+    """Solve by our method and by the library, on the library's own grids."""
     restored, scale, zero = run(linear(weight), 2 * gram, form, act_order=act_order)
     grid = Grid(scale, zero, form)
     ours = solve_many([weight], factorize(gram, act_order=act_order), [form], grids=[[grid]])[0][0]
@@ -74,7 +74,7 @@ def test_gptq_equals_the_library(bits: int, group_size: int | str, symmetric: bo
 
 @pytest.fixture(scope="module")
 def embedded_layers(loaded: LoadedModel, parts: dict[str, Part]) -> list[tuple[Tensor, LayerStats]]:
-    """The attention output and the second linear of the MLP of each part's last block, with their calibration inputs."""
+    """Return the attention output and the MLP's second linear of each part's last block, with their calibration inputs."""
     data = {"_target_": "mmq_sweeps.data.scenes.Scenes", "seed": 0}
     task = CaptionTask("t", 1, data, "evaluation", "calibration", 4, "", {}, ["cider"], 4)
     names = [list(unit.linears)[-1] for part in parts.values() if not part.at_an_end for unit in part.units[-2:]]

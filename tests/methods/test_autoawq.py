@@ -48,7 +48,7 @@ def loss(weights: list[Tensor], solved: list[QuantizedWeight], stats: LayerStats
 
 
 def compare(weights: list[Tensor], stats: LayerStats, form: Format) -> tuple[bool, float]:
-    """Whether both chose the same scale, and our loss over theirs."""
+    """Return whether both chose the same scale, and our loss over theirs."""
     theirs = AutoAWQ(form.group_size, form.symmetric).quantize(weights, stats, form).weights
     ours = AWQ(form.group_size, form.symmetric, duo_scaling=True).quantize(weights, stats, form).weights
     equal = torch.allclose(theirs[0].input_scale.float(), ours[0].input_scale.float(), rtol=2e-3)
@@ -77,7 +77,7 @@ def test_without_clipping_the_same_scale(form: Format) -> None:
 
 @pytest.fixture(scope="module")
 def attention(loaded: LoadedModel) -> nn.Module:
-    """The attention module of the embedded model's first language block, an OPT."""
+    """Return the attention module of the embedded model's first language block, an OPT."""
     return next(
         module
         for name, module in loaded.model.named_modules()
@@ -87,7 +87,7 @@ def attention(loaded: LoadedModel) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def embedded(loaded: LoadedModel, parts: dict[str, Part]) -> list[tuple[str, list[Tensor], LayerStats]]:
-    """Linears that share an input, of every kind of unit, with inputs of the columns' unlike sizes."""
+    """Return linears that share an input, of every kind of unit, whose input columns differ in size."""
     units = [unit for part in parts.values() for unit in part.units[:2]]
     found = []
     for unit in units:

@@ -18,7 +18,7 @@ from tests.methods.test_gptq import FORMATS, layer
 
 
 def salient_layer(seed: int) -> tuple[torch.Tensor, LayerStats, torch.Tensor]:
-    """A few input columns carry large activations, as in language models; also the inputs themselves."""
+    """Make a layer in which a few input columns carry large activations, as in language models; return its inputs too."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(400, 32, generator=generator)
     x[:, :3] *= 30

@@ -52,7 +52,7 @@ def layer(dtype: torch.dtype, std: float) -> tuple[list[Tensor], LayerStats]:
 
 
 def loaded(quantized: QuantizedWeight, dtype: torch.dtype) -> Tensor:
-    """The weight as a loader of compressed-tensors makes it."""
+    """Return the weight as a loader of compressed-tensors makes it."""
     scale = quantized.grid.scale.to(dtype)
     steps = quantized.codes.to(torch.int16).reshape(*scale.shape, -1) - quantized.grid.zero.to(torch.int16)[:, :, None]
     return (steps.to(dtype) * scale[:, :, None]).reshape(quantized.shape)

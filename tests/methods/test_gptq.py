@@ -17,7 +17,7 @@ FORMATS = [Format(2), Format(3), Format(4, 8), Format(3, symmetric=True), Format
 
 
 def layer(seed: int, columns: int = 32, rows: int = 12, tokens: int = 256) -> tuple[torch.Tensor, LayerStats]:
-    """A random weight ``[O, I]`` and the statistics of correlated inputs."""
+    """Make a random weight ``[O, I]`` and the statistics of correlated inputs."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(columns, columns, generator=generator) / columns**0.5 + 0.3 * torch.eye(columns)
     x = torch.randn(tokens, columns, generator=generator) @ mixing

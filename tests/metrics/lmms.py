@@ -13,7 +13,7 @@ INSTALL = f"pip install 'mmq-sweeps[lmms-eval]' && pip install --no-deps lmms-ev
 
 
 def lmms(module: str) -> Any:
-    """``lmms("tasks.pope.utils")``: a module of the library; without it the test is skipped, naming the command."""
+    """Import a module of the library, as ``lmms("tasks.pope.utils")``; skip the test if the library is missing."""
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
         pytest.importorskip("lmms_eval", reason=INSTALL)

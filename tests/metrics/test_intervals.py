@@ -177,7 +177,7 @@ class Sure(dict[str, str]):
 
 
 def yes_and_no(count: int, copies: int = 1, groups: bool = True) -> dict[str, MetricResult]:
-    """Results of ``count`` pictures with ``copies`` of the same question each, which share a group if ``groups``."""
+    """Return results of ``count`` pictures with ``copies`` of a question each, which share a group if ``groups``."""
     generator = np.random.default_rng(8)
     right, said = (np.repeat(generator.choice(["yes", "no"], count), copies) for _ in range(2))
     sure = np.repeat(generator.random(count), copies)

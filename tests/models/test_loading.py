@@ -27,7 +27,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A copy of the embedded captioner, to be spoilt."""
+    """Copy the embedded captioner, to be damaged."""
     return shutil.copytree(EMBEDDED / "tiny_blip2", tmp_path / "checkpoint")
 
 

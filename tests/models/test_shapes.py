@@ -162,7 +162,7 @@ def test_every_published_size_of_the_captioner(counted: Build, published_sizes: 
 
 
 def counted_by_the_study(captioner: Counted, part: str, group: str, kind: str) -> int:
-    """Weights and biases; of the Q-Former only the self-attention modules, with their layer norm."""
+    """Count weights and biases as the study does: of the Q-Former only self-attention modules, with their layer norm."""
     units = [unit for unit in captioner.parts[part].units if (unit.group, unit.kind) == (group, kind)]
     if part != "connector":
         return weights_and_biases(captioner, units)

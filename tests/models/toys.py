@@ -75,7 +75,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
 
 
 def shrunk(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` at the toy size, nested configurations as well; ``more`` is put over them as it is."""
+    """Return ``values`` at the toy size, nested configurations as well; ``more`` is put over them as it is."""
     toy: dict[str, Any] = {**more}
     for key, value in values.items():
         if isinstance(value, dict):
@@ -88,7 +88,7 @@ def shrunk(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]
 
 
 def toy_values(name: str) -> dict[str, Any]:
-    """The values of a toy's ``config.json``."""
+    """Return the values of a toy's ``config.json``."""
     return shrunk(find_shape(read_model(name)).values, FAMILIES[name][0])
 
 
@@ -189,7 +189,7 @@ IMAGE_TOKENS = ("image_token_id", "image_token_index")
 
 
 def write_checkpoint(name: str, folder: Path) -> None:
-    """A toy of ``conf/model/NAME.yaml`` with random weights, as a checkpoint of its family lies on the hub."""
+    """Write a toy of ``conf/model/NAME.yaml`` with random weights, as a checkpoint of its family lies on the hub."""
     family = LIKE.get(name, name)
     tokenizer = _tokenizer(RECIPES[family])
     toy = toy_values(family)
@@ -204,7 +204,7 @@ def write_checkpoint(name: str, folder: Path) -> None:
 
 
 def write_other_checkpoint(name: str, folder: Path) -> None:
-    """The same for a family that no yaml describes."""
+    """Write a toy checkpoint of a family that no yaml describes."""
     tokenizer = _tokenizer(RECIPES[name])
     image_token = tokenizer.convert_tokens_to_ids("<image>")
     torch.manual_seed(0)
@@ -230,7 +230,7 @@ def save(model: Any, tokenizer: Any, recipe: Recipe, folder: Path) -> None:
 
 
 def _prompt_words() -> list[str]:
-    """The words of every model's prompts: a model that does not know its prompt is refused."""
+    """Return the words of every model's prompts: a model that does not know its prompt is refused."""
     texts = [text for name in model_names() for text in (read_model(name).get("prompts") or {}).values()]
     return [word for text in texts for word, _ in pre_tokenizers.Whitespace().pre_tokenize_str(text)]
 

@@ -62,7 +62,7 @@ def quantized(session: Session, cell: Cell) -> dict[str, Tensor]:
 
 
 def untied(**more: Any) -> LoadedModel:
-    """The captioner with a head of its own, which a checkpoint may have."""
+    """Load the captioner with a head of its own, which a checkpoint may have."""
     with quiet_libraries():
         loaded = load_model({**read_model(TIED), **more})
     head = loaded.model.get_output_embeddings()
@@ -186,7 +186,7 @@ def test_replacing_either_of_tied_weights_replaces_both(tied: bool, device_map: 
     tokens = torch.arange(80).reshape(2, 40)
 
     def used() -> tuple[Tensor, Tensor]:
-        """The embedding's rows, and the head's product with unit vectors, as the modules themselves give them."""
+        """Return the embedding's rows, and the head's product with unit vectors, as the modules themselves compute them."""
         embedding, head = (loaded.model.get_submodule(name) for name in names.values())
         with torch.no_grad():
             return embedding(tokens).flatten(0, 1), head(torch.eye(64)).T[:80]
@@ -221,7 +221,7 @@ def test_replacing_either_of_tied_weights_replaces_both(tied: bool, device_map: 
 
 
 def direct(loaded: LoadedModel, name: str, batches: list[dict[str, Any]], mask: str = "attention_mask") -> Tensor:
-    """The inputs of a linear in an ordinary forward pass, without padding ``[N, I]``."""
+    """Return the inputs of a linear in an ordinary forward pass, without padding ``[N, I]``."""
     rows: list[Tensor] = []
     handle = loaded.linear(name).register_forward_pre_hook(lambda _module, inputs: rows.append(inputs[0].clone()))
     kept = []
@@ -360,7 +360,7 @@ def test_untied_weights_are_counted_both() -> None:
 
 
 def problems(composed: Composed, tmp_path: Path, *runs: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Problems that a worker finds with a loaded model, and those that are found before the first job."""
+    """Return problems that a worker finds with a loaded model, and problems that are found before the first job."""
     sweep = plan([composed(*SMALL, *run, f"store.dir={tmp_path / 'store'}") for run in runs])
     with quiet_libraries():
         worker = Checks(Sessions(sweep, Store.open(tmp_path / "store"))).problems(sweep.cells)

@@ -34,7 +34,7 @@ ALL = {"blocks": ["front", "middle", "end"], "layers": ["mlp"]}
 
 
 def unit_of(toy: Toy) -> tuple[Part, Unit]:
-    """The language part and the first of its units with experts."""
+    """Return the language part and the first of its units with experts."""
     language = find_parts(toy.loaded.model, {"parts": toy.parts})["language"]
     return language, next(unit for unit in language.select(ALL) if any(map(experts.parse, unit.linears)))
 
@@ -44,7 +44,7 @@ def slices(unit: Unit) -> list[str]:
 
 
 def never_choose_the_last(toy: Toy) -> None:
-    """Of the logits a, a, -a, -a and 0, the last is never among the highest two."""
+    """Set the router's logits to a, a, -a, -a and 0, so that the last is never among the highest two."""
     for name, module in toy.loaded.model.named_modules():
         if name.endswith("mlp.gate"):
             row = module.weight[0].clone()
@@ -64,7 +64,7 @@ def recorded(toy: Toy, unit: Unit) -> tuple[nn.Module, tuple[Tensor, ...], Tenso
 
 
 def tokens_by_expert(inputs: tuple[Tensor, ...], count: int) -> list[tuple[Tensor, Tensor]]:
-    """The rows that an expert is given and their inputs, from the call alone."""
+    """Return the rows that an expert is given and their inputs, from the call alone."""
     if len(inputs) > 1:
         rows = [torch.tensor([n for n, own in enumerate(inputs[1].tolist()) if e in own]) for e in range(count)]
         return [(own, inputs[0][own]) for own in rows]

@@ -171,7 +171,7 @@ def test_a_failing_solver_fails_its_own_requests_only(session: Session, composed
 
 @contextmanager
 def changed(session: Session, name: str) -> Iterator[torch.Tensor]:
-    """The weight ``name``, which a test may change; afterwards it is as it was."""
+    """Lend the weight ``name`` to be changed, and restore it afterwards."""
     weight = session.loaded.model.get_submodule(name).weight
     kept = weight.detach().clone()
     try:

@@ -242,7 +242,7 @@ KNOWN: dict[tuple[str, ...], dict[str, Any]] = {}
 
 
 def requests_of(session: Session, composed: Composed, weight: float | None, *more: str) -> list[Request]:
-    """The MLPs of the first blocks."""
+    """Return the requests for the MLPs of the first blocks."""
     overrides = ("model=tiny_llava", "bits=2", "method=gptq", *FRONT, *more)
     if overrides not in KNOWN:
         KNOWN[overrides] = resolved(composed(*SMALL, *overrides))
@@ -252,7 +252,7 @@ def requests_of(session: Session, composed: Composed, weight: float | None, *mor
 
 
 def counted(session: Session) -> tuple[list[int], Callable[[], None]]:
-    """Forward passes of the whole model."""
+    """Count forward passes of the whole model."""
     calls: list[int] = []
     return calls, session.loaded.model.register_forward_hook(lambda *_: calls.append(1)).remove
 

@@ -36,7 +36,7 @@ def failed() -> Record:
 
 
 def items(one: Record, spread: float = 0.01) -> list[dict]:
-    """Items whose mean is the record's CIDEr, above and below it by turns; full precision has no spread."""
+    """Make items whose mean is the record's CIDEr, above and below it by turns; full precision has no spread."""
     value, width = one.metrics["cider"]["value"], spread if one.cell["parts"] else 0.0
     return [
         {"id": str(number), "prediction": "a", "scores": {"cider": value + (-1) ** number * width}}

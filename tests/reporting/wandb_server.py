@@ -71,7 +71,7 @@ class Site:
     ticks: int = 0
 
     def now(self) -> str:
-        """A time that is later at every call."""
+        """Return a time that is later at every call."""
         self.ticks += 1
         return datetime.fromtimestamp(1_800_000_000 + self.ticks, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -79,7 +79,7 @@ class Site:
         return [variables for operation, variables in self.log if operation == name]
 
     def add(self, project: str, name: str, summary: dict[str, Any], group: str | None = None) -> Run:
-        """A run as if it had been logged."""
+        """Add a run as if it had been logged."""
         now = self.now()
         run = Run(ENTITY, project, name, name, group, {}, summary, "finished", now, now)
         self.projects.setdefault((ENTITY, project), {})[name] = run
@@ -210,7 +210,7 @@ def _matches(run: Run, filters: dict[str, Any]) -> bool:
 
 
 def _node(run: Run) -> dict[str, Any]:
-    """All fields that the client asks of a run."""
+    """Return all fields that the client asks of a run."""
     return {
         **_bucket(run),
         "projectId": "1",
@@ -385,7 +385,7 @@ def serve(site: Site) -> Iterator[Site]:
 
 
 def environment(site: Site, folder: Path) -> dict[str, str]:
-    """The environment of a process whose W&B is ``site``, with nothing read from or left in the home directory."""
+    """Return the environment of a process whose W&B is ``site``, and which neither reads nor writes the home directory."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     return {**kept, **settings(site, folder)}
 
@@ -403,7 +403,7 @@ def settings(site: Site, folder: Path) -> dict[str, str]:
 
 
 def sync(folder: Path, site: Site, tmp_path: Path) -> None:
-    """``wandb sync`` of the offline runs in a tracker's ``folder``."""
+    """Run ``wandb sync`` on the offline runs in a tracker's ``folder``."""
     done = subprocess.run(
         [sys.executable, "-m", "wandb", "sync", *map(str, sorted((folder / "wandb").glob("offline-run-*")))],
         env=environment(site, tmp_path), capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path,

@@ -21,7 +21,7 @@ def opened(root: Path, max_kb: float | None = None) -> Store:
 
 
 def put(store: Store, kind: str, key: str, used: float | None = None, kb: float = 1.0) -> None:
-    """An artifact of about this size that was last used ``used`` seconds ago."""
+    """Write an artifact of about this size that was last used ``used`` seconds ago."""
     store.artifacts.save(kind, key, {"w": torch.zeros(int(kb * KB), dtype=torch.uint8)}, {})
     if used is not None:
         for path in (store.root / "artifacts" / kind).glob(f"{key}.*"):

@@ -59,7 +59,7 @@ def released() -> Iterator[None]:
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """``holder(lease=60)``: a real process that holds the lock ``cells/c``, or a pin, until it is killed."""
+    """Return ``holder(lease=60)``, which starts a process that holds the lock ``cells/c``, or a pin, until it is killed."""
     started: list[subprocess.Popen[str]] = []
 
     def start(what: str = "lock", lease: float = 60) -> subprocess.Popen[str]:
@@ -132,7 +132,7 @@ def test_a_living_owner_on_another_machine_keeps_its_lock_beyond_the_lease(tmp_p
 
 
 def dead_owner(root: Path, kind: str = "cells", name: str = "c") -> Path:
-    """The lock of a process on another machine that no longer renews it."""
+    """Write the lock of a process on another machine that no longer renews it."""
     gone = replace(Owner.here("gone", LEASE, "far"), host="node7")
     path = root / "locks" / kind / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -89,7 +89,7 @@ def _row(name: str, place: int, image: Any, split: str) -> dict[str, Any]:
 
 
 def doubled(name: str, rows: Rows) -> Rows:
-    """Two questions about each picture, where the benchmark has so."""
+    """Ask two questions about each picture if the benchmark does."""
     if name != "mme":
         return rows
     other = {"answer": "No", "question": "Is it blue? Please answer yes or no."}
@@ -98,7 +98,7 @@ def doubled(name: str, rows: Rows) -> Rows:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """A folder of Parquet for each benchmark, its splits as on the Hub."""
+    """Write a folder of Parquet for each benchmark, with its splits as on the Hub."""
     return {name: write(tmp_path_factory.mktemp(name), name) for name in THEIRS}
 
 

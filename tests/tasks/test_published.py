@@ -33,7 +33,7 @@ TRAINING = (1001, 1002, 1003, 1004)
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A few images of every set, under the folder that the tasks look in."""
+    """Write a few images of every set to the folder that the tasks read."""
     root = tmp_path / "data"
     write_coco(root / "coco_caption")
     write_coco(root / "coco_caption", "train2017", TRAINING)

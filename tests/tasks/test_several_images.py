@@ -38,7 +38,7 @@ FAMILIES = ("tiny_llava", "qwen2_5_vl_3b", "smolvlm2_2_2b")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], LoadedModel]:
-    """The embedded LLaVA, or a toy of a family with random weights and its own processor."""
+    """Return a loader of the embedded LLaVA, or of a family's toy with random weights and its own processor."""
 
     @functools.cache
     def made(name: str) -> LoadedModel:

@@ -24,7 +24,7 @@ def kept(
     higher: bool = True,
     pictures: Sequence[int] | None = None,
 ) -> Path:
-    """A store of ``{method: [(item, prediction, score)]}``; ``none`` is full precision."""
+    """Fill a store from ``{method: [(item, prediction, score)]}``; ``none`` is full precision."""
     store = Store.open(folder)
     for method, answers in cells.items():
         bits = {} if method == "none" else {"vision": 4}

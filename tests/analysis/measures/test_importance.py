@@ -18,7 +18,7 @@ WIDTHS = (2, 3, 4, 8)
 
 
 def grid(score, widths=WIDTHS) -> dict:
-    """Every assignment of ``WIDTHS`` to three parts, scored by ``score(vision, connector, language)``."""
+    """Return every assignment of ``widths`` to three parts, scored by ``score(vision, connector, language)``."""
     rows = [
         (dict(zip(("vision", "connector", "language"), bits, strict=True)), sum(bits) / 3, score(*bits))
         for bits in itertools.product(widths, repeat=3)

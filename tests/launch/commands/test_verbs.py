@@ -68,7 +68,7 @@ def test_cancel_reaches_a_worker_that_cannot_be_signalled(sweeps: Sweeps) -> Non
 
 
 def failing_method(folder: Path) -> str:
-    """A method outside the package that fails at three bits until the file ``mended`` is beside it."""
+    """Write a method outside the package that fails at three bits until the file ``mended`` is beside it."""
     return write_method(
         folder,
         "fragile",
@@ -108,7 +108,7 @@ def test_a_failed_cell_is_told_by_status_and_logs_and_run_again_by_retry(
 
 @pytest.fixture
 def recorded_sweep(sweeps: Sweeps) -> str:
-    """The id of a made-up sweep that is under way, in the store of ``sweeps``."""
+    """Record a made-up sweep that is under way in the store of ``sweeps``; return its id."""
     store = Store.open(sweeps.store)
     sweep_id = launched(store, made.sweep(CELLS))
     for cell in CELLS[:3]:

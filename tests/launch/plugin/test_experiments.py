@@ -38,7 +38,7 @@ KINDS = {"ATTENTION": {"attention"}, "MLP": {"mlp"}, "BOTH": {"attention", "mlp"
 
 @pytest.fixture
 def published() -> Path:
-    """The study's own rows."""
+    """Return the folder of the study's own rows."""
     folder = Path(os.environ.get("MMQ_PUBLISHED", Path(__file__).resolve().parents[4] / "shared" / "published"))
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there: git clone https://github.com/gautomdas/mmq and set MMQ_PUBLISHED")
@@ -47,7 +47,7 @@ def published() -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The annotations of the study's sets, which name its cells."""
+    """Write the annotations of the study's sets, whose digests enter the ids of cells."""
     monkeypatch.setenv("MMQ_DATA", str(tmp_path))
     for split in ("val2017", "train2017"):
         layouts.write_coco(tmp_path / "coco_caption", split)
@@ -145,7 +145,7 @@ def bits(cell: Cell, part: str) -> int:
 
 
 def commands(name: str) -> list[list[str]]:
-    """The commands that an experiment's yaml opens with, as lists of arguments."""
+    """Return the commands that an experiment's yaml opens with, as lists of arguments."""
     opening = re.match(r"(#.*\n)+", (conf_dir() / "experiment" / f"{name}.yaml").read_text())
     assert opening is not None, name
     text = re.sub(r"\\\n#\s*", "", opening[0])

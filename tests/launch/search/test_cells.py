@@ -25,7 +25,7 @@ FEW = ("calibration.samples=16", "task.limit=24", "tracker=none")
 
 
 def point_of(subject: Subject, **bits: int) -> Point:
-    """The point whose axes have the widths ``bits``, by the beginnings of their names with ``_`` for dots."""
+    """Return the point whose axes have the widths ``bits``, by the beginnings of their names with ``_`` for dots."""
 
     def width(name: str) -> int:
         return next(value for key, value in bits.items() if f"{name}.".startswith(f"{key.replace('_', '.')}."))
@@ -42,7 +42,7 @@ def cell(subject: Subject, point: Point | None, items: Items | None = None) -> C
 
 
 def ordinary(*arguments: str) -> Cell:
-    """The cell of ``python -m mmq_sweeps ARGUMENT ...``."""
+    """Return the cell of ``python -m mmq_sweeps ARGUMENT ...``."""
     with multirun(*arguments, *FEW) as run:
         return plan_each(run.configs())[1][0]
 

@@ -112,7 +112,7 @@ class Cluster:
             self._wait("nodes to tell of their GPUs", self._takes_jobs)
 
     def _takes_jobs(self) -> bool:
-        """Whether a job with a GPU could run: a controller that was just started has yet to hear of the nodes' GPUs."""
+        """Return whether a job with a GPU could run: a new controller has yet to hear of the nodes' GPUs."""
         test = ["sbatch", "--test-only", "--gpus-per-node=1", "--wrap", "true"]
         environment = {**os.environ, **self.environment}
         return subprocess.run(test, env=environment, capture_output=True, timeout=60, check=False).returncode == 0
@@ -132,7 +132,7 @@ class Cluster:
         return "\n".join(log.read_text(errors="replace").splitlines()[-QUOTED_LINES:]) if log.exists() else "(none)"
 
     def kill_node(self, name: str) -> None:
-        """The node's daemon and all that runs under it are gone, as when its power fails."""
+        """Kill the node's daemon and all processes under it, as a power failure does."""
         self._stop(f"slurmd.{name}", signal.SIGKILL)
         # Looked for again, since a process may have started others before it was killed.
         while running := self._running_on(name):
@@ -327,7 +327,7 @@ class Cluster:
             raise RuntimeError(f"{program} did not start: {(self.root / 'log' / f'{name}.start').read_text()}")
 
     def _pid(self, name: str) -> int | None:
-        """The process of a daemon that this root started; a number that another process has by now is none."""
+        """Return the process of a daemon that this root started; None if another process has the number by now."""
         try:
             pid = int((self.root / "run" / f"{name}.pid").read_text())
             own = Path("/proc", str(pid))
@@ -347,7 +347,7 @@ class Cluster:
         (self.root / "run" / f"{name}.pid").unlink(missing_ok=True)
 
     def _running_on(self, node: str) -> list[int]:
-        """Processes of the jobs on a node, those of SLURM that watch over them among them: they have the node's log open."""
+        """Return the processes of the jobs on a node, and SLURM's watchers of them: all have the node's log open."""
         log = str(self.root / "log" / f"slurmd.{node}.log")
         return [
             int(own.name)

@@ -38,7 +38,7 @@ class Place:
         return process
 
     def run(self, *arguments: str, module: str = "mmq_sweeps", status: int = 0) -> tuple[str, str]:
-        """Standard output and standard error of a command, which must end with ``status``."""
+        """Return standard output and standard error of a command, which must end with ``status``."""
         done = run_forked(module, arguments, self.folder, command_environment(**self.environment))
         told = done.stdout, done.stderr
         assert done.returncode == status, told
@@ -49,7 +49,7 @@ class Place:
         return {record["id"]: record for record in found}
 
     def jobs(self) -> dict[str, list[str]]:
-        """The cells of every job that was submitted."""
+        """Return the cells of every submitted job."""
         found = [json.loads(path.read_text()) for path in self.store.glob("sweeps/*/jobs/*.json")]
         return {job["job"]: job["cells"] for job in found}
 
@@ -61,7 +61,7 @@ class Place:
         return path.read_text()
 
     def at_work(self, job: str) -> bool:
-        """Whether a worker of a job runs and is in the middle of a cell."""
+        """Return whether a worker of a job runs and is in the middle of a cell."""
         return any(one["job"] == job and one["state"] == "running" and one["cell"] for one in self.workers())
 
 

@@ -157,7 +157,7 @@ def test_a_killed_worker_loses_only_its_cell_and_is_replaced(sweeps: Sweeps) -> 
 
 
 def killing_method(folder: Path) -> str:
-    """A method outside the package that kills its process at three bits."""
+    """Write a method outside the package that kills its process at three bits."""
     return write_method(folder, "deadly", "os.kill(os.getpid(), signal.SIGKILL)")
 
 

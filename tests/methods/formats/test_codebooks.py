@@ -21,7 +21,7 @@ BOTH = [KMeans(), KMeans(corrected=True), NormalFloat(16)]
 
 
 def layer(rows: int = 24, columns: int = 64, seed: int = 0) -> tuple[Tensor, LayerStats]:
-    """A heavy-tailed weight on correlated inputs of unlike size."""
+    """Make a heavy-tailed weight on correlated inputs of unlike size."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(500, columns, generator=generator) @ torch.randn(columns, columns, generator=generator)
     x = x * torch.logspace(-1, 1, columns)
@@ -43,7 +43,7 @@ def output_error(weight: Tensor, quantized: QuantizedWeight, stats: LayerStats) 
 
 
 def inertia(weight: Tensor, importance: Tensor, values: Tensor) -> Tensor:
-    """The weighted squared distance of each row's weights to the nearest of its values."""
+    """Return the weighted squared distance of each row's weights to the nearest of its values."""
     distance = (weight.double()[:, :, None] - values[:, None, :]).square().amin(dim=2)
     return (distance * importance.double()).sum(dim=1)
 

@@ -176,7 +176,7 @@ MME_ANSWERS = st.sampled_from(
 
 
 def of_mme(names: Sequence[str], asked: Sequence[tuple[str, str, str]]) -> Mapping[str, Any]:
-    """Results of questions by kind, picture and answer; the first about each picture wants yes, the second no."""
+    """Make results of questions by kind, picture and answer; the first about each picture wants yes, the second no."""
     ids = [f"{place}" for place in range(len(asked))]
     scorer = AnswerScorer(
         {one: [("Yes", "No")[place % 2]] for place, one in enumerate(ids)},
@@ -390,7 +390,7 @@ def test_mmbench_tells_of_orders_that_are_not_asked_and_of_ids_that_are_no_numbe
 
 @pytest.fixture
 def unguessed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str | None]:
-    """lmms-eval's reading of a choice of MMMU, which is its authors', with None for a letter that it would draw."""
+    """Return lmms-eval's reading of MMMU choices, its authors', with None for a letter that it would draw at random."""
     module = lmms("tasks._task_utils.mmmu_mcq_utils")
     monkeypatch.setattr(module, "random", SimpleNamespace(choice=lambda letters: None))
     return lambda answer: module.parse_mmmu_multi_choice_response(

@@ -183,7 +183,7 @@ def test_a_program_that_cannot_start_is_an_error() -> None:
 
 
 def stand_in(folder: Path, script: str) -> Path:
-    """A shell script in the place of ``java``."""
+    """Write a shell script that stands in for ``java``."""
     path = folder / "java"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)

@@ -19,5 +19,5 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LLaMA at full precision."""
+    """Write a LLaMA at full precision."""
     return small_llama(tmp_path_factory.mktemp("quantized") / "llama")

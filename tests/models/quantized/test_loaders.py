@@ -57,7 +57,7 @@ def quantize_the_tied_head(folder: Path) -> None:
 
 
 def repack_in_old_words(weights: dict[str, Tensor]) -> None:
-    """As compressed-tensors did until 0.17.1: 10 whole codes of 3 bits in a word."""
+    """Repack as compressed-tensors did until 0.17.1: 10 whole codes of 3 bits in a word."""
     weights[f"{FC1}.weight_packed"] = torch.zeros(256, 7, dtype=torch.int32)
 
 

@@ -51,7 +51,7 @@ CALIBRATION = [{"samples": 4, "seed": 0}]
 
 @pytest.fixture(scope="module")
 def bases() -> dict[str, DictConfig]:
-    """The configuration by model, composed once."""
+    """Compose the configuration of each model once."""
     schema.register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -61,7 +61,7 @@ def bases() -> dict[str, DictConfig]:
 
 @pytest.fixture
 def planned(bases: dict[str, DictConfig], tasks: Path) -> Callable[..., Sweep]:
-    """``planned("mine", "task.limit=4")``: the sweep of a cell of the task, by default below ``tasks``."""
+    """Return ``planned("mine", "task.limit=4")``, which plans a cell of the task, by default below ``tasks``."""
 
     def made(name: str, *overrides: str, folder: Path = tasks, model: str = "tiny_llava") -> Sweep:
         config = copy.deepcopy(bases[model])
@@ -82,7 +82,7 @@ def task(planned: Callable[..., Sweep]) -> Tasks:
 
 @pytest.fixture
 def changed(tasks: Path, tmp_path: Path) -> Callable[..., Path]:
-    """``changed(("utils.py", "old", "new"), name="more lines")``: a copy of ``tasks`` with changes and further tasks."""
+    """Return ``changed(("utils.py", "old", "new"), name="more lines")``, which copies ``tasks`` with changes and more tasks."""
 
     def copied(*changes: tuple[str, str, str], **more: str) -> Path:
         folder = shutil.copytree(tasks, tmp_path / "changed" / "tasks")
@@ -98,7 +98,7 @@ def changed(tasks: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 def answers_of(one: LmmsEvalTask, wrong: int = 0) -> dict[str, str]:
-    """The right answers, apart from those of the first ``wrong`` documents."""
+    """Return the right answers, apart from those of the first ``wrong`` documents."""
     return {item.id: "wrong" if place < wrong else item.references[0] for place, item in enumerate(one.items)}
 
 
