@@ -1,4 +1,4 @@
-"""Export of BLIP-2 OPT-2.7b, all linears in 4 bits, beside llm-compressor's save of the same; a section of ``export.py``.
+"""Measure the export of BLIP-2 OPT-2.7b, all linears in 4 bits, beside llm-compressor's save; a section of ``export.py``.
 
 The model has random weights and, by default, a third of its blocks. Loading and rounding are done before the clock starts: it
 counts writing the weights, and for ours the checksums of the files. Each side is a process of its own, whose peak resident

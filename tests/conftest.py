@@ -111,7 +111,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture
 def composed() -> Callable[..., DictConfig]:
-    """``composed("method=gptq", "bits=3")`` returns the configuration of a cell."""
+    """Return ``composed("method=gptq", "bits=3")``, which composes the configuration of a cell."""
     return configurations.composed
 
 
@@ -151,7 +151,7 @@ def parts(loaded: LoadedModel, model_config: dict) -> dict[str, Part]:
 
 @pytest.fixture(scope="session")
 def packed_blip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a checkpoint of compressed-tensors: vision in 4 bits and groups of 32, language in 3 bits by row, the rest dense."""
+    """Write a checkpoint of compressed-tensors: vision in 4 bits and groups of 32, language in 3 bits by row, the rest full."""
     from mmq_sweeps.execution.executor import quiet_libraries
     from mmq_sweeps.models.loading import silent_bars
     from tests.models.quantized.folders import EMBEDDED, LANGUAGE, VISION, compress, scheme
@@ -186,7 +186,7 @@ def wandb_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site
 
 @pytest.fixture
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``command("-m", "bits=2,3")`` runs the command as a process in an empty folder and captures its output.
+    """Return ``command("-m", "bits=2,3")``, which runs the command as a process in an empty folder and captures its output.
 
     Python is started if a variable is given that is read during the imports; otherwise the command is forked.
     """

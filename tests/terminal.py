@@ -1,4 +1,4 @@
-"""Commands on a real terminal."""
+"""Run commands on a real terminal."""
 
 from __future__ import annotations
 

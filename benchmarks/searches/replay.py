@@ -1,4 +1,4 @@
-"""Searches that are answered from the predictions of grids."""
+"""Answer searches from the predictions of grids."""
 
 from __future__ import annotations
 

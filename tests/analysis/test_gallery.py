@@ -92,7 +92,7 @@ def uniform(published: Path) -> Uniform:
 
 
 def test_the_figures_show_what_the_study_s_files_hold(gallery: ModuleType, published: Path) -> None:
-    """The pictures are of the very panels whose numbers stand beside them."""
+    """Each picture is drawn from the panels whose numbers stand beside it."""
     names = [name for name in FIGURES if name != "importance"]  # Its forests take half a minute: test_importance.py.
     plots = figures(load([f"published:{published}"]), "cider", names)
     assert len(plots) == 13

@@ -1,4 +1,4 @@
-"""Cells from a W&B project, asked with the real client of a server on loopback."""
+"""Load cells from a W&B project with the real client and a server on loopback."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_what_cannot_be_paired_has_no_interval() -> None:
 
 
 def test_every_best_cell_within_a_budget_is_among_the_answers() -> None:
-    """By any subset of methods, size and budget."""
+    """The answers hold the best cell for any subset of methods, size and budget."""
     draw = np.random.default_rng(3)
     frame = pd.DataFrame(
         {

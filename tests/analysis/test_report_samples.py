@@ -1,4 +1,4 @@
-"""The images of a report's samples, of a set that lies somewhere on this machine."""
+"""The images of a report's samples are found in a data set on this machine."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def test_csv_has_every_cell_and_figure() -> None:
 def test_what_was_quantized_elsewhere_joins_the_one_full_precision_beside_it(
     settings: list[str], families: int
 ) -> None:
-    """Which of several it was made from is not known."""
+    """The record does not say from which of several full-precision models the cell was made."""
     full = [("none", setting) for setting in settings]
     rows = [
         {

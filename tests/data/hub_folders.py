@@ -1,4 +1,4 @@
-"""Small data sets of the tests' own, written as the library ``datasets`` or a person would."""
+"""Write small data sets of the tests' own, as the library ``datasets`` or a user would."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small data sets in the published sets' own layouts, with real image files."""
+"""Write small data sets in the published sets' own layouts, with real image files."""
 
 from __future__ import annotations
 

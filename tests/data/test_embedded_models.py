@@ -78,7 +78,7 @@ def test_steps_and_seeds_out_of_range_are_refused(capsys: pytest.CaptureFixture[
 
 
 def test_the_captioner_is_trained_as_it_was() -> None:
-    """The digest was made from the code that trained the model in the package: the same batches mean the same weights."""
+    """Compare with a digest from the code that trained the packaged model: the same batches mean the same weights."""
     recipe = replace(Captioner(), steps=4)
     digest = hashlib.sha256()
     for batch in recipe.batches(recipe.build()[1]):

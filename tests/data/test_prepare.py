@@ -109,7 +109,7 @@ def test_connections_that_are_cut(site: Site, root: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("name", ["coco_caption", "gqa"])
 def test_a_wrong_file(name: str, site: Site, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The digest is recorded for COCO; for GQA nothing is known, but a wrong archive does not unpack."""
+    """The catalogue has a digest for COCO and none for GQA, where a wrong archive fails to unpack."""
     file = SETS[name].archives[-1].file
     right, site.files[file] = site.files[file], b"x" * SETS[name].archives[-1].size
     assert prepare(site, root, name) == 1

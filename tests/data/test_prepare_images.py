@@ -1,4 +1,4 @@
-"""Flickr30k's images, which a user brings: a folder or an archive of one's own."""
+"""Flickr30k's images, which a user brings in a folder or an archive."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def test_a_fingerprint_tells_shape_type_and_values() -> None:
 def test_a_model_that_looks_at_more_than_was_kept_is_run(
     composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another hidden state than when the outputs were recorded: it is not there, and the cell is measured without."""
+    """The model asks for a hidden state that the cache does not hold, so the cell is measured without the cache."""
     common = (*SMALL, "model=tiny_llava", "task=scenes_caption", "component.vision.bits=3", "method=rtn")
     sweep = plan([composed(*common, f"component.language.bits={bits}") for bits in (3, 4, 8)])
     store = Store.open(tmp_path)

@@ -71,7 +71,7 @@ def test_it_is_measured_shown_and_recommended_beside_ours(
 
 
 def test_what_is_measured_is_the_loaded_model(packed_blip2: Path, model_config: dict[str, Any]) -> None:
-    """Bit for bit the model that holds the weights which compressed-tensors decompresses."""
+    """The cell's figures equal, bit for bit, those of a model with the weights that compressed-tensors decompresses."""
     with quiet_libraries():
         measured = load_model({**model_config, "checkpoint": str(packed_blip2), "revision": None})
         dense = load_model(model_config).model
@@ -136,7 +136,7 @@ def test_a_package_that_is_not_installed_is_named_with_its_command(
 
 
 def test_its_files_are_its_identity(composed: Callable[..., Any], packed_copy: Path) -> None:
-    """Weights, and the configuration that says how they are read."""
+    """The id covers the weights, and the configuration that says how they are read."""
     from mmq_sweeps.config.sweep import plan
 
     def planned() -> Any:

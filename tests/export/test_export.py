@@ -1,4 +1,4 @@
-"""An exported folder is the cell that was measured, or does not come to be."""
+"""An exported folder equals the measured cell, or is not written at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records whose analysis is tested, and how its commands are run."""
+"""Make records for tests of the analysis, and run its commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of inputs that no linear receives: of another block, or of a tensor that was changed after it was captured."""
+"""Statistics must not mix in inputs of another block, or of a tensor that was changed after it was captured."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Batch = Mapping[str, Any]
 
 
 class Tower(nn.Module):
-    """Three blocks; a pass may do something before the last, and change a block's input or output in place."""
+    """Three blocks; ``between`` changes the input of the last, ``spoil`` overwrites every input after its block."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -95,7 +95,7 @@ def test_every_model_yaml_is_built_and_run_from_a_checkpoint_of_its_family(
 def test_the_record_and_a_warning_count_the_experts_that_no_calibration_token_reached(
     composed: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of the logits a, a, -a, -a, 0 and 0 the last two are never among the highest two."""
+    """The router's logits are a, a, -a, -a, 0 and 0, so the last two experts are never among the highest two."""
     checkpoint, store = written("qwen3_vl_30b_a3b", tmp_path), tmp_path / "store"
     weights = load_file(checkpoint / "model.safetensors")
     routers = [name for name in weights if name.endswith("mlp.gate.weight")]

@@ -1,4 +1,4 @@
-"""A group size that does not fit is told once a part and width, with the override that helps."""
+"""A group size that does not fit is reported once for each part and width, with the override that helps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An id, and the key of every artifact, holds everything that changes a result and nothing else."""
+"""An id, and the key of every artifact, covers everything that changes a result and nothing else."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def test_images_that_are_replaced_under_their_old_names_are_other_data(composed:
 
 
 def test_images_beyond_the_limit_count_where_samples_are_left_out(composed: Composed, coco: Path) -> None:
-    """Which images are measured then depends on those that calibration draws."""
+    """The images that are measured then depend on those that calibration draws."""
     sample = "{seed: 0, start: 0, stop: 1, apart_from: {samples: 1, seed: 0}}"
     config = composed(
         "task=coco_caption", "task.split=train2017", "task.limit=1", "method=rtn", f"task.sample={sample}"

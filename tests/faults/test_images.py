@@ -269,7 +269,7 @@ def write_png(path: Path, depth: int, colour: int, row: bytes, key: bytes) -> Pa
 
 @pytest.mark.parametrize(("depth", "row"), [(2, b"\x1b"), (4, b"\x01\x23")])
 def test_a_shade_of_few_bits_that_is_called_transparent_is_white(depth: int, row: bytes, tmp_path: Path) -> None:
-    """Pillow scales the pixels to 8 bits, and not the value that is transparent."""
+    """Pillow scales the pixels to 8 bits, but not the transparent value."""
     found = pixels(write_png(tmp_path / "key.png", depth, 0, row, b"\0\1"))[0, :, 0].tolist()
     step = 255 // (2**depth - 1)
     assert found == [0, 255, 2 * step, 3 * step]
@@ -282,7 +282,7 @@ def test_what_loses_the_digits_of_a_transparent_colour_is_refused(tmp_path: Path
 
 
 def test_signed_shades_are_refused(tmp_path: Path) -> None:
-    """Pillow reads them as unsigned, so that black and white change places in the middle."""
+    """Pillow reads signed shades as unsigned, so that black and white change places in the middle."""
     path = tmp_path / "signed.tif"
     Image.fromarray(GREY[..., 0]).save(path, tiffinfo={339: 2})
     with pytest.raises(ImageError, match=r"signed\.tif: unsupported: signed values; save it as RGB"):

@@ -1,4 +1,4 @@
-"""Every item is asked as it stands, under an id of its own, or is named and counted."""
+"""Every item is asked unchanged under an id of its own, or is named and counted."""
 
 from __future__ import annotations
 
@@ -439,7 +439,7 @@ def test_fields_of_karpathy_that_are_no_text_are_refused(key: str, value: Any, m
 
 @dataclass(frozen=True)
 class Unasked:
-    """A reader of one's own with an image about which nothing is asked."""
+    """A user's reader with an image about which nothing is asked."""
 
     split: str
     count: int | None = None
@@ -483,7 +483,7 @@ def test_missing_files_of_one_name_are_all_in_the_record(
 
 @dataclass(frozen=True)
 class Twins:
-    """A reader of a user's own that gives two pictures the same id."""
+    """A user's reader that gives two pictures the same id."""
 
     split: str
     count: int | None = None

@@ -204,7 +204,7 @@ def test_logits_that_are_not_finite_are_told_at_the_number(
 def test_only_the_rows_whose_logits_are_no_answer_are_told(
     loaded: LoadedModel, token: int | slice, value: float
 ) -> None:
-    """A model may rule out tokens by minus infinity, as the check of a model lets it, but not all of them."""
+    """A model may rule out tokens by minus infinity, and the check of a model lets it, but not all of them."""
     language = loaded.model.language_model
     tokens = torch.tensor([[4, 5], [6, 7], [8, 9]])
 

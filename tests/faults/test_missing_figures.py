@@ -1,4 +1,4 @@
-"""Cells without a figure hide no other, and a figure that rests on too little says so."""
+"""Cells without a figure hide no other cell, and a figure that rests on too little says so."""
 
 from __future__ import annotations
 

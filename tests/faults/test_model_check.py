@@ -187,7 +187,7 @@ def test_weights_that_let_nothing_of_the_image_through(
 
 
 def test_a_picture_that_fills_next_to_nothing_of_what_the_model_sees(composed: Composed, tmp_path: Path) -> None:
-    """Made small and then cut out at the model's size, it is a spot on black."""
+    """Shrunk and then cut out at the model's size, the picture is a spot on black."""
     folder = copied("tiny_llava", tmp_path)
     image_processor(size={"shortest_edge": 4})(folder)
     (problem,) = found(composed, folder)
@@ -255,7 +255,7 @@ def test_nobody_helps_with_the_cells_of_a_blind_model(composed: Composed, tmp_pa
 
 
 def test_images_of_another_size_than_the_model_are_refused(composed: Composed, tmp_path: Path) -> None:
-    """BLIP-2 would take the first of its positions."""
+    """BLIP-2 would use the first of its positions without an error."""
     folder = copied("tiny_blip2", tmp_path)
     image_processor(size={"height": 24, "width": 24})(folder)
     (problem,) = found(composed, folder)
@@ -344,7 +344,7 @@ def test_a_prompt_of_words_that_the_tokenizer_does_not_know(
 
 
 def test_a_token_for_unknown_words_that_is_also_the_first_of_a_text(composed: Composed, tmp_path: Path) -> None:
-    """As of OPT's tokenizer, which knows every byte."""
+    """OPT's tokenizer, which knows every byte, is such a tokenizer."""
     folder = copied("tiny_blip2", tmp_path)
     edit(folder / "tokenizer_config.json", lambda content: content.update(unk_token="<s>"))
     assert found(composed, folder, "task=scenes_vqa") == []
@@ -365,7 +365,7 @@ def test_a_prompt_that_is_cut(loaded: LoadedModel, composed: Composed) -> None:
 def test_a_model_that_rules_tokens_out_answers_and_one_that_is_broken_is_named(
     loaded: LoadedModel, composed: Composed, wrong: float
 ) -> None:
-    """The model itself, whose path is empty, may be the first module whose output is not finite."""
+    """The first module whose output is not finite may be the model itself, whose path is empty."""
     asking, first, second = generation(loaded, composed)
 
     class Scores(nn.Module):
@@ -432,7 +432,7 @@ def test_weights_too_large_for_half_precision_are_named(composed: Composed, tmp_
 
 @pytest.mark.parametrize("name", ["tiny_blip2", "tiny_blip2_itm"])
 def test_activations_that_overflow_name_the_module_and_the_dtype(composed: Composed, tmp_path: Path, name: str) -> None:
-    """The same function in single precision; in half precision a hidden layer becomes infinite."""
+    """A hidden layer becomes infinite in half precision; in single precision the outputs are unchanged."""
     folder = copied(name, tmp_path)
 
     def rescaled(weights: Weights) -> Weights:

@@ -1,4 +1,4 @@
-"""A weight's magnitude decides nothing: times a power of two it has the same codes and the same relative error."""
+"""Scaling a weight by a power of two changes neither its codes nor its relative error."""
 
 from __future__ import annotations
 

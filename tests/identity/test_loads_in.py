@@ -1,4 +1,4 @@
-"""Which formats load where, as ``docs/analysis.md`` says."""
+"""The loaders of each format, as in ``docs/analysis.md``."""
 
 from __future__ import annotations
 

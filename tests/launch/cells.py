@@ -1,4 +1,4 @@
-"""Cells and sweeps that are made up, for tests of planning that need no configuration."""
+"""Make cells and sweeps for tests of planning that need no configuration."""
 
 from __future__ import annotations
 

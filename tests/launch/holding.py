@@ -15,7 +15,7 @@ LONGEST_SECONDS = 600
 
 
 class Hold:
-    """While the file ``hold`` is in the folder ``$HOLD``, scoring waits, and ``$HOLD/PID`` says which process does."""
+    """A metric that waits while ``$HOLD/hold`` exists, and writes ``$HOLD/PID`` to name the waiting process."""
 
     name = "hold"
     needs = "captions"

@@ -1,4 +1,4 @@
-"""Multiruns composed in this process by the command's own sweeper, up to where a launcher would get them."""
+"""Compose multiruns in this process with the command's own sweeper, up to the launcher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps as real processes, which tests hold in the middle of a cell, kill and look at."""
+"""Run sweeps as real processes, which tests hold in the middle of a cell, kill and look at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps in stores that are made up: nothing runs, and yet there are workers and records."""
+"""Make sweeps in stores with workers and records, although nothing runs."""
 
 from __future__ import annotations
 

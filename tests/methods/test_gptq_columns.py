@@ -1,4 +1,4 @@
-"""The loop over columns, compiled and not."""
+"""The loop over columns, compiled and interpreted."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
 
 
 def test_it_is_compiled_where_nothing_can_be_kept(tmp_path: Path) -> None:
-    """As on a cluster with the environment and the home folder mounted read-only."""
+    """Stands for a cluster with the environment and the home folder mounted read-only."""
     program = (
         "import sys, numba.core.caching as caching\n"
         "assert 'mmq_sweeps.methods.gptq_columns' not in sys.modules\n"

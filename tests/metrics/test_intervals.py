@@ -213,7 +213,7 @@ def test_groups_of_one_change_no_bit() -> None:
 
 
 def test_a_draw_of_groups_is_the_ratio_of_its_sums() -> None:
-    """By hand: as many groups as there are, with replacement, and the mean of all items in them."""
+    """As many groups as there are, drawn with replacement; the figure is the mean of all items in them."""
     sizes = np.array([1, 2, 3, 10])
     owners = np.repeat(np.arange(4), sizes)
     values = np.random.default_rng(9).random(len(owners))
@@ -228,7 +228,7 @@ def test_a_draw_of_groups_is_the_ratio_of_its_sums() -> None:
 
 @pytest.mark.parametrize("metric", GROUPED)
 def test_differences_are_drawn_by_group_as_well(metric: str) -> None:
-    """Also with records from before groups were kept on the other side, and of a cell with itself."""
+    """Differences work with records from before groups were stored, and of a cell with itself."""
     grouped, apart = yes_and_no(40, 5)[metric], yes_and_no(40, 5, groups=False)[metric]
     worse = replace(grouped, value=0.0, per_item=dict.fromkeys(grouped.per_item, 0.0))
     if grouped.totals is not None:

@@ -1,4 +1,4 @@
-"""Metrics by name: quick to list, helpful when misspelt, open to others' classes."""
+"""Metrics are listed quickly by name, suggested when misspelt, and may be users' own classes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_path_that_leads_nowhere_says_where_it_ends() -> None:
 
 
 class Own:
-    """A metric of one's own; the tests change its parts."""
+    """A user's metric, whose parts the tests change."""
 
     name = "own"
     needs = "captions"
@@ -57,7 +57,7 @@ class Own:
 
 
 class Other(Own):
-    """Another metric of the same name."""
+    """Another metric with the same name."""
 
 
 class PretendsToBeCider(Own):

@@ -1,4 +1,4 @@
-"""Toys of families that no yaml describes, each for something that its blocks are called with or made of."""
+"""Toys of families that no yaml describes, each for a special argument or structure of its blocks."""
 
 from __future__ import annotations
 

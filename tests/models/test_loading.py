@@ -139,7 +139,7 @@ def test_a_checkpoint_that_is_not_cached_without_network(
 
 
 def test_a_cached_checkpoint_needs_no_network(command: Command, tmp_path: Path) -> None:
-    """The hub's own cache, as ``hf download`` fills it; asking for each file would be tried for minutes."""
+    """The hub's own cache is filled as by ``hf download``; a request for each file would be retried for minutes."""
     repository = tmp_path / "home" / "hub" / "models--someone--tiny"
     shutil.copytree(EMBEDDED / "tiny_blip2", repository / "snapshots" / "abc")
     (repository / "refs").mkdir()

@@ -188,7 +188,7 @@ AWQ_SIZE_AT_16_BITS = {"blip2_opt_2_7b": 66_224_478_208, "blip2_itm_vit_g": 19_1
 
 @pytest.mark.parametrize("name", AWQ_BITS)
 def test_the_study_s_awq_sizes(name: str, counted: Build) -> None:
-    """It counts biases as quantized, and all other modules in 32 bits: not the parameters that lie in no layer."""
+    """The study counts biases as quantized, and other modules in 32 bits, except parameters that lie in no layer."""
     model = counted(name)
     found = {part: weights_and_biases(model, of.units) for part, of in model.parts.items() if not of.at_an_end}
     assert found == AWQ_BITS[name]

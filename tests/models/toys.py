@@ -122,7 +122,7 @@ SPECIAL = ("<unk>", "<pad>", "<s>", "</s>")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A family's processor: the tokens of its texts, those that its tokenizer names, its image processor and itself."""
+    """The parts of a family's processor: tokens of its texts, tokens its tokenizer names, image processor, and class."""
 
     tokens: tuple[str, ...]
     images: str

@@ -139,7 +139,7 @@ def test_hooks_go_when_the_forward_pass_fails(loaded: LoadedModel, parts: dict[s
 def test_memory_of_one_block_at_a_time(
     loaded: LoadedModel, parts: dict[str, Part], batches: list[dict[str, Tensor]]
 ) -> None:
-    """The statistics of a block are gone when those of the next are made, unless someone keeps them."""
+    """The statistics of a block are freed before those of the next are made, unless the caller holds them."""
     import weakref
 
     vision = parts["vision"]
@@ -193,7 +193,7 @@ def test_inputs_are_kept_where_they_are_asked_for(
 
 
 class Stack(nn.Module):
-    """Blocks that are called in the ``order`` that a forward pass asks for."""
+    """A module that calls its blocks in the given ``order``."""
 
     def __init__(self) -> None:
         super().__init__()

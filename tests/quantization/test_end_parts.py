@@ -480,7 +480,7 @@ def test_a_sweep_measures_eight_and_two_bits(
 
 
 def test_a_head_elsewhere_is_another_unit(composed: Composed, tmp_path: Path) -> None:
-    """Where it lies is no part of the model's configuration, which the keys of units hold."""
+    """The keys of units hold the head's place, which is not in the model's configuration."""
     sweep = plan([composed(*BARE, "component.head.bits=8", "method=gptq")])
     own = sweep.cells[-1]
     head = Sessions(sweep, Store.open(tmp_path / "store")).open(own).parts["head"]

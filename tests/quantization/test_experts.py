@@ -80,7 +80,7 @@ def between(x: Tensor, weight: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_slices_are_linears_whose_products_are_the_modules_own_output(name: str) -> None:
-    """Both classes' first projections are square or their transposes fit, so only values tell which way they are stored."""
+    """First projections of both classes are square or fit transposed, so only values tell how they are stored."""
     toy = make(name)
     _, unit = unit_of(toy)
     module, inputs, output = recorded(toy, unit)

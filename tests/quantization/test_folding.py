@@ -1,4 +1,4 @@
-"""Input scales go into the layer before where nothing else of the model changes by it, and nowhere else."""
+"""Input scales are folded into the layer before if nothing else of the model changes by it, and nowhere else."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_a_block_that_cannot_run_again_gets_no_scale_and_says_so(
 
 
 def test_tokens_that_look_like_a_batch_are_taken_whole(toys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where an item alone cannot run, the whole batch does."""
+    """If an item alone cannot run, the whole batch does."""
     loaded, batch = toys["llava_1_5_7b"]
     part = find_parts(loaded.model, loaded.config)["language"]
     expected, ran = found_folds(loaded, part, batch), []
@@ -312,7 +312,7 @@ def test_a_fused_cell_stores_no_input_scale(
 def test_what_is_folded_is_what_would_be_stored_beside_the_codes(
     composed: Composed, loaded: LoadedModel, parts: dict[str, Part], tmp_path: Path
 ) -> None:
-    """``fc1`` of the ViT is folded into a norm, and nothing is folded into it."""
+    """``fc1`` of the ViT is folded into a norm, and nothing is folded into ``fc1``."""
     fused, beside = (
         quantized(composed, loaded, parts, tmp_path, *QUICK, "component=vision", f"method.fuse={fuse}")
         for fuse in ("true", "false")
@@ -370,7 +370,7 @@ def test_norms_and_biases_are_swapped_with_the_codes_and_back(
 
 
 def test_a_fused_cell_is_measured_alike_alone_and_among_others(composed: Composed, tmp_path: Path) -> None:
-    """Cached outputs of a part, norms that run before the first linear, and weights of the cell before."""
+    """Covers cached outputs of a part, norms that run before the first linear, and weights of the cell before."""
     runs = [("component.vision.bits=2",), ("component.vision.bits=16",), ("component.connector.bits=16",), ()]
     sweep = plan([composed(*SMALL, *AWQ_CELL, *QUICK, *run, f"store.dir={tmp_path}/all") for run in runs])
     store = Store.open(tmp_path / "all")
@@ -410,7 +410,7 @@ def test_half_precision_folds_and_answers(composed: Composed, model_config: dict
 def test_units_are_calibrated_behind_folded_scales(
     composed: Composed, loaded: LoadedModel, parts: dict[str, Part], tmp_path: Path
 ) -> None:
-    """The MLP of a block, by sequential GPTQ, sees the norm that the attention's scale is folded into."""
+    """In sequential GPTQ, the MLP of a block sees the norm that the attention's scale is folded into."""
     chained = {"bits": 3, "layers": ["mlp"], "method": {"name": "gptq", "sequential": True}}
     file = tmp_path / "mixed.json"
     file.write_text(json.dumps({"parts": {"vision": [{"bits": 3, "layers": ["attention"], "method": "awq"}, chained]}}))

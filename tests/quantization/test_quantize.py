@@ -232,7 +232,7 @@ def test_a_linear_that_no_token_reaches_is_named(session: Session) -> None:
 
 
 class Picky:
-    """Rounds, but not to three bits, and many formats not at all."""
+    """A method that rounds, but refuses three bits and many formats."""
 
     needs_statistics = False
 
@@ -294,7 +294,7 @@ def test_tokens_that_are_not_finite_fail_the_linears_that_they_reach(session: Se
 
 
 def test_a_fallback_stands_in_the_record_by_the_linears_name(session: Session, composed: Composed) -> None:
-    """A linear whose inputs are all zero: GPTQ has nothing to go by and rounds, and the record says so."""
+    """With all inputs zero GPTQ has no information and rounds, and the record says so."""
     one = cell(composed, "bits=3", "method=gptq", "component=language", "component.language.blocks=[front]")
     block = session.parts["language"].blocks[0]
     norm = session.loaded.model.get_submodule(f"{block}.final_layer_norm")
@@ -383,7 +383,7 @@ def test_each_unit_is_calibrated_behind_the_quantized_ones(session: Session, com
 
 
 def test_a_chain_may_hold_units_of_another_method(session: Session, composed: Composed, tmp_path: Path) -> None:
-    """Units that are rounded to nearest are in place too when those behind them are calibrated."""
+    """Rounded units are in place when the units behind them are calibrated."""
     chained = {"bits": 2, "layers": ["mlp"], "method": {"name": "gptq", "sequential": True}}
     rules = [{"bits": 2, "layers": ["attention"], "method": "rtn"}, chained]
     (tmp_path / "mixed.json").write_text(json.dumps({"parts": {"connector": rules}}))

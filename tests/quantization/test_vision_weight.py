@@ -125,7 +125,7 @@ def test_a_weight_mixes_both_kinds_and_its_ends_are_one_of_them(llava: LoadedMod
 
 
 def test_of_one_kind_of_token_a_weight_makes_no_difference(llava: LoadedModel) -> None:
-    """A task of one's own may give the model texts alone."""
+    """A user's task may give the model texts alone."""
     part = find_parts(llava.model, llava.config)["language"]
     tokens = torch.randint(5, 60, (3, 7), generator=torch.Generator().manual_seed(0))
     tokens[tokens == llava.model.config.image_token_id] = 5

@@ -49,7 +49,7 @@ class Run:
 
 @dataclass
 class Site:
-    """The server's state; tests read and change it. ``failures`` are answered, as (status, text), before anything else is."""
+    """The server's state, which tests read and change. ``failures`` are answered first, as (status, text)."""
 
     url: str = ""
     # (entity, project) -> run's name -> run, in the order of creation
@@ -87,7 +87,7 @@ class Site:
 
 
 class GraphQLError(Exception):
-    """Answered as ``errors`` with HTTP status ``status``."""
+    """An error that is answered as ``errors`` with HTTP status ``status``."""
 
     def __init__(self, message: str, status: int = 200) -> None:
         super().__init__(message)

@@ -221,7 +221,7 @@ def test_a_claim_of_a_process_that_died_taking_over_is_taken_over(tmp_path: Path
 
 
 def test_of_many_who_wait_for_a_dead_owner_one_takes_over(tmp_path: Path) -> None:
-    """Eight takers at the same moment, each on a machine of its own, twenty times."""
+    """Eight processes take the lock over at the same moment, each on a machine of its own, twenty times."""
     for round_ in range(20):
         takers = [locks(tmp_path, f"machine{number}", lease=0.001) for number in range(8)]
         name = f"c{round_}"

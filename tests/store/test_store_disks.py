@@ -1,4 +1,4 @@
-"""Stores on real file systems that refuse: full, or mounted read-only, in a mount namespace of their own."""
+"""Stores on real file systems that are full or mounted read-only, in a mount namespace of their own."""
 
 from __future__ import annotations
 

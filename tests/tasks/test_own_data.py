@@ -1,4 +1,4 @@
-"""A person's own yaml, as docs/tasks.md shows it, for JSON lines and a folder of pictures: from the command to the record."""
+"""A user's own yaml, as docs/tasks.md shows it, for JSON lines and a folder of pictures: from the command to the record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Some items of a task: drawn by a seed, apart from calibration, and cells of their own."""
+"""A sample of a task's items is drawn by a seed, apart from calibration, and makes cells of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Importances that are looked up are those of scikit-learn and of SHAP."""
+"""Importances from lookup tables equal those of scikit-learn and of SHAP."""
 
 from __future__ import annotations
 

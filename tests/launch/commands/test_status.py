@@ -1,4 +1,4 @@
-"""``status`` on stores that are made up: counts, failures by class, groups, pace, and that it only reads."""
+"""``status`` on made-up stores: counts, failures by class, groups, pace, and no writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which choices a search has of a command line."""
+"""The choices that a search reads from a command line."""
 
 from __future__ import annotations
 

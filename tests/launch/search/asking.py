@@ -1,4 +1,4 @@
-"""Searches as the command line asks for them: to their end, or up to where they would begin."""
+"""Run searches from the command line, to their end or up to their start."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def missing_programs() -> list[str]:
 
 @dataclass
 class Cluster:
-    """``gpus`` and ``cpus`` are those of a node. A process more may hold the same cluster: the truth lies under ``root``."""
+    """A cluster whose nodes have ``gpus`` and ``cpus`` each; its state lies under ``root``, so other processes may hold it too."""
 
     root: Path
     nodes: int = 2

@@ -1,4 +1,4 @@
-"""A worker that is forked instead of started looks the same to whoever started it."""
+"""A forked worker looks the same as a started worker to the process that started it."""
 
 from __future__ import annotations
 

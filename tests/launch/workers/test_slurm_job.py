@@ -22,7 +22,7 @@ REQUEUES = 2
 
 
 class Ended:
-    """A job whose workers have ended, with every cell left or none."""
+    """A job whose workers have ended, with all cells left or no cell left."""
 
     def __init__(self, supervisor: Supervisor, requeued: list[JobId]) -> None:
         self.supervisor, self.requeued = supervisor, requeued

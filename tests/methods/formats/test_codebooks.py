@@ -111,7 +111,7 @@ def test_each_method_lowers_the_output_error_of_the_one_before(bits: int) -> Non
 
 
 def test_the_correction_is_gptqs() -> None:
-    """On values that lie evenly it takes GPTQ's own codes."""
+    """With evenly spaced values the codes are GPTQ's own."""
     weight, stats = layer()
     gptq = GPTQ().quantize([weight], stats, Format(3)).weights[0]
     steps = torch.arange(8) - gptq.grid.zero

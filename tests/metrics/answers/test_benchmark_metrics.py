@@ -1,4 +1,4 @@
-"""The benchmarks' metrics against lmms-eval's functions on the same answers, and against their authors where those differ."""
+"""The benchmarks' metrics equal lmms-eval's functions on the same answers, and their authors' code where those differ."""
 
 from __future__ import annotations
 
@@ -301,7 +301,7 @@ def test_an_answer_that_lmms_eval_finds_right_for_scienceqa_is_right(answer: str
 @COMPARED
 @given(SAID)
 def test_what_mmbench_infers_is_inferred(answer: str) -> None:
-    """Where its authors' matching finds an option without a language model, and no rule ahead of it decides, it is ours."""
+    """Our choice is the authors', if their matching finds an option without a language model, and no earlier rule decides."""
     theirs = lmms("tasks.mmbench.en_utils").mmbench_evaluator.can_infer(
         answer, dict(zip(LETTERS, OPTIONS, strict=True))
     )

@@ -1,4 +1,4 @@
-"""The Java programs: started once, started again when they died, gone when their process is."""
+"""The Java programs start once, start again after they died, and end with their process."""
 
 from __future__ import annotations
 

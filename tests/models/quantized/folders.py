@@ -1,4 +1,4 @@
-"""Checkpoints that other tools' own code quantizes and writes, and ways to break them."""
+"""Write checkpoints with other tools' own code, and break them."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_a_broken_checkpoint_is_named_and_does_not_load(packed_copy: Path, name:
 
 
 def test_a_target_that_matches_nothing_is_named_although_all_loads(packed_copy: Path) -> None:
-    """Another tool may have meant a module by it that is not there."""
+    """The other tool may have meant a module that this model lacks."""
     configured(lambda own: own["config_groups"]["group_1"]["targets"].append("model.nowhere"))(packed_copy)
     assert verdict(packed_copy).reasons == (
         "1 targets match no module of Blip2ForConditionalGeneration (model.nowhere)",
@@ -132,7 +132,7 @@ def test_a_target_that_matches_nothing_is_named_although_all_loads(packed_copy: 
 
 
 def test_packed_zeros_do_not_load(tmp_path: Path) -> None:
-    """As llm-compressor's W4A16_ASYM writes them."""
+    """llm-compressor's W4A16_ASYM writes packed zeros."""
     with silent_bars():
         folder = compress(EMBEDDED / "tiny_llava", tmp_path / "it", scheme(VISION, 4, 32, symmetric=False))
         found = verdict(folder)
@@ -225,7 +225,7 @@ def test_vllm_on_a_cpu_takes_four_bits_in_vision_and_language(
 
 
 def test_the_words_of_a_width_are_what_compressed_tensors_writes() -> None:
-    """The packing that the tests of GPTQ use is the same stream of bits, along the other dimension."""
+    """The tests of GPTQ use the same packing, along the other dimension."""
     from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 
     codes = torch.randint(0, 8, (5, 64))

@@ -101,7 +101,7 @@ def test_a_point_that_scores_nothing_is_bad_but_no_error() -> None:
 
 
 def test_a_method_whose_errors_look_small_is_found_out() -> None:
-    """Two methods at two widths: the second has half the errors, and costs eight times as much."""
+    """The second method has half the errors at both widths, and eight times the damage."""
     prior = [np.array([0.1, 0.02, 0.05, 0.01, 0.0])] * 2
     methods = [np.array([0, 0, 1, 1, 0])] * 2
     truth = np.array([0.2, 0.04, 1.6, 0.32, 0.0])

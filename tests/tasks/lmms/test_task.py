@@ -167,7 +167,7 @@ def test_an_interval_is_that_of_the_aggregation_on_draws_of_documents(
 def test_an_aggregation_that_refuses_documents_drawn_twice_has_the_interval_of_halves(
     task: Tasks, changed: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """As MME's does. Of a mean, halves vary as much as draws do; of a sum, they say nothing."""
+    """MME's aggregation refuses them. For a mean, halves vary as much as draws do; for a sum, they say nothing."""
     names = ("again", "once", "total")
     lines = "metric_list: [{metric: by_kind, aggregation: !function utils.NAME, higher_is_better: true}]\n"
     folder = changed(("utils.py", "RIGHT = {", AGGREGATIONS), **{name: lines.replace("NAME", name) for name in names})
@@ -394,7 +394,7 @@ def test_files_that_the_code_reads_from_beside_it_count(
 
 
 def test_the_command_of_a_cell_measures_the_same_cell(planned: Callable[..., Sweep]) -> None:
-    """By lmms-eval's name of the task, which may be an option of this package's too."""
+    """A task's name in lmms-eval may also be an option of this package."""
     pytest.importorskip("pandas")
     from analysis.load.overrides import overrides
 
