@@ -191,7 +191,7 @@ class _Worker:
 def _run_child(
     command: Sequence[str], *, input: str, capture_output: bool, text: bool, check: bool
 ) -> subprocess.CompletedProcess[str]:
-    """Fork a child with the ``subprocess.run`` that preflight and an export's verification call, without starting Python."""
+    """Answer the ``subprocess.run`` of preflight and of an export's verification with a fork, without starting Python."""
     python, option, module, *arguments = command
     assert (python, option, capture_output, text, check) == (sys.executable, "-m", True, True, False)
     with TemporaryFile("w+") as given, TemporaryFile("w+") as out, TemporaryFile("w+") as err:

@@ -15,7 +15,7 @@ from mmq_sweeps.store.store import Store
 def launched(
     store: Store, sweep: Sweep, redo: dict[str, str] | None = None, groups: int = 3, launcher: str = "Local"
 ) -> str:
-    """Launch a sweep whose groups are ``groups`` equal runs of its cells; return its id."""
+    """Write a sweep whose groups are ``groups`` equal runs of its cells, as a launch does; return its id."""
     ids = [cell.id for cell in sweep.cells]
     size = len(ids) // groups
     cut = tuple(tuple(ids[start : start + size]) for start in range(0, len(ids), size))

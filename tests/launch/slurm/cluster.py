@@ -48,7 +48,7 @@ def missing_programs() -> list[str]:
 
 @dataclass
 class Cluster:
-    """A cluster whose nodes have ``gpus`` and ``cpus`` each; its state lies under ``root``, so other processes may hold it too."""
+    """A cluster whose nodes have ``gpus`` and ``cpus`` each; its state lies under ``root``, so processes may share it."""
 
     root: Path
     nodes: int = 2
