@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-# What ratios are to, unless another commit is named.
+# The commit that ratios compare with, unless another is named.
 BEFORE = "0670394"
 
 
@@ -84,7 +84,7 @@ def _median(found: Sequence[tuple[float, float]], place: int) -> float:
 
 
 def line(name: str, found: dict[str, Any]) -> str:
-    """Format what ``compared`` found."""
+    """Format the result of ``compared``."""
     text = f"{name}: {found['processor_seconds']:.1f} s of processor time in {found['seconds']:.1f} s"
     if "ratio" not in found:
         return text

@@ -1,4 +1,4 @@
-"""Measure what assignments by unit cost beside assignments by part: a cell of a sweep, and planning.
+"""Measure the cost of assignments by unit beside assignments by part: a cell of a sweep, and planning.
 
     OMP_NUM_THREADS=2 python benchmarks/assignments.py [--json] [--only SECTION ...] [--cells 200] [--planned 10000]
 
@@ -100,7 +100,7 @@ def cells(options: argparse.Namespace) -> dict[str, Any]:
                 axes, counts[kind] = write_experiment(folder, {}, grids), len(grids)
             said(kind)
             seconds[kind] = run(folder, "mmq_sweeps", "-m", *axes, *METHOD, f"store.dir={store}")
-            # A sweep of one cell has what does not grow with the cells: start, loading, the check of the model, units.
+            # A sweep of one cell has the costs that do not grow with the cells: start, loading, the check of the model, units.
             one = by_unit(folder, 1, random.Random(1)) if kind == "by unit" else "null"
             alone = [f"assignment={one}", "bits=4", "component.connector.bits=16"]
             seconds[f"{kind}, start"] = run(folder, "mmq_sweeps", *METHOD, *alone, f"store.dir={store}")

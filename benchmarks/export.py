@@ -1,4 +1,4 @@
-"""Compare the export of a quantized model with what others take for the same.
+"""Compare the export of a quantized model with the time and memory of other libraries for the same.
 
     OMP_NUM_THREADS=2 python benchmarks/export.py [--json] [--only SECTION ...] [--pairs 5]
 

@@ -1,4 +1,4 @@
-"""Export of BLIP-2 OPT-2.7b, all linears in 4 bits, beside llm-compressor's save of the same; a section of ``export.py``.
+"""Measure the export of BLIP-2 OPT-2.7b, all linears in 4 bits, beside llm-compressor's save; a section of ``export.py``.
 
 The model has random weights and, by default, a third of its blocks. Loading and rounding are done before the clock starts: it
 counts writing the weights, and for ours the checksums of the files. Each side is a process of its own, whose peak resident
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-# A third of the vision model's 39, more of the language model's 32, and all of the Q-Former's 12 and one more.
+# A third of the vision model's 39, more of the language model's 32, and all of the Q-Former's 12 and 1 more.
 BLOCKS = 13
 GROUP_SIZE, BITS = 128, 4
 LARGEST_MEMORY, LARGEST_TIME, LARGEST_SIZE = 1.25, 0.5, 1.01
@@ -69,7 +69,7 @@ def measure_export(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(command: list[Any]) -> dict[str, Any]:
-    """Run a process and return what it prints last, as JSON."""
+    """Run a process and return its last line of output, read as JSON."""
     done = subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

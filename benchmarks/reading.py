@@ -1,4 +1,4 @@
-"""Time what is read before any work: ``python benchmarks/reading.py [--only annotations again] [--pairs 3]``.
+"""Time the reading before any work: ``python benchmarks/reading.py [--only annotations again] [--pairs 3]``.
 
 annotations: writes files with as many questions as VQA v2's val2014 and GQA's train_balanced, all fields filled with synthetic
 content (0.9 GB in a temporary folder). Reads each in a separate process and prints seconds, core seconds and peak

@@ -1,4 +1,4 @@
-"""Measure the search: what it finds and what it costs, against grids of all cells and against proxies.
+"""Measure the search's answers and cost, against grids of all cells and against proxies.
 
     OMP_NUM_THREADS=1 python benchmarks/search.py [--json] [--only SECTION ...] [--stores DIR] [--seeds 10]
 
@@ -104,7 +104,7 @@ print(json.dumps({
 
 
 def real(options: argparse.Namespace) -> dict[str, Any]:
-    """Run one search a model."""
+    """Run a search for each model."""
     found = {}
     for name in options.models:
         said(name)
@@ -133,7 +133,7 @@ def real_lines(found: Mapping[str, Any]) -> Iterable[str]:
 
 
 def proxies(options: argparse.Namespace) -> dict[str, Any]:
-    """Compare what proxies allocate by part with the grid's best."""
+    """Compare the proxies' allocations by part with the grid's best."""
     found = {}
     for name in [own for own in options.models if own != "retriever"]:
         said(name)

@@ -1,4 +1,4 @@
-"""Sections of a benchmark's report: chosen with ``--only``, printed one by one or together as JSON."""
+"""Sections of a benchmark's report: chosen with ``--only``, printed in turn or together as JSON."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Commands as processes that need not import torch again: forked from one that has imported what they all import.
+"""Run commands as forks of a process that has imported torch already, so that no command imports it again.
 
-A command's process is a real one, with its own folder, environment and exit status, and so are those that it starts to
-work and to check, which are forked from it. What is left out is what ``python -m`` does before the first line of ours, and the
-seconds of importing torch and transformers.
+A command is a real process, with its own folder, environment and exit status, and so are its workers and checks, which are
+forked from it. Only two things are left out: the work of ``python -m`` before our first line, and the seconds of importing
+torch and transformers.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ PRELOADED = [
 ]
 # In place of a module: the text of a program follows.
 PROGRAM = "-c"
-# What huggingface_hub reads when it is imported, which a forked command reads again.
+# The variables that huggingface_hub reads when it is imported, which a forked command reads again.
 HUB_VARIABLES = {"HF_HOME", "HF_ENDPOINT"}
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)
-# Names the address of the server that forks, where the processes of pytest-xdist share one.
+# Names the address of the fork server, if the processes of pytest-xdist share a server.
 SERVER = "MMQ_FORKSERVER"
 FORK = multiprocessing.get_context("fork")
 
 
 def keep_what_is_imported() -> None:
-    """Leave all that there is out of garbage collection, which would copy the pages that forks share with this process."""
+    """Exclude all objects from garbage collection, which would copy the pages that forks share with this process."""
     gc.collect()
     gc.freeze()
-    atexit.register(gc.unfreeze)  # Some libraries report what is left at the end as leaked.
+    atexit.register(gc.unfreeze)  # Some libraries report objects that are left at the end as leaked.
 
 
 def write_without_waiting() -> None:
-    """Leave written files to the system: no test turns the power off, and waiting for a disk takes a tenth of the time."""
+    """Do not wait for the disk after a write: no test turns the power off, and waiting takes a tenth of the time."""
     os.fsync = lambda descriptor: None
 
 
@@ -61,7 +61,7 @@ def start_server() -> None:
 
 
 def use_server() -> None:
-    """Have this process's commands forked by the server that another has started, if one has."""
+    """Fork this process's commands from the server that another process has started, if there is such a server."""
     if address := os.environ.get(SERVER):
         server: Any = forkserver._forkserver  # type: ignore[attr-defined]
         server._forkserver_address, server.ensure_running = address, lambda: None
@@ -70,10 +70,10 @@ def use_server() -> None:
 
 
 class Forked:
-    """``python -m module arguments`` in ``folder``, on its way: what ``subprocess.Popen`` is for one that is started.
+    """A running ``python -m module arguments`` in ``folder``, with the interface of ``subprocess.Popen``.
 
-    With ``module="-c"`` the first of ``arguments`` is a program's text, as for Python itself. To be ended by ``communicate``.
-    What it writes goes to the device ``terminal``, if one is given.
+    With ``module="-c"`` the first of ``arguments`` is a program's text, as for Python itself. End it with ``communicate``.
+    Its output goes to the device ``terminal``, if that is given.
     """
 
     def __init__(
@@ -110,11 +110,11 @@ class Forked:
         self._process.kill()
 
     def told(self) -> str:
-        """What it has written to standard error so far."""
+        """Return its standard error so far."""
         return self._read("err")
 
     def communicate(self, timeout: float = 300) -> tuple[str, str]:
-        """What it wrote to standard output and standard error until its end; one that takes longer is killed."""
+        """Wait for the end and return standard output and standard error; kill the process after ``timeout`` seconds."""
         if self._written is None:
             with self._outputs:
                 self._process.join(timeout)
@@ -134,14 +134,14 @@ class Forked:
 def run_forked(
     module: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """``python -m module arguments`` in ``folder``, to its end."""
+    """Run ``python -m module arguments`` in ``folder`` to its end."""
     process = Forked(module, arguments, folder, environment)
     told = process.communicate(timeout)
     return subprocess.CompletedProcess(process.args, process.returncode, *told)
 
 
 class _Worker:
-    """A worker of a forked command: what ``launch/workers/pool.py`` asks of ``subprocess.Popen``, without starting Python."""
+    """A forked worker with the part of ``subprocess.Popen`` that ``launch/workers/pool.py`` uses; does not start Python."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class _Worker:
         assert (stdin, start_new_session) == (subprocess.PIPE, True)
         reader, writer = os.pipe()
         log, answers, answered = stderr.fileno(), None, None
-        if stdout == subprocess.PIPE:  # One that waits for more cells answers there.
+        if stdout == subprocess.PIPE:  # A worker that waits for more cells answers there.
             answers, answered = os.pipe()
         descriptors = (reader, log if answered is None else answered, log)
         others = (writer,) if answers is None else (writer, answers)
@@ -191,7 +191,7 @@ class _Worker:
 def _run_child(
     command: Sequence[str], *, input: str, capture_output: bool, text: bool, check: bool
 ) -> subprocess.CompletedProcess[str]:
-    """What preflight and an export's verification ask of ``subprocess.run``, without starting Python."""
+    """Answer the ``subprocess.run`` of preflight and of an export's verification with a fork, without starting Python."""
     python, option, module, *arguments = command
     assert (python, option, capture_output, text, check) == (sys.executable, "-m", True, True, False)
     with TemporaryFile("w+") as given, TemporaryFile("w+") as out, TemporaryFile("w+") as err:
@@ -206,14 +206,14 @@ def _run_child(
         return subprocess.CompletedProcess(command, process.exitcode, out.read(), err.read())
 
 
-# What the modules that start Python are given in place of ``subprocess``.
+# Stands in for ``subprocess`` in the modules that start Python.
 FORKING: Any = SimpleNamespace(Popen=_Worker, PIPE=subprocess.PIPE, run=_run_child)
 
 
 def _child(
     module: str, arguments: list[str], folder: Path, environment: dict[str, str], outputs: tuple[str, str]
 ) -> None:
-    """A command, in the process that was forked for it."""
+    """Run a command in the process that was forked for it."""
     for number, output in enumerate(outputs, 1):
         to = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_NOCTTY)
         os.dup2(to, number)
@@ -228,7 +228,7 @@ def _child(
 
 
 def enter(folder: Path, environment: Mapping[str, str]) -> None:
-    """Make ``folder`` the one that this process works in and imports from, as Python does for one that is started there."""
+    """Make ``folder`` the working directory and the first to import from, as if Python were started there."""
     os.chdir(folder)
     sys.path[:0] = [str(folder), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     for name in [name for name in sys.modules if (folder / name.partition(".")[0] / "__init__.py").is_file()]:
@@ -242,7 +242,7 @@ def _started(
     descriptors: tuple[int, int, int],
     others: tuple[int, ...] = (),
 ) -> None:
-    """What a command starts, in the process that was forked for it; ``others`` are the other ends of its pipes."""
+    """Run a command's child in its forked process; ``others`` are the other ends of its pipes, which are closed."""
     for other in others:
         os.close(other)
     os.setsid()
@@ -253,14 +253,14 @@ def _started(
 
 
 def run_as(module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-    """``python -m module arguments``, with what is open as 0, 1 and 2 for its standard input, output and error."""
+    """Run ``python -m module arguments`` with descriptors 0, 1 and 2 as its standard input, output and error."""
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     _run(module, arguments, environment)
 
 
 def _run(module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-    """``python -m module arguments``, with what is open as 1 and 2 for its standard output and standard error."""
-    # What was opened before is the other process's.
+    """Run ``python -m module arguments`` with descriptors 1 and 2 as its standard output and standard error."""
+    # The streams that were open before belong to the other process.
     sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
     sys.stderr.reconfigure(line_buffering=True)
     # Where the tests run in the background of a shell, it is ignored.

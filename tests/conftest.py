@@ -1,4 +1,4 @@
-"""What all tests share: composed configurations, the embedded model, and the command as a real process."""
+"""Fixtures of all tests: composed configurations, the embedded model, and the command as a real process."""
 
 from __future__ import annotations
 
@@ -72,18 +72,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """A process a core, and one more for each cluster of SLURM: a test of it waits for the cluster most of its time."""
+    """Return a process a core, and a further process for each SLURM cluster, whose tests mostly wait."""
     return (os.cpu_count() or 1) + (SLURM_CLUSTERS if shutil.which("slurmctld") else 0)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Those of SLURM go before the others, since they take turns: the whole is no shorter than they are."""
+    """Give tests of SLURM priority over the others: they take turns, and so bound the time of the whole suite."""
     if shutil.which("slurmctld") and not os.getuid():
         os.setpriority(os.PRIO_PROCESS, 0, 0 if item.get_closest_marker("slurm") else 5)
 
 
 def pytest_collection_finish() -> None:
-    import hypothesis  # noqa: F401 - it looks for references to what it is given, which are not found any more later
+    import hypothesis  # noqa: F401 - it looks for references to its arguments, which are not found any more later
 
     keep_what_is_imported()
 
@@ -101,7 +101,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:  # noqa: ARG001
-    """Where CI has installed everything, a skip means that a test never runs: it fails there."""
+    """Let a skip fail if CI has installed everything, since such a test would never run."""
     report = yield
     if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
@@ -111,13 +111,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture
 def composed() -> Callable[..., DictConfig]:
-    """``composed("method=gptq", "bits=3")``: the configuration of one cell."""
+    """Return ``composed("method=gptq", "bits=3")``, which composes the configuration of a cell."""
     return configurations.composed
 
 
 @pytest.fixture
 def said() -> Iterator[list[str]]:
-    """Every message and warning that is logged during the test, as a command shows it."""
+    """Collect every message and warning that is logged during the test, as a command shows it."""
     from mmq_sweeps.reporting.progress import warnings_to
 
     lines: list[str] = []
@@ -151,7 +151,7 @@ def parts(loaded: LoadedModel, model_config: dict) -> dict[str, Part]:
 
 @pytest.fixture(scope="session")
 def packed_blip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint by compressed-tensors: vision in 4 bits and groups of 32, language in 3 bits by row, all else dense."""
+    """Write a checkpoint of compressed-tensors: vision in 4 bits and groups of 32, language in 3 bits by row, the rest full."""
     from mmq_sweeps.execution.executor import quiet_libraries
     from mmq_sweeps.models.loading import silent_bars
     from tests.models.quantized.folders import EMBEDDED, LANGUAGE, VISION, compress, scheme
@@ -163,16 +163,16 @@ def packed_blip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def packed_copy(packed_blip2: Path, tmp_path: Path) -> Path:
-    """A copy of ``packed_blip2`` to be changed."""
+    """Copy ``packed_blip2``, to be changed."""
     return shutil.copytree(packed_blip2, tmp_path / "copy")
 
 
 @pytest.fixture
 def wandb_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """A W&B server on loopback that this process's client, and every process that it starts, takes for the real one."""
+    """Serve a W&B server on loopback, which clients of this process and of its child processes take for the real server."""
     import wandb
 
-    # Set first, so that what a tracker sets is undone as well.
+    # Set first, so that the variables that a tracker sets are undone as well.
     monkeypatch.setenv("WANDB_DATA_DIR", "")
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
@@ -186,9 +186,9 @@ def wandb_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site
 
 @pytest.fixture
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``command("-m", "bits=2,3")``: the command as a process in an empty folder, with output captured.
+    """Return ``command("-m", "bits=2,3")``, which runs the command as a process in an empty folder and captures its output.
 
-    One is started if it is given more than is read after the imports; others are forked.
+    Python is started if a variable is given that is read during the imports; otherwise the command is forked.
     """
 
     def run(*arguments: str, module: str = "mmq_sweeps", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -208,7 +208,7 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 def command_environment(**more: str) -> dict[str, str]:
-    """The environment of a real process: this checkout importable from everywhere, and what the caller adds."""
+    """Return the environment of a real process: this checkout importable from everywhere, and the caller's variables."""
     checkout = str(Path(__file__).resolve().parent.parent)
     paths = [path for path in (more.pop("PYTHONPATH", ""), checkout, os.environ.get("PYTHONPATH", "")) if path]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **more}

@@ -1,4 +1,4 @@
-"""A method of one's own, with its yaml, as someone would add one outside the package."""
+"""Write a user's own method and its yaml outside the package."""
 
 from __future__ import annotations
 

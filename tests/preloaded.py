@@ -1,9 +1,9 @@
-"""Imports what commands import late: the embedded model's classes, which transformers reads when first asked, and more."""
+"""Import modules that commands import late: the embedded model's classes, which transformers reads on demand, and more."""
 
 import importlib
 from contextlib import suppress
 
-import hypothesis  # noqa: F401 - it looks for references to what it is given, which are not found once they are frozen
+import hypothesis  # noqa: F401 - it looks for references to its arguments, which are not found once they are frozen
 from transformers import AutoProcessor, Blip2ForConditionalGeneration  # noqa: F401
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
@@ -22,7 +22,7 @@ for name in LATE:
 with suppress(ImportError):  # It needs an extra.
     import analysis.verbs  # noqa: F401
 
-# What a command reads and compiles before its first line, the same in all of them.
+# The files that every command reads and compiles before its first line.
 configurations.parse_once()
 configurations.composed()
 get_checkpoint_conversion_mapping("blip-2")

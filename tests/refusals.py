@@ -1,4 +1,4 @@
-"""What the command answers, without starting it: forked off this process, which has imported torch, or found within it."""
+"""Ask the command without starting it: forked from this process, which has imported torch, or called within it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Told = tuple[int, str, str]
 
 
 def answered(folder: Path, *arguments: str, module: str = "mmq_sweeps") -> Told:
-    """Exit status, standard output and standard error of ``python -m module ARGUMENT ...`` in ``folder``."""
+    """Return exit status, standard output and standard error of ``python -m module ARGUMENT ...`` in ``folder``."""
     importlib.import_module("tests.preloaded")  # Here, since each fork would import it again.
     paths = [folder / "standard-output", folder / "standard-error"]
     child = os.fork()
@@ -46,7 +46,7 @@ def answered(folder: Path, *arguments: str, module: str = "mmq_sweeps") -> Told:
 
 
 def refused(*overrides: str) -> list[str]:
-    """The lines that ``python -m mmq_sweeps OVERRIDE ...`` writes after ``error: ``; it composes thrice what this does once."""
+    """Return the lines that ``python -m mmq_sweeps OVERRIDE ...`` writes after ``error: ``, in a third of its time."""
     given = kept_apart(overrides)
     try:
         start(plan([composed(*given)]), HERE)

@@ -1,4 +1,4 @@
-"""Commands on a real terminal."""
+"""Run commands on a real terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conftest import command_environment
 
 
 def on_a_terminal(module: str, arguments: Sequence[str], folder: Path) -> str:
-    """What ``python -m module arguments``, which has to succeed, writes to a terminal of 150 columns."""
+    """Run ``python -m module arguments`` on a terminal of 150 columns, expect success, and return its output."""
     parent, child = pty.openpty()
     environment = command_environment(TERM="xterm-256color", COLUMNS="150")
     process = Forked(module, arguments, folder, environment, os.ttyname(child))

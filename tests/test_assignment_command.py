@@ -28,7 +28,7 @@ def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A store with a cell whose units differ in everything, and the cell's id."""
+    """Measure a cell whose units differ in everything; return its store and its id."""
     folder = tmp_path_factory.mktemp("assigned")
     (folder / "given.json").write_text(json.dumps(ASSIGNED))
     done = run(folder, *FEW, "assignment=given.json", "--json")

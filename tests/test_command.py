@@ -113,7 +113,7 @@ def test_overrides_choose_the_bits_that_a_table_shows(overrides: list[str], expe
     assert sorted(map(str, found)) == sorted(map(str, [(None, None, None), *expected]))
 
 
-# One of each kind, and all that -m is needed for; ``REFUSED`` has others of these kinds.
+# An example of each kind, and all that need -m; ``REFUSED`` has more of these kinds.
 TOLD = [
     (["methd=gptq"], "methd: Unknown key 'methd'. Did you mean method?"),
     (
@@ -221,7 +221,7 @@ REFUSED = [
 
 
 def with_defaults(arguments: list[str]) -> list[str]:
-    """``arguments`` on small limits and without a tracker, where they do not say otherwise."""
+    """Add small limits and no tracker to ``arguments``, unless they say otherwise."""
     given = {argument.partition(".")[0] if argument.startswith("tracker") else key(argument) for argument in arguments}
     return [*arguments, *(one for one in SMALL if key(one) not in given)]
 
@@ -305,7 +305,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def failing_method(folder: Path) -> dict[str, str]:
-    """A method that fails at three bits, with its yaml, as someone would add one outside the package."""
+    """Write a method that fails at three bits, and its yaml, as a user would add it outside the package."""
     write_method(folder, "fragile", "raise RuntimeError('three is too many')")
     return {"PYTHONPATH": str(folder)}
 
@@ -361,7 +361,7 @@ def test_a_corrupt_record_and_artifact_are_computed_again_and_said(command: Comm
 
 
 def test_a_disk_that_fills_up_stops_the_sweep_and_loses_nothing(tmp_path: Path) -> None:
-    """A real limit on file sizes, reached by the items of a cell: what was recorded before is shown and kept."""
+    """Set a real limit on file sizes, which a cell's items reach: earlier records are shown and stay."""
     small = ["-m", "method=none,rtn", "bits=8", *SMALL, "component=connector", "component.connector.layers=[mlp]"]
 
     def run(limit: int, *overrides: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""What the documents say works: their examples are run as written, on a copy of the checkout."""
+"""The documents are right: their examples run as written, on a copy of the checkout."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_adding_a_method_a_model_and_a_task(checkout: Path) -> None:
 
 
 def test_every_experiment_opens_with_its_command() -> None:
-    """tests/launch/plugin/test_experiments.py composes them."""
+    """The commands are composed in tests/launch/plugin/test_experiments.py."""
     files = sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
     assert files
     for path in files:
@@ -105,7 +105,7 @@ def test_every_method_has_a_line_on_its_page() -> None:
 
 
 def test_every_experiment_is_in_the_table_of_grids() -> None:
-    """tests/launch/plugin/test_experiments.py compares their sizes."""
+    """The sizes are compared in tests/launch/plugin/test_experiments.py."""
     with (ROOT / "docs" / "tables" / "grids.csv").open(newline="") as file:
         rows = {row["experiment"]: row["grid"] for row in csv.DictReader(file)}
     shown_elsewhere = {"embedded_table"}  # docs/embedded.md
@@ -145,7 +145,7 @@ def test_every_output_opens_with_its_command_and_date_and_is_linked() -> None:
 
 @pytest.mark.parametrize("name", ["tasks", "metrics", "readers"])
 def test_a_table_has_what_the_code_says_and_no_empty_row(name: str) -> None:
-    """The models' is compared where their shapes are built, in tests/models/test_models_command.py."""
+    """The models' table is compared in tests/models/test_models_command.py, where their shapes are built."""
     table = runpy.run_path(str(ROOT / "docs" / "tables.py"))
     assert table["updated"](name) == (table["TABLES"] / f"{name}.csv").read_text(), "run python docs/tables.py"
     described = {"tasks": "data", "metrics": "is", "readers": "holds"}[name]

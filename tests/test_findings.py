@@ -1,4 +1,4 @@
-"""Scripts of ``findings/`` keep to their form; they are not run here, since they install packages."""
+"""Scripts of ``findings/`` follow their form; they are not run here, since they install packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may import whom, and what stays light."""
+"""Which packages may import which, and which modules stay free of torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OURS = ("mmq_sweeps", "launch", "analysis")
 
 # A folder (or module) -> folders of ours that it may import, beside itself. The longest prefix that fits holds.
 MAY_IMPORT = {
-    # Nothing of ours but errors: what every other folder may stand on.
+    # Nothing of ours but errors: every other folder may build on these.
     "mmq_sweeps.errors": (),
     "mmq_sweeps.memory": (),
     "mmq_sweeps.whole_files": (),
@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "mmq_sweeps.config.paths": (),
     "mmq_sweeps.identity": ("whole_files",),
     "mmq_sweeps.metrics": (),
-    # Formats and solvers know tensors, what their fields count for, and nothing else.
+    # Formats and solvers know tensors, the roles of their fields, and nothing else.
     "mmq_sweeps.methods": ("identity.roles",),
     "mmq_sweeps.models": ("errors", "grouping", "identity", "memory"),
     "mmq_sweeps.data": ("grouping", "identity", "models", "whole_files"),
@@ -44,13 +44,13 @@ MAY_IMPORT = {
         "assignment", "config", "errors", "execution", "grouping", "identity", "memory", "methods", "metrics", "models",
         "quantization", "reporting", "store", "tasks",
     ),
-    # A command: the cell may be the one that the analysis recommends, and its configuration lies in the sweep's file.
+    # A command: the cell may be the analysis's recommendation, and its configuration lies in the sweep's file.
     "mmq_sweeps.export.__main__": (
         "analysis", "assignment", "errors", "identity.cell", "identity.loads_in", "launch.sweep_file", "reporting", "store",
     ),
     # Launch drives a search, batch by batch.
     "mmq_sweeps.search": ("config", "errors", "grouping", "identity", "memory", "methods", "metrics", "quantization", "store"),
-    # A command looks at whatever it shows.
+    # A command imports all that it shows.
     "mmq_sweeps.models.__main__": ("config", "errors", "identity", "methods", "quantization", "reporting"),
     "mmq_sweeps.data.__main__": ("errors",),
     "mmq_sweeps.data.scenes.train": ("errors",),
@@ -74,7 +74,7 @@ def may_import(module: str, name: str) -> bool:
 
 
 def folder_of(module: str) -> str:
-    """``launch.monitor`` of ``launch.monitor.live_table``; a module that lies loose in its package is its own folder."""
+    """Return ``launch.monitor`` for ``launch.monitor.live_table``; a loose module of a package is a folder of its own."""
     return ".".join(module.split(".")[:2])
 
 
@@ -88,7 +88,7 @@ def modules() -> dict[str, Path]:
 
 
 def imported(path: Path) -> set[str]:
-    """Modules of ours that ``path`` imports anywhere, inside functions as well."""
+    """Return modules of ours that ``path`` imports anywhere, inside functions as well."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -147,7 +147,7 @@ LIGHT = [
     "mmq_sweeps.search.loop",
     "mmq_sweeps.models.quantized.checkpoint", "mmq_sweeps.export.check",
 ]  # fmt: skip
-# Each module is imported in a fork of an interpreter that has imported nothing of ours, only what most of ours do.
+# Each module is imported in a fork of an interpreter that has imported only third-party modules that most of ours need.
 IMPORT_EACH = """
 import hydra, omegaconf, numpy
 import importlib, json, os, sys

@@ -17,7 +17,7 @@ Weights = Mapping[str, Mapping[str, Tensor]]
 def gptq_block(weights: Weights, inputs: Mapping[str, Tensor], bits: list[int]) -> Restored:
     found: Restored = {}
     for name, members in weights.items():
-        # One Hessian an input and all bit-widths, as it shares one among siblings: by itself it sums one a bit-width.
+        # Share a Hessian among an input's bit-widths, as it does among siblings: by itself it sums one for each bit-width.
         leader = solver(next(iter(members.values())), bits[0])
         for batch in inputs[name]:
             leader.add_batch(batch[None], None)

@@ -23,7 +23,7 @@ Weights = Mapping[str, Mapping[str, Tensor]]
 def gptq_block(weights: Weights, inputs: Mapping[str, Tensor], bits: list[int]) -> Restored:
     found: Restored = {}
     for name, members in weights.items():
-        # One Hessian an input: by itself it sums one a linear.
+        # Share a Hessian among an input's linears: by itself it sums a Hessian for each linear.
         layer = linear(next(iter(members.values())))
         hessian, count = make_empty_hessian(layer), torch.zeros(())
         for batch in inputs[name]:
@@ -66,14 +66,14 @@ def linear(weight: Tensor) -> nn.Linear:
 
 
 class SameCandidates(AWQModifier):
-    """Tries no scaling and 20 exponents from 0 to 0.95, as ours does, and not 1."""
+    """Try no scaling and 20 exponents from 0 to 0.95, as ours does, and not 1."""
 
     def _get_grid_search_params(self) -> list[tuple[float, bool]]:
         return super()._get_grid_search_params()[:-1]
 
 
 class Siblings(nn.Module):
-    """The linears of an input: less to run than the attention or MLP whose outputs the modifier compares."""
+    """The linears that share an input: less to run than the attention or MLP whose outputs the modifier compares."""
 
     def __init__(self, layers: dict[str, nn.Linear]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The side of a process that solves what ``benchmarks/solvers_peers.py`` asks for: needs torch and nothing of ours.
+"""Solve the tasks of ``benchmarks/solvers_peers.py`` in a process of its own, which needs torch and nothing of ours.
 
 Reads tasks from standard input, a line of JSON each, and answers with lines of JSON after ``RESULT``.
 """
@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Results by linear, one restored weight per bit-width.
+# Results by linear, a restored weight for each bit-width.
 Restored = dict[str, list[Tensor]]
 
 
 def serve(tasks: Mapping[str, Callable[..., Restored]], path: str) -> None:
     """Answer requests until standard input ends; ``path`` has weights and inputs as ``solvers_peers`` saved them."""
-    # What a library prints must not mix with the answers.
+    # The output of a library must not mix with the answers.
     answers, sys.stdout = sys.stdout, sys.stderr
     torch.set_grad_enabled(False)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

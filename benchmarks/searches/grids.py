@@ -1,4 +1,4 @@
-"""Grids of all cells, each run once and read back, and how a cell compares with the best of one."""
+"""Grids of all cells, each run once and read back, and comparisons of a cell with a grid's best."""
 
 from __future__ import annotations
 

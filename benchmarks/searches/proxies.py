@@ -1,4 +1,4 @@
-"""Proxies of what an option costs: output error, gradient x error, divergence."""
+"""Proxies of an option's damage: output error, gradient x error, divergence."""
 
 from __future__ import annotations
 

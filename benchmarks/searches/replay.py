@@ -1,4 +1,4 @@
-"""Searches that are answered from the predictions of grids."""
+"""Answer searches from the predictions of grids."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Replay:
         return result_of(load_metric(self.subject.metric), chosen, Scores.mean(scores))
 
     def _captioned(self, key: tuple[int, ...], chosen: tuple[str, ...]) -> MetricResult:
-        """Score anew: what an n-gram weighs depends on the references of all items."""
+        """Score anew: the weight of an n-gram depends on the references of all items."""
         from mmq_sweeps.metrics import CaptionScorer
 
         if chosen not in self._scores:

@@ -1,4 +1,4 @@
-"""What the benchmark of the search searches: three embedded models with their tasks."""
+"""The subjects of the benchmark of the search: three embedded models with their tasks."""
 
 from __future__ import annotations
 

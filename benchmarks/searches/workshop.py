@@ -1,4 +1,4 @@
-"""Cells that are measured in this process, one by one."""
+"""Measure cells in this process, each in turn."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Workshop:
         return cell, session, session.requests(cell)
 
     def measure(self, space: Space, seed: int, one: Measurement) -> Outcome:
-        """Measure as ``mmq_sweeps`` does, and save the record; one that the store has is read."""
+        """Measure as ``mmq_sweeps`` does and save the record, or read the record that the store has."""
         from mmq_sweeps.execution.executor import quiet_libraries
         from mmq_sweeps.execution.run_cell import run_cell
         from mmq_sweeps.reporting.compare import results_of
@@ -111,7 +111,7 @@ class Workshop:
         return found | ({"teacher_forced": True, "metrics": ["log_likelihood"]} if one.items.teacher_forced else {})
 
     def errors(self, space: Space) -> Any:
-        """Return what the units' descriptions say."""
+        """Return the errors that the units' descriptions record."""
         return sensitivity.read_errors(space, self.store, self._keys)
 
     def run(self, space: Space, budgets: Iterable[float], settings: Settings) -> Search:

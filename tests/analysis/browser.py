@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of pages: what a page logs, what it asks the network for, how it looks."""
+"""A headless Chromium for tests of pages: its console log, its network requests, and the layout that it renders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ARGUMENTS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1280,900",
 )  # fmt: skip
-# The contrast of every text with what is behind it (WCAG 2.2, 1.4.3), and those that have less than 4.5.
+# The contrast of every text with its background (WCAG 2.2, 1.4.3), and the texts with less than 4.5.
 FAINT_TEXTS = """
 const linear = (x) => (x / 255 <= .04045 ? x / 255 / 12.92 : ((x / 255 + .055) / 1.055) ** 2.4);
 const luminance = ([r, g, b]) => .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
@@ -58,7 +58,7 @@ return [texts, faint];
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Any]:
-    """A browser with a ``profile`` of its own; skips where the distribution's packages are not installed."""
+    """Start a browser with a ``profile`` of its own; skip the test if the distribution's packages are not installed."""
     if CHROMIUM is None or DRIVER is None:
         pytest.skip("needs a browser: apt-get install chromium chromium-driver")
     from selenium import webdriver
@@ -82,7 +82,7 @@ def chromium(profile: Path) -> Iterator[Any]:
 def show(driver: Any, page: Path, width: int = 1280, scheme: str = "light") -> None:
     """Open ``page`` in a window ``width`` pixels wide, in a ``light`` or ``dark`` colour scheme.
 
-    The logs hold afterwards what this page did, not what others did before it.
+    Afterwards the logs hold the messages and requests of this page alone.
     """
     _forget(driver)
     screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
@@ -98,7 +98,7 @@ def _forget(driver: Any) -> None:
 
 
 def asked(driver: Any) -> list[str]:
-    """Addresses that the page shown asked for, without those that are in the page itself."""
+    """Return the addresses that the page requested, without those embedded in the page."""
     events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     addresses = [
         event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"

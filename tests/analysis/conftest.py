@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def published() -> Path:
-    """The study's published tables."""
+    """Return the folder of the study's published tables."""
     folder = Path(os.environ.get("MMQ_PUBLISHED", Path(__file__).resolve().parents[3] / "shared" / "published"))
     if not folder.is_dir():
         pytest.skip(
@@ -19,7 +19,7 @@ def published() -> Path:
 
 @pytest.fixture(autouse=True)
 def coarse_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures are drawn in a fifth of their dots, which takes half the time and changes no size in inches."""
+    """Draw images with a fifth of their dots, which takes half the time and changes no size in inches."""
     from analysis.figures import paper
 
     monkeypatch.setattr(paper, "DPI", 60)
@@ -27,7 +27,7 @@ def coarse_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Tables read in a test are cached in a folder of that test, in child processes as well."""
+    """Cache tables in a folder of the test, in child processes as well."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder

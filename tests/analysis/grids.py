@@ -1,4 +1,4 @@
-"""Stores with made-up figures, for tests that ask what is made of figures."""
+"""Make stores with invented figures, for tests of the analysis that do not care where figures come from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Selection = Mapping[str, int]
 
 
 def stored(folder: Path, cells: Mapping[str, Sequence[tuple[Selection, float, float]]], items: int = 40) -> None:
-    """A store of ``{method: [(bits by part, bpw, score)]}``; items lie about the score, alike in every cell."""
+    """Fill a store from ``{method: [(bits by part, bpw, score)]}``; items lie about the score, alike in every cell."""
     store = Store.open(folder)
     noise = np.random.default_rng(0).normal(0, 0.2, items)
     noise -= noise.mean()

@@ -10,7 +10,7 @@ from analysis.report.packing import SIGNS
 
 
 def unpacked(column: Any, count: int) -> list[Any]:
-    """What page/base.js makes of a packed column."""
+    """Unpack a packed column as page/base.js does."""
     if isinstance(column, list):
         return column
     if "words" in column:
@@ -22,7 +22,7 @@ def unpacked(column: Any, count: int) -> list[Any]:
 
 
 def columns_of(page: str) -> dict[str, list[Any]]:
-    """The columns of all cells, by name."""
+    """Return the columns of all cells, by name."""
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert found is not None
     data = json.loads(found[1])

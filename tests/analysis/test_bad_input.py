@@ -1,4 +1,4 @@
-"""Every verb on input that says little: a sentence that says what to do, or a result that says what it cannot tell."""
+"""Every verb on input that says little prints the next step, or a result that names the limits of the data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VERBS = {
     "audit": ["audit"],
     "report": ["report", "--out", "report.html"],
 }
-# What is told, and whether it is an error.
+# The message of each verb, and whether it is an error.
 TOLD = {
     "one cell": {
         "frontier": (False, "one cell only: it is the frontier by itself"),
@@ -77,7 +77,7 @@ TOLD = {
 
 
 def run(arguments: list[str], patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[bool, str]:
-    """Whether the command ended in an error, and all that it said."""
+    """Run a command; return whether it ended in an error, and all that it said."""
     patch.setattr(sys, "argv", ["analysis", *arguments])
     code: object = 0
     try:
@@ -161,7 +161,7 @@ def test_a_source_that_cannot_be_read_is_one_sentence(
 
 
 def numbers() -> list[tuple[str, str, list[str]]]:
-    """Every option of every verb that is a number, with what else the verb has to be given."""
+    """Return each numeric option of each verb, as verb, option, and the other arguments that the verb requires."""
     (verbs,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
     needed = {"compare": ["a", "b"]}
     found = [

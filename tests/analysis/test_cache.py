@@ -22,7 +22,7 @@ CELLS = {"none": [({}, 16.0, 1.0)], "gptq": [({"vision": 3}, 12.0, 0.9), ({"visi
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The cells whose records each load reads."""
+    """Collect the cells whose records each load reads."""
     real, asked = stores._read, []
 
     def read(store: Store, stamps: Mapping[str, str]) -> Any:
@@ -93,7 +93,7 @@ def test_a_store_that_is_being_written_is_read_whole_and_left_alone(tmp_path: Pa
     stop = threading.Event()
 
     def sweep() -> None:
-        """New cells, and one that is measured anew again and again: its items are written before its record."""
+        """Write new cells, and measure a known cell again and again: its items are written before its record."""
         for number in itertools.count(1):
             if stop.is_set():
                 return

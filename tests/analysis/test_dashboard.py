@@ -53,7 +53,7 @@ def test_views_have_frontier_and_bit_widths_and_are_brought_up_to_date(
     kind, frontier = panels["CIDEr against bits per weight, by the paper"]
     assert (kind, frontier["xAxis"], frontier["yAxis"]) == ("Scatter Plot", "summary:bpw_paper", "summary:cider")
     assert frontier["showMaxYAxisLine"]
-    # Every key of a panel is one that runs have.
+    # Every key of a panel is a key that runs have.
     keys = [config[axis] for kind, config in panels.values() if kind == "Scatter Plot" for axis in ("xAxis", "yAxis")]
     keys += [column["accessor"] for column in panels["bits of all parts, and CIDEr"][1]["columns"]]
     for run_of_site in site.projects["me", "p"].values():
@@ -66,7 +66,7 @@ def test_views_have_frontier_and_bit_widths_and_are_brought_up_to_date(
     run(monkeypatch, "--source", "wandb:me/p")
     assert capsys.readouterr().out == f"m, t: {saved['m, t']}\n"
     assert len(site.views) == 1
-    # One that somebody deleted is made anew.
+    # A view that somebody deleted is made anew.
     site.views.clear()
     run(monkeypatch, "--source", "wandb:me/p")
     assert len(site.views) == 1

@@ -27,7 +27,7 @@ FULL = {"none": [({}, 16.0, 1.0)]}
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two methods at 3, 4 and 16 bits of every part."""
+    """Store two methods at 3, 4 and 16 bits of every part."""
     assignments = [dict(zip(PARTS, widths, strict=True)) for widths in itertools.product((3, 4, 16), repeat=3)]
     rows = [{part: bits for part, bits in one.items() if bits < 16} for one in assignments]
 
@@ -87,7 +87,7 @@ def test_curves_of_one_quantity_share_its_range(cells: Cells) -> None:
 
 
 def labels(plot: Plot) -> list[tuple[str, str]]:
-    """The labels of both axes of each panel, as drawn."""
+    """Return the labels of both axes of each panel, as drawn."""
     return [(axes.get_xlabel(), axes.get_ylabel()) for axes in paper.draw(plot, 6.9).axes[: len(plot.panels)]]
 
 
@@ -151,7 +151,7 @@ def test_narrowed_selections_have_figures_of_their_own(published: Path) -> None:
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    """``python -m analysis figures``, with importances from few draws."""
+    """Run ``python -m analysis figures``, with importances from few draws."""
     monkeypatch.setattr(sys, "argv", ["analysis", "figures", *map(str, arguments)])
     monkeypatch.setattr(family, "importances", partial(importances, resamples=2))
     main()
@@ -209,7 +209,7 @@ def test_all_of_the_study_s_figures_at_both_widths_and_what_cells_lack_for_the_r
         assert {path.name.split("-")[0] for path in pictures} == drawn
         for path in pictures:
             with Image.open(path) as image:
-                # Cut to what is drawn, so never wider than the column, and not much narrower.
+                # Cropped to the drawing, so never wider than the column, and not much narrower.
                 assert 0.7 * inches < image.width / paper.DPI <= inches + 0.1, path.name
             assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     said = capsys.readouterr()

@@ -59,7 +59,7 @@ def test_the_numbers_beside_the_study_s_figures_are_those_that_it_prints(gallery
 
 
 def tables(source: str) -> dict[str, list[list[str]]]:
-    """The rows of the tables that the page links about a file of the study, heads first, by the name of the figure."""
+    """Return the rows of the tables that the page links about a file of the study, heads first, by the name of the figure."""
     named = re.findall(rf"\]\((tables/study_(\w+)_{source}\.csv)\)", (DOCS / "gallery.md").read_text())
     return {name: [*csv.reader((DOCS / path).read_text().splitlines())] for path, name in named}
 
@@ -73,7 +73,7 @@ def test_every_picture_of_the_study_has_its_numbers_above_it(gallery: ModuleType
 
 @pytest.fixture(scope="module")
 def gptq(published: Path) -> dict[tuple[int, ...], float]:
-    """CIDEr by the bits of vision, connector and language, as the study's file has it."""
+    """Return CIDEr by the bits of vision, connector and language, from the study's file."""
     rows = pd.read_csv(published / "gptq_captioning.csv")
     bits = rows[[*GPTQ.values()]].itertuples(index=False, name=None)
     return dict(zip(bits, rows["cider"], strict=True))
@@ -81,7 +81,7 @@ def gptq(published: Path) -> dict[tuple[int, ...], float]:
 
 @pytest.fixture(scope="module")
 def uniform(published: Path) -> Uniform:
-    """CIDEr by bits, kind and the block groups that are quantized, those rows once that the study's file has twice."""
+    """Return CIDEr by bits, kind and quantized block groups; rows that the study's file has twice count once."""
     rows = pd.read_csv(published / "uniform_captioning.csv")
     flags = [f"{part}_{group}" for part in UNIFORM.values() for group in ("FIRST", "MIDDLE", "LAST")]
     found: Uniform = {}
@@ -92,7 +92,7 @@ def uniform(published: Path) -> Uniform:
 
 
 def test_the_figures_show_what_the_study_s_files_hold(gallery: ModuleType, published: Path) -> None:
-    """The pictures are of the very panels whose numbers stand beside them."""
+    """Each picture is drawn from the panels whose numbers stand beside it."""
     names = [name for name in FIGURES if name != "importance"]  # Its forests take half a minute: test_importance.py.
     plots = figures(load([f"published:{published}"]), "cider", names)
     assert len(plots) == 13

@@ -282,7 +282,7 @@ def test_a_finished_cell_counts_before_one_that_failed_later(tmp_path: Path) -> 
 
 
 def variant(folder: Path, name: str, group_size: int, samples: int, limit: int = 40) -> None:
-    """A gptq cell with a group size, calibration samples and a task of its own."""
+    """Save a gptq cell with a group size, calibration samples and a task of its own."""
     made = record("gptq", {"vision": 3}, 12.0, group_size / 100)
     method = {"_target_": "mmq_sweeps.methods.gptq.GPTQ", "group_size": group_size}
     cell = {**made.cell, "method": method, "calibration": {"samples": samples}, "task": {"limit": limit}}

@@ -1,4 +1,4 @@
-"""Cells from a W&B project, asked with the real client of a server on loopback."""
+"""Load cells from a W&B project with the real client and a server on loopback."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def site(wandb_site: Site, store: Store, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """The project me/p with every cell of ``store``, in groups by method; pages are small."""
+    """Serve the project me/p with every cell of ``store``, in groups by method; pages are small."""
     monkeypatch.setattr(wandb_client, "LISTED", 6)
     monkeypatch.setattr(wandb_client, "FETCHED", 4)
     # Logged in another order than measured.
@@ -47,7 +47,7 @@ def site(wandb_site: Site, store: Store, monkeypatch: pytest.MonkeyPatch) -> Sit
 
 
 def pages(site: Site) -> tuple[int, list[str]]:
-    """How many pages of names were asked for, and which runs were read whole; forgets them."""
+    """Return how many pages of names were requested, and which runs were read whole; forget both."""
     asked = [json.loads(variables["filters"]) for variables in site.operations("Runs")]
     site.log.clear()
     whole = [name for filters in asked for name in filters.get("name", {}).get("$in", [])]
@@ -107,7 +107,7 @@ def test_runs_cached_by_another_version_are_read_anew(site: Site, store: Store) 
     (cache,) = (store.root.parent / "cache").rglob("runs.jsonl")
     first = json.loads(cache.read_text().split("\n")[1])
     for line in ('{"a": 1}', "[]", '"text"', '{"listed": null}', '{"listed": {"name": "x"}, "url": ""}'):
-        # As a version with one field more wrote it.
+        # As a version with a field more wrote it.
         cache.write_text(f"{json.dumps({**first, 'tags': []})}\n{line}\n")
         assert_same(load(["wandb:me/p"]).frame, kept)
         assert len(pages(site)[1]) == 15
@@ -118,7 +118,7 @@ def test_runs_cached_by_another_version_are_read_anew(site: Site, store: Store) 
 def test_a_group_is_one_sweep(site: Site) -> None:
     assert set(load(["wandb:me/p/gptq"]).frame["method"]) == {"gptq"}
     assert len(pages(site)[1]) == 7
-    # Groups share what was read.
+    # Groups share the pages read for the project.
     assert len(load(["wandb:me/p"]).frame) == 15
     assert len(pages(site)[1]) == 8
 

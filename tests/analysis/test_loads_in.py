@@ -164,7 +164,7 @@ def test_a_file_has_the_column(store: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 def page_tables(cells: Cells) -> tuple[Mapping[str, Any], Table, dict[str, Any]]:
-    """The table of all cells, the first frontier's, and the columns of the page."""
+    """Return the table of all cells, the table of the first frontier, and the columns of the page."""
     page = content.page(cells, None, "python -m analysis report")
     blocks = [block for section in page.sections for block in section.blocks]
     every = next(block.content for block in blocks if isinstance(block, Drawn) and block.kind == "table")

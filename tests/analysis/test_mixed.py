@@ -49,7 +49,7 @@ SWEEPS = (
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a cell of every kind of assignment, measured on the embedded model."""
+    """Measure a cell of every kind of assignment on the embedded model, and return their store."""
     folder = tmp_path_factory.mktemp("mixed")
     (folder / "units.yaml").write_text(UNITS)
     for sweep in SWEEPS:
@@ -186,7 +186,7 @@ def test_the_command_of_a_cell_measures_it_again(mixed: Path, tmp_path: Path, si
         assert shlex.split(command)[:2] == ["python", "-m"]
         _run(tmp_path, arguments, module)
     before = set(load([str(mixed)]).frame["id"])
-    # The store of the command has the cell already: another one would have been added.
+    # The store of the command has the cell already, so no cell was added.
     assert f"store.dir={mixed}" in told
     assert set(load([str(mixed)]).frame["id"]) == before
 

@@ -1,4 +1,4 @@
-"""The report in a browser: what a reader sees, and what happens on hover, click, keys and choices."""
+"""The report in a browser: its first view, and its answers to hover, click, keys and choices."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MANY = 600
 
 
 def grid(store: Store) -> None:
-    """Two methods at three widths of every part, with answers to scenes, a failed cell and a sweep that lacks one."""
+    """Fill ``store`` with two methods at three widths of every part, scenes, a failed cell, and a sweep that lacks a cell."""
     items = [f"evaluation-0-{number:06d}" for number in range(12)]
     for method, loss in (("gptq", 0.01), ("rtn", 0.03)):
         for widths in itertools.product((3, 8, 16), repeat=3):
@@ -66,7 +66,7 @@ def grid(store: Store) -> None:
 
 
 def importance(method: str, *doubts: str) -> Importance:
-    """One that was not computed, since forests take seconds."""
+    """Return made-up importances, since forests take seconds."""
     shares = {
         "forest": 30.0,
         "permutation": 30.0,
@@ -112,7 +112,7 @@ def written(tmp_path: Path) -> Path:
 
 
 def text(driver: Any, selector: str) -> str:
-    """The text of the first element, as it is in the page and with plain spaces."""
+    """Return the text of the first element, as it is in the page and with plain spaces."""
     found: str = driver.execute_script("return document.querySelector(arguments[0]).textContent", selector)
     return found.replace("\u00a0", " ")
 
@@ -339,7 +339,7 @@ def test_it_is_legible(report: Path, driver: Any, width: int, scheme: str) -> No
 
 
 def drawn(driver: Any) -> None:
-    """Wait until what was opened or resized is drawn."""
+    """Wait until the browser has drawn the last change."""
     driver.execute_async_script(
         """const done = arguments[0], next = requestAnimationFrame;
         next(() => next(() => next(() => done())));"""
@@ -359,7 +359,7 @@ def test_a_narrower_window_and_print_redraw_the_page(report: Path, driver: Any) 
     printed = {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", printed)
     driver.execute_script("dispatchEvent(new Event('beforeprint'))")
-    # Ink on white, whatever the screen has; without what is only for pointing; with all rows.
+    # Ink on white in any colour scheme; without the controls, which are only for pointing; with all rows.
     assert driver.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     for selector in ("#cell", ".overview .controls", "input.budget", "nav"):
         assert not driver.find_element("css selector", selector).is_displayed(), selector
@@ -520,7 +520,7 @@ def test_a_warning_is_marked_beside_its_figure_and_low_is_best_where_less_is_bet
         """const maps = document.querySelector("figure[aria-label='Part by part at equal bits']");
         return [...maps.querySelectorAll("[class^=square] rect")].map((square) => square.getAttribute("fill"))"""
     )
-    # Alone the parts score 0.2, two together 0.3: the former are the bright ones.
+    # Alone the parts score 0.2, two together 0.3: the single parts are the bright cells.
     assert (fills[0], set(fills)) == ("#fee838", {"#fee838", "#00224e"})
     assert driver.get_log("browser") == []
 

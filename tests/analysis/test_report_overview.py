@@ -1,4 +1,4 @@
-"""What the first screen is drawn from, and the files that a page is put together of."""
+"""The data behind the report's first screen, and the files that make up the page."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_what_cannot_be_paired_has_no_interval() -> None:
 
 
 def test_every_best_cell_within_a_budget_is_among_the_answers() -> None:
-    """By any subset of methods, size and budget."""
+    """The answers hold the best cell for any subset of methods, size and budget."""
     draw = np.random.default_rng(3)
     frame = pd.DataFrame(
         {
@@ -152,7 +152,7 @@ def test_the_library_is_the_one_that_is_locked_and_comes_with_its_licences() -> 
         assert f"{name} {version} (ISC)" in licences
     built = page.LIBRARY.read_text()
     assert built.startswith("var Plot=")
-    # The page's policy forbids what would run text as code.
+    # The page's policy forbids running text as code.
     assert "eval(" not in built
     assert "new Function" not in built
 

@@ -1,4 +1,4 @@
-"""The images of a report's samples, of a set that lies somewhere on this machine."""
+"""The images of a report's samples are found in a data set on this machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COCO = {
 
 
 def told(folder: Path, images: Path | None) -> tuple[Samples, list[str]]:
-    """Samples of full precision and one other cell, which disagree on two of four images."""
+    """Return samples of full precision and of a cell that disagrees with it on two of four images."""
     store = Store.open(folder / "runs")
     for method, bits, said in (("none", {}, ("a", "b", "c", "d")), ("gptq", {"vision": 3}, ("a", "x", "y", "d"))):
         one = record(method, bits, 16.0, 1.0)
@@ -67,7 +67,7 @@ def test_images_of_a_published_set_are_read_where_they_lie(tmp_path: Path) -> No
         "Shown are the first 2 items that cells answer differently.",
         "Of 4 items, gptq vision 3 says the same as full precision to 2.",
     ]
-    # What the two cells said of these, by their numbers.
+    # The answers of the two cells to these items, by number.
     assert shown.answers == {1: [("b", 1.0), ("c", 1.0)], 0: [("x", 1.0), ("y", 1.0)]}
     for row in shown.rows:
         assert opened(row.image).size == SIZE

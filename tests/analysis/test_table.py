@@ -94,7 +94,7 @@ def unescaped(text: str) -> str:
 
 
 def odd_tables() -> list[dict]:
-    """A family of short tables with names that hold what LaTeX reads as its own, and one that breaks over pages."""
+    """Return a family of short tables whose names hold LaTeX's special characters, and a table longer than a page."""
     cells = [record(16.0, 1.0, "none", ODD), record(4.5, -0.75, "[gptq]", ODD, vision=4, connector=3, language=8)]
     cells += [record(4.0, 0.5, name, ODD, vision=4) for name in (ODD, FOREIGN, "auto_round", "*x")]
     many = [record(4.0, 0.5, f"a method with a rather long name {number}", vision=4) for number in range(50)]
@@ -180,7 +180,7 @@ def test_csv_has_every_cell_and_figure() -> None:
 def test_what_was_quantized_elsewhere_joins_the_one_full_precision_beside_it(
     settings: list[str], families: int
 ) -> None:
-    """Which of several it was made from is not known."""
+    """The record does not say from which of several full-precision models the cell was made."""
     full = [("none", setting) for setting in settings]
     rows = [
         {

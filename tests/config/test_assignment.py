@@ -1,4 +1,4 @@
-"""Bit-widths inside a part, methods of parts and files of units: what they mean, and one id however they are written."""
+"""Bit-widths inside a part, methods of parts and files of units: their meaning, and the same id for every spelling."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def test_fields_of_a_swept_group_are_swept_with_it_and_shown_as_written() -> Non
     swept = swept_with_group(typed)
     assert swept == [*typed[:2], "method.vision_weight=choice(0.5)", *typed[3:]]
     assert as_written(swept) == typed
-    # The last value of a key is the one that counts.
+    # The last value of a key counts.
     last = [*typed[:2], *typed[3:], "method.vision_weight=1"]
     assert as_written(swept_with_group([*typed, "method.vision_weight=1"])) == last
     assert swept_with_group(["-m", "method=gptq", *typed[2:]]) == ["-m", "method=gptq", *typed[2:]]

@@ -1,4 +1,4 @@
-"""The order of cells: what shares work runs together, and jobs are cut where little is shared."""
+"""The order of cells: cells that share work run together, and jobs are cut where little is shared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.launch.cells import cell, grid
 
 
 def runs(values: list) -> int:
-    """How many times a value differs from the one before it, and one."""
+    """Count the runs of equal values."""
     return sum(one != other for one, other in zip(values, [None, *values], strict=False))
 
 

@@ -1,4 +1,4 @@
-"""A sweep in this process: what it loads, what it restores, what it shows while it runs."""
+"""A sweep in this process: the models it loads, the weights it restores, the lines it shows while it runs."""
 
 from __future__ import annotations
 

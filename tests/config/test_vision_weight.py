@@ -1,4 +1,4 @@
-"""Weights of vision tokens in a configuration: what they count for, and which are refused before work starts."""
+"""Weights of vision tokens in a configuration: their meaning, and the values that are refused before work starts."""
 
 from __future__ import annotations
 

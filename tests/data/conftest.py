@@ -1,4 +1,4 @@
-"""Official places on this machine, and a folder to prepare data in."""
+"""Fixtures that serve official download sites from this machine, and a folder to prepare data in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small data sets of the tests' own, written as the library ``datasets`` or a person would."""
+"""Write small data sets of the tests' own, as the library ``datasets`` or a user would."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_lines(folder: Path, split: str, rows: Sequence[Mapping[str, Any]]) -> 
 
 
 def write_own(folder: Path, count: int = 4) -> Path:
-    """A file of JSON lines and a folder of pictures for each of ``test`` and ``train``, as a person has them."""
+    """Write a file of JSON lines and a folder of images for each of ``test`` and ``train``, as a user would."""
     for split, named in (("test", "evaluation"), ("train", "calibration")):
         rows = []
         for place, image in enumerate(scenes(count, named)):
@@ -48,7 +48,7 @@ def write_own(folder: Path, count: int = 4) -> Path:
 
 
 def write_parquet(folder: Path, images: Sequence[Sequence[Image.Image]], split: str = "test", **columns: Any) -> Path:
-    """A shard of Parquet in the Hub's layout, with a list of images, a question and answers a row."""
+    """Write a shard of Parquet in the Hub's layout, with a list of images, a question and answers a row."""
     import datasets
 
     own = {

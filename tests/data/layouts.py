@@ -1,4 +1,4 @@
-"""Small data sets in the published sets' own layouts, with real image files."""
+"""Write small data sets in the published sets' own layouts, with real image files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIZE = (40, 32)
 
 
 def write_picture(path: Path, number: int) -> Path:
-    """A JPEG that differs with ``number``."""
+    """Write a JPEG that differs with ``number``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", SIZE, (number * 37 % 256, number * 91 % 256, number * 53 % 256))
     image.paste((255, 255, 255), (number % 20, 5, number % 20 + 10, 20))
@@ -28,7 +28,7 @@ def write_json(path: Path, content: Any) -> Path:
 
 
 def write_coco(root: Path, split: str = "val2017", ids: Sequence[int] = (37, 9, 139, 25)) -> Path:
-    """``captions_SPLIT.json`` with two captions an image, and the images; the captions are in another order."""
+    """Write ``captions_SPLIT.json`` with two captions an image, and the images; the captions are in another order."""
     images, annotations = [], []
     for number in ids:
         name = f"{number:012d}.jpg"
@@ -60,7 +60,7 @@ def karpathy_image(number: int, split: str, filename: str, **more: Any) -> dict[
 
 
 def write_coco_karpathy(root: Path, splits: Sequence[str] = ("test", "restval", "train", "val", "test")) -> Path:
-    """``dataset_coco.json`` with an image for each of ``splits``; those of train lie in ``train2014``."""
+    """Write ``dataset_coco.json`` with an image for each of ``splits``; those of train lie in ``train2014``."""
     images = []
     for number, split in enumerate(splits, 1):
         folder = "train2014" if split == "train" else "val2014"
@@ -71,7 +71,7 @@ def write_coco_karpathy(root: Path, splits: Sequence[str] = ("test", "restval", 
 
 
 def write_flickr30k(root: Path, test: int = 4, train: int = 6, folder: str = "flickr30k-images") -> Path:
-    """``dataset_flickr30k.json`` with ``test`` and ``train`` images in turns, as long as there are any."""
+    """Write ``dataset_flickr30k.json`` with ``test`` and ``train`` images in turns, as long as there are any."""
     splits = [split for pair in zip(["test"] * test, ["train"] * test, strict=True) for split in pair][: 2 * test]
     splits = (splits + ["train"] * train)[: test + train] if train >= test else splits[: test + train]
     images = []
@@ -83,7 +83,7 @@ def write_flickr30k(root: Path, test: int = 4, train: int = 6, folder: str = "fl
 
 
 def write_vqav2(root: Path, split: str = "val2014", ids: Sequence[int] = (262148, 42, 393225), each: int = 2) -> None:
-    """Questions and annotations, ``each`` questions an image by turns, with ten answers each."""
+    """Write questions and annotations, ``each`` questions an image by turns, with ten answers each."""
     questions, annotations = [], []
     for turn in range(each):
         for number in ids:

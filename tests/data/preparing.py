@@ -28,7 +28,7 @@ def zipped(folder: Path, members: Sequence[Path]) -> bytes:
 
 
 def official(folder: Path) -> dict[str, bytes]:
-    """Every archive and single image that the catalogue names, small, from sets written to ``folder``."""
+    """Return every archive and single image that the catalogue names, small, from sets written to ``folder``."""
     write_coco(folder, "val2017", IDS)
     write_coco(folder, "train2017", TRAINING)
     write_json(folder / "annotations" / "instances_val2017.json", {"images": []})
@@ -54,7 +54,7 @@ def official(folder: Path) -> dict[str, bytes]:
 
 
 def measured(archive: Archive, files: dict[str, bytes]) -> Archive:
-    """The archive with the size, and where one is recorded the digest, of what the test serves."""
+    """Return ``archive`` with the size of the served file, and its digest if the archive records a digest."""
     content = files[archive.file]
     digest = hashlib.sha256(content).hexdigest() if archive.sha256 else None
     return dataclasses.replace(archive, size=len(content), sha256=digest)

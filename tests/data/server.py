@@ -1,4 +1,4 @@
-"""A local HTTP server that does what official places do on a bad day."""
+"""A local HTTP server that fails the way that official download sites do on a bad day."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.serving import running
 
 @dataclass
 class Site:
-    """Files by path, and how they are served.
+    """A site's files by path, and the faults with which they are served.
 
     ``cut`` ends each answer after so many bytes of body, ``cuts`` says how often (None: always). ``failures`` are
     answered in turn before any file is; ``slow`` is a pause in seconds after every ``chunk`` bytes.

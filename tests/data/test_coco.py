@@ -1,4 +1,4 @@
-"""Reading COCO's captions and Karpathy's splits of them; what all readers of published sets do."""
+"""Read COCO's captions and Karpathy's splits of them; behaviour that all readers of published sets share."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no images in .*val2017; expected 4 images, the first 000000000037.jpg\. To"):
         len(read(tmp_path))
     (tmp_path / "val2017" / "000000000139.jpg").touch()
-    assert len(read(tmp_path)) == 4  # what is wrong with single images, images.problems tells
+    assert len(read(tmp_path)) == 4  # faults of single images are reported by images.problems
 
 
 def test_annotations_of_another_split(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_annotations_that_cannot_be_read(content: str, message: str, tmp_path: P
 
 
 def damage(folder: Path) -> dict[str, Path]:
-    """One file of each sort, by what is wrong with it."""
+    """Write a whole image and one of each kind of damage; return the files by kind."""
     found = {name: folder / f"{name}.jpg" for name in ("whole", "truncated", "empty", "missing", "text", "folder")}
     for name in ("whole", "truncated"):
         write_picture(found[name], 3)

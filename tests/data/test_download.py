@@ -1,4 +1,4 @@
-"""Downloading from a local server that cuts connections, changes its files, sends wrong ones and refuses ranges."""
+"""Downloads from a local server that cuts connections, changes its files, sends wrong files and refuses ranges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unpacking archives: nowhere else than below the folder, and each file whole."""
+"""Unpacking an archive writes nothing outside the folder, and each file whole."""
 
 from __future__ import annotations
 

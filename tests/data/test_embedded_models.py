@@ -1,4 +1,4 @@
-"""The models that come with the package: how they are trained, that what they were trained to is there, their files."""
+"""The models that come with the package: their training, the effect of it, and their files."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_steps_and_seeds_out_of_range_are_refused(capsys: pytest.CaptureFixture[
 
 
 def test_the_captioner_is_trained_as_it_was() -> None:
-    """The digest was made from the code that trained the model in the package: the same batches mean the same weights."""
+    """Compare with a digest from the code that trained the packaged model: the same batches mean the same weights."""
     recipe = replace(Captioner(), steps=4)
     digest = hashlib.sha256()
     for batch in recipe.batches(recipe.build()[1]):
@@ -105,7 +105,7 @@ def test_turns_of_a_row_do_not_see_each_other() -> None:
 
 
 def test_a_turn_is_what_the_processor_makes_of_the_prompt() -> None:
-    """Training packs its rows itself: what the model reads has to be what it will read through the processor."""
+    """Training packs its rows itself: the model has to read the tokens that the processor will give it."""
     model, processor = SHORT["tiny_llava"].build()
     example, scene = Scenes("train", 1)[0], Scenes("train", 1).scene(0)
     asked = example.questions[3]
@@ -199,7 +199,7 @@ def captioner() -> tuple[Any, Any]:
 
 
 def write(loaded: tuple[Any, Any], examples: list[Example], texts: list[str]) -> list[str]:
-    """What the model writes after each text, about each example's image, greedily and in one batch."""
+    """Return the model's text after each prompt, about each example's image, greedily and in one batch."""
     model, processor = loaded
     inputs = processor(images=[e.image for e in examples], text=texts, return_tensors="pt", padding=True)
     out = model.generate(**inputs, max_new_tokens=40, do_sample=False)[:, inputs.input_ids.shape[1] :]

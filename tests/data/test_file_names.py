@@ -1,4 +1,4 @@
-"""Templates of file names: filled in alike by every reader, and refused with key, value and choices."""
+"""Templates of file names mean the same to every reader, and errors name key, value and choices."""
 
 from __future__ import annotations
 
@@ -60,6 +60,6 @@ def test_a_template_of_a_path_is_named_with_its_key(key: str, template: str, tmp
     [(Gqa, "same.jpg", "n161313 and n7"), (Gqa, "{id:.1}.jpg", "n161313 and n7"), (VqaV2, "a.jpg", "262148 and 42")],
 )
 def test_a_template_that_shows_two_images_one_file_is_refused(reader: Any, template: str, ids: str, root: Path) -> None:
-    """Every question would be asked about that picture, and scored."""
+    """Otherwise every question would be asked about the same picture, and scored."""
     with pytest.raises(ValueError, match=rf"file_names='.*' names one file, .*\.jpg, for the images {ids}; it needs"):
         len(reader(root=str(root), split=SPLITS[reader], file_names=template))

@@ -1,4 +1,4 @@
-"""The reader of any data set: what it makes of a row, what is in an id, and what is refused."""
+"""The reader of any data set: the example it makes of a row, the fields that enter an id, and the errors of bad settings."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def colour(name: str) -> Image.Image:
 
 
 def rows() -> list[dict[str, Any]]:
-    """Three rows with one image, two and none."""
+    """Return three rows, with one image, two and none."""
     shown = [("red", None), ("green", "blue"), (None, None)]
     return [
         {
@@ -242,11 +242,11 @@ def test_images_inside_a_file_are_judged_as_files_are(tmp_path: Path) -> None:
     assert not found[4].pictures
 
 
-# What is in an id.
+# The fields that enter an id.
 
 
 def ids(composed: Composed, path: Path, *overrides: str) -> tuple[str, str | None]:
-    """The id of a calibrated cell, and that of its data for calibration."""
+    """Return the id of a calibrated cell, and the id of its calibration data."""
     own = [
         "task=scenes_vqa", "method=gptq", "task.data._target_=HubData", f"+task.data.path={path}", "~task.data.seed",
         "+task.data.answers=answer", "task.split=test", "task.calibration_split=train", "task.limit=null",
@@ -291,7 +291,7 @@ def test_a_changed_byte_is_another_id(composed: Composed, tmp_path: Path, change
 
 @pytest.fixture
 def cached(tmp_path: Path, parquet: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """``someone/asked`` as ``hf download`` leaves it in the cache, without network."""
+    """Put ``someone/asked`` into the cache as ``hf download`` does, and cut the network."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     folder = tmp_path / "hub" / "datasets--someone--asked"
@@ -342,7 +342,7 @@ def test_what_is_not_cached_says_how_to_download_it(cached: Path) -> None:
         read("someone/asked", revision=COMMIT, split="dev").sources()
 
 
-# What is refused.
+# Settings that are refused.
 
 BAD: list[tuple[Mapping[str, Any], str]] = [
     ({"image": "picture"}, "image=picture: there is no such column; the columns there: image, second, asked, answers, label"),

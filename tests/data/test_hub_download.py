@@ -1,4 +1,4 @@
-"""A Hub on loopback: what is downloaded of a data set, and how often."""
+"""A Hub on loopback: the files of a data set that are downloaded, and how often."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ configs:
 
 
 class _Hub(BaseHTTPRequestHandler):
-    """The Hub's answers about one data set, ``someone/asked`` at ``COMMIT``."""
+    """Answer the Hub's requests about the data set ``someone/asked`` at ``COMMIT``."""
 
     files: ClassVar[dict[str, bytes]] = {}
     asked: ClassVar[list[str]] = []

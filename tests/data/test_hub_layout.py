@@ -1,4 +1,4 @@
-"""Which files are those of a split, from their names and a README."""
+"""The files of a split are found by their names and a README."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def test_connections_that_are_cut(site: Site, root: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("name", ["coco_caption", "gqa"])
 def test_a_wrong_file(name: str, site: Site, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The digest is recorded for COCO; for GQA nothing is known, but a wrong archive does not unpack."""
+    """The catalogue has a digest for COCO and none for GQA, where a wrong archive fails to unpack."""
     file = SETS[name].archives[-1].file
     right, site.files[file] = site.files[file], b"x" * SETS[name].archives[-1].size
     assert prepare(site, root, name) == 1
@@ -294,7 +294,7 @@ sys.exit(command.main(sys.argv[2:]))
 
 
 def process(site: Site, root: Path) -> list[str]:
-    """The command as a real process, with a catalogue that knows the sizes and digests of what the test serves."""
+    """Return the command line of a real process whose catalogue has the sizes and digests of the files that the test serves."""
     known = {name: [len(content), hashlib.sha256(content).hexdigest()] for name, content in site.files.items()}
     arguments = ["prepare", "coco_caption", "--root", str(root), "--mirror", site.url, "--calibration", "8"]
     return [sys.executable, "-c", PROGRAM, json.dumps(known), *arguments]

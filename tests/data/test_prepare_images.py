@@ -1,4 +1,4 @@
-"""Flickr30k's images, which a user brings: a folder or an archive of one's own."""
+"""Flickr30k's images, which a user brings in a folder or an archive."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_flickr30k_without_its_images(
 
 @pytest.fixture
 def archive(tmp_path: Path, served: tuple[Path, dict[str, bytes]]) -> str:
-    """Flickr30k's images as one archive."""
+    """Pack Flickr30k's images into an archive."""
     return shutil.make_archive(str(tmp_path / "flickr30k-images"), "gztar", served[0], "flickr30k-images")
 
 

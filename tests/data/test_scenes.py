@@ -17,7 +17,7 @@ from mmq_sweeps.data.scenes.words import VOCABULARY, relation
 
 
 def fingerprint(example: Example) -> str:
-    """Everything that an example is, in one digest."""
+    """Return a digest of all fields of an example."""
     return hashlib.sha256(
         repr((example.id, example.references, example.questions)).encode() + example.image.tobytes()
     ).hexdigest()
@@ -36,7 +36,7 @@ def test_example_has_picture_and_texts() -> None:
 
 
 def test_pictures_and_texts_are_the_same_everywhere() -> None:
-    """The digest was made once and written down: another platform, Python or numpy must make the same bytes."""
+    """The expected digest is fixed: every platform, Python and numpy must make the same bytes."""
     together = hashlib.sha256()
     for split in SPLITS:
         for example in Scenes(split, 20, seed=3):
@@ -85,7 +85,7 @@ def test_splits_are_disjoint_by_content_and_ids_unique() -> None:
 
 
 def test_a_scene_belongs_to_one_split_whatever_its_seed() -> None:
-    """The split is read off the scene's own digest, so a scene that comes up again can only do so in the same split."""
+    """The scene's own digest decides the split, so a scene that comes up again is in the same split."""
     for split, digits in (("calibration", {8}), ("evaluation", {9}), ("train", set(range(8)))):
         data = Scenes(split, 50, seed=11)
         assert {int.from_bytes(data.scene(i).digest()[:8], "big") % 10 for i in range(50)} <= digits

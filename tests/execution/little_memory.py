@@ -1,4 +1,4 @@
-"""The command where little memory is left once its cell begins: ``run_forked("tests.execution.little_memory", ...)``.
+"""Run the command with little memory left once its cell begins: ``run_forked("tests.execution.little_memory", ...)``.
 
 An image asks for 4 MB more than it needs, so that there is room for all that is small: libraries that are refused some
 bytes for a thread or a string end the process.

@@ -68,7 +68,7 @@ def test_what_is_recorded_is_left_and_what_is_to_be_replaced_is_run(composed: Co
     assert run(sweep.cells, sweep, store) == ids[2:]
     redo = {ids[1]: store.record_sha(ids[1])}
     assert run(sweep.cells, sweep, store, redo=redo) == [ids[1]]
-    # It has another record now than the one that was to be replaced.
+    # Its record is another now than the record that was to be replaced.
     assert run(sweep.cells, sweep, store, redo=redo) == []
     assert store.record(ids[1]).attempts == {"count": 1, "reasons": []}
 
@@ -94,7 +94,7 @@ def test_a_stop_comes_between_cells_and_leaves_what_was_done(composed: Composed,
 
 @pytest.mark.parametrize("own", [1, 3])
 def test_a_cell_that_another_is_at_is_put_off_and_waited_for(composed: Composed, tmp_path: Path, own: int) -> None:
-    """Whether it is one's own or one to help with."""
+    """Cells of this process's own and cells that it helps with are both put off."""
     sweep, store, other = sweep_of(composed, tmp_path, 2, 3), Store.open(tmp_path), Store.open(tmp_path)
     lock = other.locks.lock("cells", sweep.cells[1].id)
     ran: list[str] = []
@@ -102,7 +102,7 @@ def test_a_cell_that_another_is_at_is_put_off_and_waited_for(composed: Composed,
     def keep(record: Record) -> None:
         ran.append(record.id)
         if len(ran) == 2:
-            # The other one goes without having done it.
+            # The other process goes without having run the cell.
             threading.Timer(0.2, lock.release).start()
 
     with Progress(3) as progress:
@@ -111,7 +111,7 @@ def test_a_cell_that_another_is_at_is_put_off_and_waited_for(composed: Composed,
 
 
 def run_every(step: int, sweep: dict[str, Any], root: Path, ran: Path) -> None:
-    """In a process of its own: run every ``step``-th cell, and note which were run."""
+    """Run every ``step``-th cell in a process of its own, and record which were run."""
     whole = Sweep.from_json(sweep)
     warned = BufferingHandler(1000)
     logging.getLogger("mmq_sweeps").addHandler(warned)
@@ -178,5 +178,5 @@ def test_shared_work_that_killed_its_process_is_left_to_the_cells(composed: Comp
     asked = {request.key for request in requests}
     assert run(sweep.cells[1:2], sweep, store) == [sweep.cells[1].id]
     stored = {key for key in asked if store.artifacts.has(ArtifactKind.QUANTIZED, key)}
-    # Those of its own cell, and not those of the other one.
+    # The units of its own cell, and not those of the other cell.
     assert 0 < len(stored) < len(asked)

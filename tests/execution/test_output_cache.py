@@ -1,4 +1,4 @@
-"""Outputs that are played back: the same figures bit for bit, no call of a part too many, and no trust in what differs."""
+"""Cached outputs: the same figures bit for bit, no superfluous call of a part, and no trust in inputs that differ."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ROOM = 1 << 30
 
 
 def figures(sweep: Sweep, cells: Any, store: Store, redo: Any = None) -> dict[str, tuple[Any, Any]]:
-    """Metrics and items of ``cells``, run in one process on ``store``."""
+    """Run ``cells`` in one process on ``store``, and return their metrics and items."""
     found: dict[str, tuple[Any, Any]] = {}
 
     def keep(record: Record) -> None:
@@ -72,14 +72,14 @@ def test_a_cell_alone_equals_the_cell_in_a_sweep(
     together = Store.open(tmp_path / "together")
     shared = figures(sweep, sweep.cells, together)
     assert list((together.root / "artifacts" / ArtifactKind.OUTPUTS).glob("*.json"))
-    # The last cell, one in the middle and the baseline, each in a store of its own.
+    # The last cell, a cell in the middle and the baseline, each in a store of its own.
     for place in (0, len(sweep.cells) // 2, -1):
         cell = sweep.cells[place]
         one = Sweep((cell,), sweep.configs, sweep.settings)
         store = Store.open(tmp_path / f"alone{place}")
         assert figures(one, one.cells, store)[cell.id] == shared[cell.id]
         assert not (store.root / "artifacts" / ArtifactKind.OUTPUTS).exists()
-    # Another process on the same store plays back what this one left.
+    # Another process on the same store plays back the outputs that the first left.
     last = [cell.id for cell in sweep.cells[-2:]]
     again = figures(sweep, sweep.cells[-2:], together, {one: together.record_sha(one) for one in last})
     assert again == {one: shared[one] for one in last}
@@ -135,7 +135,7 @@ def test_calls_are_played_back_from_memory_and_from_the_store(tmp_path: Path) ->
         again = player(source, lambda put=put: put.update(["put"]))
         assert same(used(tower, again, given), first)
         assert (again.replayed, put.total(), tower.ran) == (len(given), 0, len(given))
-    # Only what was looked at takes room: of four hidden states one.
+    # Only values that are used take room: of four hidden states, one.
     kept = store.artifacts.load(ArtifactKind.OUTPUTS, "key-0")
     assert kept is not None
     assert len(kept[0]) == 2 * TOGETHER
@@ -151,7 +151,7 @@ def test_other_inputs_are_never_answered_with_what_is_kept(tmp_path: Path) -> No
     told = player(outputs, lambda: put.update(["put"]))
     assert same(used(tower, told, other), used(Tower(), player(OutputCache(Store.open(tmp_path / "b"), ROOM)), other))
     assert put["put"] >= 1
-    # The order of parts is not what the key says, so nothing is kept under it any more.
+    # The order of parts differs from the key's, so nothing is cached under it any more.
     assert not player(outputs).begun
 
 
@@ -196,7 +196,7 @@ def test_a_fingerprint_tells_shape_type_and_values() -> None:
 def test_a_model_that_looks_at_more_than_was_kept_is_run(
     composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another hidden state than when the outputs were recorded: it is not there, and the cell is measured without."""
+    """The model asks for a hidden state that the cache does not hold, so the cell is measured without the cache."""
     common = (*SMALL, "model=tiny_llava", "task=scenes_caption", "component.vision.bits=3", "method=rtn")
     sweep = plan([composed(*common, f"component.language.bits={bits}") for bits in (3, 4, 8)])
     store = Store.open(tmp_path)
@@ -257,7 +257,7 @@ def test_outputs_are_pinned_until_the_last_cell_that_needs_them(composed: Compos
     def keep(record: Record) -> None:
         assert record.done, record.error
         pinned.append({key for kind, key in store.locks.pins() if kind == ArtifactKind.OUTPUTS})
-        # Whatever another process asks for, what cells need from here on is there when their turn comes.
+        # Outputs that a cell needs from here on survive the requests of other processes until its turn comes.
         store.artifacts.eviction.prune(0, kinds=(ArtifactKind.OUTPUTS,))
         kept = {
             path.stem.rpartition("-")[0] for path in (store.root / "artifacts" / ArtifactKind.OUTPUTS).glob("*.json")
@@ -268,7 +268,7 @@ def test_outputs_are_pinned_until_the_last_cell_that_needs_them(composed: Compos
     stored: list[set[str]] = []
     with Progress(len(sweep.cells)) as progress:
         execute(sweep.cells, sweep, Claims(store), progress, keep)
-    # One of vision and one of the connector for each of two bit-widths; full precision shares its outputs with none.
+    # A key of vision and a key of the connector for each of two bit-widths; full precision shares its outputs with no cell.
     assert [len(keys) for keys in pinned] == [4, 4, 4, 2, 2]
     assert stored[1] == stored[2] == pinned[1] - pinned[3]
     assert stored[3] == stored[4] == pinned[3]

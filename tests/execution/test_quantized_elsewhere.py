@@ -1,4 +1,4 @@
-"""A checkpoint that was quantized elsewhere is measured as what it is, and stands beside ours."""
+"""A checkpoint that was quantized elsewhere is measured in the format it has, and stands beside our cells."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def told(done: subprocess.CompletedProcess[str]) -> Any:
 
 
 def analysis(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What ``python -m analysis`` prints."""
+    """Return the output of ``python -m analysis``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["analysis", *arguments])
         main()
@@ -47,7 +47,7 @@ def test_it_is_measured_shown_and_recommended_beside_ours(
     assert own["bits"] == {"vision": "4 g32", "language": "3"}
     assert own["loads_in"] == ["transformers"]
     assert "difference" in own["metrics"]["cider"]
-    # Recorded with what lies on disk.
+    # Recorded with the files on disk.
     record = Store.existing(tmp_path / "runs").record(own["id"])
     assert record is not None
     assert not record.baseline
@@ -59,7 +59,7 @@ def test_it_is_measured_shown_and_recommended_beside_ours(
     assert record.size["parts"]["language"]["bpw_paper"] < record.size["parts"]["vision"]["bpw_paper"] < 16
     assert record.size["parts"]["connector"]["bpw_exact"] == 16
     assert record.notes["stored"]["method"] == "compressed-tensors"
-    # In the analysis: one family, with the cell among those of ours.
+    # In the analysis: a single family, with the cell among our own.
     source = ("--source", str(tmp_path / "runs"))
     (frontier,) = json.loads(analysis(capsys, "frontier", *source, "--json"))
     assert frontier["cells"] == 3
@@ -71,7 +71,7 @@ def test_it_is_measured_shown_and_recommended_beside_ours(
 
 
 def test_what_is_measured_is_the_loaded_model(packed_blip2: Path, model_config: dict[str, Any]) -> None:
-    """Bit for bit the model that holds the weights which compressed-tensors decompresses."""
+    """The cell's figures equal, bit for bit, those of a model with the weights that compressed-tensors decompresses."""
     with quiet_libraries():
         measured = load_model({**model_config, "checkpoint": str(packed_blip2), "revision": None})
         dense = load_model(model_config).model
@@ -117,7 +117,7 @@ def test_two_of_them_are_told_apart_by_their_folders(
 
 
 def test_one_that_cannot_be_loaded_is_refused_before_it_is_measured(command: Command, packed_copy: Path) -> None:
-    """What else no loader takes is in tests/models/quantized/test_loaders.py."""
+    """All other checkpoints that no loader takes are in tests/models/quantized/test_loaders.py."""
     name = "language_model.model.decoder.layers.0.fc1.weight_scale"
     rewrite(packed_copy, lambda weights: {key: value for key, value in weights.items() if key != name})
     done = command(*FEW, f"model.checkpoint={packed_copy}", "method=none")
@@ -136,7 +136,7 @@ def test_a_package_that_is_not_installed_is_named_with_its_command(
 
 
 def test_its_files_are_its_identity(composed: Callable[..., Any], packed_copy: Path) -> None:
-    """Weights, and the configuration that says how they are read."""
+    """The id covers the weights, and the configuration that says how they are read."""
     from mmq_sweeps.config.sweep import plan
 
     def planned() -> Any:

@@ -1,4 +1,4 @@
-"""A cell that does not fit into memory: it fails, says what it needed, and leaves the model as it was."""
+"""A cell that does not fit into memory fails, says how much it needed, and leaves the model as it was."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HUGE = 1 << 50
 
 
 class Greedy:
-    """A task that asks for a petabyte where it should predict."""
+    """A task that allocates a petabyte instead of predicting."""
 
     batch_size = 24
 
@@ -61,7 +61,7 @@ def test_memory_that_is_refused_is_recorded_and_the_next_cell_runs(
 
 
 def test_a_limit_on_the_process_s_memory(tmp_path: Path) -> None:
-    """A real limit, set when the model is loaded and the cell begins: neither 300 images fit nor half of them."""
+    """Under a real limit, set when the model is loaded and the cell begins, neither 300 images fit nor half of them."""
     if not Path("/proc/self/status").exists():
         pytest.skip("reads /proc, which this system does not have; run the tests on Linux")
     arguments = ["method=none", "tracker=none", "task.limit=300", "task.batch_size=300"]

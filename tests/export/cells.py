@@ -21,9 +21,9 @@ from mmq_sweeps.reporting.progress import Progress
 from mmq_sweeps.store.store import Store
 from tests.configurations import composed
 
-# Few items: what is asked is whether two models are the same, not how good they are.
+# Few items: the question is whether two models are the same, not how good they are.
 FEW = ("task.limit=4", "calibration.samples=4", "calibration.batch_size=4", "tracker=none")
-# A mix of widths and formats in one cell that compressed-tensors holds.
+# A mix of widths and formats in a cell that compressed-tensors holds.
 MIXED = (
     "method=rtn", "method.symmetric=true", "component.vision.bits=4", "component.vision.group_size=16",
     "component.connector.bits=8", "component.language.bits={front: 3, middle: 5, end: 2}",
@@ -31,7 +31,7 @@ MIXED = (
 
 
 def measured(store: Path, *overrides: str) -> Source:
-    """Measure one cell into ``store`` and return it as the source of an export."""
+    """Measure a cell into ``store`` and return it as the source of an export."""
     sweep = plan([composed(*FEW, *overrides, f"store.dir={store}")])
     opened = Store.open(store)
     with quiet_libraries(), Progress(1) as progress:
@@ -41,14 +41,14 @@ def measured(store: Path, *overrides: str) -> Source:
 
 
 def exported(source: Source, out: Path, monkeypatch: pytest.MonkeyPatch, **more: Any) -> Exported:
-    """Export and verify in this process, which costs no imports; other tests have a new one verify."""
+    """Export, and verify in this process, which costs no imports; other tests verify in a new process."""
     monkeypatch.setattr(verify, "in_new_process", lambda asked: verify.answer(json.loads(json.dumps(asked))))
     with Progress(1) as progress:
         return export(source, Order(out, **more), progress)
 
 
 def header(path: Path) -> Mapping[str, Any]:
-    """The header of a safetensors file."""
+    """Return the header of a safetensors file."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     found = json.loads(content[8 : 8 + length])

@@ -1,4 +1,4 @@
-"""What cannot be exported is told on a line that names it and the choices, with status 2, and writes nothing."""
+"""A bad export is refused on a line that names the value and the choices, with status 2, and writes nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A store with full precision, a quantized cell and one that failed, and their ids."""
+    """Return a store with a full-precision, a quantized and a failed cell, and their ids."""
     folder = tmp_path_factory.mktemp("swept")
     done = run(folder, *MIXED)
     assert done.returncode == 0, done.stderr
@@ -39,7 +39,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What the command says of ``arguments``, which are bad."""
+    """Return the message of the command for bad ``arguments``."""
     with pytest.raises(SystemExit) as ended:
         command.main(arguments)
     assert ended.value.code == 2

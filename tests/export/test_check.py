@@ -1,4 +1,4 @@
-"""``python -m mmq_sweeps.export check DIR``: what is well passes, and every fault is a line and a status of 1."""
+"""``python -m mmq_sweeps.export check DIR``: a sound export passes, and every fault is a line and a status of 1."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FC1 = "language_model.model.decoder.layers.0.fc1"
 
 @pytest.fixture
 def checked(capsys: pytest.CaptureFixture[str]) -> Callable[[Path], tuple[int, dict[str, str]]]:
-    """``checked(folder)``: the exit status, and each check's line by its name."""
+    """Return ``checked(folder)``, which returns the exit status, and each check's line by its name."""
 
     def run(folder: Path) -> tuple[int, dict[str, str]]:
         with pytest.raises(SystemExit) as ended:

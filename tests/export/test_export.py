@@ -1,4 +1,4 @@
-"""An exported folder is the cell that was measured, or does not come to be."""
+"""An exported folder equals the measured cell, or is not written at all."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 @pytest.fixture(scope="module")
 def mixed_out(mixed: Source, tmp_path_factory: pytest.TempPathFactory) -> tuple[Exported, Path]:
-    """``mixed`` exported alone into a folder, in several files, and verified with its metrics."""
+    """Export ``mixed`` alone into a folder, in several files, and verify it with its metrics."""
     out = tmp_path_factory.mktemp("exported") / "out"
     command = "python -m mmq_sweeps.export X --out out"
     with pytest.MonkeyPatch.context() as patch:
@@ -160,7 +160,7 @@ def test_what_no_packed_format_holds_is_dequantized_and_says_why(
 
 
 def check_folded(source: Source, out: Path) -> None:
-    """Norms that input scales are folded into are not the checkpoint's."""
+    """Check that norms with a folded input scale differ from the checkpoint's."""
     checkpoint = checkpoint_path(source.model["checkpoint"])
     assert isinstance(checkpoint, Path)
     original, stored = (load_file(folder / "model.safetensors") for folder in (checkpoint, out))

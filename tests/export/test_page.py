@@ -1,4 +1,4 @@
-"""What docs/export.md shows is run from the page: three models exported at mixed widths, and a script that reloads them."""
+"""The examples of docs/export.md run as written: three models exported at mixed widths, and a script that reloads them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMMANDS = [
 # The figure of each folder that the page shows.
 (SHOWN,) = re.findall(r"```text\n(.*?)```", PAGE, flags=re.DOTALL)
 FIGURES = {line.split(": ")[0]: line.split(": ")[1].split() for line in SHOWN.splitlines()}
-# An export whose folder is verified in a new Python, as without a fork of this one.
+# An export whose folder is verified in a new Python instead of a fork.
 VERIFIED_ANEW = """
 import subprocess, sys
 from mmq_sweeps.export import verify
@@ -39,7 +39,7 @@ NEAR = 0.5
 
 
 def run(arguments: list[str], folder: Path, anew: bool = False) -> str:
-    """Run ``python ...`` as the page says, a script in a new Python if ``anew``; return what it prints."""
+    """Run ``python ...`` as the page says, a script in a new Python if ``anew``; return its output."""
     python, option, *rest = arguments
     assert python == "python"
     if anew and rest[0] == "mmq_sweeps.export":
@@ -64,7 +64,7 @@ def test_a_model_is_exported_reloaded_and_evaluated_without_our_code(out: str, t
     store = exporting[exporting.index("--source") + 1]
     (measuring,) = [command for command in COMMANDS if f"store.dir={store}" in command]
     (reloading,) = [command for command in COMMANDS if command[1:] == [f"{EXAMPLES}/reload.py", out]]
-    # New processes verify and reload one of them.
+    # For one export, new processes verify and reload it.
     anew = out == next(iter(FIGURES))
     run(["python", f"{EXAMPLES}/draw.py"], tmp_path)
     run(measuring, tmp_path)

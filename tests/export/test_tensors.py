@@ -32,7 +32,7 @@ NOT_PACKED = "paligemma2_3b"
 
 
 class Rounded(dict[str, QuantizedWeight]):
-    """Weights of a model rounded to a mix of widths: what an export asks of ``CellWeights``."""
+    """Weights of a model rounded to a mix of widths, with the interface that an export needs of ``CellWeights``."""
 
     def __init__(self, loaded: LoadedModel, names: list[str]) -> None:
         formats = (Format(bits, symmetric=True) for bits in itertools.cycle(WIDTHS))

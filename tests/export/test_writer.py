@@ -1,4 +1,4 @@
-"""Files written tensor by tensor are those that safetensors reads, whatever the order."""
+"""Files written tensor by tensor, in any order, can be read by safetensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Made-up cells with what a study may vary: narrowed parts, group sizes, settings, metrics of either direction, warnings."""
+"""Make cells that vary all that a study may: narrowed parts, group sizes, settings, metrics of either direction, warnings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def made(
     names: tuple[str, str] = ("m", "t"),
     **more: Any,
 ) -> Record:
-    """A finished cell; ``parts`` maps a part to its bits, or to a selection that narrows it or has a group size."""
+    """Make a finished cell; ``parts`` maps a part to its bits, or to a selection that narrows it or has a group size."""
     selections = {
         part: {**EVERYTHING, **({"bits": chosen} if isinstance(chosen, int) else chosen)}
         for part, chosen in parts.items()
@@ -70,7 +70,7 @@ def made(
 
 
 def items(record: Record, says: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """An item for each that the cell counts, whose scores are the cell's figures."""
+    """Make as many items as the cell counts, whose scores are the cell's figures."""
     count = max((metric["count"] for metric in record.metrics.values()), default=0)
     scores = {name: metric["value"] for name, metric in record.metrics.items()}
     said = says or [f"{number} of {sorted(scores.items())}" for number in range(count)]
@@ -78,7 +78,7 @@ def items(record: Record, says: Sequence[str] | None = None) -> list[dict[str, A
 
 
 def stored(folder: Path, *records: Record, says: Mapping[str, Sequence[str]] | None = None) -> str:
-    """A store of ``records``; ``says`` has the predictions of some, by id. The folder, as a source is named."""
+    """Save ``records`` and return the store's folder as a source; ``says`` has the predictions of some, by id."""
     store = Store.open(folder)
     for record in records:
         store.save(record, items(record, (says or {}).get(record.id)))

@@ -1,4 +1,4 @@
-"""Copies of the embedded checkpoints, changed, and what is found of them."""
+"""Change copies of the embedded checkpoints, and return the problems found in them."""
 
 from __future__ import annotations
 
@@ -43,6 +43,6 @@ def settings(composed: Composed, folder: Path, *overrides: str) -> dict[str, Any
 
 
 def found(composed: Composed, folder: Path, *overrides: str) -> list[str]:
-    """What is wrong with the checkpoint in ``folder``, named after its model."""
+    """Return the problems of the checkpoint in ``folder``, which is named after its model."""
     config = settings(composed, folder, *overrides)
     return list(build("task", config["task"]).check_model(load_model(config["model"])))

@@ -13,13 +13,13 @@ PLANNED = ("hydra.launcher.check=false", "--json")
 
 @pytest.fixture
 def told(tmp_path: Path) -> Callable[..., Told]:
-    """Runs the command in a process forked off this one; its exit status, standard output and standard error."""
+    """Return a function that runs the command in a fork; it returns exit status, standard output and standard error."""
     return functools.partial(answered, tmp_path)
 
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A folder of configuration outside the package, as ``--config-dir`` names it."""
+    """Return a configuration folder outside the package, for ``--config-dir``."""
     folder = tmp_path / "own"
     (folder / "experiment").mkdir(parents=True)
     return folder

@@ -1,4 +1,4 @@
-"""Records whose analysis is tested, and how its commands are run."""
+"""Make records for tests of the analysis, and run its commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
 
 
 def shown(*records: Record, width: int = 80) -> str:
-    """What a sweep of ``records`` prints on a terminal of ``width`` columns."""
+    """Return the table that a sweep of ``records`` prints on a terminal of ``width`` columns."""
     by_id = {record.id: record for record in records}
     console = Console(file=StringIO(), width=width)
     show(rows(records, lambda cell_id: items(by_id[cell_id])), console)

@@ -1,4 +1,4 @@
-"""What an audit says is so, and what it should say is said."""
+"""The audit reports every defect that is there, and none that is not."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ SETTINGS = [
 
 
 def measured(composed: Callable[..., Any], overrides: list[str], widths: list[dict[str, int]]) -> list[Cell]:
-    """The cells of GPTQ with these bits of each part."""
+    """Return the cells of GPTQ with these bits of each part."""
     config = composed(*[one.replace("''", "\\'") for one in overrides], "method=gptq")
     cells = []
     for bits in widths:
@@ -204,7 +204,7 @@ def test_what_recommend_would_measure_has_its_settings_and_its_store(tmp_path: P
         assert candidate["command"].endswith(f"store.dir={tmp_path / 's'}")
 
 
-# What stores hold that were filled before anybody looked.
+# Identical answers in the stored items.
 
 FULL = made("none", {}, 16.0, {"cider": 5.8}, count=100)
 CAPTIONS = [f"caption {number}" for number in range(100)]
@@ -322,7 +322,7 @@ def test_warnings_in_records_are_told_by_cell(tmp_path: Path) -> None:
 
 
 def test_where_less_is_better_broken_cells_are_those_of_the_highest_figures(tmp_path: Path) -> None:
-    # At 2 bits of vision nothing is left, whatever language has; elsewhere language alone decides.
+    # At 2 bits of vision nothing is left at any width of language; elsewhere language alone decides.
     records = [made("none", {}, 16.0, {"wer": 0.1}, lower=["wer"])]
     for vision, language in itertools.product((2, 3, 4, 16), (3, 4, 5, 6, 8)):
         parts: dict[str, Any] = {"language": language}
@@ -334,7 +334,7 @@ def test_where_less_is_better_broken_cells_are_those_of_the_highest_figures(tmp_
     assert found.startswith("vision attention is counted as quantized in 15 cells and never changes wer")
 
 
-# Methods are compared each with full precision, never with one another.
+# Methods are each compared with full precision, never with each other.
 
 
 def test_a_layer_kind_that_one_of_two_methods_never_applies_is_found(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_a_layer_kind_that_one_of_two_methods_never_applies_is_found(tmp_path: P
     assert defects(stored(tmp_path / "two", *records))["not applied"] == [f"{told} of gptq and {compared}"]
 
 
-# A command measures what the sentence before it says.
+# A command measures the quantity that the sentence before it states.
 
 
 @pytest.mark.parametrize("fields", [{}, {"group_size": 64}])

@@ -1,4 +1,4 @@
-"""Statistics of inputs that no linear receives: of another block, or of a tensor that was changed after it was captured."""
+"""Statistics must not mix in inputs of another block, or of a tensor that was changed after it was captured."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Batch = Mapping[str, Any]
 
 
 class Tower(nn.Module):
-    """Three blocks; a pass may do something before the last, and change a block's input or output in place."""
+    """Three blocks; ``between`` changes the input of the last, ``spoil`` overwrites every input after its block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def copies_of(batches: Sequence[Batch]) -> Iterator[dict[str, Any]]:
 
 
 def grams_of(loaded: LoadedModel, part: Part, batches: Sequence[Batch]) -> list[Tensor]:
-    """The Gram matrix of each block's linear when the model simply runs."""
+    """Return the Gram matrix of each block's linear in plain runs of the model."""
     sums = [torch.zeros(WIDTH, WIDTH) for _ in part.blocks]
     count = 0
 
@@ -133,7 +133,7 @@ def test_a_chain_has_its_own_input_in_passes_with_and_without_a_step_between_blo
     store = Store.open(tmp_path / "store")
     failed = quantize_units(requests, loaded, {"tower": part}, lambda _: copies_of(batches), store)
     assert not failed
-    # The input of a block depends on the quantized ones before it only: all of them may be in place.
+    # The input of a block depends only on the quantized blocks before it, so all blocks may be in place.
     with torch.no_grad():
         for request in requests:
             stored = read_unit(request, store)

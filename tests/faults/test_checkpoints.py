@@ -1,4 +1,4 @@
-"""A checkpoint is whole, without an adapter, and quantized in a way that can be read or not at all, or it is refused."""
+"""A checkpoint must be whole, without an adapter, and quantized in a known way or not at all; all others are refused."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ QUANTIZED = {
 def test_a_checkpoint_that_says_it_is_quantized_and_is_not_is_refused(
     composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """A loader would look for its scales, and draw every weight at random."""
+    """A loader would look for its scales, miss them, and draw every weight at random."""
     folder = copied("tiny_blip2", tmp_path)
     edit(folder / "config.json", lambda content: content.update(quantization_config=QUANTIZED[method]))
     said = (
@@ -119,7 +119,7 @@ def test_pickled_weights_of_full_precision_are_taken(composed: Composed, tmp_pat
 
 
 def test_a_quantized_checkpoint_of_the_hub_is_refused(tmp_path: Path) -> None:
-    """Its identity is a commit, found without its files; a folder of it is measured."""
+    """Only a checkpoint in a folder is measured, since a hub checkpoint's identity is a commit, found without its files."""
     folder = copied("tiny_blip2", tmp_path)
     values = {"quantization_config": QUANTIZED["gptq with 4 bits"]}
     edit(folder / "config.json", lambda content: content.update(values))
@@ -131,7 +131,7 @@ def test_a_quantized_checkpoint_of_the_hub_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_adapter_is_refused(composed: Composed, tmp_path: Path) -> None:
-    """With peft installed it would be loaded, without peft be left out, and the cells have one id."""
+    """An adapter would be loaded with peft and left out without it, under the same cell ids."""
     folder = copied("tiny_blip2", tmp_path)
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "elsewhere"}')
     with pytest.raises(ValueError, match=r"holds an adapter \(adapter_config.json\).*give the merged checkpoint"):
@@ -139,7 +139,7 @@ def test_an_adapter_is_refused(composed: Composed, tmp_path: Path) -> None:
 
 
 def assert_refused(composed: Composed, folder: Path, monkeypatch: pytest.MonkeyPatch, *messages: str) -> None:
-    """Before a job is submitted, and when a model is loaded before its weights are read."""
+    """Check that the model is refused before a job is submitted, and on loading before its weights are read."""
     config = settings(composed, folder)
 
     def read(*_: Any, **__: Any) -> None:
@@ -173,7 +173,7 @@ def test_a_quantization_that_is_null_is_none(composed: Composed, tmp_path: Path)
 def test_an_embedding_or_head_that_is_missing_is_named(
     composed: Composed, tmp_path: Path, name: str, missing: str
 ) -> None:
-    """Tied or not, it would be drawn at random."""
+    """The missing embedding or head, tied or not, would be drawn at random."""
     folder = copied(name, tmp_path)
     rewrite(folder, lambda weights: {key: value for key, value in weights.items() if key != missing})
     with pytest.raises(ValueError, match=r"weights are missing \(.*(embed_tokens|lm_head)\.weight"):

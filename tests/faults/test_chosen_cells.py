@@ -1,4 +1,4 @@
-"""Which cells are compared, drawn and recommended: the better of equals, whole parts, one direction."""
+"""The cells that are compared, drawn and recommended: the better of equals, whole parts, a single direction."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_the_main_metric_is_the_first_that_was_asked_for_whatever_else_the_store
 
 
 def grid(**selected: Any) -> list[Record]:
-    """RTN at 3, 4 and 16 bits of every part; ``selected`` narrows the parts of a second such grid, which scores 5."""
+    """Make RTN at 3, 4 and 16 bits of every part; ``selected`` narrows the parts of a second such grid, which scores 5."""
     found = []
     for widths in itertools.product((3, 4, 16), repeat=3):
         bits = {part: width for part, width in zip(PARTS, widths, strict=True) if width < 16}
@@ -157,7 +157,7 @@ def test_a_group_size_that_all_cells_of_a_part_have_is_left_out_of_nothing(tmp_p
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Importance:
-    """What whole parts by themselves give."""
+    """Return the importance of whole parts, each quantized alone."""
     (found,) = importances(load([stored(tmp_path_factory.mktemp("alone"), *grid())]), resamples=2)
     return found
 

@@ -1,4 +1,4 @@
-"""What a command line, an experiment and a folder of one's own ask for is what runs, or one sentence says why not."""
+"""The settings of a command line, an experiment and a user's own folder are those that run, or a sentence says why not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def searched(folder: Path) -> str:
     return f"hydra.searchpath=['file://{folder}']"
 
 
-# Of every field of the configuration: what an experiment says, where, and what a command line says instead.
+# For every field of the configuration: the value in an experiment, its key, and a different value on the command line.
 FIELDS: dict[str, tuple[str, str, Any, str, Any]] = {
     "model": ("model: {dtype: bfloat16}", "model.dtype", "bfloat16", "model.dtype=float16", "float16"),
     "component": ("component: {vision: {bits: 3}}", "component.vision.bits", 3, "component.vision.bits=5", 5),
@@ -71,7 +71,7 @@ def test_a_key_added_where_the_reference_leads_keeps_the_others() -> None:
 
 
 def values(arguments: Sequence[str], keys: Sequence[str]) -> list[tuple[Any, ...]]:
-    """What each configuration of a multirun has at ``keys``; a single one has what a run without ``-m`` has."""
+    """Return the values at ``keys`` of each configuration of a multirun; a single one must equal a run without ``-m``."""
     with multirun(*arguments) as run:
         master, configs = run.master, list(run.configs())
     if len(configs) == 1:

@@ -1,4 +1,4 @@
-"""Families of models: what their blocks are called with, what they pad, and what they are made of."""
+"""Families of models: the arguments of their blocks, their padding, and their structure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def parts_of(toy: Toy) -> dict[str, Part]:
 
 
 def counts(toy: Toy, name: str) -> dict[str, int]:
-    """How many tokens count for each linear of a part."""
+    """Count the tokens that count for each linear of a part."""
     own = parts_of(toy)[name]
     replay = BlockRunner(toy.loaded, own, capture(toy.loaded, [own], [toy.batch])[name])
     return {
@@ -50,7 +50,7 @@ def counts(toy: Toy, name: str) -> dict[str, int]:
 def test_blocks_are_called_as_the_model_calls_them_whatever_their_arguments_are_named(
     name: str, family: Families
 ) -> None:
-    """Run alone, each gives what it gave in the model, and every linear has statistics."""
+    """Run alone, each block gives its output in the model, and every linear has statistics."""
     toy = family(name)
     parts = parts_of(toy)
     outputs: dict[str, Tensor] = {}
@@ -86,7 +86,7 @@ def test_blocks_are_called_as_the_model_calls_them_whatever_their_arguments_are_
 @pytest.mark.parametrize(
     ("name", "own", "joined"),
     [
-        # A convolution stands between the stages; two blocks of one stage follow each other.
+        # A convolution stands between the stages; two blocks of the same stage follow each other.
         ("florence2", "vision", [False, True, True, False, True]),
         ("florence2", "language", [False, False, True, False]),  # from the encoder to the decoder
         ("flan_t5", "language", [False, False, True, False]),
@@ -107,7 +107,7 @@ def test_what_the_model_does_between_two_blocks_is_not_left_out(
 
 
 def test_an_encoder_a_decoder_and_what_it_attends_to_are_each_counted_by_their_own_tokens(family: Families) -> None:
-    """Though the texts of both are as long: 20 tokens, of which the decoder's first has 7."""
+    """The texts of both are equally long: 20 tokens, of which the decoder's first has 7."""
     found = counts(family("florence2"), "language")
     model = "model.language_model"
     assert {count for linear, count in found.items() if ".encoder." in linear} == {TEXT_TOKENS}
@@ -130,7 +130,7 @@ def test_a_decoder_without_an_answer_reads_what_the_model_generates(family: Fami
 
 
 def test_patches_that_are_padding_do_not_count(family: Families) -> None:
-    """Idefics2: 64 patches of the first image and 24 of the second, of 128; its resampler reads the same and 4 latents."""
+    """Idefics2 has 64 patches of the first image and 24 of the second, of 128; its resampler reads the same and 4 latents."""
     toy = family("idefics2")
     assert set(counts(toy, "vision").values()) == {64 + 24}
     resampler = counts(toy, "connector")
@@ -139,7 +139,7 @@ def test_patches_that_are_padding_do_not_count(family: Families) -> None:
 
 
 def test_tiles_and_patches_that_are_padding_do_not_count(family: Families) -> None:
-    """Mllama: six of eight tiles of 17 tokens, each of which it pads to 24."""
+    """Mllama has six of eight tiles of 17 tokens, and pads each tile to 24."""
     toy = family("mllama")
     assert set(counts(toy, "vision").values()) == {6 * 17}
     language = counts(toy, "language")
@@ -175,7 +175,7 @@ def test_unequal_images_of_one_batch_give_the_statistics_of_each_alone(family: F
 def test_experts_of_a_class_that_is_not_known_are_refused_with_the_model_the_part_the_kind_and_what_holds_them(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a release whose experts do not say how they store weights; Llama 4 has linears beside them."""
+    """Stands for a release whose experts do not say how they store weights; Llama 4 has linears beside them."""
     toy = make(name)
     monkeypatch.setattr(experts, "SCALED_INPUTS", ())
     for module in toy.loaded.model.modules():
@@ -239,7 +239,7 @@ def found_in(model: nn.Module, attention: str = "attention", mlp: str = "mlp") -
     ],
 )
 def test_other_modules_that_hold_a_kinds_weights_are_refused(mlp: nn.Module, held: str) -> None:
-    """Here in the last of three blocks only."""
+    """The other module is in the last of three blocks only."""
     language = found_in(tower(Block(nn.Linear(32, 64)), Block(nn.Linear(32, 64)), Block(mlp)))
     with pytest.raises(TargetError, match=held):
         language.select(ALL)
@@ -275,7 +275,7 @@ def test_large_weights_of_no_kind_are_refused_as_a_linear_of_none_is() -> None:
 
 
 def test_small_weights_beside_linears_are_overlooked() -> None:
-    """Norms, biases, routers, tables of positions and kernels of depthwise convolutions."""
+    """Small weights are norms, biases, routers, tables of positions and kernels of depthwise convolutions."""
     mlp = nn.Sequential(nn.Linear(32, 64), nn.LayerNorm(64), nn.Conv2d(64, 64, 3, groups=64), nn.Embedding(400, 8))
     mlp.register_parameter("router", nn.Parameter(torch.zeros(4, 32)))
     assert len(found_in(tower(Block(mlp))).select({**ALL, "blocks": ["end"]})) == 2

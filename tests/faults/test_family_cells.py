@@ -1,4 +1,4 @@
-"""Families of models as whole cells, from checkpoints in folders: every yaml, every processor and what it needs."""
+"""Families of models as whole cells, from checkpoints in folders: every yaml, every processor and its requirements."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.models.toys import write_checkpoint, write_other_checkpoint
 
 
 def sweep_of(composed: Any, name: str, checkpoint: Path, store: Path, *more: str) -> Sweep:
-    """Full precision and 4 bits of all parts by GPTQ."""
+    """Plan full precision and 4 bits of all parts by GPTQ."""
     retrieves = name == "blip2_itm_vit_g"
     overrides = [
         f"model={name}", f"model.checkpoint={checkpoint}", f"store.dir={store}", "model.dtype=float32", "method=gptq",
@@ -67,7 +67,7 @@ needs_num2words = pytest.mark.skipif(
 
 
 def families() -> list[str]:
-    """The models whose yamls differ in more than their names and checkpoints."""
+    """Return the models whose yamls differ in more than their names and checkpoints."""
     found: dict[str, str] = {}
     for name in model_names():
         if not name.startswith("tiny_"):
@@ -95,7 +95,7 @@ def test_every_model_yaml_is_built_and_run_from_a_checkpoint_of_its_family(
 def test_the_record_and_a_warning_count_the_experts_that_no_calibration_token_reached(
     composed: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of the logits a, a, -a, -a, 0 and 0 the last two are never among the highest two."""
+    """The router's logits are a, a, -a, -a, 0 and 0, so the last two experts are never among the highest two."""
     checkpoint, store = written("qwen3_vl_30b_a3b", tmp_path), tmp_path / "store"
     weights = load_file(checkpoint / "model.safetensors")
     routers = [name for name in weights if name.endswith("mlp.gate.weight")]
@@ -112,7 +112,7 @@ def test_the_record_and_a_warning_count_the_experts_that_no_calibration_token_re
 
 
 def custom(parts: Mapping[str, Mapping[str, Any]], class_name: str, prompt: str) -> list[str]:
-    """A model without a yaml; all of its parts are quantized."""
+    """Return the overrides of a model without a yaml, with all of its parts quantized."""
     return [
         f"model.class_name={class_name}",
         f"model.prompts.question='{prompt}'",
@@ -152,7 +152,7 @@ def test_an_encoder_decoder_is_run_and_calibrated_with_the_answers_for_its_decod
 
 
 def test_a_decoder_is_calibrated_behind_its_quantized_encoder_if_asked(composed: Any, tmp_path: Path) -> None:
-    """What the model does between the two is done again, with the encoder quantized."""
+    """The model's computation between encoder and decoder is repeated with the encoder quantized."""
     store = tmp_path / "store"
     more = ("method.sequential=true", "bits=2", "calibration.batch_size=4")
     sweep = sweep_of(composed, "custom", written("flan_t5", tmp_path), store, *FLAN_T5, *more)
@@ -200,7 +200,7 @@ def test_the_calibration_batch_size_changes_no_code_though_images_have_unequal_s
     assert sum(int((found[0][key] != found[1][key]).sum()) for key in codes) == 0
 
 
-# What processors need.
+# Requirements of processors.
 
 
 def test_a_package_that_a_processor_needs_is_named_with_its_command_before_weights_are_read(

@@ -1,4 +1,4 @@
-"""A group size that does not fit is told once a part and width, with the override that helps."""
+"""A group size that does not fit is reported once for each part and width, with the override that helps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmq_sweeps.quantization.targets import METHOD_GROUP_SIZE, Unit, check_forma
 
 
 def units(part: str, blocks: int, **widths: int) -> list[Unit]:
-    """A unit a block; each has a linear ``[64, width]`` for each of ``widths``."""
+    """Make a unit a block; each has a linear ``[64, width]`` for each of ``widths``."""
     return [
         Unit(part, block, "front", "mlp", {f"{part}.{block}.{name}": (64, width) for name, width in widths.items()})
         for block in range(blocks)

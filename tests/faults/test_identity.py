@@ -1,4 +1,4 @@
-"""An id, and the key of every artifact, holds everything that changes a result and nothing else."""
+"""An id, and the key of every artifact, covers everything that changes a result and nothing else."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def cell(config: DictConfig) -> Cell:
 
 
 def keys(one: Cell) -> set[str]:
-    """The keys of what calibration and quantization leave in the store."""
+    """Return the keys under which calibration and quantization store their results."""
     unit = "vision.blocks.0.attention"
     return {one.pass_key("vision"), one.statistics_key(unit), one.unit_key(unit, one.rules("vision")[0], {"bits": 3})}
 
 
 def predictions(config: DictConfig, folder: Path) -> tuple[str, dict[str, str]]:
-    """The id of a configuration's quantized cell, and what its model says; nothing is shared with another call."""
+    """Return the id of a configuration's quantized cell, and the model's predictions; nothing is shared with another call."""
     sweep = plan([config])
     one = sweep.cells[-1]
     with quiet_libraries(), Progress(1) as progress:
@@ -58,7 +58,7 @@ def predictions(config: DictConfig, folder: Path) -> tuple[str, dict[str, str]]:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """The embedded captioner in a folder of one's own."""
+    """Copy the embedded captioner into a folder."""
     return Path(shutil.copytree(checkpoint_path("embedded/tiny_blip2"), tmp_path / "checkpoint"))
 
 
@@ -72,7 +72,7 @@ def coco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
-    """``own_module("mine", source)``: a module of a user's own."""
+    """Return ``own_module("mine", source)``, which writes a user's own module."""
     monkeypatch.syspath_prepend(str(tmp_path))
     made: list[str] = []
 
@@ -245,7 +245,7 @@ def test_images_that_are_replaced_under_their_old_names_are_other_data(composed:
 
 
 def test_images_beyond_the_limit_count_where_samples_are_left_out(composed: Composed, coco: Path) -> None:
-    """Which images are measured then depends on those that calibration draws."""
+    """The images that are measured then depend on those that calibration draws."""
     sample = "{seed: 0, start: 0, stop: 1, apart_from: {samples: 1, seed: 0}}"
     config = composed(
         "task=coco_caption", "task.split=train2017", "task.limit=1", "method=rtn", f"task.sample={sample}"
@@ -312,7 +312,7 @@ ALTERED: dict[str, Any] = {
 }
 # Fields without which another value is refused.
 WITH = {"task.teacher_forced": ("task.metrics", ["log_likelihood"])}
-# Unlike another value of these, one of a store would say where the records are, and nothing of the cell.
+# A different store only says where the records are, and nothing of the cell.
 LATER = ("store.dir",)
 # A file that has to be there: tests/config/test_assignment.py.
 FILES = ("assignment",)
@@ -327,7 +327,7 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def altered(path: str, value: Any) -> Any:
-    """Another value that the field at ``path`` may have."""
+    """Return another value that the field at ``path`` may have."""
     if path in ALTERED:
         return ALTERED[path]
     if path.endswith(".bits"):
@@ -335,7 +335,7 @@ def altered(path: str, value: Any) -> Any:
     if path.startswith(("component.embeddings", "component.head")) and path.endswith(
         (".bits_at", ".blocks", ".layers")
     ):
-        return value  # They are one tensor.
+        return value  # They are the same tensor.
     if path.endswith(".bits_at"):
         return {"mlp": 5}
     if path.endswith(".method"):
@@ -418,7 +418,7 @@ def test_every_file_and_every_field_has_another_id_or_the_same_predictions(
 
 
 def test_a_field_that_counts_is_the_rule(composed: Composed) -> None:
-    """What a task's class does not call a label or a matter of evaluation decides calibration."""
+    """Any field that a task's class does not declare as a label or a matter of evaluation decides calibration."""
     from mmq_sweeps.tasks.retrieval import RetrievalTask
 
     one = cell(composed("task=scenes_retrieval", "model=tiny_blip2_itm", *GPTQ))

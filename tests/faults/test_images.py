@@ -1,4 +1,4 @@
-"""Pictures are what a person sees, or an error that names the file."""
+"""Images are read as a person sees them, or fail with an error that names the file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_grey_of_16_bits_keeps_its_shades(name: str, values: np.ndarray, mode: s
 
 
 def write_tiff(path: Path, width: int, bits: int, photometric: int, row: bytes) -> Path:
-    """A TIFF of one row of grey, with the tags that Pillow does not let one choose."""
+    """Write a TIFF of one row of grey, with the tags that Pillow does not let a caller choose."""
     tags = [
         (256, width),
         (257, 1),
@@ -203,7 +203,7 @@ def turn(path: Path) -> None:
 def test_images_that_are_left_out_are_not_counted_among_the_turned(
     composed: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of three turned images, one of which cannot be asked about, and one that is missing, two turned ones are left."""
+    """Of three turned images, of which one cannot be asked about, and a missing image, two turned images are left."""
     write_vqav2(tmp_path / "vqav2", ids=(1, 2, 3, 4))
     write_flickr30k(tmp_path / "flickr30k", test=4)
     questions = tmp_path / "vqav2" / "v2_OpenEnded_mscoco_val2014_questions.json"
@@ -256,7 +256,7 @@ def test_ranks_of_other_images_or_too_few_are_refused(
 
 
 def write_png(path: Path, depth: int, colour: int, row: bytes, key: bytes) -> Path:
-    """A PNG of one row of four pixels with a transparent value, at a depth that Pillow does not write."""
+    """Write a PNG of one row of four pixels with a transparent value, at a depth that Pillow does not write."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -269,7 +269,7 @@ def write_png(path: Path, depth: int, colour: int, row: bytes, key: bytes) -> Pa
 
 @pytest.mark.parametrize(("depth", "row"), [(2, b"\x1b"), (4, b"\x01\x23")])
 def test_a_shade_of_few_bits_that_is_called_transparent_is_white(depth: int, row: bytes, tmp_path: Path) -> None:
-    """Pillow scales the pixels to 8 bits, and not the value that is transparent."""
+    """Pillow scales the pixels to 8 bits, but not the transparent value."""
     found = pixels(write_png(tmp_path / "key.png", depth, 0, row, b"\0\1"))[0, :, 0].tolist()
     step = 255 // (2**depth - 1)
     assert found == [0, 255, 2 * step, 3 * step]
@@ -282,7 +282,7 @@ def test_what_loses_the_digits_of_a_transparent_colour_is_refused(tmp_path: Path
 
 
 def test_signed_shades_are_refused(tmp_path: Path) -> None:
-    """Pillow reads them as unsigned, so that black and white change places in the middle."""
+    """Pillow reads signed shades as unsigned, so that black and white change places in the middle."""
     path = tmp_path / "signed.tif"
     Image.fromarray(GREY[..., 0]).save(path, tiffinfo={339: 2})
     with pytest.raises(ImageError, match=r"signed\.tif: unsupported: signed values; save it as RGB"):

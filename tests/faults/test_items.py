@@ -1,4 +1,4 @@
-"""Every item is asked as it stands, under an id of its own, or is named and counted."""
+"""Every item is asked unchanged under an id of its own, or is named and counted."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def retriever() -> LoadedModel:
 
 @pytest.fixture
 def task(composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """A task over small data sets in ``tmp_path/data``."""
+    """Make a task over small data sets in ``tmp_path/data``."""
     root = tmp_path / "data"
     for split in ("val2014", "train2014"):
         write_vqav2(root / "vqav2", split, (1, 2, 3) if split == "val2014" else (4, 5))
@@ -87,7 +87,7 @@ def question_of(root: Path, place: int, value: Any) -> None:
 
 
 def asking(task: VqaTask, question: str) -> VqaTask:
-    """``task`` with one item, which asks ``question``."""
+    """Return ``task`` with a single item, which asks ``question``."""
     one = replace(task, limit=1)
     one.__dict__["_asked"] = [replace(one.items[0], question=question)]
     return one
@@ -261,7 +261,7 @@ def test_a_question_too_long_for_the_model_is_named(task: Callable[..., Any], lo
 def test_a_question_too_long_for_the_model_is_refused_or_left_out_and_counted(
     kind: str, task: Callable[..., Any], loaded: LoadedModel, llava: LoadedModel, tmp_path: Path
 ) -> None:
-    """A model with learned positions fails on it; one with rotary positions answers beyond what it was trained for."""
+    """A model with learned positions fails on it; rotary positions answer beyond the length of training."""
     model = {"tiny_blip2": loaded, "tiny_llava": llava}[kind]
     question_of(tmp_path, 1, "is it red " * 100)
     one: GenerationTask = task("task=vqav2", f"model={kind}", "task.limit=3", "task.batch_size=3")
@@ -319,7 +319,7 @@ def test_a_question_with_too_few_annotators_is_refused_or_left_out_and_counted(
     with pytest.raises(ValueError, match=f"1 of 3 items cannot be used: {short}: {problem}"):
         one.check([], tmp_path)
     gaps = replace(one, allow_missing=True)
-    # One answer is enough to calibrate on.
+    # A single answer is enough to calibrate on.
     gaps.check([{"samples": 2, "seed": 0, "batch_size": 2}], tmp_path)
     assert_warned(
         gaps, {item.id: "red" for item in gaps.items}, tmp_path, "1 of 3 items were left out: 1 text cannot be used"
@@ -439,7 +439,7 @@ def test_fields_of_karpathy_that_are_no_text_are_refused(key: str, value: Any, m
 
 @dataclass(frozen=True)
 class Unasked:
-    """A reader of one's own with an image about which nothing is asked."""
+    """A user's reader with an image about which nothing is asked."""
 
     split: str
     count: int | None = None
@@ -483,7 +483,7 @@ def test_missing_files_of_one_name_are_all_in_the_record(
 
 @dataclass(frozen=True)
 class Twins:
-    """A reader of one's own that gives two pictures one id."""
+    """A user's reader that gives two pictures the same id."""
 
     split: str
     count: int | None = None

@@ -1,4 +1,4 @@
-"""Launching and watching: a fault of one cell, job or user is that one's, and what is printed is what was meant."""
+"""Launching and watching: a fault stays with its cell, job or user, and the printed text is the intended text."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.launch.stores import launched, worker
 CELLS = made.grid(2, 3)
 SLURM = "hydra_plugins.launch.slurm.SlurmLauncher"
 HERE = {"_target_": "hydra_plugins.launch.local.LocalLauncher", "check": False}
-# What a shell and what rich would each read something else in.
+# Characters that a shell or rich would interpret.
 NASTY = "my runs/it's $HOME [front] :smile: #1"
 
 
@@ -89,7 +89,7 @@ def test_the_state_of_a_task_is_its_own_though_others_of_the_array_are_printed(m
 
 
 def statuses(folder: Path) -> dict[str, list[str]]:
-    """Messages of failed cells by what the cells are called, and an empty list for those that are done."""
+    """Return the messages of failed cells by the cells' names; the list is empty for cells that are done."""
     found: dict[str, list[str]] = {}
     for record in Store.reading(folder).records():
         name = " ".join([record.names["model"], record.names["method"]])
@@ -114,7 +114,7 @@ def test_a_cell_that_cannot_run_fails_alone_with_its_sentence(
     (uneven,) = found["tiny_blip2 hqq"]
     assert "group_size=48 does not divide 64 input columns" in uneven
     for model, word in (("lost", "NoSuchModel"), ("elsewhere", "nowhere")):
-        # The cell and its full-precision one, which the same keeps from running.
+        # The cell and its full-precision baseline, which fails for the same reason.
         (message,) = found[f"{model} rtn"]
         assert word in message
         assert found[f"{model} none"] == [message]
@@ -160,7 +160,7 @@ def test_with_the_check_a_cell_that_cannot_run_keeps_all_from_running(
 
 @pytest.fixture
 def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, str, dict[JobId, Queued]]:
-    """A sweep of two jobs, and the queue, which is empty."""
+    """Return a store and a sweep of two jobs, and the queue, which is empty."""
     store = Store.open(tmp_path / "runs")
     sweep_id = launched(store, made.sweep(CELLS), groups=2, launcher=SLURM)
     ids = [cell.id for cell in CELLS]
@@ -341,7 +341,7 @@ def test_a_sweep_of_thousands_of_cells_is_told_in_a_few_lines(tmp_path: Path) ->
 
 @contextmanager
 def another_user(group: int, number: int = 54321) -> Iterator[None]:
-    """Inside, this process has another user's rights, and is a member of ``group`` only."""
+    """Take another user's rights inside, as a member of ``group`` only."""
     groups, own = os.getgroups(), os.getegid()
     os.setgroups([group])
     os.setegid(number)
@@ -356,7 +356,7 @@ def another_user(group: int, number: int = 54321) -> Iterator[None]:
 
 @pytest.fixture
 def shared_folder() -> Iterator[Path]:
-    """A folder that others can reach, which pytest's own are not."""
+    """Make a folder that other users can reach, which pytest's own folders are not."""
     if os.getuid():
         pytest.skip("only root can act as two users: sudo .venv/bin/python -m pytest")
     folder = Path(tempfile.mkdtemp(prefix="mmq-shared-"))

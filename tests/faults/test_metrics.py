@@ -1,4 +1,4 @@
-"""A figure that means little says so, and a name means one script."""
+"""Figures that mean little say so, and a metric's name stands for a single script."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DOGS = {place: [f"a dog number {place} runs", f"dog {place}"] for place in IDS}
 
 
 def warnings_of(results: dict[str, MetricResult]) -> set[tuple[str, ...]]:
-    """The warnings that all ``results`` share; they must be alike."""
+    """Return the warnings that all ``results`` share; they must be alike."""
     return {result.warnings for result in results.values()}
 
 
@@ -204,7 +204,7 @@ def test_logits_that_are_not_finite_are_told_at_the_number(
 def test_only_the_rows_whose_logits_are_no_answer_are_told(
     loaded: LoadedModel, token: int | slice, value: float
 ) -> None:
-    """A model may rule out tokens by minus infinity, as the check of a model lets it, but not all of them."""
+    """A model may rule out tokens by minus infinity, and the check of a model lets it, but not all of them."""
     language = loaded.model.language_model
     tokens = torch.tensor([[4, 5], [6, 7], [8, 9]])
 

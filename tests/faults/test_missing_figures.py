@@ -1,4 +1,4 @@
-"""Cells without a figure hide no other, and a figure that rests on too little says so."""
+"""Cells without a figure hide no other cell, and a figure that rests on too little says so."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.faults.results import FULL, WHOLE4, run
 
 
 def valueless(method: str, parts: dict[str, int], bpw: float | None) -> Record:
-    """A finished cell whose metric has no value, as records of older versions may have it."""
+    """Make a finished cell whose metric has no value, as records of older versions may have it."""
     one = made(method, parts, 8.0, {"cider": 0.0})
     metrics = {"cider": {**one.metrics["cider"], "value": None, "interval": [None, None]}}
     size = {**one.size, "total": {**one.size["total"], "bpw_paper": bpw, "bpw_exact": bpw}}
@@ -89,7 +89,7 @@ def test_an_importance_that_rests_on_one_cell_has_intervals_and_a_warning(
         for vision, language in itertools.product((2, 3, 4, 5, 6), repeat=2)
     ]
     folder = stored(tmp_path, *records)
-    # A draw of 25 of 25 cells lacks the one that differs with a probability of 36%.
+    # A draw of 25 of 25 cells misses the only differing cell with a probability of 36%.
     (found,) = importances(load([folder]), resamples=8)
     assert found.count == 25
     assert found.table.notna().all(axis=None)
@@ -148,7 +148,7 @@ def test_the_json_of_every_verb_is_json_whatever_the_figures(
     assert json.loads(capsys.readouterr().out, parse_constant=no_constant)
 
 
-# Two methods are not averaged, and what lacks a figure hides no other.
+# Two methods are not averaged, and a cell that lacks a figure hides no other.
 
 
 def test_damages_of_pairs_are_told_by_method(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A mistake on a command line or in an experiment is told in one sentence that names the key, the value and the choices."""
+"""Mistakes on a command line or in an experiment get a sentence that names the key, the value and the choices."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ EXPERIMENTS = {
     "defaults: [/method: gptq]": "method: a yaml chooses it a second time; write 'override /method: OPTION'",
 }
 
-# What is read of a grid alone is another matter, and what is wrong elsewhere is told before it.
+# Mistakes for a run without -m: in settings of the grid, in settings of the launcher, and in the yaml itself.
 ALONE = ("hydra: {sweeper: {parms: {bits: '2,3'}}}", "hydra: {launcher: {workerz: 3}}", "bits: [3")
 
 

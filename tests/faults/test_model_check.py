@@ -1,4 +1,4 @@
-"""A model that cannot have measured what a cell says is refused before its first cell, in one sentence."""
+"""A model that cannot have produced a cell's figures is refused before its first cell, in one sentence."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_image_placeholders_are_as_many_as_the_model_fills_in(
 
 
 def test_features_do_not_go_to_the_next_row_of_a_batch(loaded: LoadedModel, composed: Composed) -> None:
-    """One row has a place too many and the other one too few, so that the sums are right."""
+    """The first row has a place too many and the second a place too few, so that the sums are right."""
     asking, first, second = generation(loaded, composed)
 
     def shifted(asked: Any) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def test_weights_that_let_nothing_of_the_image_through(
 
 
 def test_a_picture_that_fills_next_to_nothing_of_what_the_model_sees(composed: Composed, tmp_path: Path) -> None:
-    """Made small and then cut out at the model's size, it is a spot on black."""
+    """Shrunk and then cut out at the model's size, the picture is a spot on black."""
     folder = copied("tiny_llava", tmp_path)
     image_processor(size={"shortest_edge": 4})(folder)
     (problem,) = found(composed, folder)
@@ -237,7 +237,7 @@ def test_a_model_that_is_not_checked_on_request_has_a_warning_at_every_figure(
 
 
 def test_nobody_helps_with_the_cells_of_a_blind_model(composed: Composed, tmp_path: Path) -> None:
-    """A worker whose own model sees takes over what another one left, and must look at that model as well."""
+    """A worker takes over cells of another model than its own, whose model sees, and has to check that model as well."""
     blind = copied("tiny_blip2", tmp_path)
     drop_query_tokens(blind)
     where = f"store.dir={tmp_path / 'store'}"
@@ -255,7 +255,7 @@ def test_nobody_helps_with_the_cells_of_a_blind_model(composed: Composed, tmp_pa
 
 
 def test_images_of_another_size_than_the_model_are_refused(composed: Composed, tmp_path: Path) -> None:
-    """BLIP-2 would take the first of its positions."""
+    """BLIP-2 would use the first of its positions without an error."""
     folder = copied("tiny_blip2", tmp_path)
     image_processor(size={"height": 24, "width": 24})(folder)
     (problem,) = found(composed, folder)
@@ -263,7 +263,7 @@ def test_images_of_another_size_than_the_model_are_refused(composed: Composed, t
 
 
 def test_a_tokenizer_in_place_of_a_processor(loaded: LoadedModel, composed: Composed) -> None:
-    """AutoProcessor gives one where a checkpoint names no processor."""
+    """AutoProcessor returns a tokenizer if a checkpoint names no processor."""
     asking, first, second = generation(loaded, composed)
     alone = replace(loaded, processor=loaded.processor.tokenizer)
     (problem,) = problems(replace(asking, loaded=alone), first, second, "", [])
@@ -344,7 +344,7 @@ def test_a_prompt_of_words_that_the_tokenizer_does_not_know(
 
 
 def test_a_token_for_unknown_words_that_is_also_the_first_of_a_text(composed: Composed, tmp_path: Path) -> None:
-    """As of OPT's tokenizer, which knows every byte."""
+    """OPT's tokenizer, which knows every byte, is such a tokenizer."""
     folder = copied("tiny_blip2", tmp_path)
     edit(folder / "tokenizer_config.json", lambda content: content.update(unk_token="<s>"))
     assert found(composed, folder, "task=scenes_vqa") == []
@@ -365,7 +365,7 @@ def test_a_prompt_that_is_cut(loaded: LoadedModel, composed: Composed) -> None:
 def test_a_model_that_rules_tokens_out_answers_and_one_that_is_broken_is_named(
     loaded: LoadedModel, composed: Composed, wrong: float
 ) -> None:
-    """The model itself, whose path is empty, may be the first module whose output is not finite."""
+    """The first module whose output is not finite may be the model itself, whose path is empty."""
     asking, first, second = generation(loaded, composed)
 
     class Scores(nn.Module):
@@ -432,7 +432,7 @@ def test_weights_too_large_for_half_precision_are_named(composed: Composed, tmp_
 
 @pytest.mark.parametrize("name", ["tiny_blip2", "tiny_blip2_itm"])
 def test_activations_that_overflow_name_the_module_and_the_dtype(composed: Composed, tmp_path: Path, name: str) -> None:
-    """The same function in single precision; in half precision a hidden layer becomes infinite."""
+    """A hidden layer becomes infinite in half precision; in single precision the outputs are unchanged."""
     folder = copied(name, tmp_path)
 
     def rescaled(weights: Weights) -> Weights:
@@ -489,7 +489,7 @@ def test_every_selected_kind_has_linears_that_are_run(
 
 
 def generation(loaded: LoadedModel, composed: Composed) -> tuple[Asking, Asked, Asked]:
-    """How the embedded captioner is asked two questions of unequal length."""
+    """Return two questions of unequal length and the object that asks them of the embedded captioner."""
     captured: list[Any] = []
     config: Any = OmegaConf.to_container(composed(*TINY, "task=scenes_vqa"), resolve=True)
     task = copy.copy(build("task", config["task"]))

@@ -1,4 +1,4 @@
-"""A weight's magnitude decides nothing: times a power of two it has the same codes and the same relative error."""
+"""Scaling a weight by a power of two changes neither its codes nor its relative error."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def method(name: str) -> object:
 
 
 def layer(seed: int = 0, std: float = 0.03) -> tuple[list[Tensor], LayerStats]:
-    """Two weights ``[64, 32]`` on one input of unlike columns."""
+    """Return two weights ``[64, 32]`` that share an input of unlike columns."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(100, 32, generator=generator) * torch.logspace(-1, 1, 32)
     weights = [std * torch.randn(64, 32, generator=generator) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""What is shown of results: warnings beside their figures, names as they are, nothing cut away without a word."""
+"""Results on a terminal: warnings beside their figures, names as they are, and a notice for everything cut off."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_report_marks_a_figure_with_its_warning_in_tables_and_points(suspect
     assert any(SUSPECT in name for one in plot.panels[0].series for name in one.names)
 
 
-# Names are text, whatever is in them.
+# Names are text, with any characters in them.
 
 ODD = ("[bold]m[/bold] :car:", "t [red]")
 
@@ -355,7 +355,7 @@ def test_a_command_shows_its_step_and_count_on_a_terminal_alone(terminal: bool) 
     assert list(counted([1], "cells", 1)) == [1]
 
 
-# Which of several scripts of one name computed a figure.
+# The script that computed a figure, of several scripts with the same name.
 
 BEFORE = "VQA script before March 2021, as in LAVIS"
 

@@ -1,4 +1,4 @@
-"""What clusters do to jobs, one by one: each acts on the job that is meant, and whoever watches is told the reason."""
+"""Actions of clusters on jobs: each hits the intended job, and whoever watches is told the reason."""
 
 # ruff: noqa: F811 - fixtures are imported, and asked for by their names
 
@@ -101,7 +101,7 @@ def test_a_job_in_the_queue_is_queued_and_one_that_no_worker_came_of_says_why(
     fails = 'hydra.launcher.setup=["echo no module named cuda/99 >&2", "exit 7"]'
     _, told = place.run(*grid, fails, "hydra.launcher.wait=false", "hydra.launcher.sbatch={hold: true}")
     jobs = place.jobs()
-    # What is printed can be run as it is, though the store's folder has a space in its name.
+    # The printed command can be run as it is, though the store's folder has a space in its name.
     (watch,) = re.findall(r"python -m launch status .*? --watch", told)
     assert shlex.split(watch)[5] == str(place.store)
 

@@ -36,7 +36,7 @@ def measured(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> Callable[..., tuple[Record, list[dict[str, Any]], list[str]]]:
-    """``measured("method=rtn")``: a cell's record, its items and the lines said, always computed from the start."""
+    """Return ``measured("method=rtn")``: a cell's record, its items and the logged lines, always computed from the start."""
     count = 0
 
     def run(*overrides: str) -> tuple[Record, list[dict[str, Any]], list[str]]:
@@ -55,7 +55,7 @@ def measured(
 
 @contextmanager
 def replaced(loaded: LoadedModel, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Parameters of the model, by name, until the end."""
+    """Replace parameters of the model, by name, until the end."""
     parameters = dict(loaded.model.named_parameters())
     kept = {name: parameters[name].detach().clone() for name in values}
     try:
@@ -79,7 +79,7 @@ def linears(parts: Mapping[str, Part]) -> list[str]:
 
 
 def on_three_bits(weight: Tensor) -> Tensor:
-    """Eight evenly spaced values in every row, as large as ``weight`` has them."""
+    """Return a tensor like ``weight`` that repeats eight evenly spaced values in every row."""
     return (torch.arange(weight.shape[1]) % 8 - 3).expand(weight.shape) / 64
 
 

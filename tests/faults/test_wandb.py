@@ -1,4 +1,4 @@
-"""W&B shows what the store has: nothing of an earlier attempt, nothing left out, and no run under another id."""
+"""W&B shows the store's records: nothing of an earlier attempt, nothing left out, and no run under another id."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OTHER = replace(RECORD, id="ba9876543210")
 
 
 def log(tmp_path: Path, *records: Record, **fields: Any) -> list[str]:
-    """Log ``records`` as one sweep; what was said."""
+    """Log ``records`` as one sweep, and return the warnings."""
     said: list[str] = []
     with warnings_to(said.append):
         to = WandbTracker(**{"mode": "online", **fields}).start("a-sweep", tmp_path / "runs" / "wandb")
@@ -153,7 +153,7 @@ def test_the_page_of_the_project_is_said_and_kept(wandb_site: Site, tmp_path: Pa
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Two finished cells and a failed one, and the sweeps that they are of."""
+    """Make a store with two finished cells and a failed cell, and the sweeps that they belong to."""
     found = Store.open(tmp_path / "runs")
     for record in (RECORD, OTHER):
         found.save(replace(record, created="2026-01-02"), ITEMS)
@@ -191,7 +191,7 @@ def test_what_a_project_lacks_is_sent_from_the_store_and_only_that(
     tables = [json.loads(body) for path, body in wandb_site.stored.items() if path.endswith("samples.table.json")]
     assert [table["data"] for table in tables] == [[["a", None, "a red circle", "", 0.5]]] * 2
 
-    # A cell that W&B has from an earlier attempt, and one that it does not have, are all that is sent.
+    # Only two cells are sent: a cell that W&B has from an earlier attempt, and a cell that it lacks.
     found[RECORD.id].summary = summary(FAILED)
     del found[OTHER.id]
     assert pushed(monkeypatch, capsys, "--source", source)[source]["sent"] == 2

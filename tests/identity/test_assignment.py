@@ -27,7 +27,7 @@ SETTINGS = st.sampled_from([Setting(bits, method) for bits in (2, 3) for method 
 
 
 def units_of(rules: list[Rule], structure: Structure) -> dict[Numbered, Setting]:
-    """Spell rules out; fails if two name one unit."""
+    """Spell rules out; fail if two rules name the same unit."""
     found: dict[Numbered, Setting] = {}
     for rule in rules:
         inside = list(rule.units)

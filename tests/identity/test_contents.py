@@ -14,7 +14,7 @@ from mmq_sweeps.identity.contents import content_digest, content_digests, folder
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of one's own, that trusts files as soon as they are written."""
+    """Make an empty cache that trusts files as soon as they are written."""
     monkeypatch.setenv("MMQ_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(contents, "SETTLED_SECONDS", 0.0)
     contents._settled.cache_clear()
@@ -23,7 +23,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files whose contents were read."""
+    """Collect the names of the files whose contents were read."""
     read: list[str] = []
     original = contents._content
 

@@ -18,7 +18,7 @@ Write = Callable[[str, str], None]
 
 
 def targets(group: str) -> dict[str, list[str]]:
-    """The classes that the yamls of a group name, by the yaml."""
+    """Return the classes that the yamls of a group name, by the yaml."""
     found: dict[str, list[str]] = {}
     for path in sorted((conf_dir() / group).glob("*.yaml")):
         node = OmegaConf.load(path)

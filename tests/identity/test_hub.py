@@ -13,7 +13,7 @@ COMMIT, OTHER = "0123456789abcdef" * 2 + "01234567", "f" * 40
 
 @pytest.fixture
 def refs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The branches of ``someone/tiny`` in a cache of the hub's layout, of which ``main`` is cached."""
+    """Return the branches' folder of ``someone/tiny`` in a cache of the hub's layout, in which ``main`` is cached."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for found in (commit_of, hub._found_reachable):
@@ -54,7 +54,7 @@ def test_a_hub_that_can_be_asked_says_what_is_not_cached(refs: Path, monkeypatch
 
 
 def test_an_adapter_in_the_cache_is_refused(refs: Path) -> None:
-    """With peft installed it would be loaded, without peft be left out, and the cells have one id."""
+    """An adapter would be loaded with peft and left out without it, under the same cell ids."""
     snapshot = refs.parent / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""Which formats load where, as ``docs/analysis.md`` says."""
+"""The loaders of each format, as in ``docs/analysis.md``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LINEARS = st.builds(ExportedLinear, st.sampled_from(PARTS), FORMATS, st.booleans
         (ExportedLinear("language", Format(4, "tensor", real_zero=True)), NONE),
         (ExportedLinear("language", Format(4, symmetric=True), input_scaled=True), NONE),
         (ExportedLinear("language", Format(4, symmetric=True), dense_only=True), NONE),
-        # Stored dense, in whatever format, so nothing is quantized any more.
+        # Stored dense in any format, so nothing is quantized any more.
         (ExportedLinear("embeddings", Format(3, "tensor", real_zero=True)), NONE),
         (ExportedLinear("embeddings", Format(4, symmetric=True)), NONE),
     ],

@@ -1,4 +1,4 @@
-"""Cells and sweeps that are made up, for tests of planning that need no configuration."""
+"""Make cells and sweeps for tests of planning that need no configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PARTS = ("vision", "connector", "language")
 
 
 def cell(*bits: int, method: str = "rtn", model: str = "one", task: str = "captions") -> Cell:
-    """A cell with these bits for vision, connector and language; 16 leaves a part at full precision."""
+    """Make a cell with these bits for vision, connector and language; 16 leaves a part at full precision."""
     selections: dict[str, dict[str, Any]] = {
         part: {"bits": width, "blocks": ["front", "middle", "end"], "layers": ["attention", "mlp"]}
         for part, width in zip(PARTS, bits, strict=True)
@@ -36,7 +36,7 @@ def sweep(cells: list[Cell], **settings: Any) -> Sweep:
 
 
 def grid(*levels: int, **more: str) -> list[Cell]:
-    """Every assignment of ``levels`` to the three parts, the last part changing slowest."""
+    """Make every assignment of ``levels`` to the three parts, the last part changing slowest."""
     return [cell(vision, connector, language, **more) for language, connector, vision in product(levels, repeat=3)]
 
 

@@ -13,14 +13,14 @@ from tests.launch.processes import Sweeps
 
 @pytest.fixture
 def forked_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers and checks that this process starts are forked from it, which has imported torch."""
+    """Fork workers and checks from this process, which has imported torch."""
     for module in (preflight, pool):
         monkeypatch.setattr(module, "subprocess", FORKING)
 
 
 @pytest.fixture
 def sweeps(tmp_path: Path) -> Iterator[Sweeps]:
-    """Sweeps in an empty folder, whose name is no easy one."""
+    """Start sweeps in an empty folder whose name has a comma, spaces and umlauts, and end them after the test."""
     folder = tmp_path / "a study, with ünïcode"
     folder.mkdir()
     running = Sweeps(folder)

@@ -1,4 +1,4 @@
-"""The command, in a process that takes itself for one of another machine, where ids of processes here say nothing."""
+"""Run the command as if on another machine, where the ids of processes here mean nothing."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""A metric that holds a cell until it is let go: what happens to a worker in the middle of a cell can then be tested."""
+"""A metric that holds a cell until it is let go, to test events that hit a worker in the middle of a cell."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONGEST_SECONDS = 600
 
 
 class Hold:
-    """While the file ``hold`` is in the folder ``$HOLD``, scoring waits, and ``$HOLD/PID`` says which process does."""
+    """A metric that waits while ``$HOLD/hold`` exists, and writes ``$HOLD/PID`` to name the waiting process."""
 
     name = "hold"
     needs = "captions"

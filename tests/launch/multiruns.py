@@ -1,4 +1,4 @@
-"""Multiruns composed in this process by the command's own sweeper, up to where a launcher would get them."""
+"""Compose multiruns in this process with the command's own sweeper, up to the launcher."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mmq_sweeps.config.sweep import Sweep, plan
 
 @dataclass(frozen=True)
 class Multirun:
-    """The jobs that a command line asks for, and what their configurations are composed with."""
+    """The jobs that a command line asks for, and the loader and configuration to compose them with."""
 
     loader: ConfigLoader
     master: DictConfig
@@ -38,13 +38,13 @@ class Multirun:
         return Composer(self.loader, self.master)
 
     def plan(self) -> Sweep:
-        """The sweep that the command plans, from plain values; ``test_patches`` compares them with configurations."""
+        """Plan the sweep of the command from plain values; ``test_patches`` compares them with configurations."""
         return plan(plain_all(self.composer(), self.jobs))
 
 
 @contextmanager
 def multirun(*arguments: str) -> Iterator[Multirun]:
-    """The multirun of ``python -m mmq_sweeps -m ARGUMENT ...``."""
+    """Open the multirun of ``python -m mmq_sweeps -m ARGUMENT ...``."""
     schema.register()
     launchers.register()
     GlobalHydra.instance().clear()

@@ -1,4 +1,4 @@
-"""Sweeps as real processes, which tests hold in the middle of a cell, kill and look at."""
+"""Run sweeps as real processes, which tests hold in the middle of a cell, kill and look at."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Sweeps:
         return self.folder / "runs"
 
     def start(self, *overrides: str, module: str = "mmq_sweeps", **environment: str) -> Forked:
-        """The sweep's command, on small limits, in the background."""
+        """Start the sweep's command, on small limits, in the background."""
         (self.folder / "hold").mkdir(exist_ok=True)
         process = Forked(module, ["-m", *FEW, *overrides], self.folder, self._environment(**environment))
         self.started.append(process)
         return process
 
     def start_elsewhere(self, *overrides: str) -> Forked:
-        """``start``, by a process that takes itself for one of another machine."""
+        """Start a sweep in a process that takes itself for a process of another machine."""
         return self.start(*overrides, module="tests.launch.elsewhere")
 
     def start_anew(self, *overrides: str, **environment: str) -> subprocess.Popen[str]:
@@ -57,7 +57,7 @@ class Sweeps:
         return self.program("-m", "mmq_sweeps", "-m", *FEW, *overrides, **environment)
 
     def program(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """Python with these arguments, in the background."""
+        """Start Python with these arguments in the background."""
         (self.folder / "hold").mkdir(exist_ok=True)
         process = subprocess.Popen(
             [sys.executable, *arguments],
@@ -70,21 +70,21 @@ class Sweeps:
         return process
 
     def run(self, *overrides: str) -> subprocess.CompletedProcess[str]:
-        """The sweep's command, on small limits, to its end."""
+        """Run the sweep's command, on small limits, to its end."""
         return run_forked("mmq_sweeps", ["-m", *FEW, *overrides], self.folder, self._environment())
 
     def launch(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """``python -m launch ...``."""
+        """Run ``python -m launch ...``."""
         return run_forked("launch", arguments, self.folder, self._environment())
 
     def status(self) -> dict[str, Any]:
-        """What ``python -m launch status --json`` prints of the latest sweep, without another process."""
+        """Return the output of ``python -m launch status --json`` for the latest sweep, without another process."""
         store = Store.reading(self.store)
         told = as_json(SweepReader(store, recorded.find(store.root))())
         return json.loads(json.dumps(told))
 
     def hold(self) -> None:
-        """Whichever cell comes to its metrics from now on waits there."""
+        """Hold every cell that comes to its metrics from now on."""
         (self.folder / "hold").mkdir(exist_ok=True)
         (self.folder / "hold" / "hold").touch()
 
@@ -92,16 +92,16 @@ class Sweeps:
         (self.folder / "hold" / "hold").unlink()
 
     def held(self, count: int) -> list[int]:
-        """The processes that wait, once these are ``count``."""
+        """Wait until ``count`` processes are held, and return their ids."""
         wait_for(f"{count} held workers", lambda: len(self._held()) >= count, self.started)
         return self._held()
 
     def records(self) -> dict[str, int]:
-        """When each record was written, by cell."""
+        """Return when each record was written, by cell."""
         return {path.parent.name: path.stat().st_mtime_ns for path in self.store.glob("cells/*/record.json")}
 
     def begun(self) -> Counter[str]:
-        """How often each cell was begun, by all logs of all sweeps."""
+        """Count how often each cell was begun, by all logs of all sweeps."""
         lines = [line.split(maxsplit=2) for line in self.log_lines()]
         return Counter(cell for _, cell, text in lines if text.startswith("begins: ") and cell != "-")
 
@@ -116,14 +116,14 @@ class Sweeps:
         return sorted(int(path.name) for path in (self.folder / "hold").iterdir() if alive(path.name))
 
     def end(self) -> None:
-        """Nothing that a test started outlives it."""
+        """End all processes that a test started."""
         for process in self.started:
             process.kill()
             process.communicate()
 
 
 def alive(name: str) -> bool:
-    """Whether the process with the id ``name`` runs; one that waits to be reaped does not."""
+    """Return whether the process with the id ``name`` runs; a zombie does not."""
     try:
         state = Path(f"/proc/{int(name)}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, ValueError):

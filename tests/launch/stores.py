@@ -1,4 +1,4 @@
-"""Sweeps in stores that are made up: nothing runs, and yet there are workers and records."""
+"""Make sweeps in stores with workers and records, although nothing runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmq_sweeps.store.store import Store
 def launched(
     store: Store, sweep: Sweep, redo: dict[str, str] | None = None, groups: int = 3, launcher: str = "Local"
 ) -> str:
-    """A sweep whose groups are ``groups`` equal runs of its cells."""
+    """Write a sweep whose groups are ``groups`` equal runs of its cells, as a launch does; return its id."""
     ids = [cell.id for cell in sweep.cells]
     size = len(ids) // groups
     cut = tuple(tuple(ids[start : start + size]) for start in range(0, len(ids), size))

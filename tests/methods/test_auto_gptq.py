@@ -32,7 +32,7 @@ installed = pytest.mark.skipif(
 
 @contextmanager
 def in_double_precision() -> Iterator[None]:
-    """The library casts what it is given by ``.float()``; inside, that casts to double precision instead."""
+    """Make the library's ``.float()``, with which it casts its inputs, cast to double precision instead."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tensor, "float", Tensor.double)
         yield
@@ -47,7 +47,7 @@ def linear(weight: Tensor) -> nn.Linear:
 def solved_by_both(
     weight: Tensor, gram: Tensor, form: Format, act_order: bool
 ) -> tuple[QuantizedWeight, QuantizedWeight]:
-    """Ours and the library's, on the library's own grids."""
+    """Solve by our method and by the library, on the library's own grids."""
     restored, scale, zero = run(linear(weight), 2 * gram, form, act_order=act_order)
     grid = Grid(scale, zero, form)
     ours = solve_many([weight], factorize(gram, act_order=act_order), [form], grids=[[grid]])[0][0]
@@ -74,7 +74,7 @@ def test_gptq_equals_the_library(bits: int, group_size: int | str, symmetric: bo
 
 @pytest.fixture(scope="module")
 def embedded_layers(loaded: LoadedModel, parts: dict[str, Part]) -> list[tuple[Tensor, LayerStats]]:
-    """The attention output and the second linear of the MLP of each part's last block, with their calibration inputs."""
+    """Return the attention output and the MLP's second linear of each part's last block, with their calibration inputs."""
     data = {"_target_": "mmq_sweeps.data.scenes.Scenes", "seed": 0}
     task = CaptionTask("t", 1, data, "evaluation", "calibration", 4, "", {}, ["cider"], 4)
     names = [list(unit.linears)[-1] for part in parts.values() if not part.at_an_end for unit in part.units[-2:]]
@@ -217,7 +217,7 @@ def test_groups_fitted_on_the_way_depend_on_its_block_where_ours_do_not() -> Non
         for size in (8, 64)
     ]
     assert torch.equal(ours[0].codes, ours[1].codes)
-    # With a block that is one group, the library's columns are corrected by all before them, as ours always are.
+    # With a block that is a whole group, the library's columns are corrected by all before them, as ours always are.
     errors = [output_error(weight, restored, stats) for restored in (ours[0].dequantize(), theirs[0])]
     assert errors[0] == pytest.approx(errors[1], rel=0.02)
 

@@ -1,4 +1,4 @@
-"""AutoRound's own solver: what the library would store, and that transformers stays as it is."""
+"""AutoRound's own solver stores the codes that the library would store, and leaves transformers as it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""autoawq's own solver through the adapter, and ours against it: the same choice, or one with a lower loss."""
+"""autoawq's own solver through the adapter, and ours against it: the same choice, or a choice with a lower loss."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(find_spec("awq") is None, reason="pip install -e
 
 
 def layers(seed: int, columns: int = 64) -> tuple[list[Tensor], LayerStats]:
-    """Three weights on one correlated input of few tokens, some channels of which are outliers."""
+    """Return three weights that share a correlated input of few tokens, some channels of which are outliers."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(columns, columns, generator=generator) / columns**0.5 + 0.3 * torch.eye(columns)
     x = torch.randn(300, columns, generator=generator) @ mixing
@@ -48,7 +48,7 @@ def loss(weights: list[Tensor], solved: list[QuantizedWeight], stats: LayerStats
 
 
 def compare(weights: list[Tensor], stats: LayerStats, form: Format) -> tuple[bool, float]:
-    """Whether both chose the same scale, and our loss over theirs."""
+    """Return whether both chose the same scale, and our loss over theirs."""
     theirs = AutoAWQ(form.group_size, form.symmetric).quantize(weights, stats, form).weights
     ours = AWQ(form.group_size, form.symmetric, duo_scaling=True).quantize(weights, stats, form).weights
     equal = torch.allclose(theirs[0].input_scale.float(), ours[0].input_scale.float(), rtol=2e-3)
@@ -77,7 +77,7 @@ def test_without_clipping_the_same_scale(form: Format) -> None:
 
 @pytest.fixture(scope="module")
 def attention(loaded: LoadedModel) -> nn.Module:
-    """The attention module of the embedded model's first language block, an OPT."""
+    """Return the attention module of the embedded model's first language block, an OPT."""
     return next(
         module
         for name, module in loaded.model.named_modules()
@@ -87,7 +87,7 @@ def attention(loaded: LoadedModel) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def embedded(loaded: LoadedModel, parts: dict[str, Part]) -> list[tuple[str, list[Tensor], LayerStats]]:
-    """Linears that share an input, of every kind of unit, with inputs of the columns' unlike sizes."""
+    """Return linears that share an input, of every kind of unit, whose input columns differ in size."""
     units = [unit for part in parts.values() for unit in part.units[:2]]
     found = []
     for unit in units:

@@ -18,7 +18,7 @@ from tests.methods.test_gptq import FORMATS, layer
 
 
 def salient_layer(seed: int) -> tuple[torch.Tensor, LayerStats, torch.Tensor]:
-    """A few input columns carry large activations, as in language models; also the inputs themselves."""
+    """Make a layer in which a few input columns carry large activations, as in language models; return its inputs too."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(400, 32, generator=generator)
     x[:, :3] *= 30
@@ -31,7 +31,7 @@ def error(weight: torch.Tensor, quantized: QuantizedWeight, stats: LayerStats) -
 
 
 def restored(weights: list[torch.Tensor], scale: torch.Tensor, form: Format) -> list[torch.Tensor]:
-    """Return what ``weights`` rounded with an input scale stand for."""
+    """Return the values that ``weights`` represent once rounded with an input scale."""
     return [
         weight + rounding_error(scaled, fit_grid(scaled, form)) / scale
         for weight in weights
@@ -42,7 +42,7 @@ def restored(weights: list[torch.Tensor], scale: torch.Tensor, form: Format) -> 
 def least_by(
     weights: list[torch.Tensor], stats: LayerStats, form: Format, loss: Callable[[list[torch.Tensor]], float]
 ) -> Scale:
-    """Return the first candidate scale with the least ``loss`` of what its weights stand for."""
+    """Return the first candidate scale whose represented weights have the least ``loss``."""
     candidates = candidate_scales(weights, stats.mean_abs, form, 20, True)
     return min(candidates, key=lambda candidate: loss(restored(weights, candidate.values, form)))
 
@@ -124,7 +124,7 @@ def test_of_the_best_scales_that_one_is_taken_which_is_best_after_clipping(
         losses = [quantize_clipped(weight, one.values, stats.gram, form, method.cuts())[1].sum() for one in carried]
         solved = method.quantize([weight], stats, form).weights[0]
         assert error(weight, solved, stats) == pytest.approx(float(min(losses)), rel=1e-4)
-    # Of many rows a share decides: what it takes is one of those that are near each other, and never loses to rounding.
+    # Of many rows a sample decides: its choice is among the best cuts, and never loses to rounding.
     monkeypatch.setattr(clip, "DECIDING_ROWS", 32)
     shared = method.quantize([weight], stats, form).weights[0]
     assert any(torch.equal(shared.input_scale.float(), one.values) for one in carried)

@@ -32,7 +32,7 @@ FORMATS = [
 
 
 def damped(gram: torch.Tensor, damping: float = 0.01) -> torch.Tensor:
-    """The objective of both solvers, in double precision."""
+    """Return the damped Gram matrix that both solvers minimise by, in double precision."""
     H = gram.double().clone()
     H.diagonal().add_(damping * H.diagonal().mean())
     return H
@@ -183,7 +183,7 @@ def test_formats_solved_together_equal_those_solved_alone_and_repeat_themselves(
 
 
 def statistics_of(stats: LayerStats) -> LayerStats:
-    """The same statistics with nothing kept beside them."""
+    """Copy the Gram matrix, mean magnitudes and count, without anything cached beside them."""
     return LayerStats(stats.gram, stats.mean_abs, stats.count)
 
 

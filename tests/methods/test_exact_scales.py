@@ -1,4 +1,4 @@
-"""What is measured is what a loader computes: codes without their zero times scales, both in the model's dtype."""
+"""Measured weights are those that a loader computes: codes less zero, times scale, both in the model's dtype."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SHAPES = [("tensor", False), ("channel", True), (16, False), (16, True)]
 
 
 def layer(dtype: torch.dtype, std: float) -> tuple[list[Tensor], LayerStats]:
-    """Two weights ``[24, 32]`` of a model in ``dtype`` on one input, the rows of unlike magnitude."""
+    """Return two weights ``[24, 32]`` of a model in ``dtype`` that share an input, with rows of unlike magnitude."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(100, 32, generator=generator) * torch.logspace(-1, 1, 32)
     rows = std * torch.logspace(-2, 0, 24)[:, None]
@@ -52,7 +52,7 @@ def layer(dtype: torch.dtype, std: float) -> tuple[list[Tensor], LayerStats]:
 
 
 def loaded(quantized: QuantizedWeight, dtype: torch.dtype) -> Tensor:
-    """The weight as a loader of compressed-tensors makes it."""
+    """Return the weight as a loader of compressed-tensors makes it."""
     scale = quantized.grid.scale.to(dtype)
     steps = quantized.codes.to(torch.int16).reshape(*scale.shape, -1) - quantized.grid.zero.to(torch.int16)[:, :, None]
     return (steps.to(dtype) * scale[:, :, None]).reshape(quantized.shape)

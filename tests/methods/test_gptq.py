@@ -17,7 +17,7 @@ FORMATS = [Format(2), Format(3), Format(4, 8), Format(3, symmetric=True), Format
 
 
 def layer(seed: int, columns: int = 32, rows: int = 12, tokens: int = 256) -> tuple[torch.Tensor, LayerStats]:
-    """A random weight ``[O, I]`` and the statistics of correlated inputs."""
+    """Make a random weight ``[O, I]`` and the statistics of correlated inputs."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(columns, columns, generator=generator) / columns**0.5 + 0.3 * torch.eye(columns)
     x = torch.randn(tokens, columns, generator=generator) @ mixing
@@ -38,7 +38,7 @@ def output_error(weight: torch.Tensor, restored: torch.Tensor, stats: LayerStats
 
 
 def optimal_brain_quantization(weight: torch.Tensor, gram: torch.Tensor, damping: float, form: Format) -> torch.Tensor:
-    """The recursion that GPTQ's Cholesky form stands for (arXiv 2208.11580), one column at a time in double precision.
+    """Solve by the recursion behind GPTQ's Cholesky form (arXiv 2208.11580), column by column in double precision.
 
     After a column is rounded, the inverse Hessian loses it by Gaussian elimination; no factorization is involved.
     """
@@ -219,7 +219,7 @@ def test_constant_inputs_are_solved_and_damping_that_is_too_small_for_them_grows
         solution = GPTQ(damping=damping).quantize([weight], statistics(x), Format(3))
         assert ("damping" in solution.notes) == (damping == 0)
         error = output_error(weight, solution.weights[0].dequantize(), statistics(x))
-        # One direction counts, so the last columns make up for what the others lack.
+        # Only one direction counts, so the last columns compensate for the others' errors.
         assert error < 0.01 * output_error(weight, round_nearest(weight, Format(3)).dequantize(), statistics(x))
 
 

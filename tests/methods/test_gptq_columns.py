@@ -1,4 +1,4 @@
-"""The loop over columns, compiled and not."""
+"""The loop over columns, compiled and interpreted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Given = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int]
 
 
 def block(count: int, rows: int, groups: int = 1, bits: int = 4, dtype: torch.dtype = torch.float64) -> Given:
-    """Arguments of ``round_columns``; what stands on and above the diagonal of its factors means nothing."""
+    """Make arguments of ``round_columns``; values on and above the diagonal of its factors must have no effect."""
     draw = torch.Generator().manual_seed(count + rows)
     W, X = (torch.randn(count, rows, generator=draw, dtype=dtype) for _ in range(2))
     # A corner of a larger matrix, as it comes.
@@ -70,7 +70,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
 
 
 def test_it_is_compiled_where_nothing_can_be_kept(tmp_path: Path) -> None:
-    """As on a cluster with the environment and the home folder mounted read-only."""
+    """Stands for a cluster with the environment and the home folder mounted read-only."""
     program = (
         "import sys, numba.core.caching as caching\n"
         "assert 'mmq_sweeps.methods.gptq_columns' not in sys.modules\n"

@@ -11,7 +11,7 @@ FORMATS = [Format(bits, size, real_zero=True) for bits in (2, 3, 4, 8) for size 
 
 
 def weight(seed: int = 0, rows: int = 24, columns: int = 64) -> torch.Tensor:
-    """Heavy-tailed, with rows of different size and mean, as trained weights have them."""
+    """Make a heavy-tailed weight with rows of different size and mean, as in trained models."""
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(rows, columns, generator=generator)
     return 0.05 * normal * (1 + normal.abs()) * torch.logspace(-1, 1, rows)[:, None] + 0.01
@@ -73,7 +73,7 @@ def test_constant_groups_stay_finite() -> None:
 
 
 def published_solver(groups: torch.Tensor, max_code: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Codes, inverse scales and zeros of ``groups`` ``[G, N]`` as the published package computes them.
+    """Return codes, inverse scales and zeros of ``groups`` ``[G, N]`` as the published package computes them.
 
     ``optimize_weights_proximal_legacy`` of hqq 0.2.8 written out: it keeps inverse scales, and stops all groups together
     where their mean error first grows. (The package itself cannot be installed beside these tests: transformers imports

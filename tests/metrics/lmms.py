@@ -13,11 +13,11 @@ INSTALL = f"pip install 'mmq-sweeps[lmms-eval]' && pip install --no-deps lmms-ev
 
 
 def lmms(module: str) -> Any:
-    """``lmms("tasks.pope.utils")``: a module of the library; without it the test is skipped, naming the command."""
+    """Import a module of the library, as ``lmms("tasks.pope.utils")``; skip the test if the library is missing."""
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
         pytest.importorskip("lmms_eval", reason=INSTALL)
         return import_module(f"lmms_eval.{module}")
     finally:
-        # Some of its modules have Pillow take truncated images for whole ones, in all of the process.
+        # Some of its modules make Pillow accept truncated images, in the whole process.
         ImageFile.LOAD_TRUNCATED_IMAGES = before

@@ -177,7 +177,7 @@ class Sure(dict[str, str]):
 
 
 def yes_and_no(count: int, copies: int = 1, groups: bool = True) -> dict[str, MetricResult]:
-    """Results of ``count`` pictures with ``copies`` of the same question each, which share a group if ``groups``."""
+    """Return results of ``count`` pictures with ``copies`` of a question each, which share a group if ``groups``."""
     generator = np.random.default_rng(8)
     right, said = (np.repeat(generator.choice(["yes", "no"], count), copies) for _ in range(2))
     sure = np.repeat(generator.random(count), copies)
@@ -197,7 +197,7 @@ def width(result: MetricResult) -> float:
 
 @pytest.mark.parametrize("metric", GROUPED)
 def test_copies_of_an_item_tell_nothing_new_if_they_are_drawn_together(metric: str) -> None:
-    """Nine questions with the same answer about each picture are as good as one; drawn apart they would look like more."""
+    """Nine questions with the same answer about a picture count as a single question; drawn apart they would look like more."""
     single, grouped, apart = yes_and_no(60), yes_and_no(60, 9), yes_and_no(60, 9, groups=False)
     assert grouped[metric].value == pytest.approx(single[metric].value, abs=0.02)  # aurc: the curve has more steps
     assert width(grouped[metric]) == pytest.approx(width(single[metric]), rel=0.05)
@@ -213,7 +213,7 @@ def test_groups_of_one_change_no_bit() -> None:
 
 
 def test_a_draw_of_groups_is_the_ratio_of_its_sums() -> None:
-    """By hand: as many groups as there are, with replacement, and the mean of all items in them."""
+    """As many groups as there are, drawn with replacement; the figure is the mean of all items in them."""
     sizes = np.array([1, 2, 3, 10])
     owners = np.repeat(np.arange(4), sizes)
     values = np.random.default_rng(9).random(len(owners))
@@ -228,7 +228,7 @@ def test_a_draw_of_groups_is_the_ratio_of_its_sums() -> None:
 
 @pytest.mark.parametrize("metric", GROUPED)
 def test_differences_are_drawn_by_group_as_well(metric: str) -> None:
-    """Also with records from before groups were kept on the other side, and of a cell with itself."""
+    """Differences work with records from before groups were stored, and of a cell with itself."""
     grouped, apart = yes_and_no(40, 5)[metric], yes_and_no(40, 5, groups=False)[metric]
     worse = replace(grouped, value=0.0, per_item=dict.fromkeys(grouped.per_item, 0.0))
     if grouped.totals is not None:

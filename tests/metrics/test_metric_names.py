@@ -1,4 +1,4 @@
-"""Metrics by name: quick to list, helpful when misspelt, open to others' classes."""
+"""Metrics are listed quickly by name, suggested when misspelt, and may be users' own classes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_path_that_leads_nowhere_says_where_it_ends() -> None:
 
 
 class Own:
-    """A metric of one's own; the tests change its parts."""
+    """A user's metric, whose parts the tests change."""
 
     name = "own"
     needs = "captions"
@@ -57,7 +57,7 @@ class Own:
 
 
 class Other(Own):
-    """Another metric of the same name."""
+    """Another metric with the same name."""
 
 
 class PretendsToBeCider(Own):
@@ -70,7 +70,7 @@ class Bare:
 
 
 def test_metrics_that_share_a_name_are_refused() -> None:
-    """Results are kept by name, so one figure would stand for both."""
+    """Results are stored by name, so the same figure would stand for both."""
     own, other = f"{__name__}:Own", f"{__name__}:Other"
     assert load_metrics([own, "cider", own])[0].name == "own"
     with pytest.raises(ValueError, match=f"Metrics '{own}' and '{other}' have the same name 'own'; choose one"):
@@ -127,7 +127,7 @@ def test_spice_without_its_files_names_the_command(tmp_path: Path, monkeypatch: 
 
 
 def test_spice_reads_the_programs_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the program is given and how its answer is read; the program itself needs CoreNLP."""
+    """Check the program's input and the reading of its answer; the program itself needs CoreNLP."""
     for jar in ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar"):
         (tmp_path / jar).touch()
 

@@ -18,7 +18,7 @@ PUBLISHED = Path(os.environ.get("MMQ_PUBLISHED", Path(__file__).parents[3] / "sh
 
 @pytest.fixture(scope="session")
 def counted() -> Callable[[str], Counted]:
-    """``counted("llava_1_5_7b")``: at full size, on the meta device, once for all tests."""
+    """Return ``counted("llava_1_5_7b")``, which builds a model at full size on the meta device, once for all tests."""
 
     @functools.cache
     def build(name: str) -> Counted:
@@ -30,7 +30,7 @@ def counted() -> Callable[[str], Counted]:
 
 @pytest.fixture(scope="session")
 def published_sizes() -> list[dict[str, str]]:
-    """The rows of the study's uniform quantization of BLIP-2."""
+    """Return the rows of the study's uniform quantization of BLIP-2."""
     path = PUBLISHED / "uniform_captioning.csv"
     if not path.is_file():
         message = (

@@ -1,4 +1,4 @@
-"""Toys of families that no yaml describes, each for something that its blocks are called with or made of."""
+"""Toys of families that no yaml describes, each for a special argument or structure of its blocks."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ IDEFICS2_PARTS = {
 
 
 def _idefics2() -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
-    """The second image is 28 x 42 of 56 x 56 pixels: 24 of 64 patches."""
+    """Make a batch whose second image is 28 x 42 of 56 x 56 pixels: 24 of 64 patches."""
     seen = torch.zeros(2, 1, 56, 56, dtype=torch.bool)
     seen[0], seen[1, :, :28, :42] = True, True
     pixels = torch.randn(2, 1, 3, 56, 56) * seen[:, :, None]
@@ -81,7 +81,7 @@ def _idefics2() -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
 
 
 def _mllama() -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
-    """The first image has four tiles, the second two, of 16 patches and a class token each."""
+    """Make a batch whose first image has four tiles and second two, of 16 patches and a class token each."""
     vision = {
         "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_global_layers": 2, "attention_heads": 4,
         **PIXELS, "max_num_tiles": 4, "intermediate_layers_indices": [0, 1], "vision_output_dim": 96,
@@ -108,7 +108,7 @@ def _mllama() -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
 
 
 def _llama4() -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
-    """Every second layer of the text model has experts in one tensor."""
+    """Make a model whose text layers alternate between MLPs and experts in a single tensor."""
     vision = {
         **VISION, **PIXELS, "intermediate_size": 128, "vision_output_dim": 32, "projector_input_dim": 32,
         "projector_output_dim": 32, "pixel_shuffle_ratio": 0.5,
@@ -158,7 +158,7 @@ def _flan_t5() -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
 
 
 def _florence2() -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
-    """A vision tower of four stages with a convolution between them, and an encoder-decoder that is called by halves."""
+    """Make a vision tower of four stages with a convolution between them, and an encoder-decoder that is called by halves."""
     vision = {
         "depths": [1, 1, 2, 1], "embed_dim": [8, 16, 16, 32], "num_heads": [1, 2, 2, 4], "num_groups": [1, 2, 2, 4],
         "patch_size": [7, 3, 3, 3], "patch_stride": [4, 2, 2, 2], "patch_padding": [3, 1, 1, 1], "projection_dim": 32,
@@ -198,7 +198,7 @@ def _florence2() -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
 
 
 def _qwen3_vl(experts: bool = False) -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
-    """Image features are added behind the first layers of the text model."""
+    """Make a model that adds image features after the first layers of its text model."""
     kind = "Qwen3VLMoe" if experts else "Qwen3VL"
     vision = {
         "hidden_size": 32, "intermediate_size": 48, "depth": 3, "num_heads": 4, "patch_size": 7, "out_hidden_size": 32,

@@ -1,4 +1,4 @@
-"""A model without a yaml, given on the command line: the documentation's example, and what it lacks."""
+"""A model without a yaml, given on the command line: the documentation's example, and errors for missing settings."""
 
 from __future__ import annotations
 

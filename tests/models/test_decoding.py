@@ -1,4 +1,4 @@
-"""What the decoder of an encoder-decoder is given."""
+"""Inputs of the decoder in an encoder-decoder model."""
 
 from __future__ import annotations
 

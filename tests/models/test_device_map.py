@@ -1,4 +1,4 @@
-"""Where weights lie changes what fits and nothing else: on disk, in a file, or in memory, every result is the same."""
+"""The place of weights changes memory use and nothing else: from disk, file or memory, every result is the same."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_read(
 
 
 def test_the_memory_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Control groups, as a container or SLURM sets them: the tightest of those above the process holds."""
+    """Control groups, as a container or SLURM sets them: the tightest limit above the process applies."""
     assert 0 < available_bytes(CPU) < 1 << 50
     job = tmp_path / "slurm" / "job_1"
     job.mkdir(parents=True)

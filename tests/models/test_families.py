@@ -48,7 +48,7 @@ def test_blocks_replay_exactly_and_every_linear_has_statistics(name: str) -> Non
 
 @pytest.mark.parametrize("name", [name for name, (*_, tokens) in FAMILIES.items() if tokens])
 def test_the_places_of_image_features_are_counted_by_row(name: str) -> None:
-    """The family itself raises nothing if one row has a place too many and another one too few."""
+    """The family itself raises nothing if a row has a place too many and another a place too few."""
     torch.manual_seed(0)
     loaded, batch, tokens = toy_model(name), toy_batch(name), FAMILIES[name][2]
     with torch.no_grad(), Filled() as filled:

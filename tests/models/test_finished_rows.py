@@ -1,4 +1,4 @@
-"""Rows left out of decoding once their text has ended: the tokens stay those of ``generate``, whatever the family."""
+"""Rows leave decoding once their text has ended: in every family the tokens stay those of ``generate``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ GREEDY = {"num_beams": 1, "max_new_tokens": 8, "do_sample": False}
 
 
 def decoder_of(loaded: LoadedModel) -> Any:
-    """The model inside that generates."""
+    """Return the inner model that generates."""
     return getattr(loaded.model, "language_model", loaded.model)
 
 
 def asked(loaded: LoadedModel, name: str) -> dict[str, Any]:
-    """A batch, padded on the left, whose first row ends at its third token and whose second row goes on."""
+    """Make a batch, padded on the left, whose first row ends at its third token and whose second row goes on."""
     batch = toy_batch(name)
     batch["attention_mask"][:] = 1
     batch["attention_mask"][1, :2] = 0
@@ -34,7 +34,7 @@ def asked(loaded: LoadedModel, name: str) -> dict[str, Any]:
 
 
 def steps(loaded: LoadedModel, batch: dict[str, Any], **settings: Any) -> tuple[torch.Tensor, list[int]]:
-    """The tokens, and how many rows each step computed."""
+    """Return the tokens, and how many rows each step computed."""
     rows: list[int] = []
     head = decoder_of(loaded).get_output_embeddings()
     hook = head.register_forward_hook(lambda _head, inputs, _output: rows.append(len(inputs[0])))

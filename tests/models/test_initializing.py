@@ -1,4 +1,4 @@
-"""Linears that transformers cannot load packed are known before they are written so."""
+"""Linears that transformers cannot load packed are found before they are written that way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints that do not serve: of another class, damaged, or out of reach. Each is one line that says what would."""
+"""Checkpoints of another class, damaged, or out of reach are refused with a line that says which would serve."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A copy of the embedded captioner, to be spoilt."""
+    """Copy the embedded captioner, to be damaged."""
     return shutil.copytree(EMBEDDED / "tiny_blip2", tmp_path / "checkpoint")
 
 
@@ -48,7 +48,7 @@ def test_a_checkpoint_of_another_family(model_config: dict[str, Any]) -> None:
 
 
 def test_a_checkpoint_of_another_class_of_the_family(model_config: dict[str, Any]) -> None:
-    """transformers would draw what is missing at random, and say so in a warning."""
+    """transformers would fill missing weights with random values, and only warn."""
     message = (
         r"Blip2ForImageTextRetrieval: does not fit .*names Blip2ForConditionalGeneration: \d+ weights are missing \("
     )
@@ -139,7 +139,7 @@ def test_a_checkpoint_that_is_not_cached_without_network(
 
 
 def test_a_cached_checkpoint_needs_no_network(command: Command, tmp_path: Path) -> None:
-    """The hub's own cache, as ``hf download`` fills it; asking for each file would be tried for minutes."""
+    """The hub's own cache is filled as by ``hf download``; a request for each file would be retried for minutes."""
     repository = tmp_path / "home" / "hub" / "models--someone--tiny"
     shutil.copytree(EMBEDDED / "tiny_blip2", repository / "snapshots" / "abc")
     (repository / "refs").mkdir()

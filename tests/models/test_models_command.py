@@ -285,7 +285,7 @@ def test_bad_input_is_one_line(arguments: list[str], message: str, capsys: pytes
 
 @pytest.fixture
 def own_yaml(tmp_path: Path) -> Path:
-    """A yaml outside ``conf/model``, of a checkpoint in a folder that has no weights yet."""
+    """Write a yaml outside ``conf/model``, of a checkpoint in a folder that has no weights yet."""
     checkpoint = tmp_path / "my_blip2"
     checkpoint.mkdir()
     shutil.copy(CONFIGS.parent / "embedded" / "tiny_blip2" / "config.json", checkpoint)

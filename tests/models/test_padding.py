@@ -40,7 +40,7 @@ def test_every_form_of_a_mask_says_which_tokens_are_padding(mask: Tensor) -> Non
     "mask",
     [
         None, torch.ones(2, 4), torch.ones(2, 1, 4, 4, dtype=torch.bool).tril(), torch.zeros(1, 1, 4, 4),
-        # Images that are packed into one row see themselves only; a bias of positions hides nothing.
+        # Images that are packed into a row see themselves only; a bias of positions hides nothing.
         torch.block_diag(torch.ones(2, 2), torch.ones(2, 2)).bool()[None, None], -torch.rand(1, 8, 4, 4) * 100,
         torch.ones(5, 1, 7, 7, dtype=torch.bool),
     ],
@@ -50,7 +50,7 @@ def test_a_mask_that_hides_no_token_from_itself_has_no_padding(mask: Tensor | No
 
 
 def test_keys_of_more_tokens_than_the_hidden_state_are_masked_apart() -> None:
-    """Latents that attend to patches and to themselves."""
+    """Latents attend to patches and to themselves."""
     seen = torch.cat([COUNTS, torch.ones(2, 3, dtype=torch.bool)], dim=1)
     latents = torch.zeros(2, 3, 8)
     named = {"attention_mask": added(seen[:, None, None, :].expand(2, 1, 3, 7))}
@@ -71,7 +71,7 @@ def test_what_a_block_attends_to_has_the_mask_of_its_own_tokens() -> None:
 
 @pytest.mark.parametrize("form", [added, Tensor.bool, Tensor.long])
 def test_queries_that_may_see_nothing_show_no_key_in_any_form_of_the_mask(form: Callable[[Tensor], Tensor]) -> None:
-    """Such a query is let see all, and another mask says so; the tiles of an image are rows."""
+    """The model lets such a query see all keys, and another mask excludes it; the tiles of an image are rows."""
     blind = COUNTS[:, None, None, :].expand(2, 1, 6, 4).clone()
     blind[:, :, 0] = True
     rows = torch.ones(2, 1, 6, 1)

@@ -22,7 +22,7 @@ from mmq_sweeps.quantization.targets import Part
 
 Build = Callable[[str], Counted]
 
-# Weights of the linears of one block, by hand.
+# Weights of the linears of a block, by hand.
 VIT_G = 1408 * 3 * 1408 + 1408 * 1408 + 2 * 1408 * 6144
 CLIP_L = 4 * 1024**2 + 2 * 1024 * 4096
 OPT_2_7B = 4 * 2560**2 + 2 * 2560 * 10240
@@ -31,7 +31,7 @@ VICUNA_13B = 4 * 5120**2 + 3 * 5120 * 13824
 Q_FORMER_SELF_ATTENTION = 4 * 768**2
 Q_FORMER_CROSS_ATTENTION = 2 * 768**2 + 2 * 768 * 1408
 Q_FORMER_MLP = 2 * 768 * 3072
-# Every second of the 12 blocks attends to the image. The retriever has one MLP for queries and one for texts.
+# Every second of the 12 blocks attends to the image. The retriever has an MLP for queries and an MLP for texts.
 Q_FORMER = 12 * (Q_FORMER_SELF_ATTENTION + Q_FORMER_MLP) + 6 * Q_FORMER_CROSS_ATTENTION
 
 QWEN3_MOE = 128 * 3 * 2048 * 768 + 2 * 2048 * 32 * 128 + 2 * 2048 * 4 * 128
@@ -68,7 +68,7 @@ def test_a_part_that_sees_texts_says_which_tokens_are_of_the_image(name: str, co
 @pytest.mark.parametrize("name", model_names())
 def test_the_linears_of_all_blocks_are_those_of_the_parts(name: str, counted: Build) -> None:
     model, parts = counted(name).model, counted(name).parts
-    # Layers stand in lists in every family; what lies in none (projectors, heads) is in no part.
+    # Layers stand in lists in every family; modules outside lists (projectors, heads) belong to no part.
     expected = {
         f"{path}.{inner}"
         for path, layers in model.named_modules()
@@ -139,7 +139,7 @@ def test_blocks_of_the_study(counted: Build) -> None:
 
 
 def test_every_published_size_of_the_captioner(counted: Build, published_sizes: list[dict[str, str]]) -> None:
-    """The study stores what it does not quantize in 32 bits, and counts more than weights as quantized."""
+    """The study stores weights that it does not quantize in 32 bits, and counts more than weights as quantized."""
     captioner = counted("blip2_opt_2_7b")
     total = describe(captioner)["parameters"]
     parts = {"VIT": "vision", "QFORMER": "connector", "LLM": "language"}
@@ -162,7 +162,7 @@ def test_every_published_size_of_the_captioner(counted: Build, published_sizes: 
 
 
 def counted_by_the_study(captioner: Counted, part: str, group: str, kind: str) -> int:
-    """Weights and biases; of the Q-Former only the self-attention modules, with their layer norm."""
+    """Count weights and biases as the study does: of the Q-Former only self-attention modules, with their layer norm."""
     units = [unit for unit in captioner.parts[part].units if (unit.group, unit.kind) == (group, kind)]
     if part != "connector":
         return weights_and_biases(captioner, units)
@@ -188,7 +188,7 @@ AWQ_SIZE_AT_16_BITS = {"blip2_opt_2_7b": 66_224_478_208, "blip2_itm_vit_g": 19_1
 
 @pytest.mark.parametrize("name", AWQ_BITS)
 def test_the_study_s_awq_sizes(name: str, counted: Build) -> None:
-    """It counts biases as quantized, and all other modules in 32 bits: not the parameters that lie in no layer."""
+    """The study counts biases as quantized, and other modules in 32 bits, except parameters that lie in no layer."""
     model = counted(name)
     found = {part: weights_and_biases(model, of.units) for part, of in model.parts.items() if not of.at_an_end}
     assert found == AWQ_BITS[name]

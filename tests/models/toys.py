@@ -20,7 +20,7 @@ from mmq_sweeps.models.loading import LoadedModel
 from mmq_sweeps.models.shapes import Shape, build_on_meta, find_shape
 from tests.models import other_toys
 
-# What a family's published shape is cut down to, wherever the key stands in its configuration. The vocabulary has room for
+# The sizes to which a family's published shape is cut, at any depth of its configuration. The vocabulary has room for
 # the thousand tokens that PaliGemma's processor adds.
 TOY = {
     "hidden_size": 32, "encoder_hidden_size": 32, "out_hidden_size": 32, "projection_dim": 32, "word_embed_proj_dim": 32,
@@ -32,7 +32,7 @@ IMAGE_TOKEN, PADDING = 499, 1
 BATCH, LENGTH, PADDED = 2, 44, 4
 PIXELS = (BATCH, 3, 28, 28)
 
-# What a family's configuration needs besides, the image's input, and how many tokens an image takes in the text.
+# Further settings of each family's configuration, the image's input, and the number of tokens an image takes in the text.
 FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "blip2_opt_2_7b": (
         {"image_token_index": IMAGE_TOKEN, "qformer_config": {"num_attention_heads": 4}},
@@ -75,7 +75,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
 
 
 def shrunk(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` at the toy size, nested configurations as well; ``more`` is put over them as it is."""
+    """Return ``values`` at the toy size, nested configurations as well; ``more`` is put over them as it is."""
     toy: dict[str, Any] = {**more}
     for key, value in values.items():
         if isinstance(value, dict):
@@ -88,7 +88,7 @@ def shrunk(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]
 
 
 def toy_values(name: str) -> dict[str, Any]:
-    """The values of a toy's ``config.json``."""
+    """Return the values of a toy's ``config.json``."""
     return shrunk(find_shape(read_model(name)).values, FAMILIES[name][0])
 
 
@@ -122,7 +122,7 @@ SPECIAL = ("<unk>", "<pad>", "<s>", "</s>")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A family's processor: the tokens of its texts, those that its tokenizer names, its image processor and itself."""
+    """The parts of a family's processor: tokens of its texts, tokens its tokenizer names, image processor, and class."""
 
     tokens: tuple[str, ...]
     images: str
@@ -183,13 +183,13 @@ RECIPES |= {
     ),
     "flan_t5": Recipe(("<image>",), "BlipImageProcessor", {"size": SQUARE}, "Blip2Processor", {"num_query_tokens": 4}),
 }  # fmt: skip
-# Of one family with another model, whose toy is therefore the same.
+# Models that share a family, and therefore a toy, with another model.
 LIKE = {"llava_1_5_13b": "llava_1_5_7b", "qwen2_5_vl_7b": "qwen2_5_vl_3b"}
 IMAGE_TOKENS = ("image_token_id", "image_token_index")
 
 
 def write_checkpoint(name: str, folder: Path) -> None:
-    """A toy of ``conf/model/NAME.yaml`` with random weights, as a checkpoint of its family lies on the hub."""
+    """Write a toy of ``conf/model/NAME.yaml`` with random weights, as a checkpoint of its family lies on the hub."""
     family = LIKE.get(name, name)
     tokenizer = _tokenizer(RECIPES[family])
     toy = toy_values(family)
@@ -204,7 +204,7 @@ def write_checkpoint(name: str, folder: Path) -> None:
 
 
 def write_other_checkpoint(name: str, folder: Path) -> None:
-    """The same for a family that no yaml describes."""
+    """Write a toy checkpoint of a family that no yaml describes."""
     tokenizer = _tokenizer(RECIPES[name])
     image_token = tokenizer.convert_tokens_to_ids("<image>")
     torch.manual_seed(0)
@@ -213,7 +213,7 @@ def write_other_checkpoint(name: str, folder: Path) -> None:
 
 
 def awake(model: Any) -> Any:
-    """``model`` with weights so large that what it answers depends on what it sees, as the check of a model asks."""
+    """Enlarge the weights of ``model`` until its answers depend on the image, as the check of a model requires."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -230,7 +230,7 @@ def save(model: Any, tokenizer: Any, recipe: Recipe, folder: Path) -> None:
 
 
 def _prompt_words() -> list[str]:
-    """The words of every model's prompts: a model that does not know its prompt is refused."""
+    """Return the words of every model's prompts: a model that does not know its prompt is refused."""
     texts = [text for name in model_names() for text in (read_model(name).get("prompts") or {}).values()]
     return [word for text in texts for word, _ in pre_tokenizers.Whitespace().pre_tokenize_str(text)]
 

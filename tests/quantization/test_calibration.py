@@ -27,7 +27,7 @@ def batches(loaded: LoadedModel) -> list[dict[str, Tensor]]:
 
 
 def direct_inputs(loaded: LoadedModel, batches: list[dict[str, Tensor]], name: str) -> list[Tensor]:
-    """What a linear sees when the model simply runs."""
+    """Return the inputs of a linear in plain runs of the model."""
     seen: list[Tensor] = []
     handle = loaded.model.get_submodule(name).register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     with torch.no_grad():
@@ -139,7 +139,7 @@ def test_hooks_go_when_the_forward_pass_fails(loaded: LoadedModel, parts: dict[s
 def test_memory_of_one_block_at_a_time(
     loaded: LoadedModel, parts: dict[str, Part], batches: list[dict[str, Tensor]]
 ) -> None:
-    """The statistics of a block are gone when those of the next are made, unless someone keeps them."""
+    """The statistics of a block are freed before those of the next are made, unless the caller holds them."""
     import weakref
 
     vision = parts["vision"]
@@ -193,7 +193,7 @@ def test_inputs_are_kept_where_they_are_asked_for(
 
 
 class Stack(nn.Module):
-    """Blocks that are called in the ``order`` that a forward pass asks for."""
+    """A module that calls its blocks in the given ``order``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -272,7 +272,7 @@ def test_the_passes_of_a_retriever_replay_exactly(retriever: Retriever, matching
     handle = last.register_forward_hook(lambda _block, _inputs, output: outputs.append(output))
     passes = capture(loaded, [part], [pairs(retriever, TEXTS, matching)])["connector"]
     handle.remove()
-    # For the features the image and the text pass the Q-Former one after the other, for the matching head together.
+    # For the features the image and the text pass the Q-Former in turn, for the matching head together.
     assert len(passes) == (1 if matching else 2)
     replay = BlockRunner(loaded, part, passes)
     for _ in part.blocks:
@@ -281,7 +281,7 @@ def test_the_passes_of_a_retriever_replay_exactly(retriever: Retriever, matching
 
 
 def test_padding_of_texts_does_not_count_in_a_q_former(retriever: Retriever) -> None:
-    """Query tokens and image tokens count, whatever is padded beside them."""
+    """Query tokens and image tokens all count, with padding beside them or without."""
     loaded = retriever.loaded
     part = find_parts(loaded.model, loaded.config)["connector"]
     words = int(retriever.tokenized(TEXTS).mask.sum())

@@ -23,7 +23,7 @@ def test_sharing_that_changes_between_batches_is_an_error() -> None:
 
 
 def test_a_long_run_loses_nothing_to_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums in single precision stall: after many tokens what one adds is below the last digit."""
+    """Sums in single precision stall: after many tokens the next addition is below the last digit."""
     # Here every token stands for the many that are multiplied at once.
     monkeypatch.setattr(sums, "TOKENS_AT_ONCE", 1)
     model = nn.ModuleDict({"a": nn.Linear(2, 1)})

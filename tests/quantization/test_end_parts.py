@@ -1,4 +1,4 @@
-"""Token embeddings and the output layer: found, quantized, calibrated, counted and refused; tied ones are one weight."""
+"""Token embeddings and the output layer: found, quantized, calibrated, counted and refused; tied, they are a single weight."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ from tests.models.toys import BATCH, FAMILIES, LENGTH, PADDED, toy_batch, toy_mo
 
 Composed = Callable[..., DictConfig]
 TIED, UNTIED, RETRIEVER = "tiny_blip2", "tiny_llava", "tiny_blip2_itm"
-# Only what lies at the ends is quantized.
+# Quantizes the parts at the ends only.
 BARE = ("component.vision.bits=16", "component.connector.bits=16", "component.language.bits=16")
-# Among 24 images the retriever finds all, whatever its embeddings.
+# Among 24 images the retriever finds all, even with coarse embeddings.
 RETRIEVAL = ("task=scenes_retrieval", "task.limit=60", "task.shortlist=2")
 
 
@@ -62,7 +62,7 @@ def quantized(session: Session, cell: Cell) -> dict[str, Tensor]:
 
 
 def untied(**more: Any) -> LoadedModel:
-    """The captioner with a head of its own, which a checkpoint may have."""
+    """Load the captioner with a head of its own, which a checkpoint may have."""
     with quiet_libraries():
         loaded = load_model({**read_model(TIED), **more})
     head = loaded.model.get_output_embeddings()
@@ -120,7 +120,7 @@ def test_a_configuration_that_does_not_serve(composed: Composed) -> None:
 
 
 def cell_config(sweep: Sweep) -> dict[str, Any]:
-    """The model's configuration in a sweep of one model."""
+    """Return the model's configuration in a sweep of a single model."""
     return next(iter(sweep.configs.values()))["model"]
 
 
@@ -168,7 +168,7 @@ PLACES = [
 
 @pytest.mark.parametrize(("tied", "device_map"), PLACES)
 def test_replacing_either_of_tied_weights_replaces_both(tied: bool, device_map: Any, tmp_path: Path) -> None:
-    """In memory and on disk, before the model ran and after it; untied ones are replaced one by one."""
+    """In memory and on disk, before the model ran and after it; untied weights are replaced separately."""
     place = {"device": "cpu", "device_map": device_map}
     if tied:
         with quiet_libraries():
@@ -186,7 +186,7 @@ def test_replacing_either_of_tied_weights_replaces_both(tied: bool, device_map: 
     tokens = torch.arange(80).reshape(2, 40)
 
     def used() -> tuple[Tensor, Tensor]:
-        """The embedding's rows, and the head's product with unit vectors, as the modules themselves give them."""
+        """Return the embedding's rows, and the head's product with unit vectors, as the modules themselves compute them."""
         embedding, head = (loaded.model.get_submodule(name) for name in names.values())
         with torch.no_grad():
             return embedding(tokens).flatten(0, 1), head(torch.eye(64)).T[:80]
@@ -221,7 +221,7 @@ def test_replacing_either_of_tied_weights_replaces_both(tied: bool, device_map: 
 
 
 def direct(loaded: LoadedModel, name: str, batches: list[dict[str, Any]], mask: str = "attention_mask") -> Tensor:
-    """The inputs of a linear in an ordinary forward pass, without padding ``[N, I]``."""
+    """Return the inputs of a linear in an ordinary forward pass, without padding ``[N, I]``."""
     rows: list[Tensor] = []
     handle = loaded.linear(name).register_forward_pre_hook(lambda _module, inputs: rows.append(inputs[0].clone()))
     kept = []
@@ -360,7 +360,7 @@ def test_untied_weights_are_counted_both() -> None:
 
 
 def problems(composed: Composed, tmp_path: Path, *runs: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Problems that a worker finds with a loaded model, and those that are found before the first job."""
+    """Return problems that a worker finds with a loaded model, and problems that are found before the first job."""
     sweep = plan([composed(*SMALL, *run, f"store.dir={tmp_path / 'store'}") for run in runs])
     with quiet_libraries():
         worker = Checks(Sessions(sweep, Store.open(tmp_path / "store"))).problems(sweep.cells)
@@ -472,7 +472,7 @@ def test_a_sweep_measures_eight_and_two_bits(
         size = records[bits].size
         assert all(size["parts"][end]["bpw_paper"] == bits for end in ends)
         assert size["total"]["quantized_weights"] == sum(size["parts"][end]["parameters"] for end in ends)
-    # What lies between stays as it was.
+    # The parts between stay as they were.
     between = [part for part in records[16].size["parts"] if part not in ("embeddings", "head")]
     assert all(
         records[bits].size["parts"][part] == records[16].size["parts"][part] for bits in (8, 2) for part in between
@@ -480,7 +480,7 @@ def test_a_sweep_measures_eight_and_two_bits(
 
 
 def test_a_head_elsewhere_is_another_unit(composed: Composed, tmp_path: Path) -> None:
-    """Where it lies is no part of the model's configuration, which the keys of units hold."""
+    """The keys of units hold the head's place, which is not in the model's configuration."""
     sweep = plan([composed(*BARE, "component.head.bits=8", "method=gptq")])
     own = sweep.cells[-1]
     head = Sessions(sweep, Store.open(tmp_path / "store")).open(own).parts["head"]

@@ -1,4 +1,4 @@
-"""Experts in one tensor: found, calibrated, solved and put in place one by one, as if each were linears."""
+"""Experts in a single tensor are found, calibrated, solved and put in place as if each were linears."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ALL = {"blocks": ["front", "middle", "end"], "layers": ["mlp"]}
 
 
 def unit_of(toy: Toy) -> tuple[Part, Unit]:
-    """The language part and the first of its units with experts."""
+    """Return the language part and the first of its units with experts."""
     language = find_parts(toy.loaded.model, {"parts": toy.parts})["language"]
     return language, next(unit for unit in language.select(ALL) if any(map(experts.parse, unit.linears)))
 
@@ -44,7 +44,7 @@ def slices(unit: Unit) -> list[str]:
 
 
 def never_choose_the_last(toy: Toy) -> None:
-    """Of the logits a, a, -a, -a and 0, the last is never among the highest two."""
+    """Set the router's logits to a, a, -a, -a and 0, so that the last is never among the highest two."""
     for name, module in toy.loaded.model.named_modules():
         if name.endswith("mlp.gate"):
             row = module.weight[0].clone()
@@ -52,7 +52,7 @@ def never_choose_the_last(toy: Toy) -> None:
 
 
 def recorded(toy: Toy, unit: Unit) -> tuple[nn.Module, tuple[Tensor, ...], Tensor]:
-    """The experts of ``unit``, what the model calls them with, and what they return."""
+    """Return the experts of ``unit``, the model's inputs to them, and their output."""
     module = toy.loaded.model.get_submodule(experts.module_of(slices(unit)[0]))
     calls: list[Any] = []
     handle = module.register_forward_hook(lambda _, inputs, output: calls.append((inputs, output)))
@@ -64,7 +64,7 @@ def recorded(toy: Toy, unit: Unit) -> tuple[nn.Module, tuple[Tensor, ...], Tenso
 
 
 def tokens_by_expert(inputs: tuple[Tensor, ...], count: int) -> list[tuple[Tensor, Tensor]]:
-    """The rows that an expert is given and their inputs, from the call alone."""
+    """Return the rows that an expert is given and their inputs, from the call alone."""
     if len(inputs) > 1:
         rows = [torch.tensor([n for n, own in enumerate(inputs[1].tolist()) if e in own]) for e in range(count)]
         return [(own, inputs[0][own]) for own in rows]
@@ -80,7 +80,7 @@ def between(x: Tensor, weight: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_slices_are_linears_whose_products_are_the_modules_own_output(name: str) -> None:
-    """Both classes' first projections are square or their transposes fit, so only values tell which way they are stored."""
+    """First projections of both classes are square or fit transposed, so only values tell how they are stored."""
     toy = make(name)
     _, unit = unit_of(toy)
     module, inputs, output = recorded(toy, unit)

@@ -1,4 +1,4 @@
-"""Input scales go into the layer before where nothing else of the model changes by it, and nowhere else."""
+"""Input scales are folded into the layer before if nothing else of the model changes by it, and nowhere else."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ AWQ_CELL = (
 )
 # Few scales are tried, where it does not matter which is best.
 QUICK = ("method.n_grid=4", "method.clip_steps=2")
-# Linears that share an input by the ends of their names, and what their scale is folded into.
+# Linears that share an input, by the ends of their names, under the module that their scale is folded into.
 VISION = {"layer_norm1": ["qkv"], "qkv 64": ["projection"], "layer_norm2": ["fc1"], "nowhere": ["fc2"]}
 QFORMER = {
     "attention.attention.value 0": ["attention.output.dense"],
@@ -76,7 +76,7 @@ GROUPED_LLAMA = {
     "up_proj 0": ["down_proj"],
     "nowhere": ["o_proj"],
 }
-# A norm whose weight is one plus its parameter is not divided with it.
+# A norm whose weight is 1 plus its parameter is not divided with it.
 GEMMA = {
     "up_proj 0": ["down_proj"],
     "nowhere": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"],
@@ -92,7 +92,7 @@ EXPECTED = {
 
 
 def found_folds(loaded: LoadedModel, part: Part, batch: dict[str, Tensor], block: int = 0) -> dict[str, list[str]]:
-    """The ends of linears' names by what their input's scale is folded into, in one block."""
+    """Group the linears of a block, by the ends of their names, under the module that their input's scale is folded into."""
     passes = capture(loaded, [part], [batch])[part.name]
     names = [name for unit in part.units if unit.block == block for name in unit.linears]
     ((_, stats),) = block_statistics(loaded, part, passes, names)
@@ -239,7 +239,7 @@ def test_a_block_that_cannot_run_again_gets_no_scale_and_says_so(
 
 
 def test_tokens_that_look_like_a_batch_are_taken_whole(toys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where an item alone cannot run, the whole batch does."""
+    """If an item alone cannot run, the whole batch does."""
     loaded, batch = toys["llava_1_5_7b"]
     part = find_parts(loaded.model, loaded.config)["language"]
     expected, ran = found_folds(loaded, part, batch), []
@@ -272,7 +272,7 @@ def test_a_scale_for_a_whole_weight_folds_into_norms_only(toys: dict[str, Any]) 
         packed = solve_unit(unit, AWQ(size, fuse=True), [Format(3, size)], loaded, stats).packed[0]
         notes = [note["folded_into"] for note in packed.notes.values() if "folded_into" in note]
         assert {source.rpartition(".")[2] for source in notes} == folded
-        # Of what the codes stand for in the model, not of weights with other columns and rows.
+        # Errors of the weights as the model computes them, not of weights with other columns and rows.
         assert 0 < packed.error["weight_error"] < 0.15
         assert 0 < packed.error["output_error"] < 0.15
 
@@ -312,7 +312,7 @@ def test_a_fused_cell_stores_no_input_scale(
 def test_what_is_folded_is_what_would_be_stored_beside_the_codes(
     composed: Composed, loaded: LoadedModel, parts: dict[str, Part], tmp_path: Path
 ) -> None:
-    """``fc1`` of the ViT is folded into a norm, and nothing is folded into it."""
+    """``fc1`` of the ViT is folded into a norm, and nothing is folded into ``fc1``."""
     fused, beside = (
         quantized(composed, loaded, parts, tmp_path, *QUICK, "component=vision", f"method.fuse={fuse}")
         for fuse in ("true", "false")
@@ -370,7 +370,7 @@ def test_norms_and_biases_are_swapped_with_the_codes_and_back(
 
 
 def test_a_fused_cell_is_measured_alike_alone_and_among_others(composed: Composed, tmp_path: Path) -> None:
-    """Cached outputs of a part, norms that run before the first linear, and weights of the cell before."""
+    """Covers cached outputs of a part, norms that run before the first linear, and weights of the cell before."""
     runs = [("component.vision.bits=2",), ("component.vision.bits=16",), ("component.connector.bits=16",), ()]
     sweep = plan([composed(*SMALL, *AWQ_CELL, *QUICK, *run, f"store.dir={tmp_path}/all") for run in runs])
     store = Store.open(tmp_path / "all")
@@ -410,7 +410,7 @@ def test_half_precision_folds_and_answers(composed: Composed, model_config: dict
 def test_units_are_calibrated_behind_folded_scales(
     composed: Composed, loaded: LoadedModel, parts: dict[str, Part], tmp_path: Path
 ) -> None:
-    """The MLP of a block, by sequential GPTQ, sees the norm that the attention's scale is folded into."""
+    """In sequential GPTQ, the MLP of a block sees the norm that the attention's scale is folded into."""
     chained = {"bits": 3, "layers": ["mlp"], "method": {"name": "gptq", "sequential": True}}
     file = tmp_path / "mixed.json"
     file.write_text(json.dumps({"parts": {"vision": [{"bits": 3, "layers": ["attention"], "method": "awq"}, chained]}}))

@@ -47,7 +47,7 @@ def cell(composed: Composed, *overrides: str) -> Cell:
 
 
 def weights(session: Session, *cells: Cell) -> list[dict[str, torch.Tensor]]:
-    """Quantize ``cells`` together, and what each then reads from the store."""
+    """Quantize ``cells`` together, and return the weights that each then reads from the store."""
     wanted = [session.requests(one) for one in cells]
     assert not session.compute([request for requests in wanted for request in requests], Progress(1))
     found = []
@@ -171,7 +171,7 @@ def test_a_failing_solver_fails_its_own_requests_only(session: Session, composed
 
 @contextmanager
 def changed(session: Session, name: str) -> Iterator[torch.Tensor]:
-    """The weight ``name``, which a test may change; afterwards it is as it was."""
+    """Lend the weight ``name`` to be changed, and restore it afterwards."""
     weight = session.loaded.model.get_submodule(name).weight
     kept = weight.detach().clone()
     try:
@@ -232,7 +232,7 @@ def test_a_linear_that_no_token_reaches_is_named(session: Session) -> None:
 
 
 class Picky:
-    """Rounds, but not to three bits, and many formats not at all."""
+    """A method that rounds, but refuses three bits and many formats."""
 
     needs_statistics = False
 
@@ -294,7 +294,7 @@ def test_tokens_that_are_not_finite_fail_the_linears_that_they_reach(session: Se
 
 
 def test_a_fallback_stands_in_the_record_by_the_linears_name(session: Session, composed: Composed) -> None:
-    """A linear whose inputs are all zero: GPTQ has nothing to go by and rounds, and the record says so."""
+    """With all inputs zero GPTQ has no information and rounds, and the record says so."""
     one = cell(composed, "bits=3", "method=gptq", "component=language", "component.language.blocks=[front]")
     block = session.parts["language"].blocks[0]
     norm = session.loaded.model.get_submodule(f"{block}.final_layer_norm")
@@ -353,7 +353,7 @@ SEQUENTIAL = ("method=gptq", "method.sequential=true", "component=connector")
 
 
 def test_each_unit_is_calibrated_behind_the_quantized_ones(session: Session, composed: Composed) -> None:
-    """The classical definition: what a linear is given by the model in which all before it is quantized."""
+    """By the classical definition, a linear's input comes from the model in which all units before it are quantized."""
     part = session.parts["vision"]
     found, plain = weights(
         session,
@@ -383,7 +383,7 @@ def test_each_unit_is_calibrated_behind_the_quantized_ones(session: Session, com
 
 
 def test_a_chain_may_hold_units_of_another_method(session: Session, composed: Composed, tmp_path: Path) -> None:
-    """Units that are rounded to nearest are in place too when those behind them are calibrated."""
+    """Rounded units are in place when the units behind them are calibrated."""
     chained = {"bits": 2, "layers": ["mlp"], "method": {"name": "gptq", "sequential": True}}
     rules = [{"bits": 2, "layers": ["attention"], "method": "rtn"}, chained]
     (tmp_path / "mixed.json").write_text(json.dumps({"parts": {"connector": rules}}))
@@ -418,7 +418,7 @@ def test_a_sequential_cell_is_the_same_alone_and_in_a_sweep(
         alone = weights(replace(session, store=Store.open(tmp_path / f"alone{index}")), one)[0]
         assert all(torch.equal(alone[name], together[index][name]) for name in alone)
     whole, _, end, plain = together
-    # Behind full-precision blocks the end is another than behind quantized ones; so is all behind the first unit.
+    # Behind full-precision blocks the end differs from that behind quantized blocks; so does all behind the first unit.
     assert any(not torch.equal(end[name], whole[name]) for name in end)
     first = session.parts["connector"].units[0].linears
     assert all(torch.equal(whole[name], plain[name]) for name in first)
@@ -436,7 +436,7 @@ def test_sequential_keys_hold_what_of_the_part_is_quantized(session: Session, co
         "component.connector.bits=4",
     ):
         assert not every & keys("bits=3", other)
-    # What another part has does not matter.
+    # The settings of another part do not matter.
     assert every < keys("bits=3", "component=connector_language", "component.language.bits=8")
 
 

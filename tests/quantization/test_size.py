@@ -92,7 +92,7 @@ def test_the_exact_size_is_that_of_the_stored_tensors(
     requests = session.requests(cell)
     assert not session.compute(requests, Progress(1))
     units = [store.artifacts.load(ArtifactKind.QUANTIZED, one.key)[0] for one in requests]
-    # What input scales are folded into has the size that it has in the model.
+    # Modules that input scales are folded into keep their size in the model.
     tensors = [tensor for unit in units for name, tensor in unit.items() if not name.endswith(DENSE)]
     quantized = sum(shape[0] * shape[1] for one in requests for shape in one.unit.linears.values())
     found, _ = load(requests, store)

@@ -1,4 +1,4 @@
-"""Vision and text tokens apart: what each linear sees of both, and objectives that weigh them."""
+"""Vision and text tokens apart: the statistics of both in each linear, and objectives that weigh them."""
 
 from __future__ import annotations
 
@@ -119,13 +119,13 @@ def test_a_weight_mixes_both_kinds_and_its_ends_are_one_of_them(llava: LoadedMod
     torch.testing.assert_close(mixed.stats.mean_abs, 0.3 * vision.mean_abs + 0.7 * text.mean_abs)
     assert torch.equal(mixed.stats.gram, mixed.stats.gram.T)
     assert mixed.of_all_tokens is shared.stats
-    # The share of vision tokens among all gives what all tokens alike give.
+    # Weighed by the share of vision tokens, the sums equal those of all tokens.
     alike = shared.weighted(vision.count / shared.stats.count)
     torch.testing.assert_close(alike.stats.gram, shared.stats.gram, rtol=1e-5, atol=1e-6)
 
 
 def test_of_one_kind_of_token_a_weight_makes_no_difference(llava: LoadedModel) -> None:
-    """A task of one's own may give the model texts alone."""
+    """A user's task may give the model texts alone."""
     part = find_parts(llava.model, llava.config)["language"]
     tokens = torch.randint(5, 60, (3, 7), generator=torch.Generator().manual_seed(0))
     tokens[tokens == llava.model.config.image_token_id] = 5
@@ -242,7 +242,7 @@ KNOWN: dict[tuple[str, ...], dict[str, Any]] = {}
 
 
 def requests_of(session: Session, composed: Composed, weight: float | None, *more: str) -> list[Request]:
-    """The MLPs of the first blocks."""
+    """Return the requests for the MLPs of the first blocks."""
     overrides = ("model=tiny_llava", "bits=2", "method=gptq", *FRONT, *more)
     if overrides not in KNOWN:
         KNOWN[overrides] = resolved(composed(*SMALL, *overrides))
@@ -252,7 +252,7 @@ def requests_of(session: Session, composed: Composed, weight: float | None, *mor
 
 
 def counted(session: Session) -> tuple[list[int], Callable[[], None]]:
-    """Forward passes of the whole model."""
+    """Count forward passes of the whole model."""
     calls: list[int] = []
     return calls, session.loaded.model.register_forward_hook(lambda *_: calls.append(1)).remove
 
@@ -274,7 +274,7 @@ def test_an_axis_of_weights_calibrates_once(session: Session, composed: Composed
     calls, remove = counted(session)
     assert not session.compute([request for own in wanted.values() for request in own], Progress(1))
     assert len(calls) == 2  # 16 samples, 8 a batch
-    # A later weight, and another method's, read what is stored.
+    # Requests with a later weight or another method read the stored statistics.
     more = [*requests_of(session, composed, 0.25), *requests_of(session, composed, 0.75, "method=coordinate_descent")]
     assert not session.compute(more, Progress(1))
     assert len(calls) == 2
@@ -285,7 +285,7 @@ def test_an_axis_of_weights_calibrates_once(session: Session, composed: Composed
         own, shared = codes(alone, wanted[weight]), codes(session, wanted[weight])
         assert all(torch.equal(own[name], shared[name]) for name in shared)
     remove()
-    # Vision tokens alone reach the tower, which is quantized once; what sees both is another for each weight.
+    # Only vision tokens reach the tower, which is quantized once; a unit that sees both differs for each weight.
     units = {weight: {request.unit.name: request for request in own} for weight, own in wanted.items()}
     for name in units[None]:
         keys = {own[name].key for own in units.values()}
@@ -297,7 +297,7 @@ def test_an_axis_of_weights_calibrates_once(session: Session, composed: Composed
     # Statistics of all tokens serve every weight, and so do those of both kinds.
     assert {own["language.0.mlp"].statistics for own in units.values()} == {units[None]["language.0.mlp"].statistics}
     assert len({own["language.0.mlp"].kinds for weight, own in units.items() if weight is not None}) == 1
-    # The error told is that of all tokens, whatever is weighed, so none can be less than that which is minimised for it.
+    # The reported error is that of all tokens under any weight, so none is below the error minimised for it.
     errors = [output_error(session, own["language.0.mlp"]) for own in units.values()]
     assert min(errors) == errors[0]
 

@@ -1,4 +1,4 @@
-"""Records are logged beside the work, in order, all of them, whatever the tracker does."""
+"""Records are logged beside the work, in order, and all of them, even if the tracker fails."""
 
 from __future__ import annotations
 

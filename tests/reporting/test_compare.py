@@ -108,7 +108,7 @@ def test_a_checkpoint_quantized_elsewhere_is_in_the_family_of_its_full_precision
 
 
 def test_beside_two_full_precision_models_it_is_a_family_of_its_own() -> None:
-    """Which of them it was made from is not known."""
+    """The record does not say which of the two models the cell was made from."""
     cells = cells_of_checkpoints(
         one={"checkpoint": "a"}, two={"checkpoint": "b"}, gptq={"checkpoint": "c", "quantized": "gptq"}
     )

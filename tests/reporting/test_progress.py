@@ -1,4 +1,4 @@
-"""Where log messages go while a command runs."""
+"""Log messages go to the innermost context, and to standard error by default."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def failed() -> Record:
 
 
 def items(one: Record, spread: float = 0.01) -> list[dict]:
-    """Items whose mean is the record's CIDEr, above and below it by turns; full precision has no spread."""
+    """Make items whose mean is the record's CIDEr, above and below it by turns; full precision has no spread."""
     value, width = one.metrics["cider"]["value"], spread if one.cell["parts"] else 0.0
     return [
         {"id": str(number), "prediction": "a", "scores": {"cider": value + (-1) ** number * width}}
@@ -118,7 +118,7 @@ def test_of_many_metrics_only_the_first_stands_beside_its_difference() -> None:
 
 
 def test_a_warning_that_cells_share_is_said_once() -> None:
-    """With the first three cells and the number of the others; a warning of a single cell names that one."""
+    """A shared warning names the first three cells and the number of others; a warning of a single cell names that cell."""
     cells = [record(float(bits), 1.0, vision=bits) for bits in (2, 3, 4, 5, 8)]
     for one in cells:
         one.metrics["cider"]["warnings"] = ["10 texts tie"]

@@ -43,7 +43,7 @@ def samples() -> list:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    # Set first, so that what the tracker sets is undone as well.
+    # Set first, so that the variables that the tracker sets are undone as well.
     monkeypatch.setenv("WANDB_DATA_DIR", "")
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)

@@ -25,7 +25,7 @@ FAILED = replace(
 
 
 def logged(site: Site) -> dict[str, Record]:
-    """The records that the project's runs hold."""
+    """Return the records that the project's runs hold."""
     return {name: Record.from_json(run.summary["record"]) for name, run in site.projects[ENTITY, "mmq-sweeps"].items()}
 
 

@@ -1,4 +1,4 @@
-"""A local stand-in for a W&B server: what the real client needs of it to log runs, to list them and to save views.
+"""A local stand-in for a W&B server, enough for the real client to log runs, to list them and to save views.
 
 It speaks HTTP on loopback and keeps everything in memory. A request that it does not know is answered with an error and
 kept in ``unknown``, so that a client which starts to ask for something new is seen.
@@ -49,7 +49,7 @@ class Run:
 
 @dataclass
 class Site:
-    """The server's state; tests read and change it. ``failures`` are answered, as (status, text), before anything else is."""
+    """The server's state, which tests read and change. ``failures`` are answered first, as (status, text)."""
 
     url: str = ""
     # (entity, project) -> run's name -> run, in the order of creation
@@ -66,12 +66,12 @@ class Site:
     # Every operation of GraphQL with its variables, and every other path with {}.
     log: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
-    # Tracebacks of what went wrong in here.
+    # Tracebacks of failures in this server.
     broken: list[str] = field(default_factory=list)
     ticks: int = 0
 
     def now(self) -> str:
-        """A time that is later at every call."""
+        """Return a time that is later at every call."""
         self.ticks += 1
         return datetime.fromtimestamp(1_800_000_000 + self.ticks, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -79,7 +79,7 @@ class Site:
         return [variables for operation, variables in self.log if operation == name]
 
     def add(self, project: str, name: str, summary: dict[str, Any], group: str | None = None) -> Run:
-        """A run as if it had been logged."""
+        """Add a run as if it had been logged."""
         now = self.now()
         run = Run(ENTITY, project, name, name, group, {}, summary, "finished", now, now)
         self.projects.setdefault((ENTITY, project), {})[name] = run
@@ -87,7 +87,7 @@ class Site:
 
 
 class GraphQLError(Exception):
-    """Answered as ``errors`` with HTTP status ``status``."""
+    """An error that is answered as ``errors`` with HTTP status ``status``."""
 
     def __init__(self, message: str, status: int = 200) -> None:
         super().__init__(message)
@@ -146,7 +146,7 @@ def _bucket(run: Run) -> dict[str, Any]:
 
 
 def _started(run: Run) -> dict[str, Any]:
-    """What the client asks for as ``wandbConfig(keys: ["t"])``: it resumes a run only if that is there."""
+    """Answer the client's ``wandbConfig(keys: ["t"])``: it resumes a run only if the key is there."""
     own = run.config.get("_wandb", {}).get("value", {})
     return {"t": own["t"]} if "t" in own else {}
 
@@ -197,7 +197,7 @@ def _runs(site: Site, variables: dict[str, Any]) -> dict[str, Any]:
 
 
 ORDERS = {"created_at": "created", "heartbeat_at": "heartbeat"}
-# What runs can be filtered by, of the fields that the client's documentation names.
+# The fields to filter runs by, from the client's documentation.
 FILTERS = {"name": "name", "group": "group", "state": "state", "displayName": "display_name"}
 
 
@@ -210,7 +210,7 @@ def _matches(run: Run, filters: dict[str, Any]) -> bool:
 
 
 def _node(run: Run) -> dict[str, Any]:
-    """All fields that the client asks of a run."""
+    """Return all fields that the client asks of a run."""
     return {
         **_bucket(run),
         "projectId": "1",
@@ -295,7 +295,7 @@ OPERATIONS: dict[str, Callable[[Site, dict[str, Any]], dict[str, Any]]] = {
     "Runs": _runs,
     "UpsertView2": _upsert_view,
     "View": _view,
-    # No such feature and no such artifact: the client falls back to what every server has.
+    # No such feature and no such artifact: the client falls back to the requests that every server answers.
     "ServerFeaturesQuery": lambda site, variables: {"serverInfo": {"features": []}},
     "ArtifactType": lambda site, variables: {"project": {"artifact": None}},
     "CreateArtifact": _create_artifact,
@@ -385,7 +385,7 @@ def serve(site: Site) -> Iterator[Site]:
 
 
 def environment(site: Site, folder: Path) -> dict[str, str]:
-    """The environment of a process whose W&B is ``site``, with nothing read from or left in the home directory."""
+    """Return the environment of a process whose W&B is ``site``, and which neither reads nor writes the home directory."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     return {**kept, **settings(site, folder)}
 
@@ -403,7 +403,7 @@ def settings(site: Site, folder: Path) -> dict[str, str]:
 
 
 def sync(folder: Path, site: Site, tmp_path: Path) -> None:
-    """``wandb sync`` of the offline runs in a tracker's ``folder``."""
+    """Run ``wandb sync`` on the offline runs in a tracker's ``folder``."""
     done = subprocess.run(
         [sys.executable, "-m", "wandb", "sync", *map(str, sorted((folder / "wandb").glob("offline-run-*")))],
         env=environment(site, tmp_path), capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path,

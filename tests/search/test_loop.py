@@ -1,4 +1,4 @@
-"""Whole searches on made scores: what they find, what they cost, and that they can be resumed."""
+"""Whole searches on made scores: their answers, their cost, and resuming them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EVALUATED = 400
 
 
 class World:
-    """Scores of points, as of a model: each item has a level of its own, and each point noise of its own on it."""
+    """Scores of points as from a model: each item has a level of its own, and each point its noise on that."""
 
     def __init__(self, space: Space, costs: Sequence[float], noise: float = 0.5, seed: int = 0) -> None:
         self.space, self.costs, self.noise, self.seed = space, costs, noise, seed
@@ -225,7 +225,7 @@ def test_what_is_left_of_full_precision_is_stated(space: Space) -> None:
 
 
 def test_a_bad_method_is_not_taken_for_the_best_uniform_one() -> None:
-    """Two methods of the same sizes; by the errors that are known of their units, the worse looks ten times better."""
+    """Two methods have the same sizes; by the known errors of their units, the worse looks ten times better."""
     made = space_of([3000, 2000, 4000], widths=(2, 4))
     bad = tuple(Option(bits, {"_target_": "bad"}, label=f"bad {bits}") for bits in (2, 4))
     axes = tuple(replace(axis, options=(*axis.options, *bad), stored_bits=axis.stored_bits * 2) for axis in made.axes)

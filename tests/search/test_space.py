@@ -1,4 +1,4 @@
-"""Spaces: sizes are those of measured cells, and a point is the cell of its file."""
+"""Sizes in a space are those of measured cells, and a point is the cell of its file."""
 
 from __future__ import annotations
 

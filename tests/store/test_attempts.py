@@ -1,4 +1,4 @@
-"""Cells whose process is killed: begun again a limited number of times, which the record tells."""
+"""Cells whose process was killed are retried a limited number of times, which the record states."""
 
 from __future__ import annotations
 

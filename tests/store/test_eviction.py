@@ -21,7 +21,7 @@ def opened(root: Path, max_kb: float | None = None) -> Store:
 
 
 def put(store: Store, kind: str, key: str, used: float | None = None, kb: float = 1.0) -> None:
-    """An artifact of about this size that was last used ``used`` seconds ago."""
+    """Write an artifact of about this size that was last used ``used`` seconds ago."""
     store.artifacts.save(kind, key, {"w": torch.zeros(int(kb * KB), dtype=torch.uint8)}, {})
     if used is not None:
         for path in (store.root / "artifacts" / kind).glob(f"{key}.*"):
@@ -207,7 +207,7 @@ print(computed)
 
 
 def test_many_processes_read_write_and_evict_in_one_store(tmp_path: Path) -> None:
-    """Nothing is half-read, nothing is taken for corrupt, what is needed stays, and the bound holds in the end."""
+    """Nothing is half-read or taken for corrupt, pinned artifacts stay, and the bound holds in the end."""
     processes = [
         Forked(PROGRAM, [WORKER, str(tmp_path), str(number), "120"], tmp_path, command_environment())
         for number in range(4)
@@ -218,7 +218,7 @@ def test_many_processes_read_write_and_evict_in_one_store(tmp_path: Path) -> Non
         assert process.returncode == 0, errors
         computed += int(out)
     assert computed >= 40
-    # A process that finds another one evicting writes on; the next write brings the store back under its bound.
+    # A process that finds another process evicting writes on; the next write brings the store back under its bound.
     put(opened(tmp_path, max_kb=30), "quantized", "last")
     assert sum(one.size_bytes for one in artifacts(tmp_path)) <= 30 * KB
     assert not (tmp_path / "corrupt").exists()

@@ -41,7 +41,7 @@ made: list[Locks] = []
 
 
 def locks(root: Path, machine: str | None = None, lease: float = LEASE) -> Locks:
-    """Locks of a process on ``machine``; None: this one."""
+    """Return the locks of a process on ``machine``, by default this machine."""
     files = Files(root)
     files.prepare()
     made.append(Locks(files, lease, "me", machine))
@@ -50,7 +50,7 @@ def locks(root: Path, machine: str | None = None, lease: float = LEASE) -> Locks
 
 @pytest.fixture(autouse=True)
 def released() -> Iterator[None]:
-    """What a test leaves locked would be renewed, some thousand times a second, while all other tests run."""
+    """Release the locks that a test leaves, which would be renewed a thousand times a second during all other tests."""
     yield
     while made:
         for lock in [*(one := made.pop())._held]:
@@ -59,7 +59,7 @@ def released() -> Iterator[None]:
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """``holder(lease=60)``: a real process that holds the lock ``cells/c``, or a pin, until it is killed."""
+    """Return ``holder(lease=60)``, which starts a process that holds the lock ``cells/c``, or a pin, until it is killed."""
     started: list[subprocess.Popen[str]] = []
 
     def start(what: str = "lock", lease: float = 60) -> subprocess.Popen[str]:
@@ -132,7 +132,7 @@ def test_a_living_owner_on_another_machine_keeps_its_lock_beyond_the_lease(tmp_p
 
 
 def dead_owner(root: Path, kind: str = "cells", name: str = "c") -> Path:
-    """The lock of a process on another machine that no longer renews it."""
+    """Write the lock of a process on another machine that no longer renews it."""
     gone = replace(Owner.here("gone", LEASE, "far"), host="node7")
     path = root / "locks" / kind / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -221,7 +221,7 @@ def test_a_claim_of_a_process_that_died_taking_over_is_taken_over(tmp_path: Path
 
 
 def test_of_many_who_wait_for_a_dead_owner_one_takes_over(tmp_path: Path) -> None:
-    """Eight takers at the same moment, each on a machine of its own, twenty times."""
+    """Eight processes take the lock over at the same moment, each on a machine of its own, twenty times."""
     for round_ in range(20):
         takers = [locks(tmp_path, f"machine{number}", lease=0.001) for number in range(8)]
         name = f"c{round_}"

@@ -131,7 +131,7 @@ def test_a_full_disk_says_so_and_keeps_what_was(store: Store, monkeypatch: pytes
 
 
 def test_a_process_that_may_not_write_more_leaves_a_readable_store(tmp_path: Path) -> None:
-    """A real limit on the size of files: the write fails in the middle of a file."""
+    """A real limit on the size of files makes the write fail in the middle of a file."""
     program = """
 import resource, signal, sys
 import torch
@@ -241,7 +241,7 @@ def test_a_store_that_is_only_read_is_left_as_it_is(store: Store, tmp_path: Path
 
 
 def test_a_record_that_is_being_replaced_is_not_taken_for_a_corrupt_one(store: Store, said: list[str]) -> None:
-    """Between a cell's new items and its new record the two do not fit."""
+    """Between a cell's new items and its new record, items and record do not fit."""
     written = store.save(record(created="new"), ITEMS)
     new = store.record_path(written.id).read_bytes()
     store.save(record(created="old"), [])

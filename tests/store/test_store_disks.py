@@ -1,4 +1,4 @@
-"""Stores on real file systems that refuse: full, or mounted read-only, in a mount namespace of their own."""
+"""Stores on real file systems that are full or mounted read-only, in a mount namespace of their own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 
 
 def in_namespace(mount: str, program: str, root: Path) -> subprocess.CompletedProcess[str]:
-    """Run a Python program after ``mount``, which sees ``$ROOT``; what is mounted goes when the program ends."""
+    """Run a Python program after ``mount``, which sees ``$ROOT``; mounts are gone when the program ends."""
     try:
         able = subprocess.run([*NAMESPACE, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False)
     except FileNotFoundError:

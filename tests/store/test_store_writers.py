@@ -1,4 +1,4 @@
-"""Many processes write one store, some of them killed at any moment."""
+"""Many processes write into the same store, and some are killed at random moments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmq_sweeps.store.store import Store
 from tests.commands import PROGRAM, Forked
 from tests.conftest import command_environment
 
-# Each cell is "run" under its lock: two runs of one cell would leave two lines. ``begun`` is there while a cell is run.
+# Each cell is "run" under its lock: two runs of a cell would leave two lines. ``begun`` is there while a cell is run.
 RUNS_CELLS = """
 import logging, os, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Questions asked as a benchmark asks them: instruction, options, context, right answers in each notation, groups."""
+"""Questions in a benchmark's form: instruction, options, context, right answers in each notation, groups."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Rows:
-    """A reader of these questions, each about a picture of its own; two share a group."""
+    """A reader of the given questions, each about a picture of its own; two share a group."""
 
     split: str
     count: int | None = None

@@ -40,7 +40,7 @@ THEIRS = {
 
 
 def rows_of(name: str, pictures: Iterator[Any], split: str) -> Rows:
-    """Rows with the columns of the benchmark's data set; what is in them is made up."""
+    """Make rows with the columns of the benchmark's data set and invented content."""
     return [_row(name, place, next(pictures), split) for place in range(6)]
 
 
@@ -89,7 +89,7 @@ def _row(name: str, place: int, image: Any, split: str) -> dict[str, Any]:
 
 
 def doubled(name: str, rows: Rows) -> Rows:
-    """Two questions about each picture, where the benchmark has so."""
+    """Ask two questions about each picture if the benchmark does."""
     if name != "mme":
         return rows
     other = {"answer": "No", "question": "Is it blue? Please answer yes or no."}
@@ -98,7 +98,7 @@ def doubled(name: str, rows: Rows) -> Rows:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """A folder of Parquet for each benchmark, its splits as on the Hub."""
+    """Write a folder of Parquet for each benchmark, with its splits as on the Hub."""
     return {name: write(tmp_path_factory.mktemp(name), name) for name in THEIRS}
 
 
@@ -179,7 +179,7 @@ def test_what_is_asked_and_where_it_lies_is_as_in_lmms_eval(task: Callable[..., 
     path, prefix = THEIRS[name]
     library = Path(lmms("tasks").__file__).parent
     theirs, ours = read(library / path), settings(name)
-    # MME's authors have an instruction of their own in each question; lmms-eval's variant without one leaves it there.
+    # MME's authors put their instruction into each question; lmms-eval's variant without an instruction leaves it there.
     told = theirs["lmms_eval_specific_kwargs"]["plm" if name == "mme" else "default"]
     module = "tasks.mmbench.en_utils" if name == "mmbench" else f"tasks.{path.partition('/')[0]}.utils"
     ask = getattr(lmms(module), f"{prefix}_doc_to_text")
@@ -202,7 +202,7 @@ def text_of(question: Any, name: str) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A yaml of lmms-eval with what it includes; functions are None."""
+    """Read a yaml of lmms-eval and the file that it includes; functions are None."""
 
     class Loader(yaml.SafeLoader):
         pass

@@ -1,4 +1,4 @@
-"""How probable a model finds its own answers: equal to teacher forcing, whatever the batch, the beams and the model."""
+"""The probability of a model's own answers equals teacher forcing with any batch, number of beams and model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def made(composed: Composed, *overrides: str) -> tuple[GenerationTask, dict[str,
 
 
 def forced(loaded: LoadedModel, prompt: str, image: Any, tokens: Tensor) -> float:
-    """The log-probability of ``tokens`` behind a prompt, by one forward pass over all of them."""
+    """Return the log-probability of ``tokens`` after a prompt, from a single forward pass over all of them."""
     inputs = dict(loaded.processor(images=[[image]], text=[prompt], return_tensors="pt"))
     length = inputs["input_ids"].shape[1]
     for name, more in (("input_ids", tokens[None]), ("attention_mask", torch.ones_like(tokens)[None])):

@@ -1,4 +1,4 @@
-"""Captioning and answering: what is asked, what is refused, what a batch changes (nothing)."""
+"""Captioning and answering: the prompts, the refusals, and independence of the batch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_batch_size_changes_no_text(composed: Composed, loaded: LoadedModel, n
 
 @pytest.mark.parametrize("model", ["tiny_blip2", "tiny_llava"])
 def test_texts_are_those_of_generate(composed: Composed, model: str) -> None:
-    """Whatever is left out of a batch on the way, a text is what transformers writes for it."""
+    """Finished rows leave the batch on the way, and every text is still the text of transformers."""
     with quiet_libraries():
         loaded = load_model(read_model(model))
     for name in ("scenes_caption", "scenes_vqa"):
@@ -102,7 +102,7 @@ def test_more_scenes_than_can_be_drawn_before_the_first_cell_are_refused(compose
 
 @dataclass(frozen=True)
 class ThreeScenes:
-    """A reader that has three examples, whatever is asked for."""
+    """A reader that has three examples, even if more are asked for."""
 
     split: str
     count: int

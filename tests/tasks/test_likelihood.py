@@ -1,4 +1,4 @@
-"""How likely a model finds the right texts: equal to a loss computed by hand, and told as a metric."""
+"""The likelihood of the right texts equals a loss computed by hand, and is reported as a metric."""
 
 from __future__ import annotations
 

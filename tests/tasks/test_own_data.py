@@ -1,4 +1,4 @@
-"""A person's own yaml, as docs/tasks.md shows it, for JSON lines and a folder of pictures: from the command to the record."""
+"""A user's own yaml, as docs/tasks.md shows it, for JSON lines and a folder of pictures: from the command to the record."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def rows(folder: Path, split: str, drawn: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
-    """The folder and the yaml of the page, where the command is run."""
+    """Write the page's yaml and a data set for it under ``tmp_path``, where the command runs; return the data's folder."""
     page = Path(__file__).parents[2].joinpath("docs", "tasks.md").read_text()
     (yaml,) = re.findall(r"```yaml\n# own/task/mine.yaml\n(.*?)```", page, flags=re.DOTALL)
     (tmp_path / "own" / "task").mkdir(parents=True)

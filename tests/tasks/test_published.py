@@ -1,4 +1,4 @@
-"""Tasks over published data sets, in their own layouts on disk: from the files to the record, and what is refused."""
+"""Tasks over published data sets, in their own layouts on disk: from the files to the record, and refused settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TRAINING = (1001, 1002, 1003, 1004)
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A few images of every set, under the folder that the tasks look in."""
+    """Write a few images of every set to the folder that the tasks read."""
     root = tmp_path / "data"
     write_coco(root / "coco_caption")
     write_coco(root / "coco_caption", "train2017", TRAINING)
@@ -230,7 +230,7 @@ def test_decoded_images_are_not_kept(
 
 
 def test_every_model_that_is_asked_says_how() -> None:
-    """What a task takes from its model; that it does is in the test of the study's settings."""
+    """Check the prompts that a task takes from its model; the test of the study's settings checks that it takes them."""
     asked = [name for name in model_names() if read_model_prompts(name)]
     assert len(asked) >= 10
     for name in asked:

@@ -1,4 +1,4 @@
-"""Ranks from scores and similarities: the shortlist, and what ties count."""
+"""Ranks from scores and similarities: the shortlist, and the rank of ties."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmq_sweeps.tasks.ranking import Captions, predictions_of
 
 
 def hand_made(by_pair: list[list[float]], similarity: list[list[float]], shortlist: int) -> dict[str, Any]:
-    """Two images, one with texts 0 and 1, the other with text 2."""
+    """Return predictions for two images: the first has texts 0 and 1, the second has text 2."""
     captions = Captions(["a/0", "a/1", "b/0"], np.array([0, 0, 1]), ["x", "y", "z"], np.array([0, 1, 2]))
     found = predictions_of(["a", "b"], captions, np.array(by_pair), np.array(similarity), shortlist)
     return {query: json.loads(answer) for query, answer in found.items()}

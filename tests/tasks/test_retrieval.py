@@ -49,7 +49,7 @@ def silent(done: int, total: int) -> None:
 
 
 def whole(retriever: LoadedModel, pixels: torch.Tensor, texts: Any, matching: bool) -> torch.Tensor:
-    """The model's own forward pass over pairs."""
+    """Run the model's own forward pass over pairs."""
     with torch.no_grad():
         return retriever.model(**Retriever(retriever, 64).forward_inputs(pixels, texts, matching)).logits_per_image
 

@@ -1,4 +1,4 @@
-"""Some items of a task: drawn by a seed, apart from calibration, and cells of their own."""
+"""A sample of a task's items is drawn by a seed, apart from calibration, and makes cells of its own."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_sample_beyond_the_items_is_told(composed: Composed) -> None:
 
 
 def test_the_sampled_items_score_as_they_do_among_all(composed: Composed, tmp_path: Path) -> None:
-    """Questions are scored one by one; a picture's rank is among all pictures and texts, asked or not."""
+    """Questions are scored separately; a picture's rank is among all pictures and texts, asked or not."""
     from mmq_sweeps.execution.executor import quiet_libraries
     from mmq_sweeps.models.loading import load_model
 

@@ -1,4 +1,4 @@
-"""The scoring command: published figures to the last digit, and one line for whatever is wrong."""
+"""The scoring command prints published figures to the last digit, and every error on a line."""
 
 from __future__ import annotations
 

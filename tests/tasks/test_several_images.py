@@ -1,4 +1,4 @@
-"""Items with several images and with none: what the model is given, alone and in a batch, and what is refused."""
+"""Items with several images and with none: the model's inputs, alone and in a batch, and refused settings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FAMILIES = ("tiny_llava", "qwen2_5_vl_3b", "smolvlm2_2_2b")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], LoadedModel]:
-    """The embedded LLaVA, or a toy of a family with random weights and its own processor."""
+    """Return a loader of the embedded LLaVA, or of a family's toy with random weights and its own processor."""
 
     @functools.cache
     def made(name: str) -> LoadedModel:
@@ -55,7 +55,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], LoadedMod
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows with one image, two and none."""
+    """Write rows with one image, two and none."""
     found = tmp_path_factory.mktemp("several")
     for split, named in (("test", "evaluation"), ("train", "calibration")):
         drawn = iter(scenes(sum(COUNTS), named))
@@ -79,7 +79,7 @@ def task(composed: Composed, folder: Path) -> Callable[..., GenerationTask]:
 
 
 def by_hand(loaded: LoadedModel, images: list[Any], text: str, generation: dict[str, Any]) -> str:
-    """What transformers' own processor and ``generate`` make of one item."""
+    """Return the answer to an item by transformers' own processor and ``generate``."""
     inputs: dict[str, Any] = dict(
         loaded.processor(images=[images] if images else None, text=[text], return_tensors="pt")
     )

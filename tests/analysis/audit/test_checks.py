@@ -21,7 +21,7 @@ def defects(source: str) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def study(published: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """What is found in the study's tables."""
+    """Return the defects that the audit finds in the study's published tables, by table."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         return defects(f"published:{published}")

@@ -1,4 +1,4 @@
-"""Items are read once, and scores of cells stand in one order of items."""
+"""Items are read once, and scores of all cells stand in the same order of items."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_scores_beyond_the_bound_are_read_again() -> None:
     for _ in range(2):
         book.get(("", "1"), read, book.scores)
     assert len(reads) == 4
-    # What is small is kept.
+    # Small entries stay in the cache.
     assert book.get(("", "1"), read, len) == 2
     assert book.get(("", "1"), read, len) == 2
     assert len(reads) == 5

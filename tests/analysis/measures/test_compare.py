@@ -31,7 +31,7 @@ def saved(
     task: dict[str, Any] = SCENES,
     **scores: Sequence[float],
 ) -> Record:
-    """A finished cell with these answers, and the scores of each of its metrics."""
+    """Save a finished cell with these answers and its metrics' scores of each item."""
     means = {name: sum(values) / len(values) for name, values in scores.items()}
     record = made(method, {"vision": bits} if bits else {}, bits or 16.0, means, task=task, lower=["wer"])
     items = [

@@ -24,7 +24,7 @@ def kept(
     higher: bool = True,
     pictures: Sequence[int] | None = None,
 ) -> Path:
-    """A store of ``{method: [(item, prediction, score)]}``; ``none`` is full precision."""
+    """Fill a store from ``{method: [(item, prediction, score)]}``; ``none`` is full precision."""
     store = Store.open(folder)
     for method, answers in cells.items():
         bits = {} if method == "none" else {"vision": 4}
@@ -103,7 +103,7 @@ def test_retrieval_is_compared_by_the_first_result_and_an_image_is_drawn_with_it
         ]
         return [(name, json.dumps(one), float(one["rank"] == 0)) for name, one in zip(queries, told, strict=True)]
 
-    # Queries of one image turn wrong together.
+    # Queries of an image turn wrong together.
     missed = np.repeat(random.random(30) < 0.4, 3)
     cells = {"none": answered(np.zeros(90, dtype=bool).tolist()), "rtn": answered(missed.tolist())}
     row = flips_of(load([str(kept(tmp_path, cells, "text_recall_at_1"))])).table.loc["rtn-vision4"]

@@ -1,4 +1,4 @@
-"""Importances that are looked up are those of scikit-learn and of SHAP."""
+"""Importances from lookup tables equal those of scikit-learn and of SHAP."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRIDS = [[(2, 3, 4, 8, 16)] * 3, [(2, 3.27, 4), (3, 8), (2, 4, 5.5, 16)], [(2, 4
 
 
 def drawn(levels: list[tuple[float, ...]]) -> tuple[RandomForestRegressor, np.ndarray, np.ndarray]:
-    """A forest of a bootstrap draw of a grid, in which columns act together and one does nothing."""
+    """Fit a forest to a bootstrap draw of a grid in which two columns interact and a third does nothing."""
     generator = np.random.default_rng(len(levels))
     bits = np.array(list(itertools.product(*levels)), dtype=float)
     bits = bits[generator.integers(0, len(bits), 2 * len(bits))]

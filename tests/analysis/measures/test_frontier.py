@@ -86,7 +86,7 @@ def test_items_of_a_group_are_drawn_together() -> None:
 
 
 def test_questions_about_one_picture_are_one_piece_of_evidence(tmp_path: Path) -> None:
-    """A cell with four questions a picture, and one that counts them apart: the interval is twice as wide."""
+    """Clustered by picture, four questions each, the interval is twice as wide as with questions counted apart."""
     scores = np.repeat(np.random.default_rng(1).normal(0.5, 0.2, 20), 4)
     widths = []
     for name, group in (("apart", "{item}"), ("together", "picture {picture}")):

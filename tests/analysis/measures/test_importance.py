@@ -18,7 +18,7 @@ WIDTHS = (2, 3, 4, 8)
 
 
 def grid(score, widths=WIDTHS) -> dict:
-    """Every assignment of ``WIDTHS`` to three parts, scored by ``score(vision, connector, language)``."""
+    """Return every assignment of ``widths`` to three parts, scored by ``score(vision, connector, language)``."""
     rows = [
         (dict(zip(("vision", "connector", "language"), bits, strict=True)), sum(bits) / 3, score(*bits))
         for bits in itertools.product(widths, repeat=3)
@@ -28,7 +28,7 @@ def grid(score, widths=WIDTHS) -> dict:
 
 @pytest.fixture
 def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For what no more of them would change."""
+    """Grow ten trees only, for tests whose answer does not change with more."""
     monkeypatch.setattr(importance, "TREES", 10)
 
 
@@ -145,6 +145,6 @@ def test_narrowed_selections_are_features_of_their_own(published: Path) -> None:
     assert features.shape == (1500, 18)
     forest = RandomForestRegressor(10, random_state=0).fit(features, uniform["metric.cider"])
     shares = dict(zip(features, forest.feature_importances_, strict=True))
-    # Never quantized in that file, whatever its columns say.
+    # Never quantized in that file, though its columns name widths.
     for idle in ("language {} attention", "connector {} mlp"):
         assert all(shares[idle.format(group)] < 0.02 for group in ("front", "middle", "end"))

@@ -14,7 +14,7 @@ PARAMETERS = 400
 
 
 def bpw(bits: dict[str, int]) -> float:
-    """As the paper's: every part has 100 weights of 400 parameters."""
+    """Compute bits per weight as the paper does: every part has 100 weights of 400 parameters."""
     return 16 - sum((16 - width) * 100 for width in bits.values()) / PARAMETERS
 
 
@@ -24,7 +24,7 @@ def score(bits: dict[str, int]) -> float:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A grid without its cells of 4 bits in vision and 4 in language."""
+    """Store a grid without its cells of 4 bits in vision and 4 in language."""
     rows = [dict(zip(PARTS, widths, strict=True)) for widths in itertools.product(WIDTHS, repeat=3)]
     kept = [bits for bits in rows if not (bits["vision"] == 4 and bits["language"] == 4)]
     folder = tmp_path_factory.mktemp("grid")
@@ -36,7 +36,7 @@ def test_the_best_within_a_budget_of_bits(store: Path) -> None:
     (found,) = recommend(load([str(store)]), max_bpw=7.5)
     assert found.best["metric.cider"] == pytest.approx(max(score(one) for one in grid() if bpw(one) <= 7.5))
     assert found.best["bpw_paper"] <= 7.5
-    # Damage is the same for every item, so nothing that scores less is as good; what ties is.
+    # Damage is the same for every item, so no cell with a lower score is as good; ties are.
     ties = [one for one in grid() if bpw(one) <= 7.5 and score(one) == score(best_of(found))]
     assert len(found.as_good) == len(ties) - 1
     assert found.as_good["metric.cider"].tolist() == pytest.approx([found.best["metric.cider"]] * (len(ties) - 1))

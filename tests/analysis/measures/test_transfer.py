@@ -23,7 +23,7 @@ Grid = Sequence[tuple[Mapping[str, int], float, float]]
 
 
 def kept(folder: Path, families: Mapping[str, Grid], parts: Mapping[str, Sequence[str]] | None = None) -> Cells:
-    """A store of families: ``(bits by part, bpw, score)`` of gptq; a score lies alike about each of 40 items."""
+    """Fill a store with families of gptq cells, ``(bits by part, bpw, score)``; a score lies alike about each of 40 items."""
     store = Store.open(folder)
     noise = np.random.default_rng(0).normal(0, 0.2, 40)
     for name, cells in families.items():

@@ -11,7 +11,7 @@ from mmq_sweeps.data.lmms import installed
 from mmq_sweeps.data.scenes import Scenes
 
 needs_lmms_eval = pytest.mark.skipif(find_spec("lmms_eval") is None, reason=f"needs lmms-eval: {installed.INSTALL}")
-# What its evaluator imports beside what its tasks do.
+# The imports of its evaluator beside those of its tasks.
 needs_its_evaluator = pytest.mark.skipif(
     find_spec("lmms_eval") is None or find_spec("aiohttp") is None,
     reason=f"needs lmms-eval and its evaluator: {installed.INSTALL} && pip install aiohttp",

@@ -1,4 +1,4 @@
-"""Tasks are found and read as lmms-eval does, without importing it; what cannot be run is refused by name."""
+"""Tasks are found and read as lmms-eval does, without importing it; tasks that cannot be run are refused by name."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_published_task_is_read_as_lmms_eval_reads_it(name: str) -> None:
     load_yaml_config = lmms("utils").load_yaml_config
 
     def named(value: Any) -> Any:
-        """A value with its functions by name, which both leave as the yaml has them."""
+        """Replace functions in a value by their names in the yaml."""
         if isinstance(value, Function | yaml.ScalarNode):
             return value.path if isinstance(value, Function) else value.value
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What lmms-eval changes in a process when it is imported and run is undone."""
+"""Importing and running lmms-eval changes settings of the process, which are all restored afterwards."""
 
 from __future__ import annotations
 

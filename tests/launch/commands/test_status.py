@@ -1,4 +1,4 @@
-"""``status`` on stores that are made up: counts, failures by class, groups, pace, and that it only reads."""
+"""``status`` on made-up stores: counts, failures by class, groups, pace, and no writes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_sweep_that_was_refused_says_why_until_it_is_launched_again(
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith(f"sweep {sweep_id} was"))
     assert line == f"sweep {sweep_id} was refused: bits=[red]1: choose 2 to 8 (and 1 more)"
 
-    time.sleep(0.002)  # A launch is told from the one before it by the millisecond.
+    time.sleep(0.002)  # Launches are told apart by the millisecond.
     assert launched(store, made.sweep(CELLS)) == sweep_id
     assert (look().count("queued"), look().refused) == (26, ())
 

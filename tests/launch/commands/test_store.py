@@ -20,7 +20,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def launch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """``launch("store", "list")``: exit status, standard output and standard error."""
+    """Return ``launch("store", "list")``, which returns exit status, standard output and standard error."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["launch", *map(str, arguments)])
@@ -34,7 +34,7 @@ def launch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A store with a space and letters beyond ASCII in its path, two records and artifacts of every kind."""
+    """Make a store with a space and letters beyond ASCII in its path, two records and artifacts of every kind."""
     root = tmp_path / "meine Läufe 量"
     store = Store.open(root)
     for one in (cell(16, 16, 16), cell(3, 16, 16)):

@@ -52,7 +52,7 @@ def test_cancel_stops_a_sweep_and_retry_goes_on_with_it(sweeps: Sweeps) -> None:
 
 
 def test_cancel_reaches_a_worker_that_cannot_be_signalled(sweeps: Sweeps) -> None:
-    """As one of another machine: it looks into the store, and so does the one process of a plain sweep."""
+    """A worker on another machine looks into the store, and so does the single process of a plain sweep."""
     sweeps.hold()
     sweep = sweeps.start_elsewhere("method=rtn", "component=language", "bits=2,3", HELD)
     assert sweeps.held(1) == [sweep.pid]
@@ -68,7 +68,7 @@ def test_cancel_reaches_a_worker_that_cannot_be_signalled(sweeps: Sweeps) -> Non
 
 
 def failing_method(folder: Path) -> str:
-    """A method outside the package that fails at three bits until the file ``mended`` is beside it."""
+    """Write a method outside the package that fails at three bits until the file ``mended`` is beside it."""
     return write_method(
         folder,
         "fragile",
@@ -108,7 +108,7 @@ def test_a_failed_cell_is_told_by_status_and_logs_and_run_again_by_retry(
 
 @pytest.fixture
 def recorded_sweep(sweeps: Sweeps) -> str:
-    """The id of a made-up sweep that is under way, in the store of ``sweeps``."""
+    """Record a made-up sweep that is under way in the store of ``sweeps``; return its id."""
     store = Store.open(sweeps.store)
     sweep_id = launched(store, made.sweep(CELLS))
     for cell in CELLS[:3]:

@@ -1,4 +1,4 @@
-"""What is made of SLURM's queue before anything is submitted."""
+"""SLURM's queue is read and understood before any job is submitted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from launch.slurm.scheduler import JobId, Queued
 
 
 def queue_of(monkeypatch: pytest.MonkeyPatch, *looks: dict[str, str]) -> list[dict[JobId, Queued]]:
-    """Make the queue say ``looks``, job to state, one after another, and the last one from then on."""
+    """Make the queue answer ``looks``, job to state, in turn; the last look repeats."""
     left = [{JobId.parse(job): Queued(JobId.parse(job), state, "") for job, state in one.items()} for one in looks]
     monkeypatch.setattr(scheduler, "queued", lambda name: left.pop(0) if len(left) > 1 else left[0])
     monkeypatch.setattr(slurm, "ENDING_POLL_SECONDS", 0.0)

@@ -1,4 +1,4 @@
-"""What a running sweep has found: its frontier, the best cell within a budget, and one screen for all of it."""
+"""The results of a running sweep: its frontier, the best cell within a budget, and a single screen for both."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def record(cell: Cell, bpw: float, value: float, higher: bool = True, created: s
 
 
 def measured(cells: list[Cell], **more: Any) -> list[tuple[str, Record]]:
-    """The more bits, the better, with some noise, by which some cells beat others of more bits."""
+    """Score cells the higher the more bits they have, with noise that lets some cells beat cells of more bits."""
     noise = np.random.default_rng(0).normal(0, 0.05, len(cells))
     found = []
     for cell, off in zip(cells, noise, strict=True):
@@ -173,7 +173,7 @@ def test_higher_in_the_plot_is_higher_and_further_right_has_more_bits() -> None:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
-    """A sweep of 343 cells in 49 groups with 20 workers, of which two thirds have ended."""
+    """Make a sweep of 343 cells in 49 groups with 20 workers, of which two thirds have ended."""
     store = Store.open(tmp_path_factory.mktemp("large") / "runs")
     cells = made.grid(2, 3, 4, 5, 6, 8, 16)
     sweep_id = launched(store, made.sweep(cells), groups=49)

@@ -1,4 +1,4 @@
-"""What a sweep has yet to do, by what the store has."""
+"""The plan lists the work that the store does not have yet."""
 
 from __future__ import annotations
 

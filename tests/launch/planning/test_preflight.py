@@ -1,4 +1,4 @@
-"""What is found wrong with a sweep's cells before its first job, in a process that the parent starts."""
+"""Faults of a sweep's cells that are found before its first job, in a process that the parent starts."""
 
 from __future__ import annotations
 

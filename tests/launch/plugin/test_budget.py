@@ -1,4 +1,4 @@
-"""Which choices a search has of a command line."""
+"""The choices that a search reads from a command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.launch.search.asking import question
 
 
 def settings(asked: Question) -> dict[str, list[tuple[int, str | None, object]]]:
-    """Bits, class of the method and group size of every option, by part."""
+    """Return bits, class of the method and group size of every option, by part."""
     return {
         part: [(one.bits, one.method and one.method["_target_"].rpartition(".")[2], one.group_size) for one in options]
         for part, options in asked.options.items()

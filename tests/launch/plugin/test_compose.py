@@ -1,4 +1,4 @@
-"""Composing quickly comes to what Hydra's composing in full comes to."""
+"""Quick composition gives the same configurations as Hydra's own."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_any_grid_is_as_composed_in_full(axes: list[str]) -> None:
 
 
 def in_full(run: Multirun, job: list[str]) -> tuple[DictConfig | None, str]:
-    """What Hydra composes of a job, or the error that it ends with."""
+    """Compose a job with Hydra; return the configuration, or None and the error."""
     try:
         full = run.loader.load_sweep_config(run.master, job)
     except ConfigCompositionException as error:

@@ -38,7 +38,7 @@ KINDS = {"ATTENTION": {"attention"}, "MLP": {"mlp"}, "BOTH": {"attention", "mlp"
 
 @pytest.fixture
 def published() -> Path:
-    """The study's own rows."""
+    """Return the folder of the study's own rows."""
     folder = Path(os.environ.get("MMQ_PUBLISHED", Path(__file__).resolve().parents[4] / "shared" / "published"))
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there: git clone https://github.com/gautomdas/mmq and set MMQ_PUBLISHED")
@@ -47,7 +47,7 @@ def published() -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The annotations of the study's sets, which name its cells."""
+    """Write the annotations of the study's sets, whose digests enter the ids of cells."""
     monkeypatch.setenv("MMQ_DATA", str(tmp_path))
     for split in ("val2017", "train2017"):
         layouts.write_coco(tmp_path / "coco_caption", split)
@@ -65,7 +65,7 @@ def planned(*arguments: str) -> tuple[int, Sweep]:
 
 # Of each: configurations; distinct cells; part-quantizations; passes of vision, connector and language.
 SIZES = {
-    # One part in 6 sets of groups that are not all of it, beside each of the 4 choices for the two others, and the 7 of
+    # A single part in 6 sets of groups that are not all of it, beside each of the 4 choices for the two others, and the 7 of
     # whole parts: 79 selections, of 3 choices of layer kinds and 5 bit-widths below 16.
     "uniform_captioning": (3 * 7 * 4 * 3 * 6, 79 * 3 * 5 + 1, 3 * 7 * 3 * 5, 7 * 3 * 5 + 1, None, None),
     "gptq_captioning": (448, 448, 7 + 7 + 6, 8, 64, 448),
@@ -102,7 +102,7 @@ def test_an_experiment_is_planned_whole(name: str, request: pytest.FixtureReques
 
 @pytest.mark.usefixtures("data")
 def test_gqa_is_the_grid_of_vqav2() -> None:
-    """So its sizes are those of the grid that is planned whole, and its small command is as good as the one that is run."""
+    """As the grids are equal, GQA's sizes and small command need no test of their own beside VQA v2's."""
     own, other = (OmegaConf.load(conf_dir() / "experiment" / f"{name}.yaml") for name in ("gqa", "vqav2"))
     assert own.hydra == other.hydra
     assert (own.defaults, other.defaults) == ([{"override /task": "gqa"}], [{"override /task": "vqav2"}])
@@ -120,7 +120,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def selected(row: dict[str, str]) -> tuple | None:
-    """What a published row of the uniform grid quantizes, as ``assigned`` has it; ``None`` for full precision."""
+    """Return the quantized blocks of a published row of the uniform grid, as ``assigned`` does; ``None`` for full precision."""
     parts = {
         name: frozenset(group for column, group in GROUPS.items() if row[f"{part}_{column}"] == "1")
         for part, name in PARTS.items()
@@ -145,7 +145,7 @@ def bits(cell: Cell, part: str) -> int:
 
 
 def commands(name: str) -> list[list[str]]:
-    """The commands that an experiment's yaml opens with, as lists of arguments."""
+    """Return the commands that an experiment's yaml opens with, as lists of arguments."""
     opening = re.match(r"(#.*\n)+", (conf_dir() / "experiment" / f"{name}.yaml").read_text())
     assert opening is not None, name
     text = re.sub(r"\\\n#\s*", "", opening[0])
@@ -168,7 +168,7 @@ def test_the_command_for_the_embedded_siblings_passes_every_check(name: str, tmp
 
 
 def planned_loaders(sweep: Sweep) -> list[list[str]]:
-    """What takes each cell of a model quantized, by the formats that its methods say before they run."""
+    """Return the loaders that take each cell of a model, from the formats that its methods announce before they run."""
     (config,) = {digest(config["model"]): config["model"] for config in sweep.configs.values()}.values()
     model = build_on_meta(config, find_shape(config))
     parts = find_parts(model, config)
@@ -187,7 +187,7 @@ def planned_loaders(sweep: Sweep) -> list[list[str]]:
     ]
 
 
-# What of the small commands is thinned further, to a few cells.
+# Small commands that are thinned further, to a few cells.
 THINNED = {
     "uniform_captioning": [
         "bits=3", "component.vision.layers=[mlp]", "component.connector.bits=16", "component.language.bits=${bits}",

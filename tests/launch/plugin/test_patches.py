@@ -1,4 +1,4 @@
-"""Plain values that are patched together are what Hydra composes and OmegaConf resolves, job by job."""
+"""Plain values that are patched together equal those that Hydra composes and OmegaConf resolves, job by job."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def composer() -> Iterator[Composer]:
 def test_any_grid_is_as_composed_in_full(composer: Composer, data: st.DataObject) -> None:
     chosen = data.draw(st.lists(st.sampled_from(AXES), min_size=2, max_size=5, unique_by=id))
     lines = [data.draw(st.lists(st.sampled_from(axis), min_size=1, max_size=3, unique=True)) for axis in chosen]
-    # Whatever comes first is what the others are patched from.
+    # The first job, in any order, is the base that the others are patched from.
     check_as_in_full(composer, data.draw(st.permutations([list(job) for job in product(*lines)]))[:8])
 
 
@@ -151,7 +151,7 @@ ENTANGLED = [
     [["model.prompts.caption=a", "model.prompts.caption=b"], ["~task.prompt=a"]],
     # A part goes, and keys with it.
     [["model.parts.vision.module=[a]", "model.parts.vision.module=[]"], ["bits=2", "bits=3"]],
-    # What the first value is copied to, and a value that is as before.
+    # A value that the first is copied to, and a value that stays as it was.
     [
         ["bits=4", "bits=3"],
         ["component.vision.bits=4", "component.vision.bits=3"],
@@ -173,7 +173,7 @@ FAILED = "not composed: "
 
 
 def outcome(compose: Callable[[], DictConfig | dict[str, Any]]) -> str:
-    """What a job comes to, types and order of keys included, or why it cannot be composed or resolved."""
+    """Return the resolved values of a job, types and order of keys included, or the error of composing or resolving it."""
     try:
         config = compose()
     except FAILURES as error:

@@ -1,4 +1,4 @@
-"""Which jobs a command line and an experiment ask for."""
+"""The jobs that a command line and an experiment ask for."""
 
 from __future__ import annotations
 

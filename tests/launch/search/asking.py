@@ -1,4 +1,4 @@
-"""Searches as the command line asks for them: to their end, or up to where they would begin."""
+"""Run searches from the command line, to their end or up to their start."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.conftest import SMALL, command_environment
 
 # Of a method that needs no calibration, on few items: how well it searches is asked of benchmarks/search.py.
 SEARCH = ("hydra/sweeper=budget", "hydra.sweeper.max_bpw=[5,7]", "hydra.sweeper.items=32", "method=rtn", "bits=3,4,8")
-# Among four assignments: what is asked of these is how a search goes on, not what it finds.
+# Among four assignments: tests with these check the course of a search, not its result.
 SHORT = (
     "hydra/sweeper=budget", "hydra.sweeper.max_bpw=8", "hydra.sweeper.items=16", "method=rtn", "bits=3,8",
     "component.connector.bits=8",
@@ -43,7 +43,7 @@ def found(folder: Path, *arguments: str) -> dict[str, Any]:
 
 
 def question(*arguments: str, budget: str = "hydra.sweeper.max_bpw=6") -> Question:
-    """What ``python -m mmq_sweeps -m hydra/sweeper=budget ARGUMENT ...`` would search."""
+    """Return the question of the search ``python -m mmq_sweeps -m hydra/sweeper=budget ARGUMENT ...``."""
     schema.register()
     launchers.register()
     GlobalHydra.instance().clear()

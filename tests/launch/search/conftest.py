@@ -10,6 +10,6 @@ from tests.launch.search.asking import SEARCH, found
 
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A folder with a search that has ended, and what it printed."""
+    """Run a search to its end; return its folder and its output."""
     folder = tmp_path_factory.mktemp("searched")
     return folder, found(folder, *SEARCH)

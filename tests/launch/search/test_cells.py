@@ -1,4 +1,4 @@
-"""What a search asks for as cells: the same ones that a grid has."""
+"""The cells that a search runs are the cells of the grid."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FEW = ("calibration.samples=16", "task.limit=24", "tracker=none")
 
 
 def point_of(subject: Subject, **bits: int) -> Point:
-    """The point whose axes have the widths ``bits``, by the beginnings of their names with ``_`` for dots."""
+    """Return the point whose axes have the widths ``bits``, by the beginnings of their names with ``_`` for dots."""
 
     def width(name: str) -> int:
         return next(value for key, value in bits.items() if f"{name}.".startswith(f"{key.replace('_', '.')}."))
@@ -42,7 +42,7 @@ def cell(subject: Subject, point: Point | None, items: Items | None = None) -> C
 
 
 def ordinary(*arguments: str) -> Cell:
-    """The cell of ``python -m mmq_sweeps ARGUMENT ...``."""
+    """Return the cell of ``python -m mmq_sweeps ARGUMENT ...``."""
     with multirun(*arguments, *FEW) as run:
         return plan_each(run.configs())[1][0]
 
@@ -83,7 +83,7 @@ def test_the_race_runs_on_other_items_than_those_that_calibrate_and_evaluate() -
     assert raced.task["limit"] == subject.settings.items == 192
     assert final.task["split"] == "evaluation"
     assert "sample" not in final.task
-    # What is quantized for the one serves the other.
+    # Units that are quantized for the first serve the second.
     assert [raced.part_key(part) for part in raced.parts] == [final.part_key(part) for part in final.parts]
 
 

@@ -1,4 +1,4 @@
-"""Searches from the command line to their answers, and what is said when one cannot go on."""
+"""Searches from the command line to their answers, and the message when a search cannot go on."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ OPTIMISTIC = (*SHORT, "hydra.sweeper.split=evaluation")
 
 @pytest.fixture(scope="module")
 def optimistic(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A folder with a short search on the items that its answers are measured on, and what it printed."""
+    """Run a short search on the same items that its answers are measured on; return its folder and its output."""
     folder = tmp_path_factory.mktemp("optimistic")
     return folder, found(folder, *OPTIMISTIC)
 
@@ -235,7 +235,7 @@ def failed(cell: Cell) -> Record:
 
 
 class Nothing:
-    """A metric that is zero whatever is said."""
+    """A metric that is zero for every prediction."""
 
     name = "nothing"
     needs = "captions"

@@ -1,4 +1,4 @@
-"""What a search would measure, told without measuring."""
+"""Forecast the measurements of a search without running it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_every_command_of_the_documents_plans(written: str) -> None:
 
 
 def forecast(sweeper: str, budget: str, *arguments: str) -> dict[str, Any]:
-    """What ``python -m launch plan ARGUMENT ... --json`` prints, in this process."""
+    """Return the output of ``python -m launch plan ARGUMENT ... --json``, computed in this process."""
     assert sweeper == "hydra/sweeper=budget"
     subject = Subject.of(question(*arguments, budget=budget))
     return predicted(subject, budgets_of(subject))

@@ -1,4 +1,4 @@
-"""Which settings of a search are refused, and how that is said."""
+"""Settings of a search that are refused, and the messages."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
 
 
 class Length:
-    """A metric of which less is better."""
+    """A metric whose best value is the least."""
 
     name = "length"
     needs = "captions"

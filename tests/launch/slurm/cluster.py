@@ -3,7 +3,7 @@
     python -m tests.launch.slurm.cluster up --root /tmp/mmq-slurm     prints the line that points SLURM's commands at it
     python -m tests.launch.slurm.cluster down --root /tmp/mmq-slurm
 
-Everything it keeps lies under its root, its ports are free ones, and it ends only the daemons that it started. Its
+Everything it keeps lies under its root, its ports are free ports, and it ends only the daemons that it started. Its
 partitions: ``gpu``, whose jobs go back to the queue when ``urgent`` needs their place; ``spare``, whose jobs are
 cancelled then; ``urgent`` before both. Needs slurm-wlm, munge, slurmdbd and mariadb-server, and root for the GPUs' files.
 """
@@ -29,26 +29,26 @@ from pathlib import Path
 
 INSTALL = "apt-get update && apt-get install --no-install-recommends slurm-wlm munge slurmdbd mariadb-server"
 PROGRAMS = ("sbatch", "slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "mariadb-install-db")
-# Name, tier, what happens to its jobs when a higher tier needs their place, seconds from the signal to that.
+# Name, tier, fate of its jobs when a higher tier needs their place, seconds from the signal to that.
 PARTITIONS = (("gpu", 10, "REQUEUE", 20), ("spare", 10, "CANCEL", 0), ("urgent", 100, "OFF", 0))
 ACCOUNT, OTHER_ACCOUNT, QOS, SMALL_QOS = "study", "teaching", "normal", "two_jobs"
-# What a plain file is to /dev/null: slurmd sets CUDA_VISIBLE_DEVICES only where a GPU's file is a device.
+# Device numbers of /dev/null for a GPU's file: slurmd sets CUDA_VISIBLE_DEVICES only if the file is a device.
 NULL_DEVICE = os.makedev(1, 3)
-# Under etc: what slurm.conf differs in from its usual state.
+# Under etc: the changes to slurm.conf from its usual state.
 CHANGED = "changed.json"
 QUOTED_LINES = 20
 DAEMONS = ("munged", "mariadbd", "slurmdbd", "slurmctld")
 
 
 def missing_programs() -> list[str]:
-    """Programs that a cluster needs and this machine lacks; empty where one can be started."""
+    """Return the programs that a cluster needs and this machine lacks."""
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
     return [program for program in PROGRAMS if shutil.which(program, path=path) is None]
 
 
 @dataclass
 class Cluster:
-    """``gpus`` and ``cpus`` are those of a node. A process more may hold the same cluster: the truth lies under ``root``."""
+    """A cluster whose nodes have ``gpus`` and ``cpus`` each; its state lies under ``root``, so processes may share it."""
 
     root: Path
     nodes: int = 2
@@ -57,7 +57,7 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a command needs in its environment to be talking to this cluster."""
+        """Return the variables that make a command talk to this cluster."""
         return {"SLURM_CONF": str(self.root / "etc" / "slurm.conf")}
 
     @property
@@ -112,7 +112,7 @@ class Cluster:
             self._wait("nodes to tell of their GPUs", self._takes_jobs)
 
     def _takes_jobs(self) -> bool:
-        """Whether a job with a GPU could run: a controller that was just started has yet to hear of the nodes' GPUs."""
+        """Return whether a job with a GPU could run: a new controller has yet to hear of the nodes' GPUs."""
         test = ["sbatch", "--test-only", "--gpus-per-node=1", "--wrap", "true"]
         environment = {**os.environ, **self.environment}
         return subprocess.run(test, env=environment, capture_output=True, timeout=60, check=False).returncode == 0
@@ -132,9 +132,9 @@ class Cluster:
         return "\n".join(log.read_text(errors="replace").splitlines()[-QUOTED_LINES:]) if log.exists() else "(none)"
 
     def kill_node(self, name: str) -> None:
-        """The node's daemon and all that runs under it are gone, as when its power fails."""
+        """Kill the node's daemon and all processes under it, as a power failure does."""
         self._stop(f"slurmd.{name}", signal.SIGKILL)
-        # Looked for again, since what was found may have started others before it was killed.
+        # Looked for again, since a process may have started others before it was killed.
         while running := self._running_on(name):
             for pid in running:
                 with suppress(ProcessLookupError):
@@ -145,7 +145,7 @@ class Cluster:
         return self.run("sinfo", "-h", "-N", "-p", "gpu", "-t", states, "-o", "%N", check=False).split()
 
     def run(self, *command: str, check: bool = True) -> str:
-        """Standard output of one of SLURM's commands on this cluster."""
+        """Run a SLURM command on this cluster and return its standard output."""
         environment = {**os.environ, **self.environment}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
         if check and done.returncode:
@@ -250,7 +250,7 @@ class Cluster:
         (self.root / name).write_text("".join(f"{line}\n" for line in lines))
 
     def _port(self, name: str) -> int:
-        """A free port, the same one for a name from the first time on."""
+        """Return a free port, which stays the same for a name."""
         file = self.root / "etc" / f"{name}.port"
         if not file.exists():
             with socket.socket() as free:
@@ -302,7 +302,7 @@ class Cluster:
             self._add_accounts(user)
 
     def _add_accounts(self, user: str) -> None:
-        """A user with two accounts and two qualities of service, one of which takes two jobs at a time."""
+        """Add a user with two accounts and two qualities of service, of which the second takes two jobs at a time."""
         for entry in (
             ("cluster", "mmq"),
             ("account", ACCOUNT, "Cluster=mmq"),
@@ -327,7 +327,7 @@ class Cluster:
             raise RuntimeError(f"{program} did not start: {(self.root / 'log' / f'{name}.start').read_text()}")
 
     def _pid(self, name: str) -> int | None:
-        """The process of a daemon that this root started; a number that another process has by now is none."""
+        """Return the process of a daemon that this root started; None if another process has the number by now."""
         try:
             pid = int((self.root / "run" / f"{name}.pid").read_text())
             own = Path("/proc", str(pid))
@@ -347,7 +347,7 @@ class Cluster:
         (self.root / "run" / f"{name}.pid").unlink(missing_ok=True)
 
     def _running_on(self, node: str) -> list[int]:
-        """Processes of the jobs on a node, those of SLURM that watch over them among them: they have the node's log open."""
+        """Return the processes of the jobs on a node, and SLURM's watchers of them: all have the node's log open."""
         log = str(self.root / "log" / f"slurmd.{node}.log")
         return [
             int(own.name)
@@ -368,7 +368,7 @@ class Cluster:
 
 
 def _read(path: Path) -> bytes:
-    """What a file of a process says; nothing once that has ended."""
+    """Return the content of a file of a process; nothing once the process has ended."""
     try:
         return path.read_bytes()
     except OSError:

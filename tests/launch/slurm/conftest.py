@@ -1,4 +1,4 @@
-"""Two clusters for all tests that need one, whichever process of pytest-xdist they land in; one test at a time has each."""
+"""Two clusters for all tests that need a cluster, in any process of pytest-xdist; each serves a single test at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.launch.slurm.warm import serving
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Theirs are begun first, in as many processes as there are clusters: they wait most of the time, others compute."""
+    """Run the tests of SLURM first, in as many processes as there are clusters: they wait while others compute."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @contextmanager
 def _a_free_cluster(roots: Path) -> Iterator[Cluster]:
-    """A cluster that no other process has, running, for as long as this lasts."""
+    """Start a cluster that no other process has, and keep it for as long as this lasts."""
     names = [str(number) for number in range(SLURM_CLUSTERS)]
     while True:
         for name in names:
@@ -58,7 +58,7 @@ def _a_free_cluster(roots: Path) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def warm_workers() -> Iterator[dict[str, str]]:
-    """What jobs need in their environment for their workers to be forked from a process that has imported torch."""
+    """Return the variables with which jobs fork their workers from a process that has imported torch."""
     roots = Path(os.environ[SLURM_ROOT])
     roots.mkdir(exist_ok=True)
     with serving(roots / f"workers of {os.getpid()}") as environment:
@@ -67,7 +67,7 @@ def warm_workers() -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A cluster for this test alone, empty and with all nodes; SLURM's commands talk to it."""
+    """Lend the test a cluster of its own, empty and with all nodes; SLURM's commands talk to it."""
     if missing := missing_programs():
         pytest.skip(f"no {', '.join(missing)}: {INSTALL}")
     if os.getuid():
@@ -84,7 +84,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
 
 @pytest.fixture
 def eventually() -> Callable[..., None]:
-    """``eventually(condition, what)`` waits until the condition holds, and fails saying ``what`` where it never does."""
+    """Return ``eventually(condition, what)``, which waits until the condition holds, or fails with the text ``what``."""
 
     def wait(condition: Callable[[], object], what: str, seconds: float = 300) -> None:
         end = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Where sweeps of the tests run as jobs, what they leave there, and what SLURM says of them."""
+"""Folders in which tests run sweeps as jobs, the files that jobs leave there, and SLURM's view of the jobs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAUNCHER = (
 
 @dataclass
 class Place:
-    """A folder where commands run on the test cluster, and what they leave there."""
+    """A folder where commands run on the test cluster, with the files that they leave there."""
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Place:
         return process
 
     def run(self, *arguments: str, module: str = "mmq_sweeps", status: int = 0) -> tuple[str, str]:
-        """Standard output and standard error of a command, which must end with ``status``."""
+        """Return standard output and standard error of a command, which must end with ``status``."""
         done = run_forked(module, arguments, self.folder, command_environment(**self.environment))
         told = done.stdout, done.stderr
         assert done.returncode == status, told
@@ -49,7 +49,7 @@ class Place:
         return {record["id"]: record for record in found}
 
     def jobs(self) -> dict[str, list[str]]:
-        """The cells of every job that was submitted."""
+        """Return the cells of every submitted job."""
         found = [json.loads(path.read_text()) for path in self.store.glob("sweeps/*/jobs/*.json")]
         return {job["job"]: job["cells"] for job in found}
 
@@ -61,7 +61,7 @@ class Place:
         return path.read_text()
 
     def at_work(self, job: str) -> bool:
-        """Whether a worker of a job runs and is in the middle of a cell."""
+        """Return whether a worker of a job runs and is in the middle of a cell."""
         return any(one["job"] == job and one["state"] == "running" and one["cell"] for one in self.workers())
 
 
@@ -80,6 +80,6 @@ def restarts(cluster: Cluster, job: str) -> int:
 
 
 def number_of(cluster: Cluster, job: str) -> str:
-    """What a task of an array is called by itself."""
+    """Return a task's own job number, without that of its array."""
     told = cluster.run("scontrol", "show", "job", "--oneliner", job)
     return told.split("JobId=")[1].split()[0]

@@ -1,4 +1,4 @@
-"""``docs/cluster.md``: what it tells a newcomer to run is run as written, in a copy of the checkout."""
+"""``docs/cluster.md``: the commands for newcomers run as written, in a copy of the checkout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``launch.slurm.scheduler`` asks a real SLURM, and what it makes of the answers."""
+"""The requests of ``launch.slurm.scheduler`` to a real SLURM, and its reading of the answers."""
 
 from __future__ import annotations
 

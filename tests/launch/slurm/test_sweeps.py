@@ -1,4 +1,4 @@
-"""Sweeps as jobs of a real SLURM, and what clusters do to them: nothing that has been computed is ever lost."""
+"""Sweeps as jobs of a real SLURM that kills, requeues and preempts them: no computed result is ever lost."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_workers_of_one_job_have_a_gpu_each(place: Place) -> None:
 
 def test_a_killed_worker_is_replaced_in_its_job(cluster: Cluster, place: Place, eventually: Eventually) -> None:
     command = place.start("-m", "method=rtn", "bits=2,3,4", *SMALL, *LAUNCHER, *waiting(3))
-    # The worker has the first cell done, and is in the second one.
+    # The worker has finished the first cell and is in the second.
     eventually(
         lambda: any(one["done"] == 1 and one["cell"] for one in place.workers()), "a worker is in its second cell"
     )
@@ -100,7 +100,7 @@ def test_preempted_jobs_go_on_later_whether_slurm_requeues_or_cancels_them(
         assert "stopped by SIGTERM" in place.log(job)
     records = place.records()
     assert len(records) == 11  # Both share the cell at full precision.
-    # What was done is not done again.
+    # Finished cells are not run again.
     assert before.items() <= {cell: record["created"] for cell, record in records.items()}.items()
 
 
@@ -126,7 +126,7 @@ def test_a_node_that_dies_loses_one_cell(cluster: Cluster, place: Place, eventua
 
 def test_whoever_submitted_may_leave_or_die(cluster: Cluster, place: Place, eventually: Eventually) -> None:
     grid = ("-m", "method=rtn", "bits=2,3,4", *SMALL, *LAUNCHER, "hydra.launcher.cells_per_job=2")
-    # Held, so that it is known what the commands find in the queue.
+    # Held, so that the commands find known jobs in the queue.
     grid += ("hydra.launcher.sbatch={hold: true}",)
     leaves = place.start(*grid)
     eventually(lambda: len(place.jobs()) == 2, "it is submitted")
@@ -175,7 +175,7 @@ def test_arrays_are_no_longer_than_the_cluster_allows(cluster: Cluster, place: P
     jobs = place.jobs()
     arrays = sorted({job.partition("_")[0] for job in jobs}, key=int)
     assert [sum(job.startswith(f"{array}_") for job in jobs) for array in arrays] == [11, 11, 11, 8]
-    # Six at once are two, two, one and one.
+    # Six at once are split into two, two, one and one.
     assert [throttle(cluster, array) for array in arrays] == [2, 2, 1, 1]
     last = [f"{arrays[0]}_10", f"{arrays[3]}_7"]
     cluster.run("scontrol", "release", *last)

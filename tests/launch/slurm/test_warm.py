@@ -1,4 +1,4 @@
-"""A worker that is forked instead of started looks the same to whoever started it."""
+"""A forked worker looks the same as a started worker to the process that started it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def worker_of(process: subprocess.Popen[str], store: Path) -> int:
-    """The process that has the arguments' store open as its folder, and is not the one that was started."""
+    """Return the process whose working directory is ``store``, other than the started process."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         for own in Path("/proc").glob("[0-9]*"):

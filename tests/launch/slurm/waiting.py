@@ -1,4 +1,4 @@
-"""A task for tests of what happens to cells while they run: each takes some seconds more, in which nothing is computed."""
+"""A task whose cells take some seconds longer without computing, to test events that hit running cells."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class WaitingTask(CaptionTask):
 class GatedTask(CaptionTask):
     """Captions whose scoring waits until a file of the folder ``gate`` lets the job pass.
 
-    The file is named after the task of the array. One that says ``one`` lets one cell pass and is removed.
+    The file is named after the task of the array. A file with the text ``one`` lets a single cell pass and is removed.
     """
 
     gate: str = ""

@@ -55,7 +55,7 @@ def _serve(path: Path) -> None:
                 with suppress(OSError, ValueError):  # Whoever asked is gone.
                     workers[_fork(connection, listener)] = connection
             while workers and (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                # One whose asker was gone before it heard of it is in no list.
+                # A worker whose asker was gone before it heard of the worker is in no list.
                 with workers.pop(ended[0], None) or socket.socket() as connection, suppress(OSError):
                     connection.sendall(f"{os.waitstatus_to_exitcode(ended[1])}\n".encode())
 
@@ -95,6 +95,6 @@ def _work(connection: socket.socket, descriptors: list[int], given: dict[str, An
 
 
 def _end_with(connection: socket.socket) -> None:
-    """End this process when the one that waits for it is gone."""
+    """End this process when the process that waits for it is gone."""
     connection.recv(1)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -81,6 +81,6 @@ with uncollected("absent"):
 
 
 def test_what_is_frozen_is_collected_when_the_process_ends() -> None:
-    """Libraries made with nanobind write what of theirs is left to standard error."""
+    """Libraries made with nanobind report objects that are left at the end on standard error."""
     done = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, check=True)
     assert done.stdout == "collected\n"

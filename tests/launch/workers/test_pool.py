@@ -1,4 +1,4 @@
-"""Sweeps in several processes: real ones, held in the middle of a cell, killed, interrupted, side by side."""
+"""Sweeps in several real processes, held in the middle of a cell, killed, interrupted, side by side."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.launch.processes import HELD, POOL, Process, Sweeps, alive, kill, wai
 from tests.launch.stores import launched
 from tests.own_method import write_method
 
-# Four cells with full precision: as two workers hold one each, two more are left. One part takes a worker the least time.
+# Four cells and full precision: two workers hold a cell each, so two more are left. A single part takes the least time.
 GRID = ("method=rtn", "component=language", "bits=2,3,4")
 
 
@@ -51,7 +51,7 @@ def test_cells_are_dealt_out_once_and_each_worker_helps_with_all_others() -> Non
 
 
 def told_by_a_pool(folder: Path, tracker: str) -> list[str]:
-    """What a pool of one worker says of a sweep whose cells have no model that could be loaded."""
+    """Return the warnings of a pool of one worker for a sweep whose cells have no model that could be loaded."""
     store = Store.open(folder / "runs")
     settings = {"dir": str(store.root), "max_gb": None, "lease_seconds": 60.0}
     sweep = made.sweep(made.grid(2), store=settings, tracker={"_target_": tracker})
@@ -95,16 +95,16 @@ def ended(process: Process) -> tuple[int, str, str]:
 
 
 def metrics(store: Path) -> dict[str, dict]:
-    """By cell, what must not depend on how it was run."""
+    """Return each cell's metrics, which must not depend on how the cell was run."""
     return {record.id: record.metrics for record in Store.reading(store).records()}
 
 
 def test_two_workers_do_what_one_process_does(sweeps: Sweeps) -> None:
     axes = ("method=rtn,gptq", "bits=2,8")
-    # Sums depend on the number of threads in their last digits, and what a method makes of them in more.
+    # Sums depend on the number of threads in their last digits, and methods amplify that.
     one_thread = {"OMP_NUM_THREADS": "1"}
     sweeps.hold()
-    # Where this process has one thread, so has what is forked for it.
+    # If this process has a single thread, so has every process that is forked from it.
     start = sweeps.start if os.environ.get("OMP_NUM_THREADS") == "1" else sweeps.start_anew
     command = start(*axes, HELD, *POOL, CUDA_VISIBLE_DEVICES="0,1", **one_thread)
     assert len(set(sweeps.held(2))) == 2
@@ -130,7 +130,7 @@ def test_two_workers_do_what_one_process_does(sweeps: Sweeps) -> None:
 
 
 def test_a_worker_is_started_as_python_is(sweeps: Sweeps) -> None:
-    """Those of other tests are forked: of full precision alone there is one, and torch is imported once."""
+    """Workers of other tests are forked: full precision alone needs a single worker, so torch is imported once."""
     status, out, told = ended(sweeps.start_anew("method=none", *POOL))
     assert status == 0, told
     assert "CIDEr" in out
@@ -157,13 +157,13 @@ def test_a_killed_worker_loses_only_its_cell_and_is_replaced(sweeps: Sweeps) -> 
 
 
 def killing_method(folder: Path) -> str:
-    """A method outside the package that kills its process at three bits."""
+    """Write a method outside the package that kills its process at three bits."""
     return write_method(folder, "deadly", "os.kill(os.getpid(), signal.SIGKILL)")
 
 
 def test_a_cell_that_kills_its_workers_is_recorded_and_the_others_run(sweeps: Sweeps) -> None:
     path = killing_method(sweeps.folder)
-    # One part, since each that is quantized for all cells at once costs a worker more.
+    # A single part, since each part that is quantized for all cells at once costs a worker more.
     grid = ("method=deadly", "component=language", "bits=2,3", "retries=1", path)
     command = sweeps.start(*grid, *POOL, PYTHONPATH=str(sweeps.folder))
     status, _, told = ended(command)
@@ -226,7 +226,7 @@ def test_workers_do_not_outlive_a_command_that_is_killed(sweeps: Sweeps) -> None
 
 
 def test_two_sweeps_on_one_store_run_no_cell_twice(sweeps: Sweeps) -> None:
-    """One in two processes, one in one that takes itself for another machine's; they share most of their cells."""
+    """The first runs in two processes, the second as if on another machine; they share most of their cells."""
     command = sweeps.start("method=gptq,rtn", "component=vision", "bits=3,4", *POOL)
     other = sweeps.start_elsewhere("method=gptq,rtn", "component=vision", "bits=4,3,8")
     for process in (command, other):

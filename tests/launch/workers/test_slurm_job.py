@@ -1,4 +1,4 @@
-"""What a SLURM job makes of a signal; SLURM's own answers are made up here, and real in tests/slurm."""
+"""The reaction of a SLURM job to a signal; SLURM's own answers are made up here, and real in tests/launch/slurm."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REQUEUES = 2
 
 
 class Ended:
-    """A job whose workers have ended, with every cell left or none."""
+    """A job whose workers have ended, with all cells left or no cell left."""
 
     def __init__(self, supervisor: Supervisor, requeued: list[JobId]) -> None:
         self.supervisor, self.requeued = supervisor, requeued
@@ -39,7 +39,7 @@ def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ende
     monkeypatch.setattr(scheduler, "requeue", requeued.append)
     monkeypatch.setattr(scheduler, "kill_wait_seconds", lambda: 30.0)
     monkeypatch.setattr(slurm_job, "REQUEUE_SECONDS", 0)
-    # The task with the array's own id, of which there is one in every array.
+    # The task with the array's own id, which every array has.
     for name, value in {"JOB_ID": "44", "ARRAY_JOB_ID": "44", "ARRAY_TASK_ID": "1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
 

@@ -21,7 +21,7 @@ BOTH = [KMeans(), KMeans(corrected=True), NormalFloat(16)]
 
 
 def layer(rows: int = 24, columns: int = 64, seed: int = 0) -> tuple[Tensor, LayerStats]:
-    """A heavy-tailed weight on correlated inputs of unlike size."""
+    """Make a heavy-tailed weight on correlated inputs of unlike size."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(500, columns, generator=generator) @ torch.randn(columns, columns, generator=generator)
     x = x * torch.logspace(-1, 1, columns)
@@ -43,13 +43,13 @@ def output_error(weight: Tensor, quantized: QuantizedWeight, stats: LayerStats) 
 
 
 def inertia(weight: Tensor, importance: Tensor, values: Tensor) -> Tensor:
-    """The weighted squared distance of each row's weights to the nearest of its values."""
+    """Return the weighted squared distance of each row's weights to the nearest of its values."""
     distance = (weight.double()[:, :, None] - values[:, None, :]).square().amin(dim=2)
     return (distance * importance.double()).sum(dim=1)
 
 
 def least_inertia(weight: np.ndarray, importance: np.ndarray, count: int) -> float:
-    """The optimum of one row, by dynamic programming over all runs of its sorted weights."""
+    """Return the optimum of a row, by dynamic programming over all runs of its sorted weights."""
     order = np.argsort(weight)
     x, d = weight[order].astype(float), importance[order].astype(float)
     sums = [np.concatenate([[0], np.cumsum(d * x**power)]) for power in range(3)]
@@ -111,7 +111,7 @@ def test_each_method_lowers_the_output_error_of_the_one_before(bits: int) -> Non
 
 
 def test_the_correction_is_gptqs() -> None:
-    """On values that lie evenly it takes GPTQ's own codes."""
+    """With evenly spaced values the codes are GPTQ's own."""
     weight, stats = layer()
     gptq = GPTQ().quantize([weight], stats, Format(3)).weights[0]
     steps = torch.arange(8) - gptq.grid.zero

@@ -53,7 +53,7 @@ def test_every_shape_and_width_comes_back(shape: tuple[int, ...], bits: int, see
     restored = unpack_codes(packed, shape, bits)
     assert torch.equal(restored, before)
     assert torch.equal(codes, before)
-    # Kept apart from what they were made of: a later change of one must not reach the other.
+    # Separate from the tensors they were made of: a later change of either must not reach the other.
     packed.zero_()
     assert torch.equal(restored, before)
     assert torch.equal(codes, before)
@@ -200,7 +200,7 @@ def test_a_scale_has_the_digits_of_a_half(dtype: torch.dtype) -> None:
     numbers = torch.rand(10_000, dtype=dtype, generator=torch.Generator().manual_seed(0)).clamp(min=2**-14)
     numbers = numbers.float().to(dtype)  # torch rounds from double to half by way of single precision.
     assert torch.equal(storable_scale(numbers, Format(4)), numbers.half().to(dtype))
-    # Halfway between two halves the even one is taken, as by conversion.
+    # Halfway between two halves the even half is taken, as by conversion.
     between = 1 + torch.arange(1, 64, 2, dtype=dtype) / 2**11
     assert torch.equal(storable_scale(between, Format(4)), between.half().to(dtype))
     assert torch.equal(storable_scale(numbers * 2.0**-60, Format(4)), numbers.half().to(dtype) * 2.0**-60)

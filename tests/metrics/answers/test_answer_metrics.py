@@ -17,7 +17,7 @@ TABLE = Path(__file__).with_name("vqa_normalization.tsv")
 
 
 def cases() -> list[tuple[str, str, str]]:
-    """Rule, answer and what is compared, as the table has them; it was written out by hand, not made by ours."""
+    """Return rule, answer and normalized text from the table, which was written by hand, not by our code."""
     lines = [line.split("\t") for line in TABLE.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     return [(rule, json.loads(answer), json.loads(compared)) for rule, answer, compared in lines]
 

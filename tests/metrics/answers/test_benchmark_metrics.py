@@ -1,4 +1,4 @@
-"""The benchmarks' metrics against lmms-eval's functions on the same answers, and against their authors where those differ."""
+"""The benchmarks' metrics equal lmms-eval's functions on the same answers, and their authors' code where those differ."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COMPARED = settings(deadline=None, max_examples=150, derandomize=True)
 
 
 def score(metric: str, right: Sequence[str], answer: str, **more: Any) -> float:
-    """The score of one answer to one question."""
+    """Return the score of a single answer to a single question."""
     told = {name: {"q": value} for name, value in more.items()}
     return AnswerScorer({"q": right}, [metric], **told).score({"q": answer})[metric].value
 
@@ -141,7 +141,7 @@ def test_pope_is_lmms_evals_for_answers_of_one_word(asked: list[tuple[str, str]]
     for name in ("accuracy", "precision", "recall", "f1"):
         theirs = getattr(util, f"pope_aggregate_{name if name != 'f1' else 'f1_score'}")(results)
         assert ours[f"pope_{name}"] == pytest.approx(theirs, abs=1e-12), name
-    # lmms-eval's is the share of questions whose right answer is yes, whatever the model says.
+    # lmms-eval's ratio is the share of questions whose right answer is yes, and ignores the model's answers.
     assert ours["pope_yes_ratio"] == pytest.approx(np.mean([answer.lower() == "yes" for _, answer in asked]), abs=1e-12)
 
 
@@ -176,7 +176,7 @@ MME_ANSWERS = st.sampled_from(
 
 
 def of_mme(names: Sequence[str], asked: Sequence[tuple[str, str, str]]) -> Mapping[str, Any]:
-    """Results of questions by kind, picture and answer; the first about each picture wants yes, the second no."""
+    """Make results of questions by kind, picture and answer; the first about each picture wants yes, the second no."""
     ids = [f"{place}" for place in range(len(asked))]
     scorer = AnswerScorer(
         {one: [("Yes", "No")[place % 2]] for place, one in enumerate(ids)},
@@ -295,13 +295,13 @@ def test_an_answer_that_lmms_eval_finds_right_for_scienceqa_is_right(answer: str
     text = answer.strip()
     if theirs or (len(text) >= 2 and text[0].isupper() and text[1] == "."):
         assert ours == theirs
-    # What they do not read is wrong there, whatever it says.
+    # Answers that lmms-eval cannot read are wrong there, even if they name the right option.
 
 
 @COMPARED
 @given(SAID)
 def test_what_mmbench_infers_is_inferred(answer: str) -> None:
-    """Where its authors' matching finds an option without a language model, and no rule ahead of it decides, it is ours."""
+    """Our choice is the authors', if their matching finds an option without a language model, and no earlier rule decides."""
     theirs = lmms("tasks.mmbench.en_utils").mmbench_evaluator.can_infer(
         answer, dict(zip(LETTERS, OPTIONS, strict=True))
     )
@@ -390,7 +390,7 @@ def test_mmbench_tells_of_orders_that_are_not_asked_and_of_ids_that_are_no_numbe
 
 @pytest.fixture
 def unguessed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str | None]:
-    """lmms-eval's reading of a choice of MMMU, which is its authors', with None for a letter that it would draw."""
+    """Return lmms-eval's reading of MMMU choices, its authors', with None for a letter that it would draw at random."""
     module = lmms("tasks._task_utils.mmmu_mcq_utils")
     monkeypatch.setattr(module, "random", SimpleNamespace(choice=lambda letters: None))
     return lambda answer: module.parse_mmmu_multi_choice_response(

@@ -1,4 +1,4 @@
-"""The Java programs: started once, started again when they died, gone when their process is."""
+"""The Java programs start once, start again after they died, and end with their process."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_a_program_that_cannot_start_is_an_error() -> None:
 
 
 def stand_in(folder: Path, script: str) -> Path:
-    """A shell script in the place of ``java``."""
+    """Write a shell script that stands in for ``java``."""
     path = folder / "java"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)

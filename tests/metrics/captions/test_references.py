@@ -1,4 +1,4 @@
-"""References are tokenized and counted once, and what is read back from disk scores the same."""
+"""References are tokenized and counted once, and give the same scores when they are read back from disk."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_area_under_the_risk_coverage_curve_of_any_draw(pairs: list[tuple[bool, 
     counts = [random.randrange(4) for _ in pairs]  # type: ignore[attr-defined]
     counts[0] += 1
     drawn = [pair for pair, count in zip(pairs, counts, strict=True) for _ in range(count)]
-    # The most confident first; wrong ones first among equals.
+    # The most confident first; wrong answers first among equals.
     errors = [1 - right for right, _ in sorted(drawn, key=lambda pair: (-pair[1], pair[0]))]
     expected = np.mean(np.cumsum(errors) / np.arange(1, len(errors) + 1))
     totals = Aurc().score(None, confident(pairs)).totals
@@ -82,7 +82,7 @@ def test_a_model_that_is_unsure_of_its_wrong_answers_is_better_in_both() -> None
 
 
 def test_what_is_right_does_not_depend_on_the_order_of_the_metrics() -> None:
-    """Cells with the same metrics in another order are one cell."""
+    """The order of metrics does not change a cell's id."""
     given = {"0": ["no"], "1": ["no"]}
     found = asked([0.9, 0.4], [True, False])
     orders = (["choice_unparsed", "gqa_accuracy", "anls", "ece"], ["ece", "gqa_accuracy", "choice_unparsed", "anls"])

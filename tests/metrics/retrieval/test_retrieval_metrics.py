@@ -17,7 +17,7 @@ def texts_of(sizes: list[int]) -> dict[str, list[str]]:
 
 
 def plain_recall(scores: np.ndarray, sizes: list[int], k: int) -> tuple[float, float]:
-    """By sorting every row and column, the wrong answers first among equals."""
+    """Compute recall by sorting every row and column, wrong answers first among equals."""
     owner = [image for image, size in enumerate(sizes) for _ in range(size)]
     by_image = []
     for image, row in enumerate(scores):

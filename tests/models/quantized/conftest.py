@@ -1,4 +1,4 @@
-"""Quantized checkpoints that several tests read; a test that changes one copies it."""
+"""Quantized checkpoints that several tests read; a test that changes a checkpoint copies it."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LLaMA at full precision."""
+    """Write a LLaMA at full precision."""
     return small_llama(tmp_path_factory.mktemp("quantized") / "llama")

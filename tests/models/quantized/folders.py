@@ -1,4 +1,4 @@
-"""Checkpoints that other tools' own code quantizes and writes, and ways to break them."""
+"""Write checkpoints with other tools' own code, and break them."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], Mapping[str, Ten
 
 
 def flip_a_byte(path: Path) -> None:
-    """Change one byte of a file's last tensor."""
+    """Change a byte of a file's last tensor."""
     content = bytearray(path.read_bytes())
     (header,) = struct.unpack("<Q", content[:8])
     assert len(content) > 8 + header

@@ -1,4 +1,4 @@
-"""A verdict is what transformers does: every way in which a checkpoint is broken is named, and loads no better than said."""
+"""Verdicts on checkpoints agree with transformers: every defect is named, and the checkpoint loads no better than said."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def quantize_the_tied_head(folder: Path) -> None:
 
 
 def repack_in_old_words(weights: dict[str, Tensor]) -> None:
-    """As compressed-tensors did until 0.17.1: 10 whole codes of 3 bits in a word."""
+    """Repack as compressed-tensors did until 0.17.1: 10 whole codes of 3 bits in a word."""
     weights[f"{FC1}.weight_packed"] = torch.zeros(256, 7, dtype=torch.int32)
 
 
@@ -124,7 +124,7 @@ def test_a_broken_checkpoint_is_named_and_does_not_load(packed_copy: Path, name:
 
 
 def test_a_target_that_matches_nothing_is_named_although_all_loads(packed_copy: Path) -> None:
-    """Another tool may have meant a module by it that is not there."""
+    """The other tool may have meant a module that this model lacks."""
     configured(lambda own: own["config_groups"]["group_1"]["targets"].append("model.nowhere"))(packed_copy)
     assert verdict(packed_copy).reasons == (
         "1 targets match no module of Blip2ForConditionalGeneration (model.nowhere)",
@@ -132,7 +132,7 @@ def test_a_target_that_matches_nothing_is_named_although_all_loads(packed_copy: 
 
 
 def test_packed_zeros_do_not_load(tmp_path: Path) -> None:
-    """As llm-compressor's W4A16_ASYM writes them."""
+    """llm-compressor's W4A16_ASYM writes packed zeros."""
     with silent_bars():
         folder = compress(EMBEDDED / "tiny_llava", tmp_path / "it", scheme(VISION, 4, 32, symmetric=False))
         found = verdict(folder)
@@ -216,7 +216,7 @@ def test_a_method_that_is_not_known_is_said_to_be(tmp_path: Path, llama: Path) -
 def test_vllm_on_a_cpu_takes_four_bits_in_vision_and_language(
     tmp_path: Path, schemes: list[tuple[str, int]], reasons: list[str]
 ) -> None:
-    """By what was found to run (docs/models.md); vLLM itself is not installed here."""
+    """The expected reasons were found by running vLLM (docs/models.md), which is not installed here."""
     with silent_bars():
         own = [scheme(target, bits) for target, bits in schemes]
         found = of_vllm(fitted(compress(EMBEDDED / "tiny_blip2", tmp_path / "it", *own)))
@@ -225,7 +225,7 @@ def test_vllm_on_a_cpu_takes_four_bits_in_vision_and_language(
 
 
 def test_the_words_of_a_width_are_what_compressed_tensors_writes() -> None:
-    """The packing that the tests of GPTQ use is the same stream of bits, along the other dimension."""
+    """The tests of GPTQ use the same packing, along the other dimension."""
     from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 
     codes = torch.randint(0, 8, (5, 64))

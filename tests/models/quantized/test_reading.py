@@ -1,4 +1,4 @@
-"""What is read of a checkpoint is what its writer was told, and what its files weigh."""
+"""Formats and sizes that are read from a checkpoint equal its writer's settings and the weight of its files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ WRITTEN = [
 def test_formats_of_compressed_tensors_are_read_as_they_were_written(
     tmp_path: Path, bits: int, group: int | str, symmetric: bool, format: str
 ) -> None:
-    """And transformers loads them, as the verdict says."""
+    """transformers loads them, as the verdict says."""
     with silent_bars():
         folder = compress(
             EMBEDDED / "tiny_llava", tmp_path / "it", scheme(VISION, bits, group, symmetric), format=format
@@ -79,7 +79,7 @@ def test_bits_are_the_bytes_of_the_file(packed_blip2: Path) -> None:
 
 
 def test_decompressed_weights_are_those_that_were_rounded(packed_blip2: Path) -> None:
-    """By the definition of the format, read from the file: code times scale."""
+    """By the format's definition, weights read from the file are code times scale."""
     with silent_bars():
         model = model_of(packed_blip2)
         decompress(model)
@@ -92,7 +92,7 @@ def test_decompressed_weights_are_those_that_were_rounded(packed_blip2: Path) ->
 
 
 def test_the_layout_of_auto_gptq_is_read(tmp_path: Path, llama: Path) -> None:
-    """With several widths in one file, as GPTQModel's ``dynamic`` allows."""
+    """A file may hold several widths, as GPTQModel's ``dynamic`` allows."""
     folder = as_gptq(
         llama,
         tmp_path / "gptq",
@@ -134,7 +134,7 @@ def test_a_width_that_the_configuration_contradicts_is_told(tmp_path: Path, llam
 
 
 def test_eight_bits_of_bitsandbytes_and_of_finegrained_fp8_are_read(tmp_path: Path, llama: Path) -> None:
-    """As their loaders' layouts are documented: a scale a row (SCB), and a scale a block of the weight."""
+    """Their loaders document the layouts: a scale for each row (SCB), and a scale for each block of the weight."""
     for method, tensors in (
         ("bitsandbytes", {"weight": torch.zeros(64, 128, dtype=torch.int8), "SCB": torch.ones(64)}),
         ("fp8", {"weight": torch.zeros(64, 128).to(torch.float8_e4m3fn), "weight_scale_inv": torch.ones(1, 1)}),

@@ -1,4 +1,4 @@
-"""Headers are read as they are, and a damaged file is named."""
+"""Headers are read as written, and a damaged file is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimum of a sum of damages is that of brute force, by every way to find it."""
+"""The minimal sum of damages equals that of brute force, for every algorithm."""
 
 from __future__ import annotations
 

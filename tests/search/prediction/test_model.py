@@ -1,4 +1,4 @@
-"""The damage model finds what made the scores, and knows how well it knows it."""
+"""The damage model recovers the damage behind made scores, and its stated uncertainty is right."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_seven_cells_rank_all_of_a_sum() -> None:
 
 def test_a_damage_that_is_more_than_its_parts_is_learned() -> None:
     plain, bent = DamageModel(PRIOR, [0, 1, 2]), DamageModel(PRIOR, [0, 1, 2])
-    # One set of widths alone could as well have a steeper exponent.
+    # A single set of widths could as well have a steeper exponent.
     points = [*FIRST, *EVERY[::3]]
     plain.fit(observed(points))
     bent.fit(observed(points, bend=0.6))
@@ -101,7 +101,7 @@ def test_a_point_that_scores_nothing_is_bad_but_no_error() -> None:
 
 
 def test_a_method_whose_errors_look_small_is_found_out() -> None:
-    """Two methods at two widths: the second has half the errors, and costs eight times as much."""
+    """The second method has half the errors at both widths, and eight times the damage."""
     prior = [np.array([0.1, 0.02, 0.05, 0.01, 0.0])] * 2
     methods = [np.array([0, 0, 1, 1, 0])] * 2
     truth = np.array([0.2, 0.04, 1.6, 0.32, 0.0])

@@ -1,4 +1,4 @@
-"""A race rarely drops its best candidate, meets no item twice, and takes only what it asked for."""
+"""A race rarely drops its best candidate, scores no item twice, and takes only the items that it asked for."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def lost(draw: Callable[[np.random.Generator], np.ndarray], runs: int = 400) -> 
     "draw",
     [
         lambda rng: rng.normal(size=(6, 168)),
-        # Alike in what they find hard, as the candidates of one model are.
+        # The same items are hard for all, as for the candidates of a model.
         lambda rng: rng.normal(size=168) * 3 + rng.normal(size=(6, 168)),
         # Right or wrong, mostly alike.
         lambda rng: ((rng.random(168) < 0.8) ^ (rng.random((6, 168)) < 0.1)).astype(float),

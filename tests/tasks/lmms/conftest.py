@@ -1,4 +1,4 @@
-"""What tests of lmms-eval's tasks share: those tasks, and the embedded LLaVA."""
+"""Fixtures of the tests of lmms-eval's tasks: those tasks, and the embedded LLaVA."""
 
 from __future__ import annotations
 

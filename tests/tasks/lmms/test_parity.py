@@ -25,7 +25,7 @@ TEMPLATE = (
     "{% if part['type'] == 'image' %}<image>{{ '\\n' }}{% else %}{{ part['text'] }}{% endif %}{% endfor %} ASSISTANT:"
     "{% endfor %}"
 )
-# What `python -m lmms_eval --model llava_hf --include_path FOLDER --log_samples` calls, without reading its 1,985 tasks.
+# The calls of `python -m lmms_eval --model llava_hf --include_path FOLDER --log_samples`, without reading its 1,985 tasks.
 THEIRS = """
 import json, sys
 from argparse import Namespace

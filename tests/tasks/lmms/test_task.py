@@ -1,4 +1,4 @@
-"""What is asked, scored and refused of lmms-eval's tasks, and what their cells' ids depend on."""
+"""Questions, scores and refusals of lmms-eval's tasks, and the settings that their cells' ids depend on."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ CALIBRATION = [{"samples": 4, "seed": 0}]
 
 @pytest.fixture(scope="module")
 def bases() -> dict[str, DictConfig]:
-    """The configuration by model, composed once."""
+    """Compose the configuration of each model once."""
     schema.register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -61,7 +61,7 @@ def bases() -> dict[str, DictConfig]:
 
 @pytest.fixture
 def planned(bases: dict[str, DictConfig], tasks: Path) -> Callable[..., Sweep]:
-    """``planned("mine", "task.limit=4")``: the sweep of a cell of the task, by default below ``tasks``."""
+    """Return ``planned("mine", "task.limit=4")``, which plans a cell of the task, by default below ``tasks``."""
 
     def made(name: str, *overrides: str, folder: Path = tasks, model: str = "tiny_llava") -> Sweep:
         config = copy.deepcopy(bases[model])
@@ -82,7 +82,7 @@ def task(planned: Callable[..., Sweep]) -> Tasks:
 
 @pytest.fixture
 def changed(tasks: Path, tmp_path: Path) -> Callable[..., Path]:
-    """``changed(("utils.py", "old", "new"), name="more lines")``: a copy of ``tasks`` with changes and further tasks."""
+    """Return ``changed(("utils.py", "old", "new"), name="more lines")``, which copies ``tasks`` with changes and more tasks."""
 
     def copied(*changes: tuple[str, str, str], **more: str) -> Path:
         folder = shutil.copytree(tasks, tmp_path / "changed" / "tasks")
@@ -98,7 +98,7 @@ def changed(tasks: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 def answers_of(one: LmmsEvalTask, wrong: int = 0) -> dict[str, str]:
-    """The right answers, apart from those of the first ``wrong`` documents."""
+    """Return the right answers, apart from those of the first ``wrong`` documents."""
     return {item.id: "wrong" if place < wrong else item.references[0] for place, item in enumerate(one.items)}
 
 
@@ -167,7 +167,7 @@ def test_an_interval_is_that_of_the_aggregation_on_draws_of_documents(
 def test_an_aggregation_that_refuses_documents_drawn_twice_has_the_interval_of_halves(
     task: Tasks, changed: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """As MME's does. Of a mean, halves vary as much as draws do; of a sum, they say nothing."""
+    """MME's aggregation refuses them. For a mean, halves vary as much as draws do; for a sum, they say nothing."""
     names = ("again", "once", "total")
     lines = "metric_list: [{metric: by_kind, aggregation: !function utils.NAME, higher_is_better: true}]\n"
     folder = changed(("utils.py", "RIGHT = {", AGGREGATIONS), **{name: lines.replace("NAME", name) for name in names})
@@ -201,7 +201,7 @@ def test_texts_and_scores_that_draw_are_the_same_at_every_reading(
     for name in ("few", "mine"):
         one, again = (task(name, folder=folder) for _ in range(2))
         texts = [item.question for item in one.items]
-        random.random()  # what else draws meanwhile
+        random.random()  # as other code draws meanwhile
         assert [item.question for item in again.items] == texts
         assert len(set(texts)) > 1
         drawn = [made.score(answers_of(made), tmp_path)["exact"].per_item for made in (one, again)]
@@ -394,7 +394,7 @@ def test_files_that_the_code_reads_from_beside_it_count(
 
 
 def test_the_command_of_a_cell_measures_the_same_cell(planned: Callable[..., Sweep]) -> None:
-    """By lmms-eval's name of the task, which may be an option of this package's too."""
+    """A task's name in lmms-eval may also be an option of this package."""
     pytest.importorskip("pandas")
     from analysis.load.overrides import overrides
 

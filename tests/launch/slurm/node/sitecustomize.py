@@ -1,7 +1,7 @@
-"""On the folders that Python imports from in a job of the tests: a worker there is forked from ``tests/launch/slurm/warm.py``.
+"""Imported by every Python in a job of the tests, to fork the job's worker from ``tests/launch/slurm/warm.py``.
 
 So is every command of ours if ``MMQ_WARM_COMMANDS`` is set. The process that was started stays, hands signals on, ends as
-the forked one ends, and takes it with it when it is killed.
+the forked process ends, and kills the forked process when it is killed itself.
 """
 
 import os
