@@ -120,6 +120,15 @@ class Unasked(ThreeScenes):
 
 
 @dataclass(frozen=True)
+class Unread(ThreeScenes):
+    """A reader that fails when it is read beyond its first scene."""
+
+    def __iter__(self) -> Iterator[Example]:
+        yield next(super().__iter__())
+        raise OSError("the second scene is read")
+
+
+@dataclass(frozen=True)
 class FromFile:
     """A reader whose folder has no images and no captions."""
 
@@ -143,6 +152,13 @@ def test_more_items_than_there_are_is_an_error(composed: Composed, tmp_path: Pat
         unasked.check([], tmp_path)
     with pytest.raises(ConfigError, match=r"task.data._target_=nowhere.Reader"):
         replace(one, data={"_target_": "nowhere.Reader"}).check([], tmp_path)
+
+
+def test_no_example_is_read_beyond_the_limit(composed: Composed) -> None:
+    one = replace(task(composed, "scenes_caption"), data={"_target_": f"{__name__}.Unread"})
+    assert len(replace(one, limit=1).items) == 1
+    with pytest.raises(OSError, match="the second scene is read"):
+        _ = replace(one, limit=2).items
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
@@ -327,14 +327,21 @@ class GenerationTask(ABC):
     def _asked(self) -> list[Item]:
         """Requested items, whether or not their images are usable."""
         # An example has at least one item, so ``limit`` examples are enough.
-        examples = list(self.examples.first(self.limit, self.left_out()))
-        every = (item for example in examples for item in self._items_about(example))
+        counts: list[int] = []
+
+        def about(example: Any) -> list[Item]:
+            found = self._items_about(example)
+            counts.append(len(found))
+            return found
+
+        # A split may be far larger than the limit, so no example is read that is not asked about.
+        every = chain.from_iterable(map(about, self.examples.first(self.limit, self.left_out())))
         found = list(islice(every, self.limit))
         if not found or (self.limit is not None and len(found) < self.limit):
             limit, apart = "null" if self.limit is None else self.limit, self.left_out()
             told = f" without the images of {apart['samples']} calibration samples" if apart else ""
-            bare = sum(not self.items_of(example) for example in examples)
-            told += f"; {bare} of its {len(examples)} examples have none, such as no question" if bare else ""
+            bare = counts.count(0)
+            told += f"; {bare} of its {len(counts)} examples have none, such as no question" if bare else ""
             raise ValueError(f"task.limit={limit}: {self.split} has {len(found)} items to evaluate{told}")
         check_ids(self.split, [(item.id, item.example) for item in found])
         return drawn(found, self.sample, self.split)
