@@ -317,15 +317,15 @@ def line(console: Console, text: str) -> None:
 
 
 def plain_table(*columns: str) -> Table:
-    """Create a table without frame; a heading that opens with ``>`` is of numbers, aligned right and never broken.
+    """Create a table without frame; a heading that opens with ``>`` is of numbers, aligned right.
 
-    Pass cells as ``Text``, so that nothing is taken for markup.
+    On a narrow terminal the widest columns break first, and nothing is left out. Pass cells as ``Text``, so that nothing is
+    taken for markup.
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in columns:
-        numbers = name.startswith(">")
         heading = Text(name.removeprefix(">"))
-        table.add_column(heading, justify="right" if numbers else "left", no_wrap=numbers, overflow="fold")
+        table.add_column(heading, justify="right" if name.startswith(">") else "left", overflow="fold")
     return table
 
 

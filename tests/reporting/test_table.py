@@ -4,9 +4,10 @@ from io import StringIO
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from mmq_sweeps.reporting.compare import told_apart
-from mmq_sweeps.reporting.table import rows, show
+from mmq_sweeps.reporting.table import plain_table, rows, show
 from mmq_sweeps.store.record import Record
 
 EVERYTHING = {"blocks": ["front", "middle", "end"], "layers": ["attention", "mlp"]}
@@ -247,3 +248,13 @@ def test_many_families_are_told_apart_by_the_fields_that_differ() -> None:
         f"task.split={split}, task.seed={split}, task.a={split}, task.limit={limit} and 2 more fields"
         for split, limit in (("test", 8), ("test", 16), ("train", 8))
     ]
+
+
+def test_a_narrow_terminal_breaks_cells_and_loses_none() -> None:
+    table = plain_table("budget", "assignment", ">CIDEr", ">95 %", ">bpw exact", "cell")
+    row = ["max_bpw=3.5", "vision 2, connector 2, language 3", "4.8905", "4.750 to 5.030", "3.3766", "e0cfdea070ff"]
+    table.add_row(*map(Text, row))
+    out = StringIO()
+    Console(file=out, width=40).print(table)
+    printed = out.getvalue().split("─")[-1]
+    assert sorted("".join(printed.split())) == sorted("".join("".join(row).split()))
