@@ -126,8 +126,7 @@ def as_awq(source: Path, out: Path, dense: tuple[str, ...] = ("lm_head",), group
     """Write ``source`` as autoawq's own linear packs it."""
     import warnings
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(record=True):  # The library resets the filters before it warns.
         from awq.modules.linear.gemm import WQLinear_GEMM
 
     def stored(name: str, weight: Tensor) -> dict[str, Tensor] | None:
