@@ -390,5 +390,11 @@ def _dropped(names: Sequence[str]) -> Iterator[str]:
 
 def output_console() -> Console:
     """Create a console for standard output: colours on a terminal only, 200 columns wide elsewhere, no markup."""
-    console = Console(markup=False, emoji=False)
-    return console if console.is_terminal else Console(width=FILE_WIDTH, markup=False, emoji=False)
+    console = _Output(markup=False, emoji=False)
+    return console if console.is_terminal else _Output(width=FILE_WIDTH, markup=False, emoji=False)
+
+
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave a closed pipe to ``output_may_close``; rich would exit with 1, as if a cell had failed."""
+        raise  # Rich calls this while it handles the BrokenPipeError
